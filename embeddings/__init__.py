@@ -1,0 +1,85 @@
+"""Semantic search in the SQLAlchemy session you already have.
+
+    docs = Collection("docs", session, model_id="local")
+    docs.embed("hound", "my happy hound", store=True)
+    docs.similar("dog")
+
+In reading order: the collection and what it returns, the mapped records and their schema, the
+models and the registry, vectors, errors.
+"""
+
+from __future__ import annotations
+
+from .collection import Collection
+from .errors import (
+    BindingError,
+    CorruptVectorWarning,
+    DoesNotExist,
+    EmbeddingsError,
+    InvalidItemError,
+    InvalidQueryError,
+    InvalidVectorError,
+    MissingExtraError,
+    ModelError,
+    ModelMismatchError,
+    ModelRequiredError,
+    SchemaError,
+    UnknownModelError,
+)
+from .items import Prepared
+from .model import EmbeddingModel, SupportsEmbedding
+from .records import Base, CollectionRecord, EmbeddingRecord, Records
+from .registry import (
+    get_aliases,
+    get_embedding_model,
+    get_embedding_models,
+    register_embedding_model,
+    remove_alias,
+    set_alias,
+    set_default_model,
+)
+from .schema import include_object, install, migrate
+from .search.query import Entry
+from .searchable import Filters
+from .vectors import cosine_similarity, decode, encode
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Base",
+    "BindingError",
+    "Collection",
+    "CollectionRecord",
+    "CorruptVectorWarning",
+    "DoesNotExist",
+    "EmbeddingModel",
+    "EmbeddingRecord",
+    "EmbeddingsError",
+    "Entry",
+    "Filters",
+    "InvalidItemError",
+    "InvalidQueryError",
+    "InvalidVectorError",
+    "MissingExtraError",
+    "ModelError",
+    "ModelMismatchError",
+    "ModelRequiredError",
+    "Prepared",
+    "Records",
+    "SchemaError",
+    "SupportsEmbedding",
+    "UnknownModelError",
+    "cosine_similarity",
+    "decode",
+    "encode",
+    "get_aliases",
+    "get_embedding_model",
+    "get_embedding_models",
+    "include_object",
+    "install",
+    "migrate",
+    "register_embedding_model",
+    "remove_alias",
+    "set_alias",
+    "set_default_model",
+]

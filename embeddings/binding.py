@@ -1,0 +1,301 @@
+"""From what a collection is given as its database to sessions, and who owns their transactions.
+
+A session or a connection is the caller's, and so is its transaction: nothing here ends it. From an
+engine, a path or a URL come short transactions of this library's own.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url
+from sqlalchemy.exc import ArgumentError
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import StaticPool
+
+from .errors import BindingError
+from .schema import migrate
+from .transactions import owned_transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from contextlib import AbstractContextManager
+
+Database: TypeAlias = Any
+"""Session, scoped_session, Connection, Engine, sessionmaker, path, URL, sqlite_utils.Database."""
+
+BUSY_TIMEOUT = 60.0  # seconds to wait for another writer, on databases that we open
+WAL_ATTEMPTS = 25
+
+
+class Binding(Protocol):
+    """How a collection reaches its database."""
+
+    eager: bool
+    """Whether the database was opened for the collection, which is then created at once."""
+
+    def session(self, *, write: bool) -> AbstractContextManager[Session]:
+        """Return a context with a session in a transaction, which ends with it if it is ours."""
+        ...
+
+    def close(self) -> None:
+        """Close what was opened here; nothing that was handed in."""
+        ...
+
+
+class HostSession:
+    """The caller's session: its transaction, its pending rows, its identity map."""
+
+    eager = False
+
+    def __init__(self, session: Session | scoped_session[Any]) -> None:
+        self._session = session
+
+    @contextmanager
+    def session(self, *, write: bool) -> Iterator[Session]:
+        """Yield the session, flushed if it is about to be written through."""
+        session = self._session() if isinstance(self._session, scoped_session) else self._session
+        if write:
+            session.flush()
+        yield session
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class HostConnection:
+    """The caller's connection and the transaction on it."""
+
+    eager = False
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @contextmanager
+    def session(self, *, write: bool) -> Iterator[Session]:
+        """Yield a session that leaves the connection's transaction alone."""
+        if not self._connection.in_transaction():
+            self._connection.begin()  # as its first statement would; else the session would own it
+        with Session(self._connection, join_transaction_mode="rollback_only") as session:
+            yield session
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+class OwnTransactions:
+    """An engine: every step is a transaction of ours."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        make_session: sessionmaker[Any] | None = None,
+        *,
+        opened: bool = False,
+    ) -> None:
+        self.engine = engine
+        self.eager = opened
+        self._make_session = make_session or sessionmaker()
+        # A database in memory that we opened is one connection, which threads take in turn.
+        shared = opened and isinstance(engine.pool, StaticPool)
+        self._turn: AbstractContextManager[Any] = threading.RLock() if shared else nullcontext()
+        self._close = weakref.finalize(self, engine.dispose) if opened else None
+
+    @contextmanager
+    def session(self, *, write: bool) -> Iterator[Session]:
+        """Yield a session in a transaction that is committed at the end."""
+        with (
+            self._turn,
+            owned_transaction(self.engine, write=write) as connection,
+            self._make_session(bind=connection, join_transaction_mode="rollback_only") as session,
+        ):
+            yield session
+            session.flush()
+
+    def close(self) -> None:
+        """Close the database, if it was opened here."""
+        if self._close:
+            self._close()
+
+
+class SqliteUtils:
+    """A `sqlite_utils.Database`: its transaction while it is in one, and else the file behind it.
+
+    The file is opened once more, so that threads can use the collection and writers wait for each
+    other. A database in memory has only the one connection, and that is used.
+    """
+
+    eager = True
+
+    def __init__(self, database: Any) -> None:
+        self._driver: sqlite3.Connection = database.conn
+        self._lent = create_engine(
+            "sqlite://",
+            creator=lambda: _Lent(self._driver),
+            poolclass=StaticPool,
+            hide_parameters=True,
+        )
+        self._file = _main_file(self._driver)
+        self._lock = threading.Lock()
+        self._own: OwnTransactions | None = None
+
+    @contextmanager
+    def session(self, *, write: bool) -> Iterator[Session]:
+        """Yield a session on the database's own connection, or on the file behind it."""
+        if self._file and not self._driver.in_transaction:
+            with self._opened(self._file).session(write=write) as session:
+                yield session
+            return
+        ours = not self._driver.in_transaction
+        with Session(self._lent) as session:
+            if ours:
+                self._driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            try:
+                yield session
+                session.flush()
+            except BaseException:
+                if ours:
+                    self._driver.rollback()
+                raise
+            if ours:
+                self._driver.commit()
+
+    def _opened(self, file: str) -> OwnTransactions:
+        with self._lock:  # put off until no transaction of the owner's is in the way
+            if self._own is None:
+                self._own = OwnTransactions(_open_engine(file), opened=True)
+            return self._own
+
+    def close(self) -> None:
+        """Close the second connection; the database's own stays open."""
+        if self._own:
+            self._own.close()
+
+
+class _Lent:
+    """A driver connection whose transaction SQLAlchemy can neither end nor reset."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._driver, name)
+
+    def commit(self) -> None:
+        pass
+
+    def rollback(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def create_function(self, *args: Any, **options: Any) -> None:
+        pass  # SQLAlchemy would put its own REGEXP in the place of the owner's
+
+
+def bind(database: Database) -> Binding:
+    """Return how to reach the database that a collection was given; one that we open is migrated.
+
+    Raises:
+        BindingError: It is asynchronous, or not of a supported kind.
+        TypeError: It is not a database at all.
+    """
+    binding = _bind(database)
+    if binding.eager:
+        with binding.session(write=True) as session:
+            migrate(session.connection())
+    return binding
+
+
+def bind_for_reading(database: Database) -> Binding | None:
+    """Return the same, creating and migrating nothing; None for a file that is not there."""
+    if isinstance(database, str | os.PathLike):
+        url = _url(database)
+        if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
+            return None
+    return _bind(database)
+
+
+def _bind(database: Database) -> Binding:
+    if isinstance(database, Session | scoped_session):
+        return HostSession(database)
+    if isinstance(database, Connection):
+        return HostConnection(database)
+    if isinstance(database, Engine):
+        return OwnTransactions(database)
+    if isinstance(database, sessionmaker):
+        engine = database.kw.get("bind")
+        if not isinstance(engine, Engine):
+            raise BindingError("This sessionmaker is not bound to an engine; pass a session of it")
+        return OwnTransactions(engine, database)
+    if isinstance(getattr(database, "conn", None), sqlite3.Connection):
+        return SqliteUtils(database)
+    if database is None or isinstance(database, str | os.PathLike):
+        return OwnTransactions(_open_engine(database), opened=True)
+    if type(database).__module__.startswith("sqlalchemy.ext.asyncio"):
+        raise BindingError(
+            f"A Collection works synchronously and cannot use an {type(database).__name__}. "
+            "Within session.run_sync(), pass the synchronous session that you are given"
+        )
+    raise TypeError(
+        "db must be a Session, scoped_session, Connection, Engine, sessionmaker, path, URL or "
+        f"sqlite_utils.Database, not {type(database).__name__}"
+    )
+
+
+def _url(database: str | os.PathLike[str] | None) -> URL:
+    if isinstance(database, str) and "://" in database:
+        try:
+            return make_url(database)
+        except ArgumentError:
+            raise BindingError("This URL cannot be read; for a file use a path") from None
+    path = ":memory:" if database is None else os.fspath(database)
+    return URL.create("sqlite", database=path)
+
+
+def _open_engine(database: str | os.PathLike[str] | None) -> Engine:
+    url = _url(database)
+    if url.get_backend_name() != "sqlite":
+        return create_engine(url, hide_parameters=True)
+    if url.database in {None, "", ":memory:"}:
+        one_connection: dict[str, Any] = {
+            "poolclass": StaticPool,
+            "connect_args": {"check_same_thread": False},
+        }
+        return create_engine(url, hide_parameters=True, **one_connection)
+    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT})
+    _use_write_ahead_log(engine)
+    return engine
+
+
+def _use_write_ahead_log(engine: Engine) -> None:
+    """Let readers and a writer work side by side. The file keeps the setting.
+
+    SQLite does not let those wait who ask for it at the same time, and refuses while a reader is
+    at work. Without it everything works as well, with more waiting.
+    """
+    for _ in range(WAL_ATTEMPTS):
+        driver = engine.raw_connection()
+        try:
+            driver.cursor().execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            time.sleep(0.02)
+        else:
+            return
+        finally:
+            driver.close()
+
+
+def _main_file(driver: sqlite3.Connection) -> str | None:
+    for _, name, file in driver.execute("PRAGMA database_list"):
+        if name == "main" and file:
+            return str(file)
+    return None

@@ -1,0 +1,611 @@
+"""The repository: one named collection of embeddings, and every operation on it."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, overload
+
+from sqlalchemy import delete, func, select, true, update
+from sqlalchemy.orm import joinedload
+
+from . import ingest, registry
+from .binding import bind, bind_for_reading
+from .errors import InvalidItemError, InvalidQueryError, ModelMismatchError
+from .items import Item, Prepared, checked_content, checked_name, fold, unpacked
+from .keys import K, keys_of
+from .model import (
+    SupportsEmbedding,
+    batches,
+    check_batch_size,
+    check_content,
+    embed_checked,
+    kinds,
+)
+from .records import RECORDS, EmbeddingRecord, Metadata, Records, dump_metadata, now
+from .schema import missing_tables
+from .search.query import where_condition
+from .searchable import Searchable
+from .sql import changed, is_one_of, run, starts_with
+from .vectors import as_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from typing import Self
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import QueryableAttribute, Session
+
+    from .binding import Database
+    from .ingest import Resolution
+    from .items import ContentKey
+    from .keys import Key
+    from .model import Content
+    from .search.query import Where
+    from .target import Found
+    from .vectors import Float32
+
+BATCH_SIZE = 100
+PAGE = 500  # records held at a time while iterating
+
+
+class Collection(Searchable[K]):
+    """A named group of embeddings that one model made, stored in two tables of your database.
+
+    On a `Session`, a `scoped_session` or a `Connection` every operation joins the caller's
+    transaction: nothing here commits, rolls back or closes. Nothing is read or written before the
+    first operation, and the first write creates the collection.
+
+    On an `Engine` or a `sessionmaker` it is as lazy, and every batch is a transaction of its own,
+    none of which is open while the model runs.
+
+    On a path, a URL, a `sqlite_utils.Database` or, for a database in memory, nothing, the database
+    is opened and migrated and the collection created at once. It is closed with `close()`, at the
+    end of a `with`, or when the collection is garbage.
+
+    Args:
+        name: Unique in the database.
+        db: The database, as above.
+        model: A model object.
+        model_id: Or the id or alias of one; wins if both are given. With neither, an existing
+            collection uses the model it was made with, and a new one the application's default.
+        create: Whether to create the collection if it does not exist.
+        key: The type of your ids: `str`, `int`, `uuid.UUID`, or a mapped column such as
+            `Article.id`. Ids are taken and returned in this type. With `str`, integers are
+            accepted too and come back as strings.
+        records: Which tables.
+
+    Raises:
+        DoesNotExist: There is no such collection, and `create` is false.
+        ModelRequiredError: There is no such collection, and no model to create it with.
+        ModelMismatchError: The collection holds the vectors of another model.
+        SchemaError: The tables are missing: call `migrate`.
+
+        On a session or an engine these come with the first operation.
+    """
+
+    @overload
+    def __init__(
+        self: Collection[str],
+        name: str,
+        db: Database = None,
+        *,
+        model: SupportsEmbedding | None = None,
+        model_id: str | None = None,
+        create: bool = True,
+        records: Records = RECORDS,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        db: Database = None,
+        *,
+        model: SupportsEmbedding | None = None,
+        model_id: str | None = None,
+        create: bool = True,
+        key: type[K] | QueryableAttribute[K],
+        records: Records = RECORDS,
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        db: Database = None,
+        *,
+        model: SupportsEmbedding | None = None,
+        model_id: str | None = None,
+        create: bool = True,
+        key: Any = str,
+        records: Records = RECORDS,
+    ) -> None:
+        if model is not None and not isinstance(model, SupportsEmbedding):
+            raise TypeError(f"model= takes a model object, not {model!r}; for a name use model_id=")
+        super().__init__(
+            checked_name(name),
+            bind(db),
+            model=model,
+            model_id=model_id,
+            create=create,
+            keys=keys_of(key),
+            records=records,
+        )
+        if self._binding.eager:
+            self._create_at_once()
+
+    def _create_at_once(self) -> None:
+        with self._session(write=True) as session:
+            # A model that nobody can call may be meant, or mistyped: then the first write tells.
+            if self._find(session) is None and (
+                self._model_id is None or registry.is_known(self._model_id)
+            ):
+                self._find_or_create(session)
+
+    # What the collection is
+
+    @property
+    def name(self) -> str:
+        """The name, unique in the database."""
+        return self._name
+
+    @property
+    def id(self) -> int:
+        """The id of the collection's row.
+
+        Raises:
+            DoesNotExist: There is no row yet: the first write creates it.
+        """
+        with self._session() as session:
+            return self._existing(session).id
+
+    @property
+    def model_id(self) -> str:
+        """The id of the collection's model, never an alias.
+
+        Raises:
+            ModelRequiredError: The collection does not exist, and nothing says which model it is
+                to have.
+        """
+        with self._session() as session:
+            return self._model_id_of(self._find(session))
+
+    def model(self) -> SupportsEmbedding:
+        """Return the collection's model.
+
+        Raises:
+            UnknownModelError: The collection was made by a model that is not registered here.
+            ModelRequiredError: As `model_id`.
+        """
+        with self._session() as session:
+            found = self._find(session)
+        return self._model_of(found)
+
+    def count(self) -> int:
+        """Return the number of items; 0 if the collection does not exist yet."""
+        columns = self._records.embeddings.c
+        with self._session() as session:
+            found = self._find(session)
+            if found is None:
+                return 0
+            statement = select(func.count()).where(columns.collection_id == found.id)
+            return int(run(session, self._records, statement).scalar_one())
+
+    def __len__(self) -> int:
+        return self.count()
+
+    def __bool__(self) -> bool:
+        return True  # an empty collection is still one
+
+    def __repr__(self) -> str:
+        return f"<Collection {self._name!r}>"
+
+    # Writing
+
+    def embed(
+        self,
+        id: Key,
+        value: Content | Prepared,
+        metadata: Metadata | None = None,
+        store: bool = False,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Embed the value and store its vector under the id.
+
+        The model is called only if no row of the collection has the value's vector. The same
+        value under the same id leaves the row as it is, but for metadata and content that are
+        given now; another value replaces the row as a whole.
+
+        Args:
+            id: In the type of the collection's keys.
+            value: Text or bytes, or what `prepare` returned, which calls no model here.
+            metadata: A dict of JSON; not given, that of the same value stays.
+            store: Store the value itself as well.
+            force: Call the model even if the vector is there.
+
+        Raises:
+            InvalidItemError: Something cannot be stored; nothing was spent or written.
+            InvalidVectorError: The model's vector has another length than the collection's.
+            ModelError: The model failed; nothing was written.
+            DoesNotExist: The collection was deleted, or does not exist and `create` is false.
+        """
+        vectors: dict[ContentKey, Float32] = {}
+        if isinstance(value, Prepared):
+            prepared, value = value, value.content
+            item = self._item(id, value, metadata, store)
+            with self._session() as session:
+                model_id = self._model_id_of(self._find(session))
+            if prepared.model_id != model_id:
+                raise ModelMismatchError(self._name, model_id, prepared.model_id)
+            vectors[item.key] = prepared.vector
+        else:
+            item = self._item(id, value, metadata, store)
+        self._embed([item], vectors, force=force)
+
+    def embed_multi(
+        self,
+        entries: Iterable[tuple[Key, Content]],
+        store: bool = False,
+        batch_size: int = BATCH_SIZE,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Embed and store many values, as `embed` does each.
+
+        Args:
+            entries: (id, value) pairs; a generator of any length, read a batch at a time.
+            store: Store the values as well.
+            batch_size: The most values in one call of the model; a smaller `batch_size` of the
+                model goes first. On an engine each batch is a transaction: what was paid for stays.
+            force: Call the model even for vectors that are there.
+
+        Raises:
+            ValueError: `batch_size` is not a positive integer.
+
+            And what `embed` raises; the batches before the failing one are written.
+        """
+        pairs = (unpacked(entry, 2, 2) for entry in entries)
+        self._embed_batches(((id, value, None) for id, value in pairs), store, batch_size, force)
+
+    def embed_multi_with_metadata(
+        self,
+        entries: Iterable[tuple[Key, Content, Metadata | None]],
+        store: bool = False,
+        batch_size: int = BATCH_SIZE,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Embed and store many values with metadata, as `embed_multi`.
+
+        Args:
+            entries: (id, value, metadata) triples; a generator of any length.
+            store: Store the values as well.
+            batch_size: As in `embed_multi`.
+            force: Call the model even for vectors that are there.
+        """
+        triples = (unpacked(entry, 3, 3) for entry in entries)
+        self._embed_batches(triples, store, batch_size, force)
+
+    def prepare(self, value: Content) -> Prepared:
+        """Call the model for a value that `embed` is to store later.
+
+        With `model=` or `model_id=` given to the collection, no database is touched.
+
+        Raises:
+            InvalidItemError: The value cannot be embedded.
+            ModelError: The model failed.
+        """
+        checked_content(value)
+        model = self._known_model()
+        check_content(model, value)
+        return Prepared(value, embed_checked(model, [value])[0], model.model_id)
+
+    def embed_query(self, value: Content) -> Float32:
+        """Return the vector of a value to search for with `similar_by_vector`, shape (dimensions,).
+
+        As with `prepare`, no database is touched if the collection was given its model.
+        """
+        return self.prepare(value).vector
+
+    def store_vectors(
+        self, entries: Iterable[tuple[Any, ...]], batch_size: int = BATCH_SIZE
+    ) -> None:
+        """Store vectors that were made elsewhere. No model is called, and none need be known.
+
+        Rows that are there are replaced as a whole.
+
+        Args:
+            entries: (id, vector), (id, vector, metadata) or (id, vector, metadata, content)
+                tuples; a generator of any length. A vector is a NumPy array or an iterable of
+                numbers; metadata may be None; a content is text, and is stored.
+            batch_size: Rows written at once; on an engine, in one transaction.
+
+        Raises:
+            InvalidItemError: An id, metadata or content cannot be stored.
+            InvalidVectorError: A vector is not finite, or not of the collection's length.
+        """
+        check_batch_size(batch_size)
+        for batch in batches(entries, batch_size):
+            rows = {row["id"]: row for row in map(self._vector_row, batch)}
+            with self._session(write=True) as session:
+                found = self._find_or_create(session)
+                todo = ingest.Resolution([rows[id] for id in sorted(rows)])
+                ingest.write(session, self._records, found.id, todo)
+
+    def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
+        """Replace the metadata of an item; None removes it. No model is called.
+
+        Raises:
+            DoesNotExist: There is no such item.
+            InvalidItemError: The metadata is not JSON.
+        """
+        text = self._keys.to_text(id)
+        if metadata is not None:
+            dump_metadata(metadata)
+        entity = self._records.embedding
+        statement = update(entity).values({entity.metadata_: metadata, entity.updated: now()})
+        with self._session(write=True) as session:
+            found = self._existing(session)
+            this = statement.where(entity.collection_id == found.id, entity.id == text)
+            if not changed(session, self._records, this):
+                raise self.DoesNotExist("ID not found")
+
+    def delete_items(
+        self,
+        ids: Iterable[Key] | None = None,
+        *,
+        prefix: str | None = None,
+        where: Where | None = None,
+    ) -> int:
+        """Delete items and return how many there were. What is given has to hold all at once.
+
+        Args:
+            ids: These; ids that are not there do not matter.
+            prefix: Those whose id begins with it.
+            where: Those that a SQL expression or a dict of metadata picks, as in `similar`.
+
+        Raises:
+            InvalidQueryError: Nothing was given: to delete everything there is `delete()`.
+        """
+        entity = self._records.embedding
+        conditions: list[ColumnElement[bool]] = []
+        if ids is not None:
+            if isinstance(ids, str | bytes):
+                raise InvalidQueryError("ids must be an iterable of ids, not a single one")
+            conditions.append(
+                is_one_of(self._records.embeddings.c.id, [self._keys.to_text(id) for id in ids])
+            )
+        if prefix is not None:
+            conditions.append(starts_with(self._records.embeddings.c.id, prefix))
+        if where is not None:
+            conditions.append(where_condition(self._records, where))
+        if not conditions:
+            raise InvalidQueryError("give ids, prefix= or where=; delete() deletes the collection")
+        with self._session(write=True) as session:
+            found = self._find(session)
+            if found is None:
+                return 0
+            statement = delete(entity).where(entity.collection_id == found.id, *conditions)
+            return changed(session, self._records, statement)
+
+    def rename(self, name: str) -> None:
+        """Give the collection another name.
+
+        Raises:
+            DoesNotExist: The collection does not exist.
+            ValueError: Another collection has the name.
+        """
+        checked_name(name)
+        entity = self._records.collection
+        with self._session(write=True) as session:
+            found = self._existing(session)
+            if self._row_named(session, name) not in {None, found}:
+                raise ValueError(f"Collection {name!r} already exists")
+            statement = update(entity).where(entity.id == found.id).values({entity.name: name})
+            run(session, self._records, statement)
+        self._name, self._renamed = name, (self._name, found.id)
+
+    def delete(self) -> None:
+        """Delete the collection and its embeddings. This object will not create it again.
+
+        Raises:
+            DoesNotExist: It does not exist.
+        """
+        entity, collection = self._records.embedding, self._records.collection
+        with self._session(write=True) as session:
+            found = self._existing(session)
+            items = delete(entity).where(entity.collection_id == found.id)
+            changed(session, self._records, items)
+            itself = delete(collection).where(collection.id == found.id)
+            changed(session, self._records, itself)
+        self._deleted = True
+
+    # Reading
+
+    def get(self, id: Key) -> EmbeddingRecord | None:
+        """Return an item's record, or None.
+
+        On a session it is an object of that session; else it is detached, with its collection.
+        """
+        text = self._keys.to_text(id)
+        entity = self._records.embedding
+        with self._session() as session:
+            found = self._find(session)
+            if found is None:
+                return None
+            statement = (
+                select(entity)
+                .options(joinedload(entity.collection))
+                .where(entity.collection_id == found.id, entity.id == text)
+            )
+            record: EmbeddingRecord | None = run(session, self._records, statement).scalar()
+            return record
+
+    def __contains__(self, id: object) -> bool:
+        text = self._keys.to_text(id)
+        columns = self._records.embeddings.c
+        with self._session() as session:
+            found = self._find(session)
+            if found is None:
+                return False
+            statement = select(columns.id).where(
+                columns.collection_id == found.id, columns.id == text
+            )
+            return run(session, self._records, statement).first() is not None
+
+    def __iter__(self) -> Iterator[EmbeddingRecord]:
+        """Yield every record, in the order of the stored ids, a page at a time."""
+        entity = self._records.embedding
+        statement = (
+            select(entity).options(joinedload(entity.collection)).order_by(entity.id).limit(PAGE)
+        )
+        last: str | None = None
+        while True:
+            with self._session() as session:
+                found = self._find(session)
+                if found is None:
+                    return
+                page = statement.where(entity.collection_id == found.id)
+                if last is not None:
+                    page = page.where(entity.id > last)
+                records = list(run(session, self._records, page).scalars())
+            yield from records
+            if len(records) < PAGE:
+                return
+            last = records[-1].id
+
+    def ids(self, prefix: str | None = None) -> list[K]:
+        """Return the ids, in the order in which they are stored.
+
+        Args:
+            prefix: Only those that begin with it, literally and in the same case.
+        """
+        columns = self._records.embeddings.c
+        with self._session() as session:
+            found = self._find(session)
+            if found is None:
+                return []
+            statement = select(columns.id).where(columns.collection_id == found.id)
+            if prefix:
+                statement = statement.where(starts_with(columns.id, prefix))
+            found_ids = run(session, self._records, statement.order_by(columns.id)).scalars()
+            return [self._keys.from_text(id) for id in found_ids]
+
+    @classmethod
+    def exists(cls, db: Database, name: str, *, records: Records = RECORDS) -> bool:
+        """Return whether a database has a collection of this name; False without the tables."""
+        return bool(_names(db, records, records.collection.name == name))
+
+    @classmethod
+    def names(cls, db: Database, *, records: Records = RECORDS) -> list[str]:
+        """Return the names of a database's collections, sorted; none without the tables."""
+        return _names(db, records, true())
+
+    # The database of a collection that opened it
+
+    def close(self) -> None:
+        """Close the database, if the collection opened it; a session or an engine is left alone."""
+        self._binding.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @staticmethod
+    def content_hash(input: Content) -> bytes:
+        """Return what equal contents are recognised by: 16 bytes of MD5. Override to change it."""
+        data = input.encode() if isinstance(input, str) else input
+        return hashlib.md5(data, usedforsecurity=False).digest()
+
+    # The steps of the operations above
+
+    def _item(self, id: Key, value: object, metadata: Metadata | None, store: bool) -> Item:
+        text = self._keys.to_text(id)
+        content = checked_content(value)
+        if metadata is not None:
+            dump_metadata(metadata)
+        return Item(text, content, self.content_hash(content), metadata, bool(store))
+
+    def _vector_row(self, entry: tuple[Any, ...]) -> dict[str, Any]:
+        id, vector, metadata, content = (*unpacked(entry, 2, 4), None, None)[:4]
+        text = self._keys.to_text(id)
+        if metadata is not None:
+            dump_metadata(metadata)
+        if content is not None and not isinstance(checked_content(content), str):
+            raise InvalidItemError("the content of a vector from elsewhere must be a str")
+        return {
+            "id": text,
+            "embedding": as_vector(vector, label=f"vector of {text!r}"),
+            "content": content,
+            "content_blob": None,
+            "content_hash": None if content is None else self.content_hash(content),
+            "metadata": metadata,
+        }
+
+    def _embed_batches(
+        self,
+        entries: Iterable[tuple[Any, ...]],
+        store: bool,
+        batch_size: int,
+        force: bool,
+    ) -> None:
+        check_batch_size(batch_size)
+        self._refuse_if_deleted()
+        own = getattr(self.model(), "batch_size", None)
+        for batch in batches(entries, min(batch_size, own or batch_size)):
+            self._embed(
+                [self._item(id, value, metadata, store) for id, value, metadata in batch],
+                {},
+                force=force,
+            )
+
+    def _embed(self, given: list[Item], vectors: dict[ContentKey, Float32], *, force: bool) -> None:
+        """Read, embed, write; and again if another writer changed the rows in between."""
+        items = fold(given)
+        with self._session() as session:
+            found = self._find(session)
+            if found is None:
+                self._refuse_if_deleted()
+            model = self._model_of(found)
+            for item in items:
+                check_content(model, item.content)
+            todo = self._resolve(session, found, model, items, vectors, force)
+        while not todo.is_empty:
+            if todo.missing:
+                made = embed_checked(model, [item.content for item in todo.missing])
+                vectors |= {item.key: v for item, v in zip(todo.missing, made, strict=True)}
+            with self._session(write=True) as session:
+                found = self._find_or_create(session)
+                todo = self._resolve(session, found, model, items, vectors, force)
+                if not todo.missing:
+                    ingest.write(session, self._records, found.id, todo)
+                    return
+
+    def _resolve(
+        self,
+        session: Session,
+        found: Found | None,
+        model: SupportsEmbedding,
+        items: list[Item],
+        vectors: dict[ContentKey, Float32],
+        force: bool,
+    ) -> Resolution:
+        collection_id = None if found is None else found.id
+        return ingest.resolve(
+            session, self._records, collection_id, items, vectors, kinds(model), force=force
+        )
+
+
+def _names(db: Database, records: Records, condition: ColumnElement[bool]) -> list[str]:
+    binding = bind_for_reading(db)
+    if binding is None:
+        return []
+    try:
+        with binding.session(write=False) as session:
+            if missing_tables(session, records):
+                return []
+            name = records.collection.name
+            statement = select(name).where(condition).order_by(name)
+            return list(run(session, records, statement).scalars())
+    finally:
+        binding.close()

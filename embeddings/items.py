@@ -1,0 +1,98 @@
+"""What goes in: one item to embed, checked before any model is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .errors import InvalidItemError
+from .model import Content, Kind
+from .records import Metadata, check_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from .vectors import Float32
+
+ContentKey: TypeAlias = tuple[bytes, Kind]
+"""What a vector is looked up by: the content's hash, and whether it is text or bytes."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A content with its vector, made without a database; for `Collection.embed`.
+
+    Attributes:
+        content: What was embedded.
+        vector: float32, shape (dimensions,).
+        model_id: The model that made the vector.
+    """
+
+    content: Content
+    vector: Float32
+    model_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One thing to embed, checked."""
+
+    id: str
+    content: Content
+    content_hash: bytes
+    metadata: Metadata | None = None
+    store: bool = False
+    anew: bool = False
+    """An earlier item of the same batch already replaced the row, as a whole."""
+
+    @property
+    def key(self) -> ContentKey:
+        """What the item's vector is looked up by."""
+        return self.content_hash, "text" if isinstance(self.content, str) else "binary"
+
+
+def fold(items: Iterable[Item]) -> list[Item]:
+    """Return one item for each id, sorted by id, with the effect of all of them in turn.
+
+    So the outcome does not depend on where a batch ends.
+    """
+    folded: dict[str, Item] = {}
+    for item in items:
+        before = folded.get(item.id)
+        if before is None:
+            folded[item.id] = item
+        elif before.key == item.key:
+            metadata = before.metadata if item.metadata is None else item.metadata
+            folded[item.id] = replace(before, metadata=metadata, store=before.store or item.store)
+        else:
+            folded[item.id] = replace(item, anew=True)
+    return [folded[id] for id in sorted(folded)]
+
+
+def checked_name(name: object) -> str:
+    """Return the name of a collection, or raise InvalidItemError."""
+    if not isinstance(name, str) or not name:
+        raise InvalidItemError(f"The name of a collection must be a string and not empty: {name!r}")
+    check_text(name, f"The name {name[:80]!r}")
+    return name
+
+
+def checked_content(value: object) -> Content:
+    """Return a content that can be stored, or raise InvalidItemError."""
+    if not isinstance(value, str | bytes):
+        raise InvalidItemError(f"Content must be str or bytes, not {type(value).__name__}")
+    if isinstance(value, str):
+        check_text(value, "The content")
+    return value
+
+
+def unpacked(entry: object, least: int, most: int) -> tuple[Any, ...]:
+    """Return an entry of a length between the two, or raise InvalidItemError."""
+    if not isinstance(entry, tuple | list) or not least <= len(entry) <= most:
+        shape = f"{least}" if least == most else f"{least} to {most}"
+        raise InvalidItemError(
+            f"each entry must be a tuple of {shape}, (id, value, ...), "
+            f"not {type(entry).__name__}"
+            + (f" of {len(entry)}" if isinstance(entry, tuple | list) else "")
+        )
+    return tuple(entry)

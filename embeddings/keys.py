@@ -1,0 +1,123 @@
+"""A host's keys and the text ids under which rows are stored."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+
+from sqlalchemy import ColumnElement, Integer, String, Text, cast, func
+from sqlalchemy.orm import QueryableAttribute
+from sqlalchemy.types import TypeEngine, Uuid
+
+from .errors import InvalidItemError
+from .records import check_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Key: TypeAlias = str | int | uuid.UUID
+K = TypeVar("K", bound=Key)
+
+MAX_ID_BYTES = 1024  # fits the key of an index row in every database
+
+
+@dataclass(frozen=True)
+class Keys(Generic[K]):
+    """The type of a collection's ids, as its caller sees them.
+
+    Integers are stored as decimals and UUIDs as `.hex`, which is how SQLAlchemy and Django write
+    them where a database has no type for them.
+    """
+
+    python_type: type[K]
+    sql_type: TypeEngine[Any]
+    _from_text: Callable[[str], K]
+
+    def to_text(self, key: object) -> str:
+        """Return the stored id of a key.
+
+        Raises:
+            InvalidItemError: The key is of another type, empty, over-long, or cannot be stored.
+        """
+        if isinstance(key, bool) or not isinstance(key, self._accepted):
+            raise InvalidItemError(
+                f"The ids of this collection are {self.python_type.__name__}, and {key!r} is "
+                f"{type(key).__name__}. Collection(..., key=) sets the type"
+            )
+        text = key.hex if isinstance(key, uuid.UUID) else str(key)
+        if not text:
+            raise InvalidItemError("An id must not be empty")
+        check_text(text, f"The id {text[:80]!r}")
+        if len(text.encode()) > MAX_ID_BYTES:
+            raise InvalidItemError(
+                f"The id {text[:80]!r}... is over {MAX_ID_BYTES} bytes long in UTF-8"
+            )
+        return text
+
+    @property
+    def _accepted(self) -> tuple[type, ...]:
+        # The documented API takes integers and stores their decimals.
+        return (str, int) if self.python_type is str else (self.python_type,)
+
+    def from_text(self, id: str) -> K:
+        """Return the key of a stored id.
+
+        Raises:
+            InvalidItemError: The id is not one of this type.
+        """
+        try:
+            return self._from_text(id)
+        except ValueError:
+            raise InvalidItemError(
+                f"The stored id {id!r} is no {self.python_type.__name__}: "
+                "this collection was written with another key="
+            ) from None
+
+    def as_text(self, column: ColumnElement[Any]) -> ColumnElement[str]:
+        """Return the SQL of the stored ids for a column of the host's keys."""
+        if isinstance(column.type, Uuid):
+            return func.replace(cast(column, Text), "-", "")
+        if isinstance(column.type, String):
+            return column
+        return cast(column, Text)
+
+
+def _canonical_int(text: str) -> int:
+    number = int(text)
+    if str(number) != text:
+        raise ValueError(text)
+    return number
+
+
+def _canonical_uuid(text: str) -> uuid.UUID:
+    value = uuid.UUID(hex=text)
+    if value.hex != text:
+        raise ValueError(text)
+    return value
+
+
+_KINDS: dict[type, Keys[Any]] = {
+    str: Keys(str, Text(), str),
+    int: Keys(int, Integer(), _canonical_int),
+    uuid.UUID: Keys(uuid.UUID, Uuid(), _canonical_uuid),
+}
+
+
+def keys_of(key: type[Key] | QueryableAttribute[Any] | ColumnElement[Any]) -> Keys[Any]:
+    """Return the keys for `str`, `int`, `uuid.UUID` or a mapped column of one of them.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if isinstance(key, type) and key in _KINDS:
+        return _KINDS[key]
+    if isinstance(key, QueryableAttribute | ColumnElement):
+        sql_type = key.type
+        python_type = sql_type.python_type
+        if isinstance(sql_type, Uuid) and not sql_type.as_uuid:
+            python_type = uuid.UUID
+        if python_type in _KINDS:
+            base = _KINDS[python_type]
+            return Keys(base.python_type, sql_type, base._from_text)
+    raise TypeError(f"key must be str, int, uuid.UUID or a mapped column of such, not {key!r}")

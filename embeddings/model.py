@@ -1,0 +1,172 @@
+"""Embedding models: what turns text or bytes into vectors, in batches, with its results checked."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+
+from .errors import InvalidItemError, ModelError
+from .vectors import Float32, VectorLike, as_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+Content: TypeAlias = str | bytes
+Kind: TypeAlias = Literal["text", "binary"]
+T = TypeVar("T")
+
+
+@runtime_checkable
+class SupportsEmbedding(Protocol):
+    """What a collection needs of a model: this library's, `llm`'s, or an object of your own.
+
+    `batch_size`, `supports_text` and `supports_binary` are looked at where they exist.
+    """
+
+    model_id: str
+
+    def embed_batch(self, items: list[Any], /) -> Iterable[VectorLike]:
+        """Return one vector for each item, in order."""
+        ...
+
+
+class EmbeddingModel(ABC):
+    """An embedding model. A subclass sets `model_id` and implements `embed_batch`.
+
+    >>> class Length(EmbeddingModel):
+    ...     model_id = "length"
+    ...
+    ...     def embed_batch(self, items):
+    ...         return [[len(item), 1] for item in items]
+    >>> Length().embed("hound")
+    [5.0, 1.0]
+    """
+
+    model_id: str
+    """The name under which collections remember the model."""
+    batch_size: int | None = None
+    """The most items to pass to `embed_batch` at once; None for any number."""
+    supports_text: bool = True
+    supports_binary: bool = False
+
+    @abstractmethod
+    def embed_batch(self, items: Sequence[Content]) -> Iterable[VectorLike]:
+        """Return one vector for each item, in order.
+
+        Args:
+            items: A list of strings, or of bytes, never an exhausted or one-shot iterator.
+        """
+
+    def embed(self, item: Content) -> list[float]:
+        """Return the item's vector as a list of floats.
+
+        Raises:
+            InvalidItemError: The model does not take this kind of content.
+            ModelError: The model returned something else than one vector.
+        """
+        check_content(self, item)
+        return _floats(embed_checked(self, [item])[0])
+
+    def embed_multi(
+        self, items: Iterable[Content], batch_size: int | None = None
+    ) -> Iterator[list[float]]:
+        """Yield one vector for each item, reading the items lazily, a batch at a time.
+
+        Args:
+            items: Strings or bytes; may be a generator of any length.
+            batch_size: Instead of the model's own. Without either, all items are one batch.
+
+        Raises:
+            InvalidItemError: While iterating: the model does not take this kind of content.
+            ModelError: While iterating: the model returned too few or too many vectors.
+        """
+        for batch in batches(items, self.batch_size if batch_size is None else batch_size):
+            for item in batch:
+                check_content(self, item)
+            yield from map(_floats, embed_checked(self, batch))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.model_id!r}>"
+
+
+def _floats(vector: Float32) -> list[float]:
+    values: list[float] = vector.tolist()
+    return values
+
+
+def batches(items: Iterable[T], size: int | None) -> Iterator[list[T]]:
+    """Yield the items in lists of at most `size`, or in one list, reading no further than needed.
+
+    Raises:
+        ValueError: `size` is not a positive integer or None.
+    """
+    if size is not None:
+        check_batch_size(size)
+    iterator = iter(items)
+    while batch := list(islice(iterator, size)):
+        yield batch
+
+
+def check_batch_size(size: int) -> int:
+    """Return `size` if it is a positive integer.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        raise ValueError(f"batch_size must be a positive integer, not {size!r}")
+    return size
+
+
+def kinds(model: SupportsEmbedding) -> tuple[Kind, ...]:
+    """Return the kinds of content that the model takes."""
+    supported: tuple[tuple[Kind, bool], ...] = (
+        ("text", getattr(model, "supports_text", True)),
+        ("binary", getattr(model, "supports_binary", False)),
+    )
+    return tuple(kind for kind, is_supported in supported if is_supported)
+
+
+def check_content(model: SupportsEmbedding, item: object) -> None:
+    """Do nothing if the model takes this item.
+
+    Raises:
+        InvalidItemError: It does not, or the item is neither a string nor bytes.
+    """
+    if not isinstance(item, str | bytes):
+        raise InvalidItemError(f"Content must be str or bytes, not {type(item).__name__}")
+    if isinstance(item, bytes) and "binary" not in kinds(model):
+        raise InvalidItemError("This model does not support binary data, only text strings")
+    if isinstance(item, str) and "text" not in kinds(model):
+        raise InvalidItemError("This model does not support text strings, only binary data")
+
+
+def embed_checked(model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
+    """Return one float32 vector of shape (dimensions,) for each item, from one call of the model.
+
+    Raises:
+        ModelError: The model returned another number of vectors than it was given items, or
+            vectors of different lengths.
+        InvalidVectorError: A vector is empty, not finite or not of numbers.
+    """
+    # llm's models find their key in embed_multi, and not in embed_batch.
+    if not isinstance(model, EmbeddingModel) and hasattr(model, "embed_multi"):
+        returned = list(model.embed_multi(items, batch_size=len(items)))
+    else:
+        returned = list(model.embed_batch(items))
+    if len(returned) != len(items):
+        raise ModelError(
+            f"Model {model.model_id!r} returned {len(returned)} vectors for {len(items)} items"
+        )
+    vectors = [
+        as_vector(vector, label=f"vector {number} of model {model.model_id!r}")
+        for number, vector in enumerate(returned)
+    ]
+    lengths = sorted({vector.size for vector in vectors})
+    if len(lengths) > 1:
+        raise ModelError(
+            f"Model {model.model_id!r} returned vectors of different lengths in one batch: "
+            + ", ".join(map(str, lengths))
+        )
+    return vectors

@@ -1,0 +1,158 @@
+"""OpenAI's embedding models, and services that speak its protocol. Extra: `openai`."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..errors import InvalidItemError, MissingExtraError, ModelError
+from ..model import Content, EmbeddingModel, SupportsEmbedding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    import openai
+
+    from ..vectors import VectorLike
+
+# model_id, the name that the service knows, dimensions to ask for, aliases
+MODELS: tuple[tuple[str, str, int | None, tuple[str, ...]], ...] = (
+    ("text-embedding-ada-002", "text-embedding-ada-002", None, ("ada", "ada-002")),
+    ("text-embedding-3-small", "text-embedding-3-small", None, ("3-small",)),
+    ("text-embedding-3-large", "text-embedding-3-large", None, ("3-large",)),
+    ("text-embedding-3-small-512", "text-embedding-3-small", 512, ("3-small-512",)),
+    ("text-embedding-3-large-256", "text-embedding-3-large", 256, ("3-large-256",)),
+    ("text-embedding-3-large-1024", "text-embedding-3-large", 1024, ("3-large-1024",)),
+)
+
+
+class OpenAIEmbeddingModel(EmbeddingModel):
+    """A model behind OpenAI's `/embeddings`.
+
+    The key and the address come from the arguments or, when the model is first called, from
+    OPENAI_API_KEY and OPENAI_BASE_URL. Rate limits, server errors and broken connections are
+    tried again by the `openai` package; an exhausted quota is not.
+
+    Args:
+        model_id: The name under which collections remember the model.
+        api_name: What the service calls it; `model_id` by default.
+        dimensions: The number of dimensions to ask the service for; None for its own.
+        api_key: Instead of OPENAI_API_KEY.
+        base_url: Instead of OPENAI_BASE_URL, for example of a compatible service.
+        batch_size: The most texts in one request; the service takes 2,048.
+        max_retries: How often a failed request is sent again.
+        timeout: Seconds to wait for an answer.
+    """
+
+    def __init__(
+        self,
+        model_id: str,
+        *,
+        api_name: str | None = None,
+        dimensions: int | None = None,
+        api_key: str | None = None,
+        base_url: str | None = None,
+        batch_size: int = 100,
+        max_retries: int = 2,
+        timeout: float = 60.0,
+    ) -> None:
+        self.model_id = model_id
+        self.api_name = api_name or model_id
+        self.dimensions = dimensions
+        self.batch_size = batch_size
+        self._options = {
+            "api_key": api_key,
+            "base_url": base_url,
+            "max_retries": max_retries,
+            "timeout": timeout,
+        }
+        self._client: openai.OpenAI | None = None
+        self._lock = threading.Lock()
+
+    def embed_batch(self, items: Sequence[Content]) -> list[VectorLike]:
+        """Return one vector for each text, in order, from one request.
+
+        Raises:
+            MissingExtraError: The `openai` package is not installed.
+            InvalidItemError: A text is empty, which the service refuses.
+            ModelError: The request failed, or the answer was not one vector for each text.
+        """
+        for number, item in enumerate(items):
+            if not item:
+                raise InvalidItemError(
+                    f"Item {number} of the batch is empty, which {self.model_id!r} refuses"
+                )
+        client, failures = self._connect()
+        request: dict[str, Any] = {"model": self.api_name, "input": list(items)}
+        if self.dimensions is not None:
+            request["dimensions"] = self.dimensions
+        try:
+            response = client.embeddings.create(**request, encoding_format="base64")
+            return self._in_order(response.data, len(items))
+        except failures as error:
+            # `from None`: the original holds the request's headers, and with them the key.
+            raise ModelError(self._describe(error)) from None
+
+    def _in_order(self, data: Any, count: int) -> list[VectorLike]:
+        found = {item.index: item.embedding for item in data}
+        if len(data) != count or found.keys() != set(range(count)):
+            raise ModelError(
+                f"Model {self.model_id!r} answered {count} texts with {len(data)} vectors, "
+                f"numbered {sorted(found)[:10]}"
+            )
+        return [_values(found[number]) for number in range(count)]
+
+    def _describe(self, error: Exception) -> str:
+        status = getattr(error, "status_code", None)
+        code = getattr(error, "code", None)
+        details = [f"HTTP {status}"] * (status is not None) + [str(code)] * (code is not None)
+        hint = ""
+        if status == 401 or (status is None and type(error).__name__ == "OpenAIError"):
+            hint = ". Set OPENAI_API_KEY or pass api_key="
+        kind = ", ".join([type(error).__name__, *details])
+        return f"Model {self.model_id!r}: the service failed ({kind}){hint}"
+
+    def _connect(self) -> tuple[openai.OpenAI, tuple[type[Exception], ...]]:
+        try:
+            import openai
+        except ImportError:
+            raise MissingExtraError("openai", "openai") from None
+        # A truncated or malformed answer surfaces as one of the last four.
+        failures = (openai.OpenAIError, json.JSONDecodeError, AttributeError, TypeError, ValueError)
+        with self._lock:
+            if self._client is None:
+                try:
+                    self._client = openai.OpenAI(
+                        **self._options,  # type: ignore[arg-type]
+                        http_client=openai.DefaultHttpxClient(
+                            event_hooks={"response": [_never_retry_an_exhausted_quota]}
+                        ),
+                    )
+                except openai.OpenAIError as error:
+                    raise ModelError(self._describe(error)) from None
+        return self._client, failures
+
+
+def _values(embedding: Any) -> VectorLike:
+    if isinstance(embedding, str):  # services that know no base64 answer with numbers
+        try:
+            return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
+        except (binascii.Error, ValueError):
+            raise ModelError("the service answered with a malformed vector") from None
+    return embedding  # type: ignore[no-any-return]
+
+
+def _never_retry_an_exhausted_quota(response: Any) -> None:
+    if response.status_code == 429 and b"insufficient_quota" in response.read():
+        response.headers["x-should-retry"] = "false"  # the package obeys this header
+
+
+def register(register: Callable[[SupportsEmbedding, tuple[str, ...]], None]) -> None:
+    """Register the six models; the package itself is imported by their first call."""
+    for model_id, api_name, dimensions, aliases in MODELS:
+        register(OpenAIEmbeddingModel(model_id, api_name=api_name, dimensions=dimensions), aliases)

@@ -1,0 +1,236 @@
+"""The mapped rows: a collection, an embedding in it, and the column types that carry them.
+
+On SQLite the tables are, to the letter, those that `llm` documents, so that either program reads
+the other's files. Anything extra lives in side tables (see `schema`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.types import TypeDecorator
+
+from .errors import InvalidItemError
+from .vectors import Float32, VectorLike, decode_array, encode
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Dialect, Table
+
+Metadata: TypeAlias = dict[str, Any]
+
+
+class Vector(TypeDecorator[Float32]):
+    """A float32 array of shape (dimensions,); on SQLite a BLOB of little-endian float32."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: VectorLike | None, dialect: Dialect) -> bytes | None:
+        """Return the vector's bytes, refusing values that are not finite."""
+        return None if value is None else encode(value)
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> Float32 | None:
+        """Return a read-only array over the stored bytes."""
+        return None if value is None else decode_array(value)
+
+    def compare_values(self, x: Any, y: Any) -> bool:
+        """Return whether two vectors are equal as stored."""
+        return x is y or (x is not None and y is not None and encode(x) == encode(y))
+
+
+class JSONObject(TypeDecorator[Metadata]):
+    """A dict of JSON; on SQLite a TEXT. None is SQL's NULL."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Mapping[str, Any] | None, dialect: Dialect) -> str | None:
+        """Return the JSON text, refusing what is not JSON."""
+        return None if value is None else dump_metadata(value)
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> Metadata | None:
+        """Return the dict."""
+        return None if value is None else load_metadata(value)
+
+
+def dump_metadata(metadata: Mapping[str, Any]) -> str:
+    """Return the JSON text under which the metadata is stored.
+
+    Raises:
+        InvalidItemError: It is not a dict of JSON values with strings as keys, or holds NaN,
+            infinity, NUL or a lone surrogate. The message names the place.
+    """
+    if not isinstance(metadata, dict):
+        raise InvalidItemError(f"metadata must be a dict, not {type(metadata).__name__}")
+    try:
+        _check_json(metadata, "metadata")
+        return json.dumps(metadata, allow_nan=False)
+    except RecursionError:
+        raise InvalidItemError("metadata is nested too deeply, or contains itself") from None
+
+
+def load_metadata(text: str) -> Metadata:
+    """Return the metadata of a stored JSON text."""
+    loaded: Metadata = json.loads(text)
+    return loaded
+
+
+def check_text(text: str, what: str) -> None:
+    """Do nothing if every database can store the text.
+
+    Raises:
+        InvalidItemError: It holds NUL or a lone surrogate.
+    """
+    if "\0" in text:
+        raise InvalidItemError(f"{what} contains a NUL character, which databases cannot store")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidItemError(
+            f"{what} contains a lone surrogate at position {error.start}, which is not text"
+        ) from None
+
+
+def _check_json(value: object, place: str) -> None:
+    if isinstance(value, str):
+        check_text(value, place)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise InvalidItemError(f"{place} has the key {key!r}; keys in JSON are strings")
+            check_text(key, f"a key of {place}")
+            _check_json(inner, f"{place}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            _check_json(inner, f"{place}[{number}]")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidItemError(f"{place} is {value}, which JSON cannot hold")
+    elif value is not None and not isinstance(value, int):
+        raise InvalidItemError(f"{place} is of type {type(value).__name__}, which JSON cannot hold")
+
+
+def now() -> int:
+    """Return the time as rows hold it: seconds since 1970, UTC."""
+    return int(time.time())
+
+
+class Base(DeclarativeBase):
+    """The declarative base, and so the MetaData, of the tables in this library's own names."""
+
+
+class CollectionRecord(Base):
+    """A row of `collections`: a named group of embeddings that one model made."""
+
+    __tablename__ = "collections"
+    __table_args__ = (Index("idx_collections_name", "name", unique=True),)
+
+    # No column is NOT NULL: the documented schema has none.
+    id: Mapped[int] = mapped_column(Integer, primary_key=True, nullable=True)
+    name: Mapped[str] = mapped_column(Text, nullable=True)
+    """Unique in the database."""
+    model: Mapped[str] = mapped_column(Text, nullable=True)
+    """The id of the embedding model, never an alias."""
+    embeddings: Mapped[list[EmbeddingRecord]] = relationship(
+        back_populates="collection", cascade="all, delete-orphan"
+    )
+    """All of them: for a large collection, query `EmbeddingRecord` instead."""
+
+    def __init__(
+        self, *, name: str, model: str, id: int | None = None, embeddings: list[Any] | None = None
+    ) -> None:
+        super().__init__(name=name, model=model, embeddings=embeddings or [])
+        if id is not None:
+            self.id = id
+
+    def __repr__(self) -> str:
+        return f"<CollectionRecord {self.name!r}>"
+
+
+class EmbeddingRecord(Base):
+    """A row of `embeddings`: the vector of one item, with its content and metadata if stored."""
+
+    __tablename__ = "embeddings"
+    __table_args__ = (Index("idx_embeddings_content_hash", "content_hash"),)
+
+    collection_id: Mapped[int] = mapped_column(
+        Integer, ForeignKey(CollectionRecord.id), primary_key=True, nullable=True
+    )
+    id: Mapped[str] = mapped_column(Text, primary_key=True, nullable=True)
+    embedding: Mapped[Float32] = mapped_column(Vector, nullable=True)
+    """float32, shape (dimensions,), read-only when loaded."""
+    content: Mapped[str | None] = mapped_column(Text)
+    """The text, if it was stored."""
+    content_blob: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The bytes, if they were stored."""
+    content_hash: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """MD5 of the content's UTF-8 or of its bytes; tells whether an item has to be embedded."""
+    metadata_: Mapped[Metadata | None] = mapped_column("metadata", JSONObject)
+    updated: Mapped[int | None] = mapped_column(Integer, default=now)
+    """When the row was last written: seconds since 1970, UTC."""
+    collection: Mapped[CollectionRecord] = relationship(back_populates="embeddings")
+
+    # Declarative's own constructor would take metadata=, and store nothing.
+    def __init__(
+        self,
+        *,
+        id: str,
+        embedding: VectorLike,
+        collection: CollectionRecord | None = None,
+        collection_id: int | None = None,
+        content: str | None = None,
+        content_blob: bytes | None = None,
+        content_hash: bytes | None = None,
+        metadata_: Metadata | None = None,
+        updated: int | None = None,
+    ) -> None:
+        super().__init__(
+            id=id,
+            embedding=embedding,
+            content=content,
+            content_blob=content_blob,
+            content_hash=content_hash,
+            metadata_=metadata_,
+            updated=now() if updated is None else updated,
+        )
+        if collection is not None:
+            self.collection = collection
+        if collection_id is not None:
+            self.collection_id = collection_id
+
+    def __repr__(self) -> str:
+        return f"<EmbeddingRecord {self.id!r}>"
+
+
+@dataclass(frozen=True)
+class Records:
+    """The pair of mapped classes that a collection works on."""
+
+    collection: type[CollectionRecord]
+    embedding: type[EmbeddingRecord]
+
+    @property
+    def collections(self) -> Table:
+        """The table of collections."""
+        return self.collection.__table__  # type: ignore[return-value]
+
+    @property
+    def embeddings(self) -> Table:
+        """The table of embeddings."""
+        return self.embedding.__table__  # type: ignore[return-value]
+
+    @property
+    def log(self) -> str:
+        """The name of the change log, a side table on SQLite."""
+        return f"{self.embeddings.name}_log"
+
+
+RECORDS = Records(CollectionRecord, EmbeddingRecord)

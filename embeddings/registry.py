@@ -1,0 +1,206 @@
+"""Which embedding model a name stands for: ids, aliases, the application's default.
+
+A name is looked up among the application's own registrations, then the built-in providers, then
+packages that announce themselves through the entry-point group `embeddings.models`, then the
+plugins of `llm` where it is installed. A name that a database row holds is looked up in the same
+places and nowhere else: it never becomes a path, a URL or an import.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from .errors import UnknownModelError
+from .model import SupportsEmbedding
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+ENTRY_POINTS = "embeddings.models"
+DEFAULT_MODEL_VARIABLE = "EMBEDDINGS_MODEL"
+
+_lock = threading.RLock()
+_models: dict[str, SupportsEmbedding] = {}
+_aliases: dict[str, str] = {}
+_default: str | None = None
+_providers_loaded = _entry_points_loaded = False
+_substitute: Callable[[str], SupportsEmbedding] | None = None
+
+
+def register_embedding_model(model: SupportsEmbedding, aliases: Iterable[str] = ()) -> None:
+    """Make a model known under its `model_id` and the aliases, in place of any of that id.
+
+    A package registers its models for every application that installs it by naming a function in
+    the entry-point group `embeddings.models`; it is called with this function as its argument.
+    """
+    if not isinstance(model, SupportsEmbedding) or isinstance(model, type):
+        raise TypeError(f"expected a model object with model_id and embed_batch, got {model!r}")
+    with _lock:
+        _load_providers()  # first, so that theirs never replaces the application's
+        _models[model.model_id] = model
+        for alias in aliases:
+            set_alias(alias, model.model_id)
+
+
+def get_embedding_model(name: str) -> SupportsEmbedding:
+    """Return the model with this id or alias.
+
+    Raises:
+        UnknownModelError: There is none.
+    """
+    with _lock:
+        model = _find(name)
+    if model is None:
+        raise UnknownModelError(name)
+    return model
+
+
+def get_embedding_models() -> list[SupportsEmbedding]:
+    """Return every model known by now, sorted by id: registered, built-in and announced ones."""
+    with _lock:
+        _load_providers()
+        _load_entry_points()
+        return [_models[model_id] for model_id in sorted(_models)]
+
+
+def get_aliases() -> dict[str, str]:
+    """Return every alias with what it stands for."""
+    with _lock:
+        _load_providers()
+        return dict(_aliases)
+
+
+def set_alias(alias: str, name: str) -> None:
+    """Let `alias` stand for the model called `name` (an id or an alias), in this process.
+
+    Raises:
+        ValueError: A model has `alias` as its id, or the alias would stand for itself.
+    """
+    with _lock:
+        _load_providers()
+        if alias in _models:
+            raise ValueError(f"{alias!r} is the id of a model and cannot be an alias")
+        target: str | None = name
+        while target is not None:
+            if target == alias:
+                raise ValueError(f"alias {alias!r} would stand for itself")
+            target = _aliases.get(target)
+        _aliases[alias] = name
+
+
+def remove_alias(alias: str) -> None:
+    """Remove an alias, in this process.
+
+    Raises:
+        KeyError: There is no such alias.
+    """
+    with _lock:
+        _load_providers()
+        if alias not in _aliases:
+            raise KeyError(f"No such alias: {alias}")
+        del _aliases[alias]
+
+
+def set_default_model(model: SupportsEmbedding | str | None) -> None:
+    """Set the model of new collections that name none; None takes the setting back.
+
+    Without it, the environment variable EMBEDDINGS_MODEL is looked at.
+
+    Args:
+        model: An id, an alias, or a model object, which is registered on the way.
+    """
+    global _default
+    if model is None or isinstance(model, str):
+        _default = model
+    else:
+        register_embedding_model(model)
+        _default = model.model_id
+
+
+def default_model_name() -> str | None:
+    """Return the id or alias of the application's default model, or None."""
+    return _default or os.environ.get(DEFAULT_MODEL_VARIABLE) or None
+
+
+def canonical_id(name: str) -> str:
+    """Return the model id that a name stands for, or the name itself where none is known.
+
+    A collection whose vectors come from outside may carry the id of a model that nobody can call.
+    """
+    with _lock:
+        model = _find(name)
+    return name if model is None else model.model_id
+
+
+def is_known(name: str) -> bool:
+    """Return whether a model with this id or alias can be had."""
+    with _lock:
+        return _find(name) is not None
+
+
+def substituted(model: SupportsEmbedding) -> SupportsEmbedding:
+    """Return what stands in for the model while `substitute_models` is in force, or the model."""
+    return _substitute(model.model_id) if _substitute else model
+
+
+@contextmanager
+def substitute_models(factory: Callable[[str], SupportsEmbedding]) -> Iterator[None]:
+    """Within the block, let `factory(model_id)` take the place of every model; for tests."""
+    global _substitute
+    before, _substitute = _substitute, factory
+    try:
+        yield
+    finally:
+        _substitute = before
+
+
+def _find(name: str) -> SupportsEmbedding | None:
+    _load_providers()
+    model = _models.get(_follow(name))
+    if model is None:
+        _load_entry_points()
+        model = _models.get(_follow(name)) or _find_in_llm(_follow(name))
+    if _substitute:
+        return _substitute(model.model_id if model else _follow(name))
+    return model
+
+
+def _follow(name: str) -> str:
+    while name not in _models and name in _aliases:
+        name = _aliases[name]
+    return name
+
+
+def _load_providers() -> None:
+    global _providers_loaded
+    if not _providers_loaded:
+        _providers_loaded = True
+        from .providers import local, openai
+
+        for provider in (openai, local):
+            provider.register(register_embedding_model)
+
+
+def _load_entry_points() -> None:
+    global _entry_points_loaded
+    if not _entry_points_loaded:
+        _entry_points_loaded = True
+        from importlib.metadata import entry_points
+
+        for entry_point in entry_points(group=ENTRY_POINTS):
+            entry_point.load()(register_embedding_model)
+
+
+def _find_in_llm(name: str) -> SupportsEmbedding | None:
+    try:
+        import llm
+    except ImportError:
+        return None
+    try:
+        model: SupportsEmbedding = llm.get_embedding_model(name)  # type: ignore[no-untyped-call]
+    except llm.UnknownModelError:
+        return None
+    return model

@@ -1,0 +1,256 @@
+"""The tables: creating and migrating them, adopting `llm`'s, keeping a host's autogenerate clean.
+
+Beside the two documented tables SQLite has a change log. Triggers append one row for every
+embedding that anybody writes, whatever program it is, so that whatever is derived from the
+embeddings can tell whether it is up to date.
+"""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, event, inspect
+
+from .errors import SchemaError
+from .records import RECORDS, Records
+from .transactions import begin_sqlite, owned_transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Table
+    from sqlalchemy.orm import Session
+    from sqlalchemy.sql.schema import SchemaItem
+
+VERSION_TABLE = "embeddings_alembic_version"
+LLM_MIGRATIONS_TABLE = "_sqlite_migrations"
+LLM_MIGRATIONS = (
+    "m001_create_tables",
+    "m002_foreign_key",
+    "m003_add_updated",
+    "m004_store_content_hash",
+    "m005_add_content_blob",
+)
+TABLES = frozenset(
+    {
+        RECORDS.collections.name,
+        RECORDS.embeddings.name,
+        RECORDS.log,
+        VERSION_TABLE,
+        LLM_MIGRATIONS_TABLE,
+    }
+)
+TRIGGERS = ("insert", "rowid", "update", "delete")
+
+# Columns without which a table of that name is not ours: llm's first version had these.
+_REQUIRED = {
+    RECORDS.collections.name: {"id", "name", "model"},
+    RECORDS.embeddings.name: {"collection_id", "id", "embedding", "content", "metadata"},
+}
+
+_alembic_lock = threading.RLock()
+
+
+def migrate(bind: Engine | Connection, revision: str = "head") -> None:
+    """Create the tables, or bring them up to date; also those that `llm` made, keeping every row.
+
+    Safe to call at every start and from several processes at once: one does the work, the others
+    wait. On an engine the work is one transaction, and a failure leaves nothing. On a connection
+    it joins the caller's transaction, which it neither commits nor rolls back.
+
+    Args:
+        bind: The database.
+        revision: An Alembic revision of this library; the newest by default.
+
+    Raises:
+        SchemaError: A table called `collections` or `embeddings` is there and is not one of ours.
+    """
+    if isinstance(bind, Engine):
+        with owned_transaction(bind, write=True) as connection:
+            migrate(connection, revision)
+        return
+    if not isinstance(bind, Connection):
+        raise TypeError(f"migrate() takes an Engine or a Connection, not {type(bind).__name__}")
+    if not bind.in_transaction():
+        bind.begin()
+    begin_sqlite(bind, write=True)
+    _run_alembic(bind, revision)
+
+
+def _run_alembic(connection: Connection, revision: str) -> None:
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    with _alembic_globals():
+        command.upgrade(config, revision)
+
+
+@contextmanager
+def _alembic_globals() -> Iterator[None]:
+    """Keep Alembic's environment, which it holds in module globals, to this thread and this call.
+
+    Without it threads that migrate cross each other, and a call from within a host's own
+    revision leaves the host without its context.
+    """
+    from alembic import context, op
+
+    with _alembic_lock:
+        modules: tuple[Any, ...] = (op, context)
+        saved = [dict(vars(module)) for module in modules]
+        try:
+            yield
+        finally:
+            for module, before in zip(modules, saved, strict=True):
+                for name in vars(module).keys() - before.keys():
+                    delattr(module, name)
+                vars(module).update(before)
+
+
+def migrations_dir() -> Path:
+    """Return the folder of the Alembic environment: inside a wheel, or beside the package."""
+    package = Path(__file__).resolve().parent
+    candidates = (package / "migrations", package.parent / "migrations")
+    for folder in candidates:
+        if (folder / "env.py").is_file():
+            return folder
+    raise SchemaError(f"The migrations of this library are in neither of {candidates}")
+
+
+def check_adoptable(connection: Connection) -> None:
+    """Do nothing if the database has neither of our two tables, or both.
+
+    Raises:
+        SchemaError: One is missing, or lacks columns: then it is somebody else's.
+    """
+    inspector = inspect(connection)
+    present = {name for name in _REQUIRED if inspector.has_table(name)}
+    for name in sorted(present):
+        lacking = _REQUIRED[name] - {column["name"] for column in inspector.get_columns(name)}
+        if lacking or present != _REQUIRED.keys():
+            reason = (
+                f"lacks the columns {sorted(lacking)}" if lacking else "stands without its partner"
+            )
+            raise SchemaError(
+                f"This database has a table {name!r} that is not of this library: it {reason}. "
+                "Nothing was changed"
+            )
+
+
+def include_object(
+    obj: SchemaItem, name: str | None, type_: str, reflected: bool, compare_to: SchemaItem | None
+) -> bool:
+    """Keep this library's tables out of a host's Alembic autogenerate.
+
+    Pass it to the `context.configure()` of the host's `env.py`, or to Flask-Migrate's `Migrate`.
+    A table of the same name in the host's own metadata is still compared.
+    """
+    ours = type_ == "table" and reflected and compare_to is None and name in TABLES
+    return not ours
+
+
+def install(connection: Connection, records: Records = RECORDS) -> None:
+    """Create the change log and its triggers beside the tables, on SQLite; elsewhere do nothing.
+
+    Can be repeated: what is there is kept or made anew. Runs in the connection's transaction.
+    `migrate` and `create_all` do this by themselves.
+    """
+    if connection.dialect.name == "sqlite":
+        begin_sqlite(connection, write=True)
+        for statement in side_tables(records):
+            connection.exec_driver_sql(statement)
+
+
+def side_tables(records: Records = RECORDS) -> list[str]:
+    """Return the SQL that `install` runs."""
+    return [*_llm_migrations(records), *_change_log(records)]
+
+
+def _change_log(records: Records) -> list[str]:
+    """Return the SQL of the log (seq, collection_id, id, token) and of its triggers.
+
+    A row of the log says: at this point this id changed. Its token is random, so that a row that
+    was rolled back never comes back as the same: whoever remembers (seq, token) can tell whether
+    the log still holds that very row. The row with seq 0 names the database as a whole.
+    """
+    table, log = records.embeddings, records.log
+    embeddings = f'"{table.name}"'
+    schema = f'"{table.schema}".' if table.schema else ""
+    append = f'INSERT INTO "{log}" (collection_id, id)'
+
+    def trigger(name: str, when: str, *rows: str) -> list[str]:
+        body = " ".join(f"{append} {row};" for row in rows)
+        return [
+            f'DROP TRIGGER IF EXISTS {schema}"{log}_{name}"',
+            f'CREATE TRIGGER {schema}"{log}_{name}" {when} BEGIN {body} END',
+        ]
+
+    old, new = "VALUES (OLD.collection_id, OLD.id)", "VALUES (NEW.collection_id, NEW.id)"
+    return [
+        f'CREATE TABLE IF NOT EXISTS {schema}"{log}" (seq INTEGER PRIMARY KEY, '
+        "collection_id INTEGER, id TEXT, token BLOB NOT NULL DEFAULT (randomblob(16)))",
+        f'CREATE INDEX IF NOT EXISTS {schema}"idx_{log}_collection" '
+        f'ON "{log}" (collection_id, seq)',
+        *trigger("insert", f"AFTER INSERT ON {embeddings}", new),
+        # INSERT OR REPLACE fires no delete trigger. What it replaces has the same key, except
+        # where the statement names a rowid: then it is the row of that rowid.
+        *trigger(
+            "rowid",
+            f"BEFORE INSERT ON {embeddings}",
+            f"SELECT collection_id, id FROM {embeddings} WHERE rowid = NEW.rowid",
+        ),
+        # A change of content or metadata alone leaves the vectors as they are.
+        *trigger(
+            "update", f"AFTER UPDATE OF collection_id, id, embedding ON {embeddings}", old, new
+        ),
+        *trigger("delete", f"AFTER DELETE ON {embeddings}", old),
+        f'INSERT INTO {schema}"{log}" (seq) VALUES (0) ON CONFLICT DO NOTHING',
+        # Whatever was written while there were no triggers is a change, too.
+        f'INSERT INTO {schema}"{log}" (collection_id) '
+        f"SELECT DISTINCT collection_id FROM {schema}{embeddings}",
+    ]
+
+
+def _llm_migrations(records: Records) -> list[str]:
+    """Return the SQL that tells `llm` which of its migrations these tables amount to."""
+    if records.embeddings.fullname != RECORDS.embeddings.fullname:
+        return []
+    table = f'"{LLM_MIGRATIONS_TABLE}"'
+    names = ", ".join(f"('{name}')" for name in LLM_MIGRATIONS)
+    return [
+        f'CREATE TABLE IF NOT EXISTS {table} ("id" INTEGER PRIMARY KEY, '
+        '"migration_set" TEXT, "name" TEXT, "applied_at" TEXT)',
+        f'CREATE UNIQUE INDEX IF NOT EXISTS "idx_{LLM_MIGRATIONS_TABLE}_migration_set_name" '
+        f'ON {table} ("migration_set", "name")',
+        f"INSERT INTO {table} (migration_set, name, applied_at) "
+        f"SELECT 'llm.embeddings', column1, strftime('%Y-%m-%d %H:%M:%S+00:00', 'now') "
+        f"FROM (VALUES {names}) WHERE column1 NOT IN "
+        f"(SELECT name FROM {table} WHERE migration_set = 'llm.embeddings')",
+    ]
+
+
+def missing_tables(session: Session, records: Records) -> bool:
+    """Return whether one of the two tables is absent."""
+    inspector = inspect(session.connection({"mapper": records.embedding.__mapper__}))
+    return not all(
+        inspector.has_table(table.name, table.schema)
+        for table in (records.collections, records.embeddings)
+    )
+
+
+def _after_create(target: Table, connection: Connection, **_: Any) -> None:
+    install(connection, RECORDS)
+
+
+def _after_drop(target: Table, connection: Connection, **_: Any) -> None:
+    if connection.dialect.name == "sqlite":
+        connection.exec_driver_sql(f'DROP TABLE IF EXISTS "{RECORDS.log}"')
+
+
+event.listen(RECORDS.embeddings, "after_create", _after_create)
+event.listen(RECORDS.embeddings, "after_drop", _after_drop)

@@ -1,0 +1,146 @@
+"""Exact search by reading the rows: in any session, in constant memory."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import ColumnElement, select, type_coerce
+from sqlalchemy.types import NullType
+
+from ..errors import CorruptVectorWarning, InvalidVectorError
+from ..sql import is_one_of, run, stored_size, vector_size
+from ..vectors import ITEM_BYTES, Float64, TopK, cosine_scores
+from .query import Query, ScoredRow
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.orm import Session
+
+    from ..records import Records
+
+CHUNK_BYTES = 400_000  # vectors read and scored at a time; more would leave the processor's cache
+NAMED = 5  # corrupt rows that a warning names
+ATTEMPTS = 3
+
+
+def scan(
+    session: Session, records: Records, collection_id: int, vector: Float64, query: Query
+) -> list[ScoredRow]:
+    """Return the rows nearest to the vector, best first, ties by id. Reads only.
+
+    Args:
+        session: What it sees is searched.
+        records: The mapped classes.
+        collection_id: Whose rows.
+        vector: Shape (dimensions,), from `as_query`.
+        query: How many, and under which conditions.
+
+    Raises:
+        InvalidVectorError: The vector has another length than those of the collection.
+
+    Warns:
+        CorruptVectorWarning: Rows whose vector cannot be compared were left out.
+    """
+    if not _has_comparable(session, records, collection_id, vector.size) or not query.depth:
+        return []
+    columns = records.embeddings.c
+    conditions = (columns.collection_id == collection_id, *query.conditions)
+    # Outside a real transaction (Python's driver begins none to read) the two statements see two
+    # snapshots; so what the second one reads is scored again, and has to agree.
+    for attempt in range(ATTEMPTS):
+        ranked = _rank(session, records, conditions, vector, query)
+        found = _read(session, records, conditions, vector, [id for id, _ in ranked])
+        agrees = all(id in found and found[id].score == score for id, score in ranked)
+        if agrees or attempt == ATTEMPTS - 1:
+            break
+    rows = [found[id] for id, _ in ranked if id in found]
+    return sorted(rows, key=lambda row: (-row.score, row.id))
+
+
+def _has_comparable(
+    session: Session, records: Records, collection_id: int, dimensions: int
+) -> bool:
+    """Return whether there is anything to compare with a vector of so many dimensions."""
+    size = stored_size(session, records, collection_id)
+    if size is None or size == dimensions * ITEM_BYTES:
+        return size is not None
+    # The one row that was looked at may be the odd one out.
+    columns = records.embeddings.c
+    of_this_size = select(1).where(
+        columns.collection_id == collection_id,
+        vector_size(records) == dimensions * ITEM_BYTES,
+    )
+    if run(session, records, of_this_size.limit(1)).first() is None:
+        raise InvalidVectorError(
+            f"the query vector has {dimensions} dimensions, and those of the collection "
+            f"{size // ITEM_BYTES}"
+        )
+    return True
+
+
+def _rank(
+    session: Session,
+    records: Records,
+    conditions: Sequence[ColumnElement[bool]],
+    vector: Float64,
+    query: Query,
+) -> list[tuple[str, float]]:
+    columns = records.embeddings.c
+    size = vector.size * ITEM_BYTES
+    statement = select(columns.id, type_coerce(columns.embedding, NullType)).where(*conditions)
+    chunk = max(1, CHUNK_BYTES // size)
+    best = TopK(query.depth, query.min_score)
+    corrupt: list[Any] = []
+    rows = run(session, records, statement.execution_options(yield_per=chunk))
+    for part in rows.partitions(chunk):
+        ids, blobs = zip(*part, strict=True)
+        if not _are_vectors(blobs, size):
+            corrupt += [id for id, blob in part if not _are_vectors((blob,), size)]
+            part = [row for row in part if _are_vectors(row[1:], size)]
+            if not part:
+                continue
+            ids, blobs = zip(*part, strict=True)
+        scores = cosine_scores(np.frombuffer(b"".join(blobs), "<f4").reshape(len(ids), -1), vector)
+        if np.isnan(scores).any():
+            corrupt += [ids[i] for i in np.flatnonzero(np.isnan(scores))]
+        best.add(ids, scores)
+    if corrupt:
+        named = ", ".join(map(repr, sorted(map(str, corrupt))[:NAMED]))
+        more = f" and {len(corrupt) - NAMED} more" if len(corrupt) > NAMED else ""
+        warnings.warn(
+            f"Left out of the search, because the stored vector is not {vector.size} finite "
+            f"float32 values: {named}{more}. Embed them again with force=True, or delete them",
+            CorruptVectorWarning,
+            stacklevel=2,
+        )
+    return best.result()[query.offset :]
+
+
+def _are_vectors(blobs: Sequence[Any], size: int) -> bool:
+    return {*map(type, blobs)} == {bytes} and {*map(len, blobs)} == {size}
+
+
+def _read(
+    session: Session,
+    records: Records,
+    conditions: Sequence[ColumnElement[bool]],
+    vector: Float64,
+    ids: list[str],
+) -> dict[str, ScoredRow]:
+    if not ids:
+        return {}
+    columns = records.embeddings.c
+    statement = select(
+        columns.id, columns.content, columns.metadata, type_coerce(columns.embedding, NullType)
+    ).where(*conditions, is_one_of(columns.id, ids))
+    size = vector.size * ITEM_BYTES
+    found = {}
+    for id, content, metadata, blob in run(session, records, statement):
+        if _are_vectors((blob,), size):
+            score = cosine_scores(np.frombuffer(blob, "<f4")[np.newaxis], vector)[0]
+            if not np.isnan(score):
+                found[id] = ScoredRow(id, float(score), content, metadata)
+    return found

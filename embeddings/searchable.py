@@ -1,0 +1,200 @@
+"""The searches of a collection: each as a list of entries, and as a selectable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypedDict, Unpack
+
+from sqlalchemy import select
+
+from .items import checked_content
+from .keys import K
+from .model import check_content, embed_checked
+from .search import STRATEGIES
+from .search.query import Among, Entry, Where, as_matches, check_query
+from .sql import run, stored_size
+from .target import Target
+from .vectors import as_query
+
+if TYPE_CHECKING:
+    from sqlalchemy import Subquery
+    from sqlalchemy.orm import Session
+
+    from .keys import Key
+    from .model import Content
+    from .search.query import Query, ScoredRow
+    from .target import Found
+    from .vectors import Float64, VectorLike
+
+
+class Filters(TypedDict, total=False):
+    """What every search takes besides. All of it holds before the best are taken."""
+
+    offset: int
+    """How many of the best to leave out before these; 0 by default."""
+    min_score: float | None
+    """Leave out what scores less."""
+    where: Where | None
+    """A SQL expression over `EmbeddingRecord`, or a dict of metadata that items must have."""
+    among: Among | None
+    """Only these: a SELECT of your keys, or keys."""
+
+
+class Searchable(Target[K]):
+    """Everything about a collection that finds items by their vectors."""
+
+    def similar(
+        self,
+        value: Content,
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Entry[K]]:
+        """Return the items nearest in meaning to the value, best first, ties by id.
+
+        The model is not called if there is nothing to compare with.
+
+        Args:
+            value: Text or bytes.
+            number: The most results.
+            prefix: Only ids that begin with it, literally and in the same case.
+            **filters: See `Filters`.
+
+        Raises:
+            InvalidItemError: The model does not take such a value.
+            InvalidQueryError: An argument means nothing.
+        """
+        query = self._query(number, prefix, filters)
+        return self._entries(self._search_value(value, query))
+
+    def similar_by_id(
+        self,
+        id: Key,
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Entry[K]]:
+        """Return the items nearest to a stored one, without that one. Arguments as in `similar`.
+
+        Raises:
+            DoesNotExist: There is no item of this id.
+            InvalidVectorError: Its stored vector is corrupt.
+        """
+        text = self._keys.to_text(id)
+        return self._entries(
+            self._search_id(text, self._query(number, prefix, filters, skip_id=text))
+        )
+
+    def similar_by_vector(
+        self,
+        vector: VectorLike,
+        number: int = 10,
+        skip_id: Key | None = None,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Entry[K]]:
+        """Return the items nearest to a vector. No model is called. Arguments as in `similar`.
+
+        Args:
+            vector: Shape (dimensions,), any numbers; its length does not matter.
+            number: The most results.
+            skip_id: An id to leave out.
+            prefix: Only ids that begin with it.
+            **filters: See `Filters`.
+
+        Raises:
+            InvalidVectorError: The vector is not finite, or has other dimensions than the
+                collection's.
+        """
+        query = self._query(number, prefix, filters, skip_id=self._text_or_none(skip_id))
+        return self._entries(self._search_vector(as_query(vector), query))
+
+    def matches(
+        self,
+        value: Content,
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Subquery:
+        """Return what `similar` finds as a selectable with the columns `id` and `score`.
+
+        Join it to your own table, in one statement:
+
+            found = articles.matches("how to sleep better")
+            select(Article).join(found, found.c.id == Article.id).order_by(found.c.score.desc())
+
+        `id` is in the type of the collection's keys. On SQLite the search takes place now.
+        """
+        query = self._query(number, prefix, filters)
+        return as_matches(self._keys, self._search_value(value, query))
+
+    def matches_by_id(
+        self,
+        id: Key,
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Subquery:
+        """Return what `similar_by_id` finds as a selectable, as `matches` does."""
+        text = self._keys.to_text(id)
+        query = self._query(number, prefix, filters, skip_id=text)
+        return as_matches(self._keys, self._search_id(text, query))
+
+    def matches_by_vector(
+        self,
+        vector: VectorLike,
+        number: int = 10,
+        skip_id: Key | None = None,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Subquery:
+        """Return what `similar_by_vector` finds as a selectable, as `matches` does."""
+        query = self._query(number, prefix, filters, skip_id=self._text_or_none(skip_id))
+        return as_matches(self._keys, self._search_vector(as_query(vector), query))
+
+    def _query(
+        self, number: int, prefix: str | None, filters: Filters, skip_id: str | None = None
+    ) -> Query:
+        return check_query(
+            self._records, self._keys, number=number, prefix=prefix, skip_id=skip_id, **filters
+        )
+
+    def _entries(self, rows: list[ScoredRow]) -> list[Entry[K]]:
+        return [
+            Entry(self._keys.from_text(row.id), row.score, row.content, row.metadata)
+            for row in rows
+        ]
+
+    def _search_value(self, value: Content, query: Query) -> list[ScoredRow]:
+        content = checked_content(value)
+        with self._session() as session:
+            found = self._find(session)
+            if found is None or not stored_size(session, self._records, found.id):
+                return []
+            model = self._model_of(found)
+        check_content(model, content)
+        return self._search_vector(as_query(embed_checked(model, [content])[0]), query)
+
+    def _search_id(self, id: str, query: Query) -> list[ScoredRow]:
+        columns = self._records.embeddings.c
+        with self._session() as session:
+            found = self._find(session)
+            if found is None:
+                raise self.DoesNotExist("ID not found")
+            statement = select(columns.embedding).where(
+                columns.collection_id == found.id, columns.id == id
+            )
+            row = run(session, self._records, statement).first()
+            if row is None:
+                raise self.DoesNotExist("ID not found")
+            return self._search_in(session, found, as_query(row.embedding), query)
+
+    def _search_vector(self, vector: Float64, query: Query) -> list[ScoredRow]:
+        with self._session() as session:
+            found = self._find(session)
+            return [] if found is None else self._search_in(session, found, vector, query)
+
+    def _search_in(
+        self, session: Session, found: Found, vector: Float64, query: Query
+    ) -> list[ScoredRow]:
+        strategy = STRATEGIES[self._dialect(session)]
+        return strategy(session, self._records, found.id, vector, query)

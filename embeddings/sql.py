@@ -1,0 +1,112 @@
+"""SQL that depends on how a database stores rows: every expression of which it matters."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Executable,
+    Text,
+    and_,
+    exists,
+    func,
+    literal,
+    select,
+    true,
+    type_coerce,
+)
+from sqlalchemy.types import LargeBinary
+
+from .errors import InvalidQueryError
+from .records import Records, check_text
+from .vectors import ITEM_BYTES
+
+if TYPE_CHECKING:
+    from sqlalchemy import Result
+    from sqlalchemy.orm import Session
+
+SUPPORTED = ("sqlite",)
+
+
+def run(
+    session: Session, records: Records, statement: Executable, parameters: Any = None
+) -> Result[*tuple[Any, ...]]:
+    """Execute the statement on the bind of the session that has the embeddings."""
+    return session.execute(
+        statement, parameters, bind_arguments={"mapper": records.embedding.__mapper__}
+    )
+
+
+def changed(session: Session, records: Records, statement: Executable) -> int:
+    """Execute an UPDATE or a DELETE and return the number of rows."""
+    return int(run(session, records, statement).rowcount)  # type: ignore[attr-defined]
+
+
+def vector_size(records: Records) -> ColumnElement[int]:
+    """Return the SQL of a stored vector's length in bytes."""
+    return func.length(type_coerce(records.embeddings.c.embedding, LargeBinary))
+
+
+def stored_size(session: Session, records: Records, collection_id: int) -> int | None:
+    """Return the bytes of a vector in the collection, read from any row; None if there is none."""
+    table = records.embeddings
+    size = vector_size(records)
+    return run(
+        session,
+        records,
+        select(size)
+        .where(table.c.collection_id == collection_id, size > 0, size % ITEM_BYTES == 0)
+        .limit(1),
+    ).scalar_one_or_none()
+
+
+def is_one_of(id: ColumnElement[str], ids: list[str]) -> ColumnElement[bool]:
+    """Return the condition that an id is one of any number, which travel as one parameter."""
+    values = func.json_each(json.dumps(ids)).table_valued("value")
+    return id.in_(select(values.c.value))
+
+
+def starts_with(id: ColumnElement[str], prefix: object) -> ColumnElement[bool]:
+    """Return the condition that an id begins with the prefix, as a range that an index serves."""
+    if not isinstance(prefix, str):
+        raise InvalidQueryError(f"prefix must be a string, not {type(prefix).__name__}")
+    check_text(prefix, "prefix")
+    last = prefix.rstrip("\U0010ffff")
+    if not last:
+        return id >= prefix
+    following = ord(last[-1]) + 1
+    if 0xD800 <= following <= 0xDFFF:  # surrogates are no characters
+        following = 0xE000
+    return and_(id >= prefix, id < last[:-1] + chr(following))
+
+
+def metadata_is(records: Records, key: object, value: object) -> ColumnElement[bool]:
+    """Return the condition that the metadata has this key with this value.
+
+    Raises:
+        InvalidQueryError: The key is no string, or the value no scalar.
+    """
+    if not isinstance(key, str):
+        raise InvalidQueryError(f"where: metadata has strings as keys, not {key!r}")
+    if value is not None and not isinstance(value, str | int | float):
+        raise InvalidQueryError(
+            f"where: {key!r} is compared with a {type(value).__name__}; use a string, a number, "
+            "a bool or None, or pass an expression"
+        )
+    # json_each takes any key, with dots and quotes in it, as a parameter; a JSON path does not.
+    member = func.json_each(type_coerce(records.embeddings.c.metadata, Text)).table_valued(
+        "key", "value", "type", joins_implicitly=True
+    )
+    equals: ColumnElement[bool]
+    if value is None:
+        types, equals = ["null"], true()
+    elif isinstance(value, bool):
+        types, equals = ["true" if value else "false"], true()
+    else:
+        types = ["text"] if isinstance(value, str) else ["integer", "real"]
+        equals = member.c.value == literal(value)
+    return exists(
+        select(1).select_from(member).where(member.c.key == key, member.c.type.in_(types), equals)
+    )

@@ -1,0 +1,199 @@
+"""Which collection is meant: its row, its model, and how its database is reached."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple
+
+from sqlalchemy import func, literal, select, true, update
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.exc import OperationalError, ProgrammingError
+
+from . import errors, registry
+from .errors import BindingError, ModelMismatchError, ModelRequiredError, SchemaError
+from .keys import K
+from .schema import missing_tables
+from .sql import SUPPORTED, changed, run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.orm import Session
+
+    from .binding import Binding
+    from .keys import Key, Keys
+    from .model import SupportsEmbedding
+    from .records import Records
+
+
+class Found(NamedTuple):
+    """The collection's row."""
+
+    id: int
+    model_id: str
+
+
+class Target(Generic[K]):
+    """What every operation on a collection starts from.
+
+    Of the row nothing is remembered: each operation reads it in the transaction in which it acts.
+    """
+
+    DoesNotExist: ClassVar[type[errors.DoesNotExist]] = errors.DoesNotExist
+
+    def __init__(
+        self,
+        name: str,
+        binding: Binding,
+        *,
+        model: SupportsEmbedding | None,
+        model_id: str | None,
+        create: bool,
+        keys: Keys[K],
+        records: Records,
+    ) -> None:
+        self._name = name
+        self._binding = binding
+        self._model = model if model_id is None else None
+        self._model_id = model_id
+        self._create = create
+        self._keys = keys
+        self._records = records
+        self._renamed: tuple[str, int] | None = None
+        self._deleted = False
+
+    @contextmanager
+    def _session(self, *, write: bool = False) -> Iterator[Session]:
+        with self._binding.session(write=write) as session:
+            if (dialect := self._dialect(session)) not in SUPPORTED:
+                raise BindingError(f"{dialect} is not supported; use {' or '.join(SUPPORTED)}")
+            yield session
+
+    def _dialect(self, session: Session) -> str:
+        return session.get_bind(self._records.embedding.__mapper__).dialect.name
+
+    def _row_named(self, session: Session, name: str) -> Found | None:
+        entity = self._records.collection
+        # Of mapped attributes, not of columns: so the session's autoflush comes first.
+        statement = select(entity.id, entity.model).where(entity.name == name)
+        try:
+            row = run(session, self._records, statement).first()
+        except (OperationalError, ProgrammingError):
+            if missing_tables(session, self._records):
+                raise SchemaError(
+                    "The tables of the embeddings are not in this database. Create them with "
+                    "embeddings.migrate(engine)"
+                ) from None
+            raise
+        return None if row is None else Found(row.id, row.model)
+
+    def _find(self, session: Session) -> Found | None:
+        """Return the collection's row, or None where it may be created.
+
+        Raises:
+            DoesNotExist: There is none, and the collection is not to be created.
+            ModelMismatchError: The row is of another model than was given.
+        """
+        found = self._row_named(session, self._name)
+        if found is None and self._renamed is not None:
+            before, id = self._renamed
+            found = self._row_named(session, before)
+            if found is not None and found.id == id:  # the renaming was rolled back
+                self._name, self._renamed = before, None
+            else:
+                found = None
+        if found is None and not self._create:
+            raise self._does_not_exist()
+        if found is not None:
+            self._model_id_of(found)
+        return found
+
+    def _existing(self, session: Session) -> Found:
+        found = self._find(session)
+        if found is None:
+            raise self._does_not_exist()
+        return found
+
+    def _find_or_create(self, session: Session) -> Found:
+        """Return the row, created if need be, and keep other writers out until the end."""
+        found = self._find(session)
+        if found is None:
+            self._refuse_if_deleted()
+            model_id = self._model_id_of(None)
+            _create(session, self._records, self._name, model_id)
+            found = self._existing(session)
+        if not _lock(session, self._records, found.id):
+            raise self._does_not_exist()
+        return found
+
+    def _refuse_if_deleted(self) -> None:
+        if self._deleted:
+            raise self._does_not_exist()
+
+    def _does_not_exist(self) -> errors.DoesNotExist:
+        return self.DoesNotExist(f"Collection {self._name!r} does not exist")
+
+    def _model_id_of(self, found: Found | None) -> str:
+        given = self._model.model_id if self._model is not None else None
+        if self._model_id is not None:
+            given = registry.canonical_id(self._model_id)
+        if found is not None:
+            if given not in {None, found.model_id, registry.canonical_id(found.model_id)}:
+                raise ModelMismatchError(self._name, found.model_id, str(given))
+            return found.model_id
+        default = registry.default_model_name()
+        if given is None and default is not None:
+            given = registry.canonical_id(default)
+        if given is None:
+            raise ModelRequiredError
+        return given
+
+    def _model_of(self, found: Found | None) -> SupportsEmbedding:
+        model_id = self._model_id_of(found)
+        if self._model is not None:
+            return registry.substituted(self._model)
+        return registry.get_embedding_model(model_id)
+
+    def _known_model(self) -> SupportsEmbedding:
+        """Return the model, without a look at the database where it was given."""
+        if self._model is not None:
+            return registry.substituted(self._model)
+        if self._model_id is not None:
+            return registry.get_embedding_model(self._model_id)
+        with self._session() as session:
+            found = self._find(session)
+        return self._model_of(found)
+
+    def _text_or_none(self, id: Key | None) -> str | None:
+        return None if id is None else self._keys.to_text(id)
+
+
+def _create(session: Session, records: Records, name: str, model_id: str) -> None:
+    """Insert the collection's row, unless another writer did meanwhile.
+
+    The id is above every one that embeddings carry, even orphans: a collection inherits nothing.
+    """
+    collections, embeddings = records.collections, records.embeddings
+    highest = func.max(
+        func.coalesce(select(func.max(collections.c.id)).scalar_subquery(), 0),
+        func.coalesce(select(func.max(embeddings.c.collection_id)).scalar_subquery(), 0),
+    )
+    row = select(highest + 1, literal(name), literal(model_id)).where(true())
+    run(
+        session,
+        records,
+        sqlite.insert(collections)
+        .from_select(["id", "name", "model"], row)
+        .on_conflict_do_nothing(index_elements=["name"]),
+    )
+
+
+def _lock(session: Session, records: Records, collection_id: int) -> bool:
+    """Keep other writers out until the transaction ends; return whether the row was there."""
+    collections = records.collections
+    statement = (
+        update(collections)
+        .where(collections.c.id == collection_id)
+        .values(model=collections.c.model)
+    )
+    return changed(session, records, statement) == 1

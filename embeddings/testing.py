@@ -1,0 +1,90 @@
+"""For tests of applications: a deterministic model, and how to put it in place of every model.
+
+In a `conftest.py`:
+
+    pytest_plugins = ["embeddings.testing"]
+
+and then in a test the fixture `deterministic_models`; without pytest, `replace_models()`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .model import Content, EmbeddingModel
+from .registry import substitute_models
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from .vectors import Float32
+
+DIMENSIONS = 256
+"""Of the vectors of `DeterministicModel`."""
+
+
+class DeterministicModel(EmbeddingModel):
+    """A model without a network: texts that share words are near, the same text is equal.
+
+    Each word is a vector of 256 values of -1 or 1, the bits of its hash; a text is their sum.
+
+    Args:
+        model_id: The name under which collections remember it.
+        supports_binary: Whether it takes bytes too.
+
+    Attributes:
+        calls: What `embed_batch` was given, call by call.
+    """
+
+    def __init__(self, model_id: str = "deterministic", *, supports_binary: bool = False) -> None:
+        self.model_id = model_id
+        self.supports_binary = supports_binary
+        self.calls: list[list[Content]] = []
+
+    def embed_batch(self, items: Sequence[Content]) -> list[Float32]:
+        """Return one vector for each item, shape (256,), float32."""
+        self.calls.append(list(items))
+        return [_bag_of_words(item) for item in items]
+
+
+def _bag_of_words(item: Content) -> Float32:
+    text = item.decode("latin-1") if isinstance(item, bytes) else item
+    words = re.findall(r"\w+", text.casefold()) or [text]
+    vector = np.zeros(DIMENSIONS, np.float32)
+    for word in words:
+        digest = hashlib.blake2b(word.encode(), digest_size=DIMENSIONS // 8).digest()
+        vector += np.unpackbits(np.frombuffer(digest, np.uint8)).astype(np.float32) * 2 - 1
+    return vector
+
+
+@contextmanager
+def replace_models() -> Iterator[Callable[[str], DeterministicModel]]:
+    """Within the block, every model is a `DeterministicModel` of the same id.
+
+    Yields a function that returns the model of an id, to look at its `calls`.
+    """
+    models: dict[str, DeterministicModel] = {}
+
+    def model_of(model_id: str) -> DeterministicModel:
+        return models.setdefault(model_id, DeterministicModel(model_id))
+
+    with substitute_models(model_of):
+        yield model_of
+
+
+try:
+    import pytest
+except ImportError:  # the model is of use without it
+    pass
+else:
+
+    @pytest.fixture
+    def deterministic_models() -> Iterator[Callable[[str], DeterministicModel]]:
+        """Put a `DeterministicModel` in place of every model; gives the model of an id."""
+        with replace_models() as model_of:
+            yield model_of

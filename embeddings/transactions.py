@@ -1,0 +1,84 @@
+"""Transactions of this library's own: short, and on SQLite begun for writing at once."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
+
+from .errors import BindingError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection, Engine
+
+
+@contextmanager
+def owned_transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
+    """Yield a connection in a transaction of its own; commit at the end, roll back on an error.
+
+    On SQLite a transaction for writing takes the write lock at once (BEGIN IMMEDIATE): one that
+    reads first and then wants to write is refused while another writer is at work, however long
+    it would have waited. One for reading sees a single snapshot.
+
+    Raises:
+        BindingError: The engine has one connection only, and somebody's transaction is open on it.
+    """
+    _refuse_a_shared_transaction(engine)
+    with engine.connect() as connection:
+        transaction = connection.begin()
+        try:
+            begin_sqlite(connection, write=write, fresh=True)
+            yield connection
+            transaction.commit()
+        except BaseException:
+            transaction.rollback()
+            # A COMMIT that failed leaves the driver inside the transaction, and SQLAlchemy
+            # believes that it has ended: the connection's next user would make it durable.
+            driver = _driver_connection(connection)
+            if getattr(driver, "in_transaction", False):
+                driver.rollback()
+            raise
+
+
+def begin_sqlite(connection: Connection, *, write: bool, fresh: bool = False) -> None:
+    """Begin a real transaction on SQLite, where Python's driver puts it off to the first change.
+
+    Without it a change of the schema is committed at once, statement by statement. Elsewhere, and
+    where one is open already, nothing happens.
+
+    Args:
+        connection: In a transaction as SQLAlchemy sees it, which commits or rolls back this one.
+        write: Take the write lock at once.
+        fresh: Nothing was done in the transaction yet, so that it may be begun anew for writing.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    if _driver_connection(connection).in_transaction:
+        if not (write and fresh):
+            return
+        connection.exec_driver_sql("COMMIT")  # empty: a host's engine begins by an event
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+
+def _driver_connection(connection: Connection) -> Any:
+    return connection.connection.driver_connection
+
+
+def _refuse_a_shared_transaction(engine: Engine) -> None:
+    # Only looked at: checking the connection out, and so in again, would roll it back.
+    pool = engine.pool
+    if isinstance(pool, StaticPool):
+        driver = pool.connection.driver_connection
+    elif isinstance(pool, SingletonThreadPool):
+        held = getattr(pool._conn, "current", lambda: None)()
+        driver = held.driver_connection if held else None
+    else:
+        return
+    if getattr(driver, "in_transaction", False):
+        raise BindingError(
+            "This engine has one connection, and a transaction is open on it: committing here "
+            "would commit that too. Pass the session or the connection that holds the transaction"
+        )

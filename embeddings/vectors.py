@@ -1,0 +1,191 @@
+"""Vectors: bytes and float32, cosine similarity, the best k. NumPy and nothing else."""
+
+from __future__ import annotations
+
+import array
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import InvalidVectorError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Float32: TypeAlias = npt.NDArray[np.float32]
+Float64: TypeAlias = npt.NDArray[np.float64]
+VectorLike: TypeAlias = "Iterable[float] | npt.NDArray[Any]"
+
+_WIRE = np.dtype("<f4")
+ITEM_BYTES = _WIRE.itemsize
+
+
+def as_vector(values: VectorLike, *, label: str = "vector") -> Float32:
+    """Return the values as a finite float32 array of shape (dimensions,).
+
+    Args:
+        values: A NumPy array, a list or any iterable of numbers.
+        label: What the vector is called in an error.
+
+    Raises:
+        InvalidVectorError: It is empty, not one-dimensional, holds something that is not a
+            number, or a value that float32 cannot hold (NaN, infinity, overflow).
+    """
+    return _narrow(_wide(values, label), label)
+
+
+def as_query(values: VectorLike) -> Float64:
+    """Return the values as a float64 array of shape (dimensions,) and length 1, or all zeros.
+
+    Raises:
+        InvalidVectorError: As `as_vector`, except that float64's range is allowed.
+    """
+    vector = _wide(values, "query vector").astype(np.float64)
+    if not np.isfinite(vector).all():
+        raise InvalidVectorError("query vector: holds NaN or infinity")
+    largest = np.abs(vector).max()
+    if largest == 0.0:
+        return vector
+    vector /= largest  # so that neither tiny nor huge values leave the range when squared
+    return np.asarray(vector / np.sqrt(vector @ vector))
+
+
+def _wide(values: VectorLike, label: str) -> npt.NDArray[Any]:
+    if isinstance(values, np.ndarray):
+        numbers: npt.NDArray[Any] = values
+        if numbers.dtype.kind not in "fiu":
+            raise InvalidVectorError(f"{label}: an array of {numbers.dtype} holds no numbers")
+    elif isinstance(values, str | bytes | bytearray):
+        raise InvalidVectorError(f"{label}: expected numbers, got {type(values).__name__}")
+    else:
+        try:
+            # array.array refuses strings and None, which NumPy would convert, and is faster.
+            numbers = np.frombuffer(array.array("d", values), np.float64)
+        except (TypeError, OverflowError) as error:
+            raise InvalidVectorError(f"{label}: expected numbers: {error}") from None
+    if numbers.ndim != 1:
+        raise InvalidVectorError(f"{label}: expected one dimension, got shape {numbers.shape}")
+    if not numbers.size:
+        raise InvalidVectorError(f"{label}: is empty")
+    return numbers
+
+
+def _narrow(numbers: npt.NDArray[Any], label: str) -> Float32:
+    with np.errstate(over="ignore"):
+        vector = numbers.astype(np.float32, copy=False)
+    if not np.isfinite(vector).all():
+        position = int(np.flatnonzero(~np.isfinite(vector))[0])
+        raise InvalidVectorError(
+            f"{label}: value {float(numbers[position])!r} at position {position} "
+            "is not a finite float32"
+        )
+    return vector
+
+
+def encode(values: VectorLike) -> bytes:
+    """Return the vector as stored: little-endian float32, four bytes a value.
+
+    Source: the byte format of `llm`, `struct.pack("<" + "f" * n, *values)`.
+
+    >>> encode([1.0, -2.0]).hex()
+    '0000803f000000c0'
+
+    Raises:
+        InvalidVectorError: As `as_vector`.
+    """
+    return as_vector(values).astype(_WIRE, copy=False).tobytes()
+
+
+def decode(data: bytes) -> tuple[float, ...]:
+    """Return the values of a stored vector as a tuple of Python floats.
+
+    >>> decode(encode([1.0, -2.0]))
+    (1.0, -2.0)
+
+    Raises:
+        InvalidVectorError: The length is not a positive multiple of four.
+    """
+    return tuple(decode_array(data).tolist())
+
+
+def decode_array(data: bytes) -> Float32:
+    """Return the values of a stored vector as a read-only float32 array.
+
+    Raises:
+        InvalidVectorError: The length is not a positive multiple of four.
+    """
+    if not isinstance(data, bytes) or not data or len(data) % ITEM_BYTES:
+        size = f"{len(data)} bytes" if isinstance(data, bytes) else type(data).__name__
+        raise InvalidVectorError(
+            f"a stored vector is corrupt: {size}, not a positive multiple of {ITEM_BYTES} bytes"
+        )
+    return np.frombuffer(data, _WIRE).astype(np.float32, copy=False)
+
+
+def cosine_similarity(a: VectorLike, b: VectorLike) -> float:
+    """Return the cosine of the angle between two vectors, -1 to 1; 0.0 if either is all zeros.
+
+    >>> cosine_similarity([1, 0], [2, 0])
+    1.0
+
+    Raises:
+        InvalidVectorError: As `as_vector`, or the lengths differ.
+    """
+    left, right = as_query(a), as_query(b)
+    if left.size != right.size:
+        raise InvalidVectorError(f"vectors of {left.size} and {right.size} dimensions")
+    return float(cosine_scores(left[np.newaxis], right)[0])
+
+
+def cosine_scores(matrix: npt.NDArray[Any], query: Float64) -> Float64:
+    """Return the cosine similarity of every row to the query, float64, -1 to 1.
+
+    A row of zeros scores 0.0. A row that holds NaN or infinity scores NaN.
+    Equal rows score equally wherever they stand: einsum adds up each row in the same order,
+    which a matrix product does not promise.
+
+    Args:
+        matrix: Shape (rows, dimensions), float32 or float64.
+        query: Shape (dimensions,), from `as_query`.
+    """
+    rows = np.ascontiguousarray(matrix, dtype=np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
+        scores = np.einsum("ij,j->i", rows, query) / norms
+    scores[norms == 0.0] = 0.0
+    clipped: Float64 = np.clip(scores, -1.0, 1.0)
+    return clipped
+
+
+class TopK:
+    """The best k of a stream of scored ids: highest score first, ties by id. Memory: O(k).
+
+    Args:
+        k: How many.
+        min_score: Leave out what scores less.
+    """
+
+    def __init__(self, k: int, min_score: float | None = None) -> None:
+        self._k = k
+        self._best: list[tuple[float, str]] = []  # (-score, id), at most 2 k of them or so
+        self._floor = -np.inf if min_score is None else min_score
+
+    def add(self, ids: Sequence[str], scores: Float64) -> None:
+        """Take in more ids with their scores; a score of NaN is never among the best."""
+        self._best += [
+            (-float(scores[i]), ids[i]) for i in np.flatnonzero(scores >= self._floor).tolist()
+        ]
+        if len(self._best) > 2 * self._k + 64:
+            self._cut()
+
+    def _cut(self) -> None:
+        self._best.sort()
+        del self._best[self._k :]
+        if self._k and len(self._best) == self._k:
+            self._floor = -self._best[-1][0]
+
+    def result(self) -> list[tuple[str, float]]:
+        """Return (id, score) of the best k, in order."""
+        self._cut()
+        return [(id, -negative) for negative, id in self._best]

@@ -1,0 +1,49 @@
+"""Alembic's environment: on a connection handed over by `embeddings.migrate`, or from a shell.
+
+From a shell, the database's URL is in EMBEDDINGS_DATABASE_URL.
+"""
+
+import os
+
+from alembic import context
+from sqlalchemy import Connection, create_engine, make_url
+
+from embeddings.records import Base
+from embeddings.schema import VERSION_TABLE, include_object
+from embeddings.transactions import owned_transaction
+
+URL_VARIABLE = "EMBEDDINGS_DATABASE_URL"
+
+
+def run(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        include_object=include_object,
+        version_table=VERSION_TABLE,
+        transactional_ddl=True,
+        render_as_batch=True,
+    )
+    context.run_migrations()
+
+
+def url() -> str:
+    if value := os.environ.get(URL_VARIABLE):
+        return value
+    raise SystemExit(f"Set {URL_VARIABLE} to the database's URL, such as sqlite:///app.db")
+
+
+if context.is_offline_mode():
+    context.configure(
+        dialect_name=make_url(url()).get_backend_name(),
+        literal_binds=True,
+        version_table=VERSION_TABLE,
+    )
+    context.run_migrations()
+elif handed_over := context.config.attributes.get("connection"):
+    run(handed_over)
+else:
+    engine = create_engine(url(), hide_parameters=True)
+    with owned_transaction(engine, write=True) as connection:
+        run(connection)
+    engine.dispose()

@@ -1,0 +1,108 @@
+"""The documented schema; tables that `llm` made, of any age, are brought up to it.
+
+No table is ever rebuilt: one that is recreated loses its triggers, and under a cascade its rows.
+"""
+
+import hashlib
+
+import sqlalchemy as sa
+from alembic import context, op
+
+from embeddings.errors import SchemaError
+from embeddings.schema import check_adoptable
+
+revision = "emb_0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    if op.get_context().as_sql:
+        create()
+        return
+    connection = op.get_bind()
+    check_adoptable(connection)
+    if sa.inspect(connection).has_table("collections"):
+        adopt(connection)
+    else:
+        create()
+
+
+def create() -> None:
+    op.create_table(
+        "collections",
+        sa.Column("id", sa.Integer, primary_key=True, nullable=True),
+        sa.Column("name", sa.Text),
+        sa.Column("model", sa.Text),
+    )
+    op.create_index("idx_collections_name", "collections", ["name"], unique=True)
+    op.create_table(
+        "embeddings",
+        sa.Column(
+            "collection_id",
+            sa.Integer,
+            sa.ForeignKey("collections.id"),
+            primary_key=True,
+            nullable=True,
+        ),
+        sa.Column("id", sa.Text, primary_key=True, nullable=True),
+        sa.Column("embedding", sa.LargeBinary),
+        sa.Column("content", sa.Text),
+        sa.Column("content_blob", sa.LargeBinary),
+        sa.Column("content_hash", sa.LargeBinary),
+        sa.Column("metadata", sa.Text),
+        sa.Column("updated", sa.Integer),
+    )
+    op.create_index("idx_embeddings_content_hash", "embeddings", ["content_hash"])
+
+
+def adopt(connection: sa.Connection) -> None:
+    inspector = sa.inspect(connection)
+    present = {column["name"] for column in inspector.get_columns("embeddings")}
+    for column in (
+        sa.Column("content_blob", sa.LargeBinary),
+        sa.Column("content_hash", sa.LargeBinary),
+        sa.Column("updated", sa.Integer),
+    ):
+        if column.name not in present:
+            op.add_column("embeddings", column)
+    for table, column_name, unique in (
+        ("collections", "name", True),
+        ("embeddings", "content_hash", False),
+    ):
+        indexed = [index["column_names"] for index in inspector.get_indexes(table)]
+        if [column_name] not in indexed:
+            op.create_index(f"idx_{table}_{column_name}", table, [column_name], unique=unique)
+    if "content_hash" not in present:
+        hash_stored_contents(connection)
+
+
+def hash_stored_contents(connection: sa.Connection) -> None:
+    rows = connection.execute(
+        sa.text("SELECT rowid, content FROM embeddings WHERE content IS NOT NULL")
+    )
+    update = sa.text("UPDATE embeddings SET content_hash = :hash WHERE rowid = :rowid")
+    for part in rows.partitions(1000):
+        connection.execute(
+            update,
+            [
+                {
+                    "rowid": rowid,
+                    "hash": hashlib.md5(content.encode(), usedforsecurity=False).digest(),
+                }
+                for rowid, content in part
+            ],
+        )
+
+
+def downgrade() -> None:
+    if not op.get_context().as_sql:
+        count = op.get_bind().execute(sa.text("SELECT count(*) FROM collections")).scalar_one()
+        if count and context.get_x_argument(as_dictionary=True).get("drop") != "yes":
+            raise SchemaError(
+                f"Going back would drop {count} collections with their embeddings. "
+                "Delete them first, or run alembic with -x drop=yes"
+            )
+    op.drop_table("embeddings")
+    op.drop_table("collections")
