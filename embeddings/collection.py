@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from .ingest import Resolution
     from .items import ContentKey
     from .keys import Key
-    from .model import Content
+    from .model import Content, Kind
     from .search.query import Where
     from .target import Found
     from .vectors import Float32
@@ -328,7 +328,7 @@ class Collection(Searchable[K]):
             with self._session(write=True) as session:
                 found = self._find_or_create(session)
                 todo = ingest.Resolution([rows[id] for id in sorted(rows)])
-                ingest.write(session, self._records, found.id, todo)
+                ingest.write(session, self._records, found, todo)
 
     def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
         """Replace the metadata of an item; None removes it. No model is called.
@@ -524,7 +524,8 @@ class Collection(Searchable[K]):
         content = checked_content(value)
         if metadata is not None:
             dump_metadata(metadata)
-        return Item(text, content, self.content_hash(content), metadata, bool(store))
+        kind: Kind = "text" if isinstance(content, str) else "binary"
+        return Item(text, content, (self.content_hash(content), kind), metadata, bool(store))
 
     def _vector_row(self, entry: tuple[Any, ...]) -> dict[str, Any]:
         id, vector, metadata, content = (*unpacked(entry, 2, 4), None, None)[:4]
@@ -567,8 +568,8 @@ class Collection(Searchable[K]):
             if found is None:
                 self._refuse_if_deleted()
             model = self._model_of(found)
-            for item in items:
-                check_content(model, item.content)
+            for example in {item.key[1]: item.content for item in items}.values():
+                check_content(model, example)
             todo = self._resolve(session, found, model, items, vectors, force)
         while not todo.is_empty:
             if todo.missing:
@@ -578,7 +579,7 @@ class Collection(Searchable[K]):
                 found = self._find_or_create(session)
                 todo = self._resolve(session, found, model, items, vectors, force)
                 if not todo.missing:
-                    ingest.write(session, self._records, found.id, todo)
+                    ingest.write(session, self._records, found, todo)
                     return
 
     def _resolve(
@@ -590,9 +591,8 @@ class Collection(Searchable[K]):
         vectors: dict[ContentKey, Float32],
         force: bool,
     ) -> Resolution:
-        collection_id = None if found is None else found.id
         return ingest.resolve(
-            session, self._records, collection_id, items, vectors, kinds(model), force=force
+            session, self._records, found, items, vectors, kinds(model), force=force
         )
 
 

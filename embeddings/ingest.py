@@ -6,6 +6,7 @@ lock, just before `write`, because another writer may have been there while the 
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,15 +17,17 @@ from sqlalchemy.orm import attributes
 from .errors import InvalidVectorError
 from .model import Kind, batches
 from .records import Metadata, Records, dump_metadata, now
-from .sql import run, stored_size, vector_size
-from .vectors import ITEM_BYTES, Float32
+from .sql import as_members, is_one_of, is_one_of_parameter, run, vector_size
+from .vectors import ITEM_BYTES, Float32, to_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sqlalchemy import Connection, Dialect
     from sqlalchemy.orm import Session
 
     from .items import ContentKey, Item
+    from .target import Found
 
 IN_LIMIT = 500  # values in one IN, far below what any database takes
 
@@ -62,7 +65,7 @@ class Resolution:
 def resolve(
     session: Session,
     records: Records,
-    collection_id: int | None,
+    found: Found | None,
     items: Sequence[Item],
     vectors: Mapping[ContentKey, Float32],
     kinds: Sequence[Kind],
@@ -74,14 +77,13 @@ def resolve(
     Args:
         session: In the transaction whose rows count.
         records: The mapped classes.
-        collection_id: None if the collection does not exist yet.
+        found: The collection; None if it does not exist yet.
         items: From `fold`.
         vectors: What the model made of these items by now.
         kinds: What the model takes: tells what a row that does not hold its content was made of.
         force: Leave no vector in place, and reuse none that is stored.
     """
-    size = None if collection_id is None else stored_size(session, records, collection_id)
-    stored = _stored_rows(session, records, collection_id, size, kinds, items)
+    stored = _stored_rows(session, records, found, kinds, items)
     # The rows that stay, and among them those whose vector stays too.
     same = {item.id for item in items if _is_same(item, stored.get(item.id))}
     settled = {
@@ -95,7 +97,7 @@ def resolve(
     at_hand = dict(vectors)
     if not force:
         wanted = {item.key for item in items if item.id not in settled} - at_hand.keys()
-        at_hand |= _stored_vectors(session, records, collection_id, size, kinds, wanted)
+        at_hand |= _stored_vectors(session, records, found, kinds, wanted)
 
     resolution = Resolution()
     missing: dict[ContentKey, Item] = {}
@@ -115,7 +117,7 @@ def _is_same(item: Item, row: StoredRow | None) -> bool:
     return (
         row is not None
         and not item.anew
-        and row.content_hash == item.content_hash
+        and row.content_hash == item.key[0]
         and row.kind in {None, item.key[1]}
     )
 
@@ -128,7 +130,7 @@ def _row(item: Item, vector: Float32 | None) -> dict[str, Any]:
         "embedding": vector,
         "content": text,
         "content_blob": blob,
-        "content_hash": item.content_hash,
+        "content_hash": item.key[0],
         "metadata": item.metadata,
     }
 
@@ -152,35 +154,37 @@ def _changes(item: Item, row: StoredRow, vector: Float32 | None) -> list[dict[st
 def _stored_rows(
     session: Session,
     records: Records,
-    collection_id: int | None,
-    size: int | None,
+    found: Found | None,
     kinds: Sequence[Kind],
     items: Sequence[Item],
 ) -> dict[str, StoredRow]:
-    if collection_id is None:
+    if found is None:
         return {}
+    ids = as_members(item.id for item in items)
+    rows = run(session, records, _rows_of_ids(records), {"of": found.id, "ids": ids})
+    return {
+        id: StoredRow(
+            content_hash,
+            _kind(is_text, is_binary, kinds),
+            is_text or is_binary,
+            metadata,
+            found.size is not None and size == found.size,
+        )
+        for id, content_hash, is_text, is_binary, metadata, size in rows
+    }
+
+
+@functools.cache
+def _rows_of_ids(records: Records) -> Executable:
     columns = records.embeddings.c
-    query = select(
+    return select(
         columns.id,
         columns.content_hash,
         columns.content.is_not(None),
         columns.content_blob.is_not(None),
         columns.metadata,
         vector_size(records),
-    ).where(columns.collection_id == collection_id)
-    found = {}
-    for part in batches((item.id for item in items), IN_LIMIT):
-        for id, content_hash, is_text, is_binary, metadata, row_size in run(
-            session, records, query.where(columns.id.in_(part))
-        ):
-            found[id] = StoredRow(
-                content_hash,
-                _kind(is_text, is_binary, kinds),
-                is_text or is_binary,
-                metadata,
-                size is not None and row_size == size,
-            )
-    return found
+    ).where(columns.collection_id == bindparam("of"), is_one_of_parameter(columns.id, "ids"))
 
 
 def _kind(is_text: bool, is_binary: bool, kinds: Sequence[Kind]) -> Kind | None:
@@ -192,38 +196,52 @@ def _kind(is_text: bool, is_binary: bool, kinds: Sequence[Kind]) -> Kind | None:
 def _stored_vectors(
     session: Session,
     records: Records,
-    collection_id: int | None,
-    size: int | None,
+    found: Found | None,
     kinds: Sequence[Kind],
     wanted: set[ContentKey],
 ) -> dict[ContentKey, Float32]:
     """Return the vectors that some row of the collection already has for these contents."""
-    if collection_id is None or size is None or not wanted:
+    if found is None or found.size is None or not wanted:
         return {}
-    columns = records.embeddings.c
-    flags = (columns.content.is_not(None), columns.content_blob.is_not(None))
-    examples = (
-        select(columns.content_hash, *flags, func.min(columns.id))
-        .where(columns.collection_id == collection_id, vector_size(records) == size)
-        .group_by(columns.content_hash, *flags)
-    )
-    ids: dict[str, ContentKey] = {}
-    hashes = sorted({content_hash for content_hash, _ in wanted})
-    for some in batches(hashes, IN_LIMIT):
-        statement = examples.where(columns.content_hash.in_(some))
-        for content_hash, is_text, is_binary, id in run(session, records, statement):
+    keys: dict[str, ContentKey] = {}
+    for hashes in batches(sorted({content_hash for content_hash, _ in wanted}), IN_LIMIT):
+        rows = run(
+            session,
+            records,
+            _examples(records),
+            {"of": found.id, "size": found.size, "hashes": hashes},
+        )
+        for content_hash, is_text, is_binary, id in rows:
             kind = _kind(is_text, is_binary, kinds)
             if kind is not None and (content_hash, kind) in wanted:
-                ids[id] = (content_hash, kind)
-    vectors = {}
-    query = select(columns.id, columns.embedding).where(columns.collection_id == collection_id)
-    for part in batches(ids, IN_LIMIT):
-        for id, vector in run(session, records, query.where(columns.id.in_(part))):
-            vectors[ids[id]] = vector
-    return vectors
+                keys[id] = (content_hash, kind)
+    if not keys:
+        return {}
+    columns = records.embeddings.c
+    vectors = select(columns.id, columns.embedding).where(
+        columns.collection_id == found.id, is_one_of(columns.id, keys)
+    )
+    return {keys[id]: vector for id, vector in run(session, records, vectors)}
 
 
-def write(session: Session, records: Records, collection_id: int, resolution: Resolution) -> None:
+@functools.cache
+def _examples(records: Records) -> Executable:
+    """Return the SELECT of one row for each content, by the hashes of contents."""
+    columns = records.embeddings.c
+    flags = (columns.content.is_not(None), columns.content_blob.is_not(None))
+    return (
+        select(columns.content_hash, *flags, func.min(columns.id))
+        .where(
+            # "+ 0" keeps the planner from reading the whole collection instead of its hashes.
+            columns.collection_id + 0 == bindparam("of"),
+            vector_size(records) == bindparam("size"),
+            columns.content_hash.in_(bindparam("hashes", expanding=True)),
+        )
+        .group_by(columns.content_hash, *flags)
+    )
+
+
+def write(session: Session, records: Records, found: Found, resolution: Resolution) -> None:
     """Write the rows and changes, in the order of their ids, within the session's transaction.
 
     Records of these rows that the session has loaded are brought up to date.
@@ -232,37 +250,27 @@ def write(session: Session, records: Records, collection_id: int, resolution: Re
         InvalidVectorError: A vector is of another length than those of the collection.
     """
     everything = resolution.rows + resolution.changes
-    _check_sizes(session, records, collection_id, everything)
-    common = {"in_collection": collection_id, "now": now()}
+    _check_dimensions(found, everything)
+    connection = session.connection({"mapper": records.embedding.__mapper__})
     if resolution.rows:
-        connection = session.connection({"mapper": records.embedding.__mapper__})
-        connection.execute(
-            _upsert(records),
-            [
-                {**row, "collection_id": collection_id, "updated": common["now"]}
-                for row in resolution.rows
-            ],
-        )
+        _upsert(connection, records, found.id, resolution.rows)
     if resolution.changes:
-        connection = session.connection({"mapper": records.embedding.__mapper__})
+        common = {"in_collection_id": found.id, "new_updated": now()}
         connection.execute(
             _update(records),
             [
-                {**common, **{f"new_{name}": value for name, value in change.items()}}
+                common | {f"new_{name}": value for name, value in change.items()}
                 for change in resolution.changes
             ],
         )
-    _refresh(session, records, collection_id, [row["id"] for row in everything])
+    _refresh(session, records, found.id, [row["id"] for row in everything])
 
 
-def _check_sizes(
-    session: Session, records: Records, collection_id: int, rows: Sequence[dict[str, Any]]
-) -> None:
+def _check_dimensions(found: Found, rows: Sequence[dict[str, Any]]) -> None:
     lengths = {row["embedding"].size for row in rows if row["embedding"] is not None}
     if not lengths:
         return
-    size = stored_size(session, records, collection_id)
-    expected = min(lengths) if size is None else size // ITEM_BYTES
+    expected = min(lengths) if found.size is None else found.size // ITEM_BYTES
     if unexpected := lengths - {expected}:
         raise InvalidVectorError(
             f"vectors of {min(unexpected)} dimensions do not fit in a collection whose "
@@ -270,33 +278,70 @@ def _check_sizes(
         )
 
 
-def _upsert(records: Records) -> Executable:
+def _upsert(
+    connection: Connection, records: Records, collection_id: int, rows: Sequence[dict[str, Any]]
+) -> None:
+    """Write the rows as the driver takes them.
+
+    SQLAlchemy's own processing of parameters, a row at a time, costs as much as the insert.
+    """
+    schema_map = connection.get_execution_options().get("schema_translate_map") or {}
+    sql = _upsert_sql(records, connection.dialect, tuple(schema_map.items()))
+    updated = now()
+    connection.exec_driver_sql(
+        sql,
+        [
+            (
+                collection_id,
+                row["id"],
+                to_bytes(row["embedding"]),
+                row["content"],
+                row["content_blob"],
+                row["content_hash"],
+                None if row["metadata"] is None else dump_metadata(row["metadata"]),
+                updated,
+            )
+            for row in rows
+        ],
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _upsert_sql(
+    records: Records, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
+) -> str:
+    """Return the statement, its parameters in the order of the table's columns."""
     table = records.embeddings
     statement = sqlite.insert(table)
-    values = {
-        column.name: statement.excluded[column.name] for column in table.c if not column.primary_key
-    }
-    return statement.on_conflict_do_update(index_elements=table.primary_key, set_=values)
+    upsert = statement.on_conflict_do_update(
+        index_elements=table.primary_key,
+        set_={
+            column.name: statement.excluded[column.name]
+            for column in table.c
+            if not column.primary_key
+        },
+    )
+    mapped = {"schema_translate_map": dict(schema_map), "render_schema_translate": True}
+    options: dict[str, Any] = mapped if schema_map else {}
+    return str(upsert.compile(dialect=dialect, **options))
 
 
+@functools.cache
 def _update(records: Records) -> Executable:
     columns = records.embeddings.c
+    changing = (columns.embedding, columns.content, columns.content_blob, columns.metadata)
     return (
         update(records.embeddings)
         .where(
-            columns.collection_id == bindparam("in_collection"), columns.id == bindparam("new_id")
+            columns.collection_id == bindparam("in_collection_id"),
+            columns.id == bindparam("new_id"),
         )
         .values(
             {
                 column: func.coalesce(bindparam(f"new_{column.name}", type_=column.type), column)
-                for column in (
-                    columns.embedding,
-                    columns.content,
-                    columns.content_blob,
-                    columns.metadata,
-                )
+                for column in changing
             }
-            | {columns.updated: bindparam("now")}
+            | {columns.updated: bindparam("new_updated")}
         )
     )
 
@@ -312,13 +357,15 @@ def _refresh(session: Session, records: Records, collection_id: int, ids: Sequen
     ]
     if not loaded:
         return
-    for part in batches((record.id for record in loaded), IN_LIMIT):
-        statement = (
-            select(entity)
-            .where(entity.collection_id == collection_id, entity.id.in_(part))
-            .execution_options(populate_existing=True)
+    statement = (
+        select(entity)
+        .where(
+            entity.collection_id == collection_id,
+            is_one_of(records.embeddings.c.id, [record.id for record in loaded]),
         )
-        run(session, records, statement).all()
+        .execution_options(populate_existing=True)
+    )
+    run(session, records, statement).all()
     # The unit of work has to know of the change, or the records keep it when a savepoint goes.
     for record in loaded:
         attributes.flag_modified(record, "updated")

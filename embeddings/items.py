@@ -39,16 +39,12 @@ class Item:
 
     id: str
     content: Content
-    content_hash: bytes
+    key: ContentKey
+    """What the item's vector is looked up by."""
     metadata: Metadata | None = None
     store: bool = False
     anew: bool = False
     """An earlier item of the same batch already replaced the row, as a whole."""
-
-    @property
-    def key(self) -> ContentKey:
-        """What the item's vector is looked up by."""
-        return self.content_hash, "text" if isinstance(self.content, str) else "binary"
 
 
 def fold(items: Iterable[Item]) -> list[Item]:
@@ -73,7 +69,7 @@ def checked_name(name: object) -> str:
     """Return the name of a collection, or raise InvalidItemError."""
     if not isinstance(name, str) or not name:
         raise InvalidItemError(f"The name of a collection must be a string and not empty: {name!r}")
-    check_text(name, f"The name {name[:80]!r}")
+    check_text(name, "The name", name)
     return name
 
 

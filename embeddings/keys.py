@@ -40,7 +40,9 @@ class Keys(Generic[K]):
         Raises:
             InvalidItemError: The key is of another type, empty, over-long, or cannot be stored.
         """
-        if isinstance(key, bool) or not isinstance(key, self._accepted):
+        # The documented API takes integers, too, and stores their decimals.
+        accepted = (str, int) if self.python_type is str else self.python_type
+        if isinstance(key, bool) or not isinstance(key, accepted):
             raise InvalidItemError(
                 f"The ids of this collection are {self.python_type.__name__}, and {key!r} is "
                 f"{type(key).__name__}. Collection(..., key=) sets the type"
@@ -48,17 +50,12 @@ class Keys(Generic[K]):
         text = key.hex if isinstance(key, uuid.UUID) else str(key)
         if not text:
             raise InvalidItemError("An id must not be empty")
-        check_text(text, f"The id {text[:80]!r}")
-        if len(text.encode()) > MAX_ID_BYTES:
+        check_text(text, "The id", text)
+        if len(text) > MAX_ID_BYTES // 4 and len(text.encode()) > MAX_ID_BYTES:
             raise InvalidItemError(
                 f"The id {text[:80]!r}... is over {MAX_ID_BYTES} bytes long in UTF-8"
             )
         return text
-
-    @property
-    def _accepted(self) -> tuple[type, ...]:
-        # The documented API takes integers and stores their decimals.
-        return (str, int) if self.python_type is str else (self.python_type,)
 
     def from_text(self, id: str) -> K:
         """Return the key of a stored id.

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from .errors import InvalidItemError, ModelError
-from .vectors import Float32, VectorLike, as_vector
+from .vectors import Float32, VectorLike, as_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -159,10 +159,7 @@ def embed_checked(model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
         raise ModelError(
             f"Model {model.model_id!r} returned {len(returned)} vectors for {len(items)} items"
         )
-    vectors = [
-        as_vector(vector, label=f"vector {number} of model {model.model_id!r}")
-        for number, vector in enumerate(returned)
-    ]
+    vectors = as_vectors(returned, label=f"of model {model.model_id!r}")
     lengths = sorted({vector.size for vector in vectors})
     if len(lengths) > 1:
         raise ModelError(

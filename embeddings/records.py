@@ -83,19 +83,27 @@ def load_metadata(text: str) -> Metadata:
     return loaded
 
 
-def check_text(text: str, what: str) -> None:
+def check_text(text: str, what: str, shown: str = "") -> None:
     """Do nothing if every database can store the text.
+
+    Args:
+        text: The text.
+        what: What an error calls it.
+        shown: What an error shows of it.
 
     Raises:
         InvalidItemError: It holds NUL or a lone surrogate.
     """
+    if "\0" not in text and text.isascii():
+        return
+    name = f"{what} {shown[:80]!r}" if shown else what
     if "\0" in text:
-        raise InvalidItemError(f"{what} contains a NUL character, which databases cannot store")
+        raise InvalidItemError(f"{name} contains a NUL character, which databases cannot store")
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidItemError(
-            f"{what} contains a lone surrogate at position {error.start}, which is not text"
+            f"{name} contains a lone surrogate at position {error.start}, which is not text"
         ) from None
 
 

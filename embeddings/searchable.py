@@ -11,7 +11,7 @@ from .keys import K
 from .model import check_content, embed_checked
 from .search import STRATEGIES
 from .search.query import Among, Entry, Where, as_matches, check_query
-from .sql import run, stored_size
+from .sql import run
 from .target import Target
 from .vectors import as_query
 
@@ -168,7 +168,7 @@ class Searchable(Target[K]):
         content = checked_content(value)
         with self._session() as session:
             found = self._find(session)
-            if found is None or not stored_size(session, self._records, found.id):
+            if found is None or found.size is None:
                 return []
             model = self._model_of(found)
         check_content(model, content)
@@ -197,4 +197,4 @@ class Searchable(Target[K]):
         self, session: Session, found: Found, vector: Float64, query: Query
     ) -> list[ScoredRow]:
         strategy = STRATEGIES[self._dialect(session)]
-        return strategy(session, self._records, found.id, vector, query)
+        return strategy(session, self._records, found, vector, query)

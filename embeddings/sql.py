@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import (
     ColumnElement,
     Executable,
+    Select,
     Text,
     and_,
+    bindparam,
     exists,
     func,
     literal,
@@ -24,7 +26,9 @@ from .records import Records, check_text
 from .vectors import ITEM_BYTES
 
 if TYPE_CHECKING:
-    from sqlalchemy import Result
+    from collections.abc import Iterable
+
+    from sqlalchemy import Result, ScalarSelect
     from sqlalchemy.orm import Session
 
 SUPPORTED = ("sqlite",)
@@ -39,9 +43,12 @@ def run(
     )
 
 
-def changed(session: Session, records: Records, statement: Executable) -> int:
+def changed(
+    session: Session, records: Records, statement: Executable, parameters: Any = None
+) -> int:
     """Execute an UPDATE or a DELETE and return the number of rows."""
-    return int(run(session, records, statement).rowcount)  # type: ignore[attr-defined]
+    result = run(session, records, statement, parameters)
+    return int(result.rowcount)  # type: ignore[attr-defined]
 
 
 def vector_size(records: Records) -> ColumnElement[int]:
@@ -49,23 +56,38 @@ def vector_size(records: Records) -> ColumnElement[int]:
     return func.length(type_coerce(records.embeddings.c.embedding, LargeBinary))
 
 
-def stored_size(session: Session, records: Records, collection_id: int) -> int | None:
-    """Return the bytes of a vector in the collection, read from any row; None if there is none."""
-    table = records.embeddings
+def stored_size(records: Records) -> ScalarSelect[int | None]:
+    """Return the SQL of the bytes of any vector in the collection that the outer query is about."""
     size = vector_size(records)
-    return run(
-        session,
-        records,
+    return (
         select(size)
-        .where(table.c.collection_id == collection_id, size > 0, size % ITEM_BYTES == 0)
-        .limit(1),
-    ).scalar_one_or_none()
+        .where(
+            records.embeddings.c.collection_id == records.collections.c.id,
+            size > 0,
+            size % ITEM_BYTES == 0,
+        )
+        .limit(1)
+        .scalar_subquery()
+    )
 
 
-def is_one_of(id: ColumnElement[str], ids: list[str]) -> ColumnElement[bool]:
+def is_one_of(id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
     """Return the condition that an id is one of any number, which travel as one parameter."""
-    values = func.json_each(json.dumps(ids)).table_valued("value")
-    return id.in_(select(values.c.value))
+    return id.in_(_members(literal(as_members(ids))))
+
+
+def is_one_of_parameter(id: ColumnElement[str], name: str) -> ColumnElement[bool]:
+    """Return the same for a parameter of that name, to be given the value of `as_members`."""
+    return id.in_(_members(bindparam(name, type_=Text)))
+
+
+def as_members(ids: Iterable[str]) -> str:
+    """Return ids as the value of one parameter."""
+    return json.dumps(list(ids))
+
+
+def _members(parameter: ColumnElement[str]) -> Select[tuple[str]]:
+    return select(func.json_each(parameter).table_valued("value").c.value)
 
 
 def starts_with(id: ColumnElement[str], prefix: object) -> ColumnElement[bool]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple
 
-from sqlalchemy import func, literal, select, true, update
+from sqlalchemy import Executable, bindparam, func, literal, select, true, update
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
@@ -13,7 +14,7 @@ from . import errors, registry
 from .errors import BindingError, ModelMismatchError, ModelRequiredError, SchemaError
 from .keys import K
 from .schema import missing_tables
-from .sql import SUPPORTED, changed, run
+from .sql import SUPPORTED, changed, run, stored_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +32,8 @@ class Found(NamedTuple):
 
     id: int
     model_id: str
+    size: int | None
+    """The bytes of a vector, by any row of the collection; None if it has no valid one."""
 
 
 class Target(Generic[K]):
@@ -73,11 +76,8 @@ class Target(Generic[K]):
         return session.get_bind(self._records.embedding.__mapper__).dialect.name
 
     def _row_named(self, session: Session, name: str) -> Found | None:
-        entity = self._records.collection
-        # Of mapped attributes, not of columns: so the session's autoflush comes first.
-        statement = select(entity.id, entity.model).where(entity.name == name)
         try:
-            row = run(session, self._records, statement).first()
+            row = run(session, self._records, _by_name(self._records), {"called": name}).first()
         except (OperationalError, ProgrammingError):
             if missing_tables(session, self._records):
                 raise SchemaError(
@@ -85,7 +85,7 @@ class Target(Generic[K]):
                     "embeddings.migrate(engine)"
                 ) from None
             raise
-        return None if row is None else Found(row.id, row.model)
+        return None if row is None else Found(*row)
 
     def _find(self, session: Session) -> Found | None:
         """Return the collection's row, or None where it may be created.
@@ -116,15 +116,14 @@ class Target(Generic[K]):
 
     def _find_or_create(self, session: Session) -> Found:
         """Return the row, created if need be, and keep other writers out until the end."""
-        found = self._find(session)
-        if found is None:
-            self._refuse_if_deleted()
-            model_id = self._model_id_of(None)
-            _create(session, self._records, self._name, model_id)
-            found = self._existing(session)
-        if not _lock(session, self._records, found.id):
-            raise self._does_not_exist()
-        return found
+        while not self._lock(session):
+            if self._find(session) is None:
+                self._refuse_if_deleted()
+                _create(session, self._records, self._name, self._model_id_of(None))
+        return self._existing(session)
+
+    def _lock(self, session: Session) -> bool:
+        return changed(session, self._records, _touch(self._records), {"called": self._name}) == 1
 
     def _refuse_if_deleted(self) -> None:
         if self._deleted:
@@ -134,19 +133,17 @@ class Target(Generic[K]):
         return self.DoesNotExist(f"Collection {self._name!r} does not exist")
 
     def _model_id_of(self, found: Found | None) -> str:
-        given = self._model.model_id if self._model is not None else None
-        if self._model_id is not None:
-            given = registry.canonical_id(self._model_id)
+        given = self._model_id or (self._model.model_id if self._model is not None else None)
         if found is not None:
-            if given not in {None, found.model_id, registry.canonical_id(found.model_id)}:
-                raise ModelMismatchError(self._name, found.model_id, str(given))
+            if given is not None and given != found.model_id:
+                canonical = registry.canonical_id(given)
+                if canonical not in {found.model_id, registry.canonical_id(found.model_id)}:
+                    raise ModelMismatchError(self._name, found.model_id, canonical)
             return found.model_id
-        default = registry.default_model_name()
-        if given is None and default is not None:
-            given = registry.canonical_id(default)
+        given = given or registry.default_model_name()
         if given is None:
             raise ModelRequiredError
-        return given
+        return registry.canonical_id(given)
 
     def _model_of(self, found: Found | None) -> SupportsEmbedding:
         model_id = self._model_id_of(found)
@@ -168,6 +165,25 @@ class Target(Generic[K]):
         return None if id is None else self._keys.to_text(id)
 
 
+@functools.cache
+def _by_name(records: Records) -> Executable:
+    columns = records.collections.c
+    return select(columns.id, columns.model, stored_size(records)).where(
+        columns.name == bindparam("called")
+    )
+
+
+@functools.cache
+def _touch(records: Records) -> Executable:
+    """Return an UPDATE that changes nothing, and keeps other writers out until the end."""
+    columns = records.collections.c
+    return (
+        update(records.collections)
+        .where(columns.name == bindparam("called"))
+        .values(model=columns.model)
+    )
+
+
 def _create(session: Session, records: Records, name: str, model_id: str) -> None:
     """Insert the collection's row, unless another writer did meanwhile.
 
@@ -186,14 +202,3 @@ def _create(session: Session, records: Records, name: str, model_id: str) -> Non
         .from_select(["id", "name", "model"], row)
         .on_conflict_do_nothing(index_elements=["name"]),
     )
-
-
-def _lock(session: Session, records: Records, collection_id: int) -> bool:
-    """Keep other writers out until the transaction ends; return whether the row was there."""
-    collections = records.collections
-    statement = (
-        update(collections)
-        .where(collections.c.id == collection_id)
-        .values(model=collections.c.model)
-    )
-    return changed(session, records, statement) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -33,6 +34,32 @@ def as_vector(values: VectorLike, *, label: str = "vector") -> Float32:
             number, or a value that float32 cannot hold (NaN, infinity, overflow).
     """
     return _narrow(_wide(values, label), label)
+
+
+def as_vectors(values: Sequence[VectorLike], *, label: str = "") -> list[Float32]:
+    """Return each of the values as `as_vector` does.
+
+    Args:
+        values: Any number of vectors, of any lengths.
+        label: What they are called in an error, after their number.
+
+    Raises:
+        InvalidVectorError: As `as_vector`; the message tells which one it is.
+    """
+    if all(map(_is_plainly_fine, values)):
+        return list(values)  # type: ignore[arg-type]
+    return [as_vector(row, label=f"vector {i} {label}") for i, row in enumerate(values)]
+
+
+def _is_plainly_fine(row: VectorLike) -> bool:
+    """Return whether it is a finite float32 vector; for large values the answer may be no."""
+    return (
+        isinstance(row, np.ndarray)
+        and row.dtype == np.float32
+        and row.ndim == 1
+        and row.size > 0
+        and math.isfinite(row.dot(row))  # NaN and infinity come through a sum of squares
+    )
 
 
 def as_query(values: VectorLike) -> Float64:
@@ -72,8 +99,10 @@ def _wide(values: VectorLike, label: str) -> npt.NDArray[Any]:
 
 
 def _narrow(numbers: npt.NDArray[Any], label: str) -> Float32:
-    with np.errstate(over="ignore"):
-        vector = numbers.astype(np.float32, copy=False)
+    vector = numbers
+    if numbers.dtype != np.float32:
+        with np.errstate(over="ignore"):
+            vector = numbers.astype(np.float32)
     if not np.isfinite(vector).all():
         position = int(np.flatnonzero(~np.isfinite(vector))[0])
         raise InvalidVectorError(
@@ -94,7 +123,12 @@ def encode(values: VectorLike) -> bytes:
     Raises:
         InvalidVectorError: As `as_vector`.
     """
-    return as_vector(values).astype(_WIRE, copy=False).tobytes()
+    return to_bytes(as_vector(values))
+
+
+def to_bytes(vector: Float32) -> bytes:
+    """Return `encode(vector)` for what came from `as_vector`, without looking at it again."""
+    return vector.astype(_WIRE, copy=False).tobytes()
 
 
 def decode(data: bytes) -> tuple[float, ...]:
@@ -158,6 +192,31 @@ def cosine_scores(matrix: npt.NDArray[Any], query: Float64) -> Float64:
     return clipped
 
 
+def contenders(matrix: Float32, query: Float64, floor: float) -> npt.NDArray[np.intp]:
+    """Return the indices of all rows that may score `floor` or more, and of few others.
+
+    A look in float32, which takes a fraction of the time of `cosine_scores`. Every row is among
+    them whose numbers leave the range in which the bound holds, and every one that is not finite.
+
+    Source: the bound on a sum of n rounded products, |error| <= n u / (1 - n u) * sum |products|
+    with u = 2**-24 (Higham, Accuracy and Stability of Numerical Algorithms, section 3.1), taken
+    twice: for the product and for the norm, with room for the roundings around them.
+
+    Args:
+        matrix: Shape (rows, dimensions).
+        query: Shape (dimensions,), from `as_query`.
+        floor: The score to reach.
+    """
+    if floor <= -1.0:
+        return np.arange(len(matrix))
+    margin = 2.0 * (query.size + 16) * 2.0**-24
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        squares = np.einsum("ij,ij->i", matrix, matrix)
+        scores = (matrix @ query.astype(np.float32)) / np.sqrt(squares)
+        is_below = (scores < floor - margin) & (squares > 1e-20) & (squares < 1e30)
+    return np.flatnonzero(~is_below)
+
+
 class TopK:
     """The best k of a stream of scored ids: highest score first, ties by id. Memory: O(k).
 
@@ -169,12 +228,13 @@ class TopK:
     def __init__(self, k: int, min_score: float | None = None) -> None:
         self._k = k
         self._best: list[tuple[float, str]] = []  # (-score, id), at most 2 k of them or so
-        self._floor = -np.inf if min_score is None else min_score
+        self.floor = -np.inf if min_score is None else min_score
+        """The score below which nothing is among the best any more."""
 
     def add(self, ids: Sequence[str], scores: Float64) -> None:
         """Take in more ids with their scores; a score of NaN is never among the best."""
         self._best += [
-            (-float(scores[i]), ids[i]) for i in np.flatnonzero(scores >= self._floor).tolist()
+            (-float(scores[i]), ids[i]) for i in np.flatnonzero(scores >= self.floor).tolist()
         ]
         if len(self._best) > 2 * self._k + 64:
             self._cut()
@@ -183,7 +243,7 @@ class TopK:
         self._best.sort()
         del self._best[self._k :]
         if self._k and len(self._best) == self._k:
-            self._floor = -self._best[-1][0]
+            self.floor = -self._best[-1][0]
 
     def result(self) -> list[tuple[str, float]]:
         """Return (id, score) of the best k, in order."""

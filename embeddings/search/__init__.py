@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ..records import Records
+    from ..target import Found
     from ..vectors import Float64
     from .query import Query, ScoredRow
 
-    Strategy = Callable[[Session, Records, int, Float64, Query], list[ScoredRow]]
+    Strategy = Callable[[Session, Records, Found, Float64, Query], list[ScoredRow]]
 
 STRATEGIES: dict[str, Strategy] = {"sqlite": scan}

@@ -10,8 +10,8 @@ from sqlalchemy import ColumnElement, select, type_coerce
 from sqlalchemy.types import NullType
 
 from ..errors import CorruptVectorWarning, InvalidVectorError
-from ..sql import is_one_of, run, stored_size, vector_size
-from ..vectors import ITEM_BYTES, Float64, TopK, cosine_scores
+from ..sql import is_one_of, run, vector_size
+from ..vectors import ITEM_BYTES, Float64, TopK, contenders, cosine_scores
 from .query import Query, ScoredRow
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ..records import Records
+    from ..target import Found
 
 CHUNK_BYTES = 400_000  # vectors read and scored at a time; more would leave the processor's cache
 NAMED = 5  # corrupt rows that a warning names
@@ -27,14 +28,14 @@ ATTEMPTS = 3
 
 
 def scan(
-    session: Session, records: Records, collection_id: int, vector: Float64, query: Query
+    session: Session, records: Records, found: Found, vector: Float64, query: Query
 ) -> list[ScoredRow]:
     """Return the rows nearest to the vector, best first, ties by id. Reads only.
 
     Args:
         session: What it sees is searched.
         records: The mapped classes.
-        collection_id: Whose rows.
+        found: The collection whose rows they are.
         vector: Shape (dimensions,), from `as_query`.
         query: How many, and under which conditions.
 
@@ -44,39 +45,36 @@ def scan(
     Warns:
         CorruptVectorWarning: Rows whose vector cannot be compared were left out.
     """
-    if not _has_comparable(session, records, collection_id, vector.size) or not query.depth:
+    if not _has_comparable(session, records, found, vector.size) or not query.depth:
         return []
     columns = records.embeddings.c
-    conditions = (columns.collection_id == collection_id, *query.conditions)
+    conditions = (columns.collection_id == found.id, *query.conditions)
     # Outside a real transaction (Python's driver begins none to read) the two statements see two
     # snapshots; so what the second one reads is scored again, and has to agree.
     for attempt in range(ATTEMPTS):
         ranked = _rank(session, records, conditions, vector, query)
-        found = _read(session, records, conditions, vector, [id for id, _ in ranked])
-        agrees = all(id in found and found[id].score == score for id, score in ranked)
+        read = _read(session, records, conditions, vector, [id for id, _ in ranked])
+        agrees = all(id in read and read[id].score == score for id, score in ranked)
         if agrees or attempt == ATTEMPTS - 1:
             break
-    rows = [found[id] for id, _ in ranked if id in found]
+    rows = [read[id] for id, _ in ranked if id in read]
     return sorted(rows, key=lambda row: (-row.score, row.id))
 
 
-def _has_comparable(
-    session: Session, records: Records, collection_id: int, dimensions: int
-) -> bool:
+def _has_comparable(session: Session, records: Records, found: Found, dimensions: int) -> bool:
     """Return whether there is anything to compare with a vector of so many dimensions."""
-    size = stored_size(session, records, collection_id)
-    if size is None or size == dimensions * ITEM_BYTES:
-        return size is not None
+    if found.size is None or found.size == dimensions * ITEM_BYTES:
+        return found.size is not None
     # The one row that was looked at may be the odd one out.
     columns = records.embeddings.c
     of_this_size = select(1).where(
-        columns.collection_id == collection_id,
+        columns.collection_id == found.id,
         vector_size(records) == dimensions * ITEM_BYTES,
     )
     if run(session, records, of_this_size.limit(1)).first() is None:
         raise InvalidVectorError(
             f"the query vector has {dimensions} dimensions, and those of the collection "
-            f"{size // ITEM_BYTES}"
+            f"{found.size // ITEM_BYTES}"
         )
     return True
 
@@ -103,10 +101,15 @@ def _rank(
             if not part:
                 continue
             ids, blobs = zip(*part, strict=True)
-        scores = cosine_scores(np.frombuffer(b"".join(blobs), "<f4").reshape(len(ids), -1), vector)
+        matrix = np.frombuffer(b"".join(blobs), "<f4").reshape(len(ids), -1)
+        near = contenders(matrix, vector, best.floor)
+        if not near.size:
+            continue
+        near_ids = [ids[i] for i in near.tolist()]
+        scores = cosine_scores(matrix[near], vector)
         if np.isnan(scores).any():
-            corrupt += [ids[i] for i in np.flatnonzero(np.isnan(scores))]
-        best.add(ids, scores)
+            corrupt += [near_ids[i] for i in np.flatnonzero(np.isnan(scores)).tolist()]
+        best.add(near_ids, scores)
     if corrupt:
         named = ", ".join(map(repr, sorted(map(str, corrupt))[:NAMED]))
         more = f" and {len(corrupt) - NAMED} more" if len(corrupt) > NAMED else ""
