@@ -5,6 +5,8 @@ In a `conftest.py`:
     pytest_plugins = ["embeddings.testing"]
 
 and then in a test the fixture `deterministic_models`; without pytest, `replace_models()`.
+
+(PYTEST_DONT_REWRITE: so that a conftest may both import from here and name this as a plugin.)
 """
 
 from __future__ import annotations
