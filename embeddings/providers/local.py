@@ -12,12 +12,13 @@ from ..errors import MissingExtraError
 from ..model import Content, EmbeddingModel, SupportsEmbedding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from ..vectors import Float32
 
 CONFIG = "l2_supercat"
 DIMENSIONS = (256, 128, 64)
+GROUP_CHARACTERS = 64_000
 
 
 class WordLlamaModel(EmbeddingModel):
@@ -43,10 +44,29 @@ class WordLlamaModel(EmbeddingModel):
         Raises:
             MissingExtraError: The `wordllama` package is not installed.
         """
-        vectors: Float32 = _load(self.dimensions).embed(list(items), norm=False)
+        model = _load(self.dimensions)
+        vectors: Float32 = np.empty((len(items), self.dimensions), np.float32)
+        for group in _of_like_length(items):
+            texts = [items[position] for position in group]
+            vectors[group] = model.embed(texts, batch_size=len(texts), norm=False)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: Float32 = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
         return unit
+
+
+def _of_like_length(items: Sequence[Content]) -> Iterator[list[int]]:
+    """Yield the positions of all items, in groups small enough for the memory that they take.
+
+    wordllama pads the texts of a group to the longest, and holds a vector for every token.
+    """
+    group: list[int] = []
+    for position in sorted(range(len(items)), key=lambda position: len(items[position])):
+        if group and (len(group) + 1) * len(items[position]) > GROUP_CHARACTERS:
+            yield group
+            group = []
+        group.append(position)
+    if group:
+        yield group
 
 
 @functools.cache

@@ -1,0 +1,53 @@
+# make demo    run the example on the standard library's own docstrings; Q="…" asks a question
+# make test    run the tests
+# make check   what CI runs: lint, types, tests, tests on the oldest supported SQLAlchemy
+# make bench   print ratios against other ways to do the same, measured side by side
+
+PYTHON ?= python3
+VENV := .venv
+OLDEST := .venv-oldest
+BIN := $(VENV)/bin
+
+export Q
+
+.PHONY: demo test test-oldest lint types check bench clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python examples/stdlib.py $(if $(Q),"$$Q")
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+test-oldest: $(OLDEST)/.dev
+	$(OLDEST)/bin/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+check: lint types test test-oldest
+
+bench: $(VENV)/.bench
+	$(BIN)/python benchmarks/sqlite.py
+
+# One environment; each stamp file says what was installed into it.
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+$(OLDEST)/.dev: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--editable '.[dev]' 'SQLAlchemy<2.1'
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(OLDEST) dist build .coverage* .pytest_cache .mypy_cache .ruff_cache .hypothesis
