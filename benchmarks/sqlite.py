@@ -14,15 +14,19 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llm
 import numpy as np
 import sqlite_utils
+from llm.models import EmbeddingModel as LLMEmbeddingModel
 
 import embeddings
+from embeddings.schema import TRIGGERS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 BATCH = 100
 TEXT = "A sentence of about the length that people store, with its number at the end: "
@@ -40,7 +44,7 @@ class FakeModel(embeddings.EmbeddingModel):
         return [self._vectors[item] for item in items]  # type: ignore[index]
 
 
-class FakeLLMModel(llm.EmbeddingModel):
+class FakeLLMModel(LLMEmbeddingModel):
     model_id = "fake"
 
     def __init__(self, vectors: dict[str, Any]) -> None:
@@ -81,10 +85,15 @@ def main() -> None:
     texts = [f"{TEXT}{number}" for number in range(options.rows)]
     entries = [(f"doc-{number}", text) for number, text in enumerate(texts)]
     arrays = FakeModel(dict(zip(texts, matrix, strict=True)))
-    as_lists = dict(zip(texts, matrix.tolist(), strict=True))
-    lists, llm_lists = FakeModel(as_lists), FakeLLMModel(as_lists)
     raw_rows = [
-        (1, id, matrix[number].tobytes(), text, hashlib.md5(text.encode()).digest(), 0)
+        (
+            1,
+            id,
+            matrix[number].tobytes(),
+            text,
+            hashlib.md5(text.encode(), usedforsecurity=False).digest(),
+            0,
+        )
         for number, (id, text) in enumerate(entries)
     ]
 
@@ -100,19 +109,16 @@ def main() -> None:
             with embeddings.Collection("docs", path(), model=model) as docs:
                 return seconds(lambda: docs.embed_multi(entries, store=True, batch_size=BATCH))
 
-        def bulk_llm() -> float:
-            docs = llm.Collection("docs", sqlite_utils.Database(path()), model=llm_lists)
+        def bulk_llm(model: FakeLLMModel) -> float:
+            docs = llm.Collection("docs", sqlite_utils.Database(path()), model=model)
             return seconds(lambda: docs.embed_multi(entries, store=True, batch_size=BATCH))
 
-        def bulk_raw() -> float:
-            connection = sqlite3.connect(path())
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(
-                "CREATE TABLE embeddings (collection_id INTEGER, id TEXT, embedding BLOB, "
-                "content TEXT, content_blob BLOB, content_hash BLOB, metadata TEXT, "
-                "updated INTEGER, PRIMARY KEY (collection_id, id));"
-                "CREATE INDEX by_hash ON embeddings (content_hash)"
-            )
+        def bulk_raw(triggers: bool) -> float:
+            file = path()
+            embeddings.Collection("docs", file, model=arrays).close()
+            connection = sqlite3.connect(file)
+            for name in () if triggers else TRIGGERS:
+                connection.execute(f"DROP TRIGGER embeddings_log_{name}")
 
             def insert() -> None:
                 for start in range(0, len(raw_rows), BATCH):
@@ -131,6 +137,28 @@ def main() -> None:
         print(f"{options.rows} x {options.dimensions}, median of {options.rounds} paired rounds\n")
         print(f"{'':58} {'ratio':>8}")
 
+        def against_raw(name: str, model: FakeModel, target: str) -> None:
+            for tables, triggers in (("the same tables", True), ("them without triggers", False)):
+                ratio(
+                    f"embed_multi of {name} / raw sqlite3 into {tables}",
+                    lambda: bulk(model),
+                    lambda triggers=triggers: bulk_raw(triggers),  # type: ignore[misc]
+                    options.rounds,
+                    target,
+                )
+
+        against_raw("NumPy rows", arrays, "1.5")
+        as_lists = dict(zip(texts, matrix.tolist(), strict=True))
+        lists, llm_lists = FakeModel(as_lists), FakeLLMModel(as_lists)
+        against_raw("lists", lists, "2.5")
+        ratio(
+            "embed_multi of lists / llm",
+            lambda: bulk(lists),
+            lambda: bulk_llm(llm_lists),
+            options.rounds,
+            "-",
+        )
+
         shared = path()
         docs = embeddings.Collection("docs", shared, model=arrays)
         docs.embed_multi(entries, store=True)
@@ -140,33 +168,15 @@ def main() -> None:
             entry.id for entry in peer.similar_by_vector(query)
         ]
         ratio(
-            "similar_by_vector against llm, same file",
+            "similar_by_vector / llm, on the same file",
             lambda: seconds(lambda: docs.similar_by_vector(query)),
             lambda: seconds(lambda: peer.similar_by_vector(query)),
             options.rounds,
             "0.04",
         )
         docs.close()
-        for name, model, target in (
-            ("NumPy rows", arrays, "1.5"),
-            ("lists of floats", lists, "2.5"),
-        ):
-            ratio(
-                f"embed_multi of {name} against raw sqlite3",
-                lambda model=model: bulk(model),  # type: ignore[misc]
-                bulk_raw,
-                options.rounds,
-                target,
-            )
         ratio(
-            "embed_multi of lists against llm",
-            lambda: bulk(lists),
-            bulk_llm,
-            options.rounds,
-            "-",
-        )
-        ratio(
-            "embed_multi of what is there already, against the first time",
+            "embed_multi of what is there already / the first time",
             lambda: embed_again(shared, arrays, entries),
             lambda: bulk(arrays),
             options.rounds,

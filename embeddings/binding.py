@@ -41,6 +41,8 @@ class Binding(Protocol):
 
     eager: bool
     """Whether the database was opened for the collection, which is then created at once."""
+    is_exclusive: bool
+    """Whether a session for writing keeps other writers out from its beginning."""
 
     def session(self, *, write: bool) -> AbstractContextManager[Session]:
         """Return a context with a session in a transaction, which ends with it if it is ours."""
@@ -55,6 +57,7 @@ class HostSession:
     """The caller's session: its transaction, its pending rows, its identity map."""
 
     eager = False
+    is_exclusive = False
 
     def __init__(self, session: Session | scoped_session[Any]) -> None:
         self._session = session
@@ -76,6 +79,7 @@ class HostConnection:
     """The caller's connection and the transaction on it."""
 
     eager = False
+    is_exclusive = False
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -94,6 +98,8 @@ class HostConnection:
 
 class OwnTransactions:
     """An engine: every step is a transaction of ours."""
+
+    is_exclusive = True
 
     def __init__(
         self,
@@ -135,6 +141,7 @@ class SqliteUtils:
     """
 
     eager = True
+    is_exclusive = False
 
     def __init__(self, database: Any) -> None:
         self._driver: sqlite3.Connection = database.conn

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Executable, bindparam, func, select, update
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.orm import attributes
 
 from .errors import InvalidVectorError
 from .model import Kind, batches
 from .records import Metadata, Records, dump_metadata, now
-from .sql import as_members, is_one_of, is_one_of_parameter, run, vector_size
-from .vectors import ITEM_BYTES, Float32, to_bytes
+from .sql import as_members, insert_into, is_one_of, is_one_of_parameter, run, vector_size
+from .vectors import ITEM_BYTES, Float32, as_stored
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -294,7 +293,7 @@ def _upsert(
             (
                 collection_id,
                 row["id"],
-                to_bytes(row["embedding"]),
+                as_stored(row["embedding"]),
                 row["content"],
                 row["content_blob"],
                 row["content_hash"],
@@ -312,7 +311,7 @@ def _upsert_sql(
 ) -> str:
     """Return the statement, its parameters in the order of the table's columns."""
     table = records.embeddings
-    statement = sqlite.insert(table)
+    statement = insert_into(table)
     upsert = statement.on_conflict_do_update(
         index_elements=table.primary_key,
         set_={

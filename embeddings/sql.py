@@ -28,7 +28,8 @@ from .vectors import ITEM_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import Result, ScalarSelect
+    from sqlalchemy import Result, ScalarSelect, Table
+    from sqlalchemy.dialects.sqlite import Insert
     from sqlalchemy.orm import Session
 
 SUPPORTED = ("sqlite",)
@@ -49,6 +50,13 @@ def changed(
     """Execute an UPDATE or a DELETE and return the number of rows."""
     result = run(session, records, statement, parameters)
     return int(result.rowcount)  # type: ignore[attr-defined]
+
+
+def insert_into(table: Table) -> Insert:
+    """Return an INSERT that knows ON CONFLICT."""
+    from sqlalchemy.dialects import sqlite  # here: an application may use another database
+
+    return sqlite.insert(table)
 
 
 def vector_size(records: Records) -> ColumnElement[int]:

@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple
 
 from sqlalchemy import Executable, bindparam, func, literal, select, true, update
-from sqlalchemy.dialects import sqlite
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from . import errors, registry
 from .errors import BindingError, ModelMismatchError, ModelRequiredError, SchemaError
 from .keys import K
 from .schema import missing_tables
-from .sql import SUPPORTED, changed, run, stored_size
+from .sql import SUPPORTED, insert_into, run, stored_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,14 +115,15 @@ class Target(Generic[K]):
 
     def _find_or_create(self, session: Session) -> Found:
         """Return the row, created if need be, and keep other writers out until the end."""
-        while not self._lock(session):
-            if self._find(session) is None:
-                self._refuse_if_deleted()
-                _create(session, self._records, self._name, self._model_id_of(None))
-        return self._existing(session)
-
-    def _lock(self, session: Session) -> bool:
-        return changed(session, self._records, _touch(self._records), {"called": self._name}) == 1
+        if not self._binding.is_exclusive:
+            # Takes the write lock on SQLite, even where there is no such row.
+            run(session, self._records, _touch(self._records), {"called": self._name})
+        found = self._find(session)
+        if found is None:
+            self._refuse_if_deleted()
+            _create(session, self._records, self._name, self._model_id_of(None))
+            found = self._existing(session)
+        return found
 
     def _refuse_if_deleted(self) -> None:
         if self._deleted:
@@ -198,7 +198,7 @@ def _create(session: Session, records: Records, name: str, model_id: str) -> Non
     run(
         session,
         records,
-        sqlite.insert(collections)
+        insert_into(collections)
         .from_select(["id", "name", "model"], row)
         .on_conflict_do_nothing(index_elements=["name"]),
     )

@@ -123,12 +123,12 @@ def encode(values: VectorLike) -> bytes:
     Raises:
         InvalidVectorError: As `as_vector`.
     """
-    return to_bytes(as_vector(values))
+    return as_stored(as_vector(values)).tobytes()
 
 
-def to_bytes(vector: Float32) -> bytes:
-    """Return `encode(vector)` for what came from `as_vector`, without looking at it again."""
-    return vector.astype(_WIRE, copy=False).tobytes()
+def as_stored(vector: Float32) -> Float32:
+    """Return an array whose memory is `encode(vector)`, for a driver that takes any buffer."""
+    return np.ascontiguousarray(vector, _WIRE)
 
 
 def decode(data: bytes) -> tuple[float, ...]:
