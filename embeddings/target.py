@@ -157,6 +157,9 @@ class Target(Generic[K]):
             return registry.substituted(self._model)
         if self._model_id is not None:
             return registry.get_embedding_model(self._model_id)
+        return self._read_model()
+
+    def _read_model(self) -> SupportsEmbedding:
         with self._session() as session:
             found = self._find(session)
         return self._model_of(found)

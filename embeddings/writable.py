@@ -1,0 +1,311 @@
+"""Writing to a collection: embedding and storing items, their metadata, deleting them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete, update
+
+from . import ingest
+from .errors import InvalidItemError, InvalidQueryError, ModelMismatchError
+from .items import Item, Prepared, checked_content, fold, unpacked
+from .keys import K
+from .model import batches, check_batch_size, check_content, embed_checked, kinds
+from .records import dump_metadata, now
+from .search.query import where_condition
+from .sql import changed, is_one_of, starts_with
+from .target import Target
+from .vectors import as_vector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import Session
+
+    from .ingest import Resolution
+    from .items import ContentKey
+    from .keys import Key
+    from .model import Content, Kind, SupportsEmbedding
+    from .records import Metadata
+    from .search.query import Where
+    from .target import Found
+    from .vectors import Float32
+
+BATCH_SIZE = 100
+
+
+class Writable(Target[K]):
+    """Everything about a collection that writes items."""
+
+    def embed(
+        self,
+        id: Key,
+        value: Content | Prepared,
+        metadata: Metadata | None = None,
+        store: bool = False,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Embed the value and store its vector under the id.
+
+        The model is called only if no row of the collection has the value's vector. The same
+        value under the same id leaves the row as it is, but for metadata and content that are
+        given now; another value replaces the row as a whole.
+
+        Args:
+            id: In the type of the collection's keys.
+            value: Text or bytes, or what `prepare` returned, which calls no model here.
+            metadata: A dict of JSON; not given, that of the same value stays.
+            store: Store the value itself as well.
+            force: Call the model even if the vector is there.
+
+        Raises:
+            InvalidItemError: Something cannot be stored; nothing was spent or written.
+            InvalidVectorError: The model's vector has another length than the collection's.
+            ModelError: The model failed; nothing was written.
+            DoesNotExist: The collection was deleted, or does not exist and `create` is false.
+        """
+        vectors: dict[ContentKey, Float32] = {}
+        if isinstance(value, Prepared):
+            prepared, value = value, value.content
+            item = self._item(id, value, metadata, store)
+            with self._session() as session:
+                model_id = self._model_id_of(self._find(session))
+            if prepared.model_id != model_id:
+                raise ModelMismatchError(self._name, model_id, prepared.model_id)
+            vectors[item.key] = prepared.vector
+        else:
+            item = self._item(id, value, metadata, store)
+        self._embed([item], vectors, force=force)
+
+    def embed_multi(
+        self,
+        entries: Iterable[tuple[Key, Content]],
+        store: bool = False,
+        batch_size: int = BATCH_SIZE,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Embed and store many values, as `embed` does each.
+
+        Args:
+            entries: (id, value) pairs; a generator of any length, read a batch at a time.
+            store: Store the values as well.
+            batch_size: The most values in one call of the model; a smaller `batch_size` of the
+                model goes first. On an engine each batch is a transaction: what was paid for stays.
+            force: Call the model even for vectors that are there.
+
+        Raises:
+            ValueError: `batch_size` is not a positive integer.
+
+            And what `embed` raises; the batches before the failing one are written.
+        """
+        pairs = (unpacked(entry, 2, 2) for entry in entries)
+        self._embed_batches(((id, value, None) for id, value in pairs), store, batch_size, force)
+
+    def embed_multi_with_metadata(
+        self,
+        entries: Iterable[tuple[Key, Content, Metadata | None]],
+        store: bool = False,
+        batch_size: int = BATCH_SIZE,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Embed and store many values with metadata, as `embed_multi`.
+
+        Args:
+            entries: (id, value, metadata) triples; a generator of any length.
+            store: Store the values as well.
+            batch_size: As in `embed_multi`.
+            force: Call the model even for vectors that are there.
+        """
+        triples = (unpacked(entry, 3, 3) for entry in entries)
+        self._embed_batches(triples, store, batch_size, force)
+
+    def prepare(self, value: Content) -> Prepared:
+        """Call the model for a value that `embed` is to store later.
+
+        With `model=` or `model_id=` given to the collection, no database is touched.
+
+        Raises:
+            InvalidItemError: The value cannot be embedded.
+            ModelError: The model failed.
+        """
+        checked_content(value)
+        model = self._known_model()
+        check_content(model, value)
+        return Prepared(value, embed_checked(model, [value])[0], model.model_id)
+
+    def embed_query(self, value: Content) -> Float32:
+        """Return the vector of a value to search for with `similar_by_vector`, shape (dimensions,).
+
+        As with `prepare`, no database is touched if the collection was given its model.
+        """
+        return self.prepare(value).vector
+
+    def store_vectors(
+        self, entries: Iterable[tuple[Any, ...]], batch_size: int = BATCH_SIZE
+    ) -> None:
+        """Store vectors that were made elsewhere. No model is called, and none need be known.
+
+        Rows that are there are replaced as a whole.
+
+        Args:
+            entries: (id, vector), (id, vector, metadata) or (id, vector, metadata, content)
+                tuples; a generator of any length. A vector is a NumPy array or an iterable of
+                numbers; metadata may be None; a content is text, and is stored.
+            batch_size: Rows written at once; on an engine, in one transaction.
+
+        Raises:
+            InvalidItemError: An id, metadata or content cannot be stored.
+            InvalidVectorError: A vector is not finite, or not of the collection's length.
+        """
+        check_batch_size(batch_size)
+        for batch in batches(entries, batch_size):
+            rows = {row["id"]: row for row in map(self._vector_row, batch)}
+            with self._session(write=True) as session:
+                found = self._find_or_create(session)
+                todo = ingest.Resolution([rows[id] for id in sorted(rows)])
+                ingest.write(session, self._records, found, todo)
+
+    def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
+        """Replace the metadata of an item; None removes it. No model is called.
+
+        Raises:
+            DoesNotExist: There is no such item.
+            InvalidItemError: The metadata is not JSON.
+        """
+        text = self._keys.to_text(id)
+        if metadata is not None:
+            dump_metadata(metadata)
+        entity = self._records.embedding
+        statement = update(entity).values({entity.metadata_: metadata, entity.updated: now()})
+        with self._session(write=True) as session:
+            found = self._existing(session)
+            this = statement.where(entity.collection_id == found.id, entity.id == text)
+            if not changed(session, self._records, this):
+                raise self.DoesNotExist("ID not found")
+
+    def delete_items(
+        self,
+        ids: Iterable[Key] | None = None,
+        *,
+        prefix: str | None = None,
+        where: Where | None = None,
+    ) -> int:
+        """Delete items and return how many there were. What is given has to hold all at once.
+
+        Args:
+            ids: These; ids that are not there do not matter.
+            prefix: Those whose id begins with it.
+            where: Those that a SQL expression or a dict of metadata picks, as in `similar`.
+
+        Raises:
+            InvalidQueryError: Nothing was given: to delete everything there is `delete()`.
+        """
+        entity = self._records.embedding
+        conditions: list[ColumnElement[bool]] = []
+        if ids is not None:
+            if isinstance(ids, str | bytes):
+                raise InvalidQueryError("ids must be an iterable of ids, not a single one")
+            conditions.append(
+                is_one_of(self._records.embeddings.c.id, [self._keys.to_text(id) for id in ids])
+            )
+        if prefix is not None:
+            conditions.append(starts_with(self._records.embeddings.c.id, prefix))
+        if where is not None:
+            conditions.append(where_condition(self._records, where))
+        if not conditions:
+            raise InvalidQueryError("give ids, prefix= or where=; delete() deletes the collection")
+        with self._session(write=True) as session:
+            found = self._find(session)
+            if found is None:
+                return 0
+            statement = delete(entity).where(entity.collection_id == found.id, *conditions)
+            return changed(session, self._records, statement)
+
+    @staticmethod
+    def content_hash(input: Content) -> bytes:
+        """Return what equal contents are recognised by: 16 bytes of MD5. Override to change it."""
+        data = input.encode() if isinstance(input, str) else input
+        return hashlib.md5(data, usedforsecurity=False).digest()
+
+    # The steps of the operations above
+
+    def _item(self, id: Key, value: object, metadata: Metadata | None, store: bool) -> Item:
+        text = self._keys.to_text(id)
+        content = checked_content(value)
+        if metadata is not None:
+            dump_metadata(metadata)
+        kind: Kind = "text" if isinstance(content, str) else "binary"
+        return Item(text, content, (self.content_hash(content), kind), metadata, bool(store))
+
+    def _vector_row(self, entry: tuple[Any, ...]) -> dict[str, Any]:
+        id, vector, metadata, content = (*unpacked(entry, 2, 4), None, None)[:4]
+        text = self._keys.to_text(id)
+        if metadata is not None:
+            dump_metadata(metadata)
+        if content is not None and not isinstance(checked_content(content), str):
+            raise InvalidItemError("the content of a vector from elsewhere must be a str")
+        return {
+            "id": text,
+            "embedding": as_vector(vector, label=f"vector of {text!r}"),
+            "content": content,
+            "content_blob": None,
+            "content_hash": None if content is None else self.content_hash(content),
+            "metadata": metadata,
+        }
+
+    def _embed_batches(
+        self,
+        entries: Iterable[tuple[Any, ...]],
+        store: bool,
+        batch_size: int,
+        force: bool,
+    ) -> None:
+        check_batch_size(batch_size)
+        self._refuse_if_deleted()
+        own = getattr(self._read_model(), "batch_size", None)
+        for batch in batches(entries, min(batch_size, own or batch_size)):
+            self._embed(
+                [self._item(id, value, metadata, store) for id, value, metadata in batch],
+                {},
+                force=force,
+            )
+
+    def _embed(self, given: list[Item], vectors: dict[ContentKey, Float32], *, force: bool) -> None:
+        """Read, embed, write; and again if another writer changed the rows in between."""
+        items = fold(given)
+        with self._session() as session:
+            found = self._find(session)
+            if found is None:
+                self._refuse_if_deleted()
+            model = self._model_of(found)
+            for example in {item.key[1]: item.content for item in items}.values():
+                check_content(model, example)
+            todo = self._resolve(session, found, model, items, vectors, force)
+        while not todo.is_empty:
+            if todo.missing:
+                made = embed_checked(model, [item.content for item in todo.missing])
+                vectors |= {item.key: v for item, v in zip(todo.missing, made, strict=True)}
+            with self._session(write=True) as session:
+                found = self._find_or_create(session)
+                todo = self._resolve(session, found, model, items, vectors, force)
+                if not todo.missing:
+                    ingest.write(session, self._records, found, todo)
+                    return
+
+    def _resolve(
+        self,
+        session: Session,
+        found: Found | None,
+        model: SupportsEmbedding,
+        items: list[Item],
+        vectors: dict[ContentKey, Float32],
+        force: bool,
+    ) -> Resolution:
+        return ingest.resolve(
+            session, self._records, found, items, vectors, kinds(model), force=force
+        )
