@@ -115,10 +115,14 @@ class OwnTransactions:
         shared = opened and isinstance(engine.pool, StaticPool)
         self._turn: AbstractContextManager[Any] = threading.RLock() if shared else nullcontext()
         self._close = weakref.finalize(self, engine.dispose) if opened else None
+        self._has_own_file = opened and not shared and engine.dialect.name == "sqlite"
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
         """Yield a session in a transaction that is committed at the end."""
+        if write and self._has_own_file:
+            _use_write_ahead_log(self.engine)
+            self._has_own_file = False
         with (
             self._turn,
             owned_transaction(self.engine, write=write) as connection,
@@ -282,7 +286,6 @@ def _open_engine(database: str | os.PathLike[str] | None) -> Engine:
         return create_engine(url, hide_parameters=True, **one_connection)
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT})
     event.listen(engine, "connect", _map_into_memory)
-    _use_write_ahead_log(engine)
     return engine
 
 

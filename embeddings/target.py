@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple
 
 from sqlalchemy import Executable, bindparam, func, literal, select, true, update
 from sqlalchemy.exc import OperationalError, ProgrammingError
@@ -18,6 +18,7 @@ from .sql import SUPPORTED, insert_into, run, stored_size
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sqlalchemy import Result
     from sqlalchemy.orm import Session
 
     from .binding import Binding
@@ -75,8 +76,14 @@ class Target(Generic[K]):
         return session.get_bind(self._records.embedding.__mapper__).dialect.name
 
     def _row_named(self, session: Session, name: str) -> Found | None:
+        row = self._run_by_name(session, _by_name(self._records), name).first()
+        return None if row is None else Found(*row)
+
+    def _run_by_name(
+        self, session: Session, statement: Executable, name: str
+    ) -> Result[*tuple[Any, ...]]:
         try:
-            row = run(session, self._records, _by_name(self._records), {"called": name}).first()
+            return run(session, self._records, statement, {"called": name})
         except (OperationalError, ProgrammingError):
             if missing_tables(session, self._records):
                 raise SchemaError(
@@ -84,7 +91,6 @@ class Target(Generic[K]):
                     "embeddings.migrate(engine)"
                 ) from None
             raise
-        return None if row is None else Found(*row)
 
     def _find(self, session: Session) -> Found | None:
         """Return the collection's row, or None where it may be created.
@@ -117,7 +123,7 @@ class Target(Generic[K]):
         """Return the row, created if need be, and keep other writers out until the end."""
         if not self._binding.is_exclusive:
             # Takes the write lock on SQLite, even where there is no such row.
-            run(session, self._records, _touch(self._records), {"called": self._name})
+            self._run_by_name(session, _touch(self._records), self._name)
         found = self._find(session)
         if found is None:
             self._refuse_if_deleted()

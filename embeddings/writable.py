@@ -266,7 +266,6 @@ class Writable(Target[K]):
         force: bool,
     ) -> None:
         check_batch_size(batch_size)
-        self._refuse_if_deleted()
         own = getattr(self._read_model(), "batch_size", None)
         for batch in batches(entries, min(batch_size, own or batch_size)):
             self._embed(
