@@ -253,15 +253,15 @@ def write(session: Session, records: Records, found: Found, resolution: Resoluti
     connection = session.connection({"mapper": records.embedding.__mapper__})
     if resolution.rows:
         _upsert(connection, records, found.id, resolution.rows)
-    if resolution.changes:
-        common = {"in_collection_id": found.id, "new_updated": now()}
-        connection.execute(
-            _update(records),
-            [
-                common | {f"new_{name}": value for name, value in change.items()}
-                for change in resolution.changes
-            ],
-        )
+    common = {"in_collection_id": found.id, "new_updated": now()}
+    for has_vector in (False, True):
+        changes = [
+            common | {f"new_{name}": value for name, value in change.items()}
+            for change in resolution.changes
+            if (change["embedding"] is not None) == has_vector
+        ]
+        if changes:
+            connection.execute(_update(records, has_vector), changes)
     _refresh(session, records, found.id, [row["id"] for row in everything])
 
 
@@ -326,9 +326,11 @@ def _upsert_sql(
 
 
 @functools.cache
-def _update(records: Records) -> Executable:
+def _update(records: Records, has_vector: bool) -> Executable:
     columns = records.embeddings.c
-    changing = (columns.embedding, columns.content, columns.content_blob, columns.metadata)
+    changing = [columns.content, columns.content_blob, columns.metadata]
+    if has_vector:  # naming the column is a change of the vector, to the triggers
+        changing.append(columns.embedding)
     return (
         update(records.embeddings)
         .where(

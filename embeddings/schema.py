@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, event, inspect
 
 from .errors import SchemaError
-from .records import RECORDS, Records
-from .transactions import begin_sqlite, owned_transaction
+from .records import RECORDS, Base, Records
+from .transactions import owned_transaction, sqlite_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Table
+    from sqlalchemy import MetaData, Table
     from sqlalchemy.orm import Session
     from sqlalchemy.sql.schema import SchemaItem
 
@@ -43,7 +43,7 @@ TABLES = frozenset(
         LLM_MIGRATIONS_TABLE,
     }
 )
-TRIGGERS = ("insert", "rowid", "update", "delete")
+TRIGGERS = ("insert", "insert_rowid", "update", "update_rowid", "delete")
 
 # Columns without which a table of that name is not ours: llm's first version had these.
 _REQUIRED = {
@@ -76,8 +76,8 @@ def migrate(bind: Engine | Connection, revision: str = "head") -> None:
         raise TypeError(f"migrate() takes an Engine or a Connection, not {type(bind).__name__}")
     if not bind.in_transaction():
         bind.begin()
-    begin_sqlite(bind, write=True)
-    _run_alembic(bind, revision)
+    with sqlite_transaction(bind):
+        _run_alembic(bind, revision)
 
 
 def _run_alembic(connection: Connection, revision: str) -> None:
@@ -123,7 +123,7 @@ def migrations_dir() -> Path:
 
 
 def check_adoptable(connection: Connection) -> None:
-    """Do nothing if the database has neither of our two tables, or both.
+    """Do nothing if the database has neither of our two tables, or both, of whatever age.
 
     Raises:
         SchemaError: One is missing, or lacks columns: then it is somebody else's.
@@ -160,10 +160,24 @@ def install(connection: Connection, records: Records = RECORDS) -> None:
     Can be repeated: what is there is kept or made anew. Runs in the connection's transaction.
     `migrate` and `create_all` do this by themselves.
     """
-    if connection.dialect.name == "sqlite":
-        begin_sqlite(connection, write=True)
+    if connection.dialect.name != "sqlite":
+        return
+    with sqlite_transaction(connection):
+        ours = _trigger_names(records)
+        for name, table in connection.exec_driver_sql(
+            "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'"
+        ):
+            if name in ours and table != records.embeddings.name:
+                raise SchemaError(
+                    f"The table {table!r} has a trigger called {name!r}, a name that this library "
+                    "needs. Nothing was changed"
+                )
         for statement in side_tables(records):
             connection.exec_driver_sql(statement)
+
+
+def _trigger_names(records: Records) -> list[str]:
+    return [f"{records.log}_{name}" for name in TRIGGERS]
 
 
 def side_tables(records: Records = RECORDS) -> list[str]:
@@ -191,22 +205,29 @@ def _change_log(records: Records) -> list[str]:
         ]
 
     old, new = "VALUES (OLD.collection_id, OLD.id)", "VALUES (NEW.collection_id, NEW.id)"
+    moved = "(OLD.collection_id IS NOT NEW.collection_id OR OLD.id IS NOT NEW.id)"
+    displaced = f"SELECT collection_id, id FROM {embeddings} WHERE rowid = NEW.rowid"
     return [
         f'CREATE TABLE IF NOT EXISTS {schema}"{log}" (seq INTEGER PRIMARY KEY, '
         "collection_id INTEGER, id TEXT, token BLOB NOT NULL DEFAULT (randomblob(16)))",
         f'CREATE INDEX IF NOT EXISTS {schema}"idx_{log}_collection" '
         f'ON "{log}" (collection_id, seq)',
         *trigger("insert", f"AFTER INSERT ON {embeddings}", new),
-        # INSERT OR REPLACE fires no delete trigger. What it replaces has the same key, except
-        # where the statement names a rowid: then it is the row of that rowid.
+        # REPLACE fires no delete trigger. What it replaces has the key of the new row, except
+        # where the statement names a rowid: then it is the row of that rowid as well.
+        *trigger("insert_rowid", f"BEFORE INSERT ON {embeddings}", displaced),
         *trigger(
-            "rowid",
-            f"BEFORE INSERT ON {embeddings}",
-            f"SELECT collection_id, id FROM {embeddings} WHERE rowid = NEW.rowid",
+            "update_rowid",
+            f"BEFORE UPDATE ON {embeddings} WHEN OLD.rowid <> NEW.rowid",
+            displaced,
         ),
         # A change of content or metadata alone leaves the vectors as they are.
         *trigger(
-            "update", f"AFTER UPDATE OF collection_id, id, embedding ON {embeddings}", old, new
+            "update",
+            f"AFTER UPDATE OF collection_id, id, embedding ON {embeddings} "
+            f"WHEN {moved} OR OLD.embedding IS NOT NEW.embedding",
+            new,
+            f"SELECT OLD.collection_id, OLD.id WHERE {moved}",
         ),
         *trigger("delete", f"AFTER DELETE ON {embeddings}", old),
         f'INSERT INTO {schema}"{log}" (seq) VALUES (0) ON CONFLICT DO NOTHING',
@@ -216,9 +237,13 @@ def _change_log(records: Records) -> list[str]:
     ]
 
 
+def _is_documented(records: Records) -> bool:
+    return records.embeddings.fullname == RECORDS.embeddings.fullname
+
+
 def _llm_migrations(records: Records) -> list[str]:
     """Return the SQL that tells `llm` which of its migrations these tables amount to."""
-    if records.embeddings.fullname != RECORDS.embeddings.fullname:
+    if not _is_documented(records):
         return []
     table = f'"{LLM_MIGRATIONS_TABLE}"'
     names = ", ".join(f"('{name}')" for name in LLM_MIGRATIONS)
@@ -243,14 +268,37 @@ def missing_tables(session: Session, records: Records) -> bool:
     )
 
 
-def _after_create(target: Table, connection: Connection, **_: Any) -> None:
-    install(connection, RECORDS)
-
-
-def _after_drop(target: Table, connection: Connection, **_: Any) -> None:
+def uninstall(connection: Connection, records: Records = RECORDS) -> None:
+    """Remove what `install` made, on SQLite; for a table of embeddings that is going, too."""
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(f'DROP TABLE IF EXISTS "{RECORDS.log}"')
+        for statement in side_tables_down(records):
+            connection.exec_driver_sql(statement)
 
 
+def side_tables_down(records: Records = RECORDS) -> list[str]:
+    """Return the SQL that `uninstall` runs."""
+    statements = [f'DROP TRIGGER IF EXISTS "{name}"' for name in _trigger_names(records)]
+    statements.append(f'DROP TABLE IF EXISTS "{records.log}"')
+    if _is_documented(records):
+        statements.append(
+            f"DELETE FROM {LLM_MIGRATIONS_TABLE} WHERE migration_set = 'llm.embeddings'"
+        )
+    return statements
+
+
+def _before_create_all(_target: MetaData, connection: Connection, **_: Any) -> None:
+    check_adoptable(connection)  # create_all would skip a table of somebody else's
+
+
+def _after_create(_target: Table, connection: Connection, **_: Any) -> None:
+    install(connection)
+
+
+def _after_drop(_target: Table, connection: Connection, **_: Any) -> None:
+    uninstall(connection)
+    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {VERSION_TABLE}")
+
+
+event.listen(Base.metadata, "before_create", _before_create_all)
 event.listen(RECORDS.embeddings, "after_create", _after_create)
 event.listen(RECORDS.embeddings, "after_drop", _after_drop)

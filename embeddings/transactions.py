@@ -43,7 +43,26 @@ def owned_transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
             raise
 
 
-def begin_sqlite(connection: Connection, *, write: bool, fresh: bool = False) -> None:
+@contextmanager
+def sqlite_transaction(connection: Connection) -> Iterator[None]:
+    """Run the block, on SQLite, in a real transaction: the caller's, which stays open.
+
+    Where the caller's connection commits every statement at once, there is none, and the block
+    gets one of its own.
+    """
+    began = begin_sqlite(connection, write=True)
+    alone = began and _driver_connection(connection).isolation_level is None
+    try:
+        yield
+    except BaseException:
+        if alone:
+            connection.exec_driver_sql("ROLLBACK")
+        raise
+    if alone:
+        connection.exec_driver_sql("COMMIT")
+
+
+def begin_sqlite(connection: Connection, *, write: bool, fresh: bool = False) -> bool:
     """Begin a real transaction on SQLite, where Python's driver puts it off to the first change.
 
     Without it a change of the schema is committed at once, statement by statement. Elsewhere, and
@@ -53,14 +72,18 @@ def begin_sqlite(connection: Connection, *, write: bool, fresh: bool = False) ->
         connection: In a transaction as SQLAlchemy sees it, which commits or rolls back this one.
         write: Take the write lock at once.
         fresh: Nothing was done in the transaction yet, so that it may be begun anew for writing.
+
+    Returns:
+        Whether it was begun here.
     """
     if connection.dialect.name != "sqlite":
-        return
+        return False
     if _driver_connection(connection).in_transaction:
         if not (write and fresh):
-            return
+            return False
         connection.exec_driver_sql("COMMIT")  # empty: a host's engine begins by an event
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+    return True
 
 
 def _driver_connection(connection: Connection) -> Any:

@@ -9,13 +9,14 @@ from alembic import context
 from sqlalchemy import Connection, create_engine, make_url
 
 from embeddings.records import Base
-from embeddings.schema import VERSION_TABLE, include_object
+from embeddings.schema import VERSION_TABLE, check_adoptable, include_object
 from embeddings.transactions import owned_transaction
 
 URL_VARIABLE = "EMBEDDINGS_DATABASE_URL"
 
 
 def run(connection: Connection) -> None:
+    check_adoptable(connection)  # before anything is written
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,

@@ -9,7 +9,6 @@ import sqlalchemy as sa
 from alembic import context, op
 
 from embeddings.errors import SchemaError
-from embeddings.schema import check_adoptable
 
 revision = "emb_0001"
 down_revision = None
@@ -22,7 +21,6 @@ def upgrade() -> None:
         create()
         return
     connection = op.get_bind()
-    check_adoptable(connection)
     if sa.inspect(connection).has_table("collections"):
         adopt(connection)
     else:
@@ -98,10 +96,13 @@ def hash_stored_contents(connection: sa.Connection) -> None:
 
 def downgrade() -> None:
     if not op.get_context().as_sql:
-        count = op.get_bind().execute(sa.text("SELECT count(*) FROM collections")).scalar_one()
-        if count and context.get_x_argument(as_dictionary=True).get("drop") != "yes":
+        count = sa.text(
+            "SELECT (SELECT count(*) FROM collections) + (SELECT count(*) FROM embeddings)"
+        )
+        rows = op.get_bind().execute(count).scalar_one()
+        if rows and context.get_x_argument(as_dictionary=True).get("drop") != "yes":
             raise SchemaError(
-                f"Going back would drop {count} collections with their embeddings. "
+                f"Going back would drop {rows} rows of collections and embeddings. "
                 "Delete them first, or run alembic with -x drop=yes"
             )
     op.drop_table("embeddings")

@@ -3,8 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from embeddings.records import RECORDS
-from embeddings.schema import LLM_MIGRATIONS_TABLE, TRIGGERS, side_tables
+from embeddings.schema import install, side_tables, side_tables_down
 
 revision = "emb_0002"
 down_revision = "emb_0001"
@@ -13,16 +12,14 @@ depends_on = None
 
 
 def upgrade() -> None:
-    if op.get_context().dialect.name == "sqlite":
+    if not op.get_context().as_sql:
+        install(op.get_bind())
+    elif op.get_context().dialect.name == "sqlite":
         for statement in side_tables():
             op.execute(sa.text(statement))
 
 
 def downgrade() -> None:
     if op.get_context().dialect.name == "sqlite":
-        for name in TRIGGERS:
-            op.execute(sa.text(f'DROP TRIGGER IF EXISTS "{RECORDS.log}_{name}"'))
-        op.execute(sa.text(f'DROP TABLE IF EXISTS "{RECORDS.log}"'))
-        op.execute(
-            sa.text(f"DELETE FROM {LLM_MIGRATIONS_TABLE} WHERE migration_set = 'llm.embeddings'")
-        )
+        for statement in side_tables_down():
+            op.execute(sa.text(statement))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llm
 import pytest
@@ -14,11 +13,15 @@ import sqlite_utils
 from llm.models import EmbeddingModel as LLMModel
 from sqlalchemy import Connection, Engine, create_engine, delete, insert, text, update
 from sqlalchemy.dialects.sqlite import insert as upsert
-from sqlalchemy.orm import Session
 
 import embeddings
 from embeddings import Base, Collection, CollectionRecord, EmbeddingRecord
 from embeddings.testing import DeterministicModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from sqlalchemy.orm import Session
 
 Changed = list[tuple[int | None, str | None]]
 
@@ -171,6 +174,11 @@ SQL: dict[str, tuple[str, Changed]] = {
     ),
     "update that takes another's rowid": (
         "UPDATE OR REPLACE embeddings SET rowid = "
+        "(SELECT rowid FROM embeddings WHERE id = 'b') WHERE id = 'a'",
+        [(1, "b")],
+    ),
+    "update that takes another's rowid by its short name": (
+        "UPDATE OR REPLACE embeddings SET oid = "
         "(SELECT rowid FROM embeddings WHERE id = 'b') WHERE id = 'a'",
         [(1, "b")],
     ),
@@ -405,7 +413,7 @@ def test_llm(path: Path):
         assert sorted({*changed}) == [(3, "cat"), (3, "fox"), (3, "hound")]
 
         with watched(path) as changed:
-            pets.delete()
+            pets.delete()  # type: ignore[no-untyped-call]
         assert sorted({*changed}) == [(3, "cat"), (3, "fox"), (3, "hound")]
 
 
@@ -428,7 +436,7 @@ def test_sqlite_utils(path: Path):
 
 def tokens(connection: Connection) -> dict[int, bytes]:
     rows = connection.execute(text("SELECT seq, token FROM embeddings_log"))
-    return {seq: token for seq, token in rows}
+    return {row.seq: row.token for row in rows}
 
 
 def write(connection: Connection, id: str) -> None:
