@@ -11,7 +11,7 @@ from . import registry
 from .binding import bind, bind_for_reading
 from .items import checked_name
 from .keys import K, keys_of
-from .model import SupportsEmbedding
+from .model import check_model
 from .records import RECORDS, EmbeddingRecord, Records
 from .schema import missing_tables
 from .searchable import Searchable
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from .binding import Database
     from .keys import Key
+    from .model import SupportsEmbedding
 
 PAGE = 500  # records held at a time while iterating
 
@@ -100,8 +101,8 @@ class Collection(Writable[K], Searchable[K]):
         key: Any = str,
         records: Records = RECORDS,
     ) -> None:
-        if model is not None and not isinstance(model, SupportsEmbedding):
-            raise TypeError(f"model= takes a model object, not {model!r}; for a name use model_id=")
+        if model is not None:
+            check_model(model)
         super().__init__(
             checked_name(name),
             bind(db),
@@ -118,7 +119,7 @@ class Collection(Writable[K], Searchable[K]):
         with self._session(write=True) as session:
             # A model that nobody can call may be meant, or mistyped: then the first write tells.
             if self._find(session) is None and (
-                self._model_id is None or registry.is_known(self._model_id)
+                self._model is not None or registry.is_known(self._model_id_of(None))
             ):
                 self._find_or_create(session)
 
@@ -278,7 +279,7 @@ class Collection(Writable[K], Searchable[K]):
             if found is None:
                 return []
             statement = select(columns.id).where(columns.collection_id == found.id)
-            if prefix:
+            if prefix is not None and prefix != "":
                 statement = statement.where(starts_with(columns.id, prefix))
             found_ids = run(session, self._records, statement.order_by(columns.id)).scalars()
             return [self._keys.from_text(id) for id in found_ids]

@@ -10,6 +10,7 @@ import functools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sqlalchemy import Executable, bindparam, func, select, update
 from sqlalchemy.orm import attributes
 
@@ -220,7 +221,11 @@ def _stored_vectors(
     vectors = select(columns.id, columns.embedding).where(
         columns.collection_id == found.id, is_one_of(columns.id, keys)
     )
-    return {keys[id]: vector for id, vector in run(session, records, vectors)}
+    return {
+        keys[id]: vector
+        for id, vector in run(session, records, vectors)
+        if np.isfinite(vector).all()
+    }
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
@@ -119,6 +120,22 @@ def check_batch_size(size: int) -> int:
     return size
 
 
+def check_model(model: object) -> None:
+    """Do nothing if it is a model that a collection can use.
+
+    Raises:
+        TypeError: It is not, or has no string as its `model_id`.
+    """
+    if isinstance(model, type) or not isinstance(model, SupportsEmbedding):
+        kind = model if isinstance(model, type) else type(model)
+        raise TypeError(
+            "model= takes a model object, with model_id and embed_batch, not "
+            f"{kind.__name__}; for a name use model_id="
+        )
+    if not isinstance(model.model_id, str) or not model.model_id:
+        raise TypeError(f"model= takes a model object whose model_id is a name: {model.model_id!r}")
+
+
 def kinds(model: SupportsEmbedding) -> tuple[Kind, ...]:
     """Return the kinds of content that the model takes."""
     supported: tuple[tuple[Kind, bool], ...] = (
@@ -142,6 +159,15 @@ def check_content(model: SupportsEmbedding, item: object) -> None:
         raise InvalidItemError("This model does not support text strings, only binary data")
 
 
+def _call(model: SupportsEmbedding, items: list[Any]) -> Iterable[VectorLike]:
+    llm = sys.modules.get("llm")
+    if llm is not None and isinstance(model, llm.EmbeddingModel):
+        # Its models find their key in embed_multi, and not in embed_batch.
+        answer: Iterable[VectorLike] = model.embed_multi(items, batch_size=len(items))
+        return answer
+    return model.embed_batch(items)
+
+
 def embed_checked(model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
     """Return one float32 vector of shape (dimensions,) for each item, from one call of the model.
 
@@ -150,11 +176,14 @@ def embed_checked(model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
             vectors of different lengths.
         InvalidVectorError: A vector is empty, not finite or not of numbers.
     """
-    # llm's models find their key in embed_multi, and not in embed_batch.
-    if not isinstance(model, EmbeddingModel) and hasattr(model, "embed_multi"):
-        returned = list(model.embed_multi(items, batch_size=len(items)))
-    else:
-        returned = list(model.embed_batch(items))
+    answer = _call(model, list(items))  # a copy, which the model may do with as it likes
+    try:
+        iterator = iter(answer)
+    except TypeError:
+        raise ModelError(
+            f"Model {model.model_id!r} returned {type(answer).__name__} instead of vectors"
+        ) from None
+    returned = list(iterator)
     if len(returned) != len(items):
         raise ModelError(
             f"Model {model.model_id!r} returned {len(returned)} vectors for {len(items)} items"

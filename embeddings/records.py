@@ -75,6 +75,10 @@ def dump_metadata(metadata: Mapping[str, Any]) -> str:
         return json.dumps(metadata, allow_nan=False)
     except RecursionError:
         raise InvalidItemError("metadata is nested too deeply, or contains itself") from None
+    except ValueError as error:
+        if isinstance(error, InvalidItemError):
+            raise
+        raise InvalidItemError("metadata holds an integer with too many digits") from None
 
 
 def load_metadata(text: str) -> Metadata:

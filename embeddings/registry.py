@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .errors import UnknownModelError
-from .model import SupportsEmbedding
+from .model import SupportsEmbedding, check_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,7 @@ ENTRY_POINTS = "embeddings.models"
 DEFAULT_MODEL_VARIABLE = "EMBEDDINGS_MODEL"
 
 _lock = threading.RLock()
+_loading = threading.RLock()
 _models: dict[str, SupportsEmbedding] = {}
 _aliases: dict[str, str] = {}
 _default: str | None = None
@@ -36,13 +38,17 @@ def register_embedding_model(model: SupportsEmbedding, aliases: Iterable[str] = 
     A package registers its models for every application that installs it by naming a function in
     the entry-point group `embeddings.models`; it is called with this function as its argument.
     """
-    if not isinstance(model, SupportsEmbedding) or isinstance(model, type):
-        raise TypeError(f"expected a model object with model_id and embed_batch, got {model!r}")
+    check_model(model)
+    if isinstance(aliases, str):
+        raise TypeError(f"aliases= takes several aliases, not the string {aliases!r}")
     with _lock:
         _load_providers()  # first, so that theirs never replaces the application's
+        named = list(aliases)
+        for alias in named:
+            if alias in _models or alias == model.model_id:
+                raise ValueError(f"{alias!r} is the id of a model and cannot be an alias")
         _models[model.model_id] = model
-        for alias in aliases:
-            set_alias(alias, model.model_id)
+        _aliases.update(dict.fromkeys(named, model.model_id))
 
 
 def get_embedding_model(name: str) -> SupportsEmbedding:
@@ -51,8 +57,7 @@ def get_embedding_model(name: str) -> SupportsEmbedding:
     Raises:
         UnknownModelError: There is none.
     """
-    with _lock:
-        model = _find(name)
+    model = _find(name)
     if model is None:
         raise UnknownModelError(name)
     return model
@@ -60,9 +65,9 @@ def get_embedding_model(name: str) -> SupportsEmbedding:
 
 def get_embedding_models() -> list[SupportsEmbedding]:
     """Return every model known by now, sorted by id: registered, built-in and announced ones."""
+    _load_entry_points()
     with _lock:
         _load_providers()
-        _load_entry_points()
         return [_models[model_id] for model_id in sorted(_models)]
 
 
@@ -130,15 +135,13 @@ def canonical_id(name: str) -> str:
 
     A collection whose vectors come from outside may carry the id of a model that nobody can call.
     """
-    with _lock:
-        model = _find(name)
+    model = _find(name)
     return name if model is None else model.model_id
 
 
 def is_known(name: str) -> bool:
     """Return whether a model with this id or alias can be had."""
-    with _lock:
-        return _find(name) is not None
+    return _find(name) is not None
 
 
 def substituted(model: SupportsEmbedding) -> SupportsEmbedding:
@@ -158,14 +161,19 @@ def substitute_models(factory: Callable[[str], SupportsEmbedding]) -> Iterator[N
 
 
 def _find(name: str) -> SupportsEmbedding | None:
-    _load_providers()
-    model = _models.get(_follow(name))
+    model = _registered(name)
     if model is None:
         _load_entry_points()
-        model = _models.get(_follow(name)) or _find_in_llm(_follow(name))
+        model = _registered(name) or _find_in_llm(_follow(name))
     if _substitute:
         return _substitute(model.model_id if model else _follow(name))
     return model
+
+
+def _registered(name: str) -> SupportsEmbedding | None:
+    with _lock:
+        _load_providers()
+        return _models.get(_follow(name))
 
 
 def _follow(name: str) -> str:
@@ -186,12 +194,33 @@ def _load_providers() -> None:
 
 def _load_entry_points() -> None:
     global _entry_points_loaded
-    if not _entry_points_loaded:
+    # A lock of its own: a package may register by itself while another thread imports it.
+    with _loading:
+        if _entry_points_loaded:
+            return
         _entry_points_loaded = True
         from importlib.metadata import entry_points
 
         for entry_point in entry_points(group=ENTRY_POINTS):
-            entry_point.load()(register_embedding_model)
+            try:
+                entry_point.load()(_register_announced)
+            except Exception as error:  # noqa: BLE001  whatever a stranger's package raises
+                warnings.warn(
+                    f"The embedding models of {entry_point.value!r} cannot be loaded: {error!r}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+
+
+def _register_announced(model: SupportsEmbedding, aliases: Iterable[str] = ()) -> None:
+    """Register a package's model, which never takes a name that is in use."""
+    check_model(model)
+    with _lock:
+        _load_providers()
+        _models.setdefault(model.model_id, model)
+        for alias in aliases:
+            if alias not in _models:
+                _aliases.setdefault(alias, model.model_id)
 
 
 def _find_in_llm(name: str) -> SupportsEmbedding | None:

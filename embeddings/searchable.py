@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 from sqlalchemy import select
 
+from .errors import InvalidVectorError
 from .items import checked_content
 from .keys import K
 from .model import check_content, embed_checked
@@ -168,11 +169,17 @@ class Searchable(Target[K]):
         content = checked_content(value)
         with self._session() as session:
             found = self._find(session)
-            if found is None or found.size is None:
+            if found is None or self._is_empty(session, found):
                 return []
             model = self._model_of(found)
         check_content(model, content)
         return self._search_vector(as_query(embed_checked(model, [content])[0]), query)
+
+    def _is_empty(self, session: Session, found: Found) -> bool:
+        if found.size is not None:
+            return False
+        statement = select(1).where(self._records.embeddings.c.collection_id == found.id)
+        return run(session, self._records, statement.limit(1)).first() is None
 
     def _search_id(self, id: str, query: Query) -> list[ScoredRow]:
         columns = self._records.embeddings.c
@@ -186,6 +193,8 @@ class Searchable(Target[K]):
             row = run(session, self._records, statement).first()
             if row is None:
                 raise self.DoesNotExist("ID not found")
+            if row.embedding is None:
+                raise InvalidVectorError(f"the stored vector of {id!r} is missing")
             return self._search_in(session, found, as_query(row.embedding), query)
 
     def _search_vector(self, vector: Float64, query: Query) -> list[ScoredRow]:

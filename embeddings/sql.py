@@ -12,6 +12,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     exists,
     func,
     literal,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 SUPPORTED = ("sqlite",)
+SAMPLE = 16  # rows that tell the dimensions of a collection
 
 
 def run(
@@ -59,21 +61,29 @@ def insert_into(table: Table) -> Insert:
     return sqlite.insert(table)
 
 
-def vector_size(records: Records) -> ColumnElement[int]:
-    """Return the SQL of a stored vector's length in bytes."""
-    return func.length(type_coerce(records.embeddings.c.embedding, LargeBinary))
+def vector_size(records: Records) -> ColumnElement[int | None]:
+    """Return the SQL of a stored vector's length in bytes; NULL for what are no bytes."""
+    column = type_coerce(records.embeddings.c.embedding, LargeBinary)
+    return case((func.typeof(column) == "blob", func.length(column)))
 
 
 def stored_size(records: Records) -> ScalarSelect[int | None]:
-    """Return the SQL of the bytes of any vector in the collection that the outer query is about."""
-    size = vector_size(records)
+    """Return the SQL of the bytes of a vector in the collection that the outer query is about.
+
+    It is the commonest length among a few rows: a single one may be corrupt.
+    """
+    columns, size = records.embeddings.c, vector_size(records)
+    sample = (
+        select(size.label("size"))
+        .where(columns.collection_id == records.collections.c.id, size > 0, size % ITEM_BYTES == 0)
+        .limit(SAMPLE)
+        .correlate(records.collections)
+        .subquery()
+    )
     return (
-        select(size)
-        .where(
-            records.embeddings.c.collection_id == records.collections.c.id,
-            size > 0,
-            size % ITEM_BYTES == 0,
-        )
+        select(sample.c.size)
+        .group_by(sample.c.size)
+        .order_by(func.count().desc(), sample.c.size)
         .limit(1)
         .scalar_subquery()
     )
@@ -120,6 +130,11 @@ def metadata_is(records: Records, key: object, value: object) -> ColumnElement[b
     """
     if not isinstance(key, str):
         raise InvalidQueryError(f"where: metadata has strings as keys, not {key!r}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidQueryError(f"where: {key!r} is compared with an integer of over 64 bits")
+    for part in (key, value):
+        if isinstance(part, str):
+            check_text(part, "where")
     if value is not None and not isinstance(value, str | int | float):
         raise InvalidQueryError(
             f"where: {key!r} is compared with a {type(value).__name__}; use a string, a number, "

@@ -146,10 +146,12 @@ class Target(Generic[K]):
                 if canonical not in {found.model_id, registry.canonical_id(found.model_id)}:
                     raise ModelMismatchError(self._name, found.model_id, canonical)
             return found.model_id
-        given = given or registry.default_model_name()
-        if given is None:
+        if self._model is not None:
+            return self._model.model_id
+        name = self._model_id or registry.default_model_name()
+        if name is None:
             raise ModelRequiredError
-        return registry.canonical_id(given)
+        return registry.canonical_id(name)
 
     def _model_of(self, found: Found | None) -> SupportsEmbedding:
         model_id = self._model_id_of(found)

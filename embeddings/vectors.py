@@ -46,15 +46,18 @@ def as_vectors(values: Sequence[VectorLike], *, label: str = "") -> list[Float32
     Raises:
         InvalidVectorError: As `as_vector`; the message tells which one it is.
     """
-    if all(map(_is_plainly_fine, values)):
-        return list(values)  # type: ignore[arg-type]
+    with np.errstate(over="ignore", invalid="ignore"):
+        is_fine = all(map(_is_plainly_fine, values))
+    if is_fine:
+        # Copies: a model may hand out one piece of memory again and again.
+        return [row.copy() for row in values]  # type: ignore[union-attr]
     return [as_vector(row, label=f"vector {i} {label}") for i, row in enumerate(values)]
 
 
 def _is_plainly_fine(row: VectorLike) -> bool:
     """Return whether it is a finite float32 vector; for large values the answer may be no."""
     return (
-        isinstance(row, np.ndarray)
+        type(row) is np.ndarray
         and row.dtype == np.float32
         and row.ndim == 1
         and row.size > 0
@@ -68,7 +71,8 @@ def as_query(values: VectorLike) -> Float64:
     Raises:
         InvalidVectorError: As `as_vector`, except that float64's range is allowed.
     """
-    vector = _wide(values, "query vector").astype(np.float64)
+    with np.errstate(over="ignore"):
+        vector = _wide(values, "query vector").astype(np.float64)
     if not np.isfinite(vector).all():
         raise InvalidVectorError("query vector: holds NaN or infinity")
     largest = np.abs(vector).max()
@@ -81,15 +85,15 @@ def as_query(values: VectorLike) -> Float64:
 def _wide(values: VectorLike, label: str) -> npt.NDArray[Any]:
     if isinstance(values, np.ndarray):
         numbers: npt.NDArray[Any] = values
-        if numbers.dtype.kind not in "fiu":
-            raise InvalidVectorError(f"{label}: an array of {numbers.dtype} holds no numbers")
+        if numbers.dtype.kind not in "fiu" or hasattr(numbers, "mask"):
+            raise InvalidVectorError(f"{label}: {type(numbers).__name__} of {numbers.dtype}")
     elif isinstance(values, str | bytes | bytearray):
         raise InvalidVectorError(f"{label}: expected numbers, got {type(values).__name__}")
     else:
         try:
             # array.array refuses strings and None, which NumPy would convert, and is faster.
             numbers = np.frombuffer(array.array("d", values), np.float64)
-        except (TypeError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidVectorError(f"{label}: expected numbers: {error}") from None
     if numbers.ndim != 1:
         raise InvalidVectorError(f"{label}: expected one dimension, got shape {numbers.shape}")

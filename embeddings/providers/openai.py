@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 import threading
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +29,16 @@ MODELS: tuple[tuple[str, str, int | None, tuple[str, ...]], ...] = (
     ("text-embedding-3-large-256", "text-embedding-3-large", 256, ("3-large-256",)),
     ("text-embedding-3-large-1024", "text-embedding-3-large", 1024, ("3-large-1024",)),
 )
+
+# The codes of OpenAI's errors that an error of ours repeats.
+CODES = {
+    "context_length_exceeded",
+    "insufficient_quota",
+    "invalid_api_key",
+    "model_not_found",
+    "rate_limit_exceeded",
+    "unsupported_country_region_territory",
+}
 
 
 class OpenAIEmbeddingModel(EmbeddingModel):
@@ -87,14 +97,16 @@ class OpenAIEmbeddingModel(EmbeddingModel):
                 raise InvalidItemError(
                     f"Item {number} of the batch is empty, which {self.model_id!r} refuses"
                 )
-        client, failures = self._connect()
+        client = self._connect()
         request: dict[str, Any] = {"model": self.api_name, "input": list(items)}
         if self.dimensions is not None:
             request["dimensions"] = self.dimensions
         try:
             response = client.embeddings.create(**request, encoding_format="base64")
             return self._in_order(response.data, len(items))
-        except failures as error:
+        except ModelError:
+            raise
+        except Exception as error:  # noqa: BLE001  a malformed answer can surface as anything
             # `from None`: the original holds the request's headers, and with them the key.
             raise ModelError(self._describe(error)) from None
 
@@ -110,6 +122,8 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     def _describe(self, error: Exception) -> str:
         status = getattr(error, "status_code", None)
         code = getattr(error, "code", None)
+        if code not in CODES:  # a service could repeat what it was sent
+            code = None
         details = [f"HTTP {status}"] * (status is not None) + [str(code)] * (code is not None)
         hint = ""
         if status == 401 or (status is None and type(error).__name__ == "OpenAIError"):
@@ -117,13 +131,11 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         kind = ", ".join([type(error).__name__, *details])
         return f"Model {self.model_id!r}: the service failed ({kind}){hint}"
 
-    def _connect(self) -> tuple[openai.OpenAI, tuple[type[Exception], ...]]:
+    def _connect(self) -> openai.OpenAI:
         try:
             import openai
         except ImportError:
             raise MissingExtraError("openai", "openai") from None
-        # A truncated or malformed answer surfaces as one of the last four.
-        failures = (openai.OpenAIError, json.JSONDecodeError, AttributeError, TypeError, ValueError)
         with self._lock:
             if self._client is None:
                 try:
@@ -133,9 +145,10 @@ class OpenAIEmbeddingModel(EmbeddingModel):
                             event_hooks={"response": [_never_retry_an_exhausted_quota]}
                         ),
                     )
-                except openai.OpenAIError as error:
+                except Exception as error:  # noqa: BLE001  no key, or a malformed address
                     raise ModelError(self._describe(error)) from None
-        return self._client, failures
+                weakref.finalize(self, self._client.close)
+            return self._client
 
 
 def _values(embedding: Any) -> VectorLike:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias
@@ -99,12 +99,14 @@ def check_query(
         if not isinstance(value, int) or isinstance(value, bool) or value < 0:
             raise InvalidQueryError(f"{name} must be a whole number, zero or more, not {value!r}")
     if min_score is not None and not (
-        isinstance(min_score, int | float) and math.isfinite(min_score)
+        isinstance(min_score, int | float)
+        and not isinstance(min_score, bool)
+        and abs(min_score) <= sys.float_info.max
     ):
         raise InvalidQueryError(f"min_score must be a finite number, not {min_score!r}")
     columns = records.embeddings.c
     conditions: list[ColumnElement[bool]] = []
-    if prefix:
+    if prefix is not None and prefix != "":
         conditions.append(starts_with(columns.id, prefix))
     if where is not None:
         conditions.append(where_condition(records, where))
@@ -130,7 +132,7 @@ def where_condition(records: Records, where: object) -> ColumnElement[bool]:
             f"where must be a SQL expression or a dict of metadata, not {type(where).__name__}"
         )
     strangers = {
-        str(table)
+        str(getattr(table, "name", table))
         for table in select(records.embeddings.c.id).where(condition).get_final_froms()
         if table is not records.embeddings
     }

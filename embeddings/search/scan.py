@@ -45,10 +45,15 @@ def scan(
     Warns:
         CorruptVectorWarning: Rows whose vector cannot be compared were left out.
     """
-    if not _has_comparable(session, records, found, vector.size) or not query.depth:
+    _check_dimensions(session, records, found, vector.size)
+    if not query.depth:
         return []
     columns = records.embeddings.c
-    conditions = (columns.collection_id == found.id, *query.conditions)
+    conditions = (
+        columns.collection_id == found.id,
+        columns.id.is_not(None),  # which the documented schema allows
+        *query.conditions,
+    )
     # Outside a real transaction (Python's driver begins none to read) the two statements see two
     # snapshots; so what the second one reads is scored again, and has to agree.
     for attempt in range(ATTEMPTS):
@@ -61,11 +66,10 @@ def scan(
     return sorted(rows, key=lambda row: (-row.score, row.id))
 
 
-def _has_comparable(session: Session, records: Records, found: Found, dimensions: int) -> bool:
-    """Return whether there is anything to compare with a vector of so many dimensions."""
+def _check_dimensions(session: Session, records: Records, found: Found, dimensions: int) -> None:
     if found.size is None or found.size == dimensions * ITEM_BYTES:
-        return found.size is not None
-    # The one row that was looked at may be the odd one out.
+        return
+    # The few rows that were looked at may be the odd ones out.
     columns = records.embeddings.c
     of_this_size = select(1).where(
         columns.collection_id == found.id,
@@ -76,7 +80,6 @@ def _has_comparable(session: Session, records: Records, found: Found, dimensions
             f"the query vector has {dimensions} dimensions, and those of the collection "
             f"{found.size // ITEM_BYTES}"
         )
-    return True
 
 
 def _rank(

@@ -78,7 +78,8 @@ def adopt(connection: sa.Connection) -> None:
 
 def hash_stored_contents(connection: sa.Connection) -> None:
     rows = connection.execute(
-        sa.text("SELECT rowid, content FROM embeddings WHERE content IS NOT NULL")
+        # As bytes: SQLite keeps in a TEXT column whatever one puts there.
+        sa.text("SELECT rowid, CAST(content AS BLOB) FROM embeddings WHERE content IS NOT NULL")
     )
     update = sa.text("UPDATE embeddings SET content_hash = :hash WHERE rowid = :rowid")
     for part in rows.partitions(1000):
@@ -87,7 +88,7 @@ def hash_stored_contents(connection: sa.Connection) -> None:
             [
                 {
                     "rowid": rowid,
-                    "hash": hashlib.md5(content.encode(), usedforsecurity=False).digest(),
+                    "hash": hashlib.md5(content, usedforsecurity=False).digest(),
                 }
                 for rowid, content in part
             ],

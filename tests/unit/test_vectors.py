@@ -5,10 +5,9 @@ from __future__ import annotations
 import array
 import math
 import struct
-from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -26,6 +25,9 @@ from embeddings.vectors import (
     contenders,
     cosine_scores,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 DENORMAL = float(np.finfo(np.float32).smallest_subnormal)
@@ -62,7 +64,7 @@ def exact_cosine(a: Iterable[float], b: Iterable[float]) -> float:
     if not squares:
         return 0.0
     dot = sum((x * y for x, y in zip(left, right, strict=True)), Fraction(0))
-    return math.copysign(math.sqrt(dot * dot / squares), dot)
+    return math.sqrt(dot * dot / squares) * (-1 if dot < 0 else 1)
 
 
 class TestByteFormat:
@@ -132,18 +134,17 @@ class TestAsVector:
             np.array([1, 2, 3], np.longdouble),
             np.array([1, 2, 3], ">f4"),
             np.array([1, 2, 3], ">f8"),
-            np.array([3, 9, 2, 9, 1, 9], np.float32)[::-2][::1],
+            np.array([3, 9, 2, 9, 1], np.float32)[::-2],
             np.array([[1, 9], [2, 9], [3, 9]], np.float32)[:, 0],
         ],
         ids=lambda values: f"{type(values).__name__}-{getattr(values, 'dtype', '')}",
     )
     def test_every_form_of_numbers_is_taken(self, values):
         """Lists, iterables and arrays of every numeric type and layout hold the same vector."""
-        expected = [1.0, 2.0, 3.0] if list(values)[0] == 1 else [9.0, 9.0, 9.0]
         vector = as_vector(values)
-        assert (vector.dtype, vector.shape) == (np.float32, (3,))
-        assert vector.tolist() == expected
-        assert decode(encode(values)) == tuple(expected)
+        assert vector.dtype == np.float32
+        assert vector.tolist() == [1.0, 2.0, 3.0]
+        assert decode(encode(values)) == (1.0, 2.0, 3.0)
 
     def test_a_generator_is_taken(self):
         """A one-shot iterable is read once."""
@@ -299,7 +300,8 @@ class TestAsQuery:
     def test_it_has_length_one_or_is_zero(self, values):
         """Whatever the magnitude, the length is 1; zeros stay zeros."""
         query = as_query(values)
-        assert (query.dtype, query.shape) == (np.float64, (len(values),))
+        assert query.dtype == np.float64
+        assert query.shape == (len(values),)
         assert np.linalg.norm(query) == pytest.approx(1.0 if any(values) else 0.0, abs=1e-12)
 
     @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.int64])
@@ -334,7 +336,8 @@ class TestCosine:
         """Every row of a matrix scores its cosine, as float64, between -1 and 1."""
         matrix, query = search
         scores = cosine_scores(matrix, query)
-        assert (scores.dtype, scores.shape) == (np.float64, (len(matrix),))
+        assert scores.dtype == np.float64
+        assert scores.shape == (len(matrix),)
         assert np.abs(scores).max() <= 1.0
         expected = [exact_cosine(row, query.tolist()) for row in matrix.tolist()]
         assert scores.tolist() == pytest.approx(expected, abs=1e-12)
