@@ -37,7 +37,7 @@ class UnknownModelError(EmbeddingsError, KeyError):
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"Unknown model: {name}")
+        super().__init__(name)
         self.name = name
 
     def __str__(self) -> str:  # KeyError would show the repr of its message
@@ -47,10 +47,8 @@ class UnknownModelError(EmbeddingsError, KeyError):
 class ModelRequiredError(EmbeddingsError, ValueError):
     """A collection that does not exist yet was given neither a model nor a model id."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            "Either model= or model_id= must be provided when creating a new collection"
-        )
+    def __str__(self) -> str:
+        return "Either model= or model_id= must be provided when creating a new collection"
 
 
 class ModelMismatchError(EmbeddingsError, ValueError):
@@ -63,11 +61,15 @@ class ModelMismatchError(EmbeddingsError, ValueError):
     """
 
     def __init__(self, collection: str, stored: str | None, given: str) -> None:
-        super().__init__(
-            f"Collection {collection!r} holds vectors of model {stored!r}, not of {given!r}. "
-            "Open it with that model or with none, or use another collection for the other model"
-        )
+        super().__init__(collection, stored, given)
         self.collection, self.stored, self.given = collection, stored, given
+
+    def __str__(self) -> str:
+        return (
+            f"Collection {self.collection!r} holds vectors of model {self.stored!r}, not of "
+            f"{self.given!r}. Open it with that model or with none, or use another collection "
+            "for the other model"
+        )
 
 
 class InvalidItemError(EmbeddingsError, ValueError):
@@ -90,15 +92,19 @@ class MissingExtraError(EmbeddingsError, ImportError):
     """A package that belongs to an optional extra is not installed.
 
     Attributes:
+        package: What is missing.
         extra: The extra to install.
     """
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(
-            f"This needs the package {package!r}. "
-            f"Install it with: pip install 'sqlalchemy-embeddings[{extra}]'"
+        super().__init__(package, extra)
+        self.package, self.extra = package, extra
+
+    def __str__(self) -> str:
+        return (
+            f"This needs the package {self.package!r}. "
+            f"Install it with: pip install 'sqlalchemy-embeddings[{self.extra}]'"
         )
-        self.extra = extra
 
 
 class SchemaError(EmbeddingsError, RuntimeError):

@@ -7,6 +7,7 @@ lock, just before `write`, because another writer may have been there while the 
 from __future__ import annotations
 
 import functools
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +144,7 @@ def _changes(item: Item, row: StoredRow, vector: Float32 | None) -> list[dict[st
     if (
         item.metadata is not None
         and row.metadata is not None
-        and dump_metadata(item.metadata) == dump_metadata(row.metadata)
+        and json.dumps(item.metadata) == json.dumps(row.metadata)
     ):
         change["metadata"] = None
     del change["content_hash"]

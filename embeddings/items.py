@@ -47,22 +47,27 @@ class Item:
     """An earlier item of the same batch already replaced the row, as a whole."""
 
 
-def fold(items: Iterable[Item]) -> list[Item]:
+def fold(items: Iterable[Item]) -> list[list[Item]]:
     """Return one item for each id, sorted by id, with the effect of all of them in turn.
 
-    So the outcome does not depend on where a batch ends.
+    So the outcome does not depend on where a batch ends. It is several lists, to be written one
+    after the other, where text and bytes that are equal as bytes follow each other under one id:
+    what comes of that depends on the row between them.
     """
-    folded: dict[str, Item] = {}
+    lists: list[dict[str, Item]] = [{}]
     for item in items:
-        before = folded.get(item.id)
+        before = lists[-1].get(item.id)
         if before is None:
-            folded[item.id] = item
+            lists[-1][item.id] = item
         elif before.key == item.key:
             metadata = before.metadata if item.metadata is None else item.metadata
-            folded[item.id] = replace(before, metadata=metadata, store=before.store or item.store)
+            store = before.store or item.store
+            lists[-1][item.id] = replace(before, metadata=metadata, store=store)
+        elif before.key[0] == item.key[0]:
+            lists.append({item.id: item})
         else:
-            folded[item.id] = replace(item, anew=True)
-    return [folded[id] for id in sorted(folded)]
+            lists[-1][item.id] = replace(item, anew=True)
+    return [[folded[id] for id in sorted(folded)] for folded in lists]
 
 
 def checked_name(name: object) -> str:

@@ -47,7 +47,10 @@ class Keys(Generic[K]):
                 f"The ids of this collection are {self.python_type.__name__}, and {key!r} is "
                 f"{type(key).__name__}. Collection(..., key=) sets the type"
             )
-        text = key.hex if isinstance(key, uuid.UUID) else str(key)
+        try:
+            text = key.hex if isinstance(key, uuid.UUID) else str(key)
+        except ValueError:
+            raise InvalidItemError("An id is an integer with too many digits") from None
         if not text:
             raise InvalidItemError("An id must not be empty")
         check_text(text, "The id", text)

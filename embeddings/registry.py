@@ -29,7 +29,7 @@ _models: dict[str, SupportsEmbedding] = {}
 _aliases: dict[str, str] = {}
 _default: str | None = None
 _providers_loaded = _entry_points_loaded = False
-_substitute: Callable[[str], SupportsEmbedding] | None = None
+_substitute: Callable[[str, SupportsEmbedding | None], SupportsEmbedding] | None = None
 
 
 def register_embedding_model(model: SupportsEmbedding, aliases: Iterable[str] = ()) -> None:
@@ -68,7 +68,7 @@ def get_embedding_models() -> list[SupportsEmbedding]:
     _load_entry_points()
     with _lock:
         _load_providers()
-        return [_models[model_id] for model_id in sorted(_models)]
+        return [substituted(_models[model_id]) for model_id in sorted(_models)]
 
 
 def get_aliases() -> dict[str, str]:
@@ -146,12 +146,17 @@ def is_known(name: str) -> bool:
 
 def substituted(model: SupportsEmbedding) -> SupportsEmbedding:
     """Return what stands in for the model while `substitute_models` is in force, or the model."""
-    return _substitute(model.model_id) if _substitute else model
+    return _substitute(model.model_id, model) if _substitute else model
 
 
 @contextmanager
-def substitute_models(factory: Callable[[str], SupportsEmbedding]) -> Iterator[None]:
-    """Within the block, let `factory(model_id)` take the place of every model; for tests."""
+def substitute_models(
+    factory: Callable[[str, SupportsEmbedding | None], SupportsEmbedding],
+) -> Iterator[None]:
+    """Within the block, let `factory(model_id, model)` take the place of every model; for tests.
+
+    The model is None where no model has the id.
+    """
     global _substitute
     before, _substitute = _substitute, factory
     try:
@@ -166,7 +171,7 @@ def _find(name: str) -> SupportsEmbedding | None:
         _load_entry_points()
         model = _registered(name) or _find_in_llm(_follow(name))
     if _substitute:
-        return _substitute(model.model_id if model else _follow(name))
+        return _substitute(model.model_id if model else _follow(name), model)
     return model
 
 

@@ -83,7 +83,7 @@ def stored_size(records: Records) -> ScalarSelect[int | None]:
     return (
         select(sample.c.size)
         .group_by(sample.c.size)
-        .order_by(func.count().desc(), sample.c.size)
+        .order_by(func.count().desc(), sample.c.size.desc())
         .limit(1)
         .scalar_subquery()
     )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .model import Content, EmbeddingModel
+from .model import Content, EmbeddingModel, SupportsEmbedding, kinds
 from .registry import substitute_models
 
 if TYPE_CHECKING:
@@ -72,8 +72,11 @@ def replace_models() -> Iterator[Callable[[str], DeterministicModel]]:
     """
     models: dict[str, DeterministicModel] = {}
 
-    def model_of(model_id: str) -> DeterministicModel:
-        return models.setdefault(model_id, DeterministicModel(model_id))
+    def model_of(model_id: str, replaced: SupportsEmbedding | None = None) -> DeterministicModel:
+        if model_id not in models:
+            takes_bytes = replaced is not None and "binary" in kinds(replaced)
+            models[model_id] = DeterministicModel(model_id, supports_binary=takes_bytes)
+        return models[model_id]
 
     with substitute_models(model_of):
         yield model_of

@@ -75,7 +75,7 @@ class Writable(Target[K]):
                 model_id = self._model_id_of(self._find(session))
             if prepared.model_id != model_id:
                 raise ModelMismatchError(self._name, model_id, prepared.model_id)
-            vectors[item.key] = prepared.vector
+            vectors[item.key] = as_vector(prepared.vector, label="prepared vector")
         else:
             item = self._item(id, value, metadata, store)
         self._embed([item], vectors, force=force)
@@ -275,8 +275,13 @@ class Writable(Target[K]):
             )
 
     def _embed(self, given: list[Item], vectors: dict[ContentKey, Float32], *, force: bool) -> None:
+        for items in fold(given):
+            self._embed_folded(items, vectors, force=force)
+
+    def _embed_folded(
+        self, items: list[Item], vectors: dict[ContentKey, Float32], *, force: bool
+    ) -> None:
         """Read, embed, write; and again if another writer changed the rows in between."""
-        items = fold(given)
         with self._session() as session:
             found = self._find(session)
             if found is None:

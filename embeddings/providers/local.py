@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,13 @@ from ..errors import MissingExtraError
 from ..model import Content, EmbeddingModel, SupportsEmbedding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ..vectors import Float32
 
 CONFIG = "l2_supercat"
 DIMENSIONS = (256, 128, 64)
-GROUP_CHARACTERS = 64_000
+PIECE, GROUP = 8_000, 32_000  # characters
 
 
 class WordLlamaModel(EmbeddingModel):
@@ -44,45 +45,65 @@ class WordLlamaModel(EmbeddingModel):
         Raises:
             MissingExtraError: The `wordllama` package is not installed.
         """
-        model = _load(self.dimensions)
-        vectors: Float32 = np.empty((len(items), self.dimensions), np.float32)
-        for group in _of_like_length(items):
-            texts = [items[position] for position in group]
-            vectors[group] = model.embed(texts, batch_size=len(texts), norm=False)
+        inference = _load(self.dimensions)
+        vectors: Float32 = np.zeros((len(items), self.dimensions), np.float32)
+        for group in _groups(str(item) for item in items):
+            encoded = inference.tokenizer.encode_batch(
+                [piece for _, piece in group], add_special_tokens=False
+            )
+            for (position, _), tokens in zip(group, encoded, strict=True):
+                known = np.minimum(tokens.ids, len(inference.embedding) - 1)
+                vectors[position] += inference.embedding[known].sum(axis=0)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: Float32 = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
         return unit
 
 
-def _of_like_length(items: Sequence[Content]) -> Iterator[list[int]]:
-    """Yield the positions of all items, in groups small enough for the memory that they take.
+def _groups(texts: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
+    """Yield (number of the text, piece of it), in groups small enough for the memory they take.
 
-    wordllama pads the texts of a group to the longest, and holds a vector for every token.
+    Long texts are cut at spaces, where a word's tokens begin anew.
     """
-    group: list[int] = []
-    for position in sorted(range(len(items)), key=lambda position: len(items[position])):
-        if group and (len(group) + 1) * len(items[position]) > GROUP_CHARACTERS:
-            yield group
-            group = []
-        group.append(position)
+    group: list[tuple[int, str]] = []
+    length = 0
+    for number, text in enumerate(texts):
+        start = 0
+        while start < len(text):
+            end = len(text)
+            if end - start > PIECE:
+                space = text.rfind(" ", start + 1, start + PIECE)
+                end = start + PIECE if space < 0 else space
+            group.append((number, text[start:end]))
+            length += end - start
+            start = end + (end < len(text) and text[end] == " ")
+            if length > GROUP:
+                yield group
+                group, length = [], 0
     if group:
         yield group
 
 
 @functools.cache
 def _load(dimensions: int) -> Any:
+    # It configures the logging of whoever imports it, unless that is configured already.
+    root, handler = logging.getLogger(), logging.NullHandler()
+    root.addHandler(handler)
     try:
         import wordllama
     except ImportError:
         raise MissingExtraError("wordllama", "local") from None
+    finally:
+        root.removeHandler(handler)
     # The wheel holds the weights; a cache_dir that is the package keeps its loader off the network.
-    return wordllama.WordLlama.load(
+    inference = wordllama.WordLlama.load(
         config=CONFIG,
         dim=DIMENSIONS[0],
         trunc_dim=None if dimensions == DIMENSIONS[0] else dimensions,
         cache_dir=Path(wordllama.__file__).parent,
         disable_download=True,
     )
+    inference.tokenizer.no_padding()  # to the longest text, with a vector for every token
+    return inference
 
 
 def register(register: Callable[[SupportsEmbedding, tuple[str, ...]], None]) -> None:
