@@ -43,7 +43,8 @@ TABLES = frozenset(
         LLM_MIGRATIONS_TABLE,
     }
 )
-TRIGGERS = ("insert", "insert_rowid", "update", "update_rowid", "delete")
+TRIGGERS = ("insert", "insert_rowid", "update", "update_rowid", "delete", "prune")
+LOG_ROWS, PRUNE_EVERY = 65_536, 1_024
 
 # Columns without which a table of that name is not ours: llm's first version had these.
 _REQUIRED = {
@@ -167,7 +168,7 @@ def install(connection: Connection, records: Records = RECORDS) -> None:
         for name, table in connection.exec_driver_sql(
             "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'"
         ):
-            if name in ours and table != records.embeddings.name:
+            if name in ours and table not in {records.embeddings.name, records.log}:
                 raise SchemaError(
                     f"The table {table!r} has a trigger called {name!r}, a name that this library "
                     "needs. Nothing was changed"
@@ -230,6 +231,13 @@ def _change_log(records: Records) -> list[str]:
             f"SELECT OLD.collection_id, OLD.id WHERE {moved}",
         ),
         *trigger("delete", f"AFTER DELETE ON {embeddings}", old),
+        # Whoever writes keeps the log short. The newest row of each collection stays.
+        f'DROP TRIGGER IF EXISTS {schema}"{log}_prune"',
+        f'CREATE TRIGGER {schema}"{log}_prune" AFTER INSERT ON "{log}" '
+        f"WHEN NEW.seq % {PRUNE_EVERY} = 0 BEGIN "
+        f'DELETE FROM "{log}" WHERE seq > 0 AND seq <= NEW.seq - {LOG_ROWS} AND EXISTS '
+        f'(SELECT 1 FROM "{log}" AS newer WHERE newer.collection_id IS "{log}".collection_id '
+        f'AND newer.seq > "{log}".seq); END',
         f'INSERT INTO {schema}"{log}" (seq) VALUES (0) ON CONFLICT DO NOTHING',
         # Whatever was written while there were no triggers is a change, too.
         f'INSERT INTO {schema}"{log}" (collection_id) '

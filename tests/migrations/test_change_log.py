@@ -16,6 +16,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 import embeddings
 from embeddings import Base, Collection, CollectionRecord, EmbeddingRecord
+from embeddings.schema import LOG_ROWS, PRUNE_EVERY
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
@@ -603,7 +604,8 @@ def test_installing_after_the_table_was_made_anew(engine: Engine, path: Path):
                 "updated",
             ]
         )
-    assert "trigger" not in {kind for kind, *_ in objects(path)}
+    left = {name for kind, name, *_ in objects(path) if kind == "trigger"}
+    assert left == {"embeddings_log_prune"}  # which is on the log itself
 
     with watched(path) as changed, engine.begin() as connection:
         embeddings.install(connection)
@@ -629,3 +631,25 @@ def test_migrating_a_file_that_has_rows(tmp_path: Path):
 
     log = query(path, "SELECT collection_id, id FROM embeddings_log ORDER BY seq")
     assert log == [(None, None), (1, None), (2, None)]
+
+
+def test_the_log_stays_short_whoever_writes(path: Path):
+    """Of many changes the newest are kept, and of a quiet collection its newest."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE embeddings SET embedding = x'00000000' WHERE collection_id = 2")
+        quiet = "SELECT max(seq) FROM embeddings_log WHERE collection_id = 2"
+        newest_of_the_quiet = connection.execute(quiet).fetchone()
+        for _ in range(30):
+            connection.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) "
+                "INSERT OR REPLACE INTO embeddings (collection_id, id, embedding) "
+                "SELECT 1, 'busy-' || i, randomblob(4) FROM n"
+            )
+        connection.commit()
+        rows, newest = connection.execute(
+            "SELECT count(*), max(seq) FROM embeddings_log"
+        ).fetchone()
+        assert newest > 90_000
+        assert LOG_ROWS <= rows <= LOG_ROWS + PRUNE_EVERY + 10
+        assert connection.execute(quiet).fetchone() == newest_of_the_quiet
+        assert connection.execute("SELECT seq FROM embeddings_log WHERE seq = 0").fetchone()
