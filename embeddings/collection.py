@@ -196,7 +196,8 @@ class Collection(Writable[K], Searchable[K]):
                 raise ValueError(f"Collection {name!r} already exists")
             statement = update(entity).where(entity.id == found.id).values({entity.name: name})
             run(session, self._records, statement)
-        self._name, self._renamed = name, (self._name, found.id)
+        self._renamed.append((self._name, found.id))
+        self._name = name
 
     def delete(self) -> None:
         """Delete the collection and its embeddings. This object will not create it again.
@@ -258,9 +259,8 @@ class Collection(Writable[K], Searchable[K]):
                 found = self._find(session)
                 if found is None:
                     return
-                page = statement.where(entity.collection_id == found.id)
-                if last is not None:
-                    page = page.where(entity.id > last)
+                is_next = entity.id.is_not(None) if last is None else entity.id > last
+                page = statement.where(entity.collection_id == found.id, is_next)
                 records = list(run(session, self._records, page).scalars())
             yield from records
             if len(records) < PAGE:
@@ -278,7 +278,9 @@ class Collection(Writable[K], Searchable[K]):
             found = self._find(session)
             if found is None:
                 return []
-            statement = select(columns.id).where(columns.collection_id == found.id)
+            statement = select(columns.id).where(
+                columns.collection_id == found.id, columns.id.is_not(None)
+            )
             if prefix is not None and prefix != "":
                 statement = statement.where(starts_with(columns.id, prefix))
             found_ids = run(session, self._records, statement.order_by(columns.id)).scalars()

@@ -52,7 +52,7 @@ def fold(items: Iterable[Item]) -> list[list[Item]]:
 
     So the outcome does not depend on where a batch ends. It is several lists, to be written one
     after the other, where text and bytes that are equal as bytes follow each other under one id:
-    what comes of that depends on the row between them.
+    what comes of that depends on the row between them. There is always a first list.
     """
     lists: list[dict[str, Item]] = [{}]
     for item in items:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
 from sqlalchemy import ColumnElement, Integer, String, Text, cast, func
 from sqlalchemy.orm import QueryableAttribute
-from sqlalchemy.types import TypeEngine, Uuid
+from sqlalchemy.types import NullType, TypeEngine, Uuid
 
 from .errors import InvalidItemError
 from .records import check_text
@@ -32,6 +32,7 @@ class Keys(Generic[K]):
 
     python_type: type[K]
     sql_type: TypeEngine[Any]
+    _to_text: Callable[[Any], str]
     _from_text: Callable[[str], K]
 
     def to_text(self, key: object) -> str:
@@ -47,12 +48,12 @@ class Keys(Generic[K]):
                 f"The ids of this collection are {self.python_type.__name__}, and {key!r} is "
                 f"{type(key).__name__}. Collection(..., key=) sets the type"
             )
-        try:
-            text = key.hex if isinstance(key, uuid.UUID) else str(key)
-        except ValueError:
-            raise InvalidItemError("An id is an integer with too many digits") from None
-        if not text:
+        if key == "":
             raise InvalidItemError("An id must not be empty")
+        try:
+            text = self._to_text(key)
+        except ValueError as error:
+            raise InvalidItemError(f"This id cannot be stored: {error}") from None
         check_text(text, "The id", text)
         if len(text) > MAX_ID_BYTES // 4 and len(text.encode()) > MAX_ID_BYTES:
             raise InvalidItemError(
@@ -97,10 +98,15 @@ def _canonical_uuid(text: str) -> uuid.UUID:
     return value
 
 
+def _decimal_or_text(key: str | int) -> str:
+    # str() of a member of an enumeration would be its name.
+    return str.__str__(key) if isinstance(key, str) else int.__repr__(key)
+
+
 _KINDS: dict[type, Keys[Any]] = {
-    str: Keys(str, Text(), str),
-    int: Keys(int, Integer(), _canonical_int),
-    uuid.UUID: Keys(uuid.UUID, Uuid(), _canonical_uuid),
+    str: Keys(str, Text(), _decimal_or_text, str),
+    int: Keys(int, Integer(), int.__repr__, _canonical_int),
+    uuid.UUID: Keys(uuid.UUID, Uuid(), lambda key: key.hex, _canonical_uuid),
 }
 
 
@@ -113,11 +119,18 @@ def keys_of(key: type[Key] | QueryableAttribute[Any] | ColumnElement[Any]) -> Ke
     if isinstance(key, type) and key in _KINDS:
         return _KINDS[key]
     if isinstance(key, QueryableAttribute | ColumnElement):
-        sql_type = key.type
-        python_type = sql_type.python_type
+        sql_type: TypeEngine[Any] = getattr(key, "type", None) or NullType()
         if isinstance(sql_type, Uuid) and not sql_type.as_uuid:
-            python_type = uuid.UUID
-        if python_type in _KINDS:
-            base = _KINDS[python_type]
-            return Keys(base.python_type, sql_type, base._from_text)
+            return Keys(
+                str,
+                sql_type,
+                lambda key: uuid.UUID(key).hex,
+                lambda text: str(_canonical_uuid(text)),
+            )
+        try:
+            base = _KINDS.get(sql_type.python_type)
+        except NotImplementedError:  # a type that names no type of Python
+            base = None
+        if base is not None:
+            return replace(base, sql_type=sql_type)
     raise TypeError(f"key must be str, int, uuid.UUID or a mapped column of such, not {key!r}")

@@ -62,7 +62,7 @@ class Target(Generic[K]):
         self._create = create
         self._keys = keys
         self._records = records
-        self._renamed: tuple[str, int] | None = None
+        self._renamed: list[tuple[str, int]] = []  # former names, with the id of the row
         self._deleted = False
 
     @contextmanager
@@ -100,18 +100,23 @@ class Target(Generic[K]):
             ModelMismatchError: The row is of another model than was given.
         """
         found = self._row_named(session, self._name)
-        if found is None and self._renamed is not None:
-            before, id = self._renamed
-            found = self._row_named(session, before)
-            if found is not None and found.id == id:  # the renaming was rolled back
-                self._name, self._renamed = before, None
-            else:
-                found = None
+        if self._renamed and (found is None or found.id != self._renamed[-1][1]):
+            found = self._before_renaming(session) or found
         if found is None and not self._create:
             raise self._does_not_exist()
         if found is not None:
             self._model_id_of(found)
         return found
+
+    def _before_renaming(self, session: Session) -> Found | None:
+        """Return the row under a former name, and take that name again: it was rolled back."""
+        for position, (name, id) in reversed(list(enumerate(self._renamed))):
+            found = self._row_named(session, name)
+            if found is not None and found.id == id:
+                self._name = name
+                del self._renamed[position:]
+                return found
+        return None
 
     def _existing(self, session: Session) -> Found:
         found = self._find(session)

@@ -213,9 +213,9 @@ class Writable(Target[K]):
             conditions.append(
                 is_one_of(self._records.embeddings.c.id, [self._keys.to_text(id) for id in ids])
             )
-        if prefix is not None:
+        if prefix is not None and prefix != "":
             conditions.append(starts_with(self._records.embeddings.c.id, prefix))
-        if where is not None:
+        if where is not None and where != {}:
             conditions.append(where_condition(self._records, where))
         if not conditions:
             raise InvalidQueryError("give ids, prefix= or where=; delete() deletes the collection")
@@ -251,7 +251,8 @@ class Writable(Target[K]):
             raise InvalidItemError("the content of a vector from elsewhere must be a str")
         return {
             "id": text,
-            "embedding": as_vector(vector, label=f"vector of {text!r}"),
+            # A copy: a generator may hand out one piece of memory again and again.
+            "embedding": as_vector(vector, label=f"vector of {text!r}").copy(),
             "content": content,
             "content_blob": None,
             "content_hash": None if content is None else self.content_hash(content),
@@ -275,31 +276,36 @@ class Writable(Target[K]):
             )
 
     def _embed(self, given: list[Item], vectors: dict[ContentKey, Float32], *, force: bool) -> None:
-        for items in fold(given):
-            self._embed_folded(items, vectors, force=force)
-
-    def _embed_folded(
-        self, items: list[Item], vectors: dict[ContentKey, Float32], *, force: bool
-    ) -> None:
         """Read, embed, write; and again if another writer changed the rows in between."""
+        first, *later = fold(given)
         with self._session() as session:
             found = self._find(session)
             if found is None:
                 self._refuse_if_deleted()
             model = self._model_of(found)
-            for example in {item.key[1]: item.content for item in items}.values():
+            for example in {item.key[1]: item.content for item in given}.values():
                 check_content(model, example)
-            todo = self._resolve(session, found, model, items, vectors, force)
-        while not todo.is_empty:
-            if todo.missing:
-                made = embed_checked(model, [item.content for item in todo.missing])
-                vectors |= {item.key: v for item, v in zip(todo.missing, made, strict=True)}
+            todo = self._resolve(session, found, model, first, vectors, force)
+        # What comes later cannot rely on a row that is about to be replaced.
+        missing = {item.key: item for item in todo.missing}
+        missing |= {i.key: i for items in later for i in items if i.key not in vectors}
+        if todo.is_empty and not later:
+            return
+        while True:
+            if missing:
+                made = embed_checked(model, [item.content for item in missing.values()])
+                vectors |= zip(missing, made, strict=True)
             with self._session(write=True) as session:
                 found = self._find_or_create(session)
-                todo = self._resolve(session, found, model, items, vectors, force)
+                todo = self._resolve(session, found, model, first, vectors, force)
                 if not todo.missing:
                     ingest.write(session, self._records, found, todo)
+                    for items in later:
+                        found = self._existing(session)
+                        todo = self._resolve(session, found, model, items, vectors, force)
+                        ingest.write(session, self._records, found, todo)
                     return
+            missing = {item.key: item for item in todo.missing}
 
     def _resolve(
         self,

@@ -161,7 +161,10 @@ def _among_condition(id: ColumnElement[str], keys: Keys[Any], among: Among) -> C
 
 def as_matches(keys: Keys[Any], rows: Iterable[ScoredRow]) -> Subquery:
     """Return scored rows as a selectable with the columns `id`, in the host's type, and `score`."""
-    pairs = json.dumps([[row.id, row.score] for row in rows])
+    best = list(rows)
+    for scored in best:
+        keys.from_text(scored.id)  # the database would make something of any text
+    pairs = json.dumps([[scored.id, scored.score] for scored in best])
     row = func.json_each(pairs).table_valued("value")
     id = func.json_extract(row.c.value, "$[0]")
     key = func.cast(id, keys.sql_type) if keys.python_type is int else id
