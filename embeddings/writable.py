@@ -163,8 +163,8 @@ class Writable(Target[K]):
             InvalidVectorError: A vector is not finite, or not of the collection's length.
         """
         check_batch_size(batch_size)
-        for batch in batches(entries, batch_size):
-            rows = {row["id"]: row for row in map(self._vector_row, batch)}
+        for batch in batches(map(self._vector_row, entries), batch_size):
+            rows = {row["id"]: row for row in batch}
             with self._session(write=True) as session:
                 found = self._find_or_create(session)
                 todo = ingest.Resolution([rows[id] for id in sorted(rows)])

@@ -21,7 +21,7 @@ from embeddings.providers.local import WordLlamaModel
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-pytest.importorskip("wordllama", reason="the extra is not installed")
+wordllama = pytest.importorskip("wordllama", reason="the extra is not installed")
 
 ROOT = Path(embeddings.__file__).parents[1]
 WORDS = "the quick brown fox jumps over the lazy dog and runs into the old forest "
@@ -137,6 +137,32 @@ def test_a_collection_finds_what_is_meant(session):
     assert docs.similar_by_id("cat", number=1)[0].id == "hound"
 
 
+@pytest.fixture(scope="module")
+def reference() -> Callable[[str], Any]:
+    """The package itself, asked for one text at a time."""
+    package = Path(wordllama.__file__).parent
+    loaded = wordllama.WordLlama.load(cache_dir=package, disable_download=True)
+
+    def embed(text: str) -> Any:
+        vector = loaded.embed([text])[0]
+        return vector / np.linalg.norm(vector)
+
+    return embed
+
+
+@pytest.mark.parametrize("text", ["my happy hound", WORDS, *filter(None, ODD), "日本語 " * 50])
+def test_a_vector_is_that_of_the_package(local, reference, text):
+    """The mean of the tokens' vectors, as wordllama computes it, made a unit vector."""
+    np.testing.assert_allclose(local.embed(text), reference(text), atol=1e-5)
+
+
+@pytest.mark.parametrize("separator", [" ", "  ", "\n", "\t", ""])
+def test_a_long_text_has_the_vector_of_the_package_but_for_a_trace(local, reference, separator):
+    """However it is cut up to save memory, the direction is the same."""
+    text = separator.join(f"{WORDS}{number}" for number in range(400))
+    assert embeddings.cosine_similarity(local.embed(text), reference(text)) > 0.9999
+
+
 # Odd texts
 
 
@@ -207,7 +233,6 @@ def test_the_end_of_a_very_long_text_counts(local):
     ("texts", "most"),
     [
         pytest.param("['short'] * 511 + [WORDS]", 150, id="one-long-among-short"),
-        pytest.param("[WORDS] * 8", 250, id="several-long"),
         pytest.param("['short'] * 63 + ['\\U0001f389' * 60_000]", 250, id="emoji-among-short"),
         pytest.param("['\\U0001f389' * 200_000]", 350, id="very-long-emoji"),
         pytest.param("[WORDS * 5]", 350, id="a-million-characters"),

@@ -16,6 +16,7 @@ from embeddings import (
     InvalidItemError,
     InvalidVectorError,
     ModelError,
+    ModelMismatchError,
     SupportsEmbedding,
 )
 
@@ -528,6 +529,18 @@ def test_an_object_keeps_its_own_id_though_it_is_an_alias_of_another_model(sessi
     docs = Collection("docs", session, model=Mine())
     docs.embed("a", "one")
     assert docs.model_id == "local"
+
+
+def test_an_object_gets_nowhere_by_an_alias_of_its_name(session):
+    """Its vectors do not mix with those of the model for which its id is an alias."""
+
+    class Mine(Duck):
+        model_id = "local"
+
+    Collection("docs", session, model_id="local").store_vectors([("a", [1.0, 0.0])])
+    with pytest.raises(ModelMismatchError):
+        Collection("docs", session, model=Mine()).embed("b", "one")
+    assert Collection("docs", session).ids() == ["a"]
 
 
 @pytest.mark.parametrize("name", ["length", b"length", 5, object()])

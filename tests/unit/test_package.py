@@ -288,8 +288,10 @@ def test_an_error_survives_the_way_between_processes(example, how):
     ids=lambda value: type(value).__name__,
 )
 def test_a_documented_message_is_exact(example, message):
-    """Callers match on these."""
+    """Callers match on these, and on a KeyError's first argument, which has no quotes around it."""
     assert str(example) == message
+    assert example.args == (message,)
+    assert message in repr(example)
 
 
 def test_a_mismatch_names_both_models_and_carries_them():

@@ -49,7 +49,10 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
         return subprocess.run(  # noqa: S603
             [sys.executable, *arguments],
-            env=kept | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])} | environment,
+            env=kept
+            | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+            | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+            | environment,
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -133,8 +136,8 @@ def test_vectors_do_not_depend_on_the_hash_seed(run):
         "import json; from embeddings.testing import DeterministicModel as M;"
         "print(json.dumps(M().embed('my happy hound')))"
     )
-    made = [json.loads(run("-c", code, PYTHONHASHSEED=seed).stdout) for seed in ("0", "1", "7")]
-    assert made == [DeterministicModel().embed("my happy hound")] * 3
+    made = [json.loads(run("-c", code, PYTHONHASHSEED=seed).stdout) for seed in ("0", "1")]
+    assert made == [DeterministicModel().embed("my happy hound")] * 2
 
 
 def test_calls_are_recorded():
@@ -220,17 +223,21 @@ def test_a_collection_from_before_the_block_uses_it_too(session):
         docs.embed("cat", "my dissatisfied cat")
 
 
-def test_a_model_that_takes_bytes_is_replaced_by_one_that_does(session):
-    """An application that embeds images can be tested."""
+@pytest.mark.parametrize("looked_at_before", [False, True])
+def test_a_model_that_takes_bytes_is_replaced_by_one_that_does(session, looked_at_before):
+    """An application that embeds images can be tested, whenever the test asks for the model."""
 
     class Images(Paid):
         model_id = "images"
         supports_binary = True
 
-    with replace_models():
+    with replace_models() as model_of:
+        if looked_at_before:
+            assert model_of("images").calls == []
         docs = Collection("docs", session, model=Images())
         docs.embed("image", b"\x89PNG")
         assert docs.ids() == ["image"]
+        assert model_of("images").calls == [[b"\x89PNG"]]
 
 
 @pytest.mark.parametrize("fails", [False, True])
