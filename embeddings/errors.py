@@ -37,7 +37,7 @@ class UnknownModelError(EmbeddingsError, KeyError):
     """
 
     def __init__(self, name: str) -> None:
-        super().__init__(name)
+        super().__init__(f"Unknown model: {name}")
         self.name = name
 
     def __str__(self) -> str:  # KeyError would show the repr of its message
@@ -47,8 +47,11 @@ class UnknownModelError(EmbeddingsError, KeyError):
 class ModelRequiredError(EmbeddingsError, ValueError):
     """A collection that does not exist yet was given neither a model nor a model id."""
 
-    def __str__(self) -> str:
-        return "Either model= or model_id= must be provided when creating a new collection"
+    def __init__(
+        self,
+        message: str = "Either model= or model_id= must be provided when creating a new collection",
+    ) -> None:
+        super().__init__(message)
 
 
 class ModelMismatchError(EmbeddingsError, ValueError):

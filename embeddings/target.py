@@ -147,7 +147,8 @@ class Target(Generic[K]):
         given = self._model_id or (self._model.model_id if self._model is not None else None)
         if found is not None:
             if given is not None and given != found.model_id:
-                canonical = registry.canonical_id(given)
+                # Aliases are for names: an object has the id that it has.
+                canonical = registry.canonical_id(given) if self._model is None else given
                 if canonical not in {found.model_id, registry.canonical_id(found.model_id)}:
                     raise ModelMismatchError(self._name, found.model_id, canonical)
             return found.model_id

@@ -73,10 +73,10 @@ def replace_models() -> Iterator[Callable[[str], DeterministicModel]]:
     models: dict[str, DeterministicModel] = {}
 
     def model_of(model_id: str, replaced: SupportsEmbedding | None = None) -> DeterministicModel:
-        if model_id not in models:
-            takes_bytes = replaced is not None and "binary" in kinds(replaced)
-            models[model_id] = DeterministicModel(model_id, supports_binary=takes_bytes)
-        return models[model_id]
+        model = models.setdefault(model_id, DeterministicModel(model_id))
+        if replaced is not None and "binary" in kinds(replaced):
+            model.supports_binary = True
+        return model
 
     with substitute_models(model_of):
         yield model_of

@@ -122,7 +122,9 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     def _describe(self, error: Exception) -> str:
         status = getattr(error, "status_code", None)
         code = getattr(error, "code", None)
-        if code not in CODES:  # a service could repeat what it was sent
+        if (
+            not isinstance(code, str) or code not in CODES
+        ):  # a service could repeat what it was sent
             code = None
         details = [f"HTTP {status}"] * (status is not None) + [str(code)] * (code is not None)
         hint = ""
