@@ -12,12 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import Executable, bindparam, func, select, update
+from sqlalchemy import Executable, Text, bindparam, func, select, update
 from sqlalchemy.orm import attributes
 
 from .errors import InvalidVectorError
 from .model import Kind, batches
-from .records import Metadata, Records, dump_metadata, now
+from .records import Metadata, Records, now
 from .sql import as_members, insert_into, is_one_of, is_one_of_parameter, run, vector_size
 from .vectors import ITEM_BYTES, Float32, as_stored
 
@@ -144,7 +144,7 @@ def _changes(item: Item, row: StoredRow, vector: Float32 | None) -> list[dict[st
     if (
         item.metadata is not None
         and row.metadata is not None
-        and json.dumps(item.metadata) == json.dumps(row.metadata)
+        and item.metadata == json.dumps(row.metadata)
     ):
         change["metadata"] = None
     del change["content_hash"]
@@ -303,7 +303,7 @@ def _upsert(
                 row["content"],
                 row["content_blob"],
                 row["content_hash"],
-                None if row["metadata"] is None else dump_metadata(row["metadata"]),
+                row["metadata"],
                 updated,
             )
             for row in rows
@@ -345,7 +345,14 @@ def _update(records: Records, has_vector: bool) -> Executable:
         )
         .values(
             {
-                column: func.coalesce(bindparam(f"new_{column.name}", type_=column.type), column)
+                column: func.coalesce(
+                    # Metadata is JSON text by now.
+                    bindparam(
+                        f"new_{column.name}",
+                        type_=Text() if column is columns.metadata else column.type,
+                    ),
+                    column,
+                )
                 for column in changing
             }
             | {columns.updated: bindparam("new_updated")}

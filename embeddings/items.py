@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .errors import InvalidItemError
 from .model import Content, Kind
-from .records import Metadata, check_text
+from .records import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -41,7 +41,8 @@ class Item:
     content: Content
     key: ContentKey
     """What the item's vector is looked up by."""
-    metadata: Metadata | None = None
+    metadata: str | None = None
+    """As JSON text, of the moment in which the item was read."""
     store: bool = False
     anew: bool = False
     """An earlier item of the same batch already replaced the row, as a whole."""

@@ -168,10 +168,6 @@ def _call(model: SupportsEmbedding, items: list[Any]) -> Iterable[VectorLike]:
     return model.embed_batch(items)
 
 
-def _count(returned: list[Any], items: list[Any]) -> str:
-    return "more vectors" if len(returned) > len(items) else f"{len(returned)} vectors"
-
-
 def embed_checked(model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
     """Return one float32 vector of shape (dimensions,) for each item, from one call of the model.
 
@@ -187,10 +183,10 @@ def embed_checked(model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
         raise ModelError(
             f"Model {model.model_id!r} returned {type(answer).__name__} instead of vectors"
         ) from None
-    returned = list(islice(iterator, len(items) + 1))
+    returned = list(iterator)
     if len(returned) != len(items):
         raise ModelError(
-            f"Model {model.model_id!r} returned {_count(returned, items)} for {len(items)} items"
+            f"Model {model.model_id!r} returned {len(returned)} vectors for {len(items)} items"
         )
     vectors = as_vectors(returned, label=f"of model {model.model_id!r}")
     lengths = sorted({vector.size for vector in vectors})

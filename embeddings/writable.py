@@ -12,7 +12,7 @@ from .errors import InvalidItemError, InvalidQueryError, ModelMismatchError
 from .items import Item, Prepared, checked_content, fold, unpacked
 from .keys import K
 from .model import batches, check_batch_size, check_content, embed_checked, kinds
-from .records import dump_metadata, now
+from .records import dump_metadata, load_metadata, now
 from .search.query import where_condition
 from .sql import changed, is_one_of, starts_with
 from .target import Target
@@ -178,10 +178,10 @@ class Writable(Target[K]):
             InvalidItemError: The metadata is not JSON.
         """
         text = self._keys.to_text(id)
-        if metadata is not None:
-            dump_metadata(metadata)
+        # A copy, which the record of a session may keep.
+        copy = None if metadata is None else load_metadata(dump_metadata(metadata))
         entity = self._records.embedding
-        statement = update(entity).values({entity.metadata_: metadata, entity.updated: now()})
+        statement = update(entity).values({entity.metadata_: copy, entity.updated: now()})
         with self._session(write=True) as session:
             found = self._existing(session)
             this = statement.where(entity.collection_id == found.id, entity.id == text)
@@ -237,16 +237,13 @@ class Writable(Target[K]):
     def _item(self, id: Key, value: object, metadata: Metadata | None, store: bool) -> Item:
         text = self._keys.to_text(id)
         content = checked_content(value)
-        if metadata is not None:
-            dump_metadata(metadata)
+        described = None if metadata is None else dump_metadata(metadata)
         kind: Kind = "text" if isinstance(content, str) else "binary"
-        return Item(text, content, (self.content_hash(content), kind), metadata, bool(store))
+        return Item(text, content, (self.content_hash(content), kind), described, bool(store))
 
     def _vector_row(self, entry: tuple[Any, ...]) -> dict[str, Any]:
         id, vector, metadata, content = (*unpacked(entry, 2, 4), None, None)[:4]
         text = self._keys.to_text(id)
-        if metadata is not None:
-            dump_metadata(metadata)
         if content is not None and not isinstance(checked_content(content), str):
             raise InvalidItemError("the content of a vector from elsewhere must be a str")
         return {
@@ -256,7 +253,7 @@ class Writable(Target[K]):
             "content": content,
             "content_blob": None,
             "content_hash": None if content is None else self.content_hash(content),
-            "metadata": metadata,
+            "metadata": None if metadata is None else dump_metadata(metadata),
         }
 
     def _embed_batches(
