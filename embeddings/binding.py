@@ -121,13 +121,15 @@ class OwnTransactions:
     def session(self, *, write: bool) -> Iterator[Session]:
         """Yield a session in a transaction that is committed at the end."""
         if write and self._has_own_file:
-            _use_write_ahead_log(self.engine)
+            use_write_ahead_log(self.engine)
             self._has_own_file = False
         with (
             self._turn,
             owned_transaction(self.engine, write=write) as connection,
             self._make_session(bind=connection, join_transaction_mode="rollback_only") as session,
         ):
+            if not session.in_transaction():
+                session.begin()  # for a sessionmaker with autobegin=False
             yield session
             session.flush()
 
@@ -158,12 +160,13 @@ class SqliteUtils:
         self._file = _main_file(self._driver)
         self._lock = threading.Lock()
         self._own: OwnTransactions | None = None
+        self._can_write = False
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
         """Yield a session on the database's own connection, or on the file behind it."""
-        if self._file and not self._driver.in_transaction:
-            with self._opened(self._file).session(write=write) as session:
+        if not self._driver.in_transaction and (own := self._opened(write=write)):
+            with own.session(write=write) as session:
                 yield session
             return
         ours = not self._driver.in_transaction
@@ -180,11 +183,14 @@ class SqliteUtils:
             if ours:
                 self._driver.commit()
 
-    def _opened(self, file: str) -> OwnTransactions:
+    def _opened(self, *, write: bool) -> OwnTransactions | None:
         with self._lock:  # put off until no transaction of the owner's is in the way
-            if self._own is None:
-                self._own = OwnTransactions(_open_engine(file), opened=True)
-            return self._own
+            if self._own is None and self._file:
+                self._own = OwnTransactions(_open_engine(self._file), opened=True)
+            # A cursor of the owner's, half read, would keep a second connection from writing.
+            if write and self._own and not self._can_write:
+                self._can_write = use_write_ahead_log(self._own.engine)
+            return self._own if self._can_write or not write else None
 
     def close(self) -> None:
         """Close the second connection; the database's own stays open."""
@@ -200,6 +206,11 @@ class _Lent:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._driver, name)
+
+    def cursor(self, *args: Any) -> Any:
+        cursor = self._driver.cursor(*args)
+        cursor.row_factory = None  # the owner's may make anything of a row
+        return cursor
 
     def commit(self) -> None:
         pass
@@ -293,26 +304,35 @@ def _map_into_memory(driver: Any, _: object) -> None:
     driver.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")  # halves the time of a scan
 
 
-def _use_write_ahead_log(engine: Engine) -> None:
-    """Let readers and a writer work side by side. The file keeps the setting.
+def use_write_ahead_log(engine: Engine) -> bool:
+    """Let readers and a writer work side by side, and return whether they can.
 
-    SQLite does not let those wait who ask for it at the same time, and refuses while a reader is
-    at work. Without it everything works as well, with more waiting.
+    The file keeps the setting. SQLite does not let those wait who ask for it at the same time, and
+    refuses while a reader is at work. Without it all works as well, with more waiting.
     """
-    for _ in range(WAL_ATTEMPTS):
-        driver = engine.raw_connection()
-        try:
-            driver.cursor().execute("PRAGMA journal_mode = WAL")
-        except sqlite3.OperationalError:
-            time.sleep(0.02)
-        else:
-            return
-        finally:
-            driver.close()
+    pooled = engine.raw_connection()
+    cursor = pooled.cursor()
+    cursor.execute("PRAGMA busy_timeout = 0")
+    try:
+        for _ in range(WAL_ATTEMPTS):
+            try:
+                cursor.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:
+                time.sleep(0.02)
+            else:
+                row = cursor.fetchone()
+                return row is not None and row[0] == "wal"
+        return False
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
+        cursor.close()
+        pooled.close()
 
 
 def _main_file(driver: sqlite3.Connection) -> str | None:
-    for _, name, file in driver.execute("PRAGMA database_list"):
+    cursor = driver.cursor()
+    cursor.row_factory = None
+    for _, name, file in cursor.execute("PRAGMA database_list"):
         if name == "main" and file:
             return str(file)
     return None

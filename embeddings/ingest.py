@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import Executable, Text, bindparam, func, select, update
-from sqlalchemy.orm import attributes
+from sqlalchemy.orm import attributes, joinedload
 
 from .errors import InvalidVectorError
 from .model import Kind, batches
@@ -360,8 +360,16 @@ def _update(records: Records, has_vector: bool) -> Executable:
     )
 
 
+def forget_list(session: Session, records: Records, collection_id: int) -> None:
+    """Let the session read the list of a loaded collection's embeddings again."""
+    key = records.collection.__mapper__.identity_key_from_primary_key((collection_id,))
+    if record := session.identity_map.get(key):
+        session.expire(record, ["embeddings"])
+
+
 def _refresh(session: Session, records: Records, collection_id: int, ids: Sequence[str]) -> None:
     """Bring the records that the session has loaded up to date with what was written past it."""
+    forget_list(session, records, collection_id)
     entity = records.embedding
     key_of = entity.__mapper__.identity_key_from_primary_key
     loaded = [
@@ -377,10 +385,12 @@ def _refresh(session: Session, records: Records, collection_id: int, ids: Sequen
             entity.collection_id == collection_id,
             is_one_of(records.embeddings.c.id, [record.id for record in loaded]),
         )
+        .options(joinedload(entity.collection))
         .execution_options(populate_existing=True)
     )
     run(session, records, statement).all()
     # The unit of work has to know of the change, or the records keep it when a savepoint goes.
-    for record in loaded:
-        attributes.flag_modified(record, "updated")
-    session.flush()
+    if not session._flushing:
+        for record in loaded:
+            attributes.flag_modified(record, "updated")
+        session.flush()

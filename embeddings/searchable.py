@@ -167,6 +167,8 @@ class Searchable(Target[K]):
 
     def _search_value(self, value: Content, query: Query) -> list[ScoredRow]:
         content = checked_content(value)
+        if not query.depth:
+            return []
         with self._session() as session:
             found = self._find(session)
             if found is None or self._is_empty(session, found):

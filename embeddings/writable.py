@@ -224,7 +224,9 @@ class Writable(Target[K]):
             if found is None:
                 return 0
             statement = delete(entity).where(entity.collection_id == found.id, *conditions)
-            return changed(session, self._records, statement)
+            count = changed(session, self._records, statement)
+            ingest.forget_list(session, self._records, found.id)
+            return count
 
     @staticmethod
     def content_hash(input: Content) -> bytes:
@@ -265,12 +267,9 @@ class Writable(Target[K]):
     ) -> None:
         check_batch_size(batch_size)
         own = getattr(self._read_model(), "batch_size", None)
-        for batch in batches(entries, min(batch_size, own or batch_size)):
-            self._embed(
-                [self._item(id, value, metadata, store) for id, value, metadata in batch],
-                {},
-                force=force,
-            )
+        items = (self._item(id, value, metadata, store) for id, value, metadata in entries)
+        for batch in batches(items, min(batch_size, own or batch_size)):
+            self._embed(batch, {}, force=force)
 
     def _embed(self, given: list[Item], vectors: dict[ContentKey, Float32], *, force: bool) -> None:
         """Read, embed, write; and again if another writer changed the rows in between."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import hypothesis
 import pytest
 import sqlite_utils
 from sqlalchemy import Engine, create_engine
@@ -15,7 +16,14 @@ import embeddings
 from embeddings import Collection
 from embeddings.testing import DeterministicModel
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 pytest_plugins = ["embeddings.testing"]
+
+# A busy machine makes no example wrong.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 BINDINGS = (
     "session",
@@ -39,11 +47,20 @@ def model() -> DeterministicModel:
     return DeterministicModel()
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    """An engine on a new SQLite file with the tables."""
-    engine = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the tables, to be copied: migrating one for every test takes long."""
+    path = tmp_path_factory.mktemp("template") / "app.db"
+    engine = create_engine(f"sqlite:///{path}")
     embeddings.migrate(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def engine(tmp_path: Path, migrated: Path) -> Iterator[Engine]:
+    """An engine on a new SQLite file with the tables."""
+    engine = create_engine(f"sqlite:///{shutil.copy(migrated, tmp_path / 'app.db')}")
     yield engine
     engine.dispose()
 
@@ -56,7 +73,7 @@ def session(engine: Engine) -> Iterator[Session]:
 
 
 @pytest.fixture(params=BINDINGS)
-def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+def db(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterator[Any]:
     """A database with the tables, as each of the kinds of thing that a collection takes."""
     kind = request.param
     path = tmp_path / "app.db"
@@ -81,8 +98,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
         yield database
         database.close()
     else:
-        engine = create_engine(f"sqlite:///{path}")
-        embeddings.migrate(engine)
+        engine = create_engine(f"sqlite:///{shutil.copy(migrated, path)}")
         if kind == "engine":
             yield engine
         elif kind == "sessionmaker":

@@ -153,36 +153,31 @@ def by_kind(items: Sequence[Any]) -> list[list[float]]:
 
 
 @pytest.mark.parametrize("store", [True, False])
-@pytest.mark.parametrize("together", [True, False])
-def test_text_and_bytes_of_equal_bytes_are_two_contents(opened: Open, store: bool, together: bool):
+def test_text_and_bytes_of_equal_bytes_are_two_contents(opened: Open, store: bool):
     """Neither takes the vector of the other, in one batch or in two calls, stored or not."""
-    model = Scripted(by_kind)
-    docs = opened(model=model)
     entries: list[tuple[str, str | bytes]] = [("text", "abc"), ("bytes", b"abc")]
-    if together:
-        docs.embed_multi(entries, store=store)
-    else:
-        for id, value in entries:
-            docs.embed(id, value, store=store)
-    assert vectors(docs) == {"text": [1.0, 3.0], "bytes": [-1.0, 3.0]}
-    assert contents(docs) == (dict(entries) if store else {"text": None, "bytes": None})
-    assert len({record.content_hash for record in docs}) == 1
+    together, apart = (opened(name, model=Scripted(by_kind)) for name in ("together", "apart"))
+    together.embed_multi(entries, store=store)
+    for id, value in entries:
+        apart.embed(id, value, store=store)
+    for docs in (together, apart):
+        assert vectors(docs) == {"text": [1.0, 3.0], "bytes": [-1.0, 3.0]}
+        assert contents(docs) == (dict(entries) if store else {"text": None, "bytes": None})
+        assert len({record.content_hash for record in docs}) == 1
 
 
 @pytest.mark.parametrize("store", [True, False])
-@pytest.mark.parametrize(("first", "second"), [("abc", b"abc"), (b"abc", "abc")])
-def test_text_and_bytes_replace_each_other_under_one_id(
-    opened: Open, store: bool, first: Any, second: Any
-):
+def test_text_and_bytes_replace_each_other_under_one_id(opened: Open, store: bool):
     """The later one is what the row holds, in the column that is its own."""
     docs = opened(model=Scripted(by_kind))
-    docs.embed("a", first, store=store)
-    docs.embed("a", second, store=store)
-    assert vectors(docs) == {"a": by_kind([second])[0]}
-    assert contents(docs) == {"a": second if store else None}
-    record = docs.get("a")
-    assert record is not None
-    assert None in (record.content, record.content_blob)
+    values: list[str | bytes] = ["abc", b"abc", "abc"]
+    for value in values:
+        docs.embed("a", value, store=store)
+        assert vectors(docs) == {"a": by_kind([value])[0]}
+        assert contents(docs) == {"a": value if store else None}
+        record = docs.get("a")
+        assert record is not None
+        assert None in (record.content, record.content_blob)
 
 
 # 7: prefixes
@@ -233,8 +228,11 @@ def test_a_prefix_is_no_pattern_wherever_the_database_is(docs: Collection[str]):
 
 
 @pytest.mark.parametrize("prefix", [1, b"a", ["a"], "a\0", "\ud800"])
-def test_a_prefix_that_no_id_can_have_is_refused(docs: Collection[str], prefix: Any):
+def test_a_prefix_that_no_id_can_have_is_refused(
+    engine: Engine, model: DeterministicModel, prefix: Any
+):
     """A prefix of another type, or one that could not be stored, is an error and no result."""
+    docs = Collection("docs", engine, model=model)
     docs.embed("a", "hello")
     with pytest.raises(ValueError, match="prefix"):
         docs.similar("hello", prefix=prefix)
@@ -426,7 +424,7 @@ def test_a_collection_opened_by_alias_is_the_same_model(opened: Open, determinis
 # 12: the wrong number of vectors
 
 
-@pytest.mark.parametrize("difference", [-2, -1, 1, 2])
+@pytest.mark.parametrize("difference", [-1, 1])
 def test_too_few_or_too_many_vectors_are_an_error(opened: Open, difference: int):
     """The message tells both numbers; nothing of that batch is written, and what was is kept."""
     counts = iter([0, difference])
@@ -512,7 +510,7 @@ HUGE = pytest.param({"x": 10**5000}, id="an integer of 5,000 digits")
         True,
         b"{}",
     ],
-    ids=lambda value: repr(value)[:40],
+    ids=lambda value: repr(value)[:40].partition(" at 0x")[0],
 )
 def test_metadata_that_is_not_json_is_refused_before_the_call(
     engine: Engine, model: DeterministicModel, metadata: Any
@@ -568,16 +566,16 @@ def test_any_json_comes_back_as_it_was(engine: Engine, metadata: dict[str, Any])
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, None, "10", 1.5, True, math.inf])
-@pytest.mark.parametrize("method", ["embed_multi", "embed_multi_with_metadata", "store_vectors"])
 def test_a_batch_size_that_is_no_positive_integer_is_refused(
-    engine: Engine, model: DeterministicModel, method: str, batch_size: Any
+    engine: Engine, model: DeterministicModel, batch_size: Any
 ):
     """No silent no-op: an error, before anything is read from the generator."""
     docs = Collection("docs", engine, model=model)
-    entries = iter([("a", "hello")])
-    with pytest.raises(ValueError, match="batch_size must be a positive integer"):
-        getattr(docs, method)(entries, batch_size=batch_size)
-    assert list(entries) == [("a", "hello")]
+    for method in (docs.embed_multi, docs.embed_multi_with_metadata, docs.store_vectors):
+        entries: Any = iter([("a", "hello")])
+        with pytest.raises(ValueError, match="batch_size must be a positive integer"):
+            method(entries, batch_size=batch_size)
+        assert list(entries) == [("a", "hello")]
     assert model.calls == []
 
 

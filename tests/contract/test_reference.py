@@ -902,7 +902,7 @@ def test_model_takes_a_model_object_only(engine: Engine, model_class: Any):
     ],
 )
 def test_content_of_the_wrong_kind_is_a_value_error(
-    docs: Collection[str],
+    engine: Engine,
     model: DeterministicModel,
     value: Any,
     text: bool,
@@ -910,6 +910,7 @@ def test_content_of_the_wrong_kind_is_a_value_error(
     message: str,
 ):
     """The messages are those of the contract, from every method that takes a content."""
+    docs = Collection("docs", engine, model=model)
     model.supports_text, model.supports_binary = True, True
     docs.embed("seed", "seed")
     model.supports_text, model.supports_binary = text, binary

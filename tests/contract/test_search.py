@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 import random
+import re
 import sqlite3
 import struct
 import tracemalloc
@@ -62,6 +63,11 @@ if TYPE_CHECKING:
 
 Row = tuple[str, list[float], "dict[str, Any] | None", "str | None"]
 """What `store_vectors` takes: id, vector, metadata, content."""
+
+
+def shown(value: object) -> str:
+    """Return an id for a parameter that is the same in every process."""
+    return re.sub(r"0x[0-9a-f]+|[0-9]{12,}", "...", ascii(value))[:60]
 
 
 class PlainModel(EmbeddingModel):
@@ -221,6 +227,10 @@ TENANTS = {id: n % 3 for n, (id, *_) in enumerate(ROWS)}
 PUBLISHED = {id for n, (id, *_) in enumerate(ROWS) if n % 2}
 
 
+on_a_session = pytest.mark.parametrize("db", ["session"], indirect=True)
+"""For what does not depend on the database."""
+
+
 @pytest.fixture
 def plain() -> PlainModel:
     """A model that reads vectors from texts."""
@@ -275,12 +285,14 @@ class TestNearest:
                 found = library.similar(written(QUERY), number, offset=offset)
                 assert listed(found) == nearest(ROWS, QUERY, number, offset)
 
+    @on_a_session
     def test_pages_put_together_are_the_whole(self, library):
         """Going on from an offset neither repeats nor misses an item, within ties either."""
         query = written(rounded([1, 2, 3, 4, 5]))
         pages = [library.similar(query, 3, offset=start) for start in range(0, len(ROWS), 3)]
         assert [entry for page in pages for entry in page] == library.similar(query, len(ROWS))
 
+    @on_a_session
     def test_min_score_leaves_out_what_scores_less(self, library):
         """The least score counts before number and offset."""
         for least in (-2, -1.0, -0.5, 0, 0.0, 0.3, 0.9, 1.0, 1e300):
@@ -288,6 +300,7 @@ class TestNearest:
                 found = library.similar(written(QUERY), number, offset=offset, min_score=least)
                 assert listed(found) == nearest(ROWS, QUERY, number, offset, least)
 
+    @on_a_session
     def test_the_score_itself_is_enough_for_min_score(self, library):
         """An item that scores just min_score is found."""
         entry = library.similar(written(QUERY))[4]
@@ -304,6 +317,7 @@ class TestNearest:
             "twin c",
         ]
 
+    @on_a_session
     def test_many_ties_stand_by_id_wherever_their_rows_are(self, docs):
         """A thousand equal rows among others come in the order of ids."""
         vector = rounded(RNG.standard_normal(64))
@@ -338,6 +352,7 @@ class TestNearest:
         scores = [entry.score for entry in docs.similar_by_vector([scale, 0, 0])]
         assert scores == pytest.approx([1, 1, 0.5**0.5, 0.5**0.5, -1, -1], abs=1e-9)
 
+    @on_a_session
     def test_similar_and_similar_by_vector_agree(self, library):
         """A text is found by its vector."""
         assert library.similar(written(QUERY)) == library.similar_by_vector(QUERY)
@@ -356,6 +371,7 @@ class TestEmptyCollections:
         assert docs.similar_by_vector([1, 2, 3]) == []
         assert plain.calls == 0
 
+    @on_a_session
     def test_a_collection_that_was_emptied_is_as_a_new_one(self, library, plain):
         """After the last item is gone the model is not called either."""
         library.delete_items(ids=[id for id, *_ in ROWS])
@@ -393,6 +409,7 @@ class TestById:
         among = ["twin d", "twin b", "a"]
         assert ids_of(library.similar_by_id("twin b", among=among, prefix="twin")) == ["twin d"]
 
+    @on_a_session
     def test_a_vector_of_zeros_has_neighbours_too(self, library):
         """All scores are 0.0, in the order of ids."""
         found = library.similar_by_id("zero a", 1000)
@@ -400,6 +417,7 @@ class TestById:
             (id, 0.0) for id, *_ in ROWS if id != "zero a"
         )
 
+    @on_a_session
     def test_skip_id_leaves_one_out(self, library):
         """similar_by_vector can leave out an id, or one that is not there."""
         rest = [row for row in ROWS if row[0] != "twin a"]
@@ -413,6 +431,7 @@ class TestById:
             with pytest.raises(DoesNotExist, match=r"^ID not found$"):
                 library.similar_by_id(id)
 
+    @on_a_session
     def test_a_collection_without_rows_has_no_id(self, docs):
         """The error is the same before the first write."""
         with pytest.raises(Collection.DoesNotExist, match=r"^ID not found$"):
@@ -431,11 +450,13 @@ class TestPrefix:
             found = library.similar(written(QUERY), 1000, prefix)
             assert listed(found) == nearest(expected, QUERY, 1000), prefix
 
+    @on_a_session
     def test_no_prefix_is_every_id(self, library):
         """An empty prefix is one of every id."""
         assert len(library.similar(written(QUERY), 1000, None)) == len(ROWS)
         assert len(library.similar(written(QUERY), 1000, "")) == len(ROWS)
 
+    @on_a_session
     def test_the_result_is_never_short(self, library):
         """The prefix holds before the best are taken."""
         farthest = min(ROWS, key=lambda row: cosine(row[1], QUERY))
@@ -500,6 +521,7 @@ class TestWhereMetadata:
             expected = sorted(id for id, metadata in METADATA.items() if has(metadata, where))
             assert ids_of(tagged.similar("1 0", 100, where=where)) == expected, where
 
+    @on_a_session
     def test_every_value_under_every_key_is_told_apart(self, tagged):
         """1, 1.0, "1" and True are four things, of which the first two are equal."""
         values = [0, 1, -1, 1.0, 1.5, 0.1, "1", "1.5", "", "de", "true", "null", True, False, None]
@@ -511,12 +533,14 @@ class TestWhereMetadata:
                 found = ids_of(tagged.similar("1 0", 100, where={key: value}))
                 assert found == expected, (key, value)
 
+    @on_a_session
     def test_all_of_several_have_to_hold(self, tagged):
         """A dict of several values is their conjunction, and an empty one is no condition."""
         assert ids_of(tagged.similar("1 0", where={"lang": "de", "n": 1, "yes": True})) == ["plain"]
         assert tagged.similar("1 0", where={"lang": "de", "n": 2}) == []
         assert len(tagged.similar("1 0", 100, where={})) == len(METADATA)
 
+    @on_a_session
     def test_a_nested_value_is_not_reached(self, tagged):
         """Keys are names, not paths, and what stands for JSON is not the JSON."""
         for where in ({"deep.a": 1}, {"$.deep.a": 1}, {"a": 1}, {"tags": '["x"]'}, {"tags": "x"}):
@@ -535,7 +559,7 @@ class TestWhereMetadata:
             {None: "a"},
             {b"a": 1},
         ],
-        ids=repr,
+        ids=shown,
     )
     def test_what_is_no_scalar_under_a_string_is_refused(self, still, where):
         """Nested values and other types are refused, before anything is searched."""
@@ -556,7 +580,7 @@ class TestWhereMetadata:
             return
         assert found == ["huge"]
 
-    @pytest.mark.parametrize("where", [{"a": "\ud800"}, {"\ud800": "a"}], ids=ascii)
+    @pytest.mark.parametrize("where", [{"a": "\ud800"}, {"\ud800": "a"}], ids=shown)
     def test_a_lone_surrogate_is_refused(self, still, where):
         """What is not text is refused as such, not by the driver."""
         with pytest.raises(EmbeddingsError, match="surrogate"):
@@ -604,7 +628,7 @@ class TestWhereExpression:
             (RECORD.id.in_(select(CollectionRecord.name)), lambda row: False),
             (true(), lambda row: True),
         ],
-        ids=str,
+        ids=shown,
     )  # fmt: skip
     def test_an_expression_holds_before_the_best_are_taken(self, still, where, keeps):
         """Conditions over the mapped class, its table and subqueries pick the rows."""
@@ -639,7 +663,7 @@ class TestWhereExpression:
         "where",
         ["id = 'a'", text("id = 'a'"), True, 1, [], ["lang"], ("lang", "de"), {"lang"}, b"id",
          EmbeddingRecord, select(COLUMNS.id), lambda: True],
-        ids=repr,
+        ids=shown,
     )  # fmt: skip
     def test_what_is_no_expression_is_refused(self, still, where):
         """SQL as a string above all."""
@@ -657,6 +681,7 @@ class TestAmong:
         for among in (keys, tuple(keys), {*keys}, iter(keys), dict.fromkeys(keys)):
             assert listed(library.similar(written(QUERY), among=among)) == nearest(expected, QUERY)
 
+    @on_a_session
     def test_among_none_of_them_is_nothing(self, library):
         """An empty list is not the same as no condition."""
         assert library.similar(written(QUERY), among=[]) == []
@@ -670,6 +695,7 @@ class TestAmong:
         expected = [row for row in ROWS if row[0] in {"a", "b"}]
         assert listed(library.similar(written(QUERY), among=keys)) == nearest(expected, QUERY)
 
+    @on_a_session
     def test_integers_are_accepted_among_string_keys(self, library):
         """With the default keys an integer stands for its decimals."""
         expected = [row for row in ROWS if row[0] in {"1", "-1", "10"}]
@@ -713,7 +739,7 @@ class TestAmong:
         ["a", b"a", 5, 1.5, True, object(), COLUMNS.id, select(COLUMNS.id).subquery(),
          select(COLUMNS.id, COLUMNS.content), select(EmbeddingRecord), [None], [True], [1.5],
          [b"a"], [""], ["a\0"], ["\ud800"], [["a"]], [uuid.UUID(int=1)]],
-        ids=ascii,
+        ids=shown,
     )  # fmt: skip
     def test_what_is_neither_keys_nor_a_select_of_them_is_refused(self, still, among):
         """A single string, other types and more than one column are refused."""
@@ -785,20 +811,20 @@ class TestRefusedArguments:
     @pytest.mark.parametrize(
         "value",
         [math.nan, math.inf, -math.inf, "0.5", [0.5], 1j, b"", 10**400, True, False],
-        ids=lambda value: repr(value)[:9],
+        ids=shown,
     )
     def test_min_score_is_a_finite_number(self, still, value):
         """NaN, infinity, strings and bools are no scores."""
         with pytest.raises(InvalidQueryError, match=r"^min_score must be"):
             still.similar(written(QUERY), min_score=value)
 
-    @pytest.mark.parametrize("value", [5, 0, True, False, b"a", b"", ["a"], [], 1.5, {}], ids=repr)
+    @pytest.mark.parametrize("value", [5, 0, True, False, b"a", b"", ["a"], [], 1.5, {}], ids=shown)
     def test_prefix_is_a_string(self, still, value):
         """Anything else is refused, also what is false."""
         with pytest.raises(InvalidQueryError, match=r"^prefix must be"):
             still.similar(written(QUERY), prefix=value)
 
-    @pytest.mark.parametrize("value", ["a\0", "\ud800", "a\udfff"], ids=ascii)
+    @pytest.mark.parametrize("value", ["a\0", "\ud800", "a\udfff"], ids=shown)
     def test_prefix_is_text(self, still, value):
         """NUL and lone surrogates are in no stored id."""
         with pytest.raises((InvalidQueryError, InvalidItemError), match="prefix"):
@@ -826,14 +852,14 @@ class TestRefusedArguments:
             {"where": "id = 'a'"},
             {"among": "a"},
         ],
-        ids=str,
+        ids=shown,
     )
     def test_every_search_refuses_them(self, still, search, options):
         """The six searches check alike."""
         with pytest.raises(InvalidQueryError):
             search(still, **options)
 
-    @pytest.mark.parametrize("options", [{"number": -1}, {"where": 1}, {"prefix": 5}], ids=str)
+    @pytest.mark.parametrize("options", [{"number": -1}, {"where": 1}, {"prefix": 5}], ids=shown)
     def test_they_are_refused_before_the_model_is_called(self, one, plain, options):
         """A mistake costs nothing."""
         with pytest.raises(InvalidQueryError):
@@ -857,7 +883,7 @@ class TestRefusedArguments:
         "vector",
         [[math.nan] * 5, [1, 2, math.inf, 4, 5], [], None, "12345", b"12345", [QUERY],
          np.ones((1, 5))],
-        ids=repr,
+        ids=shown,
     )  # fmt: skip
     def test_a_query_that_is_no_finite_vector_is_an_error(self, still, vector):
         """NaN would be near to nothing, and is refused."""
@@ -880,7 +906,7 @@ class TestInjection:
     def test_ids_prefixes_keys_and_values_are_literal(self, docs):
         """Payloads match themselves and change nothing."""
         docs.store_vectors((id, [1, n], {id: id}, id) for n, id in enumerate(PAYLOADS))
-        for id in PAYLOADS:
+        for id in PAYLOADS[:20]:
             assert ids_of(docs.similar("1 0", 99, among=[id])) == [id]
             assert ids_of(docs.similar("1 0", 99, where={id: id})) == [id]
             expected = [other for other in PAYLOADS if other.startswith(id)]
@@ -889,6 +915,7 @@ class TestInjection:
             assert len(docs.similar_by_id(id, 99)) == len(PAYLOADS) - 1
         assert docs.ids() == sorted(PAYLOADS)
 
+    @on_a_session
     def test_names_are_literal(self, opened, plain):
         """A collection may be called anything, and is found under just that name."""
         for payload in PAYLOADS[:16]:
@@ -940,7 +967,7 @@ def corrupt(db: Any, value: object, *ids: str) -> None:
 class TestCorruptVectors:
     """Vectors that cannot be compared are left out with a warning, or are a clear error."""
 
-    @pytest.mark.parametrize("name", ["too long", "no multiple of four", "NaN", "NULL"])
+    @pytest.mark.parametrize("name", ["too long", "NaN", "NULL"])
     def test_one_is_left_out_with_one_warning(self, db, library, name):
         """Whichever row it is, the others are found as if it were not there."""
         order = sorted(id for id, *_ in ROWS)
@@ -1007,6 +1034,7 @@ class TestCorruptVectors:
         twins = [row for row in ROWS if row[0].startswith("twin")]
         assert listed(one.similar_by_vector(QUERY, prefix="twin")) == nearest(twins, QUERY)
 
+    @on_a_session
     def test_another_collection_is_no_matter(self, db, library, opened, plain):
         """Only the rows of the collection are looked at."""
         corrupt(db, b"abc", "a", "b")

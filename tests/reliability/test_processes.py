@@ -139,7 +139,7 @@ def test_processes_that_write_into_one_new_file(kind: str, tmp_path: Path):
 
 
 def test_processes_that_write_the_same_ids(tmp_path: Path):
-    """Eight processes write the same 300 ids in various ways: each row is what one of them wrote."""
+    """Eight processes write the same 300 ids: each row is what one of them wrote."""
     path = tmp_path / "new.db"
 
     assert run_together(WRITER, 8, "path,engine,sqlite_utils", path, "same") == [(0, "")] * 8

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from embeddings import EmbeddingsError, InvalidVectorError, cosine_similarity, decode, encode
@@ -28,6 +28,9 @@ from embeddings.vectors import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+timeless = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""A machine with other work to do fails no test."""
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 DENORMAL = float(np.finfo(np.float32).smallest_subnormal)
@@ -70,11 +73,13 @@ def exact_cosine(a: Iterable[float], b: Iterable[float]) -> float:
 class TestByteFormat:
     """Vectors are little-endian float32, four bytes a value."""
 
+    @timeless
     @given(st.lists(float32s, min_size=1))
     def test_encode_is_the_documented_struct_format(self, values):
         """The bytes are those of struct.pack."""
         assert encode(values) == struct.pack("<" + "f" * len(values), *values)
 
+    @timeless
     @given(st.lists(float32s, min_size=1))
     def test_decode_gives_back_what_was_encoded(self, values):
         """A float32 comes back as the same Python float, in a tuple, down to the sign of zero."""
@@ -83,12 +88,14 @@ class TestByteFormat:
         assert {*map(type, decoded)} == {float}
         assert [*map(repr, decoded)] == [*map(repr, values)]
 
+    @timeless
     @given(st.binary(min_size=4, max_size=80).map(lambda data: data[: len(data) // 4 * 4]))
     def test_decode_reads_any_bits(self, data):
         """Whatever the bits are, decode agrees with struct, NaN and infinity included."""
         expected = struct.unpack(f"<{len(data) // 4}f", data)
         assert [*map(repr, decode(data))] == [*map(repr, expected)]
 
+    @timeless
     @given(st.lists(float64s, min_size=1))
     def test_doubles_are_rounded_or_refused_as_struct_does(self, values):
         """A double is rounded to the nearest float32, and one beyond the range is refused."""
@@ -286,6 +293,7 @@ class TestAsVectors:
         matrix: Any = np.array([[1, 2], [3, 4]], np.float32)
         assert [row.tolist() for row in as_vectors(matrix)] == [[1.0, 2.0], [3.0, 4.0]]
 
+    @timeless
     @given(st.lists(vectors32, max_size=5))
     def test_finite_vectors_of_any_magnitude_stay_as_they_are(self, values):
         """Values whose squares overflow float32 are taken, without a warning."""
@@ -296,6 +304,7 @@ class TestAsVectors:
 class TestAsQuery:
     """as_query gives a float64 vector of length 1."""
 
+    @timeless
     @given(st.lists(float64s, min_size=1, max_size=40))
     def test_it_has_length_one_or_is_zero(self, values):
         """Whatever the magnitude, the length is 1; zeros stay zeros."""
@@ -321,16 +330,19 @@ class TestAsQuery:
 class TestCosine:
     """cosine_similarity and cosine_scores against rational arithmetic."""
 
+    @timeless
     @given(pairs(mixed32s))
     def test_similarity_of_float32_is_exact(self, pair):
         """All finite float32 values, denormal and 3e38 alike, give the cosine."""
         assert cosine_similarity(*pair) == pytest.approx(exact_cosine(*pair), abs=1e-12)
 
+    @timeless
     @given(pairs(float64s))
     def test_similarity_of_float64_is_exact(self, pair):
         """So do all finite float64 values."""
         assert cosine_similarity(*pair) == pytest.approx(exact_cosine(*pair), abs=1e-12)
 
+    @timeless
     @given(searches())
     def test_scores_are_exact(self, search):
         """Every row of a matrix scores its cosine, as float64, between -1 and 1."""
@@ -353,6 +365,7 @@ class TestCosine:
             norm = math.sqrt(math.fsum(x * x for x in row))
             assert score == pytest.approx(dot / norm / length, abs=1e-13)
 
+    @timeless
     @given(vectors32)
     def test_a_vector_is_equal_to_itself_and_opposite_to_its_negative(self, values):
         """The scores are 1 and -1, never beyond, and 0.0 for zeros."""
@@ -414,6 +427,7 @@ class TestEqualRows:
         for count in (1, 2, 3, 5, 8, 17, 100):
             assert cosine_scores(layout(row, count), query).tolist() == alone * count
 
+    @timeless
     @given(searches(), st.data())
     def test_cutting_the_matrix_changes_nothing(self, search, data):
         """Any selection of rows in any order has the scores that the rows have in the whole."""
@@ -440,6 +454,7 @@ class TestEqualRows:
 class TestContenders:
     """contenders leaves out no row that reaches the floor."""
 
+    @timeless
     @given(searches(), st.data())
     def test_no_row_that_reaches_the_floor_is_left_out(self, search, data):
         """At any magnitude, the floor being a row's own score included."""
@@ -539,6 +554,7 @@ def sorted_best(
 class TestTopK:
     """TopK gives what sorting everything would."""
 
+    @timeless
     @given(
         scores_of_ids,
         st.integers(0, 250),
@@ -550,6 +566,7 @@ class TestTopK:
         floor = -math.inf if min_score is None else min_score
         assert best_of(pairs, k, min_score, chunk) == sorted_best(pairs, k, floor)
 
+    @timeless
     @given(st.permutations(range(150)), st.integers(0, 20), st.integers(1, 150))
     def test_all_equal_scores_are_ordered_by_id(self, order, k, chunk):
         """The order in which ids come does not show."""
