@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from sqlalchemy import delete, func, select, true, update
 from sqlalchemy.orm import joinedload
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from .binding import Database
     from .keys import Key
-    from .model import SupportsEmbedding
+    from .model import EmbeddingModel, SupportsEmbedding
 
 PAGE = 500  # records held at a time while iterating
 
@@ -151,14 +151,14 @@ class Collection(Writable[K], Searchable[K]):
         with self._session() as session:
             return self._model_id_of(self._find(session))
 
-    def model(self) -> SupportsEmbedding:
+    def model(self) -> EmbeddingModel:
         """Return the collection's model.
 
         Raises:
             UnknownModelError: The collection was made by a model that is not registered here.
             ModelRequiredError: As `model_id`.
         """
-        return self._read_model()
+        return cast("EmbeddingModel", self._read_model())
 
     def count(self) -> int:
         """Return the number of items; 0 if the collection does not exist yet."""

@@ -12,13 +12,15 @@ import os
 import threading
 import warnings
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .errors import UnknownModelError
 from .model import SupportsEmbedding, check_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+
+    from .model import EmbeddingModel
 
 ENTRY_POINTS = "embeddings.models"
 DEFAULT_MODEL_VARIABLE = "EMBEDDINGS_MODEL"
@@ -51,8 +53,10 @@ def register_embedding_model(model: SupportsEmbedding, aliases: Iterable[str] = 
         _aliases.update(dict.fromkeys(named, model.model_id))
 
 
-def get_embedding_model(name: str) -> SupportsEmbedding:
+def get_embedding_model(name: str) -> EmbeddingModel:
     """Return the model with this id or alias.
+
+    Models of `llm` have the same methods; of an object of your own it is the object itself.
 
     Raises:
         UnknownModelError: There is none.
@@ -60,15 +64,16 @@ def get_embedding_model(name: str) -> SupportsEmbedding:
     model = _find(name)
     if model is None:
         raise UnknownModelError(name)
-    return model
+    return cast("EmbeddingModel", model)
 
 
-def get_embedding_models() -> list[SupportsEmbedding]:
+def get_embedding_models() -> list[EmbeddingModel]:
     """Return every model known by now, sorted by id: registered, built-in and announced ones."""
     _load_entry_points()
     with _lock:
         _load_providers()
-        return [substituted(_models[model_id]) for model_id in sorted(_models)]
+        models = [substituted(_models[model_id]) for model_id in sorted(_models)]
+    return cast("list[EmbeddingModel]", models)
 
 
 def get_aliases() -> dict[str, str]:
