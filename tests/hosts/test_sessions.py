@@ -1600,17 +1600,47 @@ print(docs.count())
 """
 
 
-def test_a_collection_opened_while_a_cursor_is_open(tmp_path: Path):
-    """A collection may be opened while its database is being read, without waiting for the end."""
+def output(script: str, path: Path) -> str:
+    """Run a script on a file and return what it prints; fail if it waits for long."""
     process = subprocess.run(  # noqa: S603
-        [sys.executable, "-c", WITHIN_A_LOOP, str(tmp_path / "utils.db")],
+        [sys.executable, "-c", script, str(path)],
         capture_output=True,
         text=True,
         check=False,
         timeout=30,
     )
+    assert process.stderr == ""
+    return process.stdout
 
-    assert (process.stdout, process.stderr) == ("6\n", "")
+
+def test_a_collection_opened_while_a_cursor_is_open(tmp_path: Path):
+    """A collection may be opened while its database is being read, without waiting for the end."""
+    assert output(WITHIN_A_LOOP, tmp_path / "utils.db") == "6\n"
+
+
+WITH_A_READER = """
+import sqlite3
+import sys
+
+from embeddings import Collection
+from embeddings.testing import DeterministicModel
+
+reader = sqlite3.connect(sys.argv[1])
+cursor = reader.execute("SELECT * FROM articles")
+cursor.fetchone()
+with Collection("docs", sys.argv[1], model=DeterministicModel()) as docs:
+    print(*docs.ids())
+"""
+
+
+def test_a_file_can_be_opened_while_somebody_reads_it(
+    docs: Collection[str], session: Session, path: Path
+):
+    """A reader that stays where it is keeps nobody from opening a file that is complete."""
+    session.add_all(Article(title=f"title {i}") for i in range(300))
+    session.commit()
+
+    assert output(WITH_A_READER, path) == "a b\n"
 
 
 @pytest.mark.parametrize(
