@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
 from .errors import BindingError
-from .schema import migrate
+from .schema import is_migrated, migrate
 from .transactions import owned_transaction
 
 if TYPE_CHECKING:
@@ -234,8 +234,11 @@ def bind(database: Database) -> Binding:
     """
     binding = _bind(database)
     if binding.eager:
-        with binding.session(write=True) as session:
-            migrate(session.connection())
+        with binding.session(write=False) as session:
+            complete = is_migrated(session.connection())
+        if not complete:
+            with binding.session(write=True) as session:
+                migrate(session.connection())
     return binding
 
 

@@ -116,11 +116,12 @@ class Collection(Writable[K], Searchable[K]):
             self._create_at_once()
 
     def _create_at_once(self) -> None:
-        with self._session(write=True) as session:
-            # A model that nobody can call may be meant, or mistyped: then the first write tells.
-            if self._find(session) is None and (
-                self._model is not None or registry.is_known(self._model_id_of(None))
-            ):
+        with self._session(write=False) as session:  # which waits for nobody
+            if self._find(session) is not None:
+                return
+        # A model that nobody can call may be meant, or mistyped: then the first write tells.
+        if self._model is not None or registry.is_known(self._model_id_of(None)):
+            with self._session(write=True) as session:
                 self._find_or_create(session)
 
     # What the collection is

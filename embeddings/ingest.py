@@ -385,12 +385,10 @@ def _refresh(session: Session, records: Records, collection_id: int, ids: Sequen
             entity.collection_id == collection_id,
             is_one_of(records.embeddings.c.id, [record.id for record in loaded]),
         )
-        .options(joinedload(entity.collection))
         .execution_options(populate_existing=True)
     )
+    if not session._flushing:  # else changes of the collection may still be on their way
+        statement = statement.options(joinedload(entity.collection))
     run(session, records, statement).all()
-    # The unit of work has to know of the change, or the records keep it when a savepoint goes.
-    if not session._flushing:
-        for record in loaded:
-            attributes.flag_modified(record, "updated")
-        session.flush()
+    # As the ORM's bulk update does: else the records keep the change when a savepoint goes.
+    session._register_altered([attributes.instance_state(record) for record in loaded])

@@ -70,6 +70,9 @@ def migrate(bind: Engine | Connection, revision: str = "head") -> None:
         SchemaError: A table called `collections` or `embeddings` is there and is not one of ours.
     """
     if isinstance(bind, Engine):
+        with owned_transaction(bind, write=False) as connection:
+            if is_migrated(connection, revision):
+                return
         with owned_transaction(bind, write=True) as connection:
             migrate(connection, revision)
         return
@@ -77,8 +80,19 @@ def migrate(bind: Engine | Connection, revision: str = "head") -> None:
         raise TypeError(f"migrate() takes an Engine or a Connection, not {type(bind).__name__}")
     if not bind.in_transaction():
         bind.begin()
-    with sqlite_transaction(bind):
-        _run_alembic(bind, revision)
+    if not is_migrated(bind, revision):
+        with sqlite_transaction(bind):
+            _run_alembic(bind, revision)
+
+
+def is_migrated(connection: Connection, revision: str = "head") -> bool:
+    """Return whether the tables are at a revision already; only reads, and so waits for nobody."""
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    wanted = ScriptDirectory(str(migrations_dir())).get_revisions(revision)
+    return set(context.get_current_heads()) == {script.revision for script in wanted}
 
 
 def _run_alembic(connection: Connection, revision: str) -> None:
