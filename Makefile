@@ -33,6 +33,7 @@ check: lint types test test-oldest
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/sqlite.py
+	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.postgresql
 
 # One environment; each stamp file says what was installed into it.
 $(VENV)/bin/python:

@@ -10,12 +10,16 @@ models and the registry, vectors, errors.
 
 from __future__ import annotations
 
+import importlib
+import typing
+
 from .collection import Collection
 from .errors import (
     BindingError,
     CorruptVectorWarning,
     DoesNotExist,
     EmbeddingsError,
+    IndexingError,
     InvalidItemError,
     InvalidQueryError,
     InvalidVectorError,
@@ -38,14 +42,20 @@ from .registry import (
     set_alias,
     set_default_model,
 )
-from .schema import include_object, install, migrate
-from .search.query import Entry
+from .schema import install, migrate
+from .search.hnsw import IndexInfo
+from .search.query import Entries, Entry
 from .searchable import Filters
 from .vectors import cosine_similarity, decode, encode
+
+if typing.TYPE_CHECKING:
+    from .aio import AsyncCollection
+    from .autogenerate import include_object
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncCollection",
     "Base",
     "BindingError",
     "Collection",
@@ -55,8 +65,11 @@ __all__ = [
     "EmbeddingModel",
     "EmbeddingRecord",
     "EmbeddingsError",
+    "Entries",
     "Entry",
     "Filters",
+    "IndexInfo",
+    "IndexingError",
     "InvalidItemError",
     "InvalidQueryError",
     "InvalidVectorError",
@@ -83,3 +96,13 @@ __all__ = [
     "set_alias",
     "set_default_model",
 ]
+
+
+# Imported when asked for: they load parts of SQLAlchemy that few applications need.
+_LATER = {"AsyncCollection": "aio", "include_object": "autogenerate"}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)

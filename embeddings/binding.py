@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
+from .dialects import with_driver
 from .errors import BindingError
 from .schema import is_migrated, migrate
 from .transactions import owned_transaction
@@ -42,7 +43,9 @@ class Binding(Protocol):
     eager: bool
     """Whether the database was opened for the collection, which is then created at once."""
     is_exclusive: bool
-    """Whether a session for writing keeps other writers out from its beginning."""
+    """Whether on SQLite a session for writing keeps other writers out from its beginning."""
+    engine: Engine | None
+    """The engine, where the transactions on it are this library's own; else None."""
 
     def session(self, *, write: bool) -> AbstractContextManager[Session]:
         """Return a context with a session in a transaction, which ends with it if it is ours."""
@@ -58,6 +61,7 @@ class HostSession:
 
     eager = False
     is_exclusive = False
+    engine: Engine | None = None
 
     def __init__(self, session: Session | scoped_session[Any]) -> None:
         self._session = session
@@ -80,6 +84,7 @@ class HostConnection:
 
     eager = False
     is_exclusive = False
+    engine: Engine | None = None
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -108,7 +113,8 @@ class OwnTransactions:
         *,
         opened: bool = False,
     ) -> None:
-        self.engine = engine
+        self.engine: Engine | None = engine
+        self._engine = engine
         self.eager = opened
         self._make_session = make_session or sessionmaker()
         # A database in memory that we opened is one connection, which threads take in turn.
@@ -121,11 +127,11 @@ class OwnTransactions:
     def session(self, *, write: bool) -> Iterator[Session]:
         """Yield a session in a transaction that is committed at the end."""
         if write and self._has_own_file:
-            use_write_ahead_log(self.engine)
+            use_write_ahead_log(self._engine)
             self._has_own_file = False
         with (
             self._turn,
-            owned_transaction(self.engine, write=write) as connection,
+            owned_transaction(self._engine, write=write) as connection,
             self._make_session(bind=connection, join_transaction_mode="rollback_only") as session,
         ):
             if not session.in_transaction():
@@ -148,6 +154,7 @@ class SqliteUtils:
 
     eager = True
     is_exclusive = False
+    engine: Engine | None = None
 
     def __init__(self, database: Any) -> None:
         self._driver: sqlite3.Connection = database.conn
@@ -189,7 +196,7 @@ class SqliteUtils:
                 self._own = OwnTransactions(_open_engine(self._file), opened=True)
             # A cursor of the owner's, half read, would keep a second connection from writing.
             if write and self._own and not self._can_write:
-                self._can_write = use_write_ahead_log(self._own.engine)
+                self._can_write = use_write_ahead_log(self._own._engine)
             return self._own if self._can_write or not write else None
 
     def close(self) -> None:
@@ -269,8 +276,8 @@ def _bind(database: Database) -> Binding:
         return OwnTransactions(_open_engine(database), opened=True)
     if type(database).__module__.startswith("sqlalchemy.ext.asyncio"):
         raise BindingError(
-            f"A Collection works synchronously and cannot use an {type(database).__name__}. "
-            "Within session.run_sync(), pass the synchronous session that you are given"
+            f"A Collection works synchronously and cannot use an {type(database).__name__}: "
+            "use AsyncCollection"
         )
     raise TypeError(
         "db must be a Session, scoped_session, Connection, Engine, sessionmaker, path, URL or "
@@ -281,7 +288,7 @@ def _bind(database: Database) -> Binding:
 def _url(database: str | os.PathLike[str] | None) -> URL:
     if isinstance(database, str) and "://" in database:
         try:
-            return make_url(database)
+            return with_driver(make_url(database))
         except ArgumentError:
             raise BindingError("This URL cannot be read; for a file use a path") from None
     path = ":memory:" if database is None else os.fspath(database)

@@ -9,13 +9,14 @@ from sqlalchemy.orm import joinedload
 
 from . import registry
 from .binding import bind, bind_for_reading
+from .indexable import Indexable
 from .items import checked_name
 from .keys import K, keys_of
 from .model import check_model
 from .records import RECORDS, EmbeddingRecord, Records
 from .schema import missing_tables
 from .searchable import Searchable
-from .sql import changed, run, starts_with
+from .sql import changed, lock_collection, run, starts_with
 from .writable import Writable
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 PAGE = 500  # records held at a time while iterating
 
 
-class Collection(Writable[K], Searchable[K]):
+class Collection(Writable[K], Searchable[K], Indexable[K]):
     """A named group of embeddings that one model made, stored in two tables of your database.
 
     On a `Session`, a `scoped_session` or a `Connection` every operation joins the caller's
@@ -209,10 +210,13 @@ class Collection(Writable[K], Searchable[K]):
         entity, collection = self._records.embedding, self._records.collection
         with self._session(write=True) as session:
             found = self._existing(session)
+            lock_collection(session, self._records, found.id)
             items = delete(entity).where(entity.collection_id == found.id)
             changed(session, self._records, items)
+            self._drop_index_of(session, found)
             itself = delete(collection).where(collection.id == found.id)
             changed(session, self._records, itself)
+        self._drop_index_left(found)
         self._deleted = True
 
     # Reading
@@ -250,23 +254,33 @@ class Collection(Writable[K], Searchable[K]):
 
     def __iter__(self) -> Iterator[EmbeddingRecord]:
         """Yield every record, in the order of the stored ids, a page at a time."""
-        entity = self._records.embedding
-        statement = (
-            select(entity).options(joinedload(entity.collection)).order_by(entity.id).limit(PAGE)
-        )
         last: str | None = None
-        while True:
-            with self._session() as session:
-                found = self._find(session)
-                if found is None:
-                    return
-                is_next = entity.id.is_not(None) if last is None else entity.id > last
-                page = statement.where(entity.collection_id == found.id, is_next)
-                records = list(run(session, self._records, page).scalars())
+        while records := self.page_after(last):
             yield from records
             if len(records) < PAGE:
                 return
             last = records[-1].id
+
+    def page_after(self, last: str | None = None) -> list[EmbeddingRecord]:
+        """Return the first 500 records in the order of the stored ids, or those after an id.
+
+        Args:
+            last: A stored id; the page before this one ended with it.
+        """
+        entity = self._records.embedding
+        with self._session() as session:
+            found = self._find(session)
+            if found is None:
+                return []
+            is_next = entity.id.is_not(None) if last is None else entity.id > last
+            page = (
+                select(entity)
+                .options(joinedload(entity.collection))
+                .where(entity.collection_id == found.id, is_next)
+                .order_by(entity.id)
+                .limit(PAGE)
+            )
+            return list(run(session, self._records, page).scalars())
 
     def ids(self, prefix: str | None = None) -> list[K]:
         """Return the ids, in the order in which they are stored.

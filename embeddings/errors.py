@@ -11,6 +11,7 @@ EmbeddingsError
 ├── ModelError (RuntimeError)           an embedding model failed, or its service did
 ├── MissingExtraError (ImportError)     an optional package is not installed
 ├── SchemaError (RuntimeError)          the tables are missing, or are not ours
+├── IndexingError (RuntimeError)        an index that cannot be made here
 └── BindingError (RuntimeError)         a database that cannot be used in this way
 
 CorruptVectorWarning (UserWarning)      stored vectors that a search had to leave out
@@ -112,6 +113,10 @@ class MissingExtraError(EmbeddingsError, ImportError):
 
 class SchemaError(EmbeddingsError, RuntimeError):
     """The tables are missing, or tables of the same name belong to somebody else."""
+
+
+class IndexingError(EmbeddingsError, RuntimeError):
+    """An index that this database cannot have, or not yet; the message says why."""
 
 
 class BindingError(EmbeddingsError, RuntimeError):

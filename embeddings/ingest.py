@@ -7,30 +7,41 @@ lock, just before `write`, because another writer may have been there while the 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
+import operator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import Executable, Text, bindparam, func, select, update
+from sqlalchemy import ARRAY, Executable, LargeBinary, bindparam, func, select, update
 from sqlalchemy.orm import attributes, joinedload
 
+from .dialects import insert_into
 from .errors import InvalidVectorError
 from .model import Kind, batches
-from .records import Metadata, Records, now
-from .sql import as_members, insert_into, is_one_of, is_one_of_parameter, run, vector_size
-from .vectors import ITEM_BYTES, Float32, as_stored
+from .records import JSONText, Metadata, Records, now
+from .sql import connection_of, dialect_of, is_one_of, is_one_of_parameter, run, vector_size
+from .vectors import ITEM_BYTES, Float32
+from .wire import metadata_writer, vector_writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Connection, Dialect
+    from sqlalchemy import ColumnElement, Connection, Dialect
     from sqlalchemy.orm import Session
 
     from .items import ContentKey, Item
     from .target import Found
 
 IN_LIMIT = 500  # values in one IN, far below what any database takes
+
+
+def _is_same_json(text: str, stored: Metadata | None, *, keeps_order: bool) -> bool:
+    # As text: to Python 1, 1.0 and True are equal.
+    if stored is None or keeps_order:
+        return stored is not None and text == json.dumps(stored)
+    return json.dumps(json.loads(text), sort_keys=True) == json.dumps(stored, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +112,15 @@ def resolve(
         at_hand |= _stored_vectors(session, records, found, kinds, wanted)
 
     resolution = Resolution()
+    keeps_order = dialect_of(session, records).name == "sqlite"  # that of the keys in JSON
     missing: dict[ContentKey, Item] = {}
     for item in items:
         vector = None if item.id in settled else at_hand.get(item.key)
         if vector is None and item.id not in settled:
             missing.setdefault(item.key, item)
         elif item.id in same:
-            resolution.changes += _changes(item, stored[item.id], vector)
+            row = stored[item.id]
+            resolution.changes += _changes(item, row, vector, keeps_order=keeps_order)
         else:
             resolution.rows.append(_row(item, vector))
     resolution.missing = list(missing.values())
@@ -136,19 +149,19 @@ def _row(item: Item, vector: Float32 | None) -> dict[str, Any]:
     }
 
 
-def _changes(item: Item, row: StoredRow, vector: Float32 | None) -> list[dict[str, Any]]:
+def _changes(
+    item: Item, row: StoredRow, vector: Float32 | None, *, keeps_order: bool
+) -> list[dict[str, Any]]:
     change = _row(item, vector)
     if row.is_stored:
         change["content"] = change["content_blob"] = None
-    # As text: to Python 1, 1.0 and True are equal.
-    if (
-        item.metadata is not None
-        and row.metadata is not None
-        and item.metadata == json.dumps(row.metadata)
+    if item.metadata is not None and _is_same_json(
+        item.metadata, row.metadata, keeps_order=keeps_order
     ):
         change["metadata"] = None
-    del change["content_hash"]
-    is_needed = any(value is not None for name, value in change.items() if name != "id")
+    is_needed = any(
+        value is not None for name, value in change.items() if name not in {"id", "content_hash"}
+    )
     return [change] * is_needed
 
 
@@ -161,7 +174,7 @@ def _stored_rows(
 ) -> dict[str, StoredRow]:
     if found is None:
         return {}
-    ids = as_members(item.id for item in items)
+    ids = [item.id for item in items]
     rows = run(session, records, _rows_of_ids(records), {"of": found.id, "ids": ids})
     return {
         id: StoredRow(
@@ -205,13 +218,10 @@ def _stored_vectors(
     if found is None or found.size is None or not wanted:
         return {}
     keys: dict[str, ContentKey] = {}
+    statement = _examples(records, dialect_of(session, records).name)
     for hashes in batches(sorted({content_hash for content_hash, _ in wanted}), IN_LIMIT):
-        rows = run(
-            session,
-            records,
-            _examples(records),
-            {"of": found.id, "size": found.size, "hashes": hashes},
-        )
+        parameters = {"of": found.id, "size": found.size, "hashes": hashes}
+        rows = run(session, records, statement, parameters)
         for content_hash, is_text, is_binary, id in rows:
             kind = _kind(is_text, is_binary, kinds)
             if kind is not None and (content_hash, kind) in wanted:
@@ -230,9 +240,13 @@ def _stored_vectors(
 
 
 @functools.cache
-def _examples(records: Records) -> Executable:
+def _examples(records: Records, dialect: str) -> Executable:
     """Return the SELECT of one row for each content, by the hashes of contents."""
     columns = records.embeddings.c
+    has_hash: ColumnElement[bool] = columns.content_hash.in_(bindparam("hashes", expanding=True))
+    if dialect == "postgresql":  # where one array is parsed and planned ten times faster
+        hashes = bindparam("hashes", type_=ARRAY(LargeBinary))
+        has_hash = columns.content_hash == func.any(hashes)
     flags = (columns.content.is_not(None), columns.content_blob.is_not(None))
     return (
         select(columns.content_hash, *flags, func.min(columns.id))
@@ -240,7 +254,7 @@ def _examples(records: Records) -> Executable:
             # "+ 0" keeps the planner from reading the whole collection instead of its hashes.
             columns.collection_id + 0 == bindparam("of"),
             vector_size(records) == bindparam("size"),
-            columns.content_hash.in_(bindparam("hashes", expanding=True)),
+            has_hash,
         )
         .group_by(columns.content_hash, *flags)
     )
@@ -249,6 +263,7 @@ def _examples(records: Records) -> Executable:
 def write(session: Session, records: Records, found: Found, resolution: Resolution) -> None:
     """Write the rows and changes, in the order of their ids, within the session's transaction.
 
+    One order for all writers: those who lock rows in different orders wait for each other forever.
     Records of these rows that the session has loaded are brought up to date.
 
     Raises:
@@ -256,18 +271,19 @@ def write(session: Session, records: Records, found: Found, resolution: Resoluti
     """
     everything = resolution.rows + resolution.changes
     _check_dimensions(found, everything)
-    connection = session.connection({"mapper": records.embedding.__mapper__})
-    if resolution.rows:
-        _upsert(connection, records, found.id, resolution.rows)
-    common = {"in_collection_id": found.id, "new_updated": now()}
-    for has_vector in (False, True):
-        changes = [
-            common | {f"new_{name}": value for name, value in change.items()}
-            for change in resolution.changes
-            if (change["embedding"] is not None) == has_vector
-        ]
-        if changes:
-            connection.execute(_update(records, has_vector), changes)
+    connection = connection_of(session, records)
+    steps = [("row", row) for row in resolution.rows]
+    steps += [
+        ("change" if change["embedding"] is None else "vector", change)
+        for change in resolution.changes
+    ]
+    steps.sort(key=lambda step: step[1]["id"])
+    for kind, group in itertools.groupby(steps, operator.itemgetter(0)):
+        rows = [row for _, row in group]
+        if kind == "row":
+            _upsert(connection, records, found.id, rows)
+        else:
+            _change(connection, records, found.id, rows, has_vector=kind == "vector")
     _refresh(session, records, found.id, [row["id"] for row in everything])
 
 
@@ -291,33 +307,34 @@ def _upsert(
     SQLAlchemy's own processing of parameters, a row at a time, costs as much as the insert.
     """
     schema_map = connection.get_execution_options().get("schema_translate_map") or {}
-    sql = _upsert_sql(records, connection.dialect, tuple(schema_map.items()))
-    updated = now()
-    connection.exec_driver_sql(
-        sql,
-        [
-            (
-                collection_id,
-                row["id"],
-                as_stored(row["embedding"]),
-                row["content"],
-                row["content_blob"],
-                row["content_hash"],
-                row["metadata"],
-                updated,
-            )
-            for row in rows
-        ],
-    )
+    sql, names = _upsert_sql(records, connection.dialect, tuple(schema_map.items()))
+    updated, as_sent, as_json = now(), vector_writer(connection), metadata_writer(connection)
+    values = [
+        (
+            collection_id,
+            row["id"],
+            as_sent(row["embedding"]),
+            row["content"],
+            row["content_blob"],
+            row["content_hash"],
+            as_json(row["metadata"]),
+            updated,
+        )
+        for row in rows
+    ]
+    if connection.dialect.positional:
+        connection.exec_driver_sql(sql, values)
+    else:
+        connection.exec_driver_sql(sql, [dict(zip(names, row, strict=True)) for row in values])
 
 
 @functools.lru_cache(maxsize=64)
 def _upsert_sql(
     records: Records, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
-) -> str:
-    """Return the statement, its parameters in the order of the table's columns."""
+) -> tuple[str, list[str]]:
+    """Return the statement, and its parameters in the order of the table's columns."""
     table = records.embeddings
-    statement = insert_into(table)
+    statement = insert_into(table, dialect)
     upsert = statement.on_conflict_do_update(
         index_elements=table.primary_key,
         set_={
@@ -328,7 +345,22 @@ def _upsert_sql(
     )
     mapped = {"schema_translate_map": dict(schema_map), "render_schema_translate": True}
     options: dict[str, Any] = mapped if schema_map else {}
-    return str(upsert.compile(dialect=dialect, **options))
+    return str(upsert.compile(dialect=dialect, **options)), [column.name for column in table.c]
+
+
+def _change(
+    connection: Connection,
+    records: Records,
+    collection_id: int,
+    changes: Sequence[dict[str, Any]],
+    *,
+    has_vector: bool,
+) -> None:
+    common = {"in_collection_id": collection_id, "new_updated": now()}
+    connection.execute(
+        _update(records, has_vector),
+        [common | {f"new_{name}": value for name, value in change.items()} for change in changes],
+    )
 
 
 @functools.cache
@@ -342,14 +374,15 @@ def _update(records: Records, has_vector: bool) -> Executable:
         .where(
             columns.collection_id == bindparam("in_collection_id"),
             columns.id == bindparam("new_id"),
+            # Else another writer has replaced the row meanwhile, and has the last word.
+            columns.content_hash == bindparam("new_content_hash"),
         )
         .values(
             {
                 column: func.coalesce(
-                    # Metadata is JSON text by now.
                     bindparam(
                         f"new_{column.name}",
-                        type_=Text() if column is columns.metadata else column.type,
+                        type_=JSONText() if column is columns.metadata else column.type,
                     ),
                     column,
                 )

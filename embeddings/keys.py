@@ -6,10 +6,11 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import ColumnElement, Integer, String, Text, cast, func
+from sqlalchemy import ColumnElement, Integer, String, Text, cast, collate, func, type_coerce
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.types import NullType, TypeEngine, Uuid
 
+from .dialects import PerDialect
 from .errors import InvalidItemError
 from .records import check_text
 
@@ -80,8 +81,16 @@ class Keys(Generic[K]):
         if isinstance(column.type, Uuid):
             return func.replace(cast(column, Text), "-", "")
         if isinstance(column.type, String):
-            return column
+            # Explicitly, because a host's column may have a collation of its own.
+            return PerDialect(sqlite=column, postgresql=collate(column, "C"), type_=column.type)
         return cast(column, Text)
+
+    def from_stored(self, id: ColumnElement[str]) -> ColumnElement[Any]:
+        """Return the SQL of the host's keys for stored ids, on PostgreSQL."""
+        if self.python_type is str and not isinstance(self.sql_type, Uuid):
+            # Else it would be compared in another collation than the host's index has.
+            return type_coerce(collate(id, "default"), self.sql_type)
+        return cast(id, self.sql_type)
 
 
 def _canonical_int(text: str) -> int:

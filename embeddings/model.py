@@ -176,7 +176,18 @@ def embed_checked(model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
             vectors of different lengths.
         InvalidVectorError: A vector is empty, not finite or not of numbers.
     """
-    answer = _call(model, list(items))  # a copy, which the model may do with as it likes
+    # A copy, which the model may do with as it likes.
+    return checked_vectors(model, items, _call(model, list(items)))
+
+
+def checked_vectors(
+    model: SupportsEmbedding, items: Sequence[Any], answer: Iterable[VectorLike]
+) -> list[Float32]:
+    """Return the vectors in a model's answer.
+
+    Raises:
+        ModelError, InvalidVectorError: As `embed_checked`.
+    """
     try:
         iterator = iter(answer)
     except TypeError:

@@ -1,45 +1,100 @@
 """The mapped rows: a collection, an embedding in it, and the column types that carry them.
 
 On SQLite the tables are, to the letter, those that `llm` documents, so that either program reads
-the other's files. Anything extra lives in side tables (see `schema`).
+the other's files. Anything extra lives in side tables (see `schema`). On PostgreSQL the vectors are
+pgvector's, and the metadata is JSONB.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, Text
+from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, Text, cast, func, type_coerce
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
-from sqlalchemy.types import TypeDecorator
+from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 from .errors import InvalidItemError
-from .vectors import Float32, VectorLike, decode_array, encode
+from .vectors import Float32, VectorLike, decode_array, encode, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy import Dialect, Table
+    from sqlalchemy import ColumnElement, Dialect, Table
+    from sqlalchemy.sql.elements import BindParameter
+    from sqlalchemy.types import TypeEngine
 
 Metadata: TypeAlias = dict[str, Any]
 
 
+class PGVector(UserDefinedType[Any]):
+    """pgvector's type without fixed dimensions: sent as text, read as the bytes of `vector_send`.
+
+    That needs no adapter on the host's connections, and works with every driver.
+    """
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Return the name of the type."""
+        return "VECTOR"
+
+    def bind_expression(self, bindvalue: BindParameter[Any]) -> ColumnElement[Any]:
+        """Return the parameter cast to a vector: to PostgreSQL it is of no type before."""
+        return cast(bindvalue, self)
+
+    def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the vector's bytes."""
+        return func.vector_send(colexpr, type_=colexpr.type)
+
+
+class PGJSON(UserDefinedType[Any]):
+    """JSONB, sent and read as text: drivers and hosts register JSON codecs of their own."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Return the name of the type."""
+        return "JSONB"
+
+    def bind_expression(self, bindvalue: BindParameter[Any]) -> ColumnElement[Any]:
+        """Return the parameter cast to JSONB."""
+        return cast(bindvalue, self)
+
+    def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the text."""
+        return type_coerce(cast(colexpr, Text), colexpr.type)
+
+
 class Vector(TypeDecorator[Float32]):
-    """A float32 array of shape (dimensions,); on SQLite a BLOB of little-endian float32."""
+    """A float32 array of shape (dimensions,).
+
+    On SQLite it is a BLOB of little-endian float32, on PostgreSQL a `vector`.
+    """
 
     impl = LargeBinary
     cache_ok = True
 
-    def process_bind_param(self, value: VectorLike | None, dialect: Dialect) -> bytes | None:
-        """Return the vector's bytes, refusing values that are not finite."""
-        return None if value is None else encode(value)
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column's type on a database."""
+        is_postgresql = dialect.name == "postgresql"
+        return dialect.type_descriptor(PGVector() if is_postgresql else LargeBinary())
+
+    def process_bind_param(self, value: VectorLike | None, dialect: Dialect) -> bytes | str | None:
+        """Return the vector as the database takes it, refusing values that are not finite."""
+        if value is None:
+            return None
+        return to_pgvector_text(value) if dialect.name == "postgresql" else encode(value)
 
     def process_result_value(self, value: bytes | None, dialect: Dialect) -> Float32 | None:
-        """Return a read-only array over the stored bytes."""
-        return None if value is None else decode_array(value)
+        """Return a read-only array."""
+        if value is None:
+            return None
+        return from_pgvector(value) if dialect.name == "postgresql" else decode_array(value)
 
     def compare_values(self, x: Any, y: Any) -> bool:
         """Return whether two vectors are equal as stored."""
@@ -47,18 +102,38 @@ class Vector(TypeDecorator[Float32]):
 
 
 class JSONObject(TypeDecorator[Metadata]):
-    """A dict of JSON; on SQLite a TEXT. None is SQL's NULL."""
+    """A dict of JSON; on SQLite a TEXT, on PostgreSQL a JSONB. None is SQL's NULL."""
 
     impl = Text
     cache_ok = True
 
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column's type on a database."""
+        is_postgresql = dialect.name == "postgresql"
+        return dialect.type_descriptor(PGJSON() if is_postgresql else Text())
+
     def process_bind_param(self, value: Mapping[str, Any] | None, dialect: Dialect) -> str | None:
         """Return the JSON text, refusing what is not JSON."""
-        return None if value is None else dump_metadata(value)
+        if value is None:
+            return None
+        text = dump_metadata(value)
+        return as_jsonb(text) if dialect.name == "postgresql" else text
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Metadata | None:
         """Return the dict."""
         return None if value is None else load_metadata(value)
+
+
+class JSONText(TypeDecorator[str]):
+    """A parameter that is the JSON text of metadata already."""
+
+    impl = Text
+    cache_ok = True
+    load_dialect_impl = JSONObject.load_dialect_impl
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Return the text as the database takes it."""
+        return as_jsonb(value) if value and dialect.name == "postgresql" else value
 
 
 def dump_metadata(metadata: Mapping[str, Any]) -> str:
@@ -79,6 +154,21 @@ def dump_metadata(metadata: Mapping[str, Any]) -> str:
         if isinstance(error, InvalidItemError):
             raise
         raise InvalidItemError("metadata holds an integer with too many digits") from None
+
+
+_STRING_OR_LARGE_FLOAT = re.compile(r'"(?:\\.|[^"\\])*"|-?\d+(?:\.\d+)?e\+\d+')
+
+
+def as_jsonb(text: str) -> str:
+    """Return JSON text from which JSONB makes the same numbers.
+
+    It writes a number with an exponent out, and a whole one would come back as an integer.
+    """
+    if "e+" not in text:
+        return text
+    return _STRING_OR_LARGE_FLOAT.sub(
+        lambda found: found[0] if found[0][0] == '"' else f"{float(found[0]):.1f}", text
+    )
 
 
 def load_metadata(text: str) -> Metadata:
@@ -139,6 +229,10 @@ class Base(DeclarativeBase):
     """The declarative base, and so the MetaData, of the tables in this library's own names."""
 
 
+# In the order of code points, as SQLite and Python have it, and served by the primary key.
+BinaryText = Text().with_variant(Text(collation="C"), "postgresql")
+
+
 class CollectionRecord(Base):
     """A row of `collections`: a named group of embeddings that one model made."""
 
@@ -147,7 +241,7 @@ class CollectionRecord(Base):
 
     # No column is NOT NULL: the documented schema has none.
     id: Mapped[int] = mapped_column(Integer, primary_key=True, nullable=True)
-    name: Mapped[str] = mapped_column(Text, nullable=True)
+    name: Mapped[str] = mapped_column(BinaryText, nullable=True)
     """Unique in the database."""
     model: Mapped[str] = mapped_column(Text, nullable=True)
     """The id of the embedding model, never an alias."""
@@ -176,7 +270,7 @@ class EmbeddingRecord(Base):
     collection_id: Mapped[int] = mapped_column(
         Integer, ForeignKey(CollectionRecord.id), primary_key=True, nullable=True
     )
-    id: Mapped[str] = mapped_column(Text, primary_key=True, nullable=True)
+    id: Mapped[str] = mapped_column(BinaryText, primary_key=True, nullable=True)
     embedding: Mapped[Float32] = mapped_column(Vector, nullable=True)
     """float32, shape (dimensions,), read-only when loaded."""
     content: Mapped[str | None] = mapped_column(Text)

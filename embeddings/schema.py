@@ -12,18 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, event, inspect
+from sqlalchemy import Connection, Engine, MetaData, Table, event, func, inspect, select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import DropTable
 
 from .errors import SchemaError
 from .records import RECORDS, Base, Records
-from .transactions import owned_transaction, sqlite_transaction
+from .sql import connection_of, dialect_of
+from .transactions import commits_each_statement, owned_transaction, sqlite_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import MetaData, Table
     from sqlalchemy.orm import Session
-    from sqlalchemy.sql.schema import SchemaItem
 
 VERSION_TABLE = "embeddings_alembic_version"
 LLM_MIGRATIONS_TABLE = "_sqlite_migrations"
@@ -52,6 +53,10 @@ _REQUIRED = {
     RECORDS.embeddings.name: {"collection_id", "id", "embedding", "content", "metadata"},
 }
 
+ADVISORY_LOCK = int.from_bytes(b"embeddin")
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+UNDEFINED_TABLE, INSUFFICIENT_PRIVILEGE = "42P01", "42501"
+
 _alembic_lock = threading.RLock()
 
 
@@ -62,26 +67,43 @@ def migrate(bind: Engine | Connection, revision: str = "head") -> None:
     wait. On an engine the work is one transaction, and a failure leaves nothing. On a connection
     it joins the caller's transaction, which it neither commits nor rolls back.
 
+    On PostgreSQL the tables come into the schema that `schema_translate_map` names for None, or
+    into the first of the search path; the extension `vector` is created where it is missing.
+
     Args:
         bind: The database.
         revision: An Alembic revision of this library; the newest by default.
 
     Raises:
-        SchemaError: A table called `collections` or `embeddings` is there and is not one of ours.
+        SchemaError: A table called `collections` or `embeddings` is there and is not one of ours,
+            or there is no pgvector. Nothing was changed.
     """
     if isinstance(bind, Engine):
         with owned_transaction(bind, write=False) as connection:
             if is_migrated(connection, revision):
                 return
-        with owned_transaction(bind, write=True) as connection:
+        # Another process may be ahead: what it commits has to be seen once it lets us in.
+        sees_others = "READ COMMITTED" if bind.dialect.name == "postgresql" else None
+        with owned_transaction(bind, write=True, isolation_level=sees_others) as connection:
             migrate(connection, revision)
         return
     if not isinstance(bind, Connection):
         raise TypeError(f"migrate() takes an Engine or a Connection, not {type(bind).__name__}")
     if not bind.in_transaction():
         bind.begin()
-    if not is_migrated(bind, revision):
-        with sqlite_transaction(bind):
+    if is_migrated(bind, revision):
+        return
+    with sqlite_transaction(bind):
+        if bind.dialect.name == "postgresql":
+            if commits_each_statement(bind):
+                raise SchemaError(
+                    "This connection commits every statement (AUTOCOMMIT), and a migration is one "
+                    "transaction: pass the engine"
+                )
+            bind.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+            with bind.begin_nested():  # a failure leaves the caller's transaction usable
+                _run_alembic(bind, revision)
+        else:
             _run_alembic(bind, revision)
 
 
@@ -90,7 +112,8 @@ def is_migrated(connection: Connection, revision: str = "head") -> bool:
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
-    context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
+    options = {"version_table": VERSION_TABLE, "version_table_schema": schema_of(connection)}
+    context = MigrationContext.configure(connection, opts=options)
     wanted = ScriptDirectory(str(migrations_dir())).get_revisions(revision)
     return set(context.get_current_heads()) == {script.revision for script in wanted}
 
@@ -137,16 +160,68 @@ def migrations_dir() -> Path:
     raise SchemaError(f"The migrations of this library are in neither of {candidates}")
 
 
+def schema_of(connection: Connection) -> str | None:
+    """Return the schema into which the connection puts a table that names none; None on SQLite."""
+    translated = connection.get_execution_options().get("schema_translate_map") or {}
+    schema: str | None = translated.get(None)
+    if schema is None and connection.dialect.name == "postgresql":
+        schema = connection.scalar(select(func.current_schema()))
+    return schema
+
+
+def create_extension(connection: Connection) -> None:
+    """Create pgvector's extension in a PostgreSQL database that lacks it; elsewhere do nothing.
+
+    Raises:
+        SchemaError: The server has no pgvector, or the role may not create it. Says whom to ask
+            for what.
+    """
+    if connection.dialect.name != "postgresql":
+        return
+    database = connection.scalar(text("SELECT current_database()"))
+    there = connection.scalar(
+        text("SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'vector'")
+    )
+    if there is not None:
+        if connection.scalar(text("SELECT to_regtype('vector')")) is None:
+            raise SchemaError(
+                f"pgvector is in the schema {there} of the database {database!r}, which is not on "
+                "the search_path of this connection: add it"
+            )
+        return
+    if not connection.scalar(text("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'")):
+        raise SchemaError(
+            "This PostgreSQL server has no pgvector. Ask its administrator to install it "
+            "(https://github.com/pgvector/pgvector#installation), and then to run, in the database "
+            f"{database!r}: CREATE EXTENSION vector"
+        )
+    # The first schema of the search path may be one tenant's only.
+    is_shared = connection.scalar(text("SELECT 'public' = ANY (current_schemas(false))"))
+    try:
+        with connection.begin_nested():
+            connection.execute(
+                text(f"CREATE EXTENSION IF NOT EXISTS vector{' SCHEMA public' * bool(is_shared)}")
+            )
+    except DBAPIError as error:
+        if sqlstate(error) != INSUFFICIENT_PRIVILEGE:
+            raise
+        raise SchemaError(
+            "This role may not create the extension pgvector. Ask the administrator to run, in "
+            f"the database {database!r}: CREATE EXTENSION vector"
+        ) from None
+
+
 def check_adoptable(connection: Connection) -> None:
     """Do nothing if the database has neither of our two tables, or both, of whatever age.
 
     Raises:
         SchemaError: One is missing, or lacks columns: then it is somebody else's.
     """
-    inspector = inspect(connection)
-    present = {name for name in _REQUIRED if inspector.has_table(name)}
+    inspector, schema = inspect(connection), schema_of(connection)
+    present = {name for name in _REQUIRED if inspector.has_table(name, schema)}
     for name in sorted(present):
-        lacking = _REQUIRED[name] - {column["name"] for column in inspector.get_columns(name)}
+        columns = inspector.get_columns(name, schema)
+        lacking = _REQUIRED[name] - {column["name"] for column in columns}
         if lacking or present != _REQUIRED.keys():
             reason = (
                 f"lacks the columns {sorted(lacking)}" if lacking else "stands without its partner"
@@ -155,18 +230,6 @@ def check_adoptable(connection: Connection) -> None:
                 f"This database has a table {name!r} that is not of this library: it {reason}. "
                 "Nothing was changed"
             )
-
-
-def include_object(
-    obj: SchemaItem, name: str | None, type_: str, reflected: bool, compare_to: SchemaItem | None
-) -> bool:
-    """Keep this library's tables out of a host's Alembic autogenerate.
-
-    Pass it to the `context.configure()` of the host's `env.py`, or to Flask-Migrate's `Migrate`.
-    A table of the same name in the host's own metadata is still compared.
-    """
-    ours = type_ == "table" and reflected and compare_to is None and name in TABLES
-    return not ours
 
 
 def install(connection: Connection, records: Records = RECORDS) -> None:
@@ -283,11 +346,26 @@ def _llm_migrations(records: Records) -> list[str]:
 
 def missing_tables(session: Session, records: Records) -> bool:
     """Return whether one of the two tables is absent."""
-    inspector = inspect(session.connection({"mapper": records.embedding.__mapper__}))
+    connection = connection_of(session, records)
+    translated = connection.get_execution_options().get("schema_translate_map") or {}
+    inspector = inspect(connection)
     return not all(
-        inspector.has_table(table.name, table.schema)
+        inspector.has_table(table.name, translated.get(table.schema, table.schema))
         for table in (records.collections, records.embeddings)
     )
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """Return PostgreSQL's code for an error, whatever the driver."""
+    code: str | None = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    return code
+
+
+def lacks_tables(error: DBAPIError, session: Session, records: Records) -> bool:
+    """Return whether an error is for want of one of the two tables."""
+    if dialect_of(session, records).name == "postgresql":  # where nothing can be asked any more
+        return sqlstate(error) == UNDEFINED_TABLE
+    return missing_tables(session, records)
 
 
 def uninstall(connection: Connection, records: Records = RECORDS) -> None:
@@ -310,6 +388,7 @@ def side_tables_down(records: Records = RECORDS) -> list[str]:
 
 def _before_create_all(_target: MetaData, connection: Connection, **_: Any) -> None:
     check_adoptable(connection)  # create_all would skip a table of somebody else's
+    create_extension(connection)
 
 
 def _after_create(_target: Table, connection: Connection, **_: Any) -> None:
@@ -318,7 +397,7 @@ def _after_create(_target: Table, connection: Connection, **_: Any) -> None:
 
 def _after_drop(_target: Table, connection: Connection, **_: Any) -> None:
     uninstall(connection)
-    connection.exec_driver_sql(f"DROP TABLE IF EXISTS {VERSION_TABLE}")
+    connection.execute(DropTable(Table(VERSION_TABLE, MetaData()), if_exists=True))
 
 
 event.listen(Base.metadata, "before_create", _before_create_all)

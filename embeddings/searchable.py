@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, TypeAlias, TypedDict, TypeVar, Unpack
 
 from sqlalchemy import select
 
 from .errors import InvalidVectorError
 from .items import checked_content
 from .keys import K
-from .model import check_content, embed_checked
-from .search import STRATEGIES
-from .search.query import Among, Entry, Where, as_matches, check_query
-from .sql import run
+from .model import check_content
+from .search import SELECTABLES, STRATEGIES
+from .search.query import Among, Entries, Entry, Where, check_query, no_matches
+from .sql import dialect_of, run
 from .target import Target
 from .vectors import as_query
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Subquery
     from sqlalchemy.orm import Session
 
     from .keys import Key
     from .model import Content
-    from .search.query import Query, ScoredRow
+    from .search.query import Query
     from .target import Found
     from .vectors import Float64, VectorLike
+
+    T = TypeVar("T")
+    Answer: TypeAlias = Callable[[Session, Found, Float64, Query], T]
 
 
 class Filters(TypedDict, total=False):
@@ -38,6 +43,9 @@ class Filters(TypedDict, total=False):
     """A SQL expression over `EmbeddingRecord`, or a dict of metadata that items must have."""
     among: Among | None
     """Only these: a SELECT of your keys, or keys."""
+    exact: bool | None
+    """True: use no index. False, for `matches*`: use one. Else `similar*` uses one if it is there,
+    and `matches*` does not."""
 
 
 class Searchable(Target[K]):
@@ -49,7 +57,7 @@ class Searchable(Target[K]):
         number: int = 10,
         prefix: str | None = None,
         **filters: Unpack[Filters],
-    ) -> list[Entry[K]]:
+    ) -> Entries[K]:
         """Return the items nearest in meaning to the value, best first, ties by id.
 
         The model is not called if there is nothing to compare with.
@@ -65,7 +73,7 @@ class Searchable(Target[K]):
             InvalidQueryError: An argument means nothing.
         """
         query = self._query(number, prefix, filters)
-        return self._entries(self._search_value(value, query))
+        return self._by_value(value, query, self._entries, Entries[K]())
 
     def similar_by_id(
         self,
@@ -73,7 +81,7 @@ class Searchable(Target[K]):
         number: int = 10,
         prefix: str | None = None,
         **filters: Unpack[Filters],
-    ) -> list[Entry[K]]:
+    ) -> Entries[K]:
         """Return the items nearest to a stored one, without that one. Arguments as in `similar`.
 
         Raises:
@@ -81,9 +89,8 @@ class Searchable(Target[K]):
             InvalidVectorError: Its stored vector is corrupt.
         """
         text = self._keys.to_text(id)
-        return self._entries(
-            self._search_id(text, self._query(number, prefix, filters, skip_id=text))
-        )
+        query = self._query(number, prefix, filters, skip_id=text)
+        return self._by_id(text, query, self._entries)
 
     def similar_by_vector(
         self,
@@ -92,7 +99,7 @@ class Searchable(Target[K]):
         skip_id: Key | None = None,
         prefix: str | None = None,
         **filters: Unpack[Filters],
-    ) -> list[Entry[K]]:
+    ) -> Entries[K]:
         """Return the items nearest to a vector. No model is called. Arguments as in `similar`.
 
         Args:
@@ -107,7 +114,7 @@ class Searchable(Target[K]):
                 collection's.
         """
         query = self._query(number, prefix, filters, skip_id=self._text_or_none(skip_id))
-        return self._entries(self._search_vector(as_query(vector), query))
+        return self._by_vector(as_query(vector), query, self._entries, Entries[K]())
 
     def matches(
         self,
@@ -123,10 +130,11 @@ class Searchable(Target[K]):
             found = articles.matches("how to sleep better")
             select(Article).join(found, found.c.id == Article.id).order_by(found.c.score.desc())
 
-        `id` is in the type of the collection's keys. On SQLite the search takes place now.
+        `id` is in the type of the collection's keys. On SQLite the search takes place now; on
+        PostgreSQL it is a part of your statement, and exact unless `exact=False` is given.
         """
         query = self._query(number, prefix, filters)
-        return as_matches(self._keys, self._search_value(value, query))
+        return self._by_value(value, query, self._selectable, no_matches(self._keys))
 
     def matches_by_id(
         self,
@@ -138,7 +146,7 @@ class Searchable(Target[K]):
         """Return what `similar_by_id` finds as a selectable, as `matches` does."""
         text = self._keys.to_text(id)
         query = self._query(number, prefix, filters, skip_id=text)
-        return as_matches(self._keys, self._search_id(text, query))
+        return self._by_id(text, query, self._selectable)
 
     def matches_by_vector(
         self,
@@ -150,7 +158,7 @@ class Searchable(Target[K]):
     ) -> Subquery:
         """Return what `similar_by_vector` finds as a selectable, as `matches` does."""
         query = self._query(number, prefix, filters, skip_id=self._text_or_none(skip_id))
-        return as_matches(self._keys, self._search_vector(as_query(vector), query))
+        return self._by_vector(as_query(vector), query, self._selectable, no_matches(self._keys))
 
     def _query(
         self, number: int, prefix: str | None, filters: Filters, skip_id: str | None = None
@@ -159,23 +167,20 @@ class Searchable(Target[K]):
             self._records, self._keys, number=number, prefix=prefix, skip_id=skip_id, **filters
         )
 
-    def _entries(self, rows: list[ScoredRow]) -> list[Entry[K]]:
-        return [
-            Entry(self._keys.from_text(row.id), row.score, row.content, row.metadata)
-            for row in rows
-        ]
+    # What is searched for
 
-    def _search_value(self, value: Content, query: Query) -> list[ScoredRow]:
+    def _by_value(self, value: Content, query: Query, answer: Answer[T], nothing: T) -> T:
         content = checked_content(value)
         if not query.depth:
-            return []
+            return nothing
         with self._session() as session:
             found = self._find(session)
             if found is None or self._is_empty(session, found):
-                return []
+                return nothing
             model = self._model_of(found)
         check_content(model, content)
-        return self._search_vector(as_query(embed_checked(model, [content])[0]), query)
+        vector = as_query(self._vectors(model, [content])[0])
+        return self._by_vector(vector, query, answer, nothing)
 
     def _is_empty(self, session: Session, found: Found) -> bool:
         if found.size is not None:
@@ -183,7 +188,7 @@ class Searchable(Target[K]):
         statement = select(1).where(self._records.embeddings.c.collection_id == found.id)
         return run(session, self._records, statement.limit(1)).first() is None
 
-    def _search_id(self, id: str, query: Query) -> list[ScoredRow]:
+    def _by_id(self, id: str, query: Query, answer: Answer[T]) -> T:
         columns = self._records.embeddings.c
         with self._session() as session:
             found = self._find(session)
@@ -197,15 +202,26 @@ class Searchable(Target[K]):
                 raise self.DoesNotExist("ID not found")
             if row.embedding is None:
                 raise InvalidVectorError(f"the stored vector of {id!r} is missing")
-            return self._search_in(session, found, as_query(row.embedding), query)
+            return answer(session, found, as_query(row.embedding), query)
 
-    def _search_vector(self, vector: Float64, query: Query) -> list[ScoredRow]:
+    def _by_vector(self, vector: Float64, query: Query, answer: Answer[T], nothing: T) -> T:
         with self._session() as session:
             found = self._find(session)
-            return [] if found is None else self._search_in(session, found, vector, query)
+            return nothing if found is None else answer(session, found, vector, query)
 
-    def _search_in(
+    # In which form it is answered
+
+    def _entries(self, session: Session, found: Found, vector: Float64, query: Query) -> Entries[K]:
+        strategy = STRATEGIES[dialect_of(session, self._records).name]
+        ranking = strategy(session, self._records, found, vector, query)
+        entries = (
+            Entry(self._keys.from_text(row.id), row.score, row.content, row.metadata)
+            for row in ranking.rows
+        )
+        return Entries(entries, exact=ranking.exact)
+
+    def _selectable(
         self, session: Session, found: Found, vector: Float64, query: Query
-    ) -> list[ScoredRow]:
-        strategy = STRATEGIES[self._dialect(session)]
-        return strategy(session, self._records, found, vector, query)
+    ) -> Subquery:
+        selectable = SELECTABLES[dialect_of(session, self._records).name]
+        return selectable(session, self._records, self._keys, found, vector, query)

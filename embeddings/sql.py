@@ -3,38 +3,73 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    ARRAY,
     ColumnElement,
+    Dialect,
     Executable,
-    Select,
     Text,
     and_,
     bindparam,
     case,
+    cast,
+    delete,
     exists,
     func,
     literal,
+    literal_column,
     select,
     true,
     type_coerce,
 )
-from sqlalchemy.types import LargeBinary
+from sqlalchemy.types import Boolean, Integer, LargeBinary, TypeDecorator
 
-from .errors import InvalidQueryError
-from .records import Records, check_text
+from .dialects import PerDialect
+from .errors import InvalidQueryError, InvalidVectorError
+from .records import PGJSON, Records, as_jsonb, check_text
 from .vectors import ITEM_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Result, ScalarSelect, Table
-    from sqlalchemy.dialects.sqlite import Insert
+    from sqlalchemy import Connection, Result, ScalarSelect
     from sqlalchemy.orm import Session
+    from sqlalchemy.types import TypeEngine
 
-SUPPORTED = ("sqlite",)
-SAMPLE = 16  # rows that tell the dimensions of a collection
+    from .target import Found
+
+# Rows that tell the dimensions of a collection: PostgreSQL lets nobody store corrupt ones.
+SAMPLE = PerDialect(sqlite=literal_column("16"), postgresql=literal_column("1"))
+
+
+class Members(TypeDecorator[list[str]]):
+    """Any number of ids as one parameter: JSON on SQLite, an array on PostgreSQL."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the parameter's type on a database."""
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(ARRAY(Text()))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        """Return the value as the driver takes it."""
+        return value if dialect.name == "postgresql" else json.dumps(value)
+
+
+def connection_of(session: Session, records: Records) -> Connection:
+    """Return the connection, in the session's transaction, of the bind that has the embeddings."""
+    return session.connection({"mapper": records.embedding.__mapper__})
+
+
+def dialect_of(session: Session, records: Records) -> Dialect:
+    """Return the dialect of the bind of the session that has the embeddings."""
+    return session.get_bind(records.embedding.__mapper__).dialect
 
 
 def run(
@@ -54,17 +89,42 @@ def changed(
     return int(result.rowcount)  # type: ignore[attr-defined]
 
 
-def insert_into(table: Table) -> Insert:
-    """Return an INSERT that knows ON CONFLICT."""
-    from sqlalchemy.dialects import sqlite  # here: an application may use another database
+def lock_collection(session: Session, records: Records, collection_id: int) -> None:
+    """Wait for those who write to the collection and keep others out, on PostgreSQL.
 
-    return sqlite.insert(table)
+    A new row's foreign key holds the collection, which could not be deleted otherwise. On SQLite
+    there is one writer anyway.
+    """
+    if dialect_of(session, records).name == "postgresql":
+        id = records.collections.c.id
+        run(session, records, select(id).where(id == collection_id).with_for_update())
+
+
+def delete_rows(
+    session: Session, records: Records, conditions: Sequence[ColumnElement[bool]]
+) -> int:
+    """Delete rows of embeddings and return how many there were.
+
+    On PostgreSQL a DELETE locks them in any order, and may then wait for a writer that waits for
+    it. So they are locked first, in the order of all writers, and only what was locked is deleted.
+    """
+    entity, columns = records.embedding, records.embeddings.c
+    conditions = list(conditions)
+    if dialect_of(session, records).name == "postgresql":
+        rows = select(columns.id).where(*conditions).order_by(columns.id).with_for_update()
+        conditions.append(is_one_of(columns.id, run(session, records, rows).scalars()))
+    return changed(session, records, delete(entity).where(*conditions))
 
 
 def vector_size(records: Records) -> ColumnElement[int | None]:
-    """Return the SQL of a stored vector's length in bytes; NULL for what are no bytes."""
-    column = type_coerce(records.embeddings.c.embedding, LargeBinary)
-    return case((func.typeof(column) == "blob", func.length(column)))
+    """Return the SQL of a vector's length in bytes of float32; NULL for what is no vector."""
+    column = records.embeddings.c.embedding
+    stored = type_coerce(column, LargeBinary)
+    return PerDialect(
+        sqlite=case((func.typeof(stored) == "blob", func.length(stored))),
+        postgresql=func.vector_dims(column, type_=Integer) * ITEM_BYTES,
+        type_=Integer(),
+    )
 
 
 def stored_size(records: Records) -> ScalarSelect[int | None]:
@@ -73,9 +133,16 @@ def stored_size(records: Records) -> ScalarSelect[int | None]:
     It is the commonest length among a few rows: a single one may be corrupt.
     """
     columns, size = records.embeddings.c, vector_size(records)
+    # Looking into the vectors of PostgreSQL, before the few are taken, would fetch them all.
+    is_vector = PerDialect(
+        sqlite=and_(size > 0, size % ITEM_BYTES == 0),
+        postgresql=columns.embedding.is_not(None),
+        type_=Boolean(),
+    )
     sample = (
         select(size.label("size"))
-        .where(columns.collection_id == records.collections.c.id, size > 0, size % ITEM_BYTES == 0)
+        .where(columns.collection_id == records.collections.c.id, is_vector)
+        .order_by(columns.id)
         .limit(SAMPLE)
         .correlate(records.collections)
         .subquery()
@@ -89,23 +156,43 @@ def stored_size(records: Records) -> ScalarSelect[int | None]:
     )
 
 
+def check_dimensions(session: Session, records: Records, found: Found, dimensions: int) -> None:
+    """Do nothing if the collection has vectors of these dimensions, or none at all.
+
+    Raises:
+        InvalidVectorError: All that were looked at have others.
+    """
+    if found.size is None or found.size == dimensions * ITEM_BYTES:
+        return
+    # The few rows that were looked at may be the odd ones out.
+    columns = records.embeddings.c
+    of_this_size = select(1).where(
+        columns.collection_id == found.id,
+        vector_size(records) == dimensions * ITEM_BYTES,
+    )
+    if run(session, records, of_this_size.limit(1)).first() is None:
+        raise InvalidVectorError(
+            f"the query vector has {dimensions} dimensions, and those of the collection "
+            f"{found.size // ITEM_BYTES}"
+        )
+
+
 def is_one_of(id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
     """Return the condition that an id is one of any number, which travel as one parameter."""
-    return id.in_(_members(literal(as_members(ids))))
+    return _is_one_of(id, literal(list(ids), Members))
 
 
 def is_one_of_parameter(id: ColumnElement[str], name: str) -> ColumnElement[bool]:
-    """Return the same for a parameter of that name, to be given the value of `as_members`."""
-    return id.in_(_members(bindparam(name, type_=Text)))
+    """Return the same for a parameter of that name, to be given a list."""
+    return _is_one_of(id, bindparam(name, type_=Members))
 
 
-def as_members(ids: Iterable[str]) -> str:
-    """Return ids as the value of one parameter."""
-    return json.dumps(list(ids))
-
-
-def _members(parameter: ColumnElement[str]) -> Select[tuple[str]]:
-    return select(func.json_each(parameter).table_valued("value").c.value)
+def _is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[bool]:
+    return PerDialect(
+        sqlite=id.in_(select(func.json_each(ids).table_valued("value").c.value)),
+        postgresql=id == func.any(cast(ids, ARRAY(Text))),
+        type_=Boolean(),
+    )
 
 
 def starts_with(id: ColumnElement[str], prefix: object) -> ColumnElement[bool]:
@@ -132,6 +219,8 @@ def metadata_is(records: Records, key: object, value: object) -> ColumnElement[b
         raise InvalidQueryError(f"where: metadata has strings as keys, not {key!r}")
     if isinstance(value, int) and not -(2**63) <= value < 2**63:
         raise InvalidQueryError(f"where: {key!r} is compared with an integer of over 64 bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidQueryError(f"where: {key!r} is compared with {value}, which JSON cannot hold")
     for part in (key, value):
         if isinstance(part, str):
             check_text(part, "where")
@@ -152,6 +241,15 @@ def metadata_is(records: Records, key: object, value: object) -> ColumnElement[b
     else:
         types = ["text"] if isinstance(value, str) else ["integer", "real"]
         equals = member.c.value == literal(value)
-    return exists(
-        select(1).select_from(member).where(member.c.key == key, member.c.type.in_(types), equals)
+    return PerDialect(
+        sqlite=exists(
+            select(1)
+            .select_from(member)
+            .where(member.c.key == key, member.c.type.in_(types), equals)
+        ),
+        # Contains, which an index of the host's can serve; equality of JSON minds the types.
+        postgresql=type_coerce(records.embeddings.c.metadata, PGJSON).op("@>")(
+            literal(as_jsonb(json.dumps({key: value})), PGJSON)
+        ),
+        type_=Boolean(),
     )

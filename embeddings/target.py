@@ -10,21 +10,24 @@ from sqlalchemy import Executable, bindparam, func, literal, select, true, updat
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from . import errors, registry
+from .dialects import SUPPORTED, insert_into
 from .errors import BindingError, ModelMismatchError, ModelRequiredError, SchemaError
 from .keys import K
-from .schema import missing_tables
-from .sql import SUPPORTED, insert_into, run, stored_size
+from .model import embed_checked
+from .schema import lacks_tables
+from .sql import dialect_of, run, stored_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Result
+    from sqlalchemy import ColumnElement, Result
     from sqlalchemy.orm import Session
 
     from .binding import Binding
     from .keys import Key, Keys
-    from .model import SupportsEmbedding
+    from .model import Content, SupportsEmbedding
     from .records import Records
+    from .vectors import Float32
 
 
 class Found(NamedTuple):
@@ -68,12 +71,9 @@ class Target(Generic[K]):
     @contextmanager
     def _session(self, *, write: bool = False) -> Iterator[Session]:
         with self._binding.session(write=write) as session:
-            if (dialect := self._dialect(session)) not in SUPPORTED:
-                raise BindingError(f"{dialect} is not supported; use {' or '.join(SUPPORTED)}")
+            if (name := dialect_of(session, self._records).name) not in SUPPORTED:
+                raise BindingError(f"{name} is not supported; use {' or '.join(SUPPORTED)}")
             yield session
-
-    def _dialect(self, session: Session) -> str:
-        return session.get_bind(self._records.embedding.__mapper__).dialect.name
 
     def _row_named(self, session: Session, name: str) -> Found | None:
         row = self._run_by_name(session, _by_name(self._records), name).first()
@@ -84,8 +84,8 @@ class Target(Generic[K]):
     ) -> Result[*tuple[Any, ...]]:
         try:
             return run(session, self._records, statement, {"called": name})
-        except (OperationalError, ProgrammingError):
-            if missing_tables(session, self._records):
+        except (OperationalError, ProgrammingError) as error:
+            if lacks_tables(error, session, self._records):
                 raise SchemaError(
                     "The tables of the embeddings are not in this database. Create them with "
                     "embeddings.migrate(engine)"
@@ -125,16 +125,31 @@ class Target(Generic[K]):
         return found
 
     def _find_or_create(self, session: Session) -> Found:
-        """Return the row, created if need be, and keep other writers out until the end."""
-        if not self._binding.is_exclusive:
-            # Takes the write lock on SQLite, even where there is no such row.
-            self._run_by_name(session, _touch(self._records), self._name)
+        """Return the row, created if need be.
+
+        On SQLite other writers are kept out until the end. On PostgreSQL they are while the
+        collection is empty: the first vector settles the dimensions of all.
+        """
+        locks_all = dialect_of(session, self._records).name == "sqlite"
+        if locks_all:
+            if not self._binding.is_exclusive:
+                # Takes the write lock, even where there is no such row.
+                self._touch(session)
+        else:
+            # Keeps the collection from being deleted, and nobody else from writing.
+            self._run_by_name(session, _keep(self._records), self._name)
         found = self._find(session)
         if found is None:
             self._refuse_if_deleted()
             _create(session, self._records, self._name, self._model_id_of(None))
             found = self._existing(session)
+        if found.size is None and not locks_all:
+            self._touch(session)
+            found = self._existing(session)
         return found
+
+    def _touch(self, session: Session) -> None:
+        self._run_by_name(session, _touch(self._records), self._name)
 
     def _refuse_if_deleted(self) -> None:
         if self._deleted:
@@ -178,6 +193,10 @@ class Target(Generic[K]):
             found = self._find(session)
         return self._model_of(found)
 
+    def _vectors(self, model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
+        """Return the vectors of the items: the one place where a model is called."""
+        return embed_checked(model, items)
+
     def _text_or_none(self, id: Key | None) -> str | None:
         return None if id is None else self._keys.to_text(id)
 
@@ -188,6 +207,13 @@ def _by_name(records: Records) -> Executable:
     return select(columns.id, columns.model, stored_size(records)).where(
         columns.name == bindparam("called")
     )
+
+
+@functools.cache
+def _keep(records: Records) -> Executable:
+    columns = records.collections.c
+    statement = select(columns.id).where(columns.name == bindparam("called"))
+    return statement.with_for_update(read=True, key_share=True)
 
 
 @functools.cache
@@ -202,20 +228,27 @@ def _touch(records: Records) -> Executable:
 
 
 def _create(session: Session, records: Records, name: str, model_id: str) -> None:
-    """Insert the collection's row, unless another writer did meanwhile.
-
-    The id is above every one that embeddings carry, even orphans: a collection inherits nothing.
-    """
-    collections, embeddings = records.collections, records.embeddings
-    highest = func.max(
-        func.coalesce(select(func.max(collections.c.id)).scalar_subquery(), 0),
-        func.coalesce(select(func.max(embeddings.c.collection_id)).scalar_subquery(), 0),
-    )
-    row = select(highest + 1, literal(name), literal(model_id)).where(true())
+    """Insert the collection's row, unless another writer did meanwhile."""
+    collections, dialect = records.collections, dialect_of(session, records)
+    row: dict[str, ColumnElement[Any]] = {"name": literal(name), "model": literal(model_id)}
+    if dialect.name == "sqlite":
+        row["id"] = _unused_id(records)
     run(
         session,
         records,
-        insert_into(collections)
-        .from_select(["id", "name", "model"], row)
+        insert_into(collections, dialect)
+        .from_select([*row], select(*row.values()).where(true()))
         .on_conflict_do_nothing(index_elements=["name"]),
+    )
+
+
+def _unused_id(records: Records) -> ColumnElement[int]:
+    """Return the SQL of an id above every one that embeddings carry, even orphans.
+
+    SQLite gives the id of a deleted collection again, and a new one must inherit nothing.
+    """
+    collections, embeddings = records.collections, records.embeddings
+    return 1 + func.max(
+        func.coalesce(select(func.max(collections.c.id)).scalar_subquery(), 0),
+        func.coalesce(select(func.max(embeddings.c.collection_id)).scalar_subquery(), 0),
     )

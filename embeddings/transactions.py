@@ -16,18 +16,27 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def owned_transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
+def owned_transaction(
+    engine: Engine, *, write: bool, isolation_level: str | None = None
+) -> Iterator[Connection]:
     """Yield a connection in a transaction of its own; commit at the end, roll back on an error.
 
     On SQLite a transaction for writing takes the write lock at once (BEGIN IMMEDIATE): one that
     reads first and then wants to write is refused while another writer is at work, however long
     it would have waited. One for reading sees a single snapshot.
 
+    On PostgreSQL it has the engine's isolation level unless another is given; on an engine that
+    commits every statement, the database's default.
+
     Raises:
         BindingError: The engine has one connection only, and somebody's transaction is open on it.
     """
     _refuse_a_shared_transaction(engine)
     with engine.connect() as connection:
+        if connection.dialect.name == "postgresql" and commits_each_statement(connection):
+            isolation_level = isolation_level or "READ COMMITTED"
+        if isolation_level:
+            connection.execution_options(isolation_level=isolation_level)
         transaction = connection.begin()
         try:
             begin_sqlite(connection, write=write, fresh=True)
@@ -37,9 +46,8 @@ def owned_transaction(engine: Engine, *, write: bool) -> Iterator[Connection]:
             transaction.rollback()
             # A COMMIT that failed leaves the driver inside the transaction, and SQLAlchemy
             # believes that it has ended: the connection's next user would make it durable.
-            driver = _driver_connection(connection)
-            if getattr(driver, "in_transaction", False):
-                driver.rollback()
+            if getattr(_driver_connection(connection), "in_transaction", False):
+                _adapted_connection(connection).rollback()
             raise
 
 
@@ -51,7 +59,7 @@ def sqlite_transaction(connection: Connection) -> Iterator[None]:
     gets one of its own.
     """
     began = begin_sqlite(connection, write=True)
-    alone = began and _driver_connection(connection).isolation_level is None
+    alone = began and commits_each_statement(connection)
     try:
         yield
     except BaseException:
@@ -86,8 +94,21 @@ def begin_sqlite(connection: Connection, *, write: bool, fresh: bool = False) ->
     return True
 
 
+def commits_each_statement(connection: Connection) -> bool:
+    """Return whether there are no transactions on the connection: AUTOCOMMIT, to SQLAlchemy."""
+    driver = _driver_connection(connection)
+    if connection.dialect.name == "sqlite":
+        return driver.isolation_level is None
+    return bool(getattr(_adapted_connection(connection), "autocommit", False))
+
+
 def _driver_connection(connection: Connection) -> Any:
     return connection.connection.driver_connection
+
+
+def _adapted_connection(connection: Connection) -> Any:
+    """Return the driver's connection, or SQLAlchemy's adapter of one that is asynchronous."""
+    return connection.connection.dbapi_connection
 
 
 def _refuse_a_shared_transaction(engine: Engine) -> None:

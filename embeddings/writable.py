@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, update
+from sqlalchemy import update
 
 from . import ingest
 from .errors import InvalidItemError, InvalidQueryError, ModelMismatchError
 from .items import Item, Prepared, checked_content, fold, unpacked
 from .keys import K
-from .model import batches, check_batch_size, check_content, embed_checked, kinds
+from .model import batches, check_batch_size, check_content, kinds
 from .records import dump_metadata, load_metadata, now
+from .search import hnsw
 from .search.query import where_condition
-from .sql import changed, is_one_of, starts_with
+from .sql import changed, connection_of, delete_rows, dialect_of, is_one_of, starts_with
 from .target import Target
-from .vectors import as_vector
+from .vectors import ITEM_BYTES, as_vector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -136,7 +137,7 @@ class Writable(Target[K]):
         checked_content(value)
         model = self._known_model()
         check_content(model, value)
-        return Prepared(value, embed_checked(model, [value])[0], model.model_id)
+        return Prepared(value, self._vectors(model, [value])[0], model.model_id)
 
     def embed_query(self, value: Content) -> Float32:
         """Return the vector of a value to search for with `similar_by_vector`, shape (dimensions,).
@@ -223,8 +224,8 @@ class Writable(Target[K]):
             found = self._find(session)
             if found is None:
                 return 0
-            statement = delete(entity).where(entity.collection_id == found.id, *conditions)
-            count = changed(session, self._records, statement)
+            conditions.append(entity.collection_id == found.id)
+            count = delete_rows(session, self._records, conditions)
             ingest.forget_list(session, self._records, found.id)
             return count
 
@@ -235,6 +236,15 @@ class Writable(Target[K]):
         return hashlib.md5(data, usedforsecurity=False).digest()
 
     # The steps of the operations above
+
+    def _find_or_create(self, session: Session) -> Found:
+        found = super()._find_or_create(session)
+        if found.size is None and dialect_of(session, self._records).name == "postgresql":
+            # An index outlives the last row, and takes no others than it was made for.
+            index = hnsw.index_info(connection_of(session, self._records), self._records, found.id)
+            if index is not None:
+                return found._replace(size=index.dimensions * ITEM_BYTES)
+        return found
 
     def _item(self, id: Key, value: object, metadata: Metadata | None, store: bool) -> Item:
         text = self._keys.to_text(id)
@@ -289,7 +299,7 @@ class Writable(Target[K]):
             return
         while True:
             if missing:
-                made = embed_checked(model, [item.content for item in missing.values()])
+                made = self._vectors(model, [item.content for item in missing.values()])
                 vectors |= zip(missing, made, strict=True)
             with self._session(write=True) as session:
                 found = self._find_or_create(session)

@@ -6,19 +6,23 @@ From a shell, the database's URL is in EMBEDDINGS_DATABASE_URL.
 import os
 
 from alembic import context
-from sqlalchemy import Connection, create_engine, make_url
+from sqlalchemy import URL, Connection, create_engine, make_url
 
+from embeddings.autogenerate import include_object
+from embeddings.dialects import with_driver
 from embeddings.records import Base
-from embeddings.schema import VERSION_TABLE, check_adoptable, include_object
+from embeddings.schema import VERSION_TABLE, check_adoptable, schema_of
 from embeddings.transactions import owned_transaction
 
 URL_VARIABLE = "EMBEDDINGS_DATABASE_URL"
 
 
 def run(connection: Connection) -> None:
+    schema = schema_of(connection)
     check_adoptable(connection)  # before anything is written
     context.configure(
         connection=connection,
+        version_table_schema=schema,
         target_metadata=Base.metadata,
         include_object=include_object,
         version_table=VERSION_TABLE,
@@ -28,15 +32,15 @@ def run(connection: Connection) -> None:
     context.run_migrations()
 
 
-def url() -> str:
+def url() -> URL:
     if value := os.environ.get(URL_VARIABLE):
-        return value
+        return with_driver(make_url(value))
     raise SystemExit(f"Set {URL_VARIABLE} to the database's URL, such as sqlite:///app.db")
 
 
 if context.is_offline_mode():
     context.configure(
-        dialect_name=make_url(url()).get_backend_name(),
+        dialect_name=url().get_backend_name(),
         literal_binds=True,
         version_table=VERSION_TABLE,
     )
@@ -45,6 +49,8 @@ elif handed_over := context.config.attributes.get("connection"):
     run(handed_over)
 else:
     engine = create_engine(url(), hide_parameters=True)
-    with owned_transaction(engine, write=True) as connection:
-        run(connection)
-    engine.dispose()
+    try:
+        with owned_transaction(engine, write=True) as connection:
+            run(connection)
+    finally:
+        engine.dispose()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
@@ -9,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 import sqlite_utils
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import URL, Engine, Table, create_engine, make_url, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import StaticPool
 
 import embeddings
 from embeddings import Collection
 from embeddings.testing import DeterministicModel
+from tests.databases import connection_to, is_postgresql
+from tests.server import postgresql
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +40,16 @@ BINDINGS = (
     "memory",
     "sqlite_utils",
     "sqlite_utils_memory",
+    "postgresql_session",
+    "postgresql_scoped_session",
+    "postgresql_connection",
+    "postgresql_engine",
+    "postgresql_sessionmaker",
+    "postgresql_url",
+    "psycopg2_session",
+    "psycopg2_engine",
 )
+SERVER = "POSTGRESQL_URL"
 
 Open = Callable[..., Collection[Any]]
 """Open a collection by its name in the one database of the test; takes Collection's keywords."""
@@ -55,6 +69,73 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     embeddings.migrate(engine)
     engine.dispose()
     return path
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the PostgreSQL server of the run, once for all its processes, until its end."""
+    if SERVER not in os.environ:
+        stack = contextlib.ExitStack()
+        os.environ[SERVER] = stack.enter_context(postgresql())
+        stack.callback(os.environ.pop, SERVER)
+        config.add_cleanup(stack.close)
+
+
+@pytest.fixture(scope="session")
+def server() -> URL:
+    """The URL of the server's own database, in which databases can be created."""
+    return make_url(os.environ[SERVER])
+
+
+@pytest.fixture(scope="session")
+def postgresql_url(server: URL, worker_id: str) -> Iterator[URL]:
+    """A database of this test process, with the tables."""
+    name = f"test_{worker_id}"
+    administrator = create_engine(server, isolation_level="AUTOCOMMIT")
+    with administrator.connect() as connection:
+        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    url = server.set(database=name)
+    engine = create_engine(url)
+    embeddings.migrate(engine)
+    engine.dispose()
+    yield url
+    with administrator.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    administrator.dispose()
+
+
+@pytest.fixture(scope="session")
+def postgresql_engines(postgresql_url: URL) -> Iterator[Callable[[str], Engine]]:
+    """Engines on that database by driver, with their pools: connecting takes long."""
+    engines: dict[str, Engine] = {}
+
+    def engine(driver: str) -> Engine:
+        if driver not in engines:
+            url = postgresql_url.set(drivername=f"postgresql+{driver}")
+            engines[driver] = create_engine(url)
+        return engines[driver]
+
+    yield engine
+    for engine_ in engines.values():
+        engine_.dispose()
+
+
+@pytest.fixture
+def empty_postgresql(postgresql_engines: Callable[[str], Engine]) -> Callable[[str], Engine]:
+    """The same, with empty tables."""
+    with postgresql_engines("psycopg").begin() as connection:
+        if connection.scalar(text("SELECT pg_table_size('embeddings') > 2000000")):
+            connection.execute(text("TRUNCATE collections, embeddings RESTART IDENTITY"))
+        else:  # a fifth of the time, but without vacuum the dead rows stay
+            connection.execute(text("DELETE FROM embeddings; DELETE FROM collections"))
+            connection.execute(text("ALTER SEQUENCE collections_id_seq RESTART"))
+    return postgresql_engines
+
+
+@pytest.fixture
+def postgresql_engine(empty_postgresql: Callable[[str], Engine]) -> Engine:
+    """An engine on a PostgreSQL database with empty tables, by psycopg."""
+    return empty_postgresql("psycopg")
 
 
 @pytest.fixture
@@ -79,16 +160,8 @@ def db(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterat
     path = tmp_path / "app.db"
     if kind == "path":
         yield path
-    elif kind == "memory":
-        # What Collection opens by itself; shared by the test's collections through the engine.
-        from sqlalchemy.pool import StaticPool
-
-        memory = create_engine(
-            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
-        )
-        embeddings.migrate(memory)
-        yield memory
-        memory.dispose()
+    elif kind == "postgresql_url":
+        yield request.getfixturevalue("postgresql_engine").url.render_as_string(hide_password=False)
     elif kind == "sqlite_utils":
         database = sqlite_utils.Database(path)
         yield database
@@ -97,23 +170,65 @@ def db(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterat
         database = sqlite_utils.Database(memory=True)
         yield database
         database.close()
+    elif kind == "memory":
+        # What Collection opens by itself; shared by the test's collections through the engine.
+        memory = create_engine(
+            "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+        )
+        embeddings.migrate(memory)
+        yield memory
+        memory.dispose()
+    elif kind.startswith(("postgresql_", "psycopg2_")):
+        driver, _, way = kind.partition("_")
+        engines = request.getfixturevalue("empty_postgresql")
+        with reached(engines("psycopg" if driver == "postgresql" else driver), way) as database:
+            yield database
     else:
         engine = create_engine(f"sqlite:///{shutil.copy(migrated, path)}")
-        if kind == "engine":
-            yield engine
-        elif kind == "sessionmaker":
-            yield sessionmaker(engine)
-        elif kind == "session":
-            with Session(engine) as session:
-                yield session
-        elif kind == "scoped_session":
-            registry = scoped_session(sessionmaker(engine))
-            yield registry
-            registry.remove()
-        else:
-            with engine.connect() as connection:
-                yield connection
+        with reached(engine, kind) as database:
+            yield database
         engine.dispose()
+
+
+@contextlib.contextmanager
+def reached(engine: Engine, way: str) -> Iterator[Any]:
+    """An engine's database as each of the kinds of thing that a host has."""
+    if way == "engine":
+        yield engine
+    elif way == "sessionmaker":
+        yield sessionmaker(engine)
+    elif way == "session":
+        with Session(engine) as session:
+            yield session
+    elif way == "scoped_session":
+        registry = scoped_session(sessionmaker(engine))
+        yield registry
+        registry.remove()
+    else:
+        with engine.connect() as connection:
+            yield connection
+
+
+@pytest.fixture
+def host_tables(db: Any) -> Iterator[Callable[..., None]]:
+    """Create tables of a host's where the embeddings are; they are dropped after the test."""
+    created: list[Table] = []
+
+    def create(*tables: Table) -> None:
+        with connection_to(db) as connection:
+            for table in tables:
+                table.create(connection)
+        created.extend(tables)
+
+    yield create
+    # What is on SQLite goes with its file.
+    if created and is_postgresql(db):
+        if hasattr(db, "rollback"):
+            db.rollback()
+        with connection_to(db) as connection:
+            for table in reversed(created):
+                table.drop(connection, checkfirst=True)
+            connection.commit()
 
 
 @pytest.fixture

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import threading
 import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +16,7 @@ from ..errors import InvalidItemError, MissingExtraError, ModelError
 from ..model import Content, EmbeddingModel, SupportsEmbedding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import openai
 
@@ -82,6 +84,10 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             "timeout": timeout,
         }
         self._client: openai.OpenAI | None = None
+        # A connection belongs to the event loop in which it was opened.
+        self._async_clients: weakref.WeakKeyDictionary[
+            asyncio.AbstractEventLoop, openai.AsyncOpenAI
+        ] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
     def embed_batch(self, items: Sequence[Content]) -> list[VectorLike]:
@@ -92,18 +98,39 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             InvalidItemError: A text is empty, which the service refuses.
             ModelError: The request failed, or the answer was not one vector for each text.
         """
+        request = self._request(items)
+        client = self._connect()
+        with self._failures():
+            response = client.embeddings.create(**request, encoding_format="base64")
+            return self._in_order(response.data, len(items))
+
+    async def aembed_batch(self, items: Sequence[Content]) -> list[VectorLike]:
+        """Return the same, without a thread; connections are kept for each event loop.
+
+        Raises:
+            MissingExtraError, InvalidItemError, ModelError: As `embed_batch`.
+        """
+        request = self._request(items)
+        client = self._connect_async()
+        with self._failures():
+            response = await client.embeddings.create(**request, encoding_format="base64")
+            return self._in_order(response.data, len(items))
+
+    def _request(self, items: Sequence[Content]) -> dict[str, Any]:
         for number, item in enumerate(items):
             if not item:
                 raise InvalidItemError(
                     f"Item {number} of the batch is empty, which {self.model_id!r} refuses"
                 )
-        client = self._connect()
         request: dict[str, Any] = {"model": self.api_name, "input": list(items)}
         if self.dimensions is not None:
             request["dimensions"] = self.dimensions
+        return request
+
+    @contextmanager
+    def _failures(self) -> Iterator[None]:
         try:
-            response = client.embeddings.create(**request, encoding_format="base64")
-            return self._in_order(response.data, len(items))
+            yield
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001  a malformed answer can surface as anything
@@ -134,23 +161,40 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         return f"Model {self.model_id!r}: the service failed ({kind}){hint}"
 
     def _connect(self) -> openai.OpenAI:
-        try:
-            import openai
-        except ImportError:
-            raise MissingExtraError("openai", "openai") from None
+        openai = _package()
         with self._lock:
             if self._client is None:
-                try:
+                with self._failures():  # no key, or a malformed address
                     self._client = openai.OpenAI(
-                        **self._options,  # type: ignore[arg-type]
+                        **self._options,
                         http_client=openai.DefaultHttpxClient(
                             event_hooks={"response": [_never_retry_an_exhausted_quota]}
                         ),
                     )
-                except Exception as error:  # noqa: BLE001  no key, or a malformed address
-                    raise ModelError(self._describe(error)) from None
                 weakref.finalize(self, self._client.close)
             return self._client
+
+    def _connect_async(self) -> openai.AsyncOpenAI:
+        openai = _package()
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if loop not in self._async_clients:
+                with self._failures():
+                    self._async_clients[loop] = openai.AsyncOpenAI(
+                        **self._options,
+                        http_client=openai.DefaultAsyncHttpxClient(
+                            event_hooks={"response": [_anever_retry_an_exhausted_quota]}
+                        ),
+                    )
+            return self._async_clients[loop]
+
+
+def _package() -> Any:
+    try:
+        import openai
+    except ImportError:
+        raise MissingExtraError("openai", "openai") from None
+    return openai
 
 
 def _values(embedding: Any) -> VectorLike:
@@ -165,6 +209,11 @@ def _values(embedding: Any) -> VectorLike:
 def _never_retry_an_exhausted_quota(response: Any) -> None:
     if response.status_code == 429 and b"insufficient_quota" in response.read():
         response.headers["x-should-retry"] = "false"  # the package obeys this header
+
+
+async def _anever_retry_an_exhausted_quota(response: Any) -> None:
+    if response.status_code == 429 and b"insufficient_quota" in await response.aread():
+        response.headers["x-should-retry"] = "false"
 
 
 def register(register: Callable[[SupportsEmbedding, tuple[str, ...]], None]) -> None:

@@ -8,7 +8,18 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
-from sqlalchemy import ColumnElement, Float, Subquery, and_, func, select, true, type_coerce
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Subquery,
+    and_,
+    false,
+    func,
+    null,
+    select,
+    true,
+    type_coerce,
+)
 from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
@@ -39,6 +50,18 @@ class Entry(Generic[K]):
     metadata: Metadata | None = None
 
 
+class Entries(list[Entry[K]]):
+    """Search results, best first: a list that knows how it was made.
+
+    Attributes:
+        exact: Whether these are the best for certain. False if they come from an index.
+    """
+
+    def __init__(self, entries: Iterable[Entry[K]] = (), *, exact: bool = True) -> None:
+        super().__init__(entries)
+        self.exact = exact
+
+
 @dataclass(frozen=True, slots=True)
 class ScoredRow:
     """What a strategy finds."""
@@ -47,6 +70,14 @@ class ScoredRow:
     score: float
     content: str | None
     metadata: Metadata | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """The rows that a strategy finds, best first, and whether they are the best for certain."""
+
+    rows: list[ScoredRow]
+    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -59,6 +90,7 @@ class Query:
     number: int
     offset: int
     min_score: float | None
+    exact: bool | None
     conditions: tuple[ColumnElement[bool], ...]
 
     @property
@@ -77,6 +109,7 @@ def check_query(
     prefix: str | None = None,
     where: Where | None = None,
     among: Among | None = None,
+    exact: bool | None = None,
     skip_id: str | None = None,
 ) -> Query:
     """Return the query for a collection's arguments.
@@ -90,6 +123,7 @@ def check_query(
         prefix: Only ids that begin with it, literally and in the same case.
         where: A SQL expression over the records, or metadata that rows must have.
         among: Only these ids: a SELECT of the host's keys, or keys.
+        exact: Whether to use no index.
         skip_id: Not this stored id.
 
     Raises:
@@ -104,6 +138,8 @@ def check_query(
         and abs(min_score) <= sys.float_info.max
     ):
         raise InvalidQueryError(f"min_score must be a finite number, not {min_score!r}")
+    if exact is not None and not isinstance(exact, bool):
+        raise InvalidQueryError(f"exact must be True, False or None, not {exact!r}")
     columns = records.embeddings.c
     conditions: list[ColumnElement[bool]] = []
     if prefix is not None and prefix != "":
@@ -114,7 +150,7 @@ def check_query(
         conditions.append(_among_condition(columns.id, keys, among))
     if skip_id is not None:
         conditions.append(columns.id != skip_id)
-    return Query(number, offset, min_score, tuple(conditions))
+    return Query(number, offset, min_score, exact, tuple(conditions))
 
 
 def where_condition(records: Records, where: object) -> ColumnElement[bool]:
@@ -159,6 +195,12 @@ def _among_condition(id: ColumnElement[str], keys: Keys[Any], among: Among) -> C
     return is_one_of(id, [keys.to_text(key) for key in among])
 
 
+def no_matches(keys: Keys[Any]) -> Subquery:
+    """Return a selectable with the columns `id` and `score`, and no rows."""
+    columns = (null().cast(keys.sql_type).label("id"), null().cast(Float).label("score"))
+    return select(*columns).where(false()).subquery()
+
+
 def as_matches(keys: Keys[Any], rows: Iterable[ScoredRow]) -> Subquery:
     """Return scored rows as a selectable with the columns `id`, in the host's type, and `score`."""
     best = list(rows)
@@ -171,4 +213,4 @@ def as_matches(keys: Keys[Any], rows: Iterable[ScoredRow]) -> Subquery:
     return select(
         type_coerce(key, keys.sql_type).label("id"),
         type_coerce(func.json_extract(row.c.value, "$[1]"), Float).label("score"),
-    ).subquery("matches")
+    ).subquery()

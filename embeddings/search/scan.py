@@ -9,10 +9,10 @@ import numpy as np
 from sqlalchemy import ColumnElement, select, type_coerce
 from sqlalchemy.types import NullType
 
-from ..errors import CorruptVectorWarning, InvalidVectorError
-from ..sql import is_one_of, run, vector_size
+from ..errors import CorruptVectorWarning
+from ..sql import check_dimensions, is_one_of, run
 from ..vectors import ITEM_BYTES, Float64, TopK, contenders, cosine_scores
-from .query import Query, ScoredRow
+from .query import Query, Ranking, ScoredRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ ATTEMPTS = 3
 
 def scan(
     session: Session, records: Records, found: Found, vector: Float64, query: Query
-) -> list[ScoredRow]:
+) -> Ranking:
     """Return the rows nearest to the vector, best first, ties by id. Reads only.
 
     Args:
@@ -45,9 +45,9 @@ def scan(
     Warns:
         CorruptVectorWarning: Rows whose vector cannot be compared were left out.
     """
-    _check_dimensions(session, records, found, vector.size)
+    check_dimensions(session, records, found, vector.size)
     if not query.depth:
-        return []
+        return Ranking([])
     columns = records.embeddings.c
     conditions = (
         columns.collection_id == found.id,
@@ -63,23 +63,7 @@ def scan(
         if agrees or attempt == ATTEMPTS - 1:
             break
     rows = [read[id] for id, _ in ranked if id in read]
-    return sorted(rows, key=lambda row: (-row.score, row.id))
-
-
-def _check_dimensions(session: Session, records: Records, found: Found, dimensions: int) -> None:
-    if found.size is None or found.size == dimensions * ITEM_BYTES:
-        return
-    # The few rows that were looked at may be the odd ones out.
-    columns = records.embeddings.c
-    of_this_size = select(1).where(
-        columns.collection_id == found.id,
-        vector_size(records) == dimensions * ITEM_BYTES,
-    )
-    if run(session, records, of_this_size.limit(1)).first() is None:
-        raise InvalidVectorError(
-            f"the query vector has {dimensions} dimensions, and those of the collection "
-            f"{found.size // ITEM_BYTES}"
-        )
+    return Ranking(sorted(rows, key=lambda row: (-row.score, row.id)))
 
 
 def _rank(

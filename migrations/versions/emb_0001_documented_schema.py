@@ -9,6 +9,8 @@ import sqlalchemy as sa
 from alembic import context, op
 
 from embeddings.errors import SchemaError
+from embeddings.records import JSONObject, Vector
+from embeddings.schema import create_extension, schema_of
 
 revision = "emb_0001"
 down_revision = None
@@ -16,12 +18,18 @@ branch_labels = None
 depends_on = None
 
 
+TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+
 def upgrade() -> None:
     if op.get_context().as_sql:
+        if op.get_context().dialect.name == "postgresql":
+            op.execute("CREATE EXTENSION IF NOT EXISTS vector")
         create()
         return
     connection = op.get_bind()
-    if sa.inspect(connection).has_table("collections"):
+    create_extension(connection)
+    if sa.inspect(connection).has_table("collections", schema_of(connection)):
         adopt(connection)
     else:
         create()
@@ -31,7 +39,7 @@ def create() -> None:
     op.create_table(
         "collections",
         sa.Column("id", sa.Integer, primary_key=True, nullable=True),
-        sa.Column("name", sa.Text),
+        sa.Column("name", TEXT),
         sa.Column("model", sa.Text),
     )
     op.create_index("idx_collections_name", "collections", ["name"], unique=True)
@@ -44,20 +52,20 @@ def create() -> None:
             primary_key=True,
             nullable=True,
         ),
-        sa.Column("id", sa.Text, primary_key=True, nullable=True),
-        sa.Column("embedding", sa.LargeBinary),
+        sa.Column("id", TEXT, primary_key=True, nullable=True),
+        sa.Column("embedding", Vector),
         sa.Column("content", sa.Text),
         sa.Column("content_blob", sa.LargeBinary),
         sa.Column("content_hash", sa.LargeBinary),
-        sa.Column("metadata", sa.Text),
+        sa.Column("metadata", JSONObject),
         sa.Column("updated", sa.Integer),
     )
     op.create_index("idx_embeddings_content_hash", "embeddings", ["content_hash"])
 
 
 def adopt(connection: sa.Connection) -> None:
-    inspector = sa.inspect(connection)
-    present = {column["name"] for column in inspector.get_columns("embeddings")}
+    inspector, schema = sa.inspect(connection), schema_of(connection)
+    present = {column["name"] for column in inspector.get_columns("embeddings", schema)}
     for column in (
         sa.Column("content_blob", sa.LargeBinary),
         sa.Column("content_hash", sa.LargeBinary),
@@ -69,7 +77,7 @@ def adopt(connection: sa.Connection) -> None:
         ("collections", "name", True),
         ("embeddings", "content_hash", False),
     ):
-        indexed = [index["column_names"] for index in inspector.get_indexes(table)]
+        indexed = [index["column_names"] for index in inspector.get_indexes(table, schema)]
         if [column_name] not in indexed:
             op.create_index(f"idx_{table}_{column_name}", table, [column_name], unique=unique)
     if "content_hash" not in present:
@@ -97,10 +105,9 @@ def hash_stored_contents(connection: sa.Connection) -> None:
 
 def downgrade() -> None:
     if not op.get_context().as_sql:
-        count = sa.text(
-            "SELECT (SELECT count(*) FROM collections) + (SELECT count(*) FROM embeddings)"
-        )
-        rows = op.get_bind().execute(count).scalar_one()
+        tables = (sa.Table(name, sa.MetaData()) for name in ("collections", "embeddings"))
+        counts = (sa.select(sa.func.count()).select_from(table) for table in tables)
+        rows = sum(op.get_bind().scalar(count) for count in counts)
         if rows and context.get_x_argument(as_dictionary=True).get("drop") != "yes":
             raise SchemaError(
                 f"Going back would drop {rows} rows of collections and embeddings. "

@@ -5,9 +5,7 @@ from __future__ import annotations
 import enum
 import re
 import uuid
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,8 +13,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
-    Connection,
-    Engine,
     Float,
     ForeignKey,
     Integer,
@@ -24,7 +20,6 @@ from sqlalchemy import (
     String,
     Text,
     Uuid,
-    create_engine,
     event,
     exists,
     func,
@@ -39,10 +34,7 @@ from sqlalchemy.orm import (
     aliased,
     mapped_column,
     relationship,
-    scoped_session,
-    sessionmaker,
 )
-from sqlalchemy.pool import StaticPool
 
 from embeddings import (
     Collection,
@@ -52,13 +44,15 @@ from embeddings import (
     InvalidItemError,
     encode,
 )
+from tests.databases import connection_to, on_a_session, on_each_driver, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Subquery
 
     Open = Callable[..., Collection[Any]]
+    HostTables = Callable[..., None]
 
 
 def shown(value: object) -> str:
@@ -84,7 +78,7 @@ class IntegerArticle(Base):
     """An article with an integer for a key."""
 
     __tablename__ = "integer_articles"
-    id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
     title: Mapped[str]
     comments: Mapped[list[Comment]] = relationship()
 
@@ -145,45 +139,12 @@ VECTORS = [[1.0, 0.0], [1.0, 0.5], [0.0, 1.0], [-1.0, 0.25], [0.0, 0.0], [1.0, 0
 QUERY = "1 0.1"
 
 
-on_a_session = pytest.mark.parametrize("db", ["session"], indirect=True)
-"""For what does not depend on the database."""
-
-
-@contextmanager
-def connection_to(db: Any) -> Iterator[Connection]:
-    """Yield a connection to the database, in the host's transaction where there is one."""
-    if isinstance(db, Session | scoped_session):
-        yield db.connection()
-    elif isinstance(db, Connection):
-        yield db
-    elif isinstance(db, Path):
-        engine = create_engine(f"sqlite:///{db}")
-        with engine.begin() as connection:
-            yield connection
-        engine.dispose()
-    else:
-        if isinstance(db, sessionmaker):
-            engine = db.kw["bind"]
-        elif isinstance(db, Engine):
-            engine = db
-        else:
-            engine = create_engine("sqlite://", creator=lambda: db.conn, poolclass=StaticPool)
-        with engine.begin() as connection:
-            yield connection
-
-
-def rows_of(db: Any, statement: Select[Any]) -> list[Any]:
-    """Execute the statement where the embeddings are."""
-    with connection_to(db) as connection:
-        return list(connection.execute(statement))
-
-
 @pytest.fixture(params=HOSTS)
-def host(request: pytest.FixtureRequest, db: Any, opened: Open) -> Host:
+def host(request: pytest.FixtureRequest, db: Any, opened: Open, host_tables: HostTables) -> Host:
     """A host with seven articles, of which the first six are in its collection."""
     kind = HOSTS[request.param]
+    host_tables(kind.article.__table__)
     with connection_to(db) as connection:
-        Base.metadata.create_all(connection)
         connection.execute(
             insert(kind.article), [{"id": key, "title": f"about {key}"} for key in kind.keys]
         )
@@ -230,6 +191,7 @@ class TestMatches:
         assert found.c.id.type.python_type is host.key_type
         assert found.c.score.type.python_type is float
 
+    @on_each_driver
     def test_ids_and_scores_are_those_of_the_search(self, host):
         """Each of the three gives what its sibling lists, with every filter."""
         first = host.keys[0]

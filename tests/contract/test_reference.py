@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import sqlite_utils
-from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy import Engine, create_engine, event, select, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
@@ -33,32 +33,12 @@ from embeddings import (
     cosine_similarity,
 )
 from embeddings.testing import DeterministicModel
+from tests.databases import is_opened_by_the_collection, is_postgresql, on_sqlite, rows_of
 
 Open = Callable[..., Collection[Any]]
 ModelOf = Callable[[str], DeterministicModel]
 
 PETS = [("hound", "my happy hound"), ("cat", "my dissatisfied cat"), ("eel", "an old eel")]
-
-
-def rows(db: Any, sql: str) -> list[tuple[Any, ...]]:
-    """Read with plain SQL, through whatever the collection was given."""
-    if isinstance(db, sqlite_utils.Database):
-        return [tuple(row) for row in db.execute(sql)]
-    if isinstance(db, Path):
-        with closing(sqlite3.connect(db)) as connection:
-            return connection.execute(sql).fetchall()
-    if isinstance(db, Engine):
-        with db.connect() as connected:
-            return [tuple(row) for row in connected.execute(text(sql))]
-    if isinstance(db, sessionmaker):
-        with db() as session:
-            return [tuple(row) for row in session.execute(text(sql))]
-    return [tuple(row) for row in db.execute(text(sql))]
-
-
-def is_eager(db: Any) -> bool:
-    """Whether a collection opens this by itself, and so creates its row at once."""
-    return isinstance(db, Path | sqlite_utils.Database)
 
 
 @pytest.fixture
@@ -112,7 +92,7 @@ def test_the_properties_are_properties(name: str):
 
 def test_id_is_the_integer_of_the_row(db: Any, pets: Collection[str]):
     """The id is that of the collection's row, an int."""
-    assert rows(db, "SELECT id, name, model FROM collections") == [
+    assert rows_of(db, "SELECT id, name, model FROM collections") == [
         (pets.id, "docs", "deterministic")
     ]
     assert type(pets.id) is int
@@ -195,37 +175,68 @@ def test_repr_names_the_collection(docs: Collection[str]):
 # embed and the row it stores
 
 
+METADATA = {"name": "Hünd", "tags": ["a", None, 1.5, True], "deep": {"x": {}}}
+
+
 def test_embed_stores_the_documented_row(db: Any, docs: Collection[str]):
-    """A row has the little-endian float32 vector, the MD5, the JSON and the time."""
-    metadata = {"name": "Hünd", "tags": ["a", None, 1.5, True], "deep": {"x": {}}}
+    """A row has the float32 vector, the text, the MD5, the metadata and the time."""
     before = int(time.time())
-    returned = docs.embed("hound", "my happy hünd", metadata, True)  # type: ignore[func-returns-value]
+    returned = docs.embed("hound", "my happy hünd", METADATA, True)  # type: ignore[func-returns-value]
     assert returned is None
     after = int(time.time())
+    [row] = rows_of(db, select(EmbeddingRecord.__table__))
+    stored = dict(zip(EmbeddingRecord.__table__.c.keys(), row, strict=True))
+    assert before <= stored.pop("updated") <= after
+    assert stored.pop("embedding").tolist() == DeterministicModel().embed("my happy hünd")
+    assert stored == {
+        "collection_id": docs.id,
+        "id": "hound",
+        "content": "my happy hünd",
+        "content_blob": None,
+        "content_hash": hashlib.md5("my happy hünd".encode(), usedforsecurity=False).digest(),
+        "metadata": METADATA,
+    }
+
+
+def test_a_row_has_the_documented_types(db: Any, opened: Open):
+    """The database's own types are those of the schema, and no text stands for a number."""
+    docs = opened(model=DeterministicModel(supports_binary=True))
+    docs.embed("hound", b"my happy hound", {"name": "Hound"}, True)
+    docs.embed("cat", "my dissatisfied cat", None, True)
+    name = "pg_typeof({})::text" if is_postgresql(db) else "typeof({})"
+    columns = ["collection_id", "id", "embedding", "content_hash", "updated"]
+    types = ", ".join(map(name.format, columns))
+    assert set(rows_of(db, f"SELECT {types} FROM embeddings")) == {
+        ("integer", "text", "vector", "bytea", "integer")
+        if is_postgresql(db)
+        else ("integer", "text", "blob", "blob", "integer")
+    }
+    types = ", ".join(map(name.format, ["content_blob", "metadata"]))
+    assert rows_of(db, f"SELECT {types} FROM embeddings WHERE id = 'hound'") == [
+        ("bytea", "jsonb") if is_postgresql(db) else ("blob", "text")
+    ]
+    assert rows_of(db, f"SELECT {name.format('content')} FROM embeddings WHERE id = 'cat'") == [
+        ("text",)
+    ]
+
+
+@on_sqlite
+def test_a_row_has_the_documented_bytes(db: Any, docs: Collection[str]):
+    """The vector is little-endian float32 and the metadata json.dumps of it.
+
+    On SQLite only: there other programs read the file; on PostgreSQL both have types.
+    """
+    docs.embed("hound", "my happy hünd", METADATA)
     vector = DeterministicModel().embed("my happy hünd")
-    [row] = rows(
-        db,
-        "SELECT collection_id, id, embedding, content, content_blob, content_hash, metadata,"
-        " updated, typeof(embedding), typeof(content_hash), typeof(metadata), typeof(updated)"
-        " FROM embeddings",
-    )
-    assert row[:7] == (
-        docs.id,
-        "hound",
-        struct.pack("<" + "f" * len(vector), *vector),
-        "my happy hünd",
-        None,
-        hashlib.md5("my happy hünd".encode(), usedforsecurity=False).digest(),
-        json.dumps(metadata),
-    )
-    assert before <= row[7] <= after
-    assert row[8:] == ("blob", "blob", "text", "integer")
+    assert rows_of(db, "SELECT embedding, metadata FROM embeddings") == [
+        (struct.pack("<" + "f" * len(vector), *vector), json.dumps(METADATA))
+    ]
 
 
 def test_embed_stores_neither_content_nor_metadata_unless_told(db: Any, docs: Collection[str]):
     """Without `store=True` and `metadata=` these columns are NULL."""
     docs.embed("hound", "my happy hound")
-    assert rows(db, "SELECT content, content_blob, metadata FROM embeddings") == [
+    assert rows_of(db, "SELECT content, content_blob, metadata FROM embeddings") == [
         (None, None, None)
     ]
 
@@ -234,9 +245,8 @@ def test_bytes_are_stored_as_a_blob(db: Any, opened: Open):
     """With `store=True` bytes go to `content_blob`, and an entry's `content` is the text only."""
     docs = opened(model=DeterministicModel(supports_binary=True))
     docs.embed("image", b"\x00\xff jpeg", store=True)
-    assert rows(db, "SELECT content, content_blob, typeof(content_blob) FROM embeddings") == [
-        (None, b"\x00\xff jpeg", "blob")
-    ]
+    columns = (EmbeddingRecord.content, EmbeddingRecord.content_blob)
+    assert rows_of(db, select(*columns)) == [(None, b"\x00\xff jpeg")]
     assert docs.similar(b"jpeg")[0].content is None
 
 
@@ -244,11 +254,7 @@ def test_an_integer_id_is_stored_as_its_string(db: Any, docs: Collection[str]):
     """Integers are accepted as ids wherever an id is, and come back as strings."""
     docs.embed(1, "one")
     docs.embed_multi([(2, "two"), (-3, "three")])
-    assert rows(db, "SELECT id, typeof(id) FROM embeddings ORDER BY id") == [
-        ("-3", "text"),
-        ("1", "text"),
-        ("2", "text"),
-    ]
+    assert rows_of(db, "SELECT id FROM embeddings ORDER BY id") == [("-3",), ("1",), ("2",)]
     assert [entry.id for entry in docs.similar("two", number=1)] == ["2"]
     assert {entry.id for entry in docs.similar_by_id(1)} == {"2", "-3"}
     assert {entry.id for entry in docs.similar_by_vector([1.0] * 256, skip_id=2)} == {"1", "-3"}
@@ -289,7 +295,7 @@ def test_a_subclass_may_override_content_hash(engine: Engine, model: Determinist
     docs.embed("c", "hello")
     assert model.calls == [["Hello"]]
     expected = hashlib.md5(b"hello", usedforsecurity=False).digest()
-    assert rows(engine, "SELECT DISTINCT content_hash FROM embeddings") == [(expected,)]
+    assert rows_of(engine, "SELECT DISTINCT content_hash FROM embeddings") == [(expected,)]
 
 
 def test_content_hash_is_the_md5_of_the_bytes():
@@ -539,8 +545,8 @@ def test_delete_removes_the_collection_and_its_items(opened: Open, db: Any):
     other.embed("a", "hello")
     assert docs.delete() is None  # type: ignore[func-returns-value]
     assert not Collection.exists(db, "docs")
-    assert rows(db, "SELECT name FROM collections") == [("other",)]
-    assert rows(db, "SELECT id FROM embeddings") == [("a",)]
+    assert rows_of(db, "SELECT name FROM collections") == [("other",)]
+    assert rows_of(db, "SELECT id FROM embeddings") == [("a",)]
 
 
 def test_exists_tells_whether_there_is_one_of_this_name(db: Any, opened: Open):
@@ -588,10 +594,10 @@ def bare(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 def test_nothing_exists_without_the_tables(bare: Any):
     """A database without the tables has no collection, and is not given any."""
-    before = rows(bare, "SELECT name FROM sqlite_master")
+    before = rows_of(bare, "SELECT name FROM sqlite_master")
     assert Collection.exists(bare, "docs") is False
     assert Collection.names(bare) == []
-    assert rows(bare, "SELECT name FROM sqlite_master") == before
+    assert rows_of(bare, "SELECT name FROM sqlite_master") == before
 
 
 @pytest.mark.parametrize("as_type", [str, Path, "sqlite:///{}".format])
@@ -635,11 +641,11 @@ def test_does_not_exist_is_an_exception_of_the_class():
 def test_what_a_collection_opens_it_creates_at_once(db: Any, opened: Open):
     """A path or a sqlite_utils database has the row right after the constructor, else none yet."""
     docs = opened()
-    expected = [("docs", "deterministic")] if is_eager(db) else []
-    assert rows(db, "SELECT name, model FROM collections") == expected
-    assert Collection.exists(db, "docs") is is_eager(db)
+    expected = [("docs", "deterministic")] if is_opened_by_the_collection(db) else []
+    assert rows_of(db, "SELECT name, model FROM collections") == expected
+    assert Collection.exists(db, "docs") is is_opened_by_the_collection(db)
     docs.embed("a", "hello")
-    assert rows(db, "SELECT name, model FROM collections") == [("docs", "deterministic")]
+    assert rows_of(db, "SELECT name, model FROM collections") == [("docs", "deterministic")]
 
 
 def test_without_a_database_there_is_one_in_memory(model: DeterministicModel):
@@ -744,14 +750,14 @@ def test_before_the_row_exists_reading_finds_nothing(
     assert docs.model() is model
     with pytest.raises(DoesNotExist, match=r"^ID not found$"):
         docs.similar_by_id("a")
-    assert Collection.exists(db, "docs") is is_eager(db)
+    assert Collection.exists(db, "docs") is is_opened_by_the_collection(db)
     assert model.calls == []
 
 
 def test_before_the_row_exists_it_has_no_id(db: Any, opened: Open):
     """`id`, `delete()` and `rename()` need the row, which is there where it was made at once."""
     docs = opened()
-    if is_eager(db):
+    if is_opened_by_the_collection(db):
         assert docs.id == 1
         return
     for operation in (lambda: docs.id, docs.delete, lambda: docs.rename("other")):
@@ -794,7 +800,7 @@ def test_create_false_refuses_to_make_a_collection(
     for operation in operations:
         with pytest.raises(DoesNotExist, match=r"^Collection 'docs' does not exist$"):
             operation(opened(create=False))
-    assert rows(db, "SELECT count(*) FROM collections") == [(0,)]
+    assert rows_of(db, "SELECT count(*) FROM collections") == [(0,)]
     assert model.calls == []
 
 
@@ -814,7 +820,7 @@ def test_model_id_wins_over_model(db: Any, opened: Open, deterministic_models: M
     other = DeterministicModel("other")
     docs = opened(model=other, model_id="3-large")
     docs.embed("a", "hello")
-    assert rows(db, "SELECT model FROM collections") == [("text-embedding-3-large",)]
+    assert rows_of(db, "SELECT model FROM collections") == [("text-embedding-3-large",)]
     assert deterministic_models("text-embedding-3-large").calls == [["hello"]]
     assert other.calls == []
 
@@ -838,7 +844,7 @@ def test_an_alias_is_stored_as_the_canonical_id(
     docs = Collection("docs", engine, model_id=alias)
     assert docs.model_id == ALIASES[alias]
     docs.embed("a", "hello")
-    assert rows(engine, "SELECT model FROM collections") == [(ALIASES[alias],)]
+    assert rows_of(engine, "SELECT model FROM collections") == [(ALIASES[alias],)]
     for name in (alias, ALIASES[alias]):
         assert Collection("docs", engine, model_id=name).count() == 1
 
@@ -848,8 +854,8 @@ def test_an_alias_needs_no_call_of_the_model(db: Any, opened: Open):
     docs = opened(model_id="ada-002")
     assert docs.model_id == "text-embedding-ada-002"
     assert docs.count() == 0
-    if is_eager(db):
-        assert rows(db, "SELECT model FROM collections") == [("text-embedding-ada-002",)]
+    if is_opened_by_the_collection(db):
+        assert rows_of(db, "SELECT model FROM collections") == [("text-embedding-ada-002",)]
 
 
 def test_a_new_collection_needs_a_model(db: Any, opened: Open, monkeypatch: pytest.MonkeyPatch):
@@ -865,7 +871,7 @@ def test_a_new_collection_needs_a_model(db: Any, opened: Open, monkeypatch: pyte
         with pytest.raises(ValueError, match=message) as caught:
             operation()
         assert type(caught.value) is ModelRequiredError
-    assert rows(db, "SELECT count(*) FROM collections") == [(0,)]
+    assert rows_of(db, "SELECT count(*) FROM collections") == [(0,)]
 
 
 def test_a_new_collection_takes_the_applications_default(
@@ -875,7 +881,7 @@ def test_a_new_collection_takes_the_applications_default(
     monkeypatch.setenv("EMBEDDINGS_MODEL", "3-small")
     docs = opened(model=None)
     docs.embed("a", "hello")
-    assert rows(db, "SELECT model FROM collections") == [("text-embedding-3-small",)]
+    assert rows_of(db, "SELECT model FROM collections") == [("text-embedding-3-small",)]
 
 
 def test_an_unknown_model_is_a_key_error(db: Any, opened: Open):
@@ -884,7 +890,7 @@ def test_an_unknown_model_is_a_key_error(db: Any, opened: Open):
         opened(model_id="nobody-knows").embed("a", "hello")
     assert type(caught.value) is UnknownModelError
     assert str(caught.value) == "Unknown model: nobody-knows"
-    assert rows(db, "SELECT count(*) FROM collections") == [(0,)]
+    assert rows_of(db, "SELECT count(*) FROM collections") == [(0,)]
 
 
 @pytest.mark.parametrize("model_class", [DeterministicModel, "ada-002", object()])
@@ -965,7 +971,7 @@ def test_missing_tables_are_an_error_that_names_migrate(
             docs = Collection("docs", db, model=model)
             with pytest.raises(SchemaError, match=r"migrate"):
                 OPERATIONS[operation](docs)
-        assert rows(connection, "SELECT name FROM sqlite_master") == []
+        assert rows_of(connection, "SELECT name FROM sqlite_master") == []
     assert model.calls == []
     engine.dispose()
 
@@ -1003,7 +1009,7 @@ def test_a_hosts_session_is_neither_committed_nor_closed(
     docs.close()
     assert session.in_transaction()
     session.rollback()
-    assert rows(engine, "SELECT count(*) FROM collections") == [(0,)]
+    assert rows_of(engine, "SELECT count(*) FROM collections") == [(0,)]
 
 
 def test_nothing_outlives_a_rollback(session: Session, model: DeterministicModel):

@@ -1350,7 +1350,7 @@ def aio() -> Any:
     ],
 )
 def test_an_asynchronous_database_is_refused(name: str, aio: Any):
-    """An asynchronous database is an error that says how to reach the synchronous one."""
+    """An asynchronous database is an error that names what takes one."""
     engine = aio.create_async_engine("sqlite+aiosqlite://")
     maker = aio.async_sessionmaker(engine)
     databases = {
@@ -1361,9 +1361,9 @@ def test_an_asynchronous_database_is_refused(name: str, aio: Any):
         "async_scoped_session": aio.async_scoped_session(maker, scopefunc=int),
     }
 
-    with pytest.raises(BindingError, match=f"{name}.*run_sync"):
+    with pytest.raises(BindingError, match=f"{name}.*AsyncCollection"):
         Collection("docs", databases[name], model=DeterministicModel())
-    with pytest.raises(BindingError, match=f"{name}.*run_sync"):
+    with pytest.raises(BindingError, match=f"{name}.*AsyncCollection"):
         Collection.exists(databases[name], "docs")
 
 

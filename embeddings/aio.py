@@ -1,0 +1,202 @@
+"""The repository for asyncio: the same names, on an AsyncSession or an AsyncEngine.
+
+There is one implementation, `Collection`. Its methods run as they are, in a greenlet in which every
+statement gives way to the event loop, as SQLAlchemy's own asyncio does; models run in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial, wraps
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+
+from sqlalchemy.ext.asyncio import (
+    AsyncConnection,
+    AsyncEngine,
+    AsyncSession,
+    async_scoped_session,
+    async_sessionmaker,
+)
+from sqlalchemy.orm import sessionmaker
+from sqlalchemy.util import await_only, greenlet_spawn
+
+from .collection import PAGE, Collection
+from .errors import BindingError, MissingExtraError
+from .keys import K
+from .model import checked_vectors, embed_checked
+from .records import RECORDS, Records
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+
+    from sqlalchemy.orm import QueryableAttribute
+
+    from .binding import Database
+    from .model import Content, SupportsEmbedding
+    from .records import EmbeddingRecord
+    from .vectors import Float32
+
+if find_spec("greenlet") is None:
+    raise MissingExtraError("greenlet", "async")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _Inside(Collection[K]):
+    """A collection whose methods run in a greenlet, where what takes long is awaited."""
+
+    def _vectors(self, model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
+        vectors: list[Float32] = await_only(_embed(model, items))
+        return vectors
+
+
+async def _embed(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
+    aembed_batch = getattr(model, "aembed_batch", None)
+    if aembed_batch is None:
+        return await asyncio.to_thread(embed_checked, model, items)
+    answer = await aembed_batch(list(items))
+    return await asyncio.to_thread(checked_vectors, model, items, answer)
+
+
+def _awaited(
+    method: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[AsyncCollection[Any], P], Coroutine[Any, Any, R]]:
+    """Return a method of `Collection` as one of `AsyncCollection`."""
+
+    @wraps(method)
+    async def asynchronous(self: AsyncCollection[Any], /, *args: P.args, **options: P.kwargs) -> R:
+        return await greenlet_spawn(partial(method, self._collection, *args, **options))
+
+    return asynchronous
+
+
+class AsyncCollection(Generic[K]):
+    """`Collection`, to be awaited: the same methods with the same arguments.
+
+    On an `AsyncSession`, an `async_scoped_session` or an `AsyncConnection` every operation joins
+    the caller's transaction; on an `AsyncEngine` or an `async_sessionmaker` each batch is a
+    transaction of its own, none of which is open while the model runs. The event loop goes on
+    while a model runs: in a thread, or awaited if the model has `aembed_batch`. Nothing is read or
+    written before the first operation.
+
+    `id` and `model_id` are awaited, too: `await docs.id`. For `len(docs)` there is `count()`, and
+    for `"a" in docs` `contains("a")`; `async for record in docs` reads a page at a time.
+
+    Args:
+        name: Unique in the database.
+        db: The database, as above.
+        model: A model object.
+        model_id: Or the id or alias of one.
+        create: Whether to create the collection if it does not exist.
+        key: The type of your ids: `str`, `int`, `uuid.UUID`, or a mapped column.
+        records: The mapped classes.
+
+    Raises:
+        BindingError: The database is not an asynchronous one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        db: Any,
+        *,
+        model: SupportsEmbedding | None = None,
+        model_id: str | None = None,
+        create: bool = True,
+        key: type[K] | QueryableAttribute[K] = str,  # type: ignore[assignment]
+        records: Records = RECORDS,
+    ) -> None:
+        self._collection: Collection[K] = _Inside(
+            name,
+            _synchronous(db),
+            model=model,
+            model_id=model_id,
+            create=create,
+            key=key,
+            records=records,
+        )
+
+    @property
+    def name(self) -> str:
+        """The name, unique in the database."""
+        return self._collection.name
+
+    def __repr__(self) -> str:
+        return f"<AsyncCollection {self.name!r}>"
+
+    id = property(_awaited(Collection.id.fget))  # type: ignore[attr-defined]
+    model_id = property(_awaited(Collection.model_id.fget))  # type: ignore[attr-defined]
+    model = _awaited(Collection.model)
+    count = _awaited(Collection.count)
+    get = _awaited(Collection.get)
+    ids = _awaited(Collection.ids)
+    rename = _awaited(Collection.rename)
+    delete = _awaited(Collection.delete)
+
+    embed = _awaited(Collection.embed)
+    embed_multi = _awaited(Collection.embed_multi)
+    embed_multi_with_metadata = _awaited(Collection.embed_multi_with_metadata)
+    prepare = _awaited(Collection.prepare)
+    embed_query = _awaited(Collection.embed_query)
+    store_vectors = _awaited(Collection.store_vectors)
+    set_metadata = _awaited(Collection.set_metadata)
+    delete_items = _awaited(Collection.delete_items)
+
+    similar = _awaited(Collection.similar)
+    similar_by_id = _awaited(Collection.similar_by_id)
+    similar_by_vector = _awaited(Collection.similar_by_vector)
+    matches = _awaited(Collection.matches)
+    matches_by_id = _awaited(Collection.matches_by_id)
+    matches_by_vector = _awaited(Collection.matches_by_vector)
+
+    drop_index = _awaited(Collection.drop_index)
+    index_info = _awaited(Collection.index_info)
+    create_index = _awaited(Collection.create_index)
+
+    async def contains(self, id: object) -> bool:
+        """Return whether there is an item of this id."""
+        return await _awaited(Collection.__contains__)(self, id)
+
+    async def __aiter__(self) -> AsyncIterator[EmbeddingRecord]:
+        """Yield every record, in the order of the stored ids, a page at a time."""
+        page = _awaited(Collection.page_after)
+        last: str | None = None
+        while records := await page(self, last):
+            for record in records:
+                yield record
+            if len(records) < PAGE:
+                return
+            last = records[-1].id
+
+    @staticmethod
+    async def exists(db: Any, name: str, *, records: Records = RECORDS) -> bool:
+        """Return whether a database has a collection of this name; False without the tables."""
+        return await greenlet_spawn(Collection.exists, _synchronous(db), name, records=records)
+
+    @staticmethod
+    async def names(db: Any, *, records: Records = RECORDS) -> list[str]:
+        """Return the names of a database's collections, sorted; none without the tables."""
+        return await greenlet_spawn(Collection.names, _synchronous(db), records=records)
+
+
+def _synchronous(db: Any) -> Database:
+    """Return what of SQLAlchemy's is within an asynchronous object, for use in a greenlet."""
+    if isinstance(db, async_scoped_session):
+        return _synchronous(db())
+    if isinstance(db, AsyncSession):
+        return db.sync_session
+    if isinstance(db, AsyncEngine):
+        return db.sync_engine
+    if isinstance(db, async_sessionmaker):
+        engine = db.kw.get("bind")
+        if isinstance(engine, AsyncEngine):
+            return sessionmaker(engine.sync_engine)
+    if isinstance(db, AsyncConnection) and db.sync_connection is not None:
+        return db.sync_connection
+    raise BindingError(
+        "An AsyncCollection is opened on an AsyncSession, async_scoped_session, started "
+        "AsyncConnection, AsyncEngine, or async_sessionmaker bound to one, not on "
+        f"{type(db).__name__}. For what is not asynchronous there is Collection"
+    )

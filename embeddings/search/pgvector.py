@@ -1,0 +1,280 @@
+"""Search in PostgreSQL by pgvector's operator: exact, or from the collection's HNSW index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    Float,
+    Integer,
+    Select,
+    Subquery,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    select,
+    text,
+    type_coerce,
+)
+
+from ..records import PGVector
+from ..sql import check_dimensions, connection_of, run
+from ..vectors import ITEM_BYTES, to_pgvector_text
+from ..wire import vector_writer
+from .hnsw import OF_COLLECTION, distance, index_info, parameters
+from .query import Query, Ranking, ScoredRow
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from ..keys import Keys
+    from ..records import Records
+    from ..target import Found
+    from ..vectors import Float32, Float64
+
+LARGEST = 2**63 - 1  # number that LIMIT and OFFSET take
+MAX_CANDIDATES = 20_000  # that an index scan looks at, by pgvector's hnsw.max_scan_tuples
+EF_SEARCH, MAX_EF_SEARCH = 200, 1_000  # candidates of an index scan; pgvector's own default is 40
+STORED_APART = 1_900  # bytes of a vector from which PostgreSQL keeps it in another table (TOAST)
+# Candidates that are scored exactly, for each result that is wanted. Under a filter the nearest
+# that it lets through are far apart in the graph: many have to be looked at, or reading all is
+# faster, which PostgreSQL only sees if it is asked for many.
+SPARE, SPARE_FILTERED, LEAST_FILTERED = 2, 10, 100
+
+
+def search(
+    session: Session, records: Records, found: Found, vector: Float64, query: Query
+) -> Ranking:
+    """Return the rows nearest to the vector, best first, ties by id. Reads only.
+
+    An index of the collection is used unless the query asks for exact results, or it yields fewer
+    than asked for. It finds candidates; the scores are those of the stored vectors.
+
+    Args:
+        session: What it sees is searched.
+        records: The mapped classes.
+        found: The collection whose rows they are.
+        vector: Shape (dimensions,), from `as_query`.
+        query: How many, and under which conditions.
+
+    Raises:
+        InvalidVectorError: The vector has another length than those of the collection.
+    """
+    check_dimensions(session, records, found, vector.size)
+    if not query.depth:
+        return Ranking([])
+    sought = _parameter(session, records, vector)
+    if query.exact is not True and (settings := _begin_index_scan(session, records, found, query)):
+        statement = _nearly(records, found, sought, vector.size, query)
+        nearest = run(session, records, _ending_index_scan(statement, settings)).all()
+        if not nearest:
+            run(session, records, _ending_index_scan(select(), settings))
+        # Fewer candidates than wanted: the index has given up, or does not hold all that match.
+        elif nearest[0].candidates == _candidates(query):
+            best = [ScoredRow(*row[:4]) for row in nearest[query.offset :]]
+            least = -2.0 if query.min_score is None else query.min_score
+            return Ranking([row for row in best if row.score >= least], exact=False)
+    rows = run(session, records, _exactly(records, found, sought, vector.size, query))
+    return Ranking([ScoredRow(*row) for row in rows])
+
+
+def matches(
+    session: Session,
+    records: Records,
+    keys: Keys[Any],
+    found: Found,
+    vector: Float64,
+    query: Query,
+) -> Subquery:
+    """Return the search as a selectable with the columns `id` and `score`, for the host to join.
+
+    It is exact unless the query says `exact=False`; then an index of the collection serves it,
+    under the host's own `hnsw.ef_search`, which also limits how many there can be.
+    """
+    check_dimensions(session, records, found, vector.size)
+    sought = bindparam(None, vector.astype("f4"), _Sent())
+    make = _exactly
+    if query.exact is False:
+        index = index_info(connection_of(session, records), records, found.id)
+        make = _nearly if index and index.is_valid else _exactly
+    best = make(records, found, sought, vector.size, query).subquery()
+    statement = select(keys.from_stored(best.c.id).label("id"), best.c.score)
+    if make is _nearly:
+        statement = statement.order_by(best.c.score.desc(), best.c.id).offset(query.offset)
+        if query.min_score is not None:
+            statement = statement.where(best.c.score >= query.min_score)
+    return statement.subquery()
+
+
+class _Sent(PGVector):
+    """A float32 array as a parameter: in text, because the host executes the statement."""
+
+    cache_ok = True
+
+    def bind_processor(self, dialect: Any) -> Any:
+        """Return what makes the array a text."""
+        return to_pgvector_text
+
+
+def _parameter(session: Session, records: Records, vector: Float64) -> ColumnElement[Any]:
+    send = vector_writer(connection_of(session, records))
+    unit: Float32 = vector.astype("f4")
+    return bindparam("sought", send(unit), PGVector())
+
+
+def _of(records: Records, found: Found) -> ColumnElement[bool]:
+    # A literal: PostgreSQL takes a partial index only if it can prove that it covers the query.
+    return records.embeddings.c.collection_id == literal_column(str(found.id))
+
+
+def _limit(number: int) -> ColumnElement[int]:
+    # A literal, or a plan for any number is made, in which an index does not pay.
+    return literal_column(str(min(number, LARGEST)))
+
+
+def _cosine_distance(
+    vector: ColumnElement[Any], sought: ColumnElement[Any], size: int
+) -> ColumnElement[float]:
+    """Return the SQL of 1 - cosine; 1 for a zero vector, NULL for one of other dimensions."""
+    # pgvector sums squares in single precision, which lose their meaning far from 1.
+    squared = -vector.op("<#>", return_type=Float)(vector)
+    apart = case(
+        (
+            squared.between(literal_column("1e-30"), literal_column("1e30")),
+            vector.op("<=>")(sought),
+        ),
+        else_=func.l2_normalize(vector).op("<=>")(sought),
+    )
+    return case(
+        # It raises on vectors of different dimensions.
+        (
+            func.vector_dims(vector) == literal_column(str(size)),
+            func.coalesce(func.nullif(apart, literal_column("'NaN'::float8")), literal_column("1")),
+        )
+    )
+
+
+def _exactly(
+    records: Records, found: Found, sought: ColumnElement[Any], size: int, query: Query
+) -> Select[Any]:
+    rows = _rows_of(records, found, size, query)
+    apart = _cosine_distance(rows.embedding, sought, size).label("distance")
+    best = (
+        rows.select.add_columns(apart)
+        .order_by(apart, rows.id)
+        .limit(_limit(query.number))
+        .offset(_limit(query.offset))
+        .subquery()
+    )
+    return _scored(best, best.c.distance, query.min_score)
+
+
+class _Rows(NamedTuple):
+    """The rows to score: a SELECT of id, content and metadata, and expressions for it."""
+
+    select: Select[Any]
+    id: ColumnElement[str]
+    embedding: ColumnElement[Any]
+
+
+def _rows_of(records: Records, found: Found, size: int, query: Query) -> _Rows:
+    columns = records.embeddings.c
+    vector = type_coerce(columns.embedding, PGVector)
+    rows = select(columns.id, columns.content, columns.metadata).where(
+        _of(records, found), *query.conditions
+    )
+    if size * ITEM_BYTES < STORED_APART:
+        return _Rows(rows, columns.id, vector)
+    # Fetched once, by pgvector's cast to any number of dimensions, and not by each function that
+    # it is given to. OFFSET 0 keeps the planner from merging the two again.
+    any_number, explicit = literal_column("-1", Integer), literal_column("true", Boolean)
+    fetched = func.vector(vector, any_number, explicit, type_=PGVector()).label("embedding")
+    inner = rows.add_columns(fetched).offset(_limit(0)).subquery()
+    outer = select(inner.c.id, inner.c.content, inner.c.metadata)
+    return _Rows(outer, inner.c.id, inner.c.embedding)
+
+
+def _candidates(query: Query) -> int:
+    if query.conditions:
+        return max(LEAST_FILTERED, SPARE_FILTERED * query.depth)
+    return SPARE * query.depth
+
+
+def _nearly(
+    records: Records, found: Found, sought: ColumnElement[Any], size: int, query: Query
+) -> Select[Any]:
+    columns = records.embeddings.c
+    vector = type_coerce(columns.embedding, PGVector)
+    nearest = (
+        select(columns.id, columns.content, columns.metadata, vector.label("embedding"))
+        .where(_of(records, found), *query.conditions)
+        .order_by(distance(vector, sought, size))
+        .limit(_limit(_candidates(query)))
+        .subquery()
+    )
+    apart = _cosine_distance(nearest.c.embedding, sought, size).label("distance")
+    count = func.count().over().label("candidates")
+    best = (
+        select(nearest.c.id, nearest.c.content, nearest.c.metadata, apart, count)
+        .order_by(apart, nearest.c.id)
+        .limit(_limit(query.depth))
+        .subquery()
+    )
+    return _scored(best, best.c.distance, None).add_columns(best.c.candidates)
+
+
+def _scored(best: Subquery, apart: ColumnElement[float], min_score: float | None) -> Select[Any]:
+    score: ColumnElement[float] = literal_column("1.0", Float) - apart
+    statement = (
+        select(best.c.id, score.label("score"), best.c.content, best.c.metadata)
+        .where(apart.is_not(None))
+        .order_by(apart, best.c.id)
+    )
+    return statement if min_score is None else statement.where(score >= min_score)
+
+
+class _Settings(NamedTuple):
+    """What pgvector's settings were."""
+
+    ef_search: str | None
+    iterative_scan: str | None
+
+
+def _begin_index_scan(
+    session: Session, records: Records, found: Found, query: Query
+) -> _Settings | None:
+    """Set up index scans in the transaction and return the settings before, or do nothing.
+
+    Nothing, if the collection has no valid index or more is wanted than it could yield.
+    """
+    if _candidates(query) > MAX_CANDIDATES:
+        return None
+    of_collection = parameters(connection_of(session, records), records, found.id)
+    candidates = str(min(MAX_EF_SEARCH, max(EF_SEARCH, _candidates(query))))
+    row = run(session, records, _BEGIN, {"candidates": candidates, **of_collection}).first()
+    return None if row is None else _Settings(*row[:2])
+
+
+_BEGIN = text(
+    "SELECT current_setting('hnsw.ef_search', true), "
+    "current_setting('hnsw.iterative_scan', true), "
+    "set_config('hnsw.ef_search', :candidates, true), "
+    "set_config('hnsw.iterative_scan', 'relaxed_order', true) "
+    f"{OF_COLLECTION} AND i.indisvalid"
+)
+
+
+def _ending_index_scan(statement: Select[Any], settings: _Settings) -> Select[Any]:
+    """Return the statement, which puts the settings back: the transaction may be the host's.
+
+    Its rows are those of a sorted subquery, so that the index has been read when the first comes.
+    """
+    return statement.add_columns(
+        *(
+            func.set_config(f"hnsw.{name}", value, literal_column("true"))
+            for name, value in settings._asdict().items()
+        )
+    )

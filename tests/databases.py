@@ -1,0 +1,92 @@
+"""What tests know of the databases that the fixture `db` gives: how to get at their rows."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlite_utils
+from sqlalchemy import Connection, Engine, Executable, create_engine, text
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import NullPool, StaticPool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+on_a_session = pytest.mark.parametrize("db", ["session"], indirect=True)
+"""For what does not depend on the database."""
+on_sqlite = pytest.mark.parametrize(
+    "db",
+    ["session", "scoped_session", "connection", "engine", "sessionmaker", "path", "memory",
+     "sqlite_utils", "sqlite_utils_memory"],
+    indirect=True,
+)  # fmt: skip
+"""For what other databases do not have: the docstring says why."""
+on_postgresql = pytest.mark.parametrize(
+    "db",
+    ["postgresql_session", "postgresql_scoped_session", "postgresql_connection",
+     "postgresql_engine", "postgresql_sessionmaker", "postgresql_url", "psycopg2_session",
+     "psycopg2_engine"],
+    indirect=True,
+)  # fmt: skip
+"""For what SQLite does not have: the docstring says why."""
+on_each_driver = pytest.mark.parametrize(
+    "db", ["session", "path", "postgresql_session", "psycopg2_engine"], indirect=True
+)
+"""For many values, of which each takes its time, through each driver and both transactions."""
+on_both = pytest.mark.parametrize("db", ["session", "postgresql_session"], indirect=True)
+"""For what depends on the database, but not on the way to reach it."""
+
+
+def is_url(db: Any) -> bool:
+    """Return whether it is the URL of a database."""
+    return isinstance(db, str)
+
+
+def is_postgresql(db: Any) -> bool:
+    """Return whether it is a way to reach PostgreSQL."""
+    if is_url(db):
+        return bool(db.startswith("postgresql"))
+    if isinstance(db, sessionmaker):
+        return is_postgresql(db.kw["bind"])
+    if isinstance(db, Session | scoped_session):
+        return db.get_bind().dialect.name == "postgresql"
+    return isinstance(db, Engine | Connection) and db.dialect.name == "postgresql"
+
+
+def is_opened_by_the_collection(db: Any) -> bool:
+    """Return whether a collection opens this by itself, and so creates its row at once."""
+    return is_url(db) or isinstance(db, Path | sqlite_utils.Database)
+
+
+@contextmanager
+def connection_to(db: Any) -> Iterator[Connection]:
+    """Yield a connection to the database, in the host's transaction where there is one."""
+    if isinstance(db, Session | scoped_session):
+        yield db.connection()
+    elif isinstance(db, Connection):
+        yield db
+    elif isinstance(db, sessionmaker):
+        with db.kw["bind"].begin() as connection:
+            yield connection
+    elif isinstance(db, Engine):
+        with db.begin() as connection:
+            yield connection
+    else:
+        if isinstance(db, sqlite_utils.Database):
+            # The pool never closes it.
+            engine = create_engine("sqlite://", creator=lambda: db.conn, poolclass=StaticPool)
+        else:
+            engine = create_engine(db if is_url(db) else f"sqlite:///{db}", poolclass=NullPool)
+        with engine.begin() as connection:
+            yield connection
+
+
+def rows_of(db: Any, statement: str | Executable) -> list[Any]:
+    """Execute a statement past the library, where the embeddings are, and return its rows."""
+    with connection_to(db) as connection:
+        return list(
+            connection.execute(text(statement) if isinstance(statement, str) else statement)
+        )
