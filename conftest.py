@@ -1,12 +1,16 @@
-"""Runs the code of the README and of the docstrings, in an empty folder, with the real models."""
+"""The PostgreSQL server of the tests; and the code of the README and of the docstrings as tests.
+
+That code runs in an empty folder, with the real models.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, text
 from sybil import Sybil
@@ -14,6 +18,19 @@ from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
 import embeddings
+from tests.server import postgresql
+
+if TYPE_CHECKING:
+    import pytest
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the PostgreSQL server of the run, once for all its processes, until its end."""
+    if "POSTGRESQL_URL" not in os.environ:
+        stack = contextlib.ExitStack()
+        os.environ["POSTGRESQL_URL"] = stack.enter_context(postgresql())
+        stack.callback(os.environ.pop, "POSTGRESQL_URL")
+        config.add_cleanup(stack.close)
 
 
 def enter_an_empty_folder(namespace: dict[str, Any]) -> None:

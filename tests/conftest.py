@@ -19,7 +19,6 @@ import embeddings
 from embeddings import Collection
 from embeddings.testing import DeterministicModel
 from tests.databases import connection_to, is_postgresql
-from tests.server import postgresql
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +48,6 @@ BINDINGS = (
     "psycopg2_session",
     "psycopg2_engine",
 )
-SERVER = "POSTGRESQL_URL"
 
 Open = Callable[..., Collection[Any]]
 """Open a collection by its name in the one database of the test; takes Collection's keywords."""
@@ -71,19 +69,10 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Start the PostgreSQL server of the run, once for all its processes, until its end."""
-    if SERVER not in os.environ:
-        stack = contextlib.ExitStack()
-        os.environ[SERVER] = stack.enter_context(postgresql())
-        stack.callback(os.environ.pop, SERVER)
-        config.add_cleanup(stack.close)
-
-
 @pytest.fixture(scope="session")
 def server() -> URL:
     """The URL of the server's own database, in which databases can be created."""
-    return make_url(os.environ[SERVER])
+    return make_url(os.environ["POSTGRESQL_URL"])
 
 
 @pytest.fixture(scope="session")
