@@ -33,6 +33,8 @@ SETTINGS = (
     # A test that waits for a lock has failed: it says so instead of hanging.
     "lock_timeout=60s",
 )
+# Stops the server when its input ends: with the block, or with a process that was killed.
+AT_THE_END = ("sh", "-c", 'cat; exec "$@"', "sh")
 
 
 @contextmanager
@@ -69,10 +71,16 @@ def postgresql() -> Iterator[str]:
         with (data / "postgresql.conf").open("a") as configuration:
             configuration.write("\n".join((*SETTINGS, f"unix_socket_directories='{folder}'", "")))
         run("pg_ctl", "start", "-w")
-        try:
+        stop = [str(programs / "pg_ctl"), "-D", str(data), "stop", "-w", "-m", "immediate"]
+        with subprocess.Popen(  # noqa: S603
+            [*AT_THE_END, *stop],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            cwd=folder,
+            start_new_session=True,
+            **user,
+        ):
             yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
-        finally:
-            run("pg_ctl", "stop", "-w", "-m", "immediate")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     Boolean,
+    ClauseElement,
     ColumnElement,
+    Executable,
     Float,
     Integer,
     Select,
     Subquery,
+    Text,
     bindparam,
     case,
     func,
@@ -19,6 +24,7 @@ from sqlalchemy import (
     text,
     type_coerce,
 )
+from sqlalchemy.ext.compiler import compiles
 
 from ..records import PGVector
 from ..sql import check_dimensions, connection_of, run
@@ -28,21 +34,23 @@ from .hnsw import OF_COLLECTION, distance, index_info, parameters
 from .query import Query, Ranking, ScoredRow
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.orm import Session
+    from sqlalchemy.sql.compiler import SQLCompiler
 
     from ..keys import Keys
     from ..records import Records
     from ..target import Found
-    from ..vectors import Float32, Float64
+    from ..vectors import Float64
 
 LARGEST = 2**63 - 1  # number that LIMIT and OFFSET take
 MAX_CANDIDATES = 20_000  # that an index scan looks at, by pgvector's hnsw.max_scan_tuples
 EF_SEARCH, MAX_EF_SEARCH = 200, 1_000  # candidates of an index scan; pgvector's own default is 40
 STORED_APART = 1_900  # bytes of a vector from which PostgreSQL keeps it in another table (TOAST)
-# Candidates that are scored exactly, for each result that is wanted. Under a filter the nearest
-# that it lets through are far apart in the graph: many have to be looked at, or reading all is
-# faster, which PostgreSQL only sees if it is asked for many.
-SPARE, SPARE_FILTERED, LEAST_FILTERED = 2, 10, 100
+SPARE, SPARE_FILTERED = 2, 10  # candidates that are scored exactly, for each result wanted
+SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector())
+FEW = 10_000  # rows that are read sooner than found in a graph of more
 
 
 def search(
@@ -66,19 +74,38 @@ def search(
     check_dimensions(session, records, found, vector.size)
     if not query.depth:
         return Ranking([])
-    sought = _parameter(session, records, vector)
-    if query.exact is not True and (settings := _begin_index_scan(session, records, found, query)):
-        statement = _nearly(records, found, sought, vector.size, query)
-        nearest = run(session, records, _ending_index_scan(statement, settings)).all()
+    send = vector_writer(connection_of(session, records))
+    sought = {"sought": send(vector.astype("f4"))}
+    if _may_use_index(session, records, found, query) and (
+        settings := _begin_index_scan(session, records, found, query)
+    ):
+        statement = _built(_nearly_and_end, records, found.id, vector.size, query)
+        nearest = run(session, records, statement, sought | settings).all()
         if not nearest:
-            run(session, records, _ending_index_scan(select(), settings))
+            run(session, records, select(*_END), settings)
         # Fewer candidates than wanted: the index has given up, or does not hold all that match.
         elif nearest[0].candidates == _candidates(query):
             best = [ScoredRow(*row[:4]) for row in nearest[query.offset :]]
             least = -2.0 if query.min_score is None else query.min_score
             return Ranking([row for row in best if row.score >= least], exact=False)
-    rows = run(session, records, _exactly(records, found, sought, vector.size, query))
-    return Ranking([ScoredRow(*row) for row in rows])
+    statement = _built(_exactly, records, found.id, vector.size, query)
+    return Ranking([ScoredRow(*row) for row in run(session, records, statement, sought)])
+
+
+def _built(
+    make: Callable[..., Select[Any]], records: Records, collection_id: int, size: int, query: Query
+) -> Select[Any]:
+    """Return the statement for the parameter `sought`, kept for the next time where it is plain."""
+    if query.conditions:
+        return make(records, collection_id, SOUGHT, size, query)
+    return _kept(make, records, collection_id, size, query)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept(
+    make: Callable[..., Select[Any]], records: Records, collection_id: int, size: int, query: Query
+) -> Select[Any]:
+    return make(records, collection_id, SOUGHT, size, query)
 
 
 def matches(
@@ -100,7 +127,7 @@ def matches(
     if query.exact is False:
         index = index_info(connection_of(session, records), records, found.id)
         make = _nearly if index and index.is_valid else _exactly
-    best = make(records, found, sought, vector.size, query).subquery()
+    best = make(records, found.id, sought, vector.size, query).subquery()
     statement = select(keys.from_stored(best.c.id).label("id"), best.c.score)
     if make is _nearly:
         statement = statement.order_by(best.c.score.desc(), best.c.id).offset(query.offset)
@@ -119,15 +146,9 @@ class _Sent(PGVector):
         return to_pgvector_text
 
 
-def _parameter(session: Session, records: Records, vector: Float64) -> ColumnElement[Any]:
-    send = vector_writer(connection_of(session, records))
-    unit: Float32 = vector.astype("f4")
-    return bindparam("sought", send(unit), PGVector())
-
-
-def _of(records: Records, found: Found) -> ColumnElement[bool]:
+def _of(records: Records, collection_id: int) -> ColumnElement[bool]:
     # A literal: PostgreSQL takes a partial index only if it can prove that it covers the query.
-    return records.embeddings.c.collection_id == literal_column(str(found.id))
+    return records.embeddings.c.collection_id == literal_column(str(collection_id))
 
 
 def _limit(number: int) -> ColumnElement[int]:
@@ -158,9 +179,9 @@ def _cosine_distance(
 
 
 def _exactly(
-    records: Records, found: Found, sought: ColumnElement[Any], size: int, query: Query
+    records: Records, collection_id: int, sought: ColumnElement[Any], size: int, query: Query
 ) -> Select[Any]:
-    rows = _rows_of(records, found, size, query)
+    rows = _rows_of(records, collection_id, size, query)
     apart = _cosine_distance(rows.embedding, sought, size).label("distance")
     best = (
         rows.select.add_columns(apart)
@@ -180,11 +201,11 @@ class _Rows(NamedTuple):
     embedding: ColumnElement[Any]
 
 
-def _rows_of(records: Records, found: Found, size: int, query: Query) -> _Rows:
+def _rows_of(records: Records, collection_id: int, size: int, query: Query) -> _Rows:
     columns = records.embeddings.c
     vector = type_coerce(columns.embedding, PGVector)
     rows = select(columns.id, columns.content, columns.metadata).where(
-        _of(records, found), *query.conditions
+        _of(records, collection_id), *query.conditions
     )
     if size * ITEM_BYTES < STORED_APART:
         return _Rows(rows, columns.id, vector)
@@ -197,20 +218,47 @@ def _rows_of(records: Records, found: Found, size: int, query: Query) -> _Rows:
     return _Rows(outer, inner.c.id, inner.c.embedding)
 
 
+def _may_use_index(session: Session, records: Records, found: Found, query: Query) -> bool:
+    """Return whether an index could pay: not if exactness is asked for, or few rows match.
+
+    A graph is walked from neighbour to neighbour, and the few that a filter lets through are far
+    apart in it: reading them all is faster, and exact. How many there are is PostgreSQL's estimate.
+    """
+    if query.exact is True or _candidates(query) > MAX_CANDIDATES:
+        return False
+    if not query.conditions:
+        return True
+    matching = select(records.embeddings.c.id).where(_of(records, found.id), *query.conditions)
+    plan: str = run(session, records, Explain(matching)).scalars().all()[0]
+    return int(re.findall(r"rows=(\d+)", plan)[0]) > FEW
+
+
+class Explain(Executable, ClauseElement):
+    """EXPLAIN of a statement: its plan, a line a row."""
+
+    inherit_cache = False
+
+    def __init__(self, statement: Select[Any]) -> None:
+        self.statement = statement
+
+
+@compiles(Explain, "postgresql")
+def _explain(element: Explain, compiler: SQLCompiler, **options: Any) -> str:
+    return f"EXPLAIN {compiler.process(element.statement, **options)}"
+
+
 def _candidates(query: Query) -> int:
-    if query.conditions:
-        return max(LEAST_FILTERED, SPARE_FILTERED * query.depth)
-    return SPARE * query.depth
+    return (SPARE_FILTERED if query.conditions else SPARE) * query.depth
 
 
 def _nearly(
-    records: Records, found: Found, sought: ColumnElement[Any], size: int, query: Query
+    records: Records, collection_id: int, sought: ColumnElement[Any], size: int, query: Query
 ) -> Select[Any]:
     columns = records.embeddings.c
     vector = type_coerce(columns.embedding, PGVector)
     nearest = (
         select(columns.id, columns.content, columns.metadata, vector.label("embedding"))
-        .where(_of(records, found), *query.conditions)
+        .where(_of(records, collection_id), *query.conditions)
         .order_by(distance(vector, sought, size))
         .limit(_limit(_candidates(query)))
         .subquery()
@@ -236,26 +284,17 @@ def _scored(best: Subquery, apart: ColumnElement[float], min_score: float | None
     return statement if min_score is None else statement.where(score >= min_score)
 
 
-class _Settings(NamedTuple):
-    """What pgvector's settings were."""
-
-    ef_search: str | None
-    iterative_scan: str | None
-
-
 def _begin_index_scan(
     session: Session, records: Records, found: Found, query: Query
-) -> _Settings | None:
+) -> dict[str, str | None] | None:
     """Set up index scans in the transaction and return the settings before, or do nothing.
 
-    Nothing, if the collection has no valid index or more is wanted than it could yield.
+    That is so if the collection has no valid index.
     """
-    if _candidates(query) > MAX_CANDIDATES:
-        return None
     of_collection = parameters(connection_of(session, records), records, found.id)
     candidates = str(min(MAX_EF_SEARCH, max(EF_SEARCH, _candidates(query))))
     row = run(session, records, _BEGIN, {"candidates": candidates, **of_collection}).first()
-    return None if row is None else _Settings(*row[:2])
+    return None if row is None else {"ef_search": row[0], "iterative_scan": row[1]}
 
 
 _BEGIN = text(
@@ -265,16 +304,13 @@ _BEGIN = text(
     "set_config('hnsw.iterative_scan', 'relaxed_order', true) "
     f"{OF_COLLECTION} AND i.indisvalid"
 )
+# Puts the settings back: the transaction may be the host's.
+_END = tuple(
+    func.set_config(f"hnsw.{name}", bindparam(name, type_=Text), literal_column("true"))
+    for name in ("ef_search", "iterative_scan")
+)
 
 
-def _ending_index_scan(statement: Select[Any], settings: _Settings) -> Select[Any]:
-    """Return the statement, which puts the settings back: the transaction may be the host's.
-
-    Its rows are those of a sorted subquery, so that the index has been read when the first comes.
-    """
-    return statement.add_columns(
-        *(
-            func.set_config(f"hnsw.{name}", value, literal_column("true"))
-            for name, value in settings._asdict().items()
-        )
-    )
+def _nearly_and_end(*arguments: Any) -> Select[Any]:
+    # The rows are those of a sorted subquery: the index has been read when the first one comes.
+    return _nearly(*arguments).add_columns(*_END)
