@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 from functools import partial, wraps
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from weakref import WeakKeyDictionary
 
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -18,11 +19,13 @@ from sqlalchemy.ext.asyncio import (
     async_scoped_session,
     async_sessionmaker,
 )
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import StaticPool
 from sqlalchemy.util import await_only, greenlet_spawn
 
+from .binding import HostSession, OwnTransactions
 from .collection import PAGE, Collection
-from .errors import BindingError, MissingExtraError
+from .errors import BindingError, MissingExtraError, ModelError
 from .keys import K
 from .model import checked_vectors, embed_checked
 from .records import RECORDS, Records
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from .binding import Database
     from .model import Content, SupportsEmbedding
     from .records import EmbeddingRecord
+    from .search.hnsw import IndexInfo
     from .vectors import Float32
 
 if find_spec("greenlet") is None:
@@ -51,23 +55,67 @@ class _Inside(Collection[K]):
         vectors: list[Float32] = await_only(_embed(model, items))
         return vectors
 
+    def create_index(self, **options: Any) -> IndexInfo:
+        """Build the index; without a report of its progress, for which a thread would be needed."""
+        if options.get("progress") is not None:
+            raise BindingError("progress= is for Collection; run it in a thread")
+        return super().create_index(**options)
+
 
 async def _embed(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
     aembed_batch = getattr(model, "aembed_batch", None)
     if aembed_batch is None:
-        return await asyncio.to_thread(embed_checked, model, items)
+        return await asyncio.to_thread(_in_a_thread, model, items)
     answer = await aembed_batch(list(items))
     return await asyncio.to_thread(checked_vectors, model, items, answer)
+
+
+def _in_a_thread(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
+    try:
+        return embed_checked(model, items)
+    except StopIteration as error:  # which would never reach the one who waits
+        raise ModelError(f"Model {model.model_id!r} raised StopIteration") from error
+
+
+class _Scoped(HostSession):
+    """The session of whoever asks, from an `async_scoped_session`."""
+
+    def __init__(self, sessions: async_scoped_session[Any]) -> None:
+        self._sessions = sessions
+
+    def current(self) -> Session:
+        """Return the session of this moment."""
+        session: Session = self._sessions().sync_session
+        return session
+
+
+class _Turn:
+    """Lets the tasks that share one connection take turns, in whatever event loop they run."""
+
+    def __init__(self) -> None:
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            WeakKeyDictionary()
+        )
+
+    def _lock(self) -> asyncio.Lock:
+        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+    def __enter__(self) -> None:
+        await_only(self._lock().acquire())
+
+    def __exit__(self, *_: object) -> None:
+        self._lock().release()
 
 
 def _awaited(
     method: Callable[Concatenate[Any, P], R],
 ) -> Callable[Concatenate[AsyncCollection[Any], P], Coroutine[Any, Any, R]]:
     """Return a method of `Collection` as one of `AsyncCollection`."""
+    inside = vars(_Inside).get(method.__name__, method)
 
     @wraps(method)
     async def asynchronous(self: AsyncCollection[Any], /, *args: P.args, **options: P.kwargs) -> R:
-        return await greenlet_spawn(partial(method, self._collection, *args, **options))
+        return await greenlet_spawn(partial(inside, self._collection, *args, **options))
 
     return asynchronous
 
@@ -97,6 +145,20 @@ class AsyncCollection(Generic[K]):
         BindingError: The database is not an asynchronous one.
     """
 
+    DoesNotExist = Collection.DoesNotExist
+
+    @overload
+    def __init__(
+        self: AsyncCollection[str],
+        name: str,
+        db: Any,
+        *,
+        model: SupportsEmbedding | None = None,
+        model_id: str | None = None,
+        create: bool = True,
+        records: Records = RECORDS,
+    ) -> None: ...
+    @overload
     def __init__(
         self,
         name: str,
@@ -105,7 +167,18 @@ class AsyncCollection(Generic[K]):
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
         create: bool = True,
-        key: type[K] | QueryableAttribute[K] = str,  # type: ignore[assignment]
+        key: type[K] | QueryableAttribute[K],
+        records: Records = RECORDS,
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        db: Any,
+        *,
+        model: SupportsEmbedding | None = None,
+        model_id: str | None = None,
+        create: bool = True,
+        key: Any = str,
         records: Records = RECORDS,
     ) -> None:
         self._collection: Collection[K] = _Inside(
@@ -132,6 +205,7 @@ class AsyncCollection(Generic[K]):
     count = _awaited(Collection.count)
     get = _awaited(Collection.get)
     ids = _awaited(Collection.ids)
+    page_after = _awaited(Collection.page_after)
     rename = _awaited(Collection.rename)
     delete = _awaited(Collection.delete)
 
@@ -143,6 +217,8 @@ class AsyncCollection(Generic[K]):
     store_vectors = _awaited(Collection.store_vectors)
     set_metadata = _awaited(Collection.set_metadata)
     delete_items = _awaited(Collection.delete_items)
+
+    content_hash = staticmethod(Collection.content_hash)
 
     similar = _awaited(Collection.similar)
     similar_by_id = _awaited(Collection.similar_by_id)
@@ -161,9 +237,8 @@ class AsyncCollection(Generic[K]):
 
     async def __aiter__(self) -> AsyncIterator[EmbeddingRecord]:
         """Yield every record, in the order of the stored ids, a page at a time."""
-        page = _awaited(Collection.page_after)
         last: str | None = None
-        while records := await page(self, last):
+        while records := await self.page_after(last):
             for record in records:
                 yield record
             if len(records) < PAGE:
@@ -184,15 +259,16 @@ class AsyncCollection(Generic[K]):
 def _synchronous(db: Any) -> Database:
     """Return what of SQLAlchemy's is within an asynchronous object, for use in a greenlet."""
     if isinstance(db, async_scoped_session):
-        return _synchronous(db())
+        return _Scoped(db)
     if isinstance(db, AsyncSession):
         return db.sync_session
     if isinstance(db, AsyncEngine):
-        return db.sync_engine
+        return _own_transactions(db, sessionmaker())
     if isinstance(db, async_sessionmaker):
-        engine = db.kw.get("bind")
+        options = dict(db.kw)
+        engine, kind = options.pop("bind", None), options.pop("sync_session_class", Session)
         if isinstance(engine, AsyncEngine):
-            return sessionmaker(engine.sync_engine)
+            return _own_transactions(engine, sessionmaker(class_=kind, **options))
     if isinstance(db, AsyncConnection) and db.sync_connection is not None:
         return db.sync_connection
     raise BindingError(
@@ -200,3 +276,8 @@ def _synchronous(db: Any) -> Database:
         "AsyncConnection, AsyncEngine, or async_sessionmaker bound to one, not on "
         f"{type(db).__name__}. For what is not asynchronous there is Collection"
     )
+
+
+def _own_transactions(engine: AsyncEngine, make_session: sessionmaker[Any]) -> OwnTransactions:
+    turn = _Turn() if isinstance(engine.pool, StaticPool) else None
+    return OwnTransactions(engine.sync_engine, make_session, turn=turn)

@@ -66,10 +66,14 @@ class HostSession:
     def __init__(self, session: Session | scoped_session[Any]) -> None:
         self._session = session
 
+    def current(self) -> Session:
+        """Return the session of this moment."""
+        return self._session() if isinstance(self._session, scoped_session) else self._session
+
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
         """Yield the session, flushed before a write, and before a read if it does so by itself."""
-        session = self._session() if isinstance(self._session, scoped_session) else self._session
+        session = self.current()
         # Within a flush, from a listener to its events, there is nothing left to flush.
         if (write or session.autoflush) and not session._flushing:
             session.flush()
@@ -112,6 +116,7 @@ class OwnTransactions:
         make_session: sessionmaker[Any] | None = None,
         *,
         opened: bool = False,
+        turn: AbstractContextManager[Any] | None = None,
     ) -> None:
         self.engine: Engine | None = engine
         self._engine = engine
@@ -119,7 +124,7 @@ class OwnTransactions:
         self._make_session = make_session or sessionmaker()
         # A database in memory that we opened is one connection, which threads take in turn.
         shared = opened and isinstance(engine.pool, StaticPool)
-        self._turn: AbstractContextManager[Any] = threading.RLock() if shared else nullcontext()
+        self._turn = turn or (threading.RLock() if shared else nullcontext())
         self._close = weakref.finalize(self, engine.dispose) if opened else None
         self._has_own_file = opened and not shared and engine.dialect.name == "sqlite"
 
@@ -259,6 +264,8 @@ def bind_for_reading(database: Database) -> Binding | None:
 
 
 def _bind(database: Database) -> Binding:
+    if isinstance(database, HostSession | OwnTransactions):  # for asyncio, made elsewhere
+        return database
     if isinstance(database, Session | scoped_session):
         return HostSession(database)
     if isinstance(database, Connection):
@@ -274,7 +281,7 @@ def _bind(database: Database) -> Binding:
         return SqliteUtils(database)
     if database is None or isinstance(database, str | os.PathLike):
         return OwnTransactions(_open_engine(database), opened=True)
-    if type(database).__module__.startswith("sqlalchemy.ext.asyncio"):
+    if any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(database).__mro__):
         raise BindingError(
             f"A Collection works synchronously and cannot use an {type(database).__name__}: "
             "use AsyncCollection"
@@ -297,6 +304,11 @@ def _url(database: str | os.PathLike[str] | None) -> URL:
 
 def _open_engine(database: str | os.PathLike[str] | None) -> Engine:
     url = _url(database)
+    if url.get_dialect().is_async:
+        raise BindingError(
+            f"The driver {url.get_driver_name()} is asynchronous: make an AsyncEngine of the URL, "
+            "and use AsyncCollection"
+        )
     if url.get_backend_name() != "sqlite":
         return create_engine(url, hide_parameters=True)
     if url.database in {None, "", ":memory:"}:
