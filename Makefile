@@ -1,6 +1,7 @@
 # make demo    run the example on the standard library's own docstrings; Q="…" asks a question
 # make test    run the tests
 # make check   what CI runs: lint, types, tests, tests on the oldest supported SQLAlchemy
+# make long    tell ten thousand random histories, and search 10,000 times beside a writer
 # make bench   print ratios against other ways to do the same, measured side by side
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 
 export Q
 
-.PHONY: demo test test-oldest lint types check bench clean
+.PHONY: demo test test-oldest lint types check long bench clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/stdlib.py $(if $(Q),"$$Q")
@@ -31,9 +32,15 @@ types: $(VENV)/.dev
 
 check: lint types test test-oldest
 
+long: $(VENV)/.dev
+	EMBEDDINGS_HISTORIES=10000 EMBEDDINGS_SEARCHES=10000 $(BIN)/python -m pytest \
+		tests/reliability/test_never_stale.py::test_random_histories \
+		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed
+
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/sqlite.py
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.postgresql
+	$(BIN)/python benchmarks/search.py
 
 # One environment; each stamp file says what was installed into it.
 $(VENV)/bin/python:

@@ -44,7 +44,9 @@ from .registry import (
 )
 from .schema import install, migrate
 from .search.hnsw import IndexInfo
+from .search.matrix import set_memory_budget
 from .search.query import Entries, Entry
+from .search.status import Status
 from .searchable import Filters
 from .vectors import cosine_similarity, decode, encode
 
@@ -80,6 +82,7 @@ __all__ = [
     "Prepared",
     "Records",
     "SchemaError",
+    "Status",
     "SupportsEmbedding",
     "UnknownModelError",
     "cosine_similarity",
@@ -95,6 +98,7 @@ __all__ = [
     "remove_alias",
     "set_alias",
     "set_default_model",
+    "set_memory_budget",
 ]
 
 

@@ -241,7 +241,7 @@ def install(connection: Connection, records: Records = RECORDS) -> None:
     if connection.dialect.name != "sqlite":
         return
     with sqlite_transaction(connection):
-        ours = _trigger_names(records)
+        ours = trigger_names(records)
         for name, table in connection.exec_driver_sql(
             "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'"
         ):
@@ -254,7 +254,8 @@ def install(connection: Connection, records: Records = RECORDS) -> None:
             connection.exec_driver_sql(statement)
 
 
-def _trigger_names(records: Records) -> list[str]:
+def trigger_names(records: Records) -> list[str]:
+    """Return the names of the triggers that fill and prune the change log."""
     return [f"{records.log}_{name}" for name in TRIGGERS]
 
 
@@ -316,9 +317,11 @@ def _change_log(records: Records) -> list[str]:
         f'(SELECT 1 FROM "{log}" AS newer WHERE newer.collection_id IS "{log}".collection_id '
         f'AND newer.seq > "{log}".seq); END',
         f'INSERT INTO {schema}"{log}" (seq) VALUES (0) ON CONFLICT DO NOTHING',
-        # Whatever was written while there were no triggers is a change, too.
+        # Whatever was written while there were no triggers is a change, too; so is a deletion of
+        # all that a collection had.
         f'INSERT INTO {schema}"{log}" (collection_id) '
-        f"SELECT DISTINCT collection_id FROM {schema}{embeddings}",
+        f"SELECT collection_id FROM {schema}{embeddings} "
+        f'UNION SELECT collection_id FROM {schema}"{log}" WHERE seq > 0',
     ]
 
 
@@ -377,7 +380,7 @@ def uninstall(connection: Connection, records: Records = RECORDS) -> None:
 
 def side_tables_down(records: Records = RECORDS) -> list[str]:
     """Return the SQL that `uninstall` runs."""
-    statements = [f'DROP TRIGGER IF EXISTS "{name}"' for name in _trigger_names(records)]
+    statements = [f'DROP TRIGGER IF EXISTS "{name}"' for name in trigger_names(records)]
     statements.append(f'DROP TABLE IF EXISTS "{records.log}"')
     if _is_documented(records):
         statements.append(

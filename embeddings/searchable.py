@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias, TypedDict, TypeVar, Unpack
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack
 
 from sqlalchemy import select
 
-from .errors import InvalidVectorError
+from .errors import InvalidQueryError, InvalidVectorError
 from .items import checked_content
 from .keys import K
 from .model import check_content
-from .search import SELECTABLES, STRATEGIES
+from .search import MANY_STRATEGIES, SELECTABLES, STATUS, STRATEGIES
 from .search.query import Among, Entries, Entry, Where, check_query, no_matches
+from .search.status import Status
 from .sql import dialect_of, run
 from .target import Target
 from .vectors import as_query
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 
     from .keys import Key
     from .model import Content
-    from .search.query import Query
+    from .search.query import Query, Ranking
     from .target import Found
     from .vectors import Float64, VectorLike
 
@@ -116,6 +118,63 @@ class Searchable(Target[K]):
         query = self._query(number, prefix, filters, skip_id=self._text_or_none(skip_id))
         return self._by_vector(as_query(vector), query, self._entries, Entries[K]())
 
+    def similar_multi(
+        self,
+        values: Iterable[Content],
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Entries[K]]:
+        """Return for each of the values what `similar` returns for it.
+
+        The model is called for all at once, and on SQLite the rows in memory are read once for all.
+
+        Args:
+            values: Texts or bytes.
+            number: The most results for each.
+            prefix: Only ids that begin with it.
+            **filters: See `Filters`.
+
+        Raises:
+            InvalidItemError: The model does not take such a value.
+            InvalidQueryError: An argument means nothing.
+        """
+        contents = [checked_content(value) for value in _several(values, "values")]
+        query = self._query(number, prefix, filters)
+        nothing = [Entries[K]() for _ in contents]
+        if not contents or not query.depth:
+            return nothing
+        with self._session() as session:
+            found = self._find(session)
+            if found is None or self._is_empty(session, found):
+                return nothing
+            model = self._model_of(found)
+        for content in contents:
+            check_content(model, content)
+        return self._for_each(self._vectors(model, contents), query)
+
+    def similar_multi_by_vector(
+        self,
+        vectors: Iterable[VectorLike],
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Entries[K]]:
+        """Return for each of the vectors what `similar_by_vector` returns. No model is called.
+
+        Args:
+            vectors: Each of shape (dimensions,).
+            number: The most results for each.
+            prefix: Only ids that begin with it.
+            **filters: See `Filters`.
+
+        Raises:
+            InvalidVectorError: A vector is not finite, or has other dimensions than the
+                collection's.
+        """
+        query = self._query(number, prefix, filters)
+        return self._for_each(_several(vectors, "vectors"), query)
+
     def matches(
         self,
         value: Content,
@@ -159,6 +218,13 @@ class Searchable(Target[K]):
         """Return what `similar_by_vector` finds as a selectable, as `matches` does."""
         query = self._query(number, prefix, filters, skip_id=self._text_or_none(skip_id))
         return self._by_vector(as_query(vector), query, self._selectable, no_matches(self._keys))
+
+    def status(self) -> Status:
+        """Return how the next search will go about it, and what is kept in memory for it."""
+        with self._session() as session:
+            inspect = STATUS.get(dialect_of(session, self._records).name)
+            found = self._find(session)
+            return inspect(session, self._records, found) if inspect else Status("database")
 
     def _query(
         self, number: int, prefix: str | None, filters: Filters, skip_id: str | None = None
@@ -213,7 +279,9 @@ class Searchable(Target[K]):
 
     def _entries(self, session: Session, found: Found, vector: Float64, query: Query) -> Entries[K]:
         strategy = STRATEGIES[dialect_of(session, self._records).name]
-        ranking = strategy(session, self._records, found, vector, query)
+        return self._as_entries(strategy(session, self._records, found, vector, query))
+
+    def _as_entries(self, ranking: Ranking) -> Entries[K]:
         entries = (
             Entry(self._keys.from_text(row.id), row.score, row.content, row.metadata)
             for row in ranking.rows
@@ -225,3 +293,22 @@ class Searchable(Target[K]):
     ) -> Subquery:
         selectable = SELECTABLES[dialect_of(session, self._records).name]
         return selectable(session, self._records, self._keys, found, vector, query)
+
+    def _for_each(self, vectors: Iterable[VectorLike], query: Query) -> list[Entries[K]]:
+        queries = [as_query(vector) for vector in vectors]
+        with self._session() as session:
+            found = self._find(session)
+            if found is None or not queries:
+                return [Entries[K]() for _ in queries]
+            many = MANY_STRATEGIES.get(dialect_of(session, self._records).name)
+            if many is None:
+                return [self._entries(session, found, vector, query) for vector in queries]
+            rankings = many(session, self._records, found, queries, query)
+        return [self._as_entries(ranking) for ranking in rankings]
+
+
+def _several(values: Iterable[Any], what: str) -> list[Any]:
+    """Return the values as a list, refusing a single one."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidQueryError(f"{what} must be an iterable, not {type(values).__name__}")
+    return list(values)

@@ -53,7 +53,7 @@ def postgresql() -> Iterator[str]:
             # To a file: the server would keep a pipe open for as long as it runs.
             with (folder / "output").open("w+") as output:
                 # A process group of its own: Ctrl-C is for the tests, which stop the server.
-                result = subprocess.run(  # noqa: S603
+                result = subprocess.run(
                     [str(programs / program), "-D", str(data), *arguments],
                     stdout=output,
                     stderr=output,
@@ -92,7 +92,7 @@ def _programs(folder: Path, user: dict[str, Any]) -> Path:
     package = Path(spec.origin).parent
     programs = package / "pginstall" / "bin"
     try:
-        subprocess.run(  # noqa: S603
+        subprocess.run(
             [str(programs / "postgres"), "--version"], capture_output=True, check=True, **user
         )
     except (OSError, subprocess.CalledProcessError):
@@ -109,7 +109,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with postgresql() as url:
         environment = os.environ | {"POSTGRESQL_URL": url}
-        return subprocess.run(sys.argv[1:], env=environment, check=False).returncode  # noqa: S603
+        return subprocess.run(sys.argv[1:], env=environment, check=False).returncode
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import pgvector
+from .matrix import from_memory, many_from_memory, memory_status
 from .query import as_matches
-from .scan import scan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Subquery
     from sqlalchemy.orm import Session
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from ..target import Found
     from ..vectors import Float64
     from .query import Query, Ranking
+    from .status import Status
 
     Strategy = Callable[[Session, Records, Found, Float64, Query], Ranking]
+    ManyStrategy = Callable[[Session, Records, Found, Sequence[Float64], Query], list[Ranking]]
+    Inspection = Callable[[Session, Records, Found | None], Status]
     Selectable = Callable[[Session, Records, Keys[Any], Found, Float64, Query], Subquery]
 
 
@@ -36,7 +39,11 @@ def _computed(
     return as_matches(keys, strategy(session, records, found, vector, query).rows)
 
 
-STRATEGIES: dict[str, Strategy] = {"sqlite": scan, "postgresql": pgvector.search}
+STRATEGIES: dict[str, Strategy] = {"sqlite": from_memory, "postgresql": pgvector.search}
 """How the best are found."""
 SELECTABLES: dict[str, Selectable] = {"sqlite": _computed, "postgresql": pgvector.matches}
 """How they become a part of a host's statement."""
+MANY_STRATEGIES: dict[str, ManyStrategy] = {"sqlite": many_from_memory}
+"""How the best for many vectors are found, where that is less work than one after the other."""
+STATUS: dict[str, Inspection] = {"sqlite": memory_status}
+"""What can be told of it."""

@@ -91,7 +91,13 @@ class Query:
     offset: int
     min_score: float | None
     exact: bool | None
+    prefix: str | None
+    """None if any id will do."""
+    skip_id: str | None
+    filters: tuple[ColumnElement[bool], ...]
+    """`where` and `among`, which only the database can tell."""
     conditions: tuple[ColumnElement[bool], ...]
+    """All of it as SQL: prefix, id and filters."""
 
     @property
     def depth(self) -> int:
@@ -141,16 +147,26 @@ def check_query(
     if exact is not None and not isinstance(exact, bool):
         raise InvalidQueryError(f"exact must be True, False or None, not {exact!r}")
     columns = records.embeddings.c
-    conditions: list[ColumnElement[bool]] = []
+    filters: list[ColumnElement[bool]] = []
+    if where is not None:
+        filters.append(where_condition(records, where))
+    if among is not None:
+        filters.append(_among_condition(columns.id, keys, among))
+    conditions = list(filters)
     if prefix is not None and prefix != "":
         conditions.append(starts_with(columns.id, prefix))
-    if where is not None:
-        conditions.append(where_condition(records, where))
-    if among is not None:
-        conditions.append(_among_condition(columns.id, keys, among))
     if skip_id is not None:
         conditions.append(columns.id != skip_id)
-    return Query(number, offset, min_score, exact, tuple(conditions))
+    return Query(
+        number,
+        offset,
+        min_score,
+        exact,
+        prefix or None,
+        skip_id,
+        tuple(filters),
+        tuple(conditions),
+    )
 
 
 def where_condition(records: Records, where: object) -> ColumnElement[bool]:

@@ -82,9 +82,9 @@ def _rank(
     rows = run(session, records, statement.execution_options(yield_per=chunk))
     for part in rows.partitions(chunk):
         ids, blobs = zip(*part, strict=True)
-        if not _are_vectors(blobs, size):
-            corrupt += [id for id, blob in part if not _are_vectors((blob,), size)]
-            part = [row for row in part if _are_vectors(row[1:], size)]
+        if not are_vectors(blobs, size):
+            corrupt += [id for id, blob in part if not are_vectors((blob,), size)]
+            part = [row for row in part if are_vectors(row[1:], size)]
             if not part:
                 continue
             ids, blobs = zip(*part, strict=True)
@@ -98,18 +98,24 @@ def _rank(
             corrupt += [near_ids[i] for i in np.flatnonzero(np.isnan(scores)).tolist()]
         best.add(near_ids, scores)
     if corrupt:
-        named = ", ".join(map(repr, sorted(map(str, corrupt))[:NAMED]))
-        more = f" and {len(corrupt) - NAMED} more" if len(corrupt) > NAMED else ""
-        warnings.warn(
-            f"Left out of the search, because the stored vector is not {vector.size} finite "
-            f"float32 values: {named}{more}. Embed them again with force=True, or delete them",
-            CorruptVectorWarning,
-            stacklevel=2,
-        )
+        warn_of(corrupt, vector.size)
     return best.result()[query.offset :]
 
 
-def _are_vectors(blobs: Sequence[Any], size: int) -> bool:
+def warn_of(corrupt: Sequence[Any], dimensions: int) -> None:
+    """Warn of rows, by their ids, that a search had to leave out."""
+    named = ", ".join(map(repr, sorted(map(str, corrupt))[:NAMED]))
+    more = f" and {len(corrupt) - NAMED} more" if len(corrupt) > NAMED else ""
+    warnings.warn(
+        f"Left out of the search, because the stored vector is not {dimensions} finite "
+        f"float32 values: {named}{more}. Embed them again with force=True, or delete them",
+        CorruptVectorWarning,
+        stacklevel=3,
+    )
+
+
+def are_vectors(blobs: Sequence[Any], size: int) -> bool:
+    """Return whether all are stored vectors of so many bytes."""
     return {*map(type, blobs)} == {bytes} and {*map(len, blobs)} == {size}
 
 
@@ -129,7 +135,7 @@ def _read(
     size = vector.size * ITEM_BYTES
     found = {}
     for id, content, metadata, blob in run(session, records, statement):
-        if _are_vectors((blob,), size):
+        if are_vectors((blob,), size):
             score = cosine_scores(np.frombuffer(blob, "<f4")[np.newaxis], vector)[0]
             if not np.isnan(score):
                 found[id] = ScoredRow(id, float(score), content, metadata)

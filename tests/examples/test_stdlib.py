@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 def run(*command: str | Path, folder: Path) -> str:
     """Run Python in a folder and return what it prints; its warnings are errors."""
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, *command], cwd=folder, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr

@@ -1643,7 +1643,7 @@ print(docs.count())
 
 def output(script: str, path: Path) -> str:
     """Run a script on a file and return what it prints; fail if it waits for long."""
-    process = subprocess.run(  # noqa: S603
+    process = subprocess.run(
         [sys.executable, "-c", script, str(path)],
         capture_output=True,
         text=True,

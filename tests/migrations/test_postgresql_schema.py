@@ -232,7 +232,7 @@ def in_environment(url: URL) -> dict[str, str]:
 
 def alembic_process(url: URL, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the `alembic` command of this repository on a database."""
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [
             *(sys.executable, "-W", "error", "-m", "alembic"),
             *("-c", str(REPOSITORY / "alembic.ini"), *arguments),
@@ -485,7 +485,7 @@ sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
 def test_processes_may_migrate_one_empty_database_at_once(url: URL):
     """Of eight processes that make the same tables, every one succeeds."""
     address = url.render_as_string(hide_password=False)
-    process = subprocess.run(  # noqa: S603
+    process = subprocess.run(
         [sys.executable, "-W", "error", "-c", TOGETHER, address],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

@@ -148,7 +148,7 @@ def documented_shapes() -> dict[str, Any]:
 def alembic(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the `alembic` command of this repository on a file."""
     url = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-    return subprocess.run(  # noqa: S603
+    return subprocess.run(
         [sys.executable, "-m", "alembic", "-c", str(REPOSITORY / "alembic.ini"), *arguments],
         env=os.environ | {"EMBEDDINGS_DATABASE_URL": url, "PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
@@ -168,7 +168,7 @@ def run_together(script: str, arguments: list[list[str]]) -> list[tuple[int, str
         "BARRIER", "print('ready', flush=True); sys.stdin.readline()"
     )
     processes = [
-        subprocess.Popen(  # noqa: S603
+        subprocess.Popen(
             [sys.executable, "-W", "error", "-c", script, *own],
             env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
             stdin=subprocess.PIPE,
@@ -667,7 +667,7 @@ def test_the_script_for_going_back_can_be_executed(path: Path):
 def test_the_command_says_which_variable_it_needs(path: Path):
     """Without a URL in the environment the command says what to set."""
     environment = {name: value for name, value in os.environ.items() if "EMBEDDINGS" not in name}
-    process = subprocess.run(  # noqa: S603
+    process = subprocess.run(
         [sys.executable, "-m", "alembic", "-c", str(REPOSITORY / "alembic.ini"), "current"],
         env=environment | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,

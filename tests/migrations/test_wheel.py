@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 
 def run(*command: str | Path, **environment: str) -> str:
-    process = subprocess.run(  # noqa: S603
+    process = subprocess.run(
         command, env=os.environ | environment, capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stdout + process.stderr

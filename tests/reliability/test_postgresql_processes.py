@@ -142,7 +142,7 @@ def started(url: URL, scripts: list[str]) -> subprocess.Popen[str]:
     shown = url.render_as_string(hide_password=False)
     # No threads of NumPy's: a process that forks must have one only.
     environment = {"PYTHONPATH": str(REPOSITORY), "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen(  # noqa: S603
+    return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", LAUNCH, shown, json.dumps(scripts)],
         env=os.environ | environment,
         stdout=subprocess.PIPE,

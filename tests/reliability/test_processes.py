@@ -59,7 +59,7 @@ def query(path: Path, sql: str) -> list[Any]:
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(  # noqa: S603
+    return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", OPEN + textwrap.dedent(script)]
         + [str(argument) for argument in arguments],
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},

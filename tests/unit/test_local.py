@@ -44,7 +44,7 @@ def fresh(tmp_path: Path) -> Callable[..., Any]:
     def run(code: str, **environment: str) -> Any:
         source = ["from embeddings import *", textwrap.dedent(code)]
         source += ["import json", "print(json.dumps(result))"]
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [sys.executable, "-c", "\n".join(source)],
             env=os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)} | environment,
             cwd=tmp_path,

@@ -257,7 +257,7 @@ def fresh(code: str, *folders: Path, **environment: str) -> Any:
     """Run code in a new interpreter, and return the JSON of its `result`."""
     source = ["from embeddings import *", textwrap.dedent(code)]
     source += ["import json", "print(json.dumps(result))"]
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-c", "\n".join(source)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*folders, ROOT]))} | environment,
         capture_output=True,

@@ -36,7 +36,7 @@ ERRORS = [
 def fresh(code: str, *folders: Path) -> Any:
     """Run code in a new interpreter, warnings being errors, and return the JSON of its `result`."""
     source = [textwrap.dedent(code), "import json", "print(json.dumps(result))"]
-    done = subprocess.run(  # noqa: S603
+    done = subprocess.run(
         [sys.executable, "-W", "error", "-c", "\n".join(source)],
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*folders, ROOT]))},
         capture_output=True,

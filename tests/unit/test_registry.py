@@ -113,7 +113,7 @@ def fresh(tmp_path: Path) -> Callable[..., Any]:
             "import json",
             "print(json.dumps(result), flush=True)",
         ]
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [sys.executable, "-c", "\n".join(source)],
             env=kept
             | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}

@@ -47,7 +47,7 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
-        return subprocess.run(  # noqa: S603
+        return subprocess.run(
             [sys.executable, *arguments],
             env=kept
             | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}

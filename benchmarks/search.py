@@ -1,0 +1,513 @@
+"""Searches of SQLite against other ways to do the same, all measured in this one run.
+
+    python benchmarks/search.py [--rounds 7] [--quick] [--plot searches.svg]
+
+One thread; each figure is a median of paired rounds: this library's whole call through an open
+Session, ten entries back, divided by the peer's time in the same round.
+"""
+
+from __future__ import annotations
+
+import os
+
+for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[name] = "1"  # before NumPy and FAISS are imported
+
+import argparse
+import gc
+import sqlite3
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import apsw
+import chromadb
+import faiss
+import llm
+import numpy as np
+import sqlite_utils
+import sqlite_vec
+from chromadb.config import Settings
+from llm.models import EmbeddingModel as LLMEmbeddingModel
+from sqlalchemy import create_engine, select
+from sqlalchemy.orm import Session
+
+import embeddings
+from embeddings import Collection, EmbeddingRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
+
+CLUSTERS = 200
+QUERIES = 20  # a round of the fast ones
+FOLDER = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+WRITER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+for line in sys.stdin:
+    id, vector = line.split()
+    connection.execute("UPDATE embeddings SET embedding = ? WHERE collection_id = 1 AND id = ?",
+                       (bytes.fromhex(vector), id))
+    print("done", flush=True)
+"""
+
+
+class Data:
+    """Clustered vectors in a file, and what to search for."""
+
+    def __init__(self, rows: int, dimensions: int) -> None:
+        generator = np.random.default_rng(0)
+        centres = generator.standard_normal((CLUSTERS, dimensions), np.float32)
+        self.rows, self.dimensions = rows, dimensions
+        self.matrix = generator.standard_normal((rows, dimensions), np.float32)
+        self.matrix += centres[generator.integers(0, CLUSTERS, rows)]
+        noise = generator.standard_normal((QUERIES, dimensions), np.float32)
+        self.queries = centres[:QUERIES] + noise
+        self.ids = [f"{at % 100:02}-{at}" for at in range(rows)]
+        self.path = Path(FOLDER.name) / f"{rows}x{dimensions}.db"
+        self.engine: Engine = create_engine(f"sqlite:///{self.path}")
+        if not self.path.exists():
+            self._write()
+
+    def _write(self) -> None:
+        embeddings.migrate(self.engine)
+        with self.engine.begin() as connection:
+            Collection("docs", connection, model_id="fake").store_vectors(
+                (
+                    (id, row, {"part": at % 100}, f"The text with the number {at}")
+                    for at, (id, row) in enumerate(zip(self.ids, self.matrix, strict=True))
+                ),
+                batch_size=1000,
+            )
+
+    def __str__(self) -> str:
+        return f"{self.rows:,} x {self.dimensions}"
+
+
+def per_query(data: Data, search: Callable[[Any], object], count: int = QUERIES) -> float:
+    """Return the mean seconds of a search, over some queries."""
+    start = time.perf_counter()
+    for query in data.queries[:count]:
+        search(query)
+    return (time.perf_counter() - start) / count
+
+
+def ratio(
+    name: str, ours: Callable[[], float], theirs: Callable[[], float], rounds: int, target: str
+) -> float:
+    """Print the ratio of two pieces of work that return the seconds they took."""
+    ours(), theirs()
+    pairs = [(ours(), theirs()) for _ in range(rounds)]
+    ratios = sorted(a / b for a, b in pairs)
+    median = statistics.median(ratios)
+    print(
+        f"{name:66} {median:8.4f}  ({ratios[0]:.4f} to {ratios[-1]:.4f})"
+        f"   {statistics.median(a for a, _ in pairs) * 1000:9.2f} ms against"
+        f" {statistics.median(b for _, b in pairs) * 1000:9.2f} ms   to reach: {target}",
+        flush=True,
+    )
+    return median
+
+
+def faiss_search(data: Data) -> Callable[[Any], object]:
+    faiss.omp_set_num_threads(1)
+    unit = data.matrix / np.linalg.norm(data.matrix, axis=1, keepdims=True)
+    index = faiss.IndexFlatIP(data.dimensions)
+    index.add(unit)
+    return lambda query: index.search(query[np.newaxis] / np.linalg.norm(query), 10)
+
+
+def chroma_search(data: Data) -> Callable[[Any], object]:
+    client = chromadb.PersistentClient(
+        str(Path(FOLDER.name) / f"chroma{data.rows}x{data.dimensions}"),
+        Settings(anonymized_telemetry=False),
+    )
+    docs = client.create_collection("docs", metadata={"hnsw:space": "cosine"})
+    for start in range(0, data.rows, 5000):
+        part = slice(start, start + 5000)
+        docs.add(
+            ids=data.ids[part],
+            embeddings=data.matrix[part],
+            documents=[f"The text of {id}" for id in data.ids[part]],
+            metadatas=[{"part": int(id[:2])} for id in data.ids[part]],
+        )
+    return lambda query: docs.query(query_embeddings=query[np.newaxis], n_results=10)
+
+
+class FakeLLMModel(LLMEmbeddingModel):
+    model_id = "fake"
+
+    def embed_batch(self, items: Any, *, key: Any = None) -> Any:
+        raise NotImplementedError
+
+
+def llm_search(data: Data) -> Callable[[Any], object]:
+    docs = llm.Collection("docs", sqlite_utils.Database(str(data.path)), model=FakeLLMModel())
+    return lambda query: docs.similar_by_vector(query.tolist())
+
+
+def vec0_search(data: Data) -> Callable[[Any], object]:
+    connection = apsw.Connection(str(Path(FOLDER.name) / f"vec{data.rows}x{data.dimensions}.db"))
+    connection.enable_load_extension(True)
+    connection.load_extension(sqlite_vec.loadable_path())
+    connection.execute(
+        "CREATE VIRTUAL TABLE docs USING vec0("
+        f"embedding float[{data.dimensions}] distance_metric=cosine)"
+    )
+    with connection:
+        connection.executemany(
+            "INSERT INTO docs (rowid, embedding) VALUES (?, ?)",
+            ((at, row.tobytes()) for at, row in enumerate(data.matrix)),
+        )
+    sql = "SELECT rowid, distance FROM docs WHERE embedding MATCH ? AND k = 10"
+    return lambda query: connection.execute(sql, (query.tobytes(),)).fetchall()
+
+
+def scan_search(docs: Collection[str]) -> Callable[[Any], object]:
+    def search(query: Any) -> object:
+        embeddings.set_memory_budget(0)
+        return docs.similar_by_vector(query)
+
+    return search
+
+
+def warmed(docs: Collection[str], data: Data) -> None:
+    for query in data.queries[:3]:
+        docs.similar_by_vector(query)
+    assert docs.status().strategy == "matrix", docs.status()
+
+
+def bandwidth(data: Data) -> float:
+    """Return the seconds in which this machine reads as many bytes as the int8 matrix has."""
+    codes = np.ones((data.rows, data.dimensions), np.int8).reshape(-1)
+    words = codes[: codes.size // 8 * 8].view(np.int64)
+
+    def once() -> float:
+        start = time.perf_counter()
+        np.bitwise_or.reduce(words)
+        return time.perf_counter() - start
+
+    return min(once() for _ in range(9))
+
+
+def breakdown(docs: Collection[str], session: Session, data: Data) -> None:
+    """Print of what a warm search consists."""
+    from embeddings.search.matrix import screen, statements, strategy
+
+    spent: dict[str, float] = {}
+
+    def timed(module: Any, name: str, label: str) -> Callable[[], None]:
+        real = getattr(module, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            start = time.perf_counter()
+            try:
+                return real(*arguments, **options)
+            finally:
+                spent[label] = spent.get(label, 0.0) + time.perf_counter() - start
+
+        setattr(module, name, call)
+        return lambda: setattr(module, name, real)
+
+    undo = [
+        timed(screen, "inner_products", "kernel"),
+        timed(screen.Probes, "candidates", "kernel and choice of candidates"),
+        timed(statements, "answer", "the statement"),
+        timed(strategy, "_scored", "exact scores"),
+        timed(docs, "_find", "the collection's row"),
+    ]
+    total = per_query(data, docs.similar_by_vector)
+    for restore in undo:
+        restore()
+    parts = ", ".join(f"{label} {taken / QUERIES * 1000:.2f}" for label, taken in spent.items())
+    print(f"    of {total * 1000:.2f} ms: {parts}; to read the int8 matrix once from memory "
+          f"{bandwidth(data) * 1000:.2f}", flush=True)  # fmt: skip
+
+
+def compare(data: Data, peers: dict[str, tuple[Any, str, int]], rounds: int) -> None:
+    with Session(data.engine) as session:
+        docs = Collection("docs", session)
+        warmed(docs, data)
+        for name, (make, target, count) in peers.items():
+            search = make(data)
+            ratio(
+                f"{data}, warm / {name}",
+                lambda: per_query(data, docs.similar_by_vector),
+                lambda search=search, count=count: per_query(data, search, count),  # type: ignore[misc]
+                rounds if count == QUERIES else 3,
+                target,
+            )
+            del search
+            gc.collect()
+        breakdown(docs, session, data)
+
+
+def real_texts(rounds: int) -> None:
+    """Docstrings of the standard library, embedded by the local model."""
+    import ast
+    import sysconfig
+
+    texts: set[str] = set()
+    for path in Path(sysconfig.get_path("stdlib")).glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_bytes())):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and (
+                doc := ast.get_docstring(node)
+            ):
+                texts.add(f"{node.name}: {doc}")
+    model = embeddings.get_embedding_model("local")
+    data = object.__new__(Data)
+    data.matrix = np.array(list(model.embed_multi(sorted(texts))), np.float32)
+    data.rows, data.dimensions = data.matrix.shape
+    data.queries = data.matrix[:: data.rows // QUERIES][:QUERIES] + np.float32(0.01)
+    data.ids = [str(at) for at in range(data.rows)]
+    data.path = Path(FOLDER.name) / "real.db"
+    data.engine = create_engine(f"sqlite:///{data.path}")
+    data._write()
+    print("docstrings of the standard library, embedded by the local model:")
+    compare(data, {"FAISS IndexFlatIP": (faiss_search, "-", QUERIES)}, rounds)
+
+
+def after_a_write(data: Data, rounds: int) -> None:
+    """The first search after one row was written, by this process and by another."""
+    connection = sqlite3.connect(data.path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    other = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(data.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert other.stdin
+    assert other.stdout
+    generator = np.random.default_rng(5)
+    with Session(data.engine) as session:
+        docs = Collection("docs", session)
+        warmed(docs, data)
+
+        def here() -> None:
+            with Session(data.engine) as writing:
+                vector = generator.standard_normal(data.dimensions, np.float32)
+                id = data.ids[generator.integers(data.rows)]
+                Collection("docs", writing).store_vectors([(id, vector)])
+                writing.commit()
+
+        def elsewhere() -> None:
+            vector = generator.standard_normal(data.dimensions, np.float32)
+            id = data.ids[generator.integers(data.rows)]
+            other.stdin.write(f"{id} {vector.tobytes().hex()}\n")  # type: ignore[union-attr]
+            other.stdin.flush()  # type: ignore[union-attr]
+            other.stdout.readline()  # type: ignore[union-attr]
+
+        def first(write: Callable[[], None]) -> float:
+            taken = 0.0
+            for query in data.queries:
+                write()
+                start = time.perf_counter()
+                docs.similar_by_vector(query)
+                taken += time.perf_counter() - start
+            return taken / QUERIES
+
+        for name, write in (("this process", here), ("another process", elsewhere)):
+            ratio(
+                f"{data}, first after a write by {name} / warm",
+                lambda write=write: first(write),  # type: ignore[misc]
+                lambda: per_query(data, docs.similar_by_vector),
+                rounds,
+                "1.5",
+            )
+    other.stdin.close()
+    other.wait()
+    connection.close()
+
+
+def filters(data: Data, rounds: int) -> None:
+    where = {"part": 7}
+    columns = EmbeddingRecord.__table__.c
+    with Session(data.engine) as session:
+        docs = Collection("docs", session)
+        warmed(docs, data)
+        ratio(
+            f"{data}, prefix that keeps 1 % / warm",
+            lambda: per_query(data, lambda q: docs.similar_by_vector(q, prefix="07-")),
+            lambda: per_query(data, docs.similar_by_vector),
+            rounds,
+            "0.5",
+        )
+        from embeddings.records import RECORDS
+        from embeddings.search.query import where_condition
+
+        ids = select(columns.id).where(
+            columns.collection_id == docs.id, where_condition(RECORDS, where)
+        )
+        ratio(
+            f"{data}, where that keeps 1 % / SELECT id",
+            lambda: per_query(data, lambda q: docs.similar_by_vector(q, where=where), 3),
+            lambda: per_query(data, lambda _: session.execute(ids).all(), 3),
+            rounds,
+            "1.3",
+        )
+        half = EmbeddingRecord.id >= "50"
+        ratio(
+            f"{data}, where that keeps half / warm",
+            lambda: per_query(data, lambda q: docs.similar_by_vector(q, where=half)),
+            lambda: per_query(data, docs.similar_by_vector),
+            rounds,
+            "-",
+        )
+        ratio(
+            f"{data}, similar_multi of {QUERIES} / one after the other",
+            lambda: per_query(data, lambda _: docs.similar_multi_by_vector(data.queries), 1),
+            lambda: QUERIES * per_query(data, docs.similar_by_vector),
+            rounds,
+            "-",
+        )
+
+
+def threads(data: Data, rounds: int) -> None:
+    def throughput(count: int) -> float:
+        ready = threading.Barrier(count + 1)
+
+        def work() -> None:
+            with Session(data.engine) as session:
+                docs = Collection("docs", session)
+                docs.similar_by_vector(data.queries[0])
+                ready.wait()
+                for query in data.queries:
+                    docs.similar_by_vector(query)
+
+        running = [threading.Thread(target=work) for _ in range(count)]
+        for thread in running:
+            thread.start()
+        ready.wait()
+        start = time.perf_counter()
+        for thread in running:
+            thread.join()
+        return count * QUERIES / (time.perf_counter() - start)
+
+    throughput(1)
+    ratios = sorted(throughput(4) / throughput(1) for _ in range(rounds))
+    print(
+        f"{f'{data}, throughput of 4 threads / of one':66} {statistics.median(ratios):8.4f}  "
+        f"({ratios[0]:.4f} to {ratios[-1]:.4f})   to reach: 1.4 or more, on 2 cores",
+        flush=True,
+    )
+
+
+def memory(path: str, rows: int, dimensions: int) -> None:
+    """Print the memory of searching, as a share of the float32 matrix; in a process of its own."""
+
+    def resident() -> int:
+        gc.collect()
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+
+    engine = create_engine(f"sqlite:///{path}")
+    generator = np.random.default_rng(1)
+    query = generator.standard_normal(dimensions, np.float32)
+    with Session(engine) as session:
+        docs = Collection("docs", session)
+        docs.count()
+        before = resident()
+        highest, done = 0, threading.Event()
+
+        def watch() -> None:
+            nonlocal highest
+            while not done.wait(0.002):
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                highest = max(highest, pages * os.sysconf("SC_PAGESIZE"))
+
+        for _ in range(3):
+            docs.similar_by_vector(query)
+        steady = resident() - before
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        for _ in range(60):  # three rows of ten are written anew
+            ids = generator.integers(0, rows, rows // 200)
+            docs.store_vectors(
+                (
+                    (f"{at % 100:02}-{at}", generator.standard_normal(dimensions, np.float32))
+                    for at in ids
+                ),
+            )
+            session.commit()
+            docs.similar_by_vector(query)
+        done.set()
+        watcher.join()
+    whole = rows * dimensions * 4
+    print(f"{steady / whole:.4f} {(highest - before) / whole:.4f}")
+
+
+def print_memory(data: Data) -> None:
+    result = subprocess.run(
+        [
+            sys.executable,
+            __file__,
+            "--memory",
+            str(data.path),
+            str(data.rows),
+            str(data.dimensions),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    steady, highest = result.stdout.split()
+    print(f"{f'{data}, memory / the float32 matrix':66} {steady}   to reach: 0.30")
+    print(f"{f'{data}, highest memory while rows are written / it':66} {highest}   to reach: 0.40")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="small collections only")
+    parser.add_argument("--memory", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.memory:
+        path, rows, dimensions = options.memory
+        memory(path, int(rows), int(dimensions))
+        return
+    print(
+        f"Python {sys.version.split()[0]}, SQLite {sqlite3.sqlite_version}, "
+        f"NumPy {np.__version__}, median of {options.rounds} paired rounds\n"
+    )
+    rounds, scale = options.rounds, 20 if options.quick else 1
+
+    data = Data(10_000 // scale, 1536)
+    flat, chroma = "FAISS IndexFlatIP, one thread", "Chroma, approximate"
+    compare(
+        data,
+        {
+            flat: (faiss_search, "0.5", QUERIES),
+            chroma: (chroma_search, "0.5", QUERIES),
+            "llm": (llm_search, "0.001", 1),
+        },
+        rounds,
+    )
+    data = Data(100_000 // scale, 384)
+    compare(
+        data,
+        {
+            flat: (faiss_search, "0.5", QUERIES),
+            chroma: (chroma_search, "1.2", QUERIES),
+            "sqlite-vec vec0": (vec0_search, "0.1", QUERIES),
+        },
+        rounds,
+    )
+    filters(data, rounds)
+    after_a_write(data, rounds)
+    real_texts(rounds)
+    embeddings.set_memory_budget(512 * 2**20)
+    data = Data(100_000 // scale, 1536)
+    compare(data, {flat: (faiss_search, "0.4", QUERIES)}, rounds)
+    threads(data, rounds)
+    print_memory(data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""The states in memory: one home for all of this process, within a number of bytes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+from weakref import WeakKeyDictionary
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+    from ...records import Records
+    from .state import Mark, State
+
+BUDGET = 256 * 2**20
+KEPT = 2  # states of a collection: sessions may see it before and after a write
+BUILT_AT = 2  # the search that builds: a program that searches once is served sooner by a scan
+SLOT_BYTES = 1024
+
+
+class Key(NamedTuple):
+    """What a state is of."""
+
+    lineage: bytes
+    """The database: a random name that it carries, so that no path can be mistaken for it."""
+    collection_id: int
+    dimensions: int
+
+
+@dataclass(eq=False)
+class Slot:
+    """The states of one collection, the latest used first."""
+
+    states: tuple[State, ...] = ()
+    searches: int = 0
+    turn: threading.Lock = field(default_factory=threading.Lock)
+    """Held by the one thread that builds."""
+
+    @property
+    def nbytes(self) -> int:
+        """The memory of its states, which share most of it."""
+        segments = {segment for state in self.states for segment in state.segments}
+        small = sum(state.radii.nbytes * 2 for state in self.states)
+        return SLOT_BYTES + small + sum(segment.nbytes for segment in segments)
+
+
+class Cache:
+    """Slots by key, the least recently used first, in no more than a number of bytes.
+
+    Whatever it gives may be out of date for the session that asks: each state says to which point
+    of the log it belongs, and the session's own log tells whether that holds.
+
+    Args:
+        budget: Bytes.
+    """
+
+    def __init__(self, budget: int = BUDGET) -> None:
+        self._budget = budget
+        self._slots: OrderedDict[Key, Slot] = OrderedDict()
+        self._sizes: dict[Key, int] = {}
+        self._total = 0
+        self._lineages: WeakKeyDictionary[Engine, dict[Records, bytes]] = WeakKeyDictionary()
+        self._lock = threading.Lock()
+
+    @property
+    def budget(self) -> int:
+        """The most bytes that all states together take."""
+        return self._budget
+
+    @budget.setter
+    def budget(self, budget: int) -> None:
+        with self._lock:
+            self._budget = budget
+            self._evict(0)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that they take."""
+        return self._total
+
+    def guess(
+        self, engine: Engine, records: Records, collection_id: int, dimensions: int
+    ) -> tuple[Key, State] | None:
+        """Return the state that the latest search through this engine used."""
+        with self._lock:
+            lineage = self._lineages.get(engine, {}).get(records)
+            if lineage is None:
+                return None
+            key = Key(lineage, collection_id, dimensions)
+            slot = self._slots.get(key)
+            if slot is None or not slot.states:
+                return None
+            self._slots.move_to_end(key)
+            return key, slot.states[0]
+
+    def slot(self, engine: Engine, records: Records, key: Key) -> Slot:
+        """Return the slot of a key, which this engine's searches are about from now on."""
+        with self._lock:
+            self._lineages.setdefault(engine, {})[records] = key.lineage
+            slot = self._slots.setdefault(key, Slot())
+            self._slots.move_to_end(key)
+            self._resize(key, slot)
+            return slot
+
+    def has(self, key: Key, mark: Mark) -> bool:
+        """Return whether there is a state of this mark."""
+        with self._lock:
+            slot = self._slots.get(key)
+            return slot is not None and any(state.mark == mark for state in slot.states)
+
+    def put(self, key: Key, state: State) -> None:
+        """Keep a state, as the one used latest."""
+        with self._lock:
+            slot = self._slots.get(key)
+            if slot is None:
+                return  # evicted meanwhile
+            others = [other for other in slot.states if other.mark != state.mark]
+            slot.states = (state, *others[: KEPT - 1])
+            self._slots.move_to_end(key)
+            self._resize(key, slot)
+
+    def forget(self, key: Key) -> None:
+        """Let go of the states of a key."""
+        with self._lock:
+            if slot := self._slots.get(key):
+                slot.states = ()
+                self._resize(key, slot)
+
+    def make_room(self, key: Key, nbytes: int) -> bool:
+        """Let go of as much as stands in the way of so many bytes; return whether they fit."""
+        with self._lock:
+            if nbytes > self._budget:
+                return False
+            if key in self._slots:
+                self._slots.move_to_end(key)
+            self._evict(nbytes)
+            return True
+
+    @contextmanager
+    def turn(self, slot: Slot) -> Iterator[bool]:
+        """Yield whether this thread is the one to build."""
+        mine = slot.turn.acquire(blocking=False)
+        try:
+            yield mine
+        finally:
+            if mine:
+                slot.turn.release()
+
+    def clear(self) -> None:
+        """Let go of everything."""
+        with self._lock:
+            self._slots.clear()
+            self._sizes.clear()
+            self._lineages.clear()
+            self._total = 0
+
+    def _resize(self, key: Key, slot: Slot) -> None:
+        size = slot.nbytes
+        self._total += size - self._sizes.get(key, 0)
+        self._sizes[key] = size
+        self._evict(0)
+
+    def _evict(self, coming: int) -> None:
+        while self._slots and self._total + coming > self._budget:
+            key, _ = self._slots.popitem(last=False)
+            self._total -= self._sizes.pop(key)
+
+    def _after_fork(self) -> None:
+        """Let go of locks that other threads of the parent held; what is shared stays so."""
+        self._lock = threading.Lock()
+        self._total = sum(self._sizes.values())
+        for slot in self._slots.values():
+            slot.turn = threading.Lock()
+
+
+CACHE = Cache()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=CACHE._after_fork)

@@ -1,0 +1,59 @@
+"""Inner products of int8 rows: by simsimd where it is installed, else by NumPy, which is slower."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from ...vectors import Float32
+
+Int8: TypeAlias = npt.NDArray[np.int8]
+
+MOST_DIMENSIONS = 2**16
+"""Above, sums of products of values up to 127 would come near what int32 holds."""
+
+BLOCK_VALUES = 2**18  # NumPy widens as many values at a time as stay in the processor's cache
+
+
+def inner_products(queries: Int8, codes: Int8, out: Float32) -> None:
+    """Write the inner product of each query with each row into `out`. Releases the GIL.
+
+    The error is below `rounding(dimensions)` times the product of the two lengths.
+
+    Args:
+        queries: Shape (queries, dimensions), values from -127 to 127.
+        codes: Shape (rows, dimensions), the same.
+        out: Shape (queries, rows), written.
+    """
+    if not len(codes):
+        return
+    if simsimd := _simsimd():
+        simsimd.cdist(queries, codes, metric="dot", out=out)
+        return
+    wide = queries.astype(np.float32)
+    step = max(1, BLOCK_VALUES // codes.shape[1])
+    for start in range(0, len(codes), step):
+        block = codes[start : start + step].astype(np.float32)
+        np.matmul(wide, block.T, out=out[:, start : start + step])
+
+
+def rounding(dimensions: int) -> float:
+    """Return how far a float32 inner product of unit vectors can be off, twice over.
+
+    Source: |error| <= n u / (1 - n u) * sum |products| with u = 2**-24 (Higham, Accuracy and
+    Stability of Numerical Algorithms, section 3.1), and sum |products| <= 1.
+    """
+    return 2.0 * (dimensions + 16) * 2.0**-24
+
+
+@functools.cache
+def _simsimd() -> Any:
+    try:
+        import simsimd
+    except ImportError:
+        return None
+    return simsimd

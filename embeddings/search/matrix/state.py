@@ -1,0 +1,179 @@
+"""What one collection's rows are at one point of the change log, in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from .rows import SEGMENT_ROWS, Segment, gathered
+
+if TYPE_CHECKING:
+    from collections.abc import Collection as Ids
+    from collections.abc import Iterable, Sequence
+    from typing import Self
+
+    from ...vectors import Float32
+
+COMPACTED_AT_ONCE = 2  # so that compacting never takes much memory at a time
+
+
+class Mark(NamedTuple):
+    """A row of the change log: in a database that holds it, all that came before is the same."""
+
+    seq: int
+    token: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The rows up to a mark; never changed, and shared by all that search.
+
+    Attributes:
+        mark: The newest row of the log, for this collection, that is taken into account.
+        segments: The rows, and among them dead ones, which are out of date.
+        radii: float32, shape (rows,): those of the segments; infinite for a dead row.
+        odd: The ids of rows that cannot be compared.
+    """
+
+    mark: Mark
+    segments: tuple[Segment, ...]
+    radii: Float32
+    odd: frozenset[str]
+
+    @classmethod
+    def of(cls, mark: Mark, segments: Sequence[Segment], odd: Iterable[str] = ()) -> Self:
+        """Return the state of these segments, without dead rows."""
+        return cls(mark, tuple(segments), _joined([s.radii for s in segments]), frozenset(odd))
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each segment's rows begin among all, and at the end their number."""
+        return list(accumulate(map(len, self.segments), initial=0))
+
+    @cached_property
+    def scales(self) -> Float32:
+        """float32, shape (rows,)."""
+        return _joined([segment.scales for segment in self.segments])
+
+    @property
+    def rows(self) -> int:
+        """The number of rows that count."""
+        return int(np.isfinite(self.radii).sum())
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes, of which other states may share most."""
+        return 2 * self.radii.nbytes + sum(segment.nbytes for segment in self.segments)
+
+    def positions(self, ids: Iterable[str]) -> list[int]:
+        """Return where those of the ids stand that are there, dead or alive."""
+        return [
+            start + at
+            for id in ids
+            for start, segment in zip(self.starts, self.segments, strict=False)
+            if (at := segment.position(id)) is not None
+        ]
+
+    def ids(self, positions: Iterable[int]) -> list[str]:
+        """Return the ids at positions, which ascend."""
+        found: list[str] = []
+        number = 0
+        for position in positions:
+            while position >= self.starts[number + 1]:
+                number += 1
+            found.append(self.segments[number].ids[position - self.starts[number]])
+        return found
+
+    def without(self, ids: Iterable[str]) -> State:
+        """Return the state in which these do not count."""
+        return self._with_dead(self.positions(ids))
+
+    def only(self, ids: Ids[str]) -> State:
+        """Return the state in which no others than these count.
+
+        Args:
+            ids: A set, of any size.
+        """
+        others = [
+            start + at
+            for start, segment in zip(self.starts, self.segments, strict=False)
+            for at, id in enumerate(segment.ids)
+            if id not in ids
+        ]
+        return self._with_dead(others)
+
+    def starting_with(self, prefix: str) -> State:
+        """Return the state of the ids that begin so."""
+        segments = [segment.starting_with(prefix) for segment in self.segments]
+        radii = [
+            self.radii[start + low : start + low + len(part)]
+            for start, segment, part in zip(self.starts, self.segments, segments, strict=False)
+            for low in ([segment.position(part.ids[0]) or 0] if part.ids else [0])
+        ]
+        odd = frozenset(id for id in self.odd if id.startswith(prefix))
+        return State(self.mark, tuple(segments), _joined(radii), odd)
+
+    def patched(
+        self, mark: Mark, changed: Ids[str], segments: Sequence[Segment], odd: Iterable[str]
+    ) -> State:
+        """Return the state after some rows were written.
+
+        Args:
+            mark: The newest row of the log by then.
+            changed: All ids that were written, or deleted.
+            segments: Those of them that are there.
+            odd: Those that are there and cannot be compared.
+        """
+        old = self.without(changed)
+        radii = _joined([old.radii, *(segment.radii for segment in segments)])
+        rest = (old.odd - set(changed)) | set(odd)
+        return State(mark, (*old.segments, *segments), radii, rest)._tidied()
+
+    def _with_dead(self, positions: Sequence[int]) -> State:
+        if not positions:
+            return self
+        radii = self.radii.copy()
+        radii[positions] = np.inf
+        return State(self.mark, self.segments, radii, self.odd)
+
+    def _tidied(self) -> State:
+        """Return the same with few small segments, and not many dead rows.
+
+        A write costs little: neighbours are put together only where that doubles the smaller, so
+        that each row moves a few times in its life.
+        """
+        alive = [
+            np.flatnonzero(np.isfinite(self.radii[start:stop]))
+            for start, stop in zip(self.starts, self.starts[1:], strict=False)
+        ]
+        parts = list(zip(self.segments, alive, strict=True))
+        wasteful = [
+            at for at, (segment, rows) in enumerate(parts) if 4 * len(rows) < 3 * len(segment)
+        ]
+        wasteful.sort(key=lambda at: len(parts[at][1]) - len(parts[at][0]))
+        for at in wasteful[:COMPACTED_AT_ONCE]:
+            segment = gathered([parts[at]])
+            parts[at] = (segment, np.arange(len(segment)))
+        at = len(parts) - 1
+        while at > 0:
+            (_, left), (_, right) = parts[at - 1 : at + 1]
+            if len(left) <= 2 * len(right) and len(left) + len(right) <= SEGMENT_ROWS:
+                segment = gathered(parts[at - 1 : at + 1])
+                parts[at - 1 : at + 1] = [(segment, np.arange(len(segment)))]
+            at -= 1
+        radii = []
+        for segment, rows in parts:
+            kept = segment.radii
+            if len(rows) < len(segment):
+                kept = np.full(len(segment), np.inf, np.float32)
+                kept[rows] = segment.radii[rows]
+            radii.append(kept)
+        return State(self.mark, tuple(s for s, _ in parts), _joined(radii), self.odd)
+
+
+def _joined(arrays: Sequence[Float32]) -> Float32:
+    return np.concatenate(arrays) if arrays else np.empty(0, np.float32)

@@ -1,0 +1,231 @@
+"""The search: screen in memory, score exactly from the database, and prove that it was current.
+
+Nothing is asked before the screening. One statement then returns the candidates' rows together
+with the position of the session in the change log, and so tells, of one snapshot, whether the
+candidates were chosen from the rows that this session sees. Where they were not, what was written
+since is taken into account; where that is much, or this is another history, the state in memory is
+brought up to date or built anew; and where that cannot be, the rows are scanned.
+"""
+
+from __future__ import annotations
+
+from itertools import takewhile
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sqlalchemy.exc import OperationalError
+
+from ...vectors import ITEM_BYTES, TopK, cosine_scores
+from ..query import Ranking, ScoredRow
+from ..scan import are_vectors, scan, warn_of
+from . import statements
+from .build import MustScan, Place, catch_up, logged
+from .cache import CACHE, Key
+from .kernel import MOST_DIMENSIONS
+from .rows import Packer
+from .screen import Probes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from sqlalchemy.orm import Session
+
+    from ...records import Records
+    from ...target import Found
+    from ...vectors import Float64
+    from ..query import Query
+    from .state import State
+    from .statements import Answer
+
+ATTEMPTS = 5
+MOST_ODD = 100  # rows that cannot be compared, and that a warning has to name
+WIDE = 2**22  # estimates that are held at a time
+FETCHED, SHARE = 500, 8  # candidates that are fetched at most: so many, or one row in so many
+TRIED = (128, 2048)  # how many of the best to try a filter on before asking for all that it keeps
+
+
+def from_memory(
+    session: Session, records: Records, found: Found, vector: Float64, query: Query
+) -> Ranking:
+    """Return the rows nearest to the vector, exactly as `scan` does, from what is in memory."""
+    return many_from_memory(session, records, found, [vector], query)[0]
+
+
+def many_from_memory(
+    session: Session, records: Records, found: Found, vectors: Sequence[Float64], query: Query
+) -> list[Ranking]:
+    """Return the rows nearest to each of the vectors; the rows in memory are read once for all.
+
+    Args:
+        session: What it sees is searched. Nothing is written.
+        records: The mapped classes.
+        found: The collection whose rows they are.
+        vectors: Each of shape (dimensions,), from `as_query`.
+        query: How many, and under which conditions.
+
+    Raises:
+        InvalidVectorError: A vector has another length than those of the collection.
+
+    Warns:
+        CorruptVectorWarning: Rows whose vector cannot be compared were left out.
+    """
+    results: list[Ranking] = []
+    while rest := vectors[len(results) :]:
+        place = Place.at(session, records, found, rest[0].size)
+        guess = place.guess()
+        most = max(1, WIDE // (1 + len(guess[1].radii))) if guess else 1
+        block = list(takewhile(lambda vector: vector.size == rest[0].size, rest[:most]))
+        probes = Probes(block)
+        for number, vector in enumerate(block):
+            try:
+                ranking = Ranking(_search(place, found, probes, number, query))
+            except MustScan:
+                ranking = scan(session, records, found, vector, query)
+            results.append(ranking)
+    return results
+
+
+def _search(
+    place: Place, found: Found, probes: Probes, number: int, query: Query
+) -> list[ScoredRow]:
+    """Return the best rows.
+
+    Raises:
+        MustScan: Only a scan can tell.
+    """
+    if not query.depth or found.size != place.dimensions * ITEM_BYTES:
+        raise MustScan("there is nothing to compare with")
+    if place.dimensions > MOST_DIMENSIONS:
+        raise MustScan(f"vectors of over {MOST_DIMENSIONS} dimensions are not kept in memory")
+    for _ in range(ATTEMPTS):
+        key, state = place.guess() or catch_up(place)
+        rows = _attempt(place, key, state, probes, number, query)
+        if rows is not None:
+            return rows
+    raise MustScan("rows were written faster than they could be compared")
+
+
+def _attempt(
+    place: Place, key: Key, state: State, probes: Probes, number: int, query: Query
+) -> list[ScoredRow] | None:
+    """Return the best rows, or None where the session sees others than those of the state."""
+    if len(state.odd) > MOST_ODD:
+        raise MustScan(f"{len(state.odd)} rows hold no vector that can be compared")
+    vector = probes.vectors[number]
+    for view, depth, is_last in _views(place, state, query):
+        chosen = probes.candidates(number, view, depth, query.min_score)
+        if len(chosen.ids) > max(FETCHED, state.rows // SHARE):
+            if is_last:
+                raise MustScan("most of the rows may be among the best")
+            continue
+        answer = _answer(place, state, [*chosen.ids, *view.odd], query)
+        if not _take_in(place, key, state, answer):
+            return None
+        ids, scores, corrupt = _scored(answer, vector, query)
+        changed = {id for id, *_ in answer.changes}
+        if not chosen.agree(
+            {
+                id: score
+                for id, score in zip(ids, scores.tolist(), strict=True)
+                if id not in changed
+            },
+            all_there=not query.filters and not changed,
+        ):
+            CACHE.forget(key)  # somebody wrote past the log
+            return None
+        best = TopK(query.depth, query.min_score)
+        best.add(ids, scores)
+        ranked = best.result()
+        is_proven = chosen.floor <= (-np.inf if query.min_score is None else query.min_score) or (
+            len(ranked) == query.depth and ranked[-1][1] >= chosen.floor
+        )
+        if is_proven:
+            if corrupt:
+                warn_of(corrupt, vector.size)
+            return _decoded(place, ranked[query.offset :], answer)
+        if changed:
+            return None
+    return None
+
+
+def _views(place: Place, state: State, query: Query) -> Iterator[tuple[State, int, bool]]:
+    """Yield rows to choose from, how many of the best to choose, and whether that is the last try.
+
+    What a filter keeps only the database can tell. Where it keeps much, it is enough to ask about
+    some of the best; else for everything that it keeps.
+    """
+    view = state if query.prefix is None else state.starting_with(query.prefix)
+    if query.skip_id is not None:
+        view = view.without([query.skip_id])
+    if not query.filters:
+        yield view, query.depth, True
+        return
+    for depth in TRIED:
+        if query.depth <= depth // 2 and depth * 32 <= view.rows:
+            yield view, depth, False
+    position, ids = statements.meeting(
+        place.session, place.records, place.of, state.mark, query.filters
+    )
+    if position.mark == state.mark and position.has_base:
+        yield view.only(ids), query.depth, True
+
+
+def _answer(place: Place, state: State, ids: list[str], query: Query) -> Answer:
+    try:
+        return statements.answer(
+            place.session, place.records, place.of, state.mark, ids, query.filters
+        )
+    except OperationalError:
+        logged(place.position())  # the log itself may be gone
+        raise
+
+
+def _take_in(place: Place, key: Key, state: State, answer: Answer) -> bool:
+    """Return whether the state, with the changes of the answer, is what the session sees.
+
+    What has to be done for the next attempt is done.
+
+    Raises:
+        MustScan: Nobody can tell.
+    """
+    position, changes = answer.position, answer.changes
+    if not logged(position).has_base or position.lineage != key.lineage or position.mark is None:
+        catch_up(place)
+        return False
+    ids = [id for id, *_ in changes if id is not None]
+    if len(ids) < len(changes) or len(changes) > statements.MOST_CHANGES:
+        catch_up(place)
+        return False
+    if changes:
+        packer = Packer(place.dimensions)
+        packer.add((id, blob) for id, blob, is_there in changes if is_there and id is not None)
+        CACHE.put(key, state.patched(position.mark, set(ids), packer.segments(), packer.odd))
+    return True
+
+
+def _scored(answer: Answer, vector: Float64, query: Query) -> tuple[list[str], Float64, list[str]]:
+    """Return the ids of the answer's rows, their exact scores, and the ids of those without one."""
+    size = vector.size * ITEM_BYTES
+    rows = [
+        (id, blob)
+        for id, blob, *_ in answer.rows
+        if id != query.skip_id and (query.prefix is None or id.startswith(query.prefix))
+    ]
+    fit = [row for row in rows if are_vectors(row[1:], size)]
+    corrupt = (
+        [id for id, blob in rows if not are_vectors((blob,), size)] if len(fit) < len(rows) else []
+    )
+    stored = np.frombuffer(b"".join(blob for _, blob in fit), "<f4").reshape(-1, vector.size)
+    scores = cosine_scores(stored, vector)
+    corrupt += [fit[at][0] for at in np.flatnonzero(np.isnan(scores)).tolist()]
+    return [id for id, _ in fit], scores, corrupt
+
+
+def _decoded(place: Place, ranked: list[tuple[str, float]], answer: Answer) -> list[ScoredRow]:
+    dialect = place.session.get_bind(place.records.embedding.__mapper__).dialect
+    as_content, as_metadata = statements.decoders(place.records, dialect)
+    rest = {id: (as_stored[0], as_stored[1]) for id, _, *as_stored in answer.rows}
+    return [
+        ScoredRow(id, score, as_content(rest[id][0]), as_metadata(rest[id][1]))
+        for id, score in ranked
+    ]

@@ -1,0 +1,751 @@
+"""Searches from memory give what a scan gives, whatever happens to the file and around it."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import threading
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import sqlite_utils
+from sqlalchemy import create_engine, event, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+import embeddings
+from embeddings import Collection, EmbeddingRecord, schema, set_memory_budget
+from embeddings.records import JSONObject, Vector
+from embeddings.search.matrix import build, kernel, screen, statements, strategy
+from embeddings.search.matrix.cache import CACHE
+from embeddings.search.scan import scan
+from embeddings.vectors import as_query
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from sqlalchemy import Engine
+
+    from embeddings.search.matrix.state import Mark
+
+SIZE = 8
+
+
+class Theirs(DeclarativeBase):
+    """A host's own tables."""
+
+
+class Group(Theirs):
+    __tablename__ = "their_groups"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    model: Mapped[str]
+
+
+class Vectors(Theirs):
+    __tablename__ = "their_vectors"
+    collection_id: Mapped[int] = mapped_column(primary_key=True)
+    id: Mapped[str] = mapped_column(primary_key=True)
+    embedding: Mapped[Any] = mapped_column(Vector)
+    content: Mapped[str | None]
+    content_blob: Mapped[bytes | None]
+    content_hash: Mapped[bytes | None]
+    metadata_: Mapped[Any] = mapped_column("metadata", JSONObject, nullable=True)
+    updated: Mapped[int | None]
+
+
+SEARCHES = int(os.environ.get("EMBEDDINGS_SEARCHES", "300"))
+
+
+@pytest.fixture(autouse=True)
+def _from_the_first_search_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(build, "BUILT_AT", 1)
+    CACHE.clear()
+    budget = CACHE.budget
+    yield
+    CACHE.budget = budget
+    CACHE.clear()
+
+
+def vectors(count: int, seed: int = 0) -> np.ndarray[Any, Any]:
+    return np.random.default_rng(seed).standard_normal((count, SIZE), np.float32)
+
+
+def filled(db: Any, count: int = 300, name: str = "docs") -> Collection[str]:
+    docs = Collection(name, db, model_id="m")
+    docs.store_vectors(
+        (f"{at % 10}-{at}", vector, {"part": at % 10}) for at, vector in enumerate(vectors(count))
+    )
+    return docs
+
+
+def scanned(docs: Collection[Any], query: Any, **options: Any) -> list[tuple[Any, float]]:
+    number, prefix = options.pop("number", 10), options.pop("prefix", None)
+    skip_id = options.pop("skip_id", None)
+    with docs._session() as session:
+        found = docs._existing(session)
+        asked = docs._query(number, prefix, options, skip_id)  # type: ignore[arg-type]
+        rows = scan(session, docs._records, found, as_query(query), asked).rows
+    return [(row.id, row.score) for row in rows]
+
+
+def searched(docs: Collection[Any], query: Any, **options: Any) -> list[tuple[Any, float]]:
+    return [(e.id, e.score) for e in docs.similar_by_vector(query, **options)]
+
+
+@contextmanager
+def from_memory() -> Iterator[None]:
+    """Fail if a search in the block is not answered from memory."""
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("scanned")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(strategy, "scan", refuse)
+        yield
+
+
+def assert_right(docs: Collection[Any], seed: int = 7, **options: Any) -> None:
+    for query in vectors(3, seed):
+        with from_memory():
+            found = searched(docs, query, **options)
+        assert found == scanned(docs, query, **options)
+
+
+def file_of(engine: Engine) -> str:
+    return str(engine.url.database)
+
+
+def write_elsewhere(path: str, sql: str, *values: Any) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(sql, values)
+
+
+def write_ahead(engine: Engine) -> None:
+    """Let readers and a writer work side by side."""
+    with closing(sqlite3.connect(file_of(engine))) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+
+
+SET = "UPDATE embeddings SET embedding = ? WHERE collection_id = 1 AND id = ?"
+
+
+# What a search takes
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"number": 1},
+        {"number": 25, "offset": 20},
+        {"min_score": 0.5, "number": 1000},
+        {"prefix": "7"},
+        {"prefix": "7-1", "number": 100},
+        {"prefix": "nothing"},
+        {"skip_id": "3-3"},
+        {"where": {"part": 3}},
+        {"where": {"part": 3}, "prefix": "3-2", "skip_id": "3-23"},
+        {"where": {"part": 99}},
+        {"where": EmbeddingRecord.id != "0-0"},
+        {"where": EmbeddingRecord.id == "5-5"},
+        {"among": ["1-1", "2-2", "0-3000", "nothing"]},
+        {"among": select(EmbeddingRecord.id).where(EmbeddingRecord.id > "8"), "min_score": 0.1},
+    ],
+    ids=lambda options: " ".join(options) or "plain",
+)
+@pytest.mark.parametrize("has_simsimd", [True, False])
+def test_everything_that_a_scan_takes(
+    options: dict[str, Any], has_simsimd: bool, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """Filters hold before the best are taken, with either kind of arithmetic."""
+    if not has_simsimd:
+        monkeypatch.setattr(kernel, "_simsimd", lambda: None)
+    assert_right(filled(engine, 6000), **options)
+
+
+def test_many_queries_in_one_pass(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """Each gets its own answer; a model is called once for all."""
+    docs = filled(engine)
+    queries = vectors(40, 3)
+    expected = [scanned(docs, query, number=4) for query in queries]
+    searched(docs, queries[0])
+    calls = []
+
+    def products(*arguments: Any) -> None:
+        calls.append(1)
+        kernel.inner_products(*arguments)
+
+    monkeypatch.setattr(screen, "inner_products", products)
+
+    with from_memory():
+        found = docs.similar_multi_by_vector(queries, number=4)
+
+    assert [[(e.id, e.score) for e in entries] for entries in found] == expected
+    assert len(calls) == 1
+    assert docs.similar_multi_by_vector([]) == []
+    for wrong in ("text", 3):
+        with pytest.raises(embeddings.InvalidQueryError, match="iterable"):
+            docs.similar_multi_by_vector(wrong)  # type: ignore[arg-type]
+
+
+def test_similar_multi_is_similar_of_each(engine: Engine, model: Any):
+    """With one call of the model for all texts."""
+    docs = Collection("texts", engine, model=model)
+    assert docs.similar_multi(["a dog", "a cat"]) == [[], []]
+    docs.embed_multi([("a", "a happy dog"), ("b", "a lazy cat"), ("c", "a tax report")])
+    expected = [docs.similar("a dog", 2), docs.similar("a cat", 2)]
+    calls = len(model.calls)
+
+    assert docs.similar_multi(["a dog", "a cat"], 2) == expected
+    assert len(model.calls) == calls + 1
+
+
+def test_rows_that_are_alike_and_zeros(engine: Engine):
+    """Ties break by id, however many there are; a zero vector scores 0."""
+    docs = filled(engine, 100)
+    docs.store_vectors((f"same-{at}", [1.0] * SIZE) for at in range(300))
+    docs.store_vectors((f"zero-{at}", [0.0] * SIZE) for at in range(50))
+    for query in ([1.0] * SIZE, [-1.0] * SIZE, [0.0] * SIZE):
+        for number in (1, 10, 1000):
+            assert searched(docs, query, number=number) == scanned(docs, query, number=number)
+
+
+@pytest.mark.parametrize("factor", [1e-38, 1e-20, 1e18, 1e38])
+def test_vectors_of_any_length(factor: float, engine: Engine):
+    """Neither tiny nor huge values leave the range in which the bound holds."""
+    docs = Collection("docs", engine, model_id="m")
+    docs.store_vectors((str(at), v * factor) for at, v in enumerate(vectors(200).clip(-3, 3)))
+    assert_right(docs)
+
+
+def test_odd_rows_are_warned_of(engine: Engine):
+    """A row that cannot be compared is left out, with the warning that a scan gives."""
+    docs = filled(engine)
+    write_elsewhere(file_of(engine), SET, b"odd", "3-3")
+    for at in range(2):
+        with pytest.warns(embeddings.CorruptVectorWarning, match="'3-3'"), from_memory():
+            searched(docs, vectors(1)[0])
+        write_elsewhere(file_of(engine), SET, np.full(SIZE, np.nan, "f4").tobytes(), f"{at}-{at}")
+    with from_memory():
+        searched(docs, vectors(1)[0], prefix="4")  # without a warning: none of them is meant
+
+
+# What happens to the file
+
+
+@pytest.mark.parametrize("way", ["drop", "transform"])
+def test_without_triggers_it_scans(way: str, engine: Engine):
+    """Dropped or lost with a rebuilt table: the answers are right, and the status says why."""
+    docs = filled(engine)
+    assert_right(docs)
+    assert docs.status().strategy == "matrix"
+    assert docs.status().rows == 300
+    if way == "drop":
+        write_elsewhere(file_of(engine), "DROP TRIGGER embeddings_log_update")
+    else:
+        database = sqlite_utils.Database(file_of(engine))
+        database["embeddings"].transform(types={"updated": str})  # type: ignore[union-attr]
+        database.close()
+    query = vectors(1, 5)[0]
+    write_elsewhere(file_of(engine), SET, query.tobytes(), "3-3")
+
+    assert searched(docs, query) == scanned(docs, query)
+    assert searched(docs, query)[0][0] == "3-3"
+    assert docs.status().strategy == "scan"
+    assert "embeddings.install" in str(docs.status().reason)
+
+    with engine.begin() as connection:
+        embeddings.install(connection)
+    assert_right(docs)
+
+
+def test_a_table_emptied_without_triggers_is_empty(engine: Engine):
+    """Installing again makes everything that was known before worthless."""
+    docs = filled(engine)
+    assert_right(docs)
+    with engine.begin() as connection:
+        for name in schema.trigger_names(embeddings.records.RECORDS):
+            connection.execute(text(f"DROP TRIGGER {name}"))
+        connection.execute(text("DELETE FROM embeddings"))
+        embeddings.install(connection)
+    assert searched(docs, vectors(1)[0]) == []
+
+
+def test_without_the_log_it_scans(engine: Engine):
+    """A database of `llm` that nobody migrated has none."""
+    docs = filled(engine)
+    assert_right(docs)
+    with engine.begin() as connection:
+        for name in schema.trigger_names(embeddings.records.RECORDS):
+            connection.execute(text(f"DROP TRIGGER {name}"))
+        connection.execute(text("DROP TABLE embeddings_log"))
+    query = vectors(1)[0]
+    assert searched(docs, query) == scanned(docs, query)
+    assert docs.status().strategy == "scan"
+
+
+def test_another_file_at_the_same_path(engine: Engine, tmp_path: Path, migrated: Path):
+    """A path is no identity, nor is an engine."""
+    docs = filled(engine)
+    assert_right(docs)
+    other = tmp_path / "other.db"
+    shutil.copy(migrated, other)
+    replacement = create_engine(f"sqlite:///{other}")
+    Collection("docs", replacement, model_id="m").store_vectors([("only", [1.0] * SIZE)])
+    replacement.dispose()
+    engine.dispose()
+    shutil.move(other, file_of(engine))
+
+    assert [id for id, _ in searched(docs, [1.0] * SIZE)] == ["only"]
+    assert [id for id, _ in searched(docs, [1.0] * SIZE)] == ["only"]
+
+
+def test_a_copy_that_went_another_way(engine: Engine, tmp_path: Path):
+    """Two files that share a past do not share what came later."""
+    docs = filled(engine)
+    assert_right(docs)
+    copy = create_engine(f"sqlite:///{shutil.copy(file_of(engine), tmp_path / 'copy.db')}")
+    theirs = Collection("docs", copy)
+    query = vectors(1, 9)[0]
+    docs.store_vectors([("ours", query)])
+    theirs.store_vectors([("theirs", query)])
+    for _ in range(2):
+        assert_right(docs)
+        assert_right(theirs)
+        assert searched(docs, query)[0][0] == "ours"
+        assert searched(theirs, query)[0][0] == "theirs"
+    copy.dispose()
+
+
+def test_vacuum(engine: Engine):
+    """Numbers of rows change; nothing depends on them."""
+    docs = filled(engine)
+    docs.delete_items(prefix="3-")
+    assert_right(docs)
+    with closing(sqlite3.connect(file_of(engine))) as connection:
+        connection.execute("VACUUM")
+    assert_right(docs)
+
+
+def test_attached_databases(engine: Engine, tmp_path: Path, migrated: Path):
+    """Each schema has its own log, and a translated name leads to the right one."""
+    other = shutil.copy(migrated, tmp_path / "other.db")
+    ours = filled(engine)
+
+    @event.listens_for(engine, "connect")
+    def attach(driver: Any, _: object) -> None:
+        driver.execute(f"ATTACH '{other}' AS tenant")
+
+    engine.dispose()
+    tenant = engine.execution_options(schema_translate_map={None: "tenant"})
+    theirs = filled(tenant, 50)
+    for _ in range(2):
+        assert_right(ours)
+        assert_right(theirs)
+    assert theirs.status().rows == 50
+    write_elsewhere(str(other), SET, vectors(1, 7)[0].tobytes(), "3-3")
+    assert_right(theirs)
+    assert_right(ours)
+
+
+def test_a_temporary_table_in_front(engine: Engine):
+    """SQLite takes a temporary table of the name; so does the search."""
+    with Session(engine) as session:
+        docs = filled(session)
+        session.commit()
+        assert_right(docs)
+        session.execute(text("CREATE TEMP TABLE embeddings AS SELECT * FROM embeddings LIMIT 5"))
+        for query in vectors(2):
+            assert searched(docs, query) == scanned(docs, query)
+        assert docs.status().strategy == "scan"
+
+
+def test_engine_dispose(engine: Engine):
+    """What is in memory belongs to the database, not to a connection."""
+    docs = filled(engine)
+    assert_right(docs)
+    engine.dispose()
+    assert_right(docs)
+
+
+def test_tables_of_other_names(engine: Engine):
+    """A log goes with each pair of tables."""
+    theirs = embeddings.Records(Group, Vectors)  # type: ignore[arg-type]
+    Theirs.metadata.create_all(engine)
+    with engine.begin() as connection:
+        embeddings.install(connection, theirs)
+    docs = Collection("docs", engine, model_id="m", records=theirs)
+    docs.store_vectors((str(at), vector) for at, vector in enumerate(vectors(100)))
+    filled(engine)
+    assert_right(docs)
+    assert docs.status().rows == 100
+
+
+# What happens around the search
+
+
+def test_a_search_never_writes(engine: Engine):
+    """Nor does it commit, roll back or open a second connection."""
+    with Session(engine) as session:
+        docs = filled(session)
+        session.commit()
+        seen: list[str] = []
+        event.listen(
+            engine, "before_cursor_execute", lambda _c, _k, sql, *_: seen.append(sql.split()[0])
+        )
+        for name in ("commit", "rollback", "connect"):
+            event.listen(engine, name, lambda *_, name=name: seen.append(name))
+        driver = session.connection().connection.driver_connection
+        assert driver is not None
+        changes = driver.total_changes
+        for query in vectors(3):
+            docs.similar_by_vector(query, where={"part": 3})
+            docs.similar_by_vector(query)
+            docs.status()
+        assert driver.total_changes == changes
+        assert set(seen) == {"SELECT"}
+
+
+def test_uncommitted_rows_are_seen_by_their_session_only(engine: Engine):
+    """And are gone after a rollback; savepoints likewise."""
+    filled(engine)
+    query = vectors(1, 5)[0]
+    with Session(engine) as writer, Session(engine) as reader:
+        ours, theirs = Collection("docs", writer), Collection("docs", reader)
+        assert_right(ours)
+        for step in range(3):
+            ours.store_vectors([(f"new-{step}", query)])
+            nested = writer.begin_nested()
+            ours.store_vectors([("a-new-one", query)])
+            assert searched(ours, query)[0][0] == "a-new-one"
+            assert_right(theirs)
+            assert searched(theirs, query)[0][0] not in {"a-new-one", f"new-{step}"}
+            nested.rollback()
+            assert searched(ours, query)[0][0] == f"new-{step}"
+            assert_right(ours)
+            writer.rollback()
+            assert_right(ours)
+
+
+def test_much_is_written(engine: Engine):
+    """By the thousand, in every order: what is in memory is tidied up, and stays right."""
+    docs = filled(engine, 3000)
+    generator = np.random.default_rng(3)
+    assert_right(docs)
+    for step in range(30):
+        ids = generator.integers(0, 4000, int(generator.integers(1, 500)))
+        new = vectors(len(ids), step)
+        docs.store_vectors((f"{at % 10}-{at}", v) for at, v in zip(ids, new, strict=True))
+        docs.delete_items([f"{at % 10}-{at}" for at in generator.integers(0, 4000, 50)])
+        assert_right(docs, step)
+    _, state = CACHE.guess(engine, embeddings.records.RECORDS, 1, SIZE)  # type: ignore[misc]
+    assert state.rows == docs.count()
+    assert len(state.radii) < 1.5 * state.rows
+    assert len(state.segments) < 20
+
+
+def test_a_pruned_log(engine: Engine):
+    """Whoever has been away for too long loads anew."""
+    docs = filled(engine)
+    assert_right(docs)
+    docs.store_vectors([("new", vectors(1)[0])])
+    write_elsewhere(
+        file_of(engine),
+        "DELETE FROM embeddings_log WHERE seq > 0 AND seq < (SELECT max(seq) FROM embeddings_log)",
+    )
+    assert_right(docs)
+
+
+def test_in_memory():
+    """A database in memory is searched from memory, and threads share it."""
+    docs = filled(None)
+    assert_right(docs)
+    docs.store_vectors([("new", vectors(1)[0])])
+    assert_right(docs)
+    docs.close()
+
+
+def test_many_collections(engine: Engine):
+    """Each has its own rows."""
+    collections = [filled(engine, 20 + at, f"docs-{at}") for at in range(12)]
+    for docs in collections * 2:
+        assert_right(docs)
+    assert [docs.status().rows for docs in collections] == [20 + at for at in range(12)]
+
+
+def test_the_budget(engine: Engine):
+    """What was not searched for longest goes first; what cannot fit is scanned."""
+    first, second = filled(engine, 500, "first"), filled(engine, 500, "second")
+    assert_right(first)
+    size = CACHE.nbytes
+    assert 0 < size <= first.status().budget
+    set_memory_budget(size * 3 // 2)
+    assert_right(second)
+    assert first.status().strategy == "scan"
+    assert second.status().strategy == "matrix"
+    assert CACHE.nbytes <= size * 3 // 2
+    set_memory_budget(1000)
+    query = vectors(1)[0]
+    assert searched(second, query) == scanned(second, query)
+    assert CACHE.nbytes <= 1000
+    assert "1000" in str(second.status().reason)
+    for wrong in (-1, 1.5, "1", None, True):
+        with pytest.raises(embeddings.InvalidQueryError, match="budget"):
+            set_memory_budget(wrong)  # type: ignore[arg-type]
+
+
+def test_the_first_search_scans(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """A program that searches once does not pay for loading; the second search loads."""
+    monkeypatch.setattr(build, "BUILT_AT", 2)
+    docs = filled(engine)
+    assert "second search" in str(docs.status().reason)
+    searched(docs, vectors(1)[0])
+    assert docs.status().strategy == "scan"
+    searched(docs, vectors(1)[0])
+    assert docs.status().strategy == "matrix"
+
+
+def test_the_status_of_nothing(engine: Engine):
+    """Neither a collection that does not exist nor an empty one is an error."""
+    assert Collection("nothing", engine, model_id="m").status().strategy == "scan"
+
+
+def test_threads(engine: Engine):
+    """Threads search and write side by side: one loads while the others scan."""
+    write_ahead(engine)
+    filled(engine, 2000)
+    failures: list[BaseException] = []
+    start = threading.Barrier(6)
+
+    def work(seed: int) -> None:
+        try:
+            start.wait()
+            with Session(engine) as session:
+                docs = Collection("docs", session)
+                for at, query in enumerate(vectors(20, seed)):
+                    if seed < 2:
+                        docs.store_vectors([(f"{seed}-{at}", query)])
+                        session.commit()
+                    session.execute(text("BEGIN"))  # one snapshot for both
+                    assert searched(docs, query) == scanned(docs, query)
+                    session.rollback()
+        except BaseException as error:  # noqa: BLE001  it is raised in the test's own thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def _in_the_child(path: str, results: Any) -> None:
+    engine = create_engine(f"sqlite:///{path}")
+    docs = Collection("docs", engine)
+    docs.store_vectors([("child", vectors(1, 11)[0])])
+    assert_right(docs)
+    results.put([id for id, _ in searched(docs, vectors(1, 11)[0])][:1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_fork_while_another_thread_builds(engine: Engine):
+    """The child waits for no thread of the parent, and what it has inherited stays right."""
+    docs = filled(engine)
+    assert_right(docs)
+    engine.dispose()
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    key, _ = CACHE.guess(engine, embeddings.records.RECORDS, 1, SIZE)  # type: ignore[misc]
+    slot = CACHE.slot(engine, embeddings.records.RECORDS, key)
+    with CACHE._lock, slot.turn:
+        child = context.Process(target=_in_the_child, args=(file_of(engine), results))
+        child.start()
+    assert results.get(timeout=60) == ["child"]
+    child.join()
+    assert searched(docs, vectors(1, 11)[0])[0][0] == "child"
+    assert_right(docs)
+
+
+WRITER = """
+import sqlite3, sys, numpy as np
+connection = sqlite3.connect(sys.argv[1], timeout=60, isolation_level=None)
+generator = np.random.default_rng(1)
+print("ready", flush=True)
+while True:
+    vector = generator.standard_normal(8).astype("f4").tobytes()
+    at = int(generator.integers(0, 300))
+    kind = generator.integers(0, 4)
+    if kind:
+        connection.execute("INSERT OR REPLACE INTO embeddings (collection_id, id, embedding) "
+                           "VALUES (1, ?, ?)", (f"{at % 10}-{at}", vector))
+    else:
+        connection.execute("DELETE FROM embeddings WHERE collection_id = 1 AND id = ?",
+                           (f"{at % 10}-{at}",))
+"""
+
+
+def test_a_second_process_writes_at_full_speed(engine: Engine):
+    """Every answer is that of a scan of the same snapshot."""
+    path = file_of(engine)
+    write_ahead(engine)
+    filled(engine)
+    writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE)
+    assert writer.stdout
+    writer.stdout.readline()
+    wrong = 0
+    try:
+        with Session(engine) as session:
+            docs = Collection("docs", session)
+            for number in range(SEARCHES):
+                query = vectors(1, number)[0]
+                if number % 2:
+                    searched(docs, query)  # what follows has to do with several snapshots
+                session.execute(text("BEGIN"))
+                wrong += searched(docs, query) != scanned(docs, query)
+                session.rollback()
+    finally:
+        writer.kill()
+        writer.wait()
+        writer.stdout.close()
+    assert wrong == 0
+
+
+# The moments in between
+
+
+def moments(engine: Engine, at: int, state: str) -> tuple[Any, list[Any]]:
+    """Return what was found while another process wrote, and what there was before and after."""
+    path = file_of(engine)
+    query = vectors(1, 5)[0]
+    docs = Collection("docs", engine)
+    before = scanned(docs, query, number=3)
+    nearest = vectors(300)[int(before[0][0].split("-")[1])]
+    if state == "known":
+        searched(docs, query)
+    count = 0
+
+    def write(*_: object) -> None:
+        nonlocal count
+        count += 1
+        if count == at + 1:
+            with closing(sqlite3.connect(path)) as connection, connection:
+                connection.execute(SET, (query.tobytes(), "3-3"))  # becomes the best
+                moved = nearest + np.float32(1e-3)  # and what was the best hardly changes
+                connection.execute(SET, (moved.tobytes(), before[0][0]))
+
+    # A host's Session begins no transaction to read: each statement is a snapshot of its own.
+    with Session(engine) as session:
+        event.listen(engine, "before_cursor_execute", write)
+        try:
+            found = searched(Collection("docs", session), query, number=3)
+        finally:
+            event.remove(engine, "before_cursor_execute", write)
+    return found, [before, scanned(docs, query, number=3)]
+
+
+@pytest.mark.parametrize("at", range(10))
+@pytest.mark.parametrize("state", ["unknown", "known"])
+def test_a_write_between_two_statements(at: int, state: str, engine: Engine):
+    """The answer is that of one moment, wherever in the search the write falls."""
+    write_ahead(engine)
+    filled(engine)
+    found, possible = moments(engine, at, state)
+    assert found in possible
+
+
+def test_position_and_rows_by_two_statements_are_shown(
+    tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A fault seeded on purpose: with the position of one snapshot, and the rows of another."""
+    real = statements.answer
+
+    def by_two(session: Any, records: Any, of: int, base: Mark, ids: Any, *rest: Any) -> Any:
+        first = real(session, records, of, base, [], *rest)
+        rows = session.connection().exec_driver_sql(
+            "SELECT id, embedding, content, metadata FROM embeddings WHERE collection_id = ? "
+            "AND id IN (SELECT value FROM json_each(?))",
+            (of, json.dumps(ids)),
+        )
+        return first._replace(rows=[tuple(row) for row in rows])
+
+    monkeypatch.setattr(statements, "answer", by_two)
+    shown = []
+    for at in range(5):
+        engine = create_engine(f"sqlite:///{shutil.copy(migrated, tmp_path / f'{at}.db')}")
+        write_ahead(engine)
+        filled(engine)
+        found, possible = moments(engine, at, "known")
+        shown.append(found not in possible)
+        engine.dispose()
+    assert any(shown)
+
+
+def during_the_load(monkeypatch: pytest.MonkeyPatch, at: int, write: Callable[[], None]) -> None:
+    """Let something be written before the nth part of a load, or after the last."""
+    real = statements.load
+
+    def load(*arguments: Any) -> Iterator[Any]:
+        number = 0
+        for part in real(*arguments):
+            if number == at:
+                write()
+            number += 1
+            yield part
+        if at >= number:
+            write()
+
+    monkeypatch.setattr(statements, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(statements, "load", load)
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["same connection", "another"])
+@pytest.mark.parametrize("at", range(5))
+def test_a_write_during_the_load(
+    at: int, is_ours: bool, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """Whether or not the load has passed the row by then, what comes of it is right."""
+    assert not _stale_after_a_write_during_the_load(at, is_ours, engine, monkeypatch)
+
+
+@pytest.mark.parametrize("is_ours", [True, False], ids=["same connection", "another"])
+def test_not_reading_the_head_again_is_shown(
+    is_ours: bool, engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """A fault seeded on purpose: with the head that was read after the load, and not before."""
+    monkeypatch.setattr(build, "_same", lambda before, after, _: after.mark)
+    stale = _stale_after_a_write_during_the_load(2, is_ours, engine, monkeypatch)
+    assert stale
+
+
+def _stale_after_a_write_during_the_load(
+    at: int, is_ours: bool, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> bool:
+    write_ahead(engine)
+    filled(engine)
+    query = vectors(1, 5)[0]
+    with Session(engine) as session:
+        docs = Collection("docs", session)
+
+        def write() -> None:
+            if is_ours:
+                driver: Any = session.connection().connection.driver_connection
+                driver.execute(SET, (query.tobytes(), "0-0"))
+            else:
+                write_elsewhere(file_of(engine), SET, query.tobytes(), "0-0")
+
+        during_the_load(monkeypatch, at, write)
+        searched(docs, query)
+        stale = False
+        for _ in range(3):
+            stale |= searched(docs, query) != scanned(docs, query)
+            stale |= searched(docs, query, number=1) != scanned(docs, query, number=1)
+        return stale

@@ -1,0 +1,161 @@
+"""A search from memory gives what a scan in the same session gives, whatever was written by whom.
+
+`make long` tells many more of the random histories.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from embeddings import schema
+from embeddings.search.matrix import build, screen, statements, strategy
+from tests.reliability.history import SQL, History, template
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EXAMPLES = int(os.environ.get("EMBEDDINGS_HISTORIES", "60"))
+EXAMPLES_OF_FAULTS = 300  # at most: the first that shows ends it
+
+
+@pytest.fixture(autouse=True)
+def _from_the_first_search_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(build, "BUILT_AT", 1)
+
+
+def tell(
+    folder: Path,
+    examples: int,
+    *,
+    sql: tuple[str, ...] = SQL,
+    deterministic: bool = False,
+) -> None:
+    """Run histories from a new file."""
+
+    class Here(History):
+        pass
+
+    Here.template, Here.sql = template(folder), sql
+    run_state_machine_as_test(
+        Here,
+        settings=settings(
+            max_examples=examples,
+            stateful_step_count=50,
+            deadline=None,
+            database=None,
+            derandomize=deterministic,
+            print_blob=False,
+            phases=[Phase.generate] if deterministic else [Phase.generate, Phase.shrink],
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+
+
+def test_random_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In every history every answer is that of a scan, and most come from memory."""
+    counts = {"memory": 0, "scan": 0}
+    search = strategy._search
+
+    def counted(*arguments):
+        try:
+            rows = search(*arguments)
+        except build.MustScan:
+            counts["scan"] += 1
+            raise
+        counts["memory"] += 1
+        return rows
+
+    monkeypatch.setattr(strategy, "_search", counted)
+    tell(tmp_path, EXAMPLES)
+
+    assert counts["memory"] > 4 * counts["scan"]
+
+
+# Faults, each seeded on purpose: the histories have to show it.
+
+
+@pytest.fixture
+def _one_line_of_defence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave out the second one, the look at the bounds, which makes up for most of the faults."""
+    monkeypatch.setattr(screen.Candidates, "agree", lambda *_, **__: True)
+
+
+def assert_shown(folder: Path, sql: tuple[str, ...] = SQL) -> None:
+    with pytest.raises(AssertionError):
+        tell(folder, EXAMPLES_OF_FAULTS, sql=sql, deterministic=True)
+
+
+@pytest.mark.usefixtures("_one_line_of_defence")
+def test_a_counter_instead_of_a_token_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A number that comes back after a rollback does not tell what is behind it."""
+    side_tables = schema.side_tables
+    monkeypatch.setattr(
+        schema,
+        "side_tables",
+        lambda *a: [sql.replace("randomblob(16)", "zeroblob(16)") for sql in side_tables(*a)],
+    )
+
+    class Here(History):
+        pass
+
+    Here.template = template(tmp_path)
+    history = Here()
+    nobody = {"looked_for": None, "number": 1, "prefix": None, "lookers": 0}
+    try:  # the shortest of the histories that show it
+        history.store(0, ["z"], 6, **nobody | {"lookers": 1})
+        history.end(0, "ROLLBACK", **nobody)
+        with pytest.raises(AssertionError):
+            history.store(1, ["c"], 2, **nobody | {"lookers": 2})
+    finally:
+        history.teardown()
+
+
+# The fifth, for a row that another displaces by its rowid, only adds a deletion to the log, which
+# changes no answer: what is not there is not read. The log's own tests show its absence.
+SHOWN_BY = {
+    "insert": "INSERT",
+    "update": "UPDATE",
+    "delete": "DELETE FROM embeddings WHERE",
+    "update_rowid": "SET rowid",
+}
+
+
+@pytest.mark.usefixtures("_one_line_of_defence")
+@pytest.mark.parametrize("name", SHOWN_BY)
+def test_a_missing_trigger_is_shown(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Without it some kind of statement goes unnoticed."""
+    side_tables, names = schema.side_tables, schema.trigger_names
+    created = f'CREATE TRIGGER "embeddings_log_{name}"'
+    monkeypatch.setattr(
+        schema,
+        "side_tables",
+        lambda *a: [sql for sql in side_tables(*a) if created not in sql],
+    )
+    monkeypatch.setattr(
+        statements, "trigger_names", lambda *a: [n for n in names(*a) if not n.endswith(f"_{name}")]
+    )
+    compiled = (statements._is_logged, statements._position, statements._answer_sql)
+    for function in compiled:
+        function.cache_clear()
+    try:
+        assert_shown(tmp_path, tuple(sql for sql in SQL if SHOWN_BY[name] in sql))
+    finally:
+        for function in compiled:
+            function.cache_clear()
+
+
+@pytest.mark.usefixtures("_one_line_of_defence")
+def test_an_overlay_shown_to_another_session_is_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What one session wrote and did not commit is not in the history of another."""
+    as_position = statements._as_position
+    monkeypatch.setattr(
+        statements, "_as_position", lambda row: as_position(row)._replace(has_base=True)
+    )
+    assert_shown(tmp_path)
