@@ -38,7 +38,7 @@ long: $(VENV)/.dev
 		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed
 
 bench: $(VENV)/.bench
-	$(BIN)/python benchmarks/sqlite.py
+	$(BIN)/python -m benchmarks.sqlite
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.postgresql
 	$(BIN)/python benchmarks/search.py
 

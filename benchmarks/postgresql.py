@@ -29,7 +29,7 @@ from embeddings.search.pgvector import EF_SEARCH
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BULK_ROWS, BULK_DIMENSIONS, BULK_BATCH = 10_000, 1536, 1_000
+BULK_DIMENSIONS, BULK_BATCH = 1536, 1_000
 DIMENSIONS, CLUSTERS, SPREAD = 384, 1_000, 0.7
 TEXT = "A sentence of about the length that people store, with its number at the end: "
 COLUMNS = ("int4", "text", "vector", "text", "bytea", "bytea", "jsonb", "int4")
@@ -55,12 +55,12 @@ class Bench:
             connection.execute(text("CHECKPOINT"))
 
 
-def bulk(bench: Bench, rounds: int) -> None:
+def bulk(bench: Bench, number_of_rows: int, rounds: int) -> None:
     generator = np.random.default_rng(0)
-    matrix = generator.standard_normal((BULK_ROWS, BULK_DIMENSIONS)).astype(np.float32)
-    texts = [f"{TEXT}{number}" for number in range(BULK_ROWS)]
-    ids = [f"doc-{number:06d}" for number in range(BULK_ROWS)]
-    metadata = [{"number": number} for number in range(BULK_ROWS)]
+    matrix = generator.standard_normal((number_of_rows, BULK_DIMENSIONS)).astype(np.float32)
+    texts = [f"{TEXT}{number}" for number in range(number_of_rows)]
+    ids = [f"doc-{number:06d}" for number in range(number_of_rows)]
+    metadata = [{"number": number} for number in range(number_of_rows)]
     model = FakeModel(dict(zip(texts, matrix, strict=True)))
     hashes = [hashlib.md5(text.encode(), usedforsecurity=False).digest() for text in texts]
     entries = list(zip(ids, texts, metadata, strict=True))
@@ -83,10 +83,10 @@ def bulk(bench: Bench, rounds: int) -> None:
         def work() -> None:
             cursor = bench.raw.cursor()
             cursor.execute("INSERT INTO collections (id, name, model) VALUES (1, 'docs', 'fake')")
-            for start in range(0, BULK_ROWS, BULK_BATCH):
+            for start in range(0, number_of_rows, BULK_BATCH):
                 with cursor.copy("COPY embeddings FROM STDIN (FORMAT BINARY)") as rows:
                     rows.set_types(COLUMNS)
-                    for i in range(start, start + BULK_BATCH):
+                    for i in range(number_of_rows)[start : start + BULK_BATCH]:
                         rows.write_row(
                             (1, ids[i], matrix[i], texts[i], None, hashes[i], Jsonb(metadata[i]), 0)
                         )
@@ -94,7 +94,7 @@ def bulk(bench: Bench, rounds: int) -> None:
 
         return seconds(work)
 
-    name = f"embed_multi_with_metadata, {BULK_ROWS} x {BULK_DIMENSIONS}"
+    name = f"embed_multi_with_metadata, {number_of_rows} x {BULK_DIMENSIONS}"
     ratio(f"{name} / raw COPY into the same table", ours, copy, rounds, "2.0")
 
     if find_spec("langchain_postgres") is None:
@@ -112,9 +112,9 @@ def bulk(bench: Bench, rounds: int) -> None:
         store = PGVectorStore.create_sync(peer, no_model, "langchain")
 
         def work() -> None:
-            for start in range(0, BULK_ROWS, BULK_BATCH):
+            for start in range(0, number_of_rows, BULK_BATCH):
                 part = slice(start, start + BULK_BATCH)
-                ids_ = [f"00000000-0000-0000-0000-{n:012d}" for n in range(BULK_ROWS)[part]]
+                ids_ = [f"00000000-0000-0000-0000-{n:012d}" for n in range(number_of_rows)[part]]
                 store.add_embeddings(texts[part], lists[part], metadata[part], ids_)
 
         return seconds(work)
@@ -126,7 +126,7 @@ def bulk(bench: Bench, rounds: int) -> None:
         query = matrix[7] + matrix[8]
         as_list = query.tolist()
         ratio(
-            f"similar_by_vector, {BULK_ROWS} x {BULK_DIMENSIONS}, exact / langchain-postgres",
+            f"similar_by_vector, {number_of_rows} x {BULK_DIMENSIONS}, exact / langchain-postgres",
             lambda: seconds(lambda: docs.similar_by_vector(query, 10)),
             lambda: seconds(lambda: store.similarity_search_with_score_by_vector(as_list, 10)),
             rounds,
@@ -199,6 +199,7 @@ def search(bench: Bench, rows: int, rounds: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--bulk-rows", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--only", choices=["bulk", "search"])
     options = parser.parse_args()
@@ -209,7 +210,7 @@ def main() -> None:
     ).fetchone()
     print(f"PostgreSQL and pgvector {version}, median of {options.rounds} paired rounds\n")
     if options.only != "search":
-        bulk(bench, options.rounds)
+        bulk(bench, options.bulk_rows, options.rounds)
     if options.only != "bulk":
         search(bench, options.rows, options.rounds)
 

@@ -1,6 +1,6 @@
 """Ratios against `llm` and raw `sqlite3`, all measured in this one run, in alternation.
 
-    python benchmarks/sqlite.py [--rows 10000] [--dimensions 1536] [--rounds 5]
+    python -m benchmarks.sqlite [--rows 10000] [--dimensions 1536] [--rounds 5]
 
 Every figure is a median of paired rounds: this library's time divided by the peer's.
 """
@@ -10,12 +10,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sqlite3
-import statistics
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import llm
 import numpy as np
@@ -23,25 +21,11 @@ import sqlite_utils
 from llm.models import EmbeddingModel as LLMEmbeddingModel
 
 import embeddings
+from benchmarks.measure import FakeModel, ratio, seconds
 from embeddings.schema import TRIGGERS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 BATCH = 100
 TEXT = "A sentence of about the length that people store, with its number at the end: "
-
-
-class FakeModel(embeddings.EmbeddingModel):
-    """Hands out vectors that were made beforehand, as NumPy rows or as lists of floats."""
-
-    model_id = "fake"
-
-    def __init__(self, vectors: dict[str, Any]) -> None:
-        self._vectors = vectors
-
-    def embed_batch(self, items: Sequence[str | bytes]) -> list[Any]:
-        return [self._vectors[item] for item in items]  # type: ignore[index]
 
 
 class FakeLLMModel(LLMEmbeddingModel):
@@ -52,26 +36,6 @@ class FakeLLMModel(LLMEmbeddingModel):
 
     def embed_batch(self, items: Any, *, key: Any = None) -> Any:
         return [self._vectors[item] for item in items]
-
-
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def ratio(
-    name: str, ours: Callable[[], float], theirs: Callable[[], float], rounds: int, target: str
-) -> None:
-    """Print the ratio of two pieces of work that return the seconds they took."""
-    pairs = [(ours(), theirs()) for _ in range(rounds)]
-    ratios = sorted(a / b for a, b in pairs)
-    print(
-        f"{name:58} {statistics.median(ratios):8.4f}  ({ratios[0]:.4f} to {ratios[-1]:.4f})"
-        f"   {statistics.median(a for a, _ in pairs) * 1000:8.1f} ms against"
-        f" {statistics.median(b for _, b in pairs) * 1000:8.1f} ms   to reach: {target}",
-        flush=True,
-    )
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 As a program it runs a command with the server's URL in POSTGRESQL_URL:
 
-    python tests/server.py python benchmarks/postgresql.py
+    python -m tests.server python -m benchmarks.postgresql
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def postgresql() -> Iterator[str]:
             configuration.write("\n".join((*SETTINGS, f"unix_socket_directories='{folder}'", "")))
         run("pg_ctl", "start", "-w")
         stop = [str(programs / "pg_ctl"), "-D", str(data), "stop", "-w", "-m", "immediate"]
-        with subprocess.Popen(  # noqa: S603
+        with subprocess.Popen(
             [*AT_THE_END, *stop],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
