@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from typing import TYPE_CHECKING, Any
@@ -16,18 +17,21 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    column,
     delete,
     exists,
     func,
     literal,
     literal_column,
+    null,
     select,
+    table,
     true,
     type_coerce,
 )
 from sqlalchemy.types import Boolean, Integer, LargeBinary, TypeDecorator
 
-from .dialects import PerDialect
+from .dialects import PerDialect, identifier
 from .errors import InvalidQueryError, InvalidVectorError
 from .records import PGJSON, Records, as_jsonb, check_text
 from .vectors import ITEM_BYTES
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
     from .target import Found
 
+MAX_NAME_BYTES = 63  # of a name in PostgreSQL
 # Rows that tell the dimensions of a collection: PostgreSQL lets nobody store corrupt ones.
 SAMPLE = PerDialect(sqlite=literal_column("16"), postgresql=literal_column("1"))
 
@@ -175,6 +180,51 @@ def check_dimensions(session: Session, records: Records, found: Found, dimension
             f"the query vector has {dimensions} dimensions, and those of the collection "
             f"{found.size // ITEM_BYTES}"
         )
+
+
+def index_prefix(records: Records) -> str:
+    """Return how the names of the HNSW indexes begin; the collection's id and `_hnsw` follow."""
+    table = records.embeddings.name
+    if len(table.encode()) > MAX_NAME_BYTES - len("idx__") - len("_2147483647_hnsw"):
+        table = hashlib.sha256(table.encode()).hexdigest()[:16]
+    return f"idx_{table}_"
+
+
+def index_settings(records: Records) -> ColumnElement[str | None]:
+    """Return the SQL of pgvector's settings, if the collection of the outer query has an index.
+
+    They are those that a search by the index changes and puts back: `hnsw.ef_search` and
+    `hnsw.iterative_scan` with a bar between them. NULL without a valid index.
+    """
+    collections, embeddings = records.collections, records.embeddings
+    index = table("pg_index", *map(column, ("indexrelid", "indrelid", "indisvalid")))
+    relation = table("pg_class", column("oid"), column("relname"))
+    of_the_table = (  # by any row, because a name may be another schema's
+        select(literal_column(f"{identifier(embeddings.name)}.tableoid"))
+        .select_from(embeddings)
+        .where(embeddings.c.collection_id == collections.c.id)
+        .order_by(embeddings.c.id)
+        .limit(1)
+        .correlate(collections)
+        .scalar_subquery()
+    )
+    setting = (
+        func.coalesce(func.current_setting(literal(f"hnsw.{name}"), true()), "")
+        for name in ("ef_search", "iterative_scan")
+    )
+    settings = (
+        select(func.concat_ws("|", *setting))
+        .select_from(index.join(relation, relation.c.oid == index.c.indexrelid))
+        .where(
+            relation.c.relname
+            == func.concat(index_prefix(records), collections.c.id, literal("_hnsw")),
+            index.c.indrelid == of_the_table,
+            index.c.indisvalid,
+        )
+        .correlate(collections)
+        .scalar_subquery()
+    )
+    return PerDialect(sqlite=null(), postgresql=settings, type_=Text())
 
 
 def is_one_of(id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:

@@ -15,7 +15,7 @@ from .errors import BindingError, ModelMismatchError, ModelRequiredError, Schema
 from .keys import K
 from .model import embed_checked
 from .schema import lacks_tables
-from .sql import dialect_of, run, stored_size
+from .sql import dialect_of, index_settings, run, stored_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,6 +37,8 @@ class Found(NamedTuple):
     model_id: str
     size: int | None
     """The bytes of a vector, by any row of the collection; None if it has no valid one."""
+    index_settings: str | None
+    """See `sql.index_settings`."""
 
 
 class Target(Generic[K]):
@@ -204,7 +206,7 @@ class Target(Generic[K]):
 @functools.cache
 def _by_name(records: Records) -> Executable:
     columns = records.collections.c
-    return select(columns.id, columns.model, stored_size(records)).where(
+    return select(columns.id, columns.model, stored_size(records), index_settings(records)).where(
         columns.name == bindparam("called")
     )
 

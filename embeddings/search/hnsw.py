@@ -6,7 +6,6 @@ the vectors cast to the collection's dimensions. A query uses it if it says the 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from sqlalchemy.types import UserDefinedType
 
 from ..dialects import identifier
 from ..errors import IndexingError
+from ..sql import index_prefix
 from ..vectors import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 OLDEST_PGVECTOR = (0, 8, 0)  # the first with iterative scans, without which filters starve
 MAX_VECTOR, MAX_HALFVEC = 2_000, 4_000  # dimensions that HNSW takes
-NAME_BYTES = 63
 
 
 class Sized(UserDefinedType[Any]):
@@ -72,12 +71,7 @@ class IndexInfo:
 
 def index_name(records: Records, collection_id: int) -> str:
     """Return the name of the index of a collection."""
-    table = records.embeddings.name
-    name = f"idx_{table}_{collection_id}_hnsw"
-    if len(name.encode()) <= NAME_BYTES:
-        return name
-    digest = hashlib.sha256(table.encode()).hexdigest()[:16]
-    return f"idx_{digest}_{collection_id}_hnsw"
+    return f"{index_prefix(records)}{collection_id}_hnsw"
 
 
 def table_name(connection: Connection, records: Records) -> str:

@@ -21,7 +21,7 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
-    text,
+    true,
     type_coerce,
 )
 from sqlalchemy.ext.compiler import compiles
@@ -30,7 +30,7 @@ from ..records import PGVector
 from ..sql import check_dimensions, connection_of, run
 from ..vectors import ITEM_BYTES, to_pgvector_text
 from ..wire import vector_writer
-from .hnsw import OF_COLLECTION, distance, index_info, parameters
+from .hnsw import distance
 from .query import Query, Ranking, ScoredRow
 
 if TYPE_CHECKING:
@@ -76,10 +76,9 @@ def search(
         return Ranking([])
     send = vector_writer(connection_of(session, records))
     sought = {"sought": send(vector.astype("f4"))}
-    if _may_use_index(session, records, found, query) and (
-        settings := _begin_index_scan(session, records, found, query)
-    ):
-        statement = _built(_nearly_and_end, records, found.id, vector.size, query)
+    if found.index_settings is not None and _may_use_index(session, records, found, query):
+        settings = _parameters(found.index_settings, query)
+        statement = _built(_nearly_and_settings, records, found.id, vector.size, query)
         nearest = run(session, records, statement, sought | settings).all()
         if not nearest:
             run(session, records, select(*_END), settings)
@@ -123,10 +122,7 @@ def matches(
     """
     check_dimensions(session, records, found, vector.size)
     sought = bindparam(None, vector.astype("f4"), _Sent())
-    make = _exactly
-    if query.exact is False:
-        index = index_info(connection_of(session, records), records, found.id)
-        make = _nearly if index and index.is_valid else _exactly
+    make = _nearly if query.exact is False and found.index_settings is not None else _exactly
     best = make(records, found.id, sought, vector.size, query).subquery()
     statement = select(keys.from_stored(best.c.id).label("id"), best.c.score)
     if make is _nearly:
@@ -252,13 +248,18 @@ def _candidates(query: Query) -> int:
 
 
 def _nearly(
-    records: Records, collection_id: int, sought: ColumnElement[Any], size: int, query: Query
+    records: Records,
+    collection_id: int,
+    sought: ColumnElement[Any],
+    size: int,
+    query: Query,
+    *conditions: ColumnElement[bool],
 ) -> Select[Any]:
     columns = records.embeddings.c
     vector = type_coerce(columns.embedding, PGVector)
     nearest = (
         select(columns.id, columns.content, columns.metadata, vector.label("embedding"))
-        .where(_of(records, collection_id), *query.conditions)
+        .where(_of(records, collection_id), *query.conditions, *conditions)
         .order_by(distance(vector, sought, size))
         .limit(_limit(_candidates(query)))
         .subquery()
@@ -284,33 +285,31 @@ def _scored(best: Subquery, apart: ColumnElement[float], min_score: float | None
     return statement if min_score is None else statement.where(score >= min_score)
 
 
-def _begin_index_scan(
-    session: Session, records: Records, found: Found, query: Query
-) -> dict[str, str | None] | None:
-    """Set up index scans in the transaction and return the settings before, or do nothing.
-
-    That is so if the collection has no valid index.
-    """
-    of_collection = parameters(connection_of(session, records), records, found.id)
-    candidates = str(min(MAX_EF_SEARCH, max(EF_SEARCH, _candidates(query))))
-    row = run(session, records, _BEGIN, {"candidates": candidates, **of_collection}).first()
-    return None if row is None else {"ef_search": row[0], "iterative_scan": row[1]}
-
-
-_BEGIN = text(
-    "SELECT current_setting('hnsw.ef_search', true), "
-    "current_setting('hnsw.iterative_scan', true), "
-    "set_config('hnsw.ef_search', :candidates, true), "
-    "set_config('hnsw.iterative_scan', 'relaxed_order', true) "
-    f"{OF_COLLECTION} AND i.indisvalid"
+# The settings of a search by the index. They are put back: the transaction may be the host's.
+_SETTINGS = ("ef_search", "iterative_scan")
+_BEGIN = tuple(
+    select(func.set_config(f"hnsw.{name}", bindparam(f"new_{name}", type_=Text), true()))
+    .scalar_subquery()
+    .is_not(None)
+    for name in _SETTINGS
 )
-# Puts the settings back: the transaction may be the host's.
 _END = tuple(
-    func.set_config(f"hnsw.{name}", bindparam(name, type_=Text), literal_column("true"))
-    for name in ("ef_search", "iterative_scan")
+    func.set_config(f"hnsw.{name}", bindparam(f"old_{name}", type_=Text), true())
+    for name in _SETTINGS
 )
 
 
-def _nearly_and_end(*arguments: Any) -> Select[Any]:
-    # The rows are those of a sorted subquery: the index has been read when the first one comes.
-    return _nearly(*arguments).add_columns(*_END)
+def _parameters(settings: str, query: Query) -> dict[str, str | None]:
+    candidates = min(MAX_EF_SEARCH, max(EF_SEARCH, _candidates(query)))
+    old = [value or None for value in settings.split("|")]
+    return {
+        "new_ef_search": str(candidates),
+        "new_iterative_scan": "relaxed_order",
+        **{f"old_{name}": value for name, value in zip(_SETTINGS, old, strict=True)},
+    }
+
+
+def _nearly_and_settings(*arguments: Any) -> Select[Any]:
+    # A condition about no column is looked at before the index is read; and it has been read when
+    # the first row comes out of the sorted subquery.
+    return _nearly(*arguments, *_BEGIN).add_columns(*_END)
