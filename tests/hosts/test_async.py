@@ -1184,13 +1184,12 @@ async def test_the_loop_goes_on_while_a_model_runs(sqlite_url):
         await assert_goes_on("similar", lambda: docs.similar("x"))
 
 
+@pytest.mark.parametrize("url", [SQLITE], indirect=True)
 @asynchronous
-async def test_the_loop_goes_on_during_a_scan(url, sqlite_url, plain):
-    """20,000 vectors of 384 dimensions are read and scored in pieces."""
+async def test_the_loop_goes_on_during_a_scan(url, plain):
+    """20,000 vectors of 384 dimensions are read and scored in pieces; PostgreSQL does it itself."""
     random = np.random.default_rng(1)
     vectors = random.standard_normal((20_000, 384), np.float32)
-    if not is_sqlite(url):
-        vectors = vectors[:5_000]  # the server scores them
     Collection("docs", plain, model=DeterministicModel()).store_vectors(
         ((str(number), vector) for number, vector in enumerate(vectors)), batch_size=5_000
     )
@@ -1305,7 +1304,7 @@ def locked(plain: Engine) -> Iterator[None]:
         connection.rollback()
 
 
-@pytest.mark.usefixtures("ends_cancelled")
+@on_postgresql
 @pytest.mark.parametrize("how", ["cancel", "timeout"])
 @pytest.mark.parametrize("operation", ["embed", "store_vectors", "delete_items"])
 @pytest.mark.parametrize("way", ["session", "engine"])
@@ -1313,7 +1312,10 @@ def locked(plain: Engine) -> Iterator[None]:
 async def test_a_task_is_cancelled_while_a_statement_waits_for_a_lock(
     url, plain, way, operation, how
 ):
-    """The session is usable after its rollback; nothing of the operation comes later."""
+    """The session is usable after its rollback; nothing of the operation comes later.
+
+    In aiosqlite's thread SQLite itself waits, and cannot be interrupted.
+    """
     async with connected(url) as engine:
         async with reached(engine, way) as db:
             docs: AsyncCollection[Any] = AsyncCollection("docs", db, model=DeterministicModel())

@@ -47,8 +47,9 @@ SETTINGS = ("hnsw.ef_search", "hnsw.iterative_scan")
 
 
 def drop_all(engine: Engine) -> None:
-    """Drop the indexes of all collections, which a TRUNCATE of the tables leaves."""
+    """Drop the indexes of all collections, and rows deleted by others, which a build may see."""
     with engine.begin() as connection:
+        connection.execute(text("TRUNCATE collections, embeddings RESTART IDENTITY"))
         for name in connection.scalars(
             text(
                 "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam "
@@ -366,16 +367,15 @@ def test_an_invalid_index_is_built_anew(host: Engine, bound: str):
     """What a concurrent build that failed has left serves no search, and is replaced."""
     vectors = some()
     docs = stored(host, vectors)
-    odd = text("UPDATE embeddings SET embedding = '[1,2,3]' WHERE id = '00007'")
+    name = docs.create_index().name
     with host.begin() as connection:
-        connection.execute(odd)
-    with pytest.raises((DBAPIError, EmbeddingsError)):
-        docs.create_index()
-    left = docs.index_info()
-    if left is not None:
-        assert not left.is_valid
-        assert docs.similar_by_vector(vectors[3], 5).exact
-    docs.delete_items(["00007"])
+        left = {"name": name}
+        invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(:name)"
+        connection.execute(text(invalid), left)
+    info = docs.index_info()
+    assert info is not None
+    assert not info.is_valid
+    assert docs.similar_by_vector(vectors[3], 5).exact
 
     with Session(host) as session:
         again = docs if bound == "engine" else Collection("docs", session)
@@ -385,6 +385,20 @@ def test_an_invalid_index_is_built_anew(host: Engine, bound: str):
 
     assert (info.is_valid, info.m, info.ef_construction) == (True, 4, 16)
     assert docs.index_info() == info
+
+
+def test_a_build_that_fails_on_an_engine_leaves_nothing(host: Engine):
+    """Rows of other dimensions are no obstacle any more once they are gone."""
+    docs = stored(host, some())
+    with host.begin() as connection:
+        odd = "UPDATE embeddings SET embedding = '[1,2,3]' WHERE id = '00007'"
+        connection.execute(text(odd))
+    with pytest.raises((DBAPIError, EmbeddingsError)):
+        docs.create_index()
+    assert docs.index_info() is None
+
+    docs.delete_items(["00007"])
+    assert docs.create_index(m=4, ef_construction=16).is_valid
 
 
 def test_rows_of_other_dimensions_and_a_build_on_a_session(host: Engine):
