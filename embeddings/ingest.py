@@ -21,7 +21,16 @@ from .dialects import insert_into
 from .errors import InvalidVectorError
 from .model import Kind, batches
 from .records import JSONText, Metadata, Records, now
-from .sql import connection_of, dialect_of, is_one_of, is_one_of_parameter, run, vector_size
+from .sql import (
+    compiled,
+    connection_of,
+    dialect_of,
+    is_one_of,
+    is_one_of_parameter,
+    run,
+    schema_map_of,
+    vector_size,
+)
 from .vectors import ITEM_BYTES, Float32
 from .wire import metadata_writer, vector_writer
 
@@ -306,8 +315,8 @@ def _upsert(
 
     SQLAlchemy's own processing of parameters, a row at a time, costs as much as the insert.
     """
-    schema_map = connection.get_execution_options().get("schema_translate_map") or {}
-    sql, names = _upsert_sql(records, connection.dialect, tuple(schema_map.items()))
+    schema_map = tuple(schema_map_of(connection).items())
+    sql, names = _upsert_sql(records, connection.dialect, schema_map)
     updated, as_sent, as_json = now(), vector_writer(connection), metadata_writer(connection)
     values = [
         (
@@ -343,9 +352,7 @@ def _upsert_sql(
             if not column.primary_key
         },
     )
-    mapped = {"schema_translate_map": dict(schema_map), "render_schema_translate": True}
-    options: dict[str, Any] = mapped if schema_map else {}
-    return str(upsert.compile(dialect=dialect, **options)), [column.name for column in table.c]
+    return str(compiled(upsert, dialect, schema_map)), [column.name for column in table.c]
 
 
 def _change(

@@ -18,7 +18,7 @@ from sqlalchemy.schema import DropTable
 
 from .errors import SchemaError
 from .records import RECORDS, Base, Records
-from .sql import connection_of, dialect_of
+from .sql import connection_of, dialect_of, schema_map_of
 from .transactions import commits_each_statement, owned_transaction, sqlite_transaction
 
 if TYPE_CHECKING:
@@ -162,8 +162,7 @@ def migrations_dir() -> Path:
 
 def schema_of(connection: Connection) -> str | None:
     """Return the schema into which the connection puts a table that names none; None on SQLite."""
-    translated = connection.get_execution_options().get("schema_translate_map") or {}
-    schema: str | None = translated.get(None)
+    schema = schema_map_of(connection).get(None)
     if schema is None and connection.dialect.name == "postgresql":
         schema = connection.scalar(select(func.current_schema()))
     return schema
@@ -350,7 +349,7 @@ def _llm_migrations(records: Records) -> list[str]:
 def missing_tables(session: Session, records: Records) -> bool:
     """Return whether one of the two tables is absent."""
     connection = connection_of(session, records)
-    translated = connection.get_execution_options().get("schema_translate_map") or {}
+    translated = schema_map_of(connection)
     inspector = inspect(connection)
     return not all(
         inspector.has_table(table.name, translated.get(table.schema, table.schema))

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Result, ScalarSelect
     from sqlalchemy.orm import Session
+    from sqlalchemy.sql.compiler import Compiled
     from sqlalchemy.types import TypeEngine
 
     from .target import Found
@@ -70,6 +71,21 @@ class Members(TypeDecorator[list[str]]):
 def connection_of(session: Session, records: Records) -> Connection:
     """Return the connection, in the session's transaction, of the bind that has the embeddings."""
     return session.connection({"mapper": records.embedding.__mapper__})
+
+
+def schema_map_of(connection: Connection) -> dict[str | None, str]:
+    """Return which schemas the connection puts in the place of others."""
+    return connection.get_execution_options().get("schema_translate_map") or {}
+
+
+def compiled(
+    statement: Executable, dialect: Dialect, schema_map: Iterable[tuple[str | None, str]]
+) -> Compiled:
+    """Return a statement for the driver, for those who keep it and execute it themselves."""
+    schemas = dict(schema_map)
+    mapped = {"schema_translate_map": schemas, "render_schema_translate": True}
+    options: dict[str, Any] = mapped if schemas else {}
+    return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined, no-any-return]
 
 
 def dialect_of(session: Session, records: Records) -> Dialect:

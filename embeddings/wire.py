@@ -34,8 +34,8 @@ class Packed:
 def vector_writer(connection: Connection) -> Callable[[Float32], Any]:
     """Return what turns a vector into a parameter for the connection's driver.
 
-    Text is 20 times slower than binary, and binary needs an adapter: on psycopg one for a class
-    of this library's own, which changes nothing for the host.
+    Text is over ten times slower than binary, and binary needs an adapter: on psycopg one for a
+    class of this library's own, which changes nothing for the host.
     """
     if connection.dialect.name == "sqlite":
         return as_stored

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,7 +15,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool, StaticPool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 on_a_session = pytest.mark.parametrize("db", ["session"], indirect=True)
 """For what does not depend on the database."""
@@ -90,3 +92,15 @@ def rows_of(db: Any, statement: str | Executable) -> list[Any]:
         return list(
             connection.execute(text(statement) if isinstance(statement, str) else statement)
         )
+
+
+def in_threads(work: Callable[[int], None], count: int = 8) -> None:
+    """Run the work in threads that begin at once, and raise what one of them raised."""
+    barrier = Barrier(count)
+
+    def begin(number: int) -> None:
+        barrier.wait()
+        work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(begin, range(count)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ..sql import dialect_of
 from . import pgvector
 from .matrix import from_memory, many_from_memory, memory_status
 from .query import as_matches
@@ -35,7 +36,7 @@ def _computed(
     vector: Float64,
     query: Query,
 ) -> Subquery:
-    strategy = STRATEGIES[session.get_bind(records.embedding.__mapper__).dialect.name]
+    strategy = STRATEGIES[dialect_of(session, records).name]
     return as_matches(keys, strategy(session, records, found, vector, query).rows)
 
 

@@ -15,7 +15,7 @@ from sqlalchemy.types import UserDefinedType
 
 from ..dialects import identifier
 from ..errors import IndexingError
-from ..sql import index_prefix
+from ..sql import index_prefix, schema_map_of
 from ..vectors import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -76,8 +76,7 @@ def index_name(records: Records, collection_id: int) -> str:
 
 def table_name(connection: Connection, records: Records) -> str:
     """Return the name of the table of embeddings, quoted, as the connection sees it."""
-    translated = connection.get_execution_options().get("schema_translate_map") or {}
-    schema = translated.get(records.embeddings.schema, records.embeddings.schema)
+    schema = schema_map_of(connection).get(records.embeddings.schema, records.embeddings.schema)
     return ".".join(identifier(part) for part in (schema, records.embeddings.name) if part)
 
 

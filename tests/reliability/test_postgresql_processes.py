@@ -10,9 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Barrier
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -25,6 +23,7 @@ from sqlalchemy.pool import NullPool
 import embeddings
 from embeddings import Collection, encode
 from embeddings.testing import DeterministicModel
+from tests.databases import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -565,18 +564,6 @@ def test_a_connection_that_is_lost_on_a_session(url: URL, host: Engine):
 
 
 # Threads
-
-
-def in_threads(work: Callable[[int], None], count: int = 8) -> None:
-    """Run the work in threads that begin at once, and raise what one of them raised."""
-    barrier = Barrier(count)
-
-    def begin(number: int) -> None:
-        barrier.wait()
-        work(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(begin, range(count)))
 
 
 def test_threads_share_a_collection(host: Engine):

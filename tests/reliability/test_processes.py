@@ -10,10 +10,8 @@ import subprocess
 import sys
 import textwrap
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
-from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -24,9 +22,10 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import embeddings
 from embeddings import Collection, encode
 from embeddings.testing import DeterministicModel
+from tests.databases import in_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 REPOSITORY = Path(__file__).parents[2]
 KILLS = int(os.environ.get("EMBEDDINGS_KILLS", "10"))
@@ -151,18 +150,6 @@ def test_processes_that_write_the_same_ids(tmp_path: Path):
 
 
 # Threads
-
-
-def in_threads(work: Callable[[int], None], count: int = 8) -> None:
-    """Run the work in threads that begin at once, and raise what one of them raised."""
-    barrier = Barrier(count)
-
-    def begin(number: int) -> None:
-        barrier.wait()
-        work(number)
-
-    with ThreadPoolExecutor(count) as pool:
-        list(pool.map(begin, range(count)))
 
 
 @pytest.fixture(params=["path", "engine", "sessionmaker", "memory", "sqlite_utils"])

@@ -32,7 +32,7 @@ from sqlalchemy import Column as SQLColumn
 from sqlalchemy.types import NullType
 
 from ...schema import trigger_names
-from ...sql import run
+from ...sql import compiled, connection_of, run, schema_map_of
 from .state import Mark
 
 if TYPE_CHECKING:
@@ -174,10 +174,8 @@ def _answer_sql(
 
     To have SQLAlchemy look up so large a statement takes as long as to execute it.
     """
-    mapped = {"schema_translate_map": dict(schema_map), "render_schema_translate": True}
-    options: dict[str, Any] = mapped if schema_map else {}
-    compiled = _answer(records).compile(dialect=dialect, **options)
-    return str(compiled), list(compiled.positiontup or ())
+    sql = compiled(_answer(records), dialect, schema_map)
+    return str(sql), list(getattr(sql, "positiontup", None) or ())
 
 
 def answer(
@@ -202,9 +200,9 @@ def answer(
     if conditions:
         rows = run(session, records, _answer(records, conditions), parameters).all()
     else:
-        connection = session.connection({"mapper": records.embedding.__mapper__})
-        schema_map = connection.get_execution_options().get("schema_translate_map") or {}
-        sql, names = _answer_sql(records, connection.dialect, tuple(schema_map.items()))
+        connection = connection_of(session, records)
+        schema_map = tuple(schema_map_of(connection).items())
+        sql, names = _answer_sql(records, connection.dialect, schema_map)
         rows = connection.exec_driver_sql(sql, tuple(parameters[name] for name in names)).all()
     return Answer(
         _as_position(rows[0]),

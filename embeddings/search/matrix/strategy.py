@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sqlalchemy.exc import OperationalError
 
+from ...sql import dialect_of
 from ...vectors import ITEM_BYTES, TopK, cosine_scores
 from ..query import Ranking, ScoredRow
 from ..scan import are_vectors, scan, warn_of
@@ -222,7 +223,7 @@ def _scored(answer: Answer, vector: Float64, query: Query) -> tuple[list[str], F
 
 
 def _decoded(place: Place, ranked: list[tuple[str, float]], answer: Answer) -> list[ScoredRow]:
-    dialect = place.session.get_bind(place.records.embedding.__mapper__).dialect
+    dialect = dialect_of(place.session, place.records)
     as_content, as_metadata = statements.decoders(place.records, dialect)
     rest = {id: (as_stored[0], as_stored[1]) for id, _, *as_stored in answer.rows}
     return [
