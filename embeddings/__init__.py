@@ -13,6 +13,7 @@ from __future__ import annotations
 import importlib
 import typing
 
+from .changelog import install
 from .collection import Collection
 from .errors import (
     BindingError,
@@ -42,7 +43,7 @@ from .registry import (
     set_alias,
     set_default_model,
 )
-from .schema import install, migrate
+from .schema import make_records, migrate
 from .search.hnsw import IndexInfo
 from .search.matrix import set_memory_budget
 from .search.query import Entries, Entry
@@ -52,7 +53,7 @@ from .vectors import cosine_similarity, decode, encode
 
 if typing.TYPE_CHECKING:
     from .aio import AsyncCollection
-    from .autogenerate import include_object
+    from .autogenerate import include_object, render_item
 
 __version__ = "0.1.0"
 
@@ -93,9 +94,11 @@ __all__ = [
     "get_embedding_models",
     "include_object",
     "install",
+    "make_records",
     "migrate",
     "register_embedding_model",
     "remove_alias",
+    "render_item",
     "set_alias",
     "set_default_model",
     "set_memory_budget",
@@ -103,7 +106,11 @@ __all__ = [
 
 
 # Imported when asked for: they load parts of SQLAlchemy that few applications need.
-_LATER = {"AsyncCollection": "aio", "include_object": "autogenerate"}
+_LATER = {
+    "AsyncCollection": "aio",
+    "include_object": "autogenerate",
+    "render_item": "autogenerate",
+}
 
 
 def __getattr__(name: str) -> object:

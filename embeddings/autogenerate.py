@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Column
 from sqlalchemy.dialects.postgresql import base
 
-from .records import Base, PGVector
-from .schema import TABLES
+from .records import RECORDS, Base, JSONObject, PGVector, Vector
+from .schema import side_table_names
 
 if TYPE_CHECKING:
+    from alembic.autogenerate.api import AutogenContext
     from sqlalchemy.sql.schema import SchemaItem
 
 # Reflection warns of types that it does not know. A host may have told it another one.
@@ -28,5 +29,21 @@ def include_object(
     if type_ == "column" and isinstance(obj, Column):
         # Nullable in the documented schema of SQLite, which no other database can have.
         return not (obj.primary_key and obj.table.metadata is Base.metadata)
-    ours = type_ == "table" and reflected and compare_to is None and name in TABLES
-    return not ours
+    if type_ != "table" or not reflected or compare_to is not None:
+        return True
+    return name not in {
+        RECORDS.collections.name,
+        RECORDS.embeddings.name,
+        *side_table_names(),
+    }
+
+
+def render_item(type_: str, obj: object, context: AutogenContext) -> str | Literal[False]:
+    """Write the column types of `make_records` into a host's revisions, with their import.
+
+    Pass it to the `context.configure()` of the host's `env.py`, or to Flask-Migrate's `Migrate`.
+    """
+    if type_ == "type" and isinstance(obj, Vector | JSONObject):
+        context.imports.add("import embeddings.records")
+        return f"embeddings.records.{obj!r}"
+    return False

@@ -12,10 +12,10 @@ import math
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, Text, cast, func, type_coerce
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 from .errors import InvalidItemError
@@ -233,11 +233,17 @@ class Base(DeclarativeBase):
 BinaryText = Text().with_variant(Text(collation="C"), "postgresql")
 
 
-class CollectionRecord(Base):
-    """A row of `collections`: a named group of embeddings that one model made."""
+class CollectionColumns:
+    """The columns of a collection, for a mapped class in whatever base."""
 
-    __tablename__ = "collections"
-    __table_args__ = (Index("idx_collections_name", "name", unique=True),)
+    __tablename__: str
+    __schema__: ClassVar[str | None] = None
+
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[Any, ...]:
+        name = Index(f"idx_{cls.__tablename__}_name", "name", unique=True)
+        return (name, {"schema": cls.__schema__})
 
     # No column is NOT NULL: the documented schema has none.
     id: Mapped[int] = mapped_column(Integer, primary_key=True, nullable=True)
@@ -245,31 +251,45 @@ class CollectionRecord(Base):
     """Unique in the database."""
     model: Mapped[str] = mapped_column(Text, nullable=True)
     """The id of the embedding model, never an alias."""
-    embeddings: Mapped[list[EmbeddingRecord]] = relationship(
-        back_populates="collection", cascade="all, delete-orphan"
-    )
-    """All of them: for a large collection, query `EmbeddingRecord` instead."""
 
     def __init__(
         self, *, name: str, model: str, id: int | None = None, embeddings: list[Any] | None = None
     ) -> None:
-        super().__init__(name=name, model=model, embeddings=embeddings or [])
+        self.name, self.model = name, model
+        if embeddings:
+            self.embeddings = embeddings
         if id is not None:
             self.id = id
 
+    if TYPE_CHECKING:
+        embeddings: Mapped[list[EmbeddingRecord]]
+        """All of them: for a large collection, query the embeddings instead."""
+
     def __repr__(self) -> str:
-        return f"<CollectionRecord {self.name!r}>"
+        return f"<{type(self).__name__} {self.name!r}>"
 
 
-class EmbeddingRecord(Base):
-    """A row of `embeddings`: the vector of one item, with its content and metadata if stored."""
+class EmbeddingColumns:
+    """The columns of an embedding, for a mapped class in whatever base."""
 
-    __tablename__ = "embeddings"
-    __table_args__ = (Index("idx_embeddings_content_hash", "content_hash"),)
+    __tablename__: str
+    __schema__: ClassVar[str | None] = None
+    __collection__: ClassVar[type[CollectionRecord]]
+    """The mapped class of its collections."""
 
-    collection_id: Mapped[int] = mapped_column(
-        Integer, ForeignKey(CollectionRecord.id), primary_key=True, nullable=True
-    )
+    @declared_attr.directive
+    @classmethod
+    def __table_args__(cls) -> tuple[Any, ...]:
+        content_hash = Index(f"idx_{cls.__tablename__}_content_hash", "content_hash")
+        return (content_hash, {"schema": cls.__schema__})
+
+    @declared_attr
+    @classmethod
+    def collection_id(cls) -> Mapped[int]:
+        """The id of the collection."""
+        key = ForeignKey(cls.__collection__.id)
+        return mapped_column(Integer, key, primary_key=True, nullable=True, sort_order=-1)
+
     id: Mapped[str] = mapped_column(BinaryText, primary_key=True, nullable=True)
     embedding: Mapped[Float32] = mapped_column(Vector, nullable=True)
     """float32, shape (dimensions,), read-only when loaded."""
@@ -282,7 +302,12 @@ class EmbeddingRecord(Base):
     metadata_: Mapped[Metadata | None] = mapped_column("metadata", JSONObject)
     updated: Mapped[int | None] = mapped_column(Integer, default=now)
     """When the row was last written: seconds since 1970, UTC."""
-    collection: Mapped[CollectionRecord] = relationship(back_populates="embeddings")
+
+    @declared_attr
+    @classmethod
+    def collection(cls) -> Mapped[CollectionRecord]:
+        """The collection."""
+        return relationship(cls.__collection__, back_populates="embeddings")
 
     # Declarative's own constructor would take metadata=, and store nothing.
     def __init__(
@@ -298,22 +323,35 @@ class EmbeddingRecord(Base):
         metadata_: Metadata | None = None,
         updated: int | None = None,
     ) -> None:
-        super().__init__(
-            id=id,
-            embedding=embedding,
-            content=content,
-            content_blob=content_blob,
-            content_hash=content_hash,
-            metadata_=metadata_,
-            updated=now() if updated is None else updated,
-        )
+        self.id, self.embedding = id, embedding  # type: ignore[assignment]
+        self.content, self.content_blob, self.content_hash = content, content_blob, content_hash
+        self.metadata_ = metadata_
+        self.updated = now() if updated is None else updated
         if collection is not None:
             self.collection = collection
         if collection_id is not None:
             self.collection_id = collection_id
 
     def __repr__(self) -> str:
-        return f"<EmbeddingRecord {self.id!r}>"
+        return f"<{type(self).__name__} {self.id!r}>"
+
+
+class CollectionRecord(CollectionColumns, Base):
+    """A row of `collections`: a named group of embeddings that one model made."""
+
+    __tablename__ = "collections"
+
+    embeddings: Mapped[list[EmbeddingRecord]] = relationship(
+        back_populates="collection", cascade="all, delete-orphan"
+    )
+    """All of them: for a large collection, query `EmbeddingRecord` instead."""
+
+
+class EmbeddingRecord(EmbeddingColumns, Base):
+    """A row of `embeddings`: the vector of one item, with its content and metadata if stored."""
+
+    __tablename__ = "embeddings"
+    __collection__ = CollectionRecord
 
 
 @dataclass(frozen=True)

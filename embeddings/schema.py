@@ -1,9 +1,4 @@
-"""The tables: creating and migrating them, adopting `llm`'s, keeping a host's autogenerate clean.
-
-Beside the two documented tables SQLite has a change log. Triggers append one row for every
-embedding that anybody writes, whatever program it is, so that whatever is derived from the
-embeddings can tell whether it is up to date.
-"""
+"""The tables: creating and migrating them, adopting `llm`'s, mapping them in a host's own base."""
 
 from __future__ import annotations
 
@@ -13,12 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, MetaData, Table, event, func, inspect, select, text
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy.orm import relationship
 from sqlalchemy.schema import DropTable
 
+from .changelog import LLM_MIGRATIONS_TABLE, install, uninstall
 from .errors import SchemaError
-from .records import RECORDS, Base, Records
-from .sql import connection_of, dialect_of, schema_map_of
+from .records import RECORDS, CollectionColumns, EmbeddingColumns, Records
+from .sql import MAX_NAME_BYTES, connection_of, dialect_of, schema_map_of
 from .transactions import commits_each_statement, owned_transaction, sqlite_transaction
 
 if TYPE_CHECKING:
@@ -27,35 +24,15 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 VERSION_TABLE = "embeddings_alembic_version"
-LLM_MIGRATIONS_TABLE = "_sqlite_migrations"
-LLM_MIGRATIONS = (
-    "m001_create_tables",
-    "m002_foreign_key",
-    "m003_add_updated",
-    "m004_store_content_hash",
-    "m005_add_content_blob",
-)
-TABLES = frozenset(
-    {
-        RECORDS.collections.name,
-        RECORDS.embeddings.name,
-        RECORDS.log,
-        VERSION_TABLE,
-        LLM_MIGRATIONS_TABLE,
-    }
-)
-TRIGGERS = ("insert", "insert_rowid", "update", "update_rowid", "delete", "prune")
-LOG_ROWS, PRUNE_EVERY = 65_536, 1_024
-
 # Columns without which a table of that name is not ours: llm's first version had these.
-_REQUIRED = {
-    RECORDS.collections.name: {"id", "name", "model"},
-    RECORDS.embeddings.name: {"collection_id", "id", "embedding", "content", "metadata"},
-}
+_REQUIRED = (
+    ("collections", {"id", "name", "model"}),
+    ("embeddings", {"collection_id", "id", "embedding", "content", "metadata"}),
+)
 
 ADVISORY_LOCK = int.from_bytes(b"embeddin")
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
-UNDEFINED_TABLE, INSUFFICIENT_PRIVILEGE = "42P01", "42501"
+UNDEFINED_TABLE, UNDEFINED_COLUMN, INSUFFICIENT_PRIVILEGE = "42P01", "42703", "42501"
 
 _alembic_lock = threading.RLock()
 
@@ -210,151 +187,46 @@ def create_extension(connection: Connection) -> None:
         ) from None
 
 
-def check_adoptable(connection: Connection) -> None:
-    """Do nothing if the database has neither of our two tables, or both, of whatever age.
+def check_adoptable(connection: Connection, records: Records = RECORDS) -> None:
+    """Do nothing if the database has neither of the two tables, or both, of whatever age.
 
     Raises:
         SchemaError: One is missing, or lacks columns: then it is somebody else's.
     """
-    inspector, schema = inspect(connection), schema_of(connection)
-    present = {name for name in _REQUIRED if inspector.has_table(name, schema)}
-    for name in sorted(present):
-        columns = inspector.get_columns(name, schema)
-        lacking = _REQUIRED[name] - {column["name"] for column in columns}
-        if lacking or present != _REQUIRED.keys():
-            reason = (
-                f"lacks the columns {sorted(lacking)}" if lacking else "stands without its partner"
-            )
-            raise SchemaError(
-                f"This database has a table {name!r} that is not of this library: it {reason}. "
-                "Nothing was changed"
-            )
+    present = {name for name, lacking in _lacking(connection, records) if lacking is not None}
+    for name, lacking in _lacking(connection, records):
+        if name in present and (lacking or len(present) == 1):
+            reason = f"lacks the columns {sorted(lacking)}" if lacking else "stands alone"
+            raise SchemaError(f"{_is_foreign(name, reason)}. Nothing was changed")
 
 
-def install(connection: Connection, records: Records = RECORDS) -> None:
-    """Create the change log and its triggers beside the tables, on SQLite; elsewhere do nothing.
-
-    Can be repeated: what is there is kept or made anew. Runs in the connection's transaction.
-    `migrate` and `create_all` do this by themselves.
-    """
-    if connection.dialect.name != "sqlite":
-        return
-    with sqlite_transaction(connection):
-        ours = trigger_names(records)
-        for name, table in connection.exec_driver_sql(
-            "SELECT name, tbl_name FROM sqlite_master WHERE type = 'trigger'"
-        ):
-            if name in ours and table not in {records.embeddings.name, records.log}:
-                raise SchemaError(
-                    f"The table {table!r} has a trigger called {name!r}, a name that this library "
-                    "needs. Nothing was changed"
-                )
-        for statement in side_tables(records):
-            connection.exec_driver_sql(statement)
+def _lacking(connection: Connection, records: Records) -> list[tuple[str, set[str] | None]]:
+    """Return the name of each table with the columns that it lacks; None if it is not there."""
+    inspector, schema_map = inspect(connection), schema_map_of(connection)
+    found: list[tuple[str, set[str] | None]] = []
+    for which, required in _REQUIRED:
+        table: Table = getattr(records, which)
+        schema = schema_map.get(table.schema, table.schema) or schema_of(connection)
+        try:
+            columns = {column["name"] for column in inspector.get_columns(table.name, schema)}
+        except NoSuchTableError:
+            found.append((table.name, None))
+        else:
+            found.append((table.name, required - columns))
+    return found
 
 
-def trigger_names(records: Records) -> list[str]:
-    """Return the names of the triggers that fill and prune the change log."""
-    return [f"{records.log}_{name}" for name in TRIGGERS]
-
-
-def side_tables(records: Records = RECORDS) -> list[str]:
-    """Return the SQL that `install` runs."""
-    return [*_llm_migrations(records), *_change_log(records)]
-
-
-def _change_log(records: Records) -> list[str]:
-    """Return the SQL of the log (seq, collection_id, id, token) and of its triggers.
-
-    A row of the log says: at this point this id changed. Its token is random, so that a row that
-    was rolled back never comes back as the same: whoever remembers (seq, token) can tell whether
-    the log still holds that very row. The row with seq 0 names the database as a whole.
-    """
-    table, log = records.embeddings, records.log
-    embeddings = f'"{table.name}"'
-    schema = f'"{table.schema}".' if table.schema else ""
-    append = f'INSERT INTO "{log}" (collection_id, id)'
-
-    def trigger(name: str, when: str, *rows: str) -> list[str]:
-        body = " ".join(f"{append} {row};" for row in rows)
-        return [
-            f'DROP TRIGGER IF EXISTS {schema}"{log}_{name}"',
-            f'CREATE TRIGGER {schema}"{log}_{name}" {when} BEGIN {body} END',
-        ]
-
-    old, new = "VALUES (OLD.collection_id, OLD.id)", "VALUES (NEW.collection_id, NEW.id)"
-    moved = "(OLD.collection_id IS NOT NEW.collection_id OR OLD.id IS NOT NEW.id)"
-    displaced = f"SELECT collection_id, id FROM {embeddings} WHERE rowid = NEW.rowid"
-    return [
-        f'CREATE TABLE IF NOT EXISTS {schema}"{log}" (seq INTEGER PRIMARY KEY, '
-        "collection_id INTEGER, id TEXT, token BLOB NOT NULL DEFAULT (randomblob(16)))",
-        f'CREATE INDEX IF NOT EXISTS {schema}"idx_{log}_collection" '
-        f'ON "{log}" (collection_id, seq)',
-        *trigger("insert", f"AFTER INSERT ON {embeddings}", new),
-        # REPLACE fires no delete trigger. What it replaces has the key of the new row, except
-        # where the statement names a rowid: then it is the row of that rowid as well.
-        *trigger("insert_rowid", f"BEFORE INSERT ON {embeddings}", displaced),
-        *trigger(
-            "update_rowid",
-            f"BEFORE UPDATE ON {embeddings} WHEN OLD.rowid <> NEW.rowid",
-            displaced,
-        ),
-        # A change of content or metadata alone leaves the vectors as they are.
-        *trigger(
-            "update",
-            f"AFTER UPDATE OF collection_id, id, embedding ON {embeddings} "
-            f"WHEN {moved} OR OLD.embedding IS NOT NEW.embedding",
-            new,
-            f"SELECT OLD.collection_id, OLD.id WHERE {moved}",
-        ),
-        *trigger("delete", f"AFTER DELETE ON {embeddings}", old),
-        # Whoever writes keeps the log short. The newest row of each collection stays.
-        f'DROP TRIGGER IF EXISTS {schema}"{log}_prune"',
-        f'CREATE TRIGGER {schema}"{log}_prune" AFTER INSERT ON "{log}" '
-        f"WHEN NEW.seq % {PRUNE_EVERY} = 0 BEGIN "
-        f'DELETE FROM "{log}" WHERE seq > 0 AND seq <= NEW.seq - {LOG_ROWS} AND EXISTS '
-        f'(SELECT 1 FROM "{log}" AS newer WHERE newer.collection_id IS "{log}".collection_id '
-        f'AND newer.seq > "{log}".seq); END',
-        f'INSERT INTO {schema}"{log}" (seq) VALUES (0) ON CONFLICT DO NOTHING',
-        # Whatever was written while there were no triggers is a change, too; so is a deletion of
-        # all that a collection had.
-        f'INSERT INTO {schema}"{log}" (collection_id) '
-        f"SELECT collection_id FROM {schema}{embeddings} "
-        f'UNION SELECT collection_id FROM {schema}"{log}" WHERE seq > 0',
-    ]
-
-
-def _is_documented(records: Records) -> bool:
-    return records.embeddings.fullname == RECORDS.embeddings.fullname
-
-
-def _llm_migrations(records: Records) -> list[str]:
-    """Return the SQL that tells `llm` which of its migrations these tables amount to."""
-    if not _is_documented(records):
-        return []
-    table = f'"{LLM_MIGRATIONS_TABLE}"'
-    names = ", ".join(f"('{name}')" for name in LLM_MIGRATIONS)
-    return [
-        f'CREATE TABLE IF NOT EXISTS {table} ("id" INTEGER PRIMARY KEY, '
-        '"migration_set" TEXT, "name" TEXT, "applied_at" TEXT)',
-        f'CREATE UNIQUE INDEX IF NOT EXISTS "idx_{LLM_MIGRATIONS_TABLE}_migration_set_name" '
-        f'ON {table} ("migration_set", "name")',
-        f"INSERT INTO {table} (migration_set, name, applied_at) "
-        f"SELECT 'llm.embeddings', column1, strftime('%Y-%m-%d %H:%M:%S+00:00', 'now') "
-        f"FROM (VALUES {names}) WHERE column1 NOT IN "
-        f"(SELECT name FROM {table} WHERE migration_set = 'llm.embeddings')",
-    ]
+def _is_foreign(name: str, reason: str) -> str:
+    return (
+        f"This database has a table {name!r} that is not of this library: it {reason}. Leave it, "
+        "and give ours other names: embeddings.make_records(Base, prefix=...)"
+    )
 
 
 def missing_tables(session: Session, records: Records) -> bool:
     """Return whether one of the two tables is absent."""
-    connection = connection_of(session, records)
-    translated = schema_map_of(connection)
-    inspector = inspect(connection)
-    return not all(
-        inspector.has_table(table.name, translated.get(table.schema, table.schema))
-        for table in (records.collections, records.embeddings)
-    )
+    lacking = _lacking(connection_of(session, records), records)
+    return any(columns is None for _, columns in lacking)
 
 
 def sqlstate(error: DBAPIError) -> str | None:
@@ -363,45 +235,106 @@ def sqlstate(error: DBAPIError) -> str | None:
     return code
 
 
-def lacks_tables(error: DBAPIError, session: Session, records: Records) -> bool:
-    """Return whether an error is for want of one of the two tables."""
+def explained(error: DBAPIError, session: Session, records: Records) -> SchemaError | None:
+    """Return what to do about an error that came of the tables; None if it is of another kind."""
     if dialect_of(session, records).name == "postgresql":  # where nothing can be asked any more
-        return sqlstate(error) == UNDEFINED_TABLE
-    return missing_tables(session, records)
-
-
-def uninstall(connection: Connection, records: Records = RECORDS) -> None:
-    """Remove what `install` made, on SQLite; for a table of embeddings that is going, too."""
-    if connection.dialect.name == "sqlite":
-        for statement in side_tables_down(records):
-            connection.exec_driver_sql(statement)
-
-
-def side_tables_down(records: Records = RECORDS) -> list[str]:
-    """Return the SQL that `uninstall` runs."""
-    statements = [f'DROP TRIGGER IF EXISTS "{name}"' for name in trigger_names(records)]
-    statements.append(f'DROP TABLE IF EXISTS "{records.log}"')
-    if _is_documented(records):
-        statements.append(
-            f"DELETE FROM {LLM_MIGRATIONS_TABLE} WHERE migration_set = 'llm.embeddings'"
+        is_missing = sqlstate(error) == UNDEFINED_TABLE
+        foreign = [] if sqlstate(error) != UNDEFINED_COLUMN else [records.collections.name]
+        reason = "lacks columns"
+    else:
+        lacking = _lacking(connection_of(session, records), records)
+        is_missing = any(columns is None for _, columns in lacking)
+        foreign = [name for name, columns in lacking if columns]
+        reason = f"lacks the columns {sorted(set().union(*(c for _, c in lacking if c)))}"
+    if foreign:
+        return SchemaError(_is_foreign(foreign[0], reason))
+    if not is_missing:
+        return None
+    if records is RECORDS:
+        return SchemaError(
+            "The tables of the embeddings are not in this database. Create them with "
+            "embeddings.migrate(engine)"
         )
-    return statements
+    return SchemaError(
+        f"The tables {records.collections.fullname!r} and {records.embeddings.fullname!r} are not "
+        "in this database. Create them with a migration of your own, or with create_all() of "
+        "their metadata"
+    )
 
 
-def _before_create_all(_target: MetaData, connection: Connection, **_: Any) -> None:
-    check_adoptable(connection)  # create_all would skip a table of somebody else's
-    create_extension(connection)
+def make_records(base: Any, *, prefix: str = "", schema: str | None = None) -> Records:
+    """Return the two tables, mapped in your own declarative base, under names of your choosing.
+
+    Pass them to every collection that lives in them: `Collection(..., records=records)`. The
+    classes have what `CollectionRecord` and `EmbeddingRecord` have. They are `records.collection`
+    and `records.embedding`; a foreign key to an embedding's collection is
+    `ForeignKey(records.collection.id)`.
+
+    The tables are yours: `create_all` makes them, or your own migrations do, where
+    `install(op.get_bind(), records)` follows their creation. `migrate` has nothing to do with them.
+
+    Args:
+        base: A declarative base, or a class such as Flask-SQLAlchemy's `db.Model`.
+        prefix: Of the names: "search_" makes `search_collections` and `search_embeddings`.
+        schema: The schema of the tables; by default that of the base's `MetaData`.
+
+    Raises:
+        ValueError: The prefix is too long, or no beginning of a name.
+        sqlalchemy.exc.InvalidRequestError: The base has a table of such a name.
+    """
+    if prefix and not prefix.isidentifier():
+        raise ValueError(f"prefix must be letters, digits and underscores, not {prefix!r}")
+    if len(f"idx_{prefix}embeddings_content_hash".encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"the prefix {prefix!r} is too long: names have up to 63 bytes")
+    name = "".join(part.capitalize() for part in f"{schema or ''}_{prefix}".split("_"))
+
+    def mapped(kind: str, columns: type[Any], **attributes: Any) -> Any:
+        # In the base's registry and metadata, without its own columns and its constructor.
+        attributes |= {
+            "__tablename__": f"{prefix}{kind.lower()}s",
+            "__schema__": schema,
+            "__module__": base.__module__,
+            "metadata": base.metadata,
+        }
+        cls = base.registry.mapped(type(f"{name}{kind}Record", (columns,), attributes))
+        for column in cls.__table__.primary_key:  # nullable in the documented schema only
+            column.nullable = False
+        return cls
+
+    collection = mapped("Collection", CollectionColumns)
+    embedding = mapped("Embedding", EmbeddingColumns, __collection__=collection)
+    both_ways = relationship(embedding, back_populates="collection", cascade="all, delete-orphan")
+    collection.__mapper__.add_property("embeddings", both_ways)
+    records = Records(collection, embedding)
+    watch(records)
+    return records
 
 
-def _after_create(_target: Table, connection: Connection, **_: Any) -> None:
-    install(connection)
+def watch(records: Records) -> None:
+    """Let `create_all` and `drop_all` of the tables' metadata see to what stands beside them."""
+
+    def before_create(_: MetaData, connection: Connection, **__: Any) -> None:
+        check_adoptable(connection, records)  # create_all would skip a table of somebody else's
+        create_extension(connection)
+
+    def after_create(_: Table, connection: Connection, **__: Any) -> None:
+        install(connection, records)
+
+    def after_drop(_: Table, connection: Connection, **__: Any) -> None:
+        uninstall(connection, records)
+        if records is RECORDS:
+            connection.execute(DropTable(Table(VERSION_TABLE, MetaData()), if_exists=True))
+
+    event.listen(records.embeddings.metadata, "before_create", before_create)
+    event.listen(records.embeddings, "after_create", after_create)
+    event.listen(records.embeddings, "after_drop", after_drop)
+    KNOWN.append(records)
 
 
-def _after_drop(_target: Table, connection: Connection, **_: Any) -> None:
-    uninstall(connection)
-    connection.execute(DropTable(Table(VERSION_TABLE, MetaData()), if_exists=True))
+def side_table_names() -> set[str]:
+    """Return the names of the tables that no metadata holds, of all records that were made."""
+    return {VERSION_TABLE, LLM_MIGRATIONS_TABLE, *(records.log for records in KNOWN)}
 
 
-event.listen(Base.metadata, "before_create", _before_create_all)
-event.listen(RECORDS.embeddings, "after_create", _after_create)
-event.listen(RECORDS.embeddings, "after_drop", _after_drop)
+KNOWN: list[Records] = []
+watch(RECORDS)

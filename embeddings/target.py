@@ -11,10 +11,10 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from . import errors, registry
 from .dialects import SUPPORTED, insert_into
-from .errors import BindingError, ModelMismatchError, ModelRequiredError, SchemaError
+from .errors import BindingError, ModelMismatchError, ModelRequiredError
 from .keys import K
 from .model import embed_checked
-from .schema import lacks_tables
+from .schema import explained
 from .sql import dialect_of, index_settings, run, stored_size
 
 if TYPE_CHECKING:
@@ -87,11 +87,8 @@ class Target(Generic[K]):
         try:
             return run(session, self._records, statement, {"called": name})
         except (OperationalError, ProgrammingError) as error:
-            if lacks_tables(error, session, self._records):
-                raise SchemaError(
-                    "The tables of the embeddings are not in this database. Create them with "
-                    "embeddings.migrate(engine)"
-                ) from None
+            if reason := explained(error, session, self._records):
+                raise reason from None
             raise
 
     def _find(self, session: Session) -> Found | None:

@@ -20,7 +20,7 @@ from sqlalchemy import create_engine, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import embeddings
-from embeddings import Collection, EmbeddingRecord, schema, set_memory_budget
+from embeddings import Collection, EmbeddingRecord, changelog, set_memory_budget
 from embeddings.records import JSONObject, Vector
 from embeddings.search.matrix import build, kernel, screen, statements, strategy
 from embeddings.search.matrix.cache import CACHE
@@ -272,7 +272,7 @@ def test_a_table_emptied_without_triggers_is_empty(engine: Engine):
     docs = filled(engine)
     assert_right(docs)
     with engine.begin() as connection:
-        for name in schema.trigger_names(embeddings.records.RECORDS):
+        for name in changelog.trigger_names(embeddings.records.RECORDS):
             connection.execute(text(f"DROP TRIGGER {name}"))
         connection.execute(text("DELETE FROM embeddings"))
         embeddings.install(connection)
@@ -284,7 +284,7 @@ def test_without_the_log_it_scans(engine: Engine):
     docs = filled(engine)
     assert_right(docs)
     with engine.begin() as connection:
-        for name in schema.trigger_names(embeddings.records.RECORDS):
+        for name in changelog.trigger_names(embeddings.records.RECORDS):
             connection.execute(text(f"DROP TRIGGER {name}"))
         connection.execute(text("DROP TABLE embeddings_log"))
     query = vectors(1)[0]

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from embeddings import schema
+from embeddings import changelog
 from embeddings.search.matrix import build, screen, statements, strategy
 from tests.reliability.history import SQL, History, template
 
@@ -93,9 +93,9 @@ def assert_shown(folder: Path, sql: tuple[str, ...] = SQL) -> None:
 @pytest.mark.usefixtures("_one_line_of_defence")
 def test_a_counter_instead_of_a_token_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A number that comes back after a rollback does not tell what is behind it."""
-    side_tables = schema.side_tables
+    side_tables = changelog.side_tables
     monkeypatch.setattr(
-        schema,
+        changelog,
         "side_tables",
         lambda *a: [sql.replace("randomblob(16)", "zeroblob(16)") for sql in side_tables(*a)],
     )
@@ -129,10 +129,10 @@ SHOWN_BY = {
 @pytest.mark.parametrize("name", SHOWN_BY)
 def test_a_missing_trigger_is_shown(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Without it some kind of statement goes unnoticed."""
-    side_tables, names = schema.side_tables, schema.trigger_names
+    side_tables, names = changelog.side_tables, changelog.trigger_names
     created = f'CREATE TRIGGER "embeddings_log_{name}"'
     monkeypatch.setattr(
-        schema,
+        changelog,
         "side_tables",
         lambda *a: [sql for sql in side_tables(*a) if created not in sql],
     )

@@ -31,7 +31,7 @@ from sqlalchemy import (
 from sqlalchemy import Column as SQLColumn
 from sqlalchemy.types import NullType
 
-from ...schema import trigger_names
+from ...changelog import trigger_names
 from ...sql import compiled, connection_of, run, schema_map_of
 from .state import Mark
 
