@@ -33,6 +33,7 @@ from .errors import (
 )
 from .items import Prepared
 from .model import EmbeddingModel, SupportsEmbedding
+from .plan import Plan
 from .records import Base, CollectionRecord, EmbeddingRecord, Records
 from .registry import (
     get_aliases,
@@ -52,13 +53,14 @@ from .searchable import Filters
 from .vectors import cosine_similarity, decode, encode
 
 if typing.TYPE_CHECKING:
-    from .aio import AsyncCollection
+    from .aio import AsyncCollection, AsyncPlan
     from .autogenerate import include_object, render_item
 
 __version__ = "0.1.0"
 
 __all__ = [
     "AsyncCollection",
+    "AsyncPlan",
     "Base",
     "BindingError",
     "Collection",
@@ -80,6 +82,7 @@ __all__ = [
     "ModelError",
     "ModelMismatchError",
     "ModelRequiredError",
+    "Plan",
     "Prepared",
     "Records",
     "SchemaError",
@@ -108,6 +111,7 @@ __all__ = [
 # Imported when asked for: they load parts of SQLAlchemy that few applications need.
 _LATER = {
     "AsyncCollection": "aio",
+    "AsyncPlan": "aio",
     "include_object": "autogenerate",
     "render_item": "autogenerate",
 }

@@ -27,11 +27,12 @@ from .binding import HostSession, OwnTransactions
 from .collection import PAGE, Collection
 from .errors import BindingError, MissingExtraError, ModelError
 from .keys import K
-from .model import checked_vectors, embed_checked
+from .model import BATCH_SIZE, checked_vectors, embed_checked
+from .plan import Plan
 from .records import RECORDS, Records
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
     from sqlalchemy.orm import QueryableAttribute
 
@@ -48,12 +49,26 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+class AsyncPlan(Plan[K]):
+    """`Plan`, whose `embed` is awaited."""
+
+    async def embed(self, batch_size: int = BATCH_SIZE) -> None:  # type: ignore[override]
+        """Call the model for `contents`; no database is touched. As `Plan.embed`."""
+        await greenlet_spawn(super().embed, batch_size)
+
+
 class _Inside(Collection[K]):
     """A collection whose methods run in a greenlet, where what takes long is awaited."""
 
     def _vectors(self, model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
         vectors: list[Float32] = await_only(_embed(model, items))
         return vectors
+
+    def plan(
+        self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
+    ) -> AsyncPlan[K]:
+        """Return what writing these values takes, as `Collection.plan`; its `embed` is awaited."""
+        return AsyncPlan(**vars(super().plan(entries, store, force=force)))
 
     def create_index(self, **options: Any) -> IndexInfo:
         """Build the index; without a report of its progress, for which a thread would be needed."""
@@ -212,6 +227,8 @@ class AsyncCollection(Generic[K]):
     embed = _awaited(Collection.embed)
     embed_multi = _awaited(Collection.embed_multi)
     embed_multi_with_metadata = _awaited(Collection.embed_multi_with_metadata)
+    plan = _awaited(_Inside.plan)
+    apply = _awaited(Collection.apply)
     prepare = _awaited(Collection.prepare)
     embed_query = _awaited(Collection.embed_query)
     store_vectors = _awaited(Collection.store_vectors)

@@ -76,11 +76,8 @@ class Resolution:
     """Changes to rows that stay; a value of None leaves the column as it is."""
     missing: list[Item] = field(default_factory=list)
     """Items whose content has to be embedded first, each content once."""
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether every row is already as it should be."""
-        return not (self.rows or self.changes or self.missing)
+    vectors: dict[ContentKey, Float32] = field(default_factory=dict)
+    """The vectors at hand, with those that the collection has."""
 
 
 def resolve(
@@ -120,7 +117,7 @@ def resolve(
         wanted = {item.key for item in items if item.id not in settled} - at_hand.keys()
         at_hand |= _stored_vectors(session, records, found, kinds, wanted)
 
-    resolution = Resolution()
+    resolution = Resolution(vectors=at_hand)
     keeps_order = dialect_of(session, records).name == "sqlite"  # that of the keys in JSON
     missing: dict[ContentKey, Item] = {}
     for item in items:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Content: TypeAlias = str | bytes
 Kind: TypeAlias = Literal["text", "binary"]
+BATCH_SIZE = 100  # values in one call, where nothing else is said
 T = TypeVar("T")
 
 

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
 
-from . import ingest
+from . import ingest, registry
 from .errors import InvalidItemError, InvalidQueryError, ModelMismatchError
 from .items import Item, Prepared, checked_content, fold, unpacked
 from .keys import K
-from .model import batches, check_batch_size, check_content, kinds
+from .model import BATCH_SIZE, batches, check_batch_size, check_content, kinds
+from .plan import Plan
 from .records import dump_metadata, load_metadata, now
 from .search import hnsw
 from .search.query import where_condition
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from .search.query import Where
     from .target import Found
     from .vectors import Float32
-
-BATCH_SIZE = 100
 
 
 class Writable(Target[K]):
@@ -124,6 +123,53 @@ class Writable(Target[K]):
         """
         triples = (unpacked(entry, 3, 3) for entry in entries)
         self._embed_batches(triples, store, batch_size, force)
+
+    def plan(
+        self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
+    ) -> Plan[K]:
+        """Return what writing these values takes, having read what is there: no model is called.
+
+        On a session the transaction can be ended then, so that none is open while the model runs:
+
+            plan = docs.plan(entries)
+            session.commit()
+            plan.embed()
+            docs.apply(plan)
+            session.commit()
+
+        Args:
+            entries: (id, value) or (id, value, metadata) tuples. All are held in memory.
+            store: Store the values as well.
+            force: Call the model even for vectors that are there.
+
+        Raises:
+            InvalidItemError: Something cannot be stored.
+        """
+        unpackeds = ((*unpacked(entry, 2, 3), None)[:3] for entry in entries)
+        items = [self._item(id, value, metadata, store) for id, value, metadata in unpackeds]
+        return self._planned(items, {}, force=force)
+
+    def apply(self, plan: Plan[K]) -> None:
+        """Write what was planned, in one transaction.
+
+        What is there is read again. The model is called here only for items that were unchanged
+        when they were planned, and that another writer has changed or deleted since.
+
+        Raises:
+            InvalidItemError: The plan is another collection's, or has contents without a vector:
+                call its `embed` first. Nothing was written.
+            ModelMismatchError: The collection has another model by now.
+            InvalidVectorError: The vectors have another length than the collection's.
+        """
+        if plan.collection != self._name:
+            raise InvalidItemError(
+                f"This plan is for the collection {plan.collection!r}, not {self._name!r}"
+            )
+        if plan.contents:
+            raise InvalidItemError(
+                f"{len(plan.contents)} contents of this plan have no vector yet: call plan.embed()"
+            )
+        self._write(plan)
 
     def prepare(self, value: Content) -> Prepared:
         """Call the model for a value that `embed` is to store later.
@@ -282,8 +328,15 @@ class Writable(Target[K]):
             self._embed(batch, {}, force=force)
 
     def _embed(self, given: list[Item], vectors: dict[ContentKey, Float32], *, force: bool) -> None:
-        """Read, embed, write; and again if another writer changed the rows in between."""
-        first, *later = fold(given)
+        plan = self._planned(given, vectors, force=force)
+        if plan._new or plan._written:
+            plan.embed(len(given))
+            self._write(plan)
+
+    def _planned(
+        self, given: list[Item], vectors: dict[ContentKey, Float32], *, force: bool
+    ) -> Plan[K]:
+        first, *later = lists = fold(given)
         with self._session() as session:
             found = self._find(session)
             if found is None:
@@ -293,25 +346,44 @@ class Writable(Target[K]):
                 check_content(model, example)
             todo = self._resolve(session, found, model, first, vectors, force)
         # What comes later cannot rely on a row that is about to be replaced.
-        missing = {item.key: item for item in todo.missing}
-        missing |= {i.key: i for items in later for i in items if i.key not in vectors}
-        if todo.is_empty and not later:
-            return
+        missing = {item.key: item.content for item in todo.missing}
+        missing |= {i.key: i.content for items in later for i in items if i.key not in vectors}
+        written = {row["id"] for row in todo.rows + todo.changes}
+        return Plan(
+            collection=self._name,
+            model_id=self._model_id_of(found),
+            _model=model,
+            _vectors_of=self._vectors,
+            _keys=self._keys,
+            _force=force,
+            _lists=lists,
+            _missing=missing,
+            _vectors=todo.vectors,
+            _new={item.id for items in lists for item in items if item.key in missing},
+            _written=written.union(item.id for items in later for item in items),
+        )
+
+    def _write(self, plan: Plan[K]) -> None:
+        """Read again and write; once more if another writer changed the rows in between."""
+        missing: list[Item] = []
         while True:
             if missing:
-                made = self._vectors(model, [item.content for item in missing.values()])
-                vectors |= zip(missing, made, strict=True)
+                made = self._vectors(plan._model, [item.content for item in missing])
+                plan._vectors |= zip((item.key for item in missing), made, strict=True)
             with self._session(write=True) as session:
                 found = self._find_or_create(session)
-                todo = self._resolve(session, found, model, first, vectors, force)
-                if not todo.missing:
+                if registry.canonical_id(found.model_id) != registry.canonical_id(plan.model_id):
+                    raise ModelMismatchError(self._name, found.model_id, plan.model_id)
+                for items in plan._lists:
+                    todo = self._resolve(
+                        session, found, plan._model, items, plan._vectors, plan._force
+                    )
+                    if missing := todo.missing:
+                        break
                     ingest.write(session, self._records, found, todo)
-                    for items in later:
-                        found = self._existing(session)
-                        todo = self._resolve(session, found, model, items, vectors, force)
-                        ingest.write(session, self._records, found, todo)
+                    found = self._existing(session)
+                else:
                     return
-            missing = {item.key: item for item in todo.missing}
 
     def _resolve(
         self,
