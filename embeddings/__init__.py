@@ -44,12 +44,14 @@ from .registry import (
     set_alias,
     set_default_model,
 )
-from .schema import make_records, migrate
+from .schema import downgrade, migrate
 from .search.hnsw import IndexInfo
 from .search.matrix import set_memory_budget
 from .search.query import Entries, Entry
 from .search.status import Status
 from .searchable import Filters
+from .tables import make_records
+from .transactions import configure_sqlite
 from .vectors import cosine_similarity, decode, encode
 
 if typing.TYPE_CHECKING:
@@ -89,8 +91,10 @@ __all__ = [
     "Status",
     "SupportsEmbedding",
     "UnknownModelError",
+    "configure_sqlite",
     "cosine_similarity",
     "decode",
+    "downgrade",
     "encode",
     "get_aliases",
     "get_embedding_model",

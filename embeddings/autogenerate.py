@@ -8,7 +8,7 @@ from sqlalchemy import Column
 from sqlalchemy.dialects.postgresql import base
 
 from .records import RECORDS, Base, JSONObject, PGVector, Vector
-from .schema import side_table_names
+from .tables import side_table_names
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy.exc import ArgumentError, UnboundExecutionError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
@@ -28,6 +28,8 @@ from .transactions import owned_transaction
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
+
+    from .records import Records
 
 Database: TypeAlias = Any
 """Session, scoped_session, Connection, Engine, sessionmaker, path, URL, sqlite_utils.Database."""
@@ -137,7 +139,9 @@ class OwnTransactions:
         with (
             self._turn,
             owned_transaction(self._engine, write=write) as connection,
-            self._make_session(bind=connection, join_transaction_mode="rollback_only") as session,
+            self._make_session(
+                bind=connection, binds={}, join_transaction_mode="rollback_only"
+            ) as session,
         ):
             if not session.in_transaction():
                 session.begin()  # for a sessionmaker with autobegin=False
@@ -237,14 +241,14 @@ class _Lent:
         pass  # SQLAlchemy would put its own REGEXP in the place of the owner's
 
 
-def bind(database: Database) -> Binding:
+def bind(database: Database, records: Records) -> Binding:
     """Return how to reach the database that a collection was given; one that we open is migrated.
 
     Raises:
         BindingError: It is asynchronous, or not of a supported kind.
         TypeError: It is not a database at all.
     """
-    binding = _bind(database)
+    binding = _bind(database, records)
     if binding.eager:
         with binding.session(write=False) as session:
             complete = is_migrated(session.connection())
@@ -254,16 +258,16 @@ def bind(database: Database) -> Binding:
     return binding
 
 
-def bind_for_reading(database: Database) -> Binding | None:
+def bind_for_reading(database: Database, records: Records) -> Binding | None:
     """Return the same, creating and migrating nothing; None for a file that is not there."""
     if isinstance(database, str | os.PathLike):
         url = _url(database)
         if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
             return None
-    return _bind(database)
+    return _bind(database, records)
 
 
-def _bind(database: Database) -> Binding:
+def _bind(database: Database, records: Records) -> Binding:
     if isinstance(database, HostSession | OwnTransactions):  # for asyncio, made elsewhere
         return database
     if isinstance(database, Session | scoped_session):
@@ -273,10 +277,7 @@ def _bind(database: Database) -> Binding:
     if isinstance(database, Engine):
         return OwnTransactions(database)
     if isinstance(database, sessionmaker):
-        engine = database.kw.get("bind")
-        if not isinstance(engine, Engine):
-            raise BindingError("This sessionmaker is not bound to an engine; pass a session of it")
-        return OwnTransactions(engine, database)
+        return OwnTransactions(_engine_of(database, records), database)
     if isinstance(getattr(database, "conn", None), sqlite3.Connection):
         return SqliteUtils(database)
     if database is None or isinstance(database, str | os.PathLike):
@@ -290,6 +291,22 @@ def _bind(database: Database) -> Binding:
         "db must be a Session, scoped_session, Connection, Engine, sessionmaker, path, URL or "
         f"sqlite_utils.Database, not {type(database).__name__}"
     )
+
+
+def _engine_of(sessions: sessionmaker[Any], records: Records) -> Engine:
+    with sessions() as session:
+        if type(session).get_bind is not Session.get_bind:
+            raise BindingError(
+                "The sessions of this sessionmaker choose their engine by themselves; pass a "
+                "session of it, or the engine that has the embeddings"
+            )
+        try:
+            bind = session.get_bind(records.embedding.__mapper__)
+        except UnboundExecutionError:
+            bind = None
+    if not isinstance(bind, Engine):
+        raise BindingError("This sessionmaker is not bound to an engine; pass a session of it")
+    return bind
 
 
 def _url(database: str | os.PathLike[str] | None) -> URL:

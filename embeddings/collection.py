@@ -14,9 +14,9 @@ from .items import checked_name
 from .keys import K, keys_of
 from .model import check_model
 from .records import RECORDS, EmbeddingRecord, Records
-from .schema import missing_tables
 from .searchable import Searchable
 from .sql import changed, lock_collection, run, starts_with
+from .tables import missing_tables
 from .writable import Writable
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
             check_model(model)
         super().__init__(
             checked_name(name),
-            bind(db),
+            bind(db, records),
             model=model,
             model_id=model_id,
             create=create,
@@ -325,7 +325,7 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
 
 
 def _names(db: Database, records: Records, condition: ColumnElement[bool]) -> list[str]:
-    binding = bind_for_reading(db)
+    binding = bind_for_reading(db, records)
     if binding is None:
         return []
     try:

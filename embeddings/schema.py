@@ -1,4 +1,4 @@
-"""The tables: creating and migrating them, adopting `llm`'s, mapping them in a host's own base."""
+"""Migrations: the tables brought up to date or taken back, by an Alembic environment of our own."""
 
 from __future__ import annotations
 
@@ -7,33 +7,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, MetaData, Table, event, func, inspect, select, text
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
-from sqlalchemy.orm import relationship
-from sqlalchemy.schema import DropTable
+from sqlalchemy import Connection, Engine, func, select
 
-from .changelog import LLM_MIGRATIONS_TABLE, install, uninstall
 from .errors import SchemaError
-from .records import RECORDS, CollectionColumns, EmbeddingColumns, Records
-from .sql import MAX_NAME_BYTES, connection_of, dialect_of, schema_map_of
+from .tables import VERSION_TABLE, schema_of
 from .transactions import commits_each_statement, owned_transaction, sqlite_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from sqlalchemy.orm import Session
-
-VERSION_TABLE = "embeddings_alembic_version"
-# Columns without which a table of that name is not ours: llm's first version had these.
-_REQUIRED = (
-    ("collections", {"id", "name", "model"}),
-    ("embeddings", {"collection_id", "id", "embedding", "content", "metadata"}),
-)
+    from alembic.config import Config
 
 ADVISORY_LOCK = int.from_bytes(b"embeddin")
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-UNDEFINED_TABLE, UNDEFINED_COLUMN, INSUFFICIENT_PRIVILEGE = "42P01", "42703", "42501"
-
 _alembic_lock = threading.RLock()
 
 
@@ -59,29 +44,48 @@ def migrate(bind: Engine | Connection, revision: str = "head") -> None:
         with owned_transaction(bind, write=False) as connection:
             if is_migrated(connection, revision):
                 return
-        # Another process may be ahead: what it commits has to be seen once it lets us in.
-        sees_others = "READ COMMITTED" if bind.dialect.name == "postgresql" else None
-        with owned_transaction(bind, write=True, isolation_level=sees_others) as connection:
+        with owned_transaction(bind, write=True, isolation_level=_sees_others(bind)) as connection:
             migrate(connection, revision)
         return
     if not isinstance(bind, Connection):
         raise TypeError(f"migrate() takes an Engine or a Connection, not {type(bind).__name__}")
     if not bind.in_transaction():
         bind.begin()
-    if is_migrated(bind, revision):
+    if not is_migrated(bind, revision):
+        _run_alembic(bind, lambda command, config: command.upgrade(config, revision))
+
+
+def downgrade(
+    bind: Engine | Connection, revision: str = "base", *, drop_rows: bool = False
+) -> None:
+    """Take the tables back to an older revision; "base" removes them.
+
+    Transactions are as with `migrate`.
+
+    Args:
+        bind: The database.
+        revision: An Alembic revision of this library.
+        drop_rows: Go on even if collections or embeddings are lost.
+
+    Raises:
+        SchemaError: Rows would be lost. Nothing was changed.
+    """
+    if isinstance(bind, Engine):
+        with owned_transaction(bind, write=True, isolation_level=_sees_others(bind)) as connection:
+            downgrade(connection, revision, drop_rows=drop_rows)
         return
-    with sqlite_transaction(bind):
-        if bind.dialect.name == "postgresql":
-            if commits_each_statement(bind):
-                raise SchemaError(
-                    "This connection commits every statement (AUTOCOMMIT), and a migration is one "
-                    "transaction: pass the engine"
-                )
-            bind.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
-            with bind.begin_nested():  # a failure leaves the caller's transaction usable
-                _run_alembic(bind, revision)
-        else:
-            _run_alembic(bind, revision)
+    if not isinstance(bind, Connection):
+        raise TypeError(f"downgrade() takes an Engine or a Connection, not {type(bind).__name__}")
+    if not bind.in_transaction():
+        bind.begin()
+    _run_alembic(
+        bind, lambda command, config: command.downgrade(config, revision), drop_rows=drop_rows
+    )
+
+
+def _sees_others(engine: Engine) -> str | None:
+    # Another process may be ahead: what it commits has to be seen once it lets us in.
+    return "READ COMMITTED" if engine.dialect.name == "postgresql" else None
 
 
 def is_migrated(connection: Connection, revision: str = "head") -> bool:
@@ -95,15 +99,30 @@ def is_migrated(connection: Connection, revision: str = "head") -> bool:
     return set(context.get_current_heads()) == {script.revision for script in wanted}
 
 
-def _run_alembic(connection: Connection, revision: str) -> None:
+def _run_alembic(
+    connection: Connection, run: Callable[[Any, Config], None], **attributes: Any
+) -> None:
+    """Run a command of Alembic in the connection's transaction, while no other process does."""
     from alembic import command
     from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    with _alembic_globals():
-        command.upgrade(config, revision)
+    config.attributes.update(attributes, connection=connection)
+    with sqlite_transaction(connection):
+        if connection.dialect.name != "postgresql":
+            with _alembic_globals():
+                run(command, config)
+            return
+        if commits_each_statement(connection):
+            raise SchemaError(
+                "This connection commits every statement (AUTOCOMMIT), and a migration is one "
+                "transaction: pass the engine"
+            )
+        connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+        # A failure leaves the caller's transaction usable.
+        with connection.begin_nested(), _alembic_globals():
+            run(command, config)
 
 
 @contextmanager
@@ -135,206 +154,3 @@ def migrations_dir() -> Path:
         if (folder / "env.py").is_file():
             return folder
     raise SchemaError(f"The migrations of this library are in neither of {candidates}")
-
-
-def schema_of(connection: Connection) -> str | None:
-    """Return the schema into which the connection puts a table that names none; None on SQLite."""
-    schema = schema_map_of(connection).get(None)
-    if schema is None and connection.dialect.name == "postgresql":
-        schema = connection.scalar(select(func.current_schema()))
-    return schema
-
-
-def create_extension(connection: Connection) -> None:
-    """Create pgvector's extension in a PostgreSQL database that lacks it; elsewhere do nothing.
-
-    Raises:
-        SchemaError: The server has no pgvector, or the role may not create it. Says whom to ask
-            for what.
-    """
-    if connection.dialect.name != "postgresql":
-        return
-    database = connection.scalar(text("SELECT current_database()"))
-    there = connection.scalar(
-        text("SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'vector'")
-    )
-    if there is not None:
-        if connection.scalar(text("SELECT to_regtype('vector')")) is None:
-            raise SchemaError(
-                f"pgvector is in the schema {there} of the database {database!r}, which is not on "
-                "the search_path of this connection: add it"
-            )
-        return
-    if not connection.scalar(text("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'")):
-        raise SchemaError(
-            "This PostgreSQL server has no pgvector. Ask its administrator to install it "
-            "(https://github.com/pgvector/pgvector#installation), and then to run, in the database "
-            f"{database!r}: CREATE EXTENSION vector"
-        )
-    # The first schema of the search path may be one tenant's only.
-    is_shared = connection.scalar(text("SELECT 'public' = ANY (current_schemas(false))"))
-    try:
-        with connection.begin_nested():
-            connection.execute(
-                text(f"CREATE EXTENSION IF NOT EXISTS vector{' SCHEMA public' * bool(is_shared)}")
-            )
-    except DBAPIError as error:
-        if sqlstate(error) != INSUFFICIENT_PRIVILEGE:
-            raise
-        raise SchemaError(
-            "This role may not create the extension pgvector. Ask the administrator to run, in "
-            f"the database {database!r}: CREATE EXTENSION vector"
-        ) from None
-
-
-def check_adoptable(connection: Connection, records: Records = RECORDS) -> None:
-    """Do nothing if the database has neither of the two tables, or both, of whatever age.
-
-    Raises:
-        SchemaError: One is missing, or lacks columns: then it is somebody else's.
-    """
-    present = {name for name, lacking in _lacking(connection, records) if lacking is not None}
-    for name, lacking in _lacking(connection, records):
-        if name in present and (lacking or len(present) == 1):
-            reason = f"lacks the columns {sorted(lacking)}" if lacking else "stands alone"
-            raise SchemaError(f"{_is_foreign(name, reason)}. Nothing was changed")
-
-
-def _lacking(connection: Connection, records: Records) -> list[tuple[str, set[str] | None]]:
-    """Return the name of each table with the columns that it lacks; None if it is not there."""
-    inspector, schema_map = inspect(connection), schema_map_of(connection)
-    found: list[tuple[str, set[str] | None]] = []
-    for which, required in _REQUIRED:
-        table: Table = getattr(records, which)
-        schema = schema_map.get(table.schema, table.schema) or schema_of(connection)
-        try:
-            columns = {column["name"] for column in inspector.get_columns(table.name, schema)}
-        except NoSuchTableError:
-            found.append((table.name, None))
-        else:
-            found.append((table.name, required - columns))
-    return found
-
-
-def _is_foreign(name: str, reason: str) -> str:
-    return (
-        f"This database has a table {name!r} that is not of this library: it {reason}. Leave it, "
-        "and give ours other names: embeddings.make_records(Base, prefix=...)"
-    )
-
-
-def missing_tables(session: Session, records: Records) -> bool:
-    """Return whether one of the two tables is absent."""
-    lacking = _lacking(connection_of(session, records), records)
-    return any(columns is None for _, columns in lacking)
-
-
-def sqlstate(error: DBAPIError) -> str | None:
-    """Return PostgreSQL's code for an error, whatever the driver."""
-    code: str | None = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
-    return code
-
-
-def explained(error: DBAPIError, session: Session, records: Records) -> SchemaError | None:
-    """Return what to do about an error that came of the tables; None if it is of another kind."""
-    if dialect_of(session, records).name == "postgresql":  # where nothing can be asked any more
-        is_missing = sqlstate(error) == UNDEFINED_TABLE
-        foreign = [] if sqlstate(error) != UNDEFINED_COLUMN else [records.collections.name]
-        reason = "lacks columns"
-    else:
-        lacking = _lacking(connection_of(session, records), records)
-        is_missing = any(columns is None for _, columns in lacking)
-        foreign = [name for name, columns in lacking if columns]
-        reason = f"lacks the columns {sorted(set().union(*(c for _, c in lacking if c)))}"
-    if foreign:
-        return SchemaError(_is_foreign(foreign[0], reason))
-    if not is_missing:
-        return None
-    if records is RECORDS:
-        return SchemaError(
-            "The tables of the embeddings are not in this database. Create them with "
-            "embeddings.migrate(engine)"
-        )
-    return SchemaError(
-        f"The tables {records.collections.fullname!r} and {records.embeddings.fullname!r} are not "
-        "in this database. Create them with a migration of your own, or with create_all() of "
-        "their metadata"
-    )
-
-
-def make_records(base: Any, *, prefix: str = "", schema: str | None = None) -> Records:
-    """Return the two tables, mapped in your own declarative base, under names of your choosing.
-
-    Pass them to every collection that lives in them: `Collection(..., records=records)`. The
-    classes have what `CollectionRecord` and `EmbeddingRecord` have. They are `records.collection`
-    and `records.embedding`; a foreign key to an embedding's collection is
-    `ForeignKey(records.collection.id)`.
-
-    The tables are yours: `create_all` makes them, or your own migrations do, where
-    `install(op.get_bind(), records)` follows their creation. `migrate` has nothing to do with them.
-
-    Args:
-        base: A declarative base, or a class such as Flask-SQLAlchemy's `db.Model`.
-        prefix: Of the names: "search_" makes `search_collections` and `search_embeddings`.
-        schema: The schema of the tables; by default that of the base's `MetaData`.
-
-    Raises:
-        ValueError: The prefix is too long, or no beginning of a name.
-        sqlalchemy.exc.InvalidRequestError: The base has a table of such a name.
-    """
-    if prefix and not prefix.isidentifier():
-        raise ValueError(f"prefix must be letters, digits and underscores, not {prefix!r}")
-    if len(f"idx_{prefix}embeddings_content_hash".encode()) > MAX_NAME_BYTES:
-        raise ValueError(f"the prefix {prefix!r} is too long: names have up to 63 bytes")
-    name = "".join(part.capitalize() for part in f"{schema or ''}_{prefix}".split("_"))
-
-    def mapped(kind: str, columns: type[Any], **attributes: Any) -> Any:
-        # In the base's registry and metadata, without its own columns and its constructor.
-        attributes |= {
-            "__tablename__": f"{prefix}{kind.lower()}s",
-            "__schema__": schema,
-            "__module__": base.__module__,
-            "metadata": base.metadata,
-        }
-        cls = base.registry.mapped(type(f"{name}{kind}Record", (columns,), attributes))
-        for column in cls.__table__.primary_key:  # nullable in the documented schema only
-            column.nullable = False
-        return cls
-
-    collection = mapped("Collection", CollectionColumns)
-    embedding = mapped("Embedding", EmbeddingColumns, __collection__=collection)
-    both_ways = relationship(embedding, back_populates="collection", cascade="all, delete-orphan")
-    collection.__mapper__.add_property("embeddings", both_ways)
-    records = Records(collection, embedding)
-    watch(records)
-    return records
-
-
-def watch(records: Records) -> None:
-    """Let `create_all` and `drop_all` of the tables' metadata see to what stands beside them."""
-
-    def before_create(_: MetaData, connection: Connection, **__: Any) -> None:
-        check_adoptable(connection, records)  # create_all would skip a table of somebody else's
-        create_extension(connection)
-
-    def after_create(_: Table, connection: Connection, **__: Any) -> None:
-        install(connection, records)
-
-    def after_drop(_: Table, connection: Connection, **__: Any) -> None:
-        uninstall(connection, records)
-        if records is RECORDS:
-            connection.execute(DropTable(Table(VERSION_TABLE, MetaData()), if_exists=True))
-
-    event.listen(records.embeddings.metadata, "before_create", before_create)
-    event.listen(records.embeddings, "after_create", after_create)
-    event.listen(records.embeddings, "after_drop", after_drop)
-    KNOWN.append(records)
-
-
-def side_table_names() -> set[str]:
-    """Return the names of the tables that no metadata holds, of all records that were made."""
-    return {VERSION_TABLE, LLM_MIGRATIONS_TABLE, *(records.log for records in KNOWN)}
-
-
-KNOWN: list[Records] = []
-watch(RECORDS)

@@ -14,8 +14,8 @@ from .dialects import SUPPORTED, insert_into
 from .errors import BindingError, ModelMismatchError, ModelRequiredError
 from .keys import K
 from .model import embed_checked
-from .schema import explained
 from .sql import dialect_of, index_settings, run, stored_size
+from .tables import explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

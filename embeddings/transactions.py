@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import event
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from .errors import BindingError
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection, Engine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 
 @contextmanager
@@ -92,6 +94,42 @@ def begin_sqlite(connection: Connection, *, write: bool, fresh: bool = False) ->
         connection.exec_driver_sql("COMMIT")  # empty: a host's engine begins by an event
     connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
     return True
+
+
+def configure_sqlite(engine: Engine | AsyncEngine, *, immediate: bool = False) -> None:
+    """Give a host's SQLite engine real transactions, from their first statement to their end.
+
+    Python's driver begins one only at the first INSERT, UPDATE or DELETE. Until then two reads of
+    one session can differ, a savepoint is committed when it is released, and changes of the schema
+    are committed at once. With this each transaction is one snapshot, and a rollback undoes all.
+    Elsewhere than on SQLite nothing happens.
+
+    Args:
+        engine: Call this once, where the engine is made.
+        immediate: Take the write lock at the beginning of each transaction. Transactions that read
+            before they write need that where several run at once: SQLite refuses with "database is
+            locked" whoever wants to write after somebody else has.
+
+    Source: https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#serializable-isolation-savepoints-transactional-ddl
+    """
+    synchronous: Any = getattr(engine, "sync_engine", engine)
+    if synchronous.dialect.name != "sqlite":
+        return
+
+    @event.listens_for(synchronous, "begin")
+    def begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+            return
+        if not _driver_connection(connection).in_transaction:
+            # Set anew each time: the pool sets it back.
+            _adapted_connection(connection).isolation_level = None
+            begin_sqlite(connection, write=immediate)
+
+    @event.listens_for(synchronous, "checkin")
+    def checkin(adapted: Any, _: object) -> None:
+        # As in `owned_transaction`: a COMMIT that failed may have left it open.
+        if adapted is not None and getattr(adapted, "driver_connection", adapted).in_transaction:
+            adapted.rollback()
 
 
 def commits_each_statement(connection: Connection) -> bool:

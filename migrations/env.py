@@ -11,7 +11,7 @@ from sqlalchemy import URL, Connection, create_engine, make_url
 from embeddings.autogenerate import include_object
 from embeddings.dialects import with_driver
 from embeddings.records import Base
-from embeddings.schema import VERSION_TABLE, check_adoptable, schema_of
+from embeddings.tables import VERSION_TABLE, check_adoptable, schema_of
 from embeddings.transactions import owned_transaction
 
 URL_VARIABLE = "EMBEDDINGS_DATABASE_URL"

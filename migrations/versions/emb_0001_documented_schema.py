@@ -10,7 +10,7 @@ from alembic import context, op
 
 from embeddings.errors import SchemaError
 from embeddings.records import JSONObject, Vector
-from embeddings.schema import create_extension, schema_of
+from embeddings.tables import create_extension, schema_of
 
 revision = "emb_0001"
 down_revision = None
@@ -108,10 +108,13 @@ def downgrade() -> None:
         tables = (sa.Table(name, sa.MetaData()) for name in ("collections", "embeddings"))
         counts = (sa.select(sa.func.count()).select_from(table) for table in tables)
         rows = sum(op.get_bind().scalar(count) for count in counts)
-        if rows and context.get_x_argument(as_dictionary=True).get("drop") != "yes":
+        told = context.config.attributes.get("drop_rows") or (
+            context.get_x_argument(as_dictionary=True).get("drop") == "yes"
+        )
+        if rows and not told:
             raise SchemaError(
-                f"Going back would drop {rows} rows of collections and embeddings. "
-                "Delete them first, or run alembic with -x drop=yes"
+                f"Going back would drop {rows} rows of collections and embeddings. Delete them "
+                "first, or say so: downgrade(..., drop_rows=True), alembic -x drop=yes"
             )
     op.drop_table("embeddings")
     op.drop_table("collections")
