@@ -202,7 +202,7 @@ class SqliteUtils:
     def _opened(self, *, write: bool) -> OwnTransactions | None:
         with self._lock:  # put off until no transaction of the owner's is in the way
             if self._own is None and self._file:
-                self._own = OwnTransactions(_open_engine(self._file), opened=True)
+                self._own = OwnTransactions(open_engine(self._file), opened=True)
             # A cursor of the owner's, half read, would keep a second connection from writing.
             if write and self._own and not self._can_write:
                 self._can_write = use_write_ahead_log(self._own._engine)
@@ -281,7 +281,7 @@ def _bind(database: Database, records: Records) -> Binding:
     if isinstance(getattr(database, "conn", None), sqlite3.Connection):
         return SqliteUtils(database)
     if database is None or isinstance(database, str | os.PathLike):
-        return OwnTransactions(_open_engine(database), opened=True)
+        return OwnTransactions(open_engine(database), opened=True)
     if any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(database).__mro__):
         raise BindingError(
             f"A Collection works synchronously and cannot use an {type(database).__name__}: "
@@ -312,14 +312,22 @@ def _engine_of(sessions: sessionmaker[Any], records: Records) -> Engine:
 def _url(database: str | os.PathLike[str] | None) -> URL:
     if isinstance(database, str) and "://" in database:
         try:
-            return with_driver(make_url(database))
-        except ArgumentError:
+            url = with_driver(make_url(database))
+        except (ArgumentError, ValueError):
             raise BindingError("This URL cannot be read; for a file use a path") from None
+        if "@" in (url.host or ""):  # drivers would show it in their errors
+            raise BindingError("This URL has two @: write one in a password as %40")
+        return url
     path = ":memory:" if database is None else os.fspath(database)
     return URL.create("sqlite", database=path)
 
 
-def _open_engine(database: str | os.PathLike[str] | None) -> Engine:
+def open_engine(database: str | os.PathLike[str] | None) -> Engine:
+    """Return an engine on a path, a URL or, for None, memory; with our settings on SQLite.
+
+    Raises:
+        BindingError: The URL cannot be read, or its driver is asynchronous.
+    """
     url = _url(database)
     if url.get_dialect().is_async:
         raise BindingError(

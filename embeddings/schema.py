@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from alembic.config import Config
+    from alembic.script import ScriptDirectory
 
 ADVISORY_LOCK = int.from_bytes(b"embeddin")
 _alembic_lock = threading.RLock()
@@ -90,13 +91,31 @@ def _sees_others(engine: Engine) -> str | None:
 
 def is_migrated(connection: Connection, revision: str = "head") -> bool:
     """Return whether the tables are at a revision already; only reads, and so waits for nobody."""
+    wanted = _revisions().get_revisions(revision)
+    return _current(connection) == {script.revision for script in wanted}
+
+
+def current_revision(connection: Connection) -> str | None:
+    """Return the revision of the tables; None where `migrate` never ran. Only reads."""
+    return next(iter(_current(connection)), None)
+
+
+def head_revision() -> str:
+    """Return the newest revision that this library knows."""
+    return str(_revisions().get_current_head())
+
+
+def _current(connection: Connection) -> set[str]:
     from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
 
     options = {"version_table": VERSION_TABLE, "version_table_schema": schema_of(connection)}
-    context = MigrationContext.configure(connection, opts=options)
-    wanted = ScriptDirectory(str(migrations_dir())).get_revisions(revision)
-    return set(context.get_current_heads()) == {script.revision for script in wanted}
+    return set(MigrationContext.configure(connection, opts=options).get_current_heads())
+
+
+def _revisions() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(str(migrations_dir()))
 
 
 def _run_alembic(

@@ -1,0 +1,139 @@
+"""What a database holds: its schema's revision, and each collection. For people and for scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+
+from .binding import bind_for_reading
+from .collection import Collection
+from .records import RECORDS, Records
+from .schema import current_revision, head_revision, missing_tables
+from .sql import connection_of, run, stored_size
+from .vectors import ITEM_BYTES
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from .binding import Database
+
+HEADINGS = ("collection", "model", "dimensions", "rows", "search")
+
+
+@dataclass(frozen=True)
+class CollectionOverview:
+    """One collection.
+
+    Attributes:
+        name: Its name.
+        model_id: The id of its embedding model.
+        dimensions: Of its vectors; None if it has none.
+        rows: The items in it.
+        strategy: How a search in this process would go about it: `"matrix"`, `"scan"`,
+            `"database"` or `"index"`.
+        reason: Why it scans; None if it does not.
+    """
+
+    name: str
+    model_id: str
+    dimensions: int | None
+    rows: int
+    strategy: str
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Overview:
+    """A database; as a string, a table to read.
+
+    Attributes:
+        revision: Of the schema in the database; None where `migrate` never ran.
+        head: Of the schema that this version of the library works with.
+        collections: By name.
+    """
+
+    revision: str | None
+    head: str
+    collections: tuple[CollectionOverview, ...]
+
+    @property
+    def is_current(self) -> bool:
+        """Whether there is nothing to migrate."""
+        return self.revision == self.head
+
+    def __str__(self) -> str:
+        if self.is_current:
+            schema = f"Schema {self.head}, up to date."
+        elif self.revision is None:
+            schema = f"No schema: migrate to {self.head}."
+        else:
+            schema = f"Schema {self.revision}, but this library's is {self.head}: migrate."
+        if not self.collections:
+            return f"{schema}\nNo collections."
+        lines = [HEADINGS, *map(_cells, self.collections)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join([schema, "", *(_line(cells, widths) for cells in lines)])
+
+
+def overview(db: Database, *, records: Records = RECORDS) -> Overview:
+    """Return what a database holds. Reads only: on a session within its transaction.
+
+    Args:
+        db: Whatever a collection can be opened on. Nothing is created or migrated.
+        records: Which tables.
+    """
+    binding = bind_for_reading(db)
+    if binding is None:  # a file that is not there
+        return Overview(None, head_revision(), ())
+    try:
+        with binding.session(write=False) as session:
+            revision = current_revision(connection_of(session, records))
+            found = () if missing_tables(session, records) else _collections(session, records)
+            return Overview(revision, head_revision(), found)
+    finally:
+        binding.close()
+
+
+def _collections(session: Session, records: Records) -> tuple[CollectionOverview, ...]:
+    collections, embeddings = records.collections.c, records.embeddings.c
+    rows = select(func.count()).where(embeddings.collection_id == collections.id).scalar_subquery()
+    statement = (
+        select(collections.name, collections.model, stored_size(records), rows)
+        .where(collections.name.is_not(None))
+        .order_by(collections.name)
+    )
+    return tuple(
+        CollectionOverview(
+            name, model_id, size and size // ITEM_BYTES, count, *_search(session, records, name)
+        )
+        for name, model_id, size, count in run(session, records, statement).all()
+    )
+
+
+def _search(session: Session, records: Records, name: str) -> tuple[str, str | None]:
+    collection = Collection(name, session, records=records)
+    index = collection.index_info()
+    if index is not None and index.is_valid:
+        return "index", None
+    status = collection.status()
+    return status.strategy, status.reason
+
+
+def _cells(collection: CollectionOverview) -> tuple[str, ...]:
+    dimensions = "-" if collection.dimensions is None else str(collection.dimensions)
+    search = ": ".join(filter(None, (collection.strategy, collection.reason)))
+    return collection.name, collection.model_id, dimensions, f"{collection.rows:,}", search
+
+
+def _line(cells: tuple[str, ...], widths: list[int]) -> str:
+    name, model_id, dimensions, rows, search = cells
+    aligned = (
+        name.ljust(widths[0]),
+        model_id.ljust(widths[1]),
+        dimensions.rjust(widths[2]),
+        rows.rjust(widths[3]),
+        search,
+    )
+    return "  ".join(aligned)
