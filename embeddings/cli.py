@@ -21,7 +21,7 @@ from .overview import overview
 from .schema import head_revision, migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 try:
     import click
@@ -76,6 +76,18 @@ def collections_command(database: Target) -> None:
         names = Collection.names(database)
     for name in names:
         click.echo(name)
+
+
+def commands_on(find_engine: Callable[[], Engine]) -> click.Group:
+    """Return the commands as a group for a framework's own program, which knows the database."""
+
+    @click.group("embeddings", commands=embeddings.commands, help=embeddings.help)
+    @click.pass_context
+    def group(context: click.Context) -> None:
+        with _one_line_errors():
+            context.obj = find_engine()
+
+    return group
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 A name is looked up among the application's own registrations, then the built-in providers, then
 packages that announce themselves through the entry-point group `embeddings.models`, then the
-plugins of `llm` where it is installed. A name that a database row holds is looked up in the same
-places and nowhere else: it never becomes a path, a URL or an import.
+plugins of `llm` where it is installed. Of several applications in a process each may have a default
+and models of its own, which go first: see `Settings`. A name that a database row holds is
+looked up in the same places and nowhere else: it never becomes a path, a URL or an import.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ import os
 import threading
 import warnings
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 from .errors import UnknownModelError
 from .model import SupportsEmbedding, check_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from .model import EmbeddingModel
 
@@ -32,6 +34,33 @@ _aliases: dict[str, str] = {}
 _default: str | None = None
 _providers_loaded = _entry_points_loaded = False
 _substitute: Callable[[str, SupportsEmbedding | None], SupportsEmbedding] | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one application says about models, where a process may have several.
+
+    Attributes:
+        default: The id or alias of its default model.
+        models: Its own models by id, such as those with its keys.
+    """
+
+    default: str | None = None
+    models: Mapping[str, SupportsEmbedding] = field(default_factory=dict)
+
+
+_NOBODYS = Settings()
+_current_settings: Callable[[], Settings | None] | None = None
+
+
+def use_settings(current: Callable[[], Settings | None]) -> None:
+    """Let a framework say which application is at work: called at every look-up; None for none."""
+    global _current_settings
+    _current_settings = current
+
+
+def _settings() -> Settings:
+    return (_current_settings and _current_settings()) or _NOBODYS
 
 
 def register_embedding_model(model: SupportsEmbedding, aliases: Iterable[str] = ()) -> None:
@@ -72,7 +101,8 @@ def get_embedding_models() -> list[EmbeddingModel]:
     _load_entry_points()
     with _lock:
         _load_providers()
-        models = [substituted(_models[model_id]) for model_id in sorted(_models)]
+        known = {**_models, **_settings().models}
+        models = [substituted(known[model_id]) for model_id in sorted(known)]
     return cast("list[EmbeddingModel]", models)
 
 
@@ -132,7 +162,7 @@ def set_default_model(model: SupportsEmbedding | str | None) -> None:
 
 def default_model_name() -> str | None:
     """Return the id or alias of the application's default model, or None."""
-    return _default or os.environ.get(DEFAULT_MODEL_VARIABLE) or None
+    return _settings().default or _default or os.environ.get(DEFAULT_MODEL_VARIABLE) or None
 
 
 def canonical_id(name: str) -> str:
@@ -183,7 +213,9 @@ def _find(name: str) -> SupportsEmbedding | None:
 def _registered(name: str) -> SupportsEmbedding | None:
     with _lock:
         _load_providers()
-        return _models.get(_follow(name))
+        model_id = _follow(name)
+        models = _settings().models
+        return models[model_id] if model_id in models else _models.get(model_id)
 
 
 def _follow(name: str) -> str:

@@ -216,7 +216,19 @@ async def _anever_retry_an_exhausted_quota(response: Any) -> None:
         response.headers["x-should-retry"] = "false"
 
 
-def register(register: Callable[[SupportsEmbedding, tuple[str, ...]], None]) -> None:
+def register(
+    register: Callable[[SupportsEmbedding, tuple[str, ...]], None],
+    *,
+    api_key: str | None = None,
+    base_url: str | None = None,
+) -> None:
     """Register the six models; the package itself is imported by their first call."""
     for model_id, api_name, dimensions, aliases in MODELS:
-        register(OpenAIEmbeddingModel(model_id, api_name=api_name, dimensions=dimensions), aliases)
+        model = OpenAIEmbeddingModel(
+            model_id,
+            api_name=api_name,
+            dimensions=dimensions,
+            api_key=api_key,
+            base_url=base_url,
+        )
+        register(model, aliases)

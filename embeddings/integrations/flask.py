@@ -1,0 +1,90 @@
+"""Flask: models and keys from `app.config`, and the command `flask embeddings`.
+
+    embeddings = Embeddings()
+    embeddings.init_app(app)
+
+Collections need nothing of this: they are opened on Flask-SQLAlchemy's `db.session`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flask import Flask, current_app, has_app_context
+
+from ..cli import commands_on
+from ..errors import BindingError
+from ..model import SupportsEmbedding, check_model
+from ..providers import openai
+from ..records import Base
+from ..registry import Settings, use_settings
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+EXTENSION = "embeddings"
+
+
+class Embeddings:
+    """The extension. Each application has the settings of its own `app.config`.
+
+    - `EMBEDDINGS_MODEL`: the model of new collections that name none; an id, an alias, or a model
+      object of your own, which is then known in this application by its `model_id`.
+    - `OPENAI_API_KEY`, `OPENAI_BASE_URL`: for OpenAI's models.
+
+    They are read by `init_app`, and hold in the application's context. What is not there is looked
+    for in the environment. Shared by all applications of a process are the models, aliases and the
+    default that are registered through `embeddings` itself, and the memory for searches.
+
+    Args:
+        app: The application, if there is one already.
+        bind_key: Of the database that has the tables, if that is not the default one. Like the
+            bind key of a model, it is the same for all applications of the process.
+    """
+
+    def __init__(self, app: Flask | None = None, *, bind_key: str | None = None) -> None:
+        if bind_key is not None:
+            Base.metadata.info["bind_key"] = bind_key
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Read the settings of an application, and add the command to it."""
+        app.extensions[EXTENSION] = _settings_from(app)
+        use_settings(_current_settings)
+        app.cli.add_command(commands_on(_engine))
+
+
+def _settings_from(app: Flask) -> Settings:
+    models: dict[str, SupportsEmbedding] = {}
+
+    def add(model: SupportsEmbedding, _aliases: object = ()) -> None:
+        models[model.model_id] = model
+
+    api_key, base_url = (app.config.get(f"OPENAI_{name}") for name in ("API_KEY", "BASE_URL"))
+    if api_key or base_url:
+        openai.register(add, api_key=api_key, base_url=base_url)
+    default = app.config.get("EMBEDDINGS_MODEL")
+    if default is None or isinstance(default, str):
+        return Settings(default, models)
+    check_model(default)
+    add(default)
+    return Settings(default.model_id, models)
+
+
+def _current_settings() -> Settings | None:
+    return current_app.extensions.get(EXTENSION) if has_app_context() else None
+
+
+def _engine() -> Engine:
+    """Return the engine of the database that has the tables, or is to have them."""
+    bind_key = Base.metadata.info.get("bind_key")
+    sqlalchemy = current_app.extensions.get("sqlalchemy")
+    if sqlalchemy is None:
+        raise BindingError(
+            "This application has no Flask-SQLAlchemy. Use the program `embeddings --database URL`"
+        )
+    if bind_key not in sqlalchemy.engines:
+        raise BindingError(f"SQLALCHEMY_BINDS has no bind {bind_key!r}")
+    engine: Engine = sqlalchemy.engines[bind_key]
+    return engine

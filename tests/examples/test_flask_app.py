@@ -1,0 +1,153 @@
+"""The example for Flask: its own tests, its commands, its server, and its pages in a browser."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from selenium import webdriver
+from selenium.common import StaleElementReferenceException
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.examples.serving import copied, run, served
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from selenium.webdriver.remote.webelement import WebElement
+
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+# As root, and with nothing of its own that would want a network.
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--window-size=900,1100",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the example."""
+    return copied("flask_app", tmp_path_factory.mktemp("example"))
+
+
+@pytest.fixture(scope="module")
+def site(folder: Path, empty_database: str) -> Iterator[str]:
+    """The address of the application with its sample articles, under Flask's own server."""
+    environment = {"FLASK_SQLALCHEMY_DATABASE_URI": empty_database}
+    run("flask", "db", "upgrade", folder=folder, **environment)
+    run("flask", "seed", folder=folder, **environment)
+    with served("flask", "run", "--port", "0", folder=folder, **environment) as address:
+        yield address
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
+    """Chromium without a window; without Chromium the test is skipped."""
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("needs the programs chromium and chromedriver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield browser
+    browser.quit()
+
+
+def test_its_own_tests_pass(folder: Path, empty_database: str):
+    """On either database; warnings are errors."""
+    output = run(
+        *("pytest", "-q", "-W", "error", "-p", "no:cacheprovider"),
+        folder=folder,
+        TEST_DATABASE_URL=empty_database,
+    )
+    assert " passed" in output
+
+
+def test_it_is_used_over_http(site: str, folder: Path, empty_database: str):
+    """Search, write, fail half-way, and see in the end what is there."""
+    with httpx.Client(base_url=site) as client:
+
+        def titles(question: str) -> list[str]:
+            page = client.get("/kitchen/", params={"q": question})
+            return re.findall(r'<a href="/kitchen/\d+">(.+?)</a>', page.text)
+
+        assert titles("my blade is blunt")[0] == "Sharpening a knife"
+        assert "The price of saffron" not in titles("the price of saffron")
+        assert "Night trains, a short guide" not in titles("night trains")
+
+        form = {"title": "Gefrorenes Eis 🍨", "text": "cream, sugar, a very cold bowl"}
+        written = client.post("/kitchen/write", data={**form, "published": "on"})
+        assert written.status_code == 302
+        assert "Gefrorenes Eis 🍨" in client.get(written.headers["Location"]).text
+
+        new = {"title": "Rye bread", "text": "rye"}
+        refused = client.post("/kitchen/import", json=[new, form])
+        assert refused.status_code == 409
+        assert "Rye bread" not in titles("rye bread")
+
+    status = run(
+        *("flask", "embeddings", "status", "--json"),
+        folder=folder,
+        FLASK_SQLALCHEMY_DATABASE_URI=empty_database,
+    )
+    assert '"rows": 13' in status  # twelve samples and one that was written
+
+
+def test_its_pages_in_a_browser(site: str, browser: webdriver.Chrome):
+    """A visitor asks, turns the page, reads, finds more, and writes."""
+
+    def texts(selector: str) -> list[str]:
+        return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
+
+    def go(element: WebElement) -> None:
+        """Click, and wait until there is another page."""
+        element.click()
+        WebDriverWait(browser, 30).until(lambda _: _is_gone(element))
+
+    def link(text: str) -> WebElement:
+        return browser.find_element(By.LINK_TEXT, text)
+
+    browser.get(site)
+    go(link("Travel"))
+    browser.find_element(By.NAME, "q").send_keys("a good night while camping")
+    go(browser.find_element(By.TAG_NAME, "button"))
+    assert texts(".results a")[0] == "Sleeping well in a tent"
+    assert all(0 < float(score) < 1 for score in texts(".results .score"))
+
+    go(link("Sleeping well in a tent"))
+    assert len(texts("aside a")) == 3
+    assert "Sleeping well in a tent" not in texts("aside a")
+
+    browser.get(f"{site}/kitchen/?q=bread")
+    first = texts(".results a")
+    go(link("More →"))
+    assert not set(texts(".results a")) & set(first)
+
+    go(link("Write"))
+    browser.find_element(By.NAME, "title").send_keys("Ravioli by hand")
+    browser.find_element(By.NAME, "text").send_keys("Roll the pasta thin & fill it.")
+    go(browser.find_element(By.TAG_NAME, "button"))
+    assert texts("h1") == ["Ravioli by hand"]
+    assert texts("article p") == ["Roll the pasta thin & fill it."]
+
+
+def _is_gone(element: WebElement) -> bool:
+    try:
+        element.is_enabled()
+    except StaleElementReferenceException:
+        return True
+    return False
