@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
@@ -38,6 +39,10 @@ def enter_an_empty_folder(namespace: dict[str, Any]) -> None:
     namespace["_folder"] = TemporaryDirectory(ignore_cleanup_errors=True)
     namespace["_home"] = Path.cwd()
     os.chdir(namespace["_folder"].name)
+    # As in a file there: Flask asks where the module of an application is.
+    sys.modules["readme"] = module = ModuleType("readme")
+    module.__file__ = str(Path("readme.py").resolve())
+    namespace["__name__"] = "readme"
     administrator = create_engine(os.environ["POSTGRESQL_URL"], isolation_level="AUTOCOMMIT")
     database = f"examples_{os.getpid()}"
     with administrator.connect() as connection:
@@ -51,9 +56,10 @@ def enter_an_empty_folder(namespace: dict[str, Any]) -> None:
 def leave_it(namespace: dict[str, Any]) -> None:
     """Go back, closing what the examples left open and taking back what they set."""
     os.chdir(namespace["_home"])
+    del sys.modules["readme"]
     for value in list(namespace.values()):
         for name in ("close", "dispose"):
-            if hasattr(value, name) and not isinstance(value, type | ModuleType):
+            if hasattr(type(value), name):
                 getattr(value, name)()
     namespace["_folder"].cleanup()
     embeddings.set_default_model(None)
