@@ -59,7 +59,7 @@ def create_app(config: dict[str, object] | None = None) -> Flask:
 
     app.add_url_rule("/", view_func=home)
     app.add_url_rule("/<tenant>/", view_func=search)
-    app.add_url_rule("/<tenant>/<int:id>", view_func=show)
+    app.add_url_rule("/<tenant>/<int(max=2147483647):id>", view_func=show)
     app.add_url_rule("/<tenant>/write", view_func=write, methods=["GET", "POST"])
     app.add_url_rule("/<tenant>/import", view_func=import_articles, methods=["POST"])
     app.cli.add_command(seed)
