@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlite_utils
-from sqlalchemy import Connection, Engine, Executable, create_engine, text
+from sqlalchemy import URL, Connection, Engine, Executable, create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool, StaticPool
 
@@ -92,6 +93,21 @@ def rows_of(db: Any, statement: str | Executable) -> list[Any]:
         return list(
             connection.execute(text(statement) if isinstance(statement, str) else statement)
         )
+
+
+@contextmanager
+def empty_database(kind: str, folder: Path, server: URL) -> Iterator[str]:
+    """Yield the URL of a new database without any table: in a folder, or on the server."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / 'app.db'}"
+        return
+    name = f"test_{uuid.uuid4().hex}"
+    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with administrator.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield server.set(database=name).render_as_string(hide_password=False)
+    with administrator.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 def in_threads(work: Callable[[int], None], count: int = 8) -> None:

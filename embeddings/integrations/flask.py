@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flask import Flask, current_app, has_app_context
+from flask.cli import with_appcontext
 
 from ..cli import commands_on
 from ..errors import BindingError
@@ -52,7 +53,7 @@ class Embeddings:
         """Read the settings of an application, and add the command to it."""
         app.extensions[EXTENSION] = _settings_from(app)
         use_settings(_current_settings)
-        app.cli.add_command(commands_on(_engine))
+        app.cli.add_command(commands_on(with_appcontext(_engine)))
 
 
 def _settings_from(app: Flask) -> Settings:
