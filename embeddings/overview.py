@@ -9,9 +9,10 @@ from sqlalchemy import func, select
 
 from .binding import bind_for_reading
 from .collection import Collection
-from .records import RECORDS, Records
-from .schema import current_revision, head_revision, missing_tables
+from .records import RECORDS
+from .schema import current_revision, head_revision
 from .sql import connection_of, run, stored_size
+from .tables import check_adoptable, missing_tables
 from .vectors import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -77,43 +78,46 @@ class Overview:
         return "\n".join([schema, "", *(_line(cells, widths) for cells in lines)])
 
 
-def overview(db: Database, *, records: Records = RECORDS) -> Overview:
+def overview(db: Database) -> Overview:
     """Return what a database holds. Reads only: on a session within its transaction.
 
     Args:
         db: Whatever a collection can be opened on. Nothing is created or migrated.
-        records: Which tables.
+
+    Raises:
+        SchemaError: A table called `collections` or `embeddings` is there and is not ours.
     """
-    binding = bind_for_reading(db)
+    binding = bind_for_reading(db, RECORDS)
     if binding is None:  # a file that is not there
         return Overview(None, head_revision(), ())
     try:
         with binding.session(write=False) as session:
-            revision = current_revision(connection_of(session, records))
-            found = () if missing_tables(session, records) else _collections(session, records)
-            return Overview(revision, head_revision(), found)
+            connection = connection_of(session, RECORDS)
+            check_adoptable(connection)
+            found = () if missing_tables(session, RECORDS) else _collections(session)
+            return Overview(current_revision(connection), head_revision(), found)
     finally:
         binding.close()
 
 
-def _collections(session: Session, records: Records) -> tuple[CollectionOverview, ...]:
-    collections, embeddings = records.collections.c, records.embeddings.c
+def _collections(session: Session) -> tuple[CollectionOverview, ...]:
+    collections, embeddings = RECORDS.collections.c, RECORDS.embeddings.c
     rows = select(func.count()).where(embeddings.collection_id == collections.id).scalar_subquery()
     statement = (
-        select(collections.name, collections.model, stored_size(records), rows)
+        select(collections.name, collections.model, stored_size(RECORDS), rows)
         .where(collections.name.is_not(None))
         .order_by(collections.name)
     )
     return tuple(
         CollectionOverview(
-            name, model_id, size and size // ITEM_BYTES, count, *_search(session, records, name)
+            name, model_id, size and size // ITEM_BYTES, count, *_search(session, name)
         )
-        for name, model_id, size, count in run(session, records, statement).all()
+        for name, model_id, size, count in run(session, RECORDS, statement).all()
     )
 
 
-def _search(session: Session, records: Records, name: str) -> tuple[str, str | None]:
-    collection = Collection(name, session, records=records)
+def _search(session: Session, name: str) -> tuple[str, str | None]:
+    collection = Collection(name, session)
     index = collection.index_info()
     if index is not None and index.is_valid:
         return "index", None

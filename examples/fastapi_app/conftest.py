@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 from httpx import ASGITransport, AsyncClient
-from main import app, create_tables, get_session
-from sqlalchemy import event
+from main import app, create_tables, get_session, sessions
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from embeddings import configure_sqlite
 
 pytest_plugins = ["embeddings.testing"]
 
@@ -26,12 +27,7 @@ async def engine(
     file = tmp_path_factory.mktemp("database") / "test.db"
     url = os.environ.get("TEST_DATABASE_URL", f"sqlite+aiosqlite:///{file}")
     engine = create_async_engine(url)
-    if engine.dialect.name == "sqlite":
-        # Python's driver begins transactions late, which a test cannot roll back. See
-        # "Transactions with SQLite and the sqlite3 driver" in SQLAlchemy's documentation.
-        sync = engine.sync_engine
-        event.listen(sync, "connect", lambda c, _: setattr(c, "isolation_level", None))
-        event.listen(sync, "begin", lambda c: c.exec_driver_sql("BEGIN"))
+    configure_sqlite(engine)
     await create_tables(engine)
     yield engine
     await engine.dispose()
@@ -43,9 +39,8 @@ async def client(engine: AsyncEngine, deterministic_models: object) -> AsyncIter
     async with engine.connect() as connection, connection.begin() as transaction:
 
         async def get_tests_session() -> AsyncIterator[AsyncSession]:
-            async with AsyncSession(
-                connection, join_transaction_mode="create_savepoint"
-            ) as session:
+            joined = sessions(bind=connection, join_transaction_mode="create_savepoint")
+            async with joined as session:
                 yield session
 
         app.dependency_overrides[get_session] = get_tests_session

@@ -25,6 +25,7 @@ MODEL = os.environ.get("EMBEDDINGS_MODEL", "local")
 RESULTS_ON_A_PAGE = 5
 
 engine = create_async_engine(os.environ.get("DATABASE_URL", "sqlite+aiosqlite:///notes.db"))
+embeddings.configure_sqlite(engine)  # transactions that a rollback undoes altogether
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 

@@ -52,6 +52,8 @@ def create_app(config: dict[str, object] | None = None) -> Flask:
     app.config.from_prefixed_env()
     app.config.update(config or {})
     db.init_app(app)
+    with app.app_context():
+        embeddings.configure_sqlite(db.engine)  # transactions that a rollback undoes altogether
     # `flask db migrate` leaves the tables of the embeddings alone; `flask db upgrade` makes them:
     # see migrations/versions.
     Migrate(app, db, include_object=embeddings.include_object)

@@ -9,7 +9,6 @@ import pytest
 from app import create_app, db
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import event
 
 pytest_plugins = ["embeddings.testing"]
 
@@ -22,12 +21,6 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flask]:
     app = create_app({"TESTING": True, "SQLALCHEMY_DATABASE_URI": url})
     with app.app_context():
         flask_migrate.upgrade(Path(__file__).parent / "migrations")
-        if db.engine.dialect.name == "sqlite":
-            # Python's driver begins transactions late, which a test cannot roll back. See
-            # "Transactions with SQLite and the sqlite3 driver" in SQLAlchemy's documentation.
-            db.engine.dispose()
-            event.listen(db.engine, "connect", lambda c, _: setattr(c, "isolation_level", None))
-            event.listen(db.engine, "begin", lambda c: c.exec_driver_sql("BEGIN"))
         db.session.configure(join_transaction_mode="create_savepoint")
     yield app
     with app.app_context():

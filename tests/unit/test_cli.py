@@ -157,14 +157,16 @@ def test_an_error_is_one_line_without_the_password(command: str, database: str, 
     assert result.exit_code == 1
 
 
-def test_tables_of_somebody_else_are_left_alone(tmp_path: Path):
+@pytest.mark.parametrize("command", ["migrate", "status"])
+def test_tables_of_somebody_else_are_left_alone(command: str, tmp_path: Path):
     """The library's own error, in one line."""
     path = tmp_path / "app.db"
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
-        connection.execute(text("CREATE TABLE collections (name)"))
+        for name in ("collections", "embeddings"):
+            connection.execute(text(f"CREATE TABLE {name} (name)"))
     engine.dispose()
-    result = run("--database", path, "migrate")
+    result = run("--database", path, command)
     assert result.stderr.startswith("Error: This database has a table 'collections' that is not ")
     assert (result.stderr.count("\n"), result.exit_code) == (1, 1)
 

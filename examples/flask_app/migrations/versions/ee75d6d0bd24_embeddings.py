@@ -25,4 +25,4 @@ def upgrade():
 
 
 def downgrade():
-    pass  # nobody loses vectors by going back; another upgrade finds the tables as they are
+    embeddings.downgrade(op.get_bind())  # refuses while there are vectors to be lost
