@@ -8,7 +8,7 @@ from typing import Annotated
 from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy import Subquery, select
+from sqlalchemy import Subquery, delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -162,12 +162,10 @@ async def similar(id: Id, session: RequestSession, vectors: Vectors) -> list[Fou
 
 
 @app.delete("/notes/{id}", status_code=204)
-async def delete(id: Id, session: RequestSession, vectors: Vectors) -> None:
+async def remove(id: Id, session: RequestSession, vectors: Vectors) -> None:
     """Delete a note and its vector."""
-    note = await session.get(Note, id)
-    if note is None:
+    if await session.scalar(delete(Note).where(Note.id == id).returning(Note.id)) is None:
         raise HTTPException(404, "There is no such note.")
-    await session.delete(note)
     await vectors.delete_items([id])
     await session.commit()
 

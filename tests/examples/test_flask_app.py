@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 from selenium import webdriver
-from selenium.common import StaleElementReferenceException
+from selenium.common import WebDriverException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
@@ -114,9 +114,15 @@ def test_its_pages_in_a_browser(site: str, browser: webdriver.Chrome):
         return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
 
     def go(element: WebElement) -> None:
-        """Click, and wait until there is another page."""
+        """Click, and wait for the page to which it leads."""
+
+        def is_there(browser: webdriver.Chrome) -> bool:
+            state = browser.execute_script("return document.readyState")
+            return browser.current_url != before and state == "complete"
+
+        before = browser.current_url
         element.click()
-        WebDriverWait(browser, 30).until(lambda _: _is_gone(element))
+        WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException]).until(is_there)
 
     def link(text: str) -> WebElement:
         return browser.find_element(By.LINK_TEXT, text)
@@ -143,11 +149,3 @@ def test_its_pages_in_a_browser(site: str, browser: webdriver.Chrome):
     go(browser.find_element(By.TAG_NAME, "button"))
     assert texts("h1") == ["Ravioli by hand"]
     assert texts("article p") == ["Roll the pasta thin & fill it."]
-
-
-def _is_gone(element: WebElement) -> bool:
-    try:
-        element.is_enabled()
-    except StaleElementReferenceException:
-        return True
-    return False
