@@ -371,13 +371,15 @@ import json, os, sys
 from flask import Flask
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
-from sqlalchemy import inspect
+from sqlalchemy import inspect, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
 from embeddings.integrations.flask import Embeddings
+from embeddings.records import RECORDS
+from embeddings.testing import DeterministicModel
 
-owner, url, other = sys.argv[1:]
+way, url, other = sys.argv[1:]
 
 class Base(DeclarativeBase):
     pass
@@ -385,31 +387,48 @@ class Base(DeclarativeBase):
 app = Flask("project")
 app.config["SQLALCHEMY_DATABASE_URI"] = url
 app.config["SQLALCHEMY_BINDS"] = {"vectors": other}
+app.config["EMBEDDINGS_MODEL"] = DeterministicModel()
 db = SQLAlchemy(app, model_class=Base)
 
 class Article(Base):
     __tablename__ = "articles"
     id: Mapped[int] = mapped_column(primary_key=True)
 
-if owner == "host":
+options = {"include_object": embeddings.include_object}
+records = RECORDS
+if way != "default":
     class Shelf(Base):
         __tablename__ = "collections"
         id: Mapped[int] = mapped_column(primary_key=True)
         label: Mapped[str]
+if way == "prefix":
+    records = embeddings.make_records(db.Model, prefix="search_")
+    options["render_item"] = embeddings.render_item
 
-Migrate(app, db, include_object=embeddings.include_object)
-Embeddings(app, bind_key="vectors" if owner == "host" else None)
+Migrate(app, db, **options)
+Embeddings(app, bind_key="vectors" if way == "bind" else None)
 
 def flask(*arguments):
     result = app.test_cli_runner().invoke(args=arguments)
     assert result.exit_code == 0, result
 
 flask("db", "init")
+if way == "prefix" and url.startswith("postgresql"):
+    with app.app_context(), db.engine.begin() as connection:
+        connection.execute(text("CREATE EXTENSION vector"))
 for _ in range(2):
-    flask("embeddings", "migrate")
+    if way != "prefix":
+        flask("embeddings", "migrate")
     flask("db", "migrate")  # writes a revision only where something is to be changed
     flask("db", "upgrade")
+    if way == "prefix":
+        with app.app_context(), db.engine.begin() as connection:
+            embeddings.install(connection, records)
 with app.app_context():
+    docs = embeddings.Collection("docs", db.session, records=records)
+    docs.embed("a", "a hound")
+    assert [entry.id for entry in docs.similar("a hound")] == ["a"]
+    db.session.commit()
     engines = [db.engine, db.engines["vectors"]]
     tables = [sorted(inspect(engine).get_table_names()) for engine in engines]
 revisions = [name for name in os.listdir("migrations/versions") if name.endswith(".py")]
@@ -417,15 +436,14 @@ print(json.dumps([len(revisions), *tables]))
 """
 
 
-@pytest.mark.parametrize("owner", ["nobody", "host"])
-def test_flask_migrate_leaves_the_tables_alone(url: str, owner: str, tmp_path: Path):
-    """It finds the host's tables to be created, once; also a `collections` of the host's.
+@pytest.mark.parametrize("way", ["default", "bind", "prefix"])
+def test_flask_migrate_finds_nothing_to_change(url: str, way: str, tmp_path: Path):
+    """After the host's tables were created, once; also where the host owns a `collections`.
 
-    The latter can only be where ours is not: here ours is in another bind.
+    Then ours are in another bind, or under other names and the host's to migrate.
     """
-    other = f"sqlite:///{tmp_path / 'vectors.db'}"
     done = subprocess.run(
-        [sys.executable, "-c", PROJECT, owner, url, other],
+        [sys.executable, "-c", PROJECT, way, url, f"sqlite:///{tmp_path / 'vectors.db'}"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
         capture_output=True,
@@ -434,16 +452,19 @@ def test_flask_migrate_leaves_the_tables_alone(url: str, owner: str, tmp_path: P
     )
     assert done.returncode == 0, done.stderr
     revisions, main, vectors = json.loads(done.stdout)
-    hosts = {"alembic_version", "articles"} | ({"collections"} if owner == "host" else set())
     assert revisions == 1
-    assert set(main) - OURS - {"embeddings_log", "_sqlite_migrations"} == hosts - OURS
-    if owner == "host":
-        assert set(main) == hosts
-        assert set(vectors) >= OURS
+    sqlite_only = {"embeddings_log", "search_embeddings_log", "_sqlite_migrations"}
+    hosts = {"alembic_version", "articles"}
+    if way == "default":
+        assert set(main) - sqlite_only == hosts | OURS
+    elif way == "bind":
+        assert set(main) == hosts | {"collections"}
+        assert set(vectors) - sqlite_only == OURS
     else:
-        assert set(main) >= OURS
+        own = {"collections", "search_collections", "search_embeddings"}
+        assert set(main) - sqlite_only == hosts | own
     columns = {column["name"] for column in columns_of(url, "collections")}
-    assert columns == ({"id", "label"} if owner == "host" else {"id", "name", "model"})
+    assert columns == ({"id", "name", "model"} if way == "default" else {"id", "label"})
 
 
 def columns_of(url: str, table: str) -> Any:
