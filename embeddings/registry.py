@@ -50,17 +50,26 @@ class Settings:
 
 
 _NOBODYS = Settings()
-_current_settings: Callable[[], Settings | None] | None = None
+_frameworks: dict[str, Callable[[], Settings | None]] = {}
 
 
 def use_settings(current: Callable[[], Settings | None]) -> None:
-    """Let a framework say which application is at work: called at every look-up; None for none."""
-    global _current_settings
-    _current_settings = current
+    """Let a framework say which of its applications is at work; None for none of them.
+
+    It is asked at every look-up, and the framework that came last is asked first. What the same
+    module has given before is forgotten.
+    """
+    global _frameworks
+    others = {name: ask for name, ask in _frameworks.items() if name != current.__module__}
+    _frameworks = {current.__module__: current, **others}
 
 
 def _settings() -> Settings:
-    return (_current_settings and _current_settings()) or _NOBODYS
+    for current in _frameworks.values():
+        settings = current()
+        if settings is not None:
+            return settings
+    return _NOBODYS
 
 
 def register_embedding_model(model: SupportsEmbedding, aliases: Iterable[str] = ()) -> None:

@@ -30,6 +30,7 @@ from embeddings import (
     get_embedding_models,
 )
 from embeddings.integrations.flask import Embeddings
+from embeddings.registry import Settings, use_settings
 from embeddings.schema import head_revision
 from embeddings.testing import DeterministicModel
 from tests.databases import empty_database, in_threads
@@ -267,6 +268,19 @@ def test_each_application_has_its_own_key(tmp_path: Path):
     assert keys == ["Bearer key-one", "Bearer key-two", "Bearer key-one"]
     assert "key-one" not in repr(raised.value)
     assert "key-one" not in str(raised.value)
+
+
+def test_beside_another_framework(tmp_path: Path):
+    """Its settings hold outside of the applications, and theirs within them."""
+    theirs = Settings(None, {"theirs": Named("theirs")})
+    use_settings(lambda: theirs)
+    app = application(f"sqlite:///{tmp_path / 'app.db'}", EMBEDDINGS_MODEL=Named("ours"))
+    try:
+        with app.app_context():
+            assert get_embedding_model("ours").model_id == "ours"
+        assert get_embedding_model("theirs").model_id == "theirs"
+    finally:
+        use_settings(lambda: None)
 
 
 @pytest.mark.parametrize("model", [7, DeterministicModel, object()])
