@@ -11,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 import sqlite_utils
+from _pytest.runner import runtestprotocol
 from sqlalchemy import URL, Engine, Table, create_engine, make_url, text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
 import embeddings
 from embeddings import Collection
 from embeddings.testing import DeterministicModel
-from tests.databases import connection_to, is_postgresql
+from tests import asynchronous
+from tests.databases import POSTGRESQL, SQLITE, connection_to, is_postgresql
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,28 +32,25 @@ pytest_plugins = ["embeddings.testing"]
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
-BINDINGS = (
-    "session",
-    "scoped_session",
-    "connection",
-    "engine",
-    "sessionmaker",
-    "path",
-    "memory",
-    "sqlite_utils",
-    "sqlite_utils_memory",
-    "postgresql_session",
-    "postgresql_scoped_session",
-    "postgresql_connection",
-    "postgresql_engine",
-    "postgresql_sessionmaker",
-    "postgresql_url",
-    "psycopg2_session",
-    "psycopg2_engine",
-)
-
 Open = Callable[..., Collection[Any]]
 """Open a collection by its name in the one database of the test; takes Collection's keywords."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Close the event loop of the tests at their end."""
+    config.add_cleanup(asynchronous.LOOP.close)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
+    """Run a test of the asynchronous face within the event loop."""
+    callspec = getattr(item, "callspec", None)
+    if callspec is None or callspec.params.get("db") not in asynchronous.KINDS:
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    asynchronous.in_the_loop(lambda: runtestprotocol(item, nextitem=nextitem))
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
 @pytest.fixture
@@ -109,6 +109,22 @@ def postgresql_engines(postgresql_url: URL) -> Iterator[Callable[[str], Engine]]
         engine_.dispose()
 
 
+@pytest.fixture(scope="session")
+def asynchronous_engines(postgresql_url: URL) -> Iterator[Callable[[str], Engine]]:
+    """The same for asynchronous drivers, as what of them is synchronous."""
+    engines: dict[str, Engine] = {}
+
+    def engine(driver: str) -> Engine:
+        if driver not in engines:
+            url = postgresql_url.set(drivername=asynchronous.DRIVERS[driver])
+            engines[driver] = create_async_engine(url).sync_engine
+        return engines[driver]
+
+    yield engine
+    for engine_ in engines.values():
+        asynchronous.in_the_loop(engine_.dispose)
+
+
 @pytest.fixture
 def empty_postgresql(postgresql_engines: Callable[[str], Engine]) -> Callable[[str], Engine]:
     """The same, with empty tables."""
@@ -142,7 +158,7 @@ def session(engine: Engine) -> Iterator[Session]:
         yield session
 
 
-@pytest.fixture(params=BINDINGS)
+@pytest.fixture(params=SQLITE + POSTGRESQL)
 def db(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterator[Any]:
     """A database with the tables, as each of the kinds of thing that a collection takes."""
     kind = request.param
@@ -167,6 +183,18 @@ def db(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterat
         embeddings.migrate(memory)
         yield memory
         memory.dispose()
+    elif kind in asynchronous.KINDS:
+        _, driver, way = kind.split("_")
+        if driver == "aiosqlite":
+            file = shutil.copy(migrated, path)
+            engine = create_async_engine(f"sqlite+aiosqlite:///{file}").sync_engine
+        else:
+            request.getfixturevalue("empty_postgresql")
+            engine = request.getfixturevalue("asynchronous_engines")(driver)
+        with reached(engine, way) as database:
+            yield database
+        if driver == "aiosqlite":
+            engine.dispose()
     elif kind.startswith(("postgresql_", "psycopg2_")):
         driver, _, way = kind.partition("_")
         engines = request.getfixturevalue("empty_postgresql")
@@ -182,7 +210,11 @@ def db(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterat
 @contextlib.contextmanager
 def reached(engine: Engine, way: str) -> Iterator[Any]:
     """An engine's database as each of the kinds of thing that a host has."""
-    if way == "engine":
+    if engine.dialect.is_async and way == "session":
+        session = AsyncSession(AsyncEngine(engine))
+        yield session.sync_session
+        session.sync_session.close()
+    elif way == "engine":
         yield engine
     elif way == "sessionmaker":
         yield sessionmaker(engine)
@@ -228,7 +260,12 @@ def opened(db: Any, model: DeterministicModel) -> Iterator[Open]:
     def open_collection(name: str = "docs", **options: Any) -> Collection[Any]:
         if not options.keys() & {"model", "model_id"}:
             options["model"] = model
-        collection = Collection(name, db, **options)
+        awaitable = asynchronous.face_of(db)
+        collection: Any = (
+            asynchronous.Awaited(name, awaitable, **options)
+            if awaitable
+            else Collection(name, db, **options)
+        )
         collections.append(collection)
         return collection
 

@@ -20,20 +20,19 @@ if TYPE_CHECKING:
 
 on_a_session = pytest.mark.parametrize("db", ["session"], indirect=True)
 """For what does not depend on the database."""
-on_sqlite = pytest.mark.parametrize(
-    "db",
-    ["session", "scoped_session", "connection", "engine", "sessionmaker", "path", "memory",
-     "sqlite_utils", "sqlite_utils_memory"],
-    indirect=True,
-)  # fmt: skip
+SQLITE = ("session", "connection", "engine", "path", "memory", "sqlite_utils",
+          "sqlite_utils_memory", "async_aiosqlite_session", "async_aiosqlite_engine")  # fmt: skip
+POSTGRESQL = ("postgresql_session", "postgresql_connection", "postgresql_engine", "postgresql_url",
+              "psycopg2_engine", "async_asyncpg_session", "async_asyncpg_engine",
+              "async_psycopg_session", "async_psycopg_engine")  # fmt: skip
+"""The ways to reach a database over which the contract suite runs.
+
+A scoped_session and a sessionmaker differ from a session and an engine in how a Session is made:
+`contract/test_beyond.py` has them where that matters, `hosts/test_sessions.py` shows the rest.
+"""
+on_sqlite = pytest.mark.parametrize("db", SQLITE, indirect=True)
 """For what other databases do not have: the docstring says why."""
-on_postgresql = pytest.mark.parametrize(
-    "db",
-    ["postgresql_session", "postgresql_scoped_session", "postgresql_connection",
-     "postgresql_engine", "postgresql_sessionmaker", "postgresql_url", "psycopg2_session",
-     "psycopg2_engine"],
-    indirect=True,
-)  # fmt: skip
+on_postgresql = pytest.mark.parametrize("db", POSTGRESQL, indirect=True)
 """For what SQLite does not have: the docstring says why."""
 on_each_driver = pytest.mark.parametrize(
     "db", ["session", "path", "postgresql_session", "psycopg2_engine"], indirect=True

@@ -62,7 +62,9 @@ NOBODY = "acme/embed-9000"
 on_a_session = pytest.mark.parametrize("db", ["session"], indirect=True)
 """For what does not depend on the database."""
 in_transactions = pytest.mark.parametrize(
-    "db", ["session", "scoped_session", "connection"], indirect=True
+    "db",
+    ["session", "scoped_session", "connection", "async_aiosqlite_session", "async_asyncpg_session"],
+    indirect=True,
 )
 """Only where the transaction is the host's."""
 opens_at_once = pytest.mark.parametrize(
@@ -70,9 +72,10 @@ opens_at_once = pytest.mark.parametrize(
 )
 opens_when_used = pytest.mark.parametrize(
     "db",
-    ["session", "scoped_session", "connection", "engine", "sessionmaker", "memory"],
+    ["session", "scoped_session", "connection", "engine", "sessionmaker", "memory",
+     "async_aiosqlite_session", "async_asyncpg_engine"],
     indirect=True,
-)
+)  # fmt: skip
 
 
 @pytest.fixture

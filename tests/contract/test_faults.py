@@ -797,9 +797,10 @@ class Host:
 
 joined = pytest.mark.parametrize(
     "db",
-    ["session", "scoped_session", "connection", "sqlite_utils", "sqlite_utils_memory"],
+    ["session", "scoped_session", "connection", "sqlite_utils", "sqlite_utils_memory",
+     "async_aiosqlite_session"],
     indirect=True,
-)
+)  # fmt: skip
 
 
 @pytest.fixture
