@@ -1,4 +1,4 @@
-"""The repository for asyncio: the same names, on an AsyncSession or an AsyncEngine.
+"""The repository for asyncio: the same names, to be awaited.
 
 There is one implementation, `Collection`. Its methods run as they are, in a greenlet in which every
 statement gives way to the event loop, as SQLAlchemy's own asyncio does; models run in threads.
@@ -7,43 +7,33 @@ statement gives way to the event loop, as SQLAlchemy's own asyncio does; models 
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from functools import partial, wraps
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
-from weakref import WeakKeyDictionary
 
-from sqlalchemy.ext.asyncio import (
-    AsyncConnection,
-    AsyncEngine,
-    AsyncSession,
-    async_scoped_session,
-    async_sessionmaker,
-)
-from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import StaticPool
-from sqlalchemy.util import await_only, greenlet_spawn
+from sqlalchemy.util import greenlet_spawn
 
-from .binding import HostSession, OwnTransactions
+from .aiobinding import Opened, is_sqlite, synchronous
+from .binding import is_missing_file
 from .collection import PAGE, Collection
-from .errors import BindingError, MissingExtraError, ModelError
+from .errors import ModelError
+from .eventloop import checkpoint, spawn, wait_for
+from .indexable import POLL
 from .keys import K
 from .model import BATCH_SIZE, checked_vectors, embed_checked
 from .plan import Plan
 from .records import RECORDS, Records
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+    from typing import Self
 
-    from sqlalchemy.orm import QueryableAttribute
+    from sqlalchemy.orm import QueryableAttribute, Session
 
     from .binding import Database
     from .model import Content, SupportsEmbedding
     from .records import EmbeddingRecord
-    from .search.hnsw import IndexInfo
     from .vectors import Float32
-
-if find_spec("greenlet") is None:
-    raise MissingExtraError("greenlet", "async")
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -54,15 +44,19 @@ class AsyncPlan(Plan[K]):
 
     async def embed(self, batch_size: int = BATCH_SIZE) -> None:  # type: ignore[override]
         """Call the model for `contents`; no database is touched. As `Plan.embed`."""
-        await greenlet_spawn(super().embed, batch_size)
+        embed = partial(super().embed, batch_size)
+        await spawn(embed, finishes_statements=lambda: False)
 
 
 class _Inside(Collection[K]):
     """A collection whose methods run in a greenlet, where what takes long is awaited."""
 
-    def _vectors(self, model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
-        vectors: list[Float32] = await_only(_embed(model, items))
-        return vectors
+    @contextmanager
+    def _session(self, *, write: bool = False) -> Iterator[Session]:
+        checkpoint()
+        with super()._session(write=write) as session:
+            yield session
+            checkpoint()  # before the commit, so that a batch is there or not
 
     def plan(
         self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
@@ -70,11 +64,21 @@ class _Inside(Collection[K]):
         """Return what writing these values takes, as `Collection.plan`; its `embed` is awaited."""
         return AsyncPlan(**vars(super().plan(entries, store, force=force)))
 
-    def create_index(self, **options: Any) -> IndexInfo:
-        """Build the index; without a report of its progress, for which a thread would be needed."""
-        if options.get("progress") is not None:
-            raise BindingError("progress= is for Collection; run it in a thread")
-        return super().create_index(**options)
+    def _vectors(self, model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
+        return wait_for(_embed, model, items)
+
+    def _pause(self, seconds: float) -> None:
+        wait_for(asyncio.sleep, seconds)
+
+    def _with_reports(self, work: Callable[[], object], report: Callable[[], object]) -> None:
+        working = asyncio.ensure_future(greenlet_spawn(work))
+        try:
+            while wait_for(asyncio.wait, [working], timeout=POLL)[1]:
+                report()
+            working.result()
+        finally:
+            if working.cancel():
+                wait_for(asyncio.wait, [working])
 
 
 async def _embed(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
@@ -92,34 +96,8 @@ def _in_a_thread(model: SupportsEmbedding, items: list[Content]) -> list[Float32
         raise ModelError(f"Model {model.model_id!r} raised StopIteration") from error
 
 
-class _Scoped(HostSession):
-    """The session of whoever asks, from an `async_scoped_session`."""
-
-    def __init__(self, sessions: async_scoped_session[Any]) -> None:
-        self._sessions = sessions
-
-    def current(self) -> Session:
-        """Return the session of this moment."""
-        session: Session = self._sessions().sync_session
-        return session
-
-
-class _Turn:
-    """Lets the tasks that share one connection take turns, in whatever event loop they run."""
-
-    def __init__(self) -> None:
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
-            WeakKeyDictionary()
-        )
-
-    def _lock(self) -> asyncio.Lock:
-        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
-
-    def __enter__(self) -> None:
-        await_only(self._lock().acquire())
-
-    def __exit__(self, *_: object) -> None:
-        self._lock().release()
+async def _run(db: Database, records: Records, work: Callable[[], R]) -> R:
+    return await spawn(work, finishes_statements=partial(is_sqlite, db, records))
 
 
 def _awaited(
@@ -130,7 +108,7 @@ def _awaited(
 
     @wraps(method)
     async def asynchronous(self: AsyncCollection[Any], /, *args: P.args, **options: P.kwargs) -> R:
-        return await greenlet_spawn(partial(inside, self._collection, *args, **options))
+        return await self._run(partial(inside, self._collection, *args, **options))
 
     return asynchronous
 
@@ -143,6 +121,13 @@ class AsyncCollection(Generic[K]):
     transaction of its own, none of which is open while the model runs. The event loop goes on
     while a model runs: in a thread, or awaited if the model has `aembed_batch`. Nothing is read or
     written before the first operation.
+
+    On a path, a URL or, for a database in memory, nothing, the first operation or `async with`
+    opens and migrates the database. Close it with `await docs.close()` or at the end of
+    `async with`, in the event loop in which it was used.
+
+    A task that is cancelled leaves whole batches. On SQLite the statement in progress is let
+    finish first, which can take as long as another writer holds the lock.
 
     `id` and `model_id` are awaited, too: `await docs.id`. For `len(docs)` there is `count()`, and
     for `"a" in docs` `contains("a")`; `async for record in docs` reads a page at a time.
@@ -166,7 +151,7 @@ class AsyncCollection(Generic[K]):
     def __init__(
         self: AsyncCollection[str],
         name: str,
-        db: Any,
+        db: Any = None,
         *,
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
@@ -177,7 +162,7 @@ class AsyncCollection(Generic[K]):
     def __init__(
         self,
         name: str,
-        db: Any,
+        db: Any = None,
         *,
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
@@ -188,7 +173,7 @@ class AsyncCollection(Generic[K]):
     def __init__(
         self,
         name: str,
-        db: Any,
+        db: Any = None,
         *,
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
@@ -196,15 +181,20 @@ class AsyncCollection(Generic[K]):
         key: Any = str,
         records: Records = RECORDS,
     ) -> None:
+        self._records = records
+        self._db = synchronous(db)
         self._collection: Collection[K] = _Inside(
             name,
-            _synchronous(db),
+            self._db,
             model=model,
             model_id=model_id,
             create=create,
             key=key,
             records=records,
         )
+
+    async def _run(self, work: Callable[[], R]) -> R:
+        return await _run(self._db, self._records, work)
 
     @property
     def name(self) -> str:
@@ -268,36 +258,29 @@ class AsyncCollection(Generic[K]):
     @staticmethod
     async def exists(db: Any, name: str, *, records: Records = RECORDS) -> bool:
         """Return whether a database has a collection of this name; False without the tables."""
-        return await greenlet_spawn(Collection.exists, _synchronous(db), name, records=records)
+        if is_missing_file(db):
+            return False
+        db = synchronous(db, migrates=False)
+        return await _run(db, records, partial(Collection.exists, db, name, records=records))
 
     @staticmethod
     async def names(db: Any, *, records: Records = RECORDS) -> list[str]:
         """Return the names of a database's collections, sorted; none without the tables."""
-        return await greenlet_spawn(Collection.names, _synchronous(db), records=records)
+        if is_missing_file(db):
+            return []
+        db = synchronous(db, migrates=False)
+        return await _run(db, records, partial(Collection.names, db, records=records))
 
+    # The database of a collection that opened it
 
-def _synchronous(db: Any) -> Database:
-    """Return what of SQLAlchemy's is within an asynchronous object, for use in a greenlet."""
-    if isinstance(db, async_scoped_session):
-        return _Scoped(db)
-    if isinstance(db, AsyncSession):
-        return db.sync_session
-    if isinstance(db, AsyncEngine):
-        return _own_transactions(db, sessionmaker())
-    if isinstance(db, async_sessionmaker):
-        options = dict(db.kw)
-        engine, kind = options.pop("bind", None), options.pop("sync_session_class", Session)
-        if isinstance(engine, AsyncEngine):
-            return _own_transactions(engine, sessionmaker(class_=kind, **options))
-    if isinstance(db, AsyncConnection) and db.sync_connection is not None:
-        return db.sync_connection
-    raise BindingError(
-        "An AsyncCollection is opened on an AsyncSession, async_scoped_session, started "
-        "AsyncConnection, AsyncEngine, or async_sessionmaker bound to one, not on "
-        f"{type(db).__name__}. For what is not asynchronous there is Collection"
-    )
+    async def close(self) -> None:
+        """Close the database, if the collection opened it; a session or an engine is left alone."""
+        await self._run(self._collection.close)
 
+    async def __aenter__(self) -> Self:
+        if isinstance(self._db, Opened):
+            await self._run(self._collection._create_at_once)
+        return self
 
-def _own_transactions(engine: AsyncEngine, make_session: sessionmaker[Any]) -> OwnTransactions:
-    turn = _Turn() if isinstance(engine.pool, StaticPool) else None
-    return OwnTransactions(engine.sync_engine, make_session, turn=turn)
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

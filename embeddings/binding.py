@@ -26,7 +26,7 @@ from .schema import is_migrated, migrate
 from .transactions import owned_transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from .records import Records
@@ -250,21 +250,30 @@ def bind(database: Database, records: Records) -> Binding:
     """
     binding = _bind(database, records)
     if binding.eager:
-        with binding.session(write=False) as session:
-            complete = is_migrated(session.connection())
-        if not complete:
-            with binding.session(write=True) as session:
-                migrate(session.connection())
+        bring_up_to_date(binding.session)
     return binding
+
+
+def bring_up_to_date(session: Callable[..., AbstractContextManager[Session]]) -> None:
+    """Migrate a database that we opened, in sessions of its binding, if it needs that."""
+    with session(write=False) as reading:
+        complete = is_migrated(reading.connection())
+    if not complete:
+        with session(write=True) as writing:
+            migrate(writing.connection())
 
 
 def bind_for_reading(database: Database, records: Records) -> Binding | None:
     """Return the same, creating and migrating nothing; None for a file that is not there."""
-    if isinstance(database, str | os.PathLike):
-        url = _url(database)
-        if url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file():
-            return None
-    return _bind(database, records)
+    return None if is_missing_file(database) else _bind(database, records)
+
+
+def is_missing_file(database: Database) -> bool:
+    """Return whether this is the path or the URL of a SQLite file that is not there."""
+    if not isinstance(database, str | os.PathLike):
+        return False
+    url = url_of(database)
+    return url.get_backend_name() == "sqlite" and not Path(url.database or "").is_file()
 
 
 def _bind(database: Database, records: Records) -> Binding:
@@ -309,10 +318,11 @@ def _engine_of(sessions: sessionmaker[Any], records: Records) -> Engine:
     return bind
 
 
-def _url(database: str | os.PathLike[str] | None) -> URL:
+def url_of(database: str | os.PathLike[str] | None) -> URL:
+    """Return the URL of what may be one, or a path, or None for a database in memory."""
     if isinstance(database, str) and "://" in database:
         try:
-            url = with_driver(make_url(database))
+            url = make_url(database)
         except (ArgumentError, ValueError):
             raise BindingError("This URL cannot be read; for a file use a path") from None
         if "@" in (url.host or ""):  # drivers would show it in their errors
@@ -328,21 +338,26 @@ def open_engine(database: str | os.PathLike[str] | None) -> Engine:
     Raises:
         BindingError: The URL cannot be read, or its driver is asynchronous.
     """
-    url = _url(database)
+    url = with_driver(url_of(database), "psycopg", "psycopg2")
     if url.get_dialect().is_async:
         raise BindingError(
-            f"The driver {url.get_driver_name()} is asynchronous: make an AsyncEngine of the URL, "
-            "and use AsyncCollection"
+            f"The driver {url.get_driver_name()} is asynchronous: use AsyncCollection"
         )
+    return new_engine(url, create_engine)
+
+
+def new_engine(url: URL, create: Callable[..., Engine]) -> Engine:
+    """Return an engine of our own, set up for what we do with it; nothing is connected yet."""
     if url.get_backend_name() != "sqlite":
-        return create_engine(url, hide_parameters=True)
+        return create(url, hide_parameters=True)
     if url.database in {None, "", ":memory:"}:
-        one_connection: dict[str, Any] = {
-            "poolclass": StaticPool,
-            "connect_args": {"check_same_thread": False},
-        }
-        return create_engine(url, hide_parameters=True, **one_connection)
-    engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT})
+        return create(
+            url,
+            hide_parameters=True,
+            poolclass=StaticPool,
+            connect_args={"check_same_thread": False},
+        )
+    engine = create(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT})
     event.listen(engine, "connect", _map_into_memory)
     return engine
 

@@ -80,11 +80,11 @@ def identifier(name: str) -> str:
     return f'"{escaped}"'
 
 
-def with_driver(url: URL) -> URL:
-    """Return a URL of PostgreSQL that names no driver with one that is installed."""
+def with_driver(url: URL, *drivers: str) -> URL:
+    """Return a URL of PostgreSQL that names no driver with the first of those installed."""
     if url.drivername not in {"postgres", "postgresql"}:
         return url.set(drivername=url.drivername.replace("postgres+", "postgresql+", 1))
-    for driver in ("psycopg", "psycopg2"):
+    for driver in drivers:
         if find_spec(driver):
             return url.set(drivername=f"postgresql+{driver}")
     raise MissingExtraError("psycopg", "postgresql")

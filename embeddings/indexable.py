@@ -95,13 +95,13 @@ class Indexable(Target[K]):
                 with _memory(connection, maintenance_work_mem, local=True):
                     connection.execute(text(sql))
         if engine is not None:
-            with _alone(engine) as connection:
+            with self._alone(engine) as connection:
                 info = hnsw.index_info(connection, self._records, found.id)
                 if info is None or not info.is_valid:  # else somebody was faster
                     hnsw.drop(connection, self._records, found.id, concurrently=True)
                     try:
                         with _memory(connection, maintenance_work_mem, local=False):
-                            _build(engine, connection, sql, progress, total)
+                            self._build(engine, connection, sql, progress, total)
                     except Exception:
                         hnsw.drop(connection, self._records, found.id, concurrently=True)
                         raise
@@ -118,7 +118,7 @@ class Indexable(Target[K]):
             engine = self._binding.engine
             if engine is None:
                 return hnsw.drop(connection, self._records, found.id)
-        with _alone(engine) as connection:
+        with self._alone(engine) as connection:
             return hnsw.drop(connection, self._records, found.id, concurrently=True)
 
     def index_info(self) -> IndexInfo | None:
@@ -138,7 +138,7 @@ class Indexable(Target[K]):
     def _drop_index_left(self, found: Found) -> None:
         """Drop the index that a deleted collection left, on an engine."""
         if (engine := self._binding.engine) and engine.dialect.name == "postgresql":
-            with _alone(engine) as connection:
+            with self._alone(engine) as connection:
                 hnsw.drop(connection, self._records, found.id, concurrently=True)
 
     def _has_indexes(self, session: Session) -> bool:
@@ -154,6 +154,53 @@ class Indexable(Target[K]):
                     "PostgreSQL"
                 )
             yield connection_of(session, self._records), self._existing(session)
+
+    @contextmanager
+    def _alone(self, engine: Engine) -> Iterator[Connection]:
+        """Yield such a connection when no other builds or drops.
+
+        Two builds would each wait for the other's snapshot; so does a statement that waits for a
+        lock.
+        """
+        lock = {"lock": ADVISORY_LOCK + 1}
+        with _autocommit(engine) as connection:
+            while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), lock):
+                self._pause(POLL / 5)
+            try:
+                yield connection
+            finally:
+                if not connection.invalidated:  # else the server has let go with the connection
+                    connection.execute(text("SELECT pg_advisory_unlock(:lock)"), lock)
+
+    def _build(
+        self,
+        engine: Engine,
+        connection: Connection,
+        sql: str,
+        progress: Callable[[int, int], object] | None,
+        total: int,
+    ) -> None:
+        if progress is None:
+            connection.execute(text(sql))
+            return
+        process_id = int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+        with _autocommit(engine) as observer:
+            self._with_reports(
+                lambda: connection.execute(text(sql)),
+                lambda: progress(min(hnsw.rows_done(observer, process_id), total), total),
+            )
+        progress(total, total)
+
+    def _pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def _with_reports(self, work: Callable[[], object], report: Callable[[], object]) -> None:
+        """Do the work, and report meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(work)
+            while wait([working], timeout=POLL).not_done:
+                report()
+            working.result()
 
 
 def _check_options(m: int, ef_construction: int) -> None:
@@ -177,22 +224,6 @@ def _autocommit(engine: Engine) -> Iterator[Connection]:
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[Connection]:
-    """Yield such a connection when no other builds or drops.
-
-    Two builds would each wait for the other's snapshot; so does a statement that waits for a lock.
-    """
-    lock = {"lock": ADVISORY_LOCK + 1}
-    with _autocommit(engine) as connection:
-        while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), lock):
-            time.sleep(POLL / 5)
-        try:
-            yield connection
-        finally:
-            connection.execute(text("SELECT pg_advisory_unlock(:lock)"), lock)
-
-
-@contextmanager
 def _memory(connection: Connection, amount: str | None, *, local: bool) -> Iterator[None]:
     if amount is None:
         yield
@@ -203,26 +234,8 @@ def _memory(connection: Connection, amount: str | None, *, local: bool) -> Itera
     try:
         yield
     except BaseException:
-        if not local:  # a transaction that failed has put it back
+        # A transaction that failed has put it back, and so has a connection that is gone.
+        if not local and not connection.invalidated:
             connection.execute(setting, {"amount": before, "local": local})
         raise
     connection.execute(setting, {"amount": before, "local": local})
-
-
-def _build(
-    engine: Engine,
-    connection: Connection,
-    sql: str,
-    progress: Callable[[int, int], object] | None,
-    total: int,
-) -> None:
-    if progress is None:
-        connection.execute(text(sql))
-        return
-    process_id = int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
-    with ThreadPoolExecutor(1) as pool, _autocommit(engine) as observer:
-        build = pool.submit(connection.execute, text(sql))
-        while wait([build], timeout=POLL).not_done:
-            progress(min(hnsw.rows_done(observer, process_id), total), total)
-        build.result()
-        progress(total, total)

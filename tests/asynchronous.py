@@ -86,6 +86,3 @@ class Awaited:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Do nothing: nothing was opened here."""

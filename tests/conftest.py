@@ -211,9 +211,8 @@ def db(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterat
 def reached(engine: Engine, way: str) -> Iterator[Any]:
     """An engine's database as each of the kinds of thing that a host has."""
     if engine.dialect.is_async and way == "session":
-        session = AsyncSession(AsyncEngine(engine))
-        yield session.sync_session
-        session.sync_session.close()
+        with AsyncSession(AsyncEngine(engine)).sync_session as session:
+            yield session
     elif way == "engine":
         yield engine
     elif way == "sessionmaker":
@@ -257,7 +256,7 @@ def opened(db: Any, model: DeterministicModel) -> Iterator[Open]:
     """Open collections in the test's database, with the test's model unless told otherwise."""
     collections: list[Collection[Any]] = []
 
-    def open_collection(name: str = "docs", **options: Any) -> Collection[Any]:
+    def open_collection(name: str = "docs", **options: Any) -> Any:
         if not options.keys() & {"model", "model_id"}:
             options["model"] = model
         awaitable = asynchronous.face_of(db)
