@@ -12,7 +12,7 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_session
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
@@ -40,10 +40,18 @@ def in_the_loop(work: Callable[..., Any], *args: Any) -> Any:
     return LOOP.run(greenlet_spawn(work, *args))
 
 
+def session_on(engine: Engine) -> Session:
+    """Return what of an AsyncSession is synchronous."""
+    session = AsyncSession(AsyncEngine(engine))
+    session.info["face"] = session  # which would be garbage
+    return session.sync_session
+
+
 def face_of(db: Any) -> AsyncSession | AsyncEngine | None:
     """Return the asynchronous object that a Session or an Engine is a part of, or None."""
     if isinstance(db, Session):
-        return async_session(db)
+        face: AsyncSession | None = db.info.get("face")
+        return face
     return AsyncEngine(db) if isinstance(db, Engine) and db.dialect.is_async else None
 
 

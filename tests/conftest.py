@@ -13,7 +13,7 @@ import pytest
 import sqlite_utils
 from _pytest.runner import runtestprotocol
 from sqlalchemy import URL, Engine, Table, create_engine, make_url, text
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
@@ -211,7 +211,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterat
 def reached(engine: Engine, way: str) -> Iterator[Any]:
     """An engine's database as each of the kinds of thing that a host has."""
     if engine.dialect.is_async and way == "session":
-        with AsyncSession(AsyncEngine(engine)).sync_session as session:
+        with asynchronous.session_on(engine) as session:
             yield session
     elif way == "engine":
         yield engine
