@@ -290,7 +290,7 @@ def write(session: Session, records: Records, found: Found, resolution: Resoluti
             _upsert(connection, records, found.id, rows)
         else:
             _change(connection, records, found.id, rows, has_vector=kind == "vector")
-    _refresh(session, records, found.id, [row["id"] for row in everything])
+    refresh(session, records, found.id, [row["id"] for row in everything])
 
 
 def _check_dimensions(found: Found, rows: Sequence[dict[str, Any]]) -> None:
@@ -397,16 +397,32 @@ def _update(records: Records, has_vector: bool) -> Executable:
     )
 
 
-def forget_list(session: Session, records: Records, collection_id: int) -> None:
-    """Let the session read the list of a loaded collection's embeddings again."""
+def refresh(
+    session: Session, records: Records, collection_id: int, ids: Sequence[str] = ()
+) -> None:
+    """Bring what the session has loaded up to date with what was written or deleted past it.
+
+    Values are set and not expired: under asyncio an attribute that has to be read is an error.
+
+    Args:
+        session: In whose transaction that was.
+        records: The mapped classes.
+        collection_id: The collection.
+        ids: Of the rows that were written.
+    """
     key = records.collection.__mapper__.identity_key_from_primary_key((collection_id,))
-    if record := session.identity_map.get(key):
-        session.expire(record, ["embeddings"])
+    collection = session.identity_map.get(key)
+    members = None if collection is None else attributes.instance_dict(collection).get("embeddings")
+    if members is not None:
+        members = list(members)
+    _refresh_records(session, records, collection_id, ids)
+    if members is not None:
+        _refresh_list(session, records, collection, members, ids)
 
 
-def _refresh(session: Session, records: Records, collection_id: int, ids: Sequence[str]) -> None:
-    """Bring the records that the session has loaded up to date with what was written past it."""
-    forget_list(session, records, collection_id)
+def _refresh_records(
+    session: Session, records: Records, collection_id: int, ids: Sequence[str]
+) -> None:
     entity = records.embedding
     key_of = entity.__mapper__.identity_key_from_primary_key
     loaded = [
@@ -429,3 +445,22 @@ def _refresh(session: Session, records: Records, collection_id: int, ids: Sequen
     run(session, records, statement).all()
     # As the ORM's bulk update does: else the records keep the change when a savepoint goes.
     session._register_altered([attributes.instance_state(record) for record in loaded])
+
+
+def _refresh_list(
+    session: Session, records: Records, collection: Any, members: list[Any], ids: Sequence[str]
+) -> None:
+    entity = records.embedding
+    members = [record for record in members if record in session]
+    if new := {*ids} - {record.id for record in members}:
+        statement = (
+            select(entity)
+            .where(
+                entity.collection_id == collection.id,
+                is_one_of(records.embeddings.c.id, sorted(new)),
+            )
+            .order_by(entity.id)
+        )
+        members += run(session, records, statement).scalars()
+    attributes.set_committed_value(collection, "embeddings", members)
+    session._register_altered([attributes.instance_state(collection)])

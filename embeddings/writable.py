@@ -272,7 +272,7 @@ class Writable(Target[K]):
                 return 0
             conditions.append(entity.collection_id == found.id)
             count = delete_rows(session, self._records, conditions)
-            ingest.forget_list(session, self._records, found.id)
+            ingest.refresh(session, self._records, found.id)
             return count
 
     @staticmethod
