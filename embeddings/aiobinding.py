@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
-from weakref import finalize
+from weakref import WeakKeyDictionary, finalize
 
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import (
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .binding import Database
     from .records import Records
 
+_writers: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
 _migrating = Turn()
 """Alembic's lock keeps threads apart, not tasks."""
 
@@ -55,7 +56,7 @@ class Opened(OwnTransactions):
 
     def __init__(self, database: str | os.PathLike[str] | None, *, migrates: bool) -> None:
         engine = new_engine(_asynchronous(url_of(database)), _create)
-        super().__init__(engine, opened=True, turn=_turn(engine))
+        super().__init__(engine, opened=True, turn=_turn(engine), writers=Turn())
         self.eager = False  # for a constructor cannot wait
         self._is_current = not migrates
         # Garbage cannot wait either: drivers close what they find unused, and warn.
@@ -93,12 +94,12 @@ def synchronous(db: Any, *, migrates: bool = True) -> Database:
     if isinstance(db, AsyncSession):
         return db.sync_session
     if isinstance(db, AsyncEngine):
-        return _own_transactions(db, sessionmaker())
+        return _own_transactions(db.sync_engine, sessionmaker())
     if isinstance(db, async_sessionmaker):
         options = dict(db.kw)
         engine, kind = options.pop("bind", None), options.pop("sync_session_class", Session)
         if isinstance(engine, AsyncEngine):
-            return _own_transactions(engine, sessionmaker(class_=kind, **options))
+            return _own_transactions(engine.sync_engine, sessionmaker(class_=kind, **options))
     if isinstance(db, AsyncConnection) and db.sync_connection is not None:
         return db.sync_connection
     raise BindingError(
@@ -118,8 +119,9 @@ def is_sqlite(db: Database, records: Records) -> bool:
     return bool(dialect.name == "sqlite")
 
 
-def _own_transactions(engine: AsyncEngine, make_session: sessionmaker[Any]) -> OwnTransactions:
-    return OwnTransactions(engine.sync_engine, make_session, turn=_turn(engine.sync_engine))
+def _own_transactions(engine: Engine, make_session: sessionmaker[Any]) -> OwnTransactions:
+    writers = _writers.setdefault(engine, Turn())
+    return OwnTransactions(engine, make_session, turn=_turn(engine), writers=writers)
 
 
 def _turn(engine: Engine) -> Turn | None:

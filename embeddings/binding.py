@@ -11,7 +11,7 @@ import sqlite3
 import threading
 import time
 import weakref
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -27,7 +27,6 @@ from .transactions import owned_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
     from .records import Records
 
@@ -37,6 +36,11 @@ Database: TypeAlias = Any
 BUSY_TIMEOUT = 60.0  # seconds to wait for another writer, on databases that we open
 WAL_ATTEMPTS = 25
 MAPPED_BYTES = 2**30
+
+
+_writers: weakref.WeakKeyDictionary[Engine, AbstractContextManager[Any]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
 class Binding(Protocol):
@@ -119,6 +123,7 @@ class OwnTransactions:
         *,
         opened: bool = False,
         turn: AbstractContextManager[Any] | None = None,
+        writers: AbstractContextManager[Any] | None = None,
     ) -> None:
         self.engine: Engine | None = engine
         self._engine = engine
@@ -127,6 +132,8 @@ class OwnTransactions:
         # A database in memory that we opened is one connection, which threads take in turn.
         shared = opened and isinstance(engine.pool, StaticPool)
         self._turn = turn or (threading.RLock() if shared else nullcontext())
+        # SQLite lets writers poll, and the unlucky starve: those of one engine queue here.
+        self._writers = writers or _writers.setdefault(engine, threading.RLock())
         self._close = weakref.finalize(self, engine.dispose) if opened else None
         self._has_own_file = opened and not shared and engine.dialect.name == "sqlite"
 
@@ -136,8 +143,10 @@ class OwnTransactions:
         if write and self._has_own_file:
             use_write_ahead_log(self._engine)
             self._has_own_file = False
+        queues = write and self._engine.dialect.name == "sqlite"
         with (
             self._turn,
+            self._writers if queues else nullcontext(),
             owned_transaction(self._engine, write=write) as connection,
             self._make_session(
                 bind=connection, binds={}, join_transaction_mode="rollback_only"

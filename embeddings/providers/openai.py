@@ -16,7 +16,7 @@ from ..errors import InvalidItemError, MissingExtraError, ModelError
 from ..model import Content, EmbeddingModel, SupportsEmbedding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     import openai
 
@@ -86,7 +86,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         self._client: openai.OpenAI | None = None
         # A connection belongs to the event loop in which it was opened.
         self._async_clients: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, openai.AsyncOpenAI
+            asyncio.AbstractEventLoop, AsyncGenerator[openai.AsyncOpenAI]
         ] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
 
@@ -105,13 +105,15 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             return self._in_order(response.data, len(items))
 
     async def aembed_batch(self, items: Sequence[Content]) -> list[VectorLike]:
-        """Return the same, without a thread; connections are kept for each event loop.
+        """Return the same, without a thread.
+
+        Connections are kept for the event loop, until `aclose` or the end of `asyncio.run`.
 
         Raises:
             MissingExtraError, InvalidItemError, ModelError: As `embed_batch`.
         """
         request = self._request(items)
-        client = self._connect_async()
+        client = await self._connect_async()
         with self._failures():
             response = await client.embeddings.create(**request, encoding_format="base64")
             return self._in_order(response.data, len(items))
@@ -174,19 +176,37 @@ class OpenAIEmbeddingModel(EmbeddingModel):
                 weakref.finalize(self, self._client.close)
             return self._client
 
-    def _connect_async(self) -> openai.AsyncOpenAI:
+    async def aclose(self) -> None:
+        """Close the connections of this event loop; the next call opens others."""
+        with self._lock:
+            kept = self._async_clients.pop(asyncio.get_running_loop(), None)
+        if kept is not None:
+            await kept.aclose()
+
+    async def _connect_async(self) -> openai.AsyncOpenAI:
         openai = _package()
         loop = asyncio.get_running_loop()
         with self._lock:
-            if loop not in self._async_clients:
+            kept = self._async_clients.get(loop)
+            if kept is None:
                 with self._failures():
-                    self._async_clients[loop] = openai.AsyncOpenAI(
+                    client = openai.AsyncOpenAI(
                         **self._options,
                         http_client=openai.DefaultAsyncHttpxClient(
                             event_hooks={"response": [_anever_retry_an_exhausted_quota]}
                         ),
                     )
-            return self._async_clients[loop]
+                kept = self._async_clients[loop] = _kept(client)
+        return await kept.asend(None)
+
+
+async def _kept(client: openai.AsyncOpenAI) -> AsyncGenerator[openai.AsyncOpenAI]:
+    """Yield the client; an event loop that shuts down closes its generators, and so the client."""
+    try:
+        while True:
+            yield client
+    finally:
+        await client.close()
 
 
 def _package() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import gc
@@ -22,9 +23,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 import embeddings
 from embeddings import (
+    AsyncCollection,
     Collection,
     EmbeddingsError,
     InvalidItemError,
@@ -399,6 +402,104 @@ def test_a_model_that_nobody_uses_any_more_closes_its_connections(server, open_m
         open_model().embed("hound")
         gc.collect()
     assert [str(warning.message) for warning in caught] == []
+
+
+# asyncio
+
+
+def test_the_requests_of_a_model_that_is_awaited(server, open_model):
+    """They are those of the other face, in the model's batches."""
+    model = open_model(batch_size=2, api_name="toy-1", dimensions=4)
+
+    async def main() -> list[Any]:
+        async with AsyncCollection[Any]("docs", model=model) as docs:
+            await docs.embed_multi([(str(n), f"text {n}") for n in range(5)], batch_size=3)
+            found = [(record.id, record.embedding.tolist()) async for record in docs]
+            assert await docs.similar("text 1", number=1)
+            return found
+
+    assert asyncio.run(main()) == [(str(n), vector_of(f"text {n}")) for n in range(5)]
+    bodies = [request.body for request in server.requests]
+    assert [body["input"] for body in bodies] == [
+        ["text 0", "text 1"], ["text 2", "text 3"], ["text 4"], ["text 1"]
+    ]  # fmt: skip
+    assert {body["dimensions"] for body in bodies} == {4}
+    assert server.requests[0].authorization == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_connections_of_an_event_loop_are_closed_with_it(server, open_model, is_closed):
+    """By `aclose`, or by the end of the loop; another loop opens its own."""
+    server.keeps_alive = True
+    model = open_model()
+
+    async def main() -> None:
+        for text in ("hound", "cats"):
+            (vector,) = await model.aembed_batch([text])
+            assert list(vector) == vector_of(text)
+            if is_closed:
+                await model.aclose()
+        if is_closed:
+            await model.aclose()  # nothing is open
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(2):
+            asyncio.run(main())
+            gc.collect()
+    assert [str(warning.message) for warning in caught] == []
+
+
+@pytest.mark.parametrize("is_session", [True, False])
+def test_a_call_that_is_cancelled_leaves_nothing(server, open_model, tmp_path, is_session):
+    """The service is not waited for; the collection, its session and the model go on."""
+    model = open_model(batch_size=2)
+    items = [(str(number), f"text {number}") for number in range(4)]
+
+    async def main() -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'app.db'}")
+        async with engine.begin() as connection:
+            await connection.run_sync(embeddings.migrate)
+        async with AsyncSession(engine) as session:
+            docs: AsyncCollection[Any] = AsyncCollection(
+                "docs", session if is_session else engine, model=model
+            )
+            server.script = [right, keep_waiting]
+            task = asyncio.create_task(docs.embed_multi(items))
+            while len(server.requests) < 2:
+                await asyncio.sleep(0.005)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await docs.ids() == ["0", "1"]
+            await session.rollback()
+            await docs.embed_multi(items)
+            await session.commit()
+            assert await docs.ids() == ["0", "1", "2", "3"]
+        await engine.dispose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "name", ["401", "short-list", "hang-up", "html", "code-that-repeats-a-text"]
+)
+def test_a_fault_of_the_service_is_the_same_error_when_awaited(server, open_model, name):
+    """With the same words, which show no secret."""
+    model = open_model()
+
+    async def main() -> str:
+        with pytest.raises(ModelError) as raised:
+            await model.aembed_batch(list(SECRETS))
+        assert [secret for secret in (KEY, *SECRETS) if secret in shown(raised.value)] == []
+        return str(raised.value)
+
+    server.script = [MODEL_FAULTS[name]]
+    awaited = asyncio.run(main())
+    server.script = [MODEL_FAULTS[name]]
+    with pytest.raises(ModelError) as called:
+        model.embed_batch(list(SECRETS))
+    assert awaited == str(called.value)
 
 
 # Key and address
