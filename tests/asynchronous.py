@@ -90,6 +90,7 @@ class Awaited:
         return repr(self._awaited).replace("<Async", "<")
 
     def __enter__(self) -> Self:
+        await_only(self._awaited.__aenter__())
         return self
 
     def __exit__(self, *_: object) -> None:
