@@ -33,6 +33,14 @@ PATIENCE = 10.0  # seconds after which a test that waits has failed
 ITEMS = [(f"{number:02}", f"text {number}") for number in range(6)]
 VECTOR = [1.0] * 256
 
+
+def plan_embed_apply(docs: Any) -> None:
+    """Write by a plan."""
+    plan = docs.plan(ITEMS, store=True)
+    plan.embed()
+    docs.apply(plan)
+
+
 WRITES: dict[str, Callable[[Any], Any]] = {
     "embed": lambda docs: docs.embed("new", "a cat", {"n": 1}, store=True),
     "embed another content": lambda docs: docs.embed("a", "a cat", store=True),
@@ -45,6 +53,7 @@ WRITES: dict[str, Callable[[Any], Any]] = {
     "store_vectors": lambda docs: docs.store_vectors(
         [(id, VECTOR, None, content) for id, content in ITEMS], batch_size=3
     ),
+    "apply": plan_embed_apply,
     "set_metadata": lambda docs: docs.set_metadata("a", {"n": 4}),
     "delete_items": lambda docs: docs.delete_items(["a", "b"]),
     "delete_items by metadata": lambda docs: docs.delete_items(where={"n": 1}),
@@ -62,6 +71,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "get": lambda docs: docs.get("a"),
     "ids": lambda docs: docs.ids(),
     "page_after": lambda docs: docs.page_after("a"),
+    "plan": lambda docs: docs.plan(ITEMS),
     "prepare": lambda docs: docs.prepare("a cat"),
     "embed_query": lambda docs: docs.embed_query("a cat"),
     "similar": lambda docs: docs.similar("a cat"),
