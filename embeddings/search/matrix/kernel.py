@@ -32,7 +32,9 @@ def inner_products(queries: Int8, codes: Int8, out: Float32) -> None:
     if not len(codes):
         return
     if simsimd := _simsimd():
-        simsimd.cdist(queries, codes, metric="dot", out=out)
+        # Not into `out` at once: simsimd 6 then returns a None that it has not counted, and Python
+        # 3.11 dies when as many are gone as there were.
+        out[:] = simsimd.cdist(queries, codes, metric="dot", out_dtype="float32")
         return
     wide = queries.astype(np.float32)
     step = max(1, BLOCK_VALUES // codes.shape[1])
