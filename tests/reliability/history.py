@@ -59,8 +59,10 @@ SQL = (
     "DELETE FROM embeddings WHERE id >= :a",
     "REPLACE INTO embeddings (rowid, collection_id, id, embedding) "
     "SELECT rowid, 1, :b, :v FROM embeddings WHERE id = :a",
-    "UPDATE OR REPLACE embeddings SET rowid = (SELECT rowid FROM embeddings WHERE id = :b) "
-    "WHERE collection_id = 1 AND id = :a AND EXISTS (SELECT 1 FROM embeddings WHERE id = :b)",
+    "REPLACE INTO embeddings (rowid, collection_id, id, embedding) "
+    "SELECT rowid, 2, :b, :v FROM embeddings WHERE collection_id = 1 AND id = :a",
+    "UPDATE OR REPLACE embeddings SET rowid = coalesce((SELECT rowid FROM embeddings "
+    "WHERE collection_id = 1 AND id > :a LIMIT 1), rowid) WHERE collection_id = 1 AND id = :a",
     "DELETE FROM embeddings_log WHERE seq > 0 AND seq < (SELECT max(seq) FROM embeddings_log)"
     " AND collection_id = 1 AND seq NOT IN "
     "(SELECT max(seq) FROM embeddings_log GROUP BY collection_id)",
