@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,7 +11,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from embeddings.vectors import as_query
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+    from types import FrameType
 
     from sqlalchemy import Engine
 
@@ -576,7 +578,7 @@ def test_a_fork_while_another_thread_builds(engine: Engine):
     results = context.Queue()
     key, _ = CACHE.guess(engine, embeddings.records.RECORDS, 1, SIZE)  # type: ignore[misc]
     slot = CACHE.slot(engine, embeddings.records.RECORDS, key)
-    with CACHE._lock, slot.turn:
+    with CACHE.turn(slot), CACHE._lock:
         child = context.Process(target=_in_the_child, args=(file_of(engine), results))
         child.start()
     assert results.get(timeout=60) == ["child"]
@@ -697,6 +699,66 @@ def test_position_and_rows_by_two_statements_are_shown(
         shown.append(found not in possible)
         engine.dispose()
     assert any(shown)
+
+
+class Interrupter:
+    """Raises KeyboardInterrupt at the nth moment within the matrix, where Python heeds Ctrl-C.
+
+    It does so where a function begins, and where one of C's has ended.
+
+    Args:
+        at: Which; none if there are fewer.
+    """
+
+    def __init__(self, at: int) -> None:
+        self._at = at
+        self.count = 0
+
+    def __enter__(self) -> Interrupter:
+        sys.setprofile(self._step)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.setprofile(None)
+
+    def _step(self, frame: FrameType, event: str, _: object) -> None:
+        is_ours = f"{os.sep}matrix{os.sep}" in frame.f_code.co_filename
+        if is_ours and event in {"call", "c_return"}:
+            self.count += 1
+            if self.count == self._at:
+                sys.setprofile(None)
+                raise KeyboardInterrupt
+
+
+# Where an abandoned generator is closed, Python tells of an exception, and goes on.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("known", [False, True], ids=["unknown", "known"])
+def test_an_interrupt_anywhere(known: bool, engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """Wherever it falls, what is left in memory is right, and the next search is from memory."""
+    monkeypatch.setattr(statements, "CHUNK_ROWS", 100)
+    monkeypatch.setattr(statements, "MOST_CHANGES", 1)
+    with Session(engine) as session:
+        docs = filled(session)
+        session.commit()
+
+        def prepare(at: int) -> None:
+            session.rollback()
+            CACHE.clear()
+            if known:
+                searched(docs, vectors(1)[0])
+                docs.store_vectors(zip(["0-0", "a", "b"], vectors(3, at), strict=True))
+
+        query = vectors(1, 7)[0]
+        for at in itertools.count(1):
+            prepare(at)
+            with suppress(KeyboardInterrupt), Interrupter(at) as moments:
+                searched(docs, query)
+            if moments.count < at:
+                break
+            with from_memory():
+                found = searched(docs, query, number=3)
+            assert found == scanned(docs, query, number=3)
+        assert at > 200
 
 
 def during_the_load(monkeypatch: pytest.MonkeyPatch, at: int, write: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ import os
 import threading
 from collections import OrderedDict
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -35,19 +35,28 @@ class Key(NamedTuple):
 
 @dataclass(eq=False)
 class Slot:
-    """The states of one collection, the latest used first."""
+    """The states of one collection."""
 
-    states: tuple[State, ...] = ()
     searches: int = 0
-    turn: threading.Lock = field(default_factory=threading.Lock)
-    """Held by the one thread that builds."""
+    builder: object = None
+    """Whose turn it is to build; None if it is nobody's."""
+    _kept: tuple[tuple[State, ...], int] = (), SLOT_BYTES
+
+    @property
+    def states(self) -> tuple[State, ...]:
+        """What is kept, the latest used first."""
+        return self._kept[0]
 
     @property
     def nbytes(self) -> int:
-        """The memory of its states, which share most of it."""
-        segments = {segment for state in self.states for segment in state.segments}
-        small = sum(state.radii.nbytes * 2 for state in self.states)
-        return SLOT_BYTES + small + sum(segment.nbytes for segment in segments)
+        """The memory of the states, which share most of it."""
+        return self._kept[1]
+
+    def keep(self, *states: State) -> None:
+        """Keep these states, and no others."""
+        segments = {segment for state in states for segment in state.segments}
+        small = sum(state.radii.nbytes * 2 for state in states)
+        self._kept = states, SLOT_BYTES + small + sum(segment.nbytes for segment in segments)
 
 
 class Cache:
@@ -63,8 +72,6 @@ class Cache:
     def __init__(self, budget: int = BUDGET) -> None:
         self._budget = budget
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
-        self._sizes: dict[Key, int] = {}
-        self._total = 0
         self._lineages: WeakKeyDictionary[Engine, dict[Records, bytes]] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
@@ -82,7 +89,7 @@ class Cache:
     @property
     def nbytes(self) -> int:
         """The bytes that they take."""
-        return self._total
+        return sum(slot.nbytes for slot in self._slots.values())
 
     def guess(
         self, engine: Engine, records: Records, collection_id: int, dimensions: int
@@ -105,7 +112,7 @@ class Cache:
             self._lineages.setdefault(engine, {})[records] = key.lineage
             slot = self._slots.setdefault(key, Slot())
             self._slots.move_to_end(key)
-            self._resize(key, slot)
+            self._evict(0)
             return slot
 
     def has(self, key: Key, mark: Mark) -> bool:
@@ -121,16 +128,15 @@ class Cache:
             if slot is None:
                 return  # evicted meanwhile
             others = [other for other in slot.states if other.mark != state.mark]
-            slot.states = (state, *others[: KEPT - 1])
+            slot.keep(state, *others[: KEPT - 1])
             self._slots.move_to_end(key)
-            self._resize(key, slot)
+            self._evict(0)
 
     def forget(self, key: Key) -> None:
         """Let go of the states of a key."""
         with self._lock:
             if slot := self._slots.get(key):
-                slot.states = ()
-                self._resize(key, slot)
+                slot.keep()
 
     def make_room(self, key: Key, nbytes: int) -> bool:
         """Let go of as much as stands in the way of so many bytes; return whether they fit."""
@@ -145,38 +151,33 @@ class Cache:
     @contextmanager
     def turn(self, slot: Slot) -> Iterator[bool]:
         """Yield whether this thread is the one to build."""
-        mine = slot.turn.acquire(blocking=False)
+        me = object()
         try:
-            yield mine
+            with self._lock:
+                slot.builder = slot.builder or me
+            yield slot.builder is me
         finally:
-            if mine:
-                slot.turn.release()
+            # Unlike a lock, this leaves no moment in which an interrupt would keep the turn.
+            if slot.builder is me:
+                slot.builder = None
 
     def clear(self) -> None:
         """Let go of everything."""
         with self._lock:
             self._slots.clear()
-            self._sizes.clear()
             self._lineages.clear()
-            self._total = 0
-
-    def _resize(self, key: Key, slot: Slot) -> None:
-        size = slot.nbytes
-        self._total += size - self._sizes.get(key, 0)
-        self._sizes[key] = size
-        self._evict(0)
 
     def _evict(self, coming: int) -> None:
-        while self._slots and self._total + coming > self._budget:
-            key, _ = self._slots.popitem(last=False)
-            self._total -= self._sizes.pop(key)
+        left = self.nbytes + coming
+        while self._slots and left > self._budget:
+            _, slot = self._slots.popitem(last=False)
+            left -= slot.nbytes
 
     def _after_fork(self) -> None:
-        """Let go of locks that other threads of the parent held; what is shared stays so."""
+        """Let go of what other threads of the parent held."""
         self._lock = threading.Lock()
-        self._total = sum(self._sizes.values())
         for slot in self._slots.values():
-            slot.turn = threading.Lock()
+            slot.builder = None
 
 
 CACHE = Cache()
