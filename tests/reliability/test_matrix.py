@@ -460,7 +460,7 @@ def test_much_is_written(engine: Engine):
         assert_right(docs, step)
     _, state = CACHE.guess(engine, embeddings.records.RECORDS, 1, SIZE)  # type: ignore[misc]
     assert state.rows == docs.count()
-    assert len(state.radii) < 1.5 * state.rows
+    assert len(state.radii) < 1.2 * state.rows
     assert len(state.segments) < 20
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ...vectors import Float32
 
+DEAD_SHARE = 8  # a segment is made anew when one row in so many is dead
 COMPACTED_AT_ONCE = 2  # so that compacting never takes much memory at a time
 
 
@@ -152,7 +153,9 @@ class State:
         ]
         parts = list(zip(self.segments, alive, strict=True))
         wasteful = [
-            at for at, (segment, rows) in enumerate(parts) if 4 * len(rows) < 3 * len(segment)
+            at
+            for at, (segment, rows) in enumerate(parts)
+            if (len(segment) - len(rows)) * DEAD_SHARE > len(segment)
         ]
         wasteful.sort(key=lambda at: len(parts[at][1]) - len(parts[at][0]))
         for at in wasteful[:COMPACTED_AT_ONCE]:
