@@ -4,7 +4,8 @@
 # make long    tell ten thousand random histories, search 10,000 times beside a writer, have 16 threads
 #              do 10,000 short transactions on one SQLite file, and write 1,000 overlapping batches
 #              from each of 8 processes on PostgreSQL
-# make bench   print ratios against other ways to do the same, measured side by side
+# make bench   print ratios against other ways to do the same, measured side by side, and draw
+#              the time of a search over the number of rows
 
 PYTHON ?= python3
 VENV := .venv
@@ -45,7 +46,8 @@ long: $(VENV)/.dev
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.sqlite
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.postgresql
-	$(BIN)/python benchmarks/search.py
+	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.latency
 
 # One environment; each stamp file says what was installed into it.
 $(VENV)/bin/python:

@@ -39,7 +39,7 @@ def ratio(
     ratios = sorted(a / b for a, b in pairs)
     print(
         f"{name:66} {statistics.median(ratios):8.4f}  ({ratios[0]:.4f} to {ratios[-1]:.4f})"
-        f"   {statistics.median(a for a, _ in pairs) * 1000:8.1f} ms against"
-        f" {statistics.median(b for _, b in pairs) * 1000:8.1f} ms   to reach: {target}",
+        f"   {statistics.median(a for a, _ in pairs) * 1000:9.2f} ms against"
+        f" {statistics.median(b for _, b in pairs) * 1000:9.2f} ms   to reach: {target}",
         flush=True,
     )

@@ -1,6 +1,6 @@
 """Searches of SQLite against other ways to do the same, all measured in this one run.
 
-    python benchmarks/search.py [--rounds 7] [--quick] [--plot searches.svg]
+    python -m benchmarks.search [--rounds 7] [--quick]
 
 One thread; each figure is a median of paired rounds: this library's whole call through an open
 Session, ten entries back, divided by the peer's time in the same round.
@@ -8,46 +8,45 @@ Session, ten entries back, divided by the peer's time in the same round.
 
 from __future__ import annotations
 
-import os
-
-for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[name] = "1"  # before NumPy and FAISS are imported
-
 import argparse
+import ast
 import gc
+import os
 import sqlite3
 import statistics
 import subprocess
 import sys
-import tempfile
+import sysconfig
 import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import apsw
-import chromadb
-import faiss
-import llm
 import numpy as np
-import sqlite_utils
-import sqlite_vec
-from chromadb.config import Settings
-from llm.models import EmbeddingModel as LLMEmbeddingModel
 from sqlalchemy import create_engine, select
 from sqlalchemy.orm import Session
 
 import embeddings
+from benchmarks.contestants import (
+    FOLDER,
+    QUERIES,
+    Data,
+    chroma_search,
+    faiss_search,
+    llm_search,
+    per_query,
+    vec0_search,
+    warmed,
+)
+from benchmarks.measure import ratio, seconds
 from embeddings import Collection, EmbeddingRecord
+from embeddings.records import RECORDS
+from embeddings.search.matrix import screen, statements, strategy
+from embeddings.search.query import where_condition
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Engine
-
-CLUSTERS = 200
-QUERIES = 20  # a round of the fast ones
-FOLDER = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 WRITER = """
 import sqlite3, sys
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
@@ -59,148 +58,20 @@ for line in sys.stdin:
 """
 
 
-class Data:
-    """Clustered vectors in a file, and what to search for."""
-
-    def __init__(self, rows: int, dimensions: int) -> None:
-        generator = np.random.default_rng(0)
-        centres = generator.standard_normal((CLUSTERS, dimensions), np.float32)
-        self.rows, self.dimensions = rows, dimensions
-        self.matrix = generator.standard_normal((rows, dimensions), np.float32)
-        self.matrix += centres[generator.integers(0, CLUSTERS, rows)]
-        noise = generator.standard_normal((QUERIES, dimensions), np.float32)
-        self.queries = centres[:QUERIES] + noise
-        self.ids = [f"{at % 100:02}-{at}" for at in range(rows)]
-        self.path = Path(FOLDER.name) / f"{rows}x{dimensions}.db"
-        self.engine: Engine = create_engine(f"sqlite:///{self.path}")
-        if not self.path.exists():
-            self._write()
-
-    def _write(self) -> None:
-        embeddings.migrate(self.engine)
-        with self.engine.begin() as connection:
-            Collection("docs", connection, model_id="fake").store_vectors(
-                (
-                    (id, row, {"part": at % 100}, f"The text with the number {at}")
-                    for at, (id, row) in enumerate(zip(self.ids, self.matrix, strict=True))
-                ),
-                batch_size=1000,
-            )
-
-    def __str__(self) -> str:
-        return f"{self.rows:,} x {self.dimensions}"
-
-
-def per_query(data: Data, search: Callable[[Any], object], count: int = QUERIES) -> float:
-    """Return the mean seconds of a search, over some queries."""
-    start = time.perf_counter()
-    for query in data.queries[:count]:
-        search(query)
-    return (time.perf_counter() - start) / count
-
-
-def ratio(
-    name: str, ours: Callable[[], float], theirs: Callable[[], float], rounds: int, target: str
-) -> float:
-    """Print the ratio of two pieces of work that return the seconds they took."""
-    ours(), theirs()
-    pairs = [(ours(), theirs()) for _ in range(rounds)]
-    ratios = sorted(a / b for a, b in pairs)
-    median = statistics.median(ratios)
-    print(
-        f"{name:66} {median:8.4f}  ({ratios[0]:.4f} to {ratios[-1]:.4f})"
-        f"   {statistics.median(a for a, _ in pairs) * 1000:9.2f} ms against"
-        f" {statistics.median(b for _, b in pairs) * 1000:9.2f} ms   to reach: {target}",
-        flush=True,
-    )
-    return median
-
-
-def faiss_search(data: Data) -> Callable[[Any], object]:
-    faiss.omp_set_num_threads(1)
-    unit = data.matrix / np.linalg.norm(data.matrix, axis=1, keepdims=True)
-    index = faiss.IndexFlatIP(data.dimensions)
-    index.add(unit)
-    return lambda query: index.search(query[np.newaxis] / np.linalg.norm(query), 10)
-
-
-def chroma_search(data: Data) -> Callable[[Any], object]:
-    client = chromadb.PersistentClient(
-        str(Path(FOLDER.name) / f"chroma{data.rows}x{data.dimensions}"),
-        Settings(anonymized_telemetry=False),
-    )
-    docs = client.create_collection("docs", metadata={"hnsw:space": "cosine"})
-    for start in range(0, data.rows, 5000):
-        part = slice(start, start + 5000)
-        docs.add(
-            ids=data.ids[part],
-            embeddings=data.matrix[part],
-            documents=[f"The text of {id}" for id in data.ids[part]],
-            metadatas=[{"part": int(id[:2])} for id in data.ids[part]],
-        )
-    return lambda query: docs.query(query_embeddings=query[np.newaxis], n_results=10)
-
-
-class FakeLLMModel(LLMEmbeddingModel):
-    model_id = "fake"
-
-    def embed_batch(self, items: Any, *, key: Any = None) -> Any:
-        raise NotImplementedError
-
-
-def llm_search(data: Data) -> Callable[[Any], object]:
-    docs = llm.Collection("docs", sqlite_utils.Database(str(data.path)), model=FakeLLMModel())
-    return lambda query: docs.similar_by_vector(query.tolist())
-
-
-def vec0_search(data: Data) -> Callable[[Any], object]:
-    connection = apsw.Connection(str(Path(FOLDER.name) / f"vec{data.rows}x{data.dimensions}.db"))
-    connection.enable_load_extension(True)
-    connection.load_extension(sqlite_vec.loadable_path())
-    connection.execute(
-        "CREATE VIRTUAL TABLE docs USING vec0("
-        f"embedding float[{data.dimensions}] distance_metric=cosine)"
-    )
-    with connection:
-        connection.executemany(
-            "INSERT INTO docs (rowid, embedding) VALUES (?, ?)",
-            ((at, row.tobytes()) for at, row in enumerate(data.matrix)),
-        )
-    sql = "SELECT rowid, distance FROM docs WHERE embedding MATCH ? AND k = 10"
-    return lambda query: connection.execute(sql, (query.tobytes(),)).fetchall()
-
-
-def scan_search(docs: Collection[str]) -> Callable[[Any], object]:
-    def search(query: Any) -> object:
-        embeddings.set_memory_budget(0)
-        return docs.similar_by_vector(query)
-
-    return search
-
-
-def warmed(docs: Collection[str], data: Data) -> None:
-    for query in data.queries[:3]:
-        docs.similar_by_vector(query)
-    assert docs.status().strategy == "matrix", docs.status()
+def reader(data: Data) -> Callable[[], object]:
+    """Return what reads as many bytes as the int8 matrix has, once."""
+    words = np.ones(data.rows * data.dimensions // 8, np.int64)
+    return lambda: np.bitwise_or.reduce(words)
 
 
 def bandwidth(data: Data) -> float:
-    """Return the seconds in which this machine reads as many bytes as the int8 matrix has."""
-    codes = np.ones((data.rows, data.dimensions), np.int8).reshape(-1)
-    words = codes[: codes.size // 8 * 8].view(np.int64)
-
-    def once() -> float:
-        start = time.perf_counter()
-        np.bitwise_or.reduce(words)
-        return time.perf_counter() - start
-
-    return min(once() for _ in range(9))
+    """Return the seconds in which this machine reads the int8 matrix once."""
+    read = reader(data)
+    return min(seconds(read) for _ in range(9))
 
 
 def breakdown(docs: Collection[str], session: Session, data: Data) -> None:
     """Print of what a warm search consists."""
-    from embeddings.search.matrix import screen, statements, strategy
-
     spent: dict[str, float] = {}
 
     def timed(module: Any, name: str, label: str) -> Callable[[], None]:
@@ -227,8 +98,13 @@ def breakdown(docs: Collection[str], session: Session, data: Data) -> None:
     for restore in undo:
         restore()
     parts = ", ".join(f"{label} {taken / QUERIES * 1000:.2f}" for label, taken in spent.items())
-    print(f"    of {total * 1000:.2f} ms: {parts}; to read the int8 matrix once from memory "
-          f"{bandwidth(data) * 1000:.2f}", flush=True)  # fmt: skip
+    once = bandwidth(data)
+    print(f"    of {total * 1000:.2f} ms: {parts}")
+    print(
+        f"{f'{data}, warm / reading the int8 matrix once from memory':66} {total / once:8.4f}"
+        f"   {once * 1000:.2f} ms, {data.rows * data.dimensions / once / 1e9:.0f} GB/s",
+        flush=True,
+    )
 
 
 def compare(data: Data, peers: dict[str, tuple[Any, str, int]], rounds: int) -> None:
@@ -251,9 +127,6 @@ def compare(data: Data, peers: dict[str, tuple[Any, str, int]], rounds: int) -> 
 
 def real_texts(rounds: int) -> None:
     """Docstrings of the standard library, embedded by the local model."""
-    import ast
-    import sysconfig
-
     texts: set[str] = set()
     for path in Path(sysconfig.get_path("stdlib")).glob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -340,9 +213,6 @@ def filters(data: Data, rounds: int) -> None:
             rounds,
             "0.5",
         )
-        from embeddings.records import RECORDS
-        from embeddings.search.query import where_condition
-
         ids = select(columns.id).where(
             columns.collection_id == docs.id, where_condition(RECORDS, where)
         )
@@ -371,16 +241,15 @@ def filters(data: Data, rounds: int) -> None:
 
 
 def threads(data: Data, rounds: int) -> None:
-    def throughput(count: int) -> float:
+    def throughput(count: int, make: Callable[[], Callable[[Any], object]]) -> float:
         ready = threading.Barrier(count + 1)
 
         def work() -> None:
-            with Session(data.engine) as session:
-                docs = Collection("docs", session)
-                docs.similar_by_vector(data.queries[0])
-                ready.wait()
-                for query in data.queries:
-                    docs.similar_by_vector(query)
+            search = make()
+            search(data.queries[0])
+            ready.wait()
+            for query in data.queries:
+                search(query)
 
         running = [threading.Thread(target=work) for _ in range(count)]
         for thread in running:
@@ -391,13 +260,23 @@ def threads(data: Data, rounds: int) -> None:
             thread.join()
         return count * QUERIES / (time.perf_counter() - start)
 
-    throughput(1)
-    ratios = sorted(throughput(4) / throughput(1) for _ in range(rounds))
-    print(
-        f"{f'{data}, throughput of 4 threads / of one':66} {statistics.median(ratios):8.4f}  "
-        f"({ratios[0]:.4f} to {ratios[-1]:.4f})   to reach: 1.4 or more, on 2 cores",
-        flush=True,
-    )
+    def searching() -> Callable[[Any], object]:
+        return Collection("docs", Session(data.engine)).similar_by_vector
+
+    def reading() -> Callable[[Any], object]:
+        read = reader(data)
+        return lambda _: read()
+
+    for name, make, target in (
+        ("throughput of 4 threads / of one", searching, "1.4 or more, on 2 cores"),
+        ("the same, of reading as many bytes from memory", reading, "-"),
+    ):
+        ratios = sorted(throughput(4, make) / throughput(1, make) for _ in range(rounds))
+        print(
+            f"{f'{data}, {name}':66} {statistics.median(ratios):8.4f}  "
+            f"({ratios[0]:.4f} to {ratios[-1]:.4f})   to reach: {target}",
+            flush=True,
+        )
 
 
 def memory(path: str, rows: int, dimensions: int) -> None:
@@ -447,7 +326,8 @@ def print_memory(data: Data) -> None:
     result = subprocess.run(
         [
             sys.executable,
-            __file__,
+            "-m",
+            "benchmarks.search",
             "--memory",
             str(data.path),
             str(data.rows),

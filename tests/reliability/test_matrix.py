@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from contextlib import closing, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import pytest
@@ -714,7 +714,7 @@ class Interrupter:
         self._at = at
         self.count = 0
 
-    def __enter__(self) -> Interrupter:
+    def __enter__(self) -> Self:
         sys.setprofile(self._step)
         return self
 
