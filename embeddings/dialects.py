@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.dialects.postgresql import Insert as PostgreSQLInsert
     from sqlalchemy.dialects.sqlite import Insert as SQLiteInsert
     from sqlalchemy.sql.compiler import SQLCompiler
+    from sqlalchemy.sql.operators import OperatorType
     from sqlalchemy.types import TypeEngine
 
 SUPPORTED = ("sqlite", "postgresql")
@@ -39,6 +40,13 @@ class PerDialect(FunctionElement[Any]):
     ) -> None:
         self.type = type_ or NullType()
         super().__init__(sqlite, postgresql)
+
+    def self_group(self, against: OperatorType | None = None) -> ColumnElement[Any]:
+        """Return the expression as it is: it comes with its parentheses.
+
+        Else a condition would be compared with 1 on SQLite, which then uses no index for it.
+        """
+        return self
 
 
 @compiles(PerDialect, "sqlite")

@@ -6,7 +6,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, select, type_coerce
+from sqlalchemy import ColumnElement, func, select, type_coerce
 from sqlalchemy.types import NullType
 
 from ..errors import CorruptVectorWarning
@@ -49,11 +49,7 @@ def scan(
     if not query.depth:
         return Ranking([])
     columns = records.embeddings.c
-    conditions = (
-        columns.collection_id == found.id,
-        columns.id.is_not(None),  # which the documented schema allows
-        *query.conditions,
-    )
+    conditions = (columns.collection_id == found.id, *query.conditions)
     # Outside a real transaction (Python's driver begins none to read) the two statements see two
     # snapshots; so what the second one reads is scored again, and has to agree.
     for attempt in range(ATTEMPTS):
@@ -75,7 +71,11 @@ def _rank(
 ) -> list[tuple[str, float]]:
     columns = records.embeddings.c
     size = vector.size * ITEM_BYTES
-    statement = select(columns.id, type_coerce(columns.embedding, NullType)).where(*conditions)
+    # The documented schema allows NULL. By "IS NOT NULL" SQLite would seek, and not by ids.
+    has_id = func.typeof(columns.id) != "null"
+    statement = select(columns.id, type_coerce(columns.embedding, NullType)).where(
+        *conditions, has_id
+    )
     chunk = max(1, CHUNK_BYTES // size)
     best = TopK(query.depth, query.min_score)
     corrupt: list[Any] = []

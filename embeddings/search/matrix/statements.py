@@ -251,11 +251,10 @@ def meeting(
 ) -> tuple[Position, set[str]]:
     """Return where the session is, and the ids that meet the conditions there."""
     columns = records.embeddings.c
-    ids = _selected(1, columns.id).where(
-        columns.collection_id == of, columns.id.is_not(None), *conditions
-    )
+    # Not "id IS NOT NULL": SQLite would seek by that, and not by the ids of a condition.
+    ids = _selected(1, columns.id).where(columns.collection_id == of, *conditions)
     rows = run(session, records, union_all(_position(records), ids), _at(of, base)).all()
-    return _as_position(rows[0]), {row[1] for row in rows[1:]}
+    return _as_position(rows[0]), {row[1] for row in rows[1:]} - {None}
 
 
 def load(

@@ -1,0 +1,48 @@
+"""What SQLite makes of the statements: rows that are asked for by id are sought by id."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import event, select
+
+from embeddings import Collection, EmbeddingRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
+
+USES: dict[str, Callable[[Collection[str]], object]] = {
+    "embed": lambda docs: docs.embed_multi([("a", "a hound"), ("b", "a cat")]),
+    "search": lambda docs: docs.similar("a hound"),
+    "among keys": lambda docs: docs.similar("a hound", among=["a", "b"]),
+    "among a SELECT": lambda docs: docs.similar(
+        "a hound", among=select(EmbeddingRecord.id).where(EmbeddingRecord.updated > 0)
+    ),
+    "delete": lambda docs: docs.delete_items(["a", "b"]),
+}
+
+
+@pytest.mark.parametrize("use", USES.values(), ids=USES)
+def test_ids_are_sought_and_not_compared_row_by_row(
+    use: Callable[[Collection[str]], object], engine: Engine, model: Any
+):
+    """Else a batch of a bulk write would read the whole collection."""
+    docs = Collection("docs", engine, model=model)
+    docs.embed_multi([(str(at), f"text {at}") for at in range(30)])
+    plans: list[str] = []
+
+    def explain(_connection: object, cursor: Any, sql: str, values: Any, *_: object) -> None:
+        if ".id IN (SELECT" in sql:
+            other = cursor.connection.cursor()
+            other.execute(f"EXPLAIN QUERY PLAN {sql}", values)
+            plans.append("; ".join(row[3] for row in other.fetchall()))
+
+    event.listen(engine, "before_cursor_execute", explain)
+    use(docs)
+
+    assert plans
+    for plan in plans:
+        assert "collection_id=? AND id=?" in plan
