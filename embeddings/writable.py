@@ -372,16 +372,19 @@ class Writable(Target[K]):
                 plan._vectors |= zip((item.key for item in missing), made, strict=True)
             with self._session(write=True) as session:
                 found = self._find_or_create(session)
-                if registry.canonical_id(found.model_id) != registry.canonical_id(plan.model_id):
+                if found.model_id != plan.model_id and (
+                    registry.canonical_id(found.model_id) != registry.canonical_id(plan.model_id)
+                ):
                     raise ModelMismatchError(self._name, found.model_id, plan.model_id)
-                for items in plan._lists:
+                for position, items in enumerate(plan._lists):
+                    if position:
+                        found = self._existing(session)
                     todo = self._resolve(
                         session, found, plan._model, items, plan._vectors, plan._force
                     )
                     if missing := todo.missing:
                         break
                     ingest.write(session, self._records, found, todo)
-                    found = self._existing(session)
                 else:
                     return
 
