@@ -173,6 +173,20 @@ def test_everything_that_a_scan_takes(
     assert_right(filled(engine, 6000), **options)
 
 
+@pytest.mark.parametrize("options", [{}, {"where": {"part": 3}}, {"prefix": "3", "offset": 2}])
+def test_a_selectable_comes_from_memory(options: dict[str, Any], engine: Engine):
+    """`matches*` find what `similar*` do, and no rows are read besides."""
+    docs = filled(engine)
+    query = vectors(1, 7)[0]
+    searched(docs, query)
+    with from_memory():
+        found = docs.matches_by_vector(query, number=4, **options)
+    best = select(found.c.id, found.c.score).order_by(found.c.score.desc(), found.c.id)
+    with Session(engine) as session:
+        rows = [(id, score) for id, score in session.execute(best)]
+    assert rows == scanned(docs, query, number=4, **options)
+
+
 def test_products_leave_none_alone():
     """Python 3.11 counts the references to None, and dies at zero."""
     codes, out = np.ones((3, SIZE), np.int8), np.empty((1, 3), np.float32)
