@@ -41,7 +41,7 @@ class PerDialect(FunctionElement[Any]):
         self.type = type_ or NullType()
         super().__init__(sqlite, postgresql)
 
-    def self_group(self, against: OperatorType | None = None) -> ColumnElement[Any]:
+    def self_group(self, against: OperatorType | None = None) -> Any:
         """Return the expression as it is: it comes with its parentheses.
 
         Else a condition would be compared with 1 on SQLite, which then uses no index for it.
