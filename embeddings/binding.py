@@ -178,7 +178,7 @@ class SqliteUtils:
         self._driver: sqlite3.Connection = database.conn
         self._lent = create_engine(
             "sqlite://",
-            creator=lambda: _Lent(self._driver),
+            creator=lambda: Lent(self._driver),
             poolclass=StaticPool,
             hide_parameters=True,
         )
@@ -223,7 +223,7 @@ class SqliteUtils:
             self._own.close()
 
 
-class _Lent:
+class Lent:
     """A driver connection whose transaction SQLAlchemy can neither end nor reset."""
 
     def __init__(self, driver: Any) -> None:
@@ -233,21 +233,22 @@ class _Lent:
         return getattr(self._driver, name)
 
     def cursor(self, *args: Any) -> Any:
+        """Return a cursor of the driver's own kind."""
         cursor = self._driver.cursor(*args)
         cursor.row_factory = None  # the owner's may make anything of a row
         return cursor
 
     def commit(self) -> None:
-        pass
+        """Do nothing."""
 
     def rollback(self) -> None:
-        pass
+        """Do nothing."""
 
     def close(self) -> None:
-        pass
+        """Do nothing."""
 
     def create_function(self, *args: Any, **options: Any) -> None:
-        pass  # SQLAlchemy would put its own REGEXP in the place of the owner's
+        """Do nothing: SQLAlchemy would put its own REGEXP in the place of the owner's."""
 
 
 def bind(database: Database, records: Records) -> Binding:

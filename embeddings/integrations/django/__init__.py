@@ -1,0 +1,15 @@
+"""Embeddings in Django's database and Django's transactions.
+
+    INSTALLED_APPS = [..., "embeddings.integrations.django"]
+    EMBEDDINGS = {"MODEL": "3-small", "OPENAI_API_KEY": ...}
+
+`ModelCollection` keeps the embeddings of a Django model's instances; `session` gives a SQLAlchemy
+session on Django's own connection, for everything else that this library can do.
+"""
+
+from __future__ import annotations
+
+from .collection import ModelCollection
+from .database import session
+
+__all__ = ["ModelCollection", "session"]

@@ -1,0 +1,99 @@
+"""The setting EMBEDDINGS: a dict with the model of new collections, and the keys of services."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from django.conf import settings
+from django.core.checks import Error
+
+from ...model import SupportsEmbedding, check_model
+from ...providers import openai
+from ...registry import Settings, get_embedding_models, is_known, use_settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.core.checks import CheckMessage
+
+MODEL, OPENAI = "MODEL", {"OPENAI_API_KEY": "api_key", "OPENAI_BASE_URL": "base_url"}
+
+
+def apply() -> None:
+    """Let the registry have what the settings say. What is wrong with them is for `check`."""
+    given = _given()
+    models: dict[str, SupportsEmbedding] = {}
+
+    def add(model: SupportsEmbedding, _aliases: object = ()) -> None:
+        models[model.model_id] = model
+
+    options = {option: given[name] for name, option in OPENAI.items() if given.get(name)}
+    if options:
+        openai.register(add, **options)
+    default = given.get(MODEL)
+    if _is_model(default):
+        add(default)
+        default = default.model_id
+    found = Settings(default if isinstance(default, str) else None, models)
+    use_settings(lambda: found)
+
+
+def apply_changed(*, setting: str, **_: Any) -> None:
+    """Do so again after `override_settings(EMBEDDINGS=...)`."""
+    if setting == "EMBEDDINGS":
+        apply()
+
+
+def check(**_: Any) -> list[CheckMessage]:
+    """Return what is wrong with the settings. No value of a key is ever shown."""
+    return list(_errors())
+
+
+def _errors() -> Iterator[CheckMessage]:
+    given = getattr(settings, "EMBEDDINGS", {})
+    if not isinstance(given, dict):
+        yield Error(
+            f"The setting EMBEDDINGS must be a dict, not {type(given).__name__}.",
+            hint='For example EMBEDDINGS = {"MODEL": "3-small"}.',
+            id="embeddings.E001",
+        )
+        return
+    for name in sorted(given.keys() - {MODEL, *OPENAI}, key=str):
+        yield Error(
+            f"EMBEDDINGS has no setting {name!r}.",
+            hint=f"It takes {', '.join((MODEL, *OPENAI))}.",
+            id="embeddings.E002",
+        )
+    for name in OPENAI:
+        if not isinstance(given.get(name), str | None):
+            yield Error(
+                f'EMBEDDINGS["{name}"] must be a string, not {type(given[name]).__name__}.',
+                id="embeddings.E003",
+            )
+    model = given.get(MODEL)
+    if isinstance(model, str) and not is_known(model):
+        known = ", ".join(model.model_id for model in get_embedding_models())
+        yield Error(
+            f'EMBEDDINGS["MODEL"] is {model!r}, and there is no such embedding model.',
+            hint=f"There are {known}. Of your own, pass the object itself.",
+            id="embeddings.E004",
+        )
+    elif not (isinstance(model, str | None) or _is_model(model)):
+        yield Error(
+            'EMBEDDINGS["MODEL"] must be the id or alias of an embedding model, or such a model, '
+            f"not {type(model).__name__}.",
+            id="embeddings.E004",
+        )
+
+
+def _given() -> dict[str, Any]:
+    given = getattr(settings, "EMBEDDINGS", {})
+    return given if isinstance(given, dict) else {}
+
+
+def _is_model(value: object) -> TypeGuard[SupportsEmbedding]:
+    try:
+        check_model(value)
+    except TypeError:
+        return False
+    return True

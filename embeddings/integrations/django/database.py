@@ -1,0 +1,152 @@
+"""A SQLAlchemy session on Django's own connection, inside Django's own transaction."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from sqlalchemy import Engine, create_engine, delete, event
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from ...binding import HostSession, Lent
+from ...errors import BindingError, MissingExtraError
+from ...records import RECORDS
+from ...schema import missing_tables
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from sqlalchemy.orm import SessionTransaction
+
+# By Django's name for a kind of database: a URL that connects to nothing, and options.
+ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
+    # Django has told the driver how to read dates and times.
+    "sqlite": ("sqlite://", {"native_datetime": True}),
+    "postgresql": ("postgresql+psycopg://", {"use_native_hstore": False}),
+}
+
+
+@contextmanager
+def session(using: str | None = None) -> Iterator[Session]:
+    """A block of `transaction.atomic(using=using)` with a SQLAlchemy session in it.
+
+    The session works on Django's connection of this thread. Each sees what the other has not yet
+    committed, and both are committed or rolled back together, by Django: at the end of the
+    outermost `atomic()`, of the request under ATOMIC_REQUESTS, of the `TestCase`.
+
+    What the session holds is flushed at the end of the block. `session.commit()` only flushes;
+    `session.rollback()`, or an error in a flush, does what `transaction.set_rollback(True)` does:
+    the whole block is undone at its end, on both sides, and nothing can be asked in it any more.
+    To undo a part, use `session.begin_nested()` or `atomic()`.
+
+    Args:
+        using: The alias of the database; Django's default by default.
+
+    Raises:
+        BindingError: The database is neither SQLite nor PostgreSQL.
+        MissingExtraError: PostgreSQL is reached by psycopg2: install psycopg 3.
+    """
+    alias = using or DEFAULT_DB_ALIAS
+    with transaction.atomic(using=alias), _lent_session(alias) as session:
+        yield session
+        session.commit()
+
+
+class DjangoTransactions(HostSession):
+    """For a `Collection`: Django's transaction where one is open, else a short one for each step.
+
+    So no transaction is open while a model runs, unless the caller has opened it.
+    """
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+
+    @contextmanager
+    def session(self, *, write: bool) -> Iterator[Session]:
+        """Yield a session on Django's connection; what fails in writing leaves no trace."""
+        is_open = connections[self._alias].in_atomic_block
+        with (
+            nullcontext() if is_open and not write else transaction.atomic(using=self._alias),
+            _lent_session(self._alias) as session,
+        ):
+            yield session
+            session.flush()
+
+
+def empty_after_flush(*, using: str, plan: object = None, **_: Any) -> None:
+    """Empty the tables after `flush`, and so after each `TransactionTestCase`.
+
+    Django empties the tables of Django models only. It then sends the signal that it also sends
+    after `migrate`, which has a plan.
+    """
+    if plan is not None:
+        return
+    with session(using) as lent:
+        if not missing_tables(lent, RECORDS):
+            lent.execute(delete(RECORDS.embedding))
+            lent.execute(delete(RECORDS.collection))
+
+
+class _DjangoSession(Session):
+    """A session that Django commits."""
+
+
+@event.listens_for(_DjangoSession, "after_soft_rollback")
+def _roll_back_with_it(session: Session, ended: SessionTransaction) -> None:
+    if not ended.nested:
+        transaction.set_rollback(True, using=session.info["alias"])
+
+
+@contextmanager
+def _lent_session(alias: str) -> Iterator[Session]:
+    # The objects are of use after the block, as Django's are.
+    with _DjangoSession(_engine(alias), expire_on_commit=False, info={"alias": alias}) as session:
+        yield session
+
+
+@functools.cache
+def _engine(alias: str) -> Engine:
+    """Return the engine of an alias. It holds no connection: each session borrows Django's."""
+    vendor = connections[alias].vendor
+    if vendor not in ENGINES:
+        raise BindingError(
+            f"The database {alias!r} is {vendor}, which is not supported; use sqlite or postgresql"
+        )
+    url, options = ENGINES[vendor]
+    try:
+        return create_engine(
+            url,
+            creator=lambda: _Lent(connections[alias]),
+            poolclass=NullPool,
+            pool_reset_on_return=None,
+            hide_parameters=True,
+            **options,
+        )
+    except ModuleNotFoundError:
+        raise MissingExtraError("psycopg", "postgresql") from None
+
+
+class _Lent(Lent):
+    """The driver's connection behind one of Django's."""
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        # Connects, or refuses to, as Django's own queries do.
+        with connection.cursor() as cursor:
+            super().__init__(cursor.connection)
+        self._connection = connection
+
+    def cursor(self, *args: Any) -> Any:
+        self._connection.validate_no_broken_transaction()
+        if self._connection.vendor == "postgresql" and not args:
+            # Not Django's, which writes parameters into the SQL, where binary ones cannot be.
+            from psycopg import Cursor
+
+            return Cursor(self._driver)
+        return super().cursor(*args)
+
+    def add_notice_handler(self, *args: Any) -> None:
+        pass

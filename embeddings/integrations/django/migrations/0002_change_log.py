@@ -1,0 +1,12 @@
+"""The change log of SQLite."""
+
+from django.db import migrations
+
+from embeddings.integrations.django.operations import AlembicRevision
+
+
+class Migration(migrations.Migration):
+    """As Alembic's emb_0002."""
+
+    dependencies = (("embeddings", "0001_documented_schema"),)
+    operations = (AlembicRevision("emb_0002", down="emb_0001"),)
