@@ -123,11 +123,11 @@ class ModelCollection(Generic[M]):
 
             And what `Collection.embed` raises.
         """
-        content = self._text(instance)
+        key, content = self._key_of(instance), self._text(instance)
         if prepared is not None and prepared.content != content:
             raise InvalidItemError("The text of the instance is not the one that was prepared")
         alias = using or router.db_for_write(self.model, instance=instance)
-        self.collection(alias).embed(self._key_of(instance), prepared or content)
+        self.collection(alias).embed(key, prepared or content)
 
     def embed_multi(
         self,

@@ -7,7 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
-from sqlalchemy import Engine, create_engine, delete, event
+from sqlalchemy import Engine, create_engine, delete
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
@@ -20,12 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from django.db.backends.base.base import BaseDatabaseWrapper
-    from sqlalchemy.orm import SessionTransaction
 
 # By Django's name for a kind of database: a URL that connects to nothing, and options.
 ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
-    # Django has told the driver how to read dates and times.
-    "sqlite": ("sqlite://", {"native_datetime": True}),
+    "sqlite": ("sqlite://", {}),
     "postgresql": ("postgresql+psycopg://", {"use_native_hstore": False}),
 }
 
@@ -39,9 +37,9 @@ def session(using: str | None = None) -> Iterator[Session]:
     outermost `atomic()`, of the request under ATOMIC_REQUESTS, of the `TestCase`.
 
     What the session holds is flushed at the end of the block. `session.commit()` only flushes;
-    `session.rollback()`, or an error in a flush, does what `transaction.set_rollback(True)` does:
-    the whole block is undone at its end, on both sides, and nothing can be asked in it any more.
-    To undo a part, use `session.begin_nested()` or `atomic()`.
+    `session.rollback()` does what `transaction.set_rollback(True)` does: the whole block is undone
+    at its end, on both sides, and nothing can be asked in it any more. To undo a part, nest another
+    such block or `atomic()`.
 
     Args:
         using: The alias of the database; Django's default by default.
@@ -51,7 +49,8 @@ def session(using: str | None = None) -> Iterator[Session]:
         MissingExtraError: PostgreSQL is reached by psycopg2: install psycopg 3.
     """
     alias = using or DEFAULT_DB_ALIAS
-    with transaction.atomic(using=alias), _lent_session(alias) as session:
+    session = _session_on(alias)
+    with transaction.atomic(using=alias), session:
         yield session
         session.commit()
 
@@ -68,10 +67,11 @@ class DjangoTransactions(HostSession):
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
         """Yield a session on Django's connection; what fails in writing leaves no trace."""
+        session = _session_on(self._alias)
         is_open = connections[self._alias].in_atomic_block
         with (
             nullcontext() if is_open and not write else transaction.atomic(using=self._alias),
-            _lent_session(self._alias) as session,
+            session,
         ):
             yield session
             session.flush()
@@ -92,20 +92,16 @@ def empty_after_flush(*, using: str, plan: object = None, **_: Any) -> None:
 
 
 class _DjangoSession(Session):
-    """A session that Django commits."""
+    """A session in a transaction that Django ends."""
+
+    def rollback(self) -> None:
+        super().rollback()
+        transaction.set_rollback(True, using=self.info["alias"])
 
 
-@event.listens_for(_DjangoSession, "after_soft_rollback")
-def _roll_back_with_it(session: Session, ended: SessionTransaction) -> None:
-    if not ended.nested:
-        transaction.set_rollback(True, using=session.info["alias"])
-
-
-@contextmanager
-def _lent_session(alias: str) -> Iterator[Session]:
+def _session_on(alias: str) -> Session:
     # The objects are of use after the block, as Django's are.
-    with _DjangoSession(_engine(alias), expire_on_commit=False, info={"alias": alias}) as session:
-        yield session
+    return _DjangoSession(_engine(alias), expire_on_commit=False, info={"alias": alias})
 
 
 @functools.cache

@@ -1,0 +1,1 @@
+"""A Django app: what the tests of Django have as their host's."""

@@ -1,0 +1,433 @@
+"""A collection of a Django model's instances, on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from embeddings import DoesNotExist, InvalidItemError, InvalidQueryError, ModelMismatchError
+from embeddings.testing import DeterministicModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+on_sqlite = pytest.mark.parametrize("alias", ["default"], indirect=True)
+on_postgresql = pytest.mark.parametrize("alias", ["postgresql"], indirect=True)
+WRITTEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture
+def shelf(alias: str, library: ModuleType) -> Any:
+    """Articles of two authors, all embedded but one."""
+    ann, bob = (library.Author.objects.using(alias).create(name=name) for name in ("Ann", "Bob"))
+    objects = library.Article.objects.using(alias)
+    for title, author, published in (
+        ("sleep well", ann, True),
+        ("sleep in a tent", bob, False),
+        ("sleep on trains: 100% quiet", bob, True),
+        ("cheap flights", ann, True),
+        ("sleep is not embedded", ann, True),
+    ):
+        objects.create(title=title, author=author, published=published, written=WRITTEN)
+    library.articles.embed_multi(objects.exclude(title__endswith="embedded"))
+    return objects
+
+
+def titles(instances: list[Any]) -> list[str]:
+    return [instance.title for instance in instances]
+
+
+# Writing
+
+
+def test_an_instance_is_embedded_and_found(alias: str, library: ModuleType):
+    """An unchanged text costs nothing, a new one replaces the embedding."""
+    article = library.Article.objects.using(alias).create(title="my happy hound")
+    for title in ("my happy hound", "my happy hound", "a purring cat"):
+        article.title = title
+        library.articles.embed(article)
+    assert library.model.calls == [["my happy hound"], ["a purring cat"]]
+    (found,) = library.articles.nearest(library.Article.objects.using(alias), "a cat")
+    assert found == article
+    assert 0.5 < found.score < 1
+    assert library.articles.collection(alias).name == "library.article"
+    assert repr(library.articles) == "<ModelCollection 'library.article'>"
+
+
+def test_the_embedding_is_in_the_transaction_of_the_row(alias: str, library: ModuleType):
+    """Both are rolled back."""
+    from django.db import transaction
+
+    with transaction.atomic(using=alias):
+        article = library.Article.objects.using(alias).create(title="my happy hound")
+        library.articles.embed(article)
+        assert library.articles.collection(alias).ids() == [article.pk]
+        transaction.set_rollback(True, using=alias)
+    assert library.articles.collection(alias).ids() == []
+
+
+def test_no_transaction_is_open_while_the_model_runs(alias: str, library: ModuleType):
+    """Unless the caller has opened one."""
+    from django.db import connections, transaction
+
+    library.model.look = lambda: connections[alias].in_atomic_block
+    objects = library.Article.objects.using(alias)
+    articles = [objects.create(title=title) for title in ("one", "two", "three", "four")]
+    library.articles.embed(articles[0])
+    library.articles.embed_multi(objects, batch_size=1)
+    library.articles.nearest(objects, "one")
+    assert library.model.seen == [False] * 5
+    articles[0].title = "five"
+    with transaction.atomic(using=alias):
+        library.articles.embed(articles[0])
+    assert library.model.seen[-1] is True
+
+
+def test_prepare_uses_no_database(alias: str, library: ModuleType):
+    """An instance that is not saved yet is embedded before the transaction begins."""
+    from django.db import connections, transaction
+
+    library.model.look = lambda: [connection.connection for connection in connections.all()]
+    connections.close_all()
+    article = library.Article(title="my happy hound")
+    prepared = library.articles.prepare(article)
+    assert set(*library.model.seen) == {None}
+    with transaction.atomic(using=alias):
+        article.save(using=alias)
+        library.articles.embed(article, prepared)
+    assert library.model.calls == [["my happy hound"]]
+    assert library.articles.collection(alias).ids() == [article.pk]
+
+
+def test_what_was_prepared_for_another_text_is_refused(alias: str, library: ModuleType):
+    """The row and its embedding would not belong together."""
+    article = library.Article.objects.using(alias).create(title="my happy hound")
+    prepared = library.articles.prepare(article)
+    article.title = "a purring cat"
+    with pytest.raises(InvalidItemError, match="not the one that was prepared"):
+        library.articles.embed(article, prepared)
+
+
+def test_many_are_read_and_embedded_in_batches(alias: str, library: ModuleType):
+    """A queryset, a manager, a slice, a list; what is there is not embedded again."""
+    objects = library.Article.objects.using(alias)
+    objects.bulk_create(library.Article(title=f"article {n}") for n in range(25))
+    library.articles.embed_multi(objects.all(), batch_size=10)
+    assert [len(call) for call in library.model.calls] == [10, 10, 5]
+    assert library.articles.collection(alias).ids() == sorted(
+        objects.values_list("pk", flat=True), key=str
+    )
+    library.articles.embed_multi(objects.order_by("pk")[:3])
+    library.articles.embed_multi(list(objects.all()))
+    if alias == "default":
+        library.articles.embed_multi(library.Article.objects)
+    assert len(library.model.calls) == 3
+    library.articles.embed_multi([])
+
+
+def test_an_instance_that_is_not_saved(library: ModuleType, alias: str):
+    """It is refused before the model is called, and so is one of another model."""
+    with pytest.raises(InvalidItemError, match="save it first"):
+        library.articles.embed(library.Article(title="x"))
+    with pytest.raises(TypeError, match=r"of library\.Article, not of Author"):
+        library.articles.embed(library.Author(name="x"))
+    assert library.model.calls == []
+
+
+def test_each_kind_of_key(alias: str, library: ModuleType):
+    """UUIDs, text, and the row of a parent; the keys come back in their type."""
+    photo = library.Photo.objects.using(alias).create(caption="a sunny hill")
+    country = library.Country.objects.using(alias).create(code="é:%s", name="a hilly country")
+    essay = library.Essay.objects.using(alias).create(title="on hills")
+    for collection, instance in (
+        (library.photos, photo),
+        (library.countries, country),
+        (library.essays, essay),
+    ):
+        collection.embed(instance)
+        assert collection.collection(alias).ids() == [instance.pk]
+        queryset = type(instance).objects.using(alias)
+        assert collection.nearest(queryset, "hill") == [instance]
+        assert collection.nearest(queryset.filter(pk=instance.pk), "hill") == [instance]
+        assert collection.nearest(queryset.exclude(pk=instance.pk), "hill") == []
+        assert collection.related(queryset, instance) == []
+        instance.delete()
+        assert collection.collection(alias).ids() == []
+
+
+def test_a_key_as_the_url_has_it(alias: str, library: ModuleType):
+    """Django takes a UUID or a number as text, and so does this."""
+    objects = library.Photo.objects.using(alias)
+    objects.create(caption="a hill", id=(key := str(uuid.uuid4())))
+    library.photos.embed(library.Photo(caption="a hill", id=key), using=alias)
+    assert library.photos.collection(alias).ids() == [uuid.UUID(key)]
+
+
+def test_a_model_that_cannot_have_a_collection(library: ModuleType):
+    """A key of another type; a field that the score would hide."""
+    from embeddings.integrations.django import ModelCollection
+
+    with pytest.raises(TypeError, match=r"library\.Reading is a DateTimeField"):
+        ModelCollection(library.Reading, text="at")
+    with pytest.raises(TypeError, match=r"library\.Game has a field called 'score'"):
+        ModelCollection(library.Game, text="score")
+
+
+def test_two_collections_of_a_model(shelf: Any, alias: str, library: ModuleType):
+    """By their names; each is of its own embedding model."""
+    from embeddings.integrations.django import ModelCollection
+
+    by_author = ModelCollection(
+        library.Article,
+        name="authors",
+        text=lambda article: article.author.name,
+        embedding_model=DeterministicModel("other"),
+    )
+    by_author.embed_multi(shelf.select_related("author"))
+    assert {found.author.name for found in by_author.nearest(shelf, "Bob", 2)} == {"Bob"}
+    same_name = ModelCollection(
+        library.Article, name="authors", text="title", embedding_model=library.model
+    )
+    with pytest.raises(ModelMismatchError, match="'other'"):
+        same_name.embed_multi(shelf)
+
+
+# Deleting
+
+
+DELETIONS: dict[str, Callable[[Any], Any]] = {
+    "Model.delete": lambda shelf: shelf.get(title="sleep well").delete(),
+    "QuerySet.delete": lambda shelf: shelf.filter(author__name="Bob").delete(),
+    "a cascade": lambda shelf: shelf.get(title="cheap flights").author.delete(),
+}
+
+
+@pytest.mark.parametrize("how", DELETIONS)
+def test_the_embedding_is_deleted_with_its_row(
+    how: str, shelf: Any, alias: str, library: ModuleType
+):
+    """In the same transaction: a rollback brings both back."""
+    from django.db import transaction
+
+    collection = library.articles.collection(alias)
+    embedded = set(collection.ids())
+    with transaction.atomic(using=alias):
+        DELETIONS[how](shelf)
+        left = set(shelf.values_list("pk", flat=True))
+        assert embedded - left
+        assert set(collection.ids()) == left & embedded
+        transaction.set_rollback(True, using=alias)
+    assert set(collection.ids()) == embedded
+    DELETIONS[how](shelf)
+    assert set(collection.ids()) == left & embedded
+
+
+def test_a_deletion_that_fails_keeps_all(shelf: Any, alias: str, library: ModuleType):
+    """Also where Django has announced it, and the next deletion takes only its own."""
+    from django.db.models.signals import pre_delete
+
+    def refuse(instance: Any, **_: Any) -> None:
+        if instance.title == "cheap flights":
+            raise RuntimeError("refused")
+
+    collection = library.articles.collection(alias)
+    embedded = len(collection.ids())
+    library.Comment.objects.using(alias).create(article=shelf.get(title="sleep well"), text="x")
+    with pytest.raises(Exception, match="protected"):
+        shelf.all().delete()
+    pre_delete.connect(refuse, sender=library.Article)
+    with pytest.raises(RuntimeError):
+        shelf.exclude(title="sleep well").order_by("-pk").delete()
+    pre_delete.disconnect(refuse, sender=library.Article)
+    assert len(collection.ids()) == embedded
+    shelf.get(title="sleep in a tent").delete()
+    assert len(collection.ids()) == embedded - 1
+
+
+def test_many_are_deleted_in_few_statements(alias: str, library: ModuleType):
+    """The number of statements does not grow with that of the rows."""
+    from django.db import connections
+    from sqlalchemy import event
+
+    from embeddings.integrations.django.database import _engine
+
+    objects = library.Article.objects.using(alias)
+    objects.bulk_create(library.Article(title=f"article {n}") for n in range(60))
+    library.articles.embed_multi(objects)
+    statements: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        statements.append(arguments[2])
+
+    event.listen(_engine(alias), "before_cursor_execute", note)
+    objects.all().delete()
+    event.remove(_engine(alias), "before_cursor_execute", note)
+    assert library.articles.collection(alias).count() == 0
+    assert len(statements) < 10
+    assert connections[alias].in_atomic_block is False
+
+
+# Searching
+
+
+def test_only_what_the_queryset_has_is_found(shelf: Any, library: ModuleType):
+    """Before the best are taken, so that the result is not short."""
+    published = shelf.filter(published=True)
+    found = library.articles.nearest(published, "sleep in a tent", number=2)
+    assert set(titles(found)) == {"sleep well", "sleep on trains: 100% quiet"}
+    assert found[0].score >= found[1].score
+    assert titles(library.articles.nearest(shelf, "sleep in a tent", number=1)) == [
+        "sleep in a tent"
+    ]
+
+
+FILTERS: dict[str, tuple[Callable[[Any], Any], set[str]]] = {
+    "a join": (lambda s: s.filter(author__name="Bob"), {"sleep in a tent", "100%"}),
+    "a percent sign": (lambda s: s.filter(title__contains="100%"), {"100%"}),
+    "a colon": (lambda s: s.filter(title__contains="trains: 1"), {"100%"}),
+    "a name of a parameter": (lambda s: s.filter(title__contains=":embeddings_key_0"), set()),
+    "a backslash": (lambda s: s.exclude(title__contains="\\:x"), {"all"}),
+    "a regular expression": (lambda s: s.filter(title__iregex=r"^CHEAP\s"), {"cheap flights"}),
+    "a date": (lambda s: s.filter(written=WRITTEN, written__year=2026), {"all"}),
+    "a decimal": (lambda s: s.filter(price__gt=Decimal("1.4"), price__lt=1.6), {"all"}),
+    "JSON": (lambda s: s.filter(tags={}).filter(tags__a__b__isnull=True), {"all"}),
+    "a UUID": (lambda s: s.exclude(external=uuid.uuid4()), {"all"}),
+    "a list": (lambda s: s.filter(title__in=["cheap flights", "x"]), {"cheap flights"}),
+    "an annotation": (
+        lambda s: s.annotate(n=Count("comments")).filter(n__lt=1, author__name="Bob"),
+        {"sleep in a tent", "100%"},
+    ),
+    "a subquery": (
+        lambda s: s.filter(author__in=s.filter(title="cheap flights").values("author")),
+        {"sleep well", "cheap flights"},
+    ),
+    "distinct": (lambda s: s.distinct().filter(author__name="Bob"), {"sleep in a tent", "100%"}),
+    "raw SQL": (
+        lambda s: s.extra(where=["title LIKE %s AND title NOT LIKE '%%:tent'"], params=["%tent"]),
+        {"sleep in a tent"},
+    ),
+    "an order": (lambda s: s.order_by("?").filter(title="cheap flights"), {"cheap flights"}),
+    "deferred": (lambda s: s.only("title").filter(title="cheap flights"), {"cheap flights"}),
+    "nothing": (lambda s: s.none(), set()),
+    "an empty list": (lambda s: s.filter(pk__in=[]), set()),
+}
+
+
+def Count(*arguments: Any) -> Any:  # noqa: N802  Django is there once a test runs
+    from django.db.models import Count
+
+    return Count(*arguments)
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_whatever_django_can_filter(name: str, shelf: Any, library: ModuleType):
+    """Django's own SQL takes part in the search, whatever is in it."""
+    make, expected = FILTERS[name]
+    found = library.articles.nearest(make(shelf), "sleep")
+    wanted = {"sleep well", "sleep in a tent", "100%", "cheap flights"}
+    got = {"100%" if "100%" in title else title for title in titles(found)}
+    assert got == (wanted if expected == {"all"} else expected)
+    assert len(found) == len(got)
+
+
+@on_postgresql
+def test_one_of_each(shelf: Any, library: ModuleType):
+    """DISTINCT ON keeps its order, by which Django says which one of several it is."""
+    first = shelf.order_by("author", "title").distinct("author")
+    found = library.articles.nearest(first, "sleep")
+    assert set(titles(found)) == {"cheap flights", "sleep in a tent"}
+
+
+def test_instances_come_as_the_queryset_makes_them(shelf: Any, alias: str, library: ModuleType):
+    """With `select_related`, annotations and all, in one query for the instances."""
+    from django.db import connections
+    from django.db.models.functions import Upper
+    from django.test.utils import CaptureQueriesContext
+
+    queryset = shelf.select_related("author").annotate(shout=Upper("title"))
+    with CaptureQueriesContext(connections[alias]) as captured:
+        found = library.articles.nearest(queryset, "sleep well", number=1)[0]
+        assert (found.author.name, found.shout) == ("Ann", "SLEEP WELL")
+    assert sum("library_author" in query["sql"] for query in captured) == 1
+    assert found._state.db == alias
+
+
+@on_sqlite
+def test_managers_are_querysets(shelf: Any, library: ModuleType):
+    """The model's own and related ones."""
+    assert len(library.articles.nearest(library.Article.objects, "sleep")) == 4
+    bob = library.Author.objects.get(name="Bob")
+    assert len(library.articles.nearest(bob.article_set, "sleep")) == 2
+
+
+def test_pages(shelf: Any, library: ModuleType):
+    """By number and offset; every instance is on one of them."""
+    everything = library.articles.nearest(shelf, "sleep on trains")
+    pages = [
+        library.articles.nearest(shelf, "sleep on trains", 3, offset=offset) for offset in (0, 3, 6)
+    ]
+    assert [len(page) for page in pages] == [3, 1, 0]
+    assert [*pages[0], *pages[1]] == everything
+    least = everything[1].score - 0.001
+    assert library.articles.nearest(shelf, "sleep on trains", min_score=least) == everything[:2]
+
+
+def test_related(shelf: Any, library: ModuleType):
+    """Without the instance itself, and without a call of the model."""
+    calls = len(library.model.calls)
+    tent = shelf.get(title="sleep in a tent")
+    found = library.articles.related(shelf.filter(published=True), tent)
+    assert set(titles(found)) == {"sleep well", "sleep on trains: 100% quiet", "cheap flights"}
+    assert found[-1].title == "cheap flights"
+    assert library.articles.related(shelf.none(), tent) == []
+    with pytest.raises(DoesNotExist):
+        library.articles.related(shelf, shelf.get(title="sleep is not embedded"))
+    assert len(library.model.calls) == calls
+
+
+def test_what_is_no_queryset_of_the_model(shelf: Any, library: ModuleType):
+    """It is refused before the model is called, and says what to do."""
+    calls = len(library.model.calls)
+    with pytest.raises(InvalidQueryError, match="number= and offset="):
+        library.articles.nearest(shelf.all()[:5], "sleep")
+    with pytest.raises(TypeError, match="values"):
+        library.articles.nearest(shelf.values("title"), "sleep")
+    for other in (library.Author.objects.all(), library.Article.objects.raw("SELECT 1"), [], None):
+        with pytest.raises(TypeError, match=r"a queryset of library\.Article"):
+            library.articles.nearest(other, "sleep")
+    with pytest.raises(InvalidQueryError, match="number must be"):
+        library.articles.nearest(shelf, "sleep", number=-1)
+    assert len(library.model.calls) == calls
+
+
+@on_sqlite
+def test_the_instances_of_another_database(shelf: Any, other: str, library: ModuleType):
+    """`using` decides whose embeddings are written and searched."""
+    article = library.Article.objects.using(other).create(title="sleep elsewhere")
+    library.articles.embed(article)
+    assert titles(library.articles.nearest(library.Article.objects.using(other), "sleep")) == [
+        "sleep elsewhere"
+    ]
+    assert len(library.articles.nearest(shelf, "sleep")) == 4
+    library.articles.embed_multi(shelf.all(), using=other)
+    assert library.articles.collection(other).count() == 6
+
+
+@on_sqlite
+def test_uncommitted_and_deleted_rows(shelf: Any, alias: str, library: ModuleType):
+    """A search sees what the transaction sees, and never an embedding without its row."""
+    from django.db import connections, transaction
+
+    with transaction.atomic():
+        new = shelf.create(title="sleep like a log")
+        library.articles.embed(new)
+        found = library.articles.nearest(shelf, "sleep like a log", number=1)
+        assert found == [new]
+        with connections[alias].cursor() as cursor:  # past Django, and so past its signals
+            cursor.execute("DELETE FROM library_article WHERE title = 'sleep like a log'")
+        assert new not in library.articles.nearest(shelf, "sleep like a log")
