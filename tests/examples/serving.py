@@ -66,7 +66,9 @@ def served(*command: str, folder: Path, **environment: str) -> Iterator[str]:
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     end = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < end and process.poll() is None:
-        found = re.search(r"running on (http://[\d.]+:\d+)", log.read_text(), re.IGNORECASE)
+        found = re.search(
+            r"(?:running on|server at) (http://[\d.]+:\d+)", log.read_text(), re.IGNORECASE
+        )
         if found:
             return found[1]
         time.sleep(0.05)

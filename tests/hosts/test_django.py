@@ -93,7 +93,8 @@ def written_to_others(alias: str) -> tuple[list[str], list[str]]:
     return seen[0]
 
 
-BOTH, NEITHER = (["a"], ["a"]), ([], [])
+BOTH: Any = (["a"], ["a"])
+NEITHER: Any = ([], [])
 
 
 # Transactions
@@ -354,7 +355,8 @@ def test_an_asynchronous_view(alias: str, library: ModuleType):
     from django.test import AsyncClient
 
     async def ask() -> bytes:
-        return (await AsyncClient().get("/async/one")).content
+        answer: bytes = (await AsyncClient().get("/async/one")).content
+        return answer
 
     assert asyncio.run(ask()) == b"one"
     assert library.articles.collection().count() == 1
@@ -598,7 +600,7 @@ def test_flush_empties_the_tables(alias: str):
 
 
 @pytest.fixture
-def settings(django_aliases: None) -> Callable[..., Any]:
+def settings(django_aliases: None) -> Any:
     """Django's `override_settings`."""
     from django.test import override_settings
 

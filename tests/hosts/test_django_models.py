@@ -397,9 +397,15 @@ def test_what_is_no_queryset_of_the_model(shelf: Any, library: ModuleType):
         library.articles.nearest(shelf.all()[:5], "sleep")
     with pytest.raises(TypeError, match="values"):
         library.articles.nearest(shelf.values("title"), "sleep")
-    for other in (library.Author.objects.all(), library.Article.objects.raw("SELECT 1"), [], None):
+    no_querysets: list[Any] = [
+        library.Author.objects.all(),
+        library.Article.objects.raw("SELECT 1"),
+        [],
+        None,
+    ]
+    for given in no_querysets:
         with pytest.raises(TypeError, match=r"a queryset of library\.Article"):
-            library.articles.nearest(other, "sleep")
+            library.articles.nearest(given, "sleep")
     with pytest.raises(InvalidQueryError, match="number must be"):
         library.articles.nearest(shelf, "sleep", number=-1)
     assert len(library.model.calls) == calls

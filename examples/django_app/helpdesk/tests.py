@@ -1,0 +1,108 @@
+"""What the help desk does. No network, no model; Django rolls every test back."""
+
+import json
+import re
+
+from django.contrib.auth.models import User
+from django.test import TestCase
+
+from embeddings.testing import replace_models
+
+from .models import Customer, Ticket, tickets
+
+TICKETS = [
+    ("Printer jam", "paper stuck in the printer", "Pull the paper out."),
+    ("Printer ink", "the printer prints grey", "A new cartridge."),
+    ("Forgotten password", "cannot log in", "Use the link."),
+]
+
+
+class HelpDeskTests(TestCase):
+    """The pages of two customers."""
+
+    def setUp(self) -> None:
+        """Put a model in which texts that share words are near in place of the real one."""
+        self.enterContext(replace_models())
+        self.ours, self.theirs = (
+            Customer.objects.create(slug=slug, name=slug) for slug in ("ours", "theirs")
+        )
+        for customer in (self.ours, self.theirs):
+            body = [dict(zip(("subject", "question", "answer"), t, strict=True)) for t in TICKETS]
+            self.assertEqual(self.send(customer, body), 201)
+
+    def send(self, customer: Customer, body: object) -> int:
+        """Import tickets, and return the status of the answer."""
+        path = f"/{customer.slug}/import"
+        status: int = self.client.post(path, json.dumps(body), "application/json").status_code
+        return status
+
+    def subjects(self, path: str) -> list[str]:
+        """Return the subjects of the tickets to which a page links."""
+        response = self.client.get(path)
+        self.assertEqual(response.status_code, 200)
+        return re.findall(r'<a href="/ours/\d+">(.+?)</a>', response.text)
+
+    def test_the_nearest_in_meaning_come_first(self) -> None:
+        """Only the customer's own are found."""
+        expected = ["Printer jam", "Printer ink", "Forgotten password"]
+        self.assertEqual(self.subjects("/ours/?q=paper stuck in printer"), expected)
+        self.assertEqual(len(self.subjects("/ours/")), 3)
+
+    def test_a_question_without_an_answer_is_not_found(self) -> None:
+        """It is embedded all the same, and found as soon as it is answered."""
+        form = {"subject": "Printer on fire", "question": "smoke"}
+        self.assertEqual(self.client.post("/ours/ask", form).status_code, 302)
+        self.assertNotIn("Printer on fire", self.subjects("/ours/?q=printer on fire"))
+        Ticket.objects.filter(subject="Printer on fire").update(answer="Run!")
+        self.assertEqual(self.subjects("/ours/?q=printer on fire")[0], "Printer on fire")
+
+    def test_what_is_asked_twice_is_refused(self) -> None:
+        """The ticket is not saved, nor is its embedding."""
+        form = {"subject": "Printer jam", "question": "again"}
+        response = self.client.post("/ours/ask", form)
+        self.assertContains(response, "You have asked this already.", status_code=400)
+        self.assertEqual(len(tickets.collection()), 6)
+
+    def test_an_import_that_fails_half_way_leaves_nothing(self) -> None:
+        """Neither the ticket before the one that is refused, nor its embedding."""
+        body = [{"subject": "New", "question": "new"}, {"subject": "Printer jam", "question": ""}]
+        self.assertEqual(self.send(self.ours, body), 400)
+        self.assertEqual(self.send(self.ours, [{"colour": "red"}]), 400)
+        self.assertEqual(Ticket.objects.count(), 6)
+        self.assertEqual(len(tickets.collection()), 6)
+
+    def test_results_come_in_pages(self) -> None:
+        """Every ticket is on one of them."""
+        body = [{"subject": f"Bill {n}", "question": "a bill", "answer": "-"} for n in range(9)]
+        self.assertEqual(self.send(self.ours, body), 201)
+        pages = [self.subjects(f"/ours/?q=bill&page={page}") for page in (1, 2, 3)]
+        self.assertEqual([len(page) for page in pages], [5, 5, 2])
+        self.assertEqual(len({subject for page in pages for subject in page}), 12)
+        self.assertContains(self.client.get("/ours/?q=bill&page=2"), 'href="?q=bill&amp;page=3"')
+        self.assertEqual(len(self.subjects("/ours/?q=bill&page=x")), 5)
+
+    def test_a_ticket_shows_others_like_it(self) -> None:
+        """Without itself and without those of other customers."""
+        jam = self.ours.ticket_set.get(subject="Printer jam")
+        self.assertEqual(self.subjects(f"/ours/{jam.pk}"), ["Printer ink", "Forgotten password"])
+        self.assertEqual(self.client.get(f"/theirs/{jam.pk}").status_code, 404)
+
+    def test_a_customer_takes_everything_along(self) -> None:
+        """The embeddings are deleted with the tickets."""
+        self.theirs.delete()
+        self.assertEqual(
+            set(tickets.collection().ids()), set(Ticket.objects.values_list("pk", flat=True))
+        )
+
+    def test_the_admin(self) -> None:
+        """It finds by meaning, embeds what it saves, and deletes the embeddings with the rows."""
+        self.client.force_login(User.objects.create_superuser("agent"))
+        jam = self.ours.ticket_set.get(subject="Printer jam")
+        form = {"customer": self.ours.pk, "subject": "Zebra", "question": "zebra", "answer": ""}
+        response = self.client.post(f"/admin/helpdesk/ticket/{jam.pk}/change/", form)
+        self.assertEqual(response.status_code, 302)
+        self.assertEqual(tickets.nearest(Ticket.objects.all(), "zebra", number=1), [jam])
+        self.assertContains(self.client.get("/admin/helpdesk/ticket/?q=zebra"), "Zebra")
+        form = {"action": "delete_selected", "_selected_action": [jam.pk], "post": "yes"}
+        self.client.post("/admin/helpdesk/ticket/", form)
+        self.assertEqual(len(tickets.collection()), 5)

@@ -1,0 +1,96 @@
+"""The pages."""
+
+import json
+
+from django import forms
+from django.db import IntegrityError, transaction
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import get_object_or_404, redirect, render
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_POST
+
+from .models import Customer, Ticket, save, tickets
+
+RESULTS_ON_A_PAGE = 5
+LAST_PAGE = 100
+
+
+class AskForm(forms.ModelForm):
+    """The form for a new ticket."""
+
+    class Meta:
+        """What a customer writes."""
+
+        model = Ticket
+        fields = ("subject", "question")
+
+
+def home(request: HttpRequest) -> HttpResponse:
+    """Let the visitor choose a customer. Another application would know it from the login."""
+    return render(request, "helpdesk/home.html", {"customers": Customer.objects.order_by("name")})
+
+
+def search(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show a page of the tickets nearest in meaning to the question, or the newest."""
+    customer = get_object_or_404(Customer, slug=slug)
+    question = request.GET.get("q", "").strip()
+    number = request.GET.get("page", "1")
+    page = min(max(1, int(number)), LAST_PAGE) if number.isdecimal() else 1
+    offset = (page - 1) * RESULTS_ON_A_PAGE
+    one_more = RESULTS_ON_A_PAGE + 1  # to tell whether there is another page
+    readable = Ticket.objects.readable_by(customer).select_related("customer")
+    if question:
+        found = tickets.nearest(readable, question, number=one_more, offset=offset)
+    else:
+        found = list(readable[offset : offset + one_more])
+    context = {
+        "customer": customer,
+        "question": question,
+        "page": page,
+        "tickets": found[:RESULTS_ON_A_PAGE],
+        "has_more": len(found) > RESULTS_ON_A_PAGE and page < LAST_PAGE,
+    }
+    return render(request, "helpdesk/search.html", context)
+
+
+def show(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Show a ticket, and others like it."""
+    customer = get_object_or_404(Customer, slug=slug)
+    readable = Ticket.objects.readable_by(customer)
+    ticket = get_object_or_404(readable, pk=pk)
+    more = tickets.related(readable, ticket, number=3)
+    context = {"customer": customer, "ticket": ticket, "more": more}
+    return render(request, "helpdesk/ticket.html", context)
+
+
+def ask(request: HttpRequest, slug: str) -> HttpResponse:
+    """Show the form; save what it sends."""
+    customer = get_object_or_404(Customer, slug=slug)
+    form = AskForm(request.POST or None, instance=Ticket(customer=customer))
+    context = {"customer": customer, "form": form}
+    if request.method != "POST":
+        return render(request, "helpdesk/ask.html", context)
+    if form.is_valid():
+        try:
+            save(form.instance)
+        except IntegrityError:
+            form.add_error("subject", "You have asked this already.")
+        else:
+            return redirect("search", slug=slug)
+    return render(request, "helpdesk/ask.html", context, status=400)
+
+
+@csrf_exempt
+@require_POST
+def import_tickets(request: HttpRequest, slug: str) -> HttpResponse:
+    """Save a JSON list of answered tickets: all, or if one of them is refused, none."""
+    customer = get_object_or_404(Customer, slug=slug)
+    try:
+        with transaction.atomic():
+            for item in json.loads(request.body):
+                ticket = Ticket.objects.create(customer=customer, **item)
+                # Those before one that is refused are gone again, and so are their embeddings.
+                tickets.embed(ticket)
+    except (IntegrityError, TypeError, ValueError) as error:
+        return JsonResponse({"error": type(error).__name__}, status=400)
+    return JsonResponse({}, status=201)

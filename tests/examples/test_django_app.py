@@ -1,0 +1,85 @@
+"""The example for Django: its own tests, its commands, and its own server."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+from sqlalchemy import make_url
+
+from tests.examples.serving import copied, run, served
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, empty_database: str) -> Path:
+    """A copy of the example, for each database."""
+    return copied("django_app", tmp_path_factory.mktemp("example"))
+
+
+@pytest.fixture(scope="module")
+def environment(empty_database: str) -> dict[str, str]:
+    """Where its database is: on SQLite in its own folder."""
+    url = make_url(empty_database)
+    if url.get_backend_name() == "sqlite":
+        return {}
+    return {
+        "PGDATABASE": str(url.database),
+        "PGUSER": str(url.username),
+        "PGHOST": str(url.query["host"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def site(folder: Path, environment: dict[str, str]) -> Iterator[str]:
+    """The address of the help desk with its sample tickets, under Django's own server."""
+    run("manage", "migrate", folder=folder, **environment)
+    run("manage", "seed", folder=folder, **environment)
+    run("manage", "seed", folder=folder, **environment)  # does no harm
+    server = ("manage", "runserver", "0", "--noreload")
+    with served(*server, folder=folder, **environment) as address:
+        yield address
+
+
+def test_its_own_tests_pass(folder: Path, environment: dict[str, str]):
+    """On either database; warnings are errors, and no migration is missing."""
+    run("manage", "test", folder=folder, **environment, PYTHONWARNINGS="error")
+    run("manage", "makemigrations", "--check", folder=folder, **environment)
+
+
+def test_it_is_used_over_http(site: str, folder: Path, environment: dict[str, str]):
+    """Search, ask, fail half-way, and see in the end what is there."""
+    with httpx.Client(base_url=site) as client:
+
+        def subjects(question: str) -> list[str]:
+            page = client.get("/bakery/", params={"q": question})
+            return re.findall(r'<a href="/bakery/\d+">(.+?)</a>', page.text)
+
+        assert subjects("return the payment to a customer")[0] == "How do I give money back?"
+        assert "Refund for a cancelled film" not in subjects("cancelled film")
+        assert "The screen is frozen" not in subjects("the screen is frozen")
+
+        found = re.search(r'"/bakery/\d+"', client.get("/bakery/?q=money back").text)
+        assert found is not None
+        assert "Like this" in client.get(found[0].strip('"')).text
+
+        token = re.findall(r'csrfmiddlewaretoken" value="(\w+)"', client.get("/bakery/ask").text)
+        form = {"subject": "Glücksrad 🎡", "question": "?", "csrfmiddlewaretoken": token[0]}
+        assert client.post("/bakery/ask", data=form).status_code == 302
+        assert client.post("/bakery/ask", data=form).status_code == 400
+
+        new = {"subject": "Rye bread", "question": "rye", "answer": "yes"}
+        again = {"subject": "Glücksrad 🎡", "question": "again"}
+        assert client.post("/bakery/import", json=[new, again]).status_code == 400
+        assert "Rye bread" not in subjects("rye bread")
+        assert client.post("/bakery/import", json=[new]).status_code == 201
+        assert subjects("rye bread")[0] == "Rye bread"
+
+    status = run("manage", "embeddings", "status", folder=folder, **environment)
+    # Ten samples, one that was asked and one that was imported.
+    assert re.search(r"helpdesk.ticket +\S+ +256 +12 ", status), status
