@@ -27,8 +27,13 @@ def copied(name: str, folder: Path) -> Path:
 
 def run(*command: str, folder: Path, **environment: str) -> str:
     """Run a module of Python as a program in a folder, and return what it prints."""
+    return python("-m", *command, folder=folder, **environment)
+
+
+def python(*arguments: str, folder: Path, **environment: str) -> str:
+    """Run Python in a folder, and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-m", *command],
+        [sys.executable, *arguments],
         cwd=folder,
         env=os.environ | environment,
         capture_output=True,

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from sqlalchemy import make_url
 
-from tests.examples.serving import copied, run, served
+from tests.examples.serving import EXAMPLES, copied, python, run, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,3 +83,53 @@ def test_it_is_used_over_http(site: str, folder: Path, environment: dict[str, st
     status = run("manage", "embeddings", "status", folder=folder, **environment)
     # Ten samples, one that was asked and one that was imported.
     assert re.search(r"helpdesk.ticket +\S+ +256 +12 ", status), status
+
+
+# What Django's own commands make, and a visitor.
+BEGIN = """
+from django.core.management import call_command
+call_command("startproject", "mysite", ".")
+call_command("startapp", "articles")
+"""
+USE = """
+import os, django
+os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+django.setup()
+from django.core.management import call_command
+call_command("makemigrations", "articles", verbosity=0)
+call_command("migrate", verbosity=0)
+call_command("check")
+from django.test import Client
+client = Client()
+for title in ("my happy hound", "my dissatisfied cat"):
+    assert client.post("/write", {"title": title}).status_code == 201
+print(list(client.get("/search?q=a cheerful dog").json()))
+call_command("embeddings", "status")
+"""
+SETTINGS = """
+INSTALLED_APPS += ["articles"]
+ALLOWED_HOSTS = ["testserver"]
+MIDDLEWARE.remove("django.middleware.csrf.CsrfViewMiddleware")
+"""
+URLS = """
+from articles import views
+from django.urls import path
+urlpatterns = [path("write", views.write), path("search", views.search)]
+"""
+
+
+def test_the_lines_of_the_readme(tmp_path: Path):
+    """Added to a new project of Django's, they are enough."""
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    lines = dict(re.findall(r"```python\n# (\w+/\w+\.py)\n(.*?)```", readme, re.DOTALL))
+    assert set(lines) == {"mysite/settings.py", "articles/models.py", "articles/views.py"}
+    python("-c", BEGIN, folder=tmp_path)
+    lines["mysite/settings.py"] += SETTINGS
+    lines["mysite/urls.py"] = URLS
+    for name, added in lines.items():
+        with (tmp_path / name).open("a") as file:
+            file.write(added)
+    output = python("-c", USE, folder=tmp_path)
+    assert "['my happy hound', 'my dissatisfied cat']" in output
+    assert "up to date" in output
+    assert re.search(r"articles.article +\S+ +256 +2 ", output)

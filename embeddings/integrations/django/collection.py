@@ -16,8 +16,7 @@ from sqlalchemy.types import NullType
 
 from ...collection import Collection
 from ...errors import InvalidItemError, InvalidQueryError
-from ...model import batches
-from ...writable import BATCH_SIZE
+from ...model import BATCH_SIZE, batches
 from .database import DjangoTransactions
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from sqlalchemy.pool import NullPool
 from ...binding import HostSession, Lent
 from ...errors import BindingError, MissingExtraError
 from ...records import RECORDS
-from ...schema import missing_tables
+from ...tables import missing_tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
