@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from django.core.exceptions import EmptyResultSet
 from django.db import connections, models, router
 from django.db.models import F, Manager, Model, QuerySet
+from django.db.models.query import ModelIterable
 from django.db.models.signals import post_delete, pre_delete
 from sqlalchemy import BigInteger, Text, TextualSelect, Uuid, bindparam, column, text
 from sqlalchemy.types import NullType
@@ -245,7 +246,8 @@ class ModelCollection(Generic[M]):
             )
         if queryset.query.is_sliced:
             raise InvalidQueryError("Pass number= and offset= instead of slicing the queryset")
-        queryset.in_bulk([])  # raises for values(), and asks nothing
+        if not issubclass(queryset._iterable_class, ModelIterable):
+            raise TypeError("Pass a queryset of instances: without values() and values_list()")
         try:
             return _as_select(queryset, self._key.type), queryset
         except EmptyResultSet:
