@@ -136,6 +136,8 @@ def test_an_instance_that_is_not_saved(library: ModuleType, alias: str):
         library.articles.embed(library.Article(title="x"))
     with pytest.raises(TypeError, match=r"of library\.Article, not of Author"):
         library.articles.embed(library.Author(name="x"))
+    with pytest.raises(TypeError, match=r"of library\.Article, not of dict"):
+        library.articles.embed_multi([{"title": "x"}])
     assert library.model.calls == []
 
 

@@ -150,8 +150,8 @@ class ModelCollection(Generic[M]):
         if isinstance(instances, QuerySet) and not instances.query.is_sliced:
             instances = _in_pages(instances, batch_size)
         for batch in batches(instances, batch_size):
-            alias = using or router.db_for_write(self.model, instance=batch[0])
             entries = [(self._key_of(instance), self._text(instance)) for instance in batch]
+            alias = using or router.db_for_write(self.model, instance=batch[0])
             self.collection(alias).embed_multi(entries, batch_size=batch_size)
 
     # Searching
