@@ -53,8 +53,8 @@ class ModelCollection(Generic[M]):
         model: The Django model. Its primary key is an integer, a UUID or text.
         text: What to embed of an instance: a function of it, or the name of an attribute.
         name: The collection's name in the database; "app_label.modelname" by default.
-        embedding_model: The embedding model's id or alias, or the model itself; by default that of
-            the setting EMBEDDINGS["MODEL"].
+        embedding_model: The embedding model's id or alias, or the model itself; by default the one
+            that the collection was made with, and for a new one that of EMBEDDINGS["MODEL"].
 
     Raises:
         TypeError: The primary key is of another type, or the model has a field called `score`.
@@ -101,7 +101,8 @@ class ModelCollection(Generic[M]):
     def prepare(self, instance: M) -> Prepared:
         """Call the embedding model for an instance, saved or not, that `embed` is to store.
 
-        Do so before a transaction, so that none is open while the embedding model runs.
+        Do so before a transaction, so that none is open while the embedding model runs. Where
+        `embedding_model` was given to the collection, no database is touched.
         """
         return self.collection().prepare(self._text(instance))
 
