@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import typing
 
-from .changelog import install
+from .changelog import install, uninstall
 from .collection import Collection
 from .errors import (
     BindingError,
@@ -109,6 +109,7 @@ __all__ = [
     "set_alias",
     "set_default_model",
     "set_memory_budget",
+    "uninstall",
 ]
 
 

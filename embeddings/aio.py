@@ -182,7 +182,7 @@ class AsyncCollection(Generic[K]):
         records: Records = RECORDS,
     ) -> None:
         self._records = records
-        self._db = synchronous(db)
+        self._db = synchronous(db, records)
         self._collection: Collection[K] = _Inside(
             name,
             self._db,
@@ -260,7 +260,7 @@ class AsyncCollection(Generic[K]):
         """Return whether a database has a collection of this name; False without the tables."""
         if is_missing_file(db):
             return False
-        db = synchronous(db, migrates=False)
+        db = synchronous(db, records, migrates=False)
         return await _run(db, records, partial(Collection.exists, db, name, records=records))
 
     @staticmethod
@@ -268,7 +268,7 @@ class AsyncCollection(Generic[K]):
         """Return the names of a database's collections, sorted; none without the tables."""
         if is_missing_file(db):
             return []
-        db = synchronous(db, migrates=False)
+        db = synchronous(db, records, migrates=False)
         return await _run(db, records, partial(Collection.names, db, records=records))
 
     # The database of a collection that opened it

@@ -20,10 +20,11 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
-from .binding import HostSession, OwnTransactions, bring_up_to_date, new_engine, url_of
+from .binding import HostSession, OwnTransactions, bring_up_to_date, engine_of, new_engine, url_of
 from .dialects import with_driver
 from .errors import BindingError, MissingExtraError
 from .eventloop import Turn
+from .records import RECORDS, Records
 from .sql import dialect_of
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Engine
 
     from .binding import Database
-    from .records import Records
 
 _writers: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
 _migrating = Turn()
@@ -77,18 +77,19 @@ class Opened(OwnTransactions):
         self._engine.dispose()
 
 
-def synchronous(db: Any, *, migrates: bool = True) -> Database:
+def synchronous(db: Any, records: Records, *, migrates: bool = True) -> Database:
     """Return what of SQLAlchemy's is within an asynchronous object, for use in a greenlet.
 
     Args:
         db: The asynchronous object.
+        records: The mapped classes. Those of a host are the host's to create.
         migrates: Whether the first use of a database that we open brings it up to date.
 
     Raises:
         BindingError: It is not asynchronous, or not of a supported kind.
     """
     if db is None or isinstance(db, str | os.PathLike):
-        return Opened(db, migrates=migrates)
+        return Opened(db, migrates=migrates and records is RECORDS)
     if isinstance(db, async_scoped_session):
         return _Scoped(db)
     if isinstance(db, AsyncSession):
@@ -96,10 +97,10 @@ def synchronous(db: Any, *, migrates: bool = True) -> Database:
     if isinstance(db, AsyncEngine):
         return _own_transactions(db.sync_engine, sessionmaker())
     if isinstance(db, async_sessionmaker):
-        options = dict(db.kw)
-        engine, kind = options.pop("bind", None), options.pop("sync_session_class", Session)
-        if isinstance(engine, AsyncEngine):
-            return _own_transactions(engine.sync_engine, sessionmaker(class_=kind, **options))
+        engine = engine_of(db().sync_session, records)
+        kept = {name: db.kw[name] for name in db.kw.keys() - {"bind", "binds"}}
+        kind = kept.pop("sync_session_class", Session)
+        return _own_transactions(engine, sessionmaker(class_=kind, **kept))
     if isinstance(db, AsyncConnection) and db.sync_connection is not None:
         return db.sync_connection
     raise BindingError(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Column
 from sqlalchemy.dialects.postgresql import base
 
 from .records import RECORDS, Base, JSONObject, PGVector, Vector
-from .tables import side_table_names
+from .sql import index_prefix
+from .tables import KNOWN, side_table_names
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
@@ -29,7 +31,11 @@ def include_object(
     if type_ == "column" and isinstance(obj, Column):
         # Nullable in the documented schema of SQLite, which no other database can have.
         return not (obj.primary_key and obj.table.metadata is Base.metadata)
-    if type_ != "table" or not reflected or compare_to is not None:
+    if not reflected or compare_to is not None:
+        return True
+    if type_ == "index":  # of a collection, by `create_index`
+        return re.fullmatch(rf"({'|'.join(map(index_prefix, KNOWN))})\d+_hnsw", name or "") is None
+    if type_ != "table":
         return True
     return name not in {
         RECORDS.collections.name,

@@ -22,13 +22,12 @@ from sqlalchemy.pool import StaticPool
 
 from .dialects import with_driver
 from .errors import BindingError
+from .records import RECORDS, Records
 from .schema import is_migrated, migrate
 from .transactions import owned_transaction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from .records import Records
 
 Database: TypeAlias = Any
 """Session, scoped_session, Connection, Engine, sessionmaker, path, URL, sqlite_utils.Database."""
@@ -259,7 +258,7 @@ def bind(database: Database, records: Records) -> Binding:
         TypeError: It is not a database at all.
     """
     binding = _bind(database, records)
-    if binding.eager:
+    if binding.eager and records is RECORDS:  # others are their host's to create
         bring_up_to_date(binding.session)
     return binding
 
@@ -296,7 +295,8 @@ def _bind(database: Database, records: Records) -> Binding:
     if isinstance(database, Engine):
         return OwnTransactions(database)
     if isinstance(database, sessionmaker):
-        return OwnTransactions(_engine_of(database, records), database)
+        with database() as session:
+            return OwnTransactions(engine_of(session, records), database)
     if isinstance(getattr(database, "conn", None), sqlite3.Connection):
         return SqliteUtils(database)
     if database is None or isinstance(database, str | os.PathLike):
@@ -312,17 +312,21 @@ def _bind(database: Database, records: Records) -> Binding:
     )
 
 
-def _engine_of(sessions: sessionmaker[Any], records: Records) -> Engine:
-    with sessions() as session:
-        if type(session).get_bind is not Session.get_bind:
-            raise BindingError(
-                "The sessions of this sessionmaker choose their engine by themselves; pass a "
-                "session of it, or the engine that has the embeddings"
-            )
-        try:
-            bind = session.get_bind(records.embedding.__mapper__)
-        except UnboundExecutionError:
-            bind = None
+def engine_of(session: Session, records: Records) -> Engine:
+    """Return the engine of a sessionmaker, by one of its sessions, that has the embeddings.
+
+    Raises:
+        BindingError: There is none, or the sessions go by more than their binds.
+    """
+    if type(session).get_bind is not Session.get_bind:
+        raise BindingError(
+            "The sessions of this sessionmaker choose their engine by themselves; pass a session "
+            "of it, or the engine that has the embeddings"
+        )
+    try:
+        bind = session.get_bind(records.embedding.__mapper__)
+    except UnboundExecutionError:
+        bind = None
     if not isinstance(bind, Engine):
         raise BindingError("This sessionmaker is not bound to an engine; pass a session of it")
     return bind

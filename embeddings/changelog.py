@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sqlalchemy import text
+from sqlalchemy.engine.mock import MockConnection
+
 from .dialects import identifier
 from .errors import SchemaError
 from .records import RECORDS, Records
@@ -38,8 +41,13 @@ def install(connection: Connection, records: Records = RECORDS) -> None:
     """
     if connection.dialect.name != "sqlite":
         return
+    if isinstance(connection, MockConnection):  # of a script, not of a database
+        for statement in side_tables(records, records.embeddings.schema):
+            connection.execute(text(statement))
+        return
     schema = _schema_of(connection, records)
     with sqlite_transaction(connection):
+        check_log(connection, records)
         ours = trigger_names(records)
         for name, table in connection.exec_driver_sql(
             f"SELECT name, tbl_name FROM {_within(schema)}sqlite_master WHERE type = 'trigger'"
@@ -51,6 +59,32 @@ def install(connection: Connection, records: Records = RECORDS) -> None:
                 )
         for statement in side_tables(records, schema):
             connection.exec_driver_sql(statement)
+
+
+def check_log(connection: Connection, records: Records) -> None:
+    """Do nothing if the name of the change log is free on SQLite, or taken by a change log.
+
+    Raises:
+        SchemaError: Somebody else has a table of this name.
+    """
+    if connection.dialect.name == "sqlite" and _has_log(connection, records) is False:
+        raise SchemaError(
+            f"This database has a table {records.log!r}, a name that this library needs for its "
+            "change log. Nothing was changed"
+        )
+
+
+def _has_log(connection: Connection, records: Records) -> bool | None:
+    """Return whether the table of that name is a change log; None if there is no such table."""
+    sql = _sql_of(connection, records, records.log)
+    return None if sql is None else "randomblob(16)" in sql
+
+
+def _sql_of(connection: Connection, records: Records, table: str) -> str | None:
+    within = _within(_schema_of(connection, records))
+    query = f"SELECT sql FROM {within}sqlite_master WHERE type = 'table' AND name = ?"
+    row = connection.exec_driver_sql(query, (table,)).first()
+    return None if row is None else str(row[0])
 
 
 def trigger_names(records: Records) -> list[str]:
@@ -154,9 +188,21 @@ def _llm_migrations(records: Records) -> list[str]:
 
 
 def uninstall(connection: Connection, records: Records = RECORDS) -> None:
-    """Remove what `install` made, on SQLite; for a table of embeddings that is going, too."""
-    if connection.dialect.name == "sqlite":
-        for statement in side_tables_down(records, _schema_of(connection, records)):
+    """Remove what `install` made, on SQLite; elsewhere do nothing.
+
+    `downgrade` and `drop_all` do this by themselves; the downgrade of a migration of your own calls
+    it before or after it drops the tables. Runs in the connection's transaction.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    if isinstance(connection, MockConnection):
+        for statement in side_tables_down(records, records.embeddings.schema):
+            connection.execute(text(statement))
+        return
+    is_ours = _has_log(connection, records) is not False
+    has_llm = _sql_of(connection, records, LLM_MIGRATIONS_TABLE) is not None
+    for statement in side_tables_down(records, _schema_of(connection, records)):
+        if has_llm if LLM_MIGRATIONS_TABLE in statement else is_ours:
             connection.exec_driver_sql(statement)
 
 

@@ -16,7 +16,7 @@ from .model import check_model
 from .records import RECORDS, EmbeddingRecord, Records
 from .searchable import Searchable
 from .sql import changed, lock_collection, run, starts_with
-from .tables import missing_tables
+from .tables import explained, missing_tables
 from .writable import Writable
 
 if TYPE_CHECKING:
@@ -329,7 +329,7 @@ def _names(db: Database, records: Records, condition: ColumnElement[bool]) -> li
     if binding is None:
         return []
     try:
-        with binding.session(write=False) as session:
+        with binding.session(write=False) as session, explained(session, records):
             if missing_tables(session, records):
                 return []
             name = records.collection.name

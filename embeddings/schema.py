@@ -48,8 +48,7 @@ def migrate(bind: Engine | Connection, revision: str = "head") -> None:
         with owned_transaction(bind, write=True, isolation_level=_sees_others(bind)) as connection:
             migrate(connection, revision)
         return
-    if not isinstance(bind, Connection):
-        raise TypeError(f"migrate() takes an Engine or a Connection, not {type(bind).__name__}")
+    _check_bind(bind, "migrate")
     if not bind.in_transaction():
         bind.begin()
     if not is_migrated(bind, revision):
@@ -75,13 +74,21 @@ def downgrade(
         with owned_transaction(bind, write=True, isolation_level=_sees_others(bind)) as connection:
             downgrade(connection, revision, drop_rows=drop_rows)
         return
-    if not isinstance(bind, Connection):
-        raise TypeError(f"downgrade() takes an Engine or a Connection, not {type(bind).__name__}")
+    _check_bind(bind, "downgrade")
     if not bind.in_transaction():
         bind.begin()
     _run_alembic(
         bind, lambda command, config: command.downgrade(config, revision), drop_rows=drop_rows
     )
+
+
+def _check_bind(bind: object, function: str) -> None:
+    if not isinstance(bind, Connection):
+        raise TypeError(
+            f"{function}() takes an Engine or a Connection, not {type(bind).__name__}. There is no "
+            "connection in a script of a migration (--sql): print this library's own, as the "
+            "README says"
+        )
 
 
 def _sees_others(engine: Engine) -> str | None:
@@ -129,17 +136,14 @@ def _run_alembic(
     config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
     config.attributes.update(attributes, connection=connection)
     with sqlite_transaction(connection):
-        if connection.dialect.name != "postgresql":
-            with _alembic_globals():
-                run(command, config)
-            return
-        if commits_each_statement(connection):
-            raise SchemaError(
-                "This connection commits every statement (AUTOCOMMIT), and a migration is one "
-                "transaction: pass the engine"
-            )
-        connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
-        # A failure leaves the caller's transaction usable.
+        if connection.dialect.name == "postgresql":
+            if commits_each_statement(connection):
+                raise SchemaError(
+                    "This connection commits every statement (AUTOCOMMIT), and a migration is one "
+                    "transaction: pass the engine"
+                )
+            connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+        # A failure leaves nothing, and the caller's transaction usable.
         with connection.begin_nested(), _alembic_globals():
             run(command, config)
 

@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, MetaData, Table, event, func, inspect, select, text
-from sqlalchemy.exc import DBAPIError, NoSuchTableError
+from sqlalchemy.exc import (
+    DBAPIError,
+    InvalidRequestError,
+    NoSuchTableError,
+    OperationalError,
+    ProgrammingError,
+)
 from sqlalchemy.orm import relationship
 from sqlalchemy.schema import DropTable
 
-from .changelog import LLM_MIGRATIONS_TABLE, install, uninstall
+from .changelog import LLM_MIGRATIONS_TABLE, check_log, install, uninstall
 from .errors import SchemaError
 from .records import RECORDS, CollectionColumns, EmbeddingColumns, Records
 from .sql import MAX_NAME_BYTES, connection_of, dialect_of, schema_map_of
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from sqlalchemy.orm import Session
 
 VERSION_TABLE = "embeddings_alembic_version"
-# Columns without which a table of that name is not ours: llm's first version had these.
-_REQUIRED = (
-    ("collections", {"id", "name", "model"}),
-    ("embeddings", {"collection_id", "id", "embedding", "content", "metadata"}),
-)
+# Columns without which a table of a documented name is not ours: llm's first version had these.
+_FIRST = {
+    "collections": {"id", "name", "model"},
+    "embeddings": {"collection_id", "id", "embedding", "content", "metadata"},
+}
 
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 UNDEFINED_TABLE, UNDEFINED_COLUMN, INSUFFICIENT_PRIVILEGE = "42P01", "42703", "42501"
@@ -79,32 +89,43 @@ def create_extension(connection: Connection) -> None:
 
 
 def check_adoptable(connection: Connection, records: Records = RECORDS) -> None:
-    """Do nothing if the database has neither of the two tables, or both, of whatever age.
+    """Do nothing if what the database has of the two tables, of whatever age, is ours.
 
     Raises:
-        SchemaError: One is missing, or lacks columns: then it is somebody else's.
+        SchemaError: A table lacks columns, or stands without the other one that `migrate` would
+            have made with it: then it is somebody else's. Or the name of the change log is taken.
     """
-    present = {name for name, lacking in _lacking(connection, records) if lacking is not None}
-    for name, lacking in _lacking(connection, records):
-        if name in present and (lacking or len(present) == 1):
-            reason = f"lacks the columns {sorted(lacking)}" if lacking else "stands alone"
-            raise SchemaError(f"{_is_foreign(name, reason)}. Nothing was changed")
+    lacking = _lacking(connection, records)
+    reason = _foreign(lacking, records)
+    if reason is None and records is RECORDS and list(lacking.values()).count(None) == 1:
+        name = next(name for name, columns in lacking.items() if columns is not None)
+        reason = _is_foreign(name, "stands without its partner")
+    if reason:
+        raise SchemaError(f"{reason}. Nothing was changed")
+    check_log(connection, records)
 
 
-def _lacking(connection: Connection, records: Records) -> list[tuple[str, set[str] | None]]:
-    """Return the name of each table with the columns that it lacks; None if it is not there."""
+def _lacking(connection: Connection, records: Records) -> dict[str, set[str] | None]:
+    """Return which columns each table lacks; None if it is not there."""
     inspector, schema_map = inspect(connection), schema_map_of(connection)
-    found: list[tuple[str, set[str] | None]] = []
-    for which, required in _REQUIRED:
-        table: Table = getattr(records, which)
+    lacking: dict[str, set[str] | None] = {}
+    for table in (records.collections, records.embeddings):
         schema = schema_map.get(table.schema, table.schema) or schema_of(connection)
         try:
             columns = {column["name"] for column in inspector.get_columns(table.name, schema)}
         except NoSuchTableError:
-            found.append((table.name, None))
+            lacking[table.name] = None
         else:
-            found.append((table.name, required - columns))
-    return found
+            lacking[table.name] = {column.name for column in table.columns} - columns
+    return lacking
+
+
+def _foreign(lacking: dict[str, set[str] | None], records: Records) -> str | None:
+    for name, columns in lacking.items():
+        essential = _FIRST[name] if records is RECORDS else columns
+        if columns and essential and (missed := columns & essential):
+            return _is_foreign(name, f"lacks the columns {sorted(missed)}")
+    return None
 
 
 def _is_foreign(name: str, reason: str) -> str:
@@ -116,8 +137,7 @@ def _is_foreign(name: str, reason: str) -> str:
 
 def missing_tables(session: Session, records: Records) -> bool:
     """Return whether one of the two tables is absent."""
-    lacking = _lacking(connection_of(session, records), records)
-    return any(columns is None for _, columns in lacking)
+    return None in _lacking(connection_of(session, records), records).values()
 
 
 def sqlstate(error: DBAPIError) -> str | None:
@@ -126,27 +146,44 @@ def sqlstate(error: DBAPIError) -> str | None:
     return code
 
 
-def explained(error: DBAPIError, session: Session, records: Records) -> SchemaError | None:
-    """Return what to do about an error that came of the tables; None if it is of another kind."""
+@contextmanager
+def explained(session: Session, records: Records) -> Iterator[None]:
+    """Run the block, and say what to do about errors that come of the tables.
+
+    Raises:
+        SchemaError: They are missing, or somebody else's.
+    """
+    try:
+        yield
+    except (OperationalError, ProgrammingError) as error:
+        if reason := _reason(error, session, records):
+            raise SchemaError(reason) from None
+        raise
+
+
+def _reason(error: DBAPIError, session: Session, records: Records) -> str | None:
+    message = str(error.orig)
     if dialect_of(session, records).name == "postgresql":  # where nothing can be asked any more
-        is_missing = sqlstate(error) == UNDEFINED_TABLE
-        foreign = [] if sqlstate(error) != UNDEFINED_COLUMN else [records.collections.name]
-        reason = "lacks columns"
-    else:
-        lacking = _lacking(connection_of(session, records), records)
-        is_missing = any(columns is None for _, columns in lacking)
-        foreign = [name for name, columns in lacking if columns]
-        reason = f"lacks the columns {sorted(set().union(*(c for _, c in lacking if c)))}"
-    if foreign:
-        return SchemaError(_is_foreign(foreign[0], reason))
-    if not is_missing:
+        tables = (records.collections.name, records.embeddings.name)
+        named = [name for name in tables if re.search(rf"(?<!\w){name}(?!\w)", message)]
+        if named and sqlstate(error) == UNDEFINED_COLUMN:
+            return _is_foreign(named[0], "lacks columns")
+        is_missing = bool(named) and sqlstate(error) == UNDEFINED_TABLE
+        return _are_missing(records) if is_missing else None
+    if "no such" not in message and "has no column" not in message:
         return None
+    lacking = _lacking(connection_of(session, records), records)
+    is_incomplete = None in lacking.values() or any(lacking.values())
+    return _foreign(lacking, records) or (_are_missing(records) if is_incomplete else None)
+
+
+def _are_missing(records: Records) -> str:
     if records is RECORDS:
-        return SchemaError(
-            "The tables of the embeddings are not in this database. Create them with "
-            "embeddings.migrate(engine)"
+        return (
+            "The tables of the embeddings are not in this database, or are of an older version. "
+            "Create them, or bring them up to date, with embeddings.migrate(engine)"
         )
-    return SchemaError(
+    return (
         f"The tables {records.collections.fullname!r} and {records.embeddings.fullname!r} are not "
         "in this database. Create them with a migration of your own, or with create_all() of "
         "their metadata"
@@ -164,20 +201,30 @@ def make_records(base: Any, *, prefix: str = "", schema: str | None = None) -> R
     The tables are yours: `create_all` makes them, or your own migrations do, where
     `install(op.get_bind(), records)` follows their creation. `migrate` has nothing to do with them.
 
+    The classes do not inherit from the base, and so not its columns and its constructor. A session
+    with several binds names them: `binds={records.collection: engine, records.embedding: engine}`.
+
     Args:
         base: A declarative base, or a class such as Flask-SQLAlchemy's `db.Model`.
         prefix: Of the names: "search_" makes `search_collections` and `search_embeddings`.
         schema: The schema of the tables; by default that of the base's `MetaData`.
 
     Raises:
-        ValueError: The prefix is too long, or no beginning of a name.
+        TypeError: The prefix is no string.
+        ValueError: It is too long, or no beginning of a name.
         sqlalchemy.exc.InvalidRequestError: The base has a table of such a name.
     """
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix must be a string, not {type(prefix).__name__}")
     if prefix and not prefix.isidentifier():
         raise ValueError(f"prefix must be letters, digits and underscores, not {prefix!r}")
     if len(f"idx_{prefix}embeddings_content_hash".encode()) > MAX_NAME_BYTES:
         raise ValueError(f"the prefix {prefix!r} is too long: names have up to 63 bytes")
-    name = "".join(part.capitalize() for part in f"{schema or ''}_{prefix}".split("_"))
+    schema = schema or base.metadata.schema
+    for table in (f"{prefix}collections", f"{prefix}embeddings"):
+        if (f"{schema}.{table}" if schema else table) in base.metadata.tables:
+            raise InvalidRequestError(f"This base has a table {table!r} already: give a prefix")
+    within = f"{schema}__" if schema else ""
 
     def mapped(kind: str, columns: type[Any], **attributes: Any) -> Any:
         # In the base's registry and metadata, without its own columns and its constructor.
@@ -187,7 +234,7 @@ def make_records(base: Any, *, prefix: str = "", schema: str | None = None) -> R
             "__module__": base.__module__,
             "metadata": base.metadata,
         }
-        cls = base.registry.mapped(type(f"{name}{kind}Record", (columns,), attributes))
+        cls = base.registry.mapped(type(f"{within}{prefix}{kind}Record", (columns,), attributes))
         for column in cls.__table__.primary_key:  # nullable in the documented schema only
             column.nullable = False
         return cls
@@ -203,10 +250,16 @@ def make_records(base: Any, *, prefix: str = "", schema: str | None = None) -> R
 
 def watch(records: Records) -> None:
     """Let `create_all` and `drop_all` of the tables' metadata see to what stands beside them."""
+    ours = {records.collections, records.embeddings}
 
-    def before_create(_: MetaData, connection: Connection, **__: Any) -> None:
-        check_adoptable(connection, records)  # create_all would skip a table of somebody else's
-        create_extension(connection)
+    def before_create(
+        _: MetaData, connection: Connection, *, tables: Iterable[Table], **options: Any
+    ) -> None:
+        asked = options["_ddl_runner"].tables
+        if asked is None or not ours.isdisjoint(asked):
+            check_adoptable(connection, records)  # create_all would skip somebody else's
+        if records.embeddings in tables:
+            create_extension(connection)
 
     def after_create(_: Table, connection: Connection, **__: Any) -> None:
         install(connection, records)

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple
 
 from sqlalchemy import Executable, bindparam, func, literal, select, true, update
-from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from . import errors, registry
 from .dialects import SUPPORTED, insert_into
@@ -75,7 +74,8 @@ class Target(Generic[K]):
         with self._binding.session(write=write) as session:
             if (name := dialect_of(session, self._records).name) not in SUPPORTED:
                 raise BindingError(f"{name} is not supported; use {' or '.join(SUPPORTED)}")
-            yield session
+            with explained(session, self._records):
+                yield session
 
     def _row_named(self, session: Session, name: str) -> Found | None:
         row = self._run_by_name(session, _by_name(self._records), name).first()
@@ -84,12 +84,7 @@ class Target(Generic[K]):
     def _run_by_name(
         self, session: Session, statement: Executable, name: str
     ) -> Result[*tuple[Any, ...]]:
-        try:
-            return run(session, self._records, statement, {"called": name})
-        except (OperationalError, ProgrammingError) as error:
-            if reason := explained(error, session, self._records):
-                raise reason from None
-            raise
+        return run(session, self._records, statement, {"called": name})
 
     def _find(self, session: Session) -> Found | None:
         """Return the collection's row, or None where it may be created.
@@ -123,8 +118,8 @@ class Target(Generic[K]):
             raise self._does_not_exist()
         return found
 
-    def _find_or_create(self, session: Session) -> Found:
-        """Return the row, created if need be.
+    def _find_or_create(self, session: Session, model_id: str | None = None) -> Found:
+        """Return the row, created if need be, with that model or the collection's own.
 
         On SQLite other writers are kept out until the end. On PostgreSQL they are while the
         collection is empty: the first vector settles the dimensions of all.
@@ -140,7 +135,7 @@ class Target(Generic[K]):
         found = self._find(session)
         if found is None:
             self._refuse_if_deleted()
-            _create(session, self._records, self._name, self._model_id_of(None))
+            _create(session, self._records, self._name, model_id or self._model_id_of(None))
             found = self._existing(session)
         if found.size is None and not locks_all:
             self._touch(session)
@@ -172,6 +167,12 @@ class Target(Generic[K]):
         if name is None:
             raise ModelRequiredError
         return registry.canonical_id(name)
+
+    def _check_model_id(self, model_id: str) -> None:
+        """Do nothing unless the collection was given another model, or raise ModelMismatchError."""
+        given = self._model_id or (self._model.model_id if self._model is not None else None)
+        if given is not None and registry.canonical_id(given) != registry.canonical_id(model_id):
+            raise ModelMismatchError(self._name, registry.canonical_id(given), model_id)
 
     def _model_of(self, found: Found | None) -> SupportsEmbedding:
         model_id = self._model_id_of(found)

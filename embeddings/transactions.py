@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import event
+from sqlalchemy import Engine, event
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from .errors import BindingError
@@ -13,7 +13,7 @@ from .errors import BindingError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 
@@ -113,12 +113,18 @@ def configure_sqlite(engine: Engine | AsyncEngine, *, immediate: bool = False) -
     Source: https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#serializable-isolation-savepoints-transactional-ddl
     """
     synchronous: Any = getattr(engine, "sync_engine", engine)
+    if not isinstance(synchronous, Engine):
+        raise TypeError(
+            f"configure_sqlite() takes an Engine or an AsyncEngine, not {type(engine).__name__}"
+        )
     if synchronous.dialect.name != "sqlite":
         return
+    of_the_engine = getattr(synchronous.dialect, "_on_connect_isolation_level", None)
 
     @event.listens_for(synchronous, "begin")
     def begin(connection: Connection) -> None:
-        if connection.get_execution_options().get("isolation_level") == "AUTOCOMMIT":
+        options = connection.get_execution_options()
+        if options.get("isolation_level", of_the_engine) == "AUTOCOMMIT":
             return
         if not _driver_connection(connection).in_transaction:
             # Set anew each time: the pool sets it back.

@@ -161,7 +161,7 @@ class Writable(Target[K]):
             ModelMismatchError: The collection has another model by now.
             InvalidVectorError: The vectors have another length than the collection's.
         """
-        if plan.collection != self._name:
+        if plan.collection not in {self._name, *(name for name, _ in self._renamed)}:
             raise InvalidItemError(
                 f"This plan is for the collection {plan.collection!r}, not {self._name!r}"
             )
@@ -169,7 +169,9 @@ class Writable(Target[K]):
             raise InvalidItemError(
                 f"{len(plan.contents)} contents of this plan have no vector yet: call plan.embed()"
             )
-        self._write(plan)
+        self._check_model_id(plan.model_id)
+        if plan._lists != [[]]:
+            self._write(plan)
 
     def prepare(self, value: Content) -> Prepared:
         """Call the model for a value that `embed` is to store later.
@@ -283,8 +285,8 @@ class Writable(Target[K]):
 
     # The steps of the operations above
 
-    def _find_or_create(self, session: Session) -> Found:
-        found = super()._find_or_create(session)
+    def _find_or_create(self, session: Session, model_id: str | None = None) -> Found:
+        found = super()._find_or_create(session, model_id)
         if found.size is None and dialect_of(session, self._records).name == "postgresql":
             # An index outlives the last row, and takes no others than it was made for.
             index = hnsw.index_info(connection_of(session, self._records), self._records, found.id)
@@ -371,7 +373,7 @@ class Writable(Target[K]):
                 made = self._vectors(plan._model, [item.content for item in missing])
                 plan._vectors |= zip((item.key for item in missing), made, strict=True)
             with self._session(write=True) as session:
-                found = self._find_or_create(session)
+                found = self._find_or_create(session, plan.model_id)
                 if found.model_id != plan.model_id and (
                     registry.canonical_id(found.model_id) != registry.canonical_id(plan.model_id)
                 ):

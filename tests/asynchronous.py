@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
-from embeddings import AsyncCollection
+from embeddings import AsyncCollection, AsyncPlan
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -55,6 +55,17 @@ def face_of(db: Any) -> AsyncSession | AsyncEngine | None:
     return AsyncEngine(db) if isinstance(db, Engine) and db.dialect.is_async else None
 
 
+class AwaitedPlan(AsyncPlan[Any]):
+    """An AsyncPlan as a Plan."""
+
+    def embed(self, *args: Any, **options: Any) -> None:  # type: ignore[override]
+        await_only(super().embed(*args, **options))
+
+
+def _shaped(result: Any) -> Any:
+    return AwaitedPlan(**vars(result)) if type(result) is AsyncPlan else result
+
+
 class Awaited:
     """An AsyncCollection as a Collection."""
 
@@ -66,7 +77,7 @@ class Awaited:
         if inspect.isawaitable(value):
             return await_only(value)
         if inspect.iscoroutinefunction(value):
-            return lambda *args, **options: await_only(value(*args, **options))
+            return lambda *args, **options: _shaped(await_only(value(*args, **options)))
         return value
 
     def __len__(self) -> int:

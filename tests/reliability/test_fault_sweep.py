@@ -326,7 +326,7 @@ def test_each_call_of_a_method_that_reads_fails(bench, name):
     assert count >= (0 if name in {"prepare", "embed_query"} else 2)
 
 
-@pytest.mark.parametrize("name", OF_THE_DATABASE)
+@pytest.mark.parametrize("name", sorted(OF_THE_DATABASE))
 def test_each_call_of_a_question_to_the_database_fails(bench, name):
     """`exists` and `names` are given the database itself."""
 
