@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar,
 from sqlalchemy.util import greenlet_spawn
 
 from .aiobinding import Opened, is_sqlite, synchronous
-from .binding import is_missing_file
 from .collection import PAGE, Collection
 from .errors import ModelError
 from .eventloop import checkpoint, spawn, wait_for
 from .indexable import POLL
 from .keys import K
 from .model import BATCH_SIZE, checked_vectors, embed_checked
+from .opening import is_missing_file
 from .plan import Plan
 from .records import RECORDS, Records
 

@@ -20,10 +20,11 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
 
-from .binding import HostSession, OwnTransactions, bring_up_to_date, engine_of, new_engine, url_of
+from .binding import HostSession, OwnTransactions, bring_up_to_date, engine_of
 from .dialects import with_driver
 from .errors import BindingError, MissingExtraError
 from .eventloop import Turn
+from .opening import new_engine, url_of
 from .records import RECORDS, Records
 from .sql import dialect_of
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import Column
 from sqlalchemy.dialects.postgresql import base
 
-from .records import RECORDS, Base, JSONObject, PGVector, Vector
+from .records import RECORDS, Base
 from .sql import index_prefix
 from .tables import KNOWN, side_table_names
+from .types import JSONObject, PGVector, Vector
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
@@ -50,6 +51,6 @@ def render_item(type_: str, obj: object, context: AutogenContext) -> str | Liter
     Pass it to the `context.configure()` of the host's `env.py`, or to Flask-Migrate's `Migrate`.
     """
     if type_ == "type" and isinstance(obj, Vector | JSONObject):
-        context.imports.add("import embeddings.records")
-        return f"embeddings.records.{obj!r}"
+        context.imports.add("import embeddings.types")
+        return f"embeddings.types.{obj!r}"
     return False

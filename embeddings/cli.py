@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from .binding import open_engine
 from .collection import Collection
 from .errors import EmbeddingsError, MissingExtraError
+from .opening import open_engine
 from .overview import overview
 from .schema import head_revision, migrate
 

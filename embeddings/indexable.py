@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from .search.hnsw import IndexInfo
-    from .target import Found
+    from .sql import Found
 
 POLL = 0.5  # seconds between two looks at a build
 CONNECTIONS, CANDIDATES = (2, 100), (4, 1_000)  # what pgvector takes

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .errors import InvalidItemError
 from .model import Content, Kind
-from .records import check_text
+from .types import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .keys import Key
     from .model import Content
     from .search.query import Query, Ranking
-    from .target import Found
+    from .sql import Found
     from .vectors import Float64, VectorLike
 
     T = TypeVar("T")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     ARRAY,
@@ -33,7 +33,7 @@ from sqlalchemy.types import Boolean, Integer, LargeBinary, TypeDecorator
 
 from .dialects import PerDialect, identifier
 from .errors import InvalidQueryError, InvalidVectorError
-from .records import PGJSON, Records, as_jsonb, check_text
+from .types import PGJSON, as_jsonb, check_text
 from .vectors import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -44,11 +44,22 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import Compiled
     from sqlalchemy.types import TypeEngine
 
-    from .target import Found
+    from .records import Records
 
 MAX_NAME_BYTES = 63  # of a name in PostgreSQL
 # Rows that tell the dimensions of a collection: PostgreSQL lets nobody store corrupt ones.
 SAMPLE = PerDialect(sqlite=literal_column("16"), postgresql=literal_column("1"))
+
+
+class Found(NamedTuple):
+    """The collection's row."""
+
+    id: int
+    model_id: str
+    size: int | None
+    """The bytes of a vector, by any row of the collection; None if it has no valid one."""
+    index_settings: str | None
+    """See `index_settings`."""
 
 
 class Members(TypeDecorator[list[str]]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from sqlalchemy import Executable, bindparam, func, literal, select, true, update
 
@@ -13,7 +13,7 @@ from .dialects import SUPPORTED, insert_into
 from .errors import BindingError, ModelMismatchError, ModelRequiredError
 from .keys import K
 from .model import embed_checked
-from .sql import dialect_of, index_settings, run, stored_size
+from .sql import Found, dialect_of, index_settings, run, stored_size
 from .tables import explained
 
 if TYPE_CHECKING:
@@ -27,17 +27,6 @@ if TYPE_CHECKING:
     from .model import Content, SupportsEmbedding
     from .records import Records
     from .vectors import Float32
-
-
-class Found(NamedTuple):
-    """The collection's row."""
-
-    id: int
-    model_id: str
-    size: int | None
-    """The bytes of a vector, by any row of the collection; None if it has no valid one."""
-    index_settings: str | None
-    """See `sql.index_settings`."""
 
 
 class Target(Generic[K]):

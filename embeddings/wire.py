@@ -6,7 +6,7 @@ import functools
 from typing import TYPE_CHECKING, Any
 
 from .dialects import is_psycopg
-from .records import as_jsonb
+from .types import as_jsonb
 from .vectors import Float32, as_stored, to_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:

@@ -7,17 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
 
-from . import ingest, registry
+from . import ingest, registry, upsert
 from .errors import InvalidItemError, InvalidQueryError, ModelMismatchError
 from .items import Item, Prepared, checked_content, fold, unpacked
 from .keys import K
 from .model import BATCH_SIZE, batches, check_batch_size, check_content, kinds
 from .plan import Plan
-from .records import dump_metadata, load_metadata, now
+from .records import now
 from .search import hnsw
 from .search.query import where_condition
 from .sql import changed, connection_of, delete_rows, dialect_of, is_one_of, starts_with
 from .target import Target
+from .types import dump_metadata, load_metadata
 from .vectors import ITEM_BYTES, as_vector
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from .items import ContentKey
     from .keys import Key
     from .model import Content, Kind, SupportsEmbedding
-    from .records import Metadata
     from .search.query import Where
-    from .target import Found
+    from .sql import Found
+    from .types import Metadata
     from .vectors import Float32
 
 
@@ -217,7 +218,7 @@ class Writable(Target[K]):
             with self._session(write=True) as session:
                 found = self._find_or_create(session)
                 todo = ingest.Resolution([rows[id] for id in sorted(rows)])
-                ingest.write(session, self._records, found, todo)
+                upsert.write(session, self._records, found, todo)
 
     def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
         """Replace the metadata of an item; None removes it. No model is called.
@@ -274,7 +275,7 @@ class Writable(Target[K]):
                 return 0
             conditions.append(entity.collection_id == found.id)
             count = delete_rows(session, self._records, conditions)
-            ingest.refresh(session, self._records, found.id)
+            upsert.refresh(session, self._records, found.id)
             return count
 
     @staticmethod
@@ -386,7 +387,7 @@ class Writable(Target[K]):
                     )
                     if missing := todo.missing:
                         break
-                    ingest.write(session, self._records, found, todo)
+                    upsert.write(session, self._records, found, todo)
                 else:
                     return
 

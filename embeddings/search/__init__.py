@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ..keys import Keys
     from ..records import Records
-    from ..target import Found
+    from ..sql import Found
     from ..vectors import Float64
     from .query import Query, Ranking
     from .status import Status

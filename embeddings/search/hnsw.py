@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ..records import Records
-    from ..target import Found
+    from ..sql import Found
 
 OLDEST_PGVECTOR = (0, 8, 0)  # the first with iterative scans, without which filters starve
 MAX_VECTOR, MAX_HALFVEC = 2_000, 4_000  # dimensions that HNSW takes

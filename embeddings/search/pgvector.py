@@ -26,8 +26,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 
-from ..records import PGVector
 from ..sql import check_dimensions, connection_of, run
+from ..types import PGVector
 from ..vectors import ITEM_BYTES, to_pgvector_text
 from ..wire import vector_writer
 from .hnsw import distance
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from ..keys import Keys
     from ..records import Records
-    from ..target import Found
+    from ..sql import Found
     from ..vectors import Float64
 
 LARGEST = 2**63 - 1  # number that LIMIT and OFFSET take

@@ -27,7 +27,8 @@ from ..keys import K, Keys
 from ..sql import is_one_of, metadata_is, starts_with
 
 if TYPE_CHECKING:
-    from ..records import Metadata, Records
+    from ..records import Records
+    from ..types import Metadata
 
 Where: TypeAlias = "ColumnElement[bool] | Mapping[str, str | int | float | bool | None]"
 Among: TypeAlias = "SelectBase | Iterable[Any]"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ..records import Records
-    from ..target import Found
+    from ..sql import Found
 
 CHUNK_BYTES = 400_000  # vectors read and scored at a time; more would leave the processor's cache
 NAMED = 5  # corrupt rows that a warning names

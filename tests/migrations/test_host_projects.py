@@ -300,9 +300,9 @@ def test_a_host_that_owns_the_tables(metadata: dict[str, Any], batch: bool, host
     host.config.attributes["records"] = records
     path = host.autogenerate()
     source = path.read_text()
-    assert "import embeddings.records" in source
-    assert "embeddings.records.Vector()" in source
-    assert "embeddings.records.JSONObject()" in source
+    assert "import embeddings.types" in source
+    assert "embeddings.types.Vector()" in source
+    assert "embeddings.types.JSONObject()" in source
     with_install(path, RECORDS)
 
     host.upgrade()

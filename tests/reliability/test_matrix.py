@@ -22,10 +22,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import embeddings
 from embeddings import Collection, EmbeddingRecord, changelog, set_memory_budget
-from embeddings.records import JSONObject, Vector
 from embeddings.search.matrix import build, kernel, screen, statements, strategy
 from embeddings.search.matrix.cache import CACHE
 from embeddings.search.scan import scan
+from embeddings.types import JSONObject, Vector
 from embeddings.vectors import as_query
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ...records import Records
-    from ...target import Found
+    from ...sql import Found
     from .state import Mark
     from .statements import Position
 

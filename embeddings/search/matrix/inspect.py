@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ...records import Records
-    from ...target import Found
+    from ...sql import Found
 
 
 def memory_status(session: Session, records: Records, found: Found | None) -> Status:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ...records import Records
-    from ...target import Found
+    from ...sql import Found
     from ...vectors import Float64
     from ..query import Query
     from .state import State
