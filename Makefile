@@ -20,10 +20,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/stdlib.py $(if $(Q),"$$Q")
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
 
 test-oldest: $(OLDEST)/.dev
-	$(OLDEST)/bin/python -m pytest --numprocesses auto
+	$(OLDEST)/bin/python -m pytest --numprocesses auto --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -34,7 +34,7 @@ def run(connection: Connection) -> None:
 
 def url() -> URL:
     if value := os.environ.get(URL_VARIABLE):
-        return with_driver(make_url(value))
+        return with_driver(make_url(value), "psycopg", "psycopg2")
     raise SystemExit(f"Set {URL_VARIABLE} to the database's URL, such as sqlite:///app.db")
 
 

@@ -129,6 +129,9 @@ def asynchronous_engines(postgresql_url: URL) -> Iterator[Callable[[str], Engine
 def empty_postgresql(postgresql_engines: Callable[[str], Engine]) -> Callable[[str], Engine]:
     """The same, with empty tables."""
     with postgresql_engines("psycopg").begin() as connection:
+        indexes = "SELECT indexname FROM pg_indexes WHERE indexname LIKE 'idx_embeddings_%_hnsw'"
+        for name in connection.scalars(text(indexes)).all():  # of a collection of the same id
+            connection.execute(text(f"DROP INDEX {name}"))
         if connection.scalar(text("SELECT pg_table_size('embeddings') > 2000000")):
             connection.execute(text("TRUNCATE collections, embeddings RESTART IDENTITY"))
         else:  # a fifth of the time, but without vacuum the dead rows stay

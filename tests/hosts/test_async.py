@@ -389,7 +389,7 @@ def test_a_collection_refuses_the_url_of_an_asynchronous_driver(file, url):
 @pytest.mark.parametrize(
     "kind",
     ["session", "scoped_session", "connection", "engine", "sessionmaker", "url", "sqlite_utils",
-     "number", "unbound"],
+     "number"],
 )  # fmt: skip
 @asynchronous
 async def test_an_async_collection_refuses_what_is_not_asynchronous(file, engine, session, kind):
@@ -405,7 +405,6 @@ async def test_an_async_collection_refuses_what_is_not_asynchronous(file, engine
             "url": f"sqlite+pysqlite:///{file}",
             "sqlite_utils": database,
             "number": 42,
-            "unbound": async_sessionmaker(),
         }[kind]
         with pytest.raises(BindingError, match=r"\bCollection\b"):
             AsyncCollection("docs", db, model=DeterministicModel())
@@ -414,6 +413,12 @@ async def test_an_async_collection_refuses_what_is_not_asynchronous(file, engine
         with pytest.raises(BindingError, match=r"\bCollection\b"):
             await AsyncCollection.names(db)
     database.close()
+
+
+def test_an_async_sessionmaker_without_an_engine():
+    """The error says what to pass instead."""
+    with pytest.raises(BindingError, match="not bound to an engine; pass a session"):
+        AsyncCollection("docs", async_sessionmaker(), model=DeterministicModel())
 
 
 @asynchronous

@@ -248,7 +248,10 @@ def test_an_overview_tells_of_the_index(db: Any, model: DeterministicModel):
 
 def test_an_overview_of_one_schema_among_several(postgresql_engine: Engine):
     """Of PostgreSQL's: the one that the engine's connections translate to, without our tables."""
-    with postgresql_engine.connect() as connection:
+    # SQLAlchemy keeps statements for an engine, and those of other maps do not fit.
+    engine = create_engine(postgresql_engine.url)
+    with engine.connect() as connection:
         connection.execute(text("CREATE SCHEMA other"))
         connection.execution_options(schema_translate_map={None: "other"})
         assert overview(connection) == Overview(None, HEAD, ())
+    engine.dispose()
