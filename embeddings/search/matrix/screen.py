@@ -141,7 +141,8 @@ class Probes:
             for start in range(low, high, step):
                 stop = min(start + step, high)
                 codes = segment.codes[near[start:stop] - first].astype(np.float32)
-                estimates[start:stop] = codes @ vector
+                with np.errstate(invalid="ignore"):  # which some BLAS raise beyond the ends
+                    estimates[start:stop] = codes @ vector
         estimates *= state.scales[near]
         margins = state.radii[near] + np.float32(self._rounding)
         upper = estimates + margins
