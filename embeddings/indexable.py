@@ -219,8 +219,12 @@ def _check_options(m: int, ef_construction: int) -> None:
 @contextmanager
 def _autocommit(engine: Engine) -> Iterator[Connection]:
     """Yield a connection without transactions, as CONCURRENTLY wants it."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        yield connection
+    with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            yield connection
+        finally:
+            connection.rollback()  # one that fails in close() would keep it from the pool
 
 
 @contextmanager

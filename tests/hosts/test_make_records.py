@@ -324,7 +324,10 @@ def test_the_schema_may_be_the_one_of_the_bases_metadata(database: Engine, tenan
 
 def test_the_schema_may_be_translated(database: Engine, tenant: str, make: Make):
     """A schema_translate_map puts the tables where the host's engine says."""
-    engine = database.execution_options(schema_translate_map={"somewhere": "tenant"})
+    # A cache of its own: SQLAlchemy cannot use statements of one map with another kind of map.
+    engine = database.execution_options(
+        schema_translate_map={"somewhere": "tenant"}, compiled_cache={}
+    )
     expected = outcome(database, embeddings.records.RECORDS)
 
     records = make(prefix="search_", schema="somewhere", on=engine)
@@ -337,7 +340,7 @@ def test_a_translated_schema_for_each_tenant(database: Engine, tenant: str, make
     """One pair of classes serves several schemas, each of which has its own collections."""
     records = make(prefix="t_", schema="tenant")
     default = {"sqlite": "main", "postgresql": "public"}[database.dialect.name]
-    other = database.execution_options(schema_translate_map={"tenant": default})
+    other = database.execution_options(schema_translate_map={"tenant": default}, compiled_cache={})
     records.collections.metadata.create_all(other)
     try:
         open_docs(database, records)
@@ -873,7 +876,9 @@ def test_different_tables_have_different_classes(one: dict[str, Any], other: dic
     make_records(base, **other)
 
     assert len(base.metadata.tables) == 5
-    assert len({mapper.class_.__name__ for mapper in base.registry.mappers}) == 5
+    assert len({mapper.class_.__name__ for mapper in base.registry.mappers}) == len(
+        base.registry.mappers
+    )
 
 
 # Tables that are missing, or somebody else's
