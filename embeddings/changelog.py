@@ -199,20 +199,26 @@ def uninstall(connection: Connection, records: Records = RECORDS) -> None:
         for statement in side_tables_down(records, records.embeddings.schema):
             connection.execute(text(statement))
         return
-    is_ours = _has_log(connection, records) is not False
-    has_llm = _sql_of(connection, records, LLM_MIGRATIONS_TABLE) is not None
-    for statement in side_tables_down(records, _schema_of(connection, records)):
-        if has_llm if LLM_MIGRATIONS_TABLE in statement else is_ours:
-            connection.exec_driver_sql(statement)
+    statements = []
+    if _has_log(connection, records) is not False:  # else the table is somebody else's
+        statements += _change_log_down(records, _within(_schema_of(connection, records)))
+    if _sql_of(connection, records, LLM_MIGRATIONS_TABLE) is not None:
+        statements += _llm_migrations_down(records)
+    for statement in statements:
+        connection.exec_driver_sql(statement)
 
 
 def side_tables_down(records: Records = RECORDS, schema: str | None = None) -> list[str]:
-    """Return the SQL that `uninstall` runs."""
-    of = _within(schema)
-    statements = [f'DROP TRIGGER IF EXISTS {of}"{name}"' for name in trigger_names(records)]
-    statements.append(f'DROP TABLE IF EXISTS {of}"{records.log}"')
-    if _is_documented(records):
-        statements.append(
-            f"DELETE FROM {LLM_MIGRATIONS_TABLE} WHERE migration_set = 'llm.embeddings'"
-        )
-    return statements
+    """Return the SQL that undoes that of `side_tables`."""
+    return [*_change_log_down(records, _within(schema)), *_llm_migrations_down(records)]
+
+
+def _change_log_down(records: Records, schema: str) -> list[str]:
+    triggers = [f'DROP TRIGGER IF EXISTS {schema}"{name}"' for name in trigger_names(records)]
+    return [*triggers, f'DROP TABLE IF EXISTS {schema}"{records.log}"']
+
+
+def _llm_migrations_down(records: Records) -> list[str]:
+    if not _is_documented(records):
+        return []
+    return [f"DELETE FROM {LLM_MIGRATIONS_TABLE} WHERE migration_set = 'llm.embeddings'"]

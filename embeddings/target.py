@@ -142,7 +142,7 @@ class Target(Generic[K]):
         return self.DoesNotExist(f"Collection {self._name!r} does not exist")
 
     def _model_id_of(self, found: Found | None) -> str:
-        given = self._model_id or (self._model.model_id if self._model is not None else None)
+        given = self._given_model_id()
         if found is not None:
             if given is not None and given != found.model_id:
                 # Aliases are for names: an object has the id that it has.
@@ -157,9 +157,12 @@ class Target(Generic[K]):
             raise ModelRequiredError
         return registry.canonical_id(name)
 
+    def _given_model_id(self) -> str | None:
+        return self._model_id or (self._model.model_id if self._model is not None else None)
+
     def _check_model_id(self, model_id: str) -> None:
         """Do nothing unless the collection was given another model, or raise ModelMismatchError."""
-        given = self._model_id or (self._model.model_id if self._model is not None else None)
+        given = self._given_model_id()
         if given is not None and registry.canonical_id(given) != registry.canonical_id(model_id):
             raise ModelMismatchError(self._name, registry.canonical_id(given), model_id)
 

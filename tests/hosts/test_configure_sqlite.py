@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, ForeignKey, create_engine, event, func, inspect, select, text
+from sqlalchemy import Engine, create_engine, event, func, inspect, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 from sqlalchemy.pool import NullPool, StaticPool
 
 import embeddings
@@ -21,7 +21,6 @@ from embeddings import (
     AsyncCollection,
     BindingError,
     Collection,
-    CollectionRecord,
     EmbeddingRecord,
     SchemaError,
     configure_sqlite,
@@ -30,31 +29,10 @@ from embeddings import (
 )
 from embeddings.testing import DeterministicModel
 from tests.databases import in_threads, rows_of
+from tests.hosts.tables import Article, HostBase, Shelf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-
-class HostBase(DeclarativeBase):
-    """The declarative base of a host."""
-
-
-class Article(HostBase):
-    """A table of a host's."""
-
-    __tablename__ = "articles"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    title: Mapped[str]
-
-
-class Shelf(HostBase):
-    """A table of a host's that refers to a collection, which is checked at the commit."""
-
-    __tablename__ = "shelves"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    collection_id: Mapped[int] = mapped_column(
-        ForeignKey(CollectionRecord.id, deferrable=True, initially="DEFERRED")
-    )
 
 
 @pytest.fixture

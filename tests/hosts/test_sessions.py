@@ -18,7 +18,6 @@ import sqlite_utils
 from sqlalchemy import (
     Connection,
     Engine,
-    ForeignKey,
     create_engine,
     event,
     func,
@@ -33,10 +32,7 @@ from sqlalchemy.exc import (
     UnboundExecutionError,
 )
 from sqlalchemy.orm import (
-    DeclarativeBase,
-    Mapped,
     Session,
-    mapped_column,
     scoped_session,
     sessionmaker,
 )
@@ -55,33 +51,12 @@ from embeddings import (
     InvalidVectorError,
 )
 from embeddings.testing import DeterministicModel
+from tests.hosts.tables import Article, HostBase, Shelf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     Operation = Callable[[Collection[str]], Any]
-
-
-class HostBase(DeclarativeBase):
-    """The declarative base of a host."""
-
-
-class Article(HostBase):
-    """A table of a host's."""
-
-    __tablename__ = "articles"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    title: Mapped[str]
-
-
-class Shelf(HostBase):
-    """A table of a host's that refers to a collection, which is checked at the commit."""
-
-    __tablename__ = "shelves"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    collection_id: Mapped[int] = mapped_column(
-        ForeignKey(CollectionRecord.id, deferrable=True, initially="DEFERRED")
-    )
 
 
 @pytest.fixture(autouse=True)
