@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -37,9 +38,9 @@ from .types import PGJSON, as_jsonb, check_text
 from .vectors import ITEM_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sqlalchemy import Connection, Result, ScalarSelect
+    from sqlalchemy import Connection, CursorResult, Result, ScalarSelect
     from sqlalchemy.orm import Session
     from sqlalchemy.sql.compiler import Compiled
     from sqlalchemy.types import TypeEngine
@@ -111,6 +112,44 @@ def run(
     return session.execute(
         statement, parameters, bind_arguments={"mapper": records.embedding.__mapper__}
     )
+
+
+def run_kept(
+    session: Session,
+    records: Records,
+    make: Callable[[Records], Executable],
+    parameters: Mapping[str, Any],
+) -> CursorResult[Any]:
+    """Execute a statement that is always the same, on the bind that has the embeddings.
+
+    Values go in and come out as the driver has them. To have SQLAlchemy look up and prepare a large
+    statement takes longer than to execute it.
+
+    Args:
+        session: In whose transaction.
+        records: The mapped classes.
+        make: Returns the statement; called once for each kind of database.
+        parameters: The values of its parameters.
+    """
+    connection = connection_of(session, records)
+    schema_map = tuple(schema_map_of(connection).items())
+    sql, constants, names = _kept(make, records, connection.dialect, schema_map)
+    values = {**constants, **parameters}
+    in_order = values if names is None else tuple(values[name] for name in names)
+    return connection.exec_driver_sql(sql, in_order)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept(
+    make: Callable[[Records], Executable],
+    records: Records,
+    dialect: Dialect,
+    schema_map: tuple[tuple[str | None, str], ...],
+) -> tuple[str, dict[str, Any], list[str] | None]:
+    """Return the SQL, the parameters that have a value, and the order of all where there is one."""
+    sql = compiled(make(records), dialect, schema_map)
+    constants = {name: value for name, value in sql.params.items() if value is not None}
+    return str(sql), constants, getattr(sql, "positiontup", None)
 
 
 def changed(

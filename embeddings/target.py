@@ -13,7 +13,7 @@ from .dialects import SUPPORTED, insert_into
 from .errors import BindingError, ModelMismatchError, ModelRequiredError
 from .keys import K
 from .model import embed_checked
-from .sql import Found, dialect_of, index_settings, run, stored_size
+from .sql import Found, dialect_of, index_settings, run, run_kept, stored_size
 from .tables import explained
 
 if TYPE_CHECKING:
@@ -67,8 +67,8 @@ class Target(Generic[K]):
                 yield session
 
     def _row_named(self, session: Session, name: str) -> Found | None:
-        row = self._run_by_name(session, _by_name(self._records), name).first()
-        return None if row is None else Found(*row)
+        row = run_kept(session, self._records, _by_name, {"called": name}).first()
+        return None if row is None else Found(*row)  # type: ignore[call-arg]
 
     def _run_by_name(
         self, session: Session, statement: Executable, name: str
@@ -193,7 +193,6 @@ class Target(Generic[K]):
         return None if id is None else self._keys.to_text(id)
 
 
-@functools.cache
 def _by_name(records: Records) -> Executable:
     columns = records.collections.c
     return select(columns.id, columns.model, stored_size(records), index_settings(records)).where(

@@ -206,7 +206,7 @@ def test_many_queries_in_one_pass(engine: Engine, monkeypatch: pytest.MonkeyPatc
     calls = []
 
     def products(*arguments: Any) -> None:
-        calls.append(1)
+        calls.append(len(arguments[0]))
         kernel.inner_products(*arguments)
 
     monkeypatch.setattr(screen, "inner_products", products)
@@ -215,7 +215,7 @@ def test_many_queries_in_one_pass(engine: Engine, monkeypatch: pytest.MonkeyPatc
         found = docs.similar_multi_by_vector(queries, number=4)
 
     assert [[(e.id, e.score) for e in entries] for entries in found] == expected
-    assert len(calls) == 1
+    assert [count for count in calls if count > 1] == [len(queries)]
     assert docs.similar_multi_by_vector([]) == []
     for wrong in ("text", 3):
         with pytest.raises(embeddings.InvalidQueryError, match="iterable"):
@@ -478,6 +478,49 @@ def test_much_is_written(engine: Engine):
     assert len(state.segments) < 20
 
 
+def test_emptied_and_filled_again(engine: Engine):
+    """What was written is seen also where nothing of what is in memory can be among the best."""
+    docs = filled(engine, 2)
+    assert_right(docs, prefix="0")
+    docs.delete_items(["0-0"])
+    assert_right(docs, prefix="0")
+    docs.store_vectors([("0-0", vectors(1, 5)[0])])
+    assert_right(docs, prefix="0")
+    assert_right(docs, skip_id="1-1")
+
+
+def test_few_rows_are_read(engine: Engine):
+    """Of the candidates only those are read that may be among the best, given what was read."""
+    generator = np.random.default_rng(0)
+    centre, query = generator.standard_normal((2, 1024), np.float32)
+    rows = centre + generator.standard_normal((2000, 1024), np.float32)
+    docs = Collection("docs", engine, model_id="m")
+    docs.store_vectors((str(at), row) for at, row in enumerate(rows))
+    query += centre
+    counts = {"candidates": 0, "read": 0}
+    candidates, rows_of = screen.Probes.candidates, statements.Answer.rows
+
+    def chosen(*arguments: Any) -> Any:
+        found = candidates(*arguments)
+        counts["candidates"] += len(found.ids)
+        return found
+
+    def read(*arguments: Any) -> Any:
+        found = rows_of(*arguments)
+        counts["read"] += len(found)
+        return found
+
+    searched(docs, query)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(screen.Probes, "candidates", chosen)
+        patch.setattr(statements.Answer, "rows", read)
+        with from_memory():
+            found = searched(docs, query)
+
+    assert found == scanned(docs, query)
+    assert 10 <= counts["read"] < 0.75 * counts["candidates"]
+
+
 def test_a_pruned_log(engine: Engine):
     """Whoever has been away for too long loads anew."""
     docs = filled(engine)
@@ -694,14 +737,19 @@ def test_position_and_rows_by_two_statements_are_shown(
     """A fault seeded on purpose: with the position of one snapshot, and the rows of another."""
     real = statements.answer
 
-    def by_two(session: Any, records: Any, of: int, base: Mark, ids: Any, *rest: Any) -> Any:
-        first = real(session, records, of, base, [], *rest)
+    @contextmanager
+    def by_two(
+        session: Any, records: Any, of: int, base: Mark, ids: Any, *rest: Any
+    ) -> Iterator[statements.Answer]:
+        with real(session, records, of, base, [], *rest) as answer:
+            pass
         rows = session.connection().exec_driver_sql(
-            "SELECT id, embedding, content, metadata FROM embeddings WHERE collection_id = ? "
-            "AND id IN (SELECT value FROM json_each(?))",
-            (of, json.dumps(ids)),
+            "SELECT e.id, e.embedding, e.content, e.metadata FROM json_each(?) LEFT JOIN "
+            "embeddings e ON collection_id = ? AND e.id = value",
+            (json.dumps(ids), of),
         )
-        return first._replace(rows=[tuple(row) for row in rows])
+        answer._waiting = [statements.Row(*row) for row in rows]
+        yield answer
 
     monkeypatch.setattr(statements, "answer", by_two)
     shown = []

@@ -7,6 +7,7 @@ In the order of the work:
 - `cache` keeps states within a number of bytes, `build` makes them,
 - `kernel` and `screen` choose the rows that may be among the best,
 - `statements` ask the database for these rows and for the session's place in the log,
+- `finalists` scores the rows exactly, and reads no more of them than that takes,
 - `strategy` puts it together, and `inspect` tells of it.
 """
 

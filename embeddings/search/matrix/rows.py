@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ...vectors import Float32
     from .kernel import Int8
 
-SEGMENT_ROWS = 4096
+SEGMENT_BYTES, SEGMENT_ROWS = 6 * 2**20, 2**14  # at most: few to search, and soon made anew
 ID_BYTES = 80  # of a short id as a Python string, with its place in a tuple
 LEVELS = 127
 
@@ -91,6 +91,11 @@ def gathered(parts: Sequence[tuple[Segment, Any]]) -> Segment:
     return Segment(tuple(ids), *arrays)
 
 
+def segment_rows(dimensions: int) -> int:
+    """Return how many rows a segment has at most, or hardly more."""
+    return max(1, min(SEGMENT_ROWS, SEGMENT_BYTES // dimensions))
+
+
 class Packer:
     """Makes segments of stored rows, in memory of about one segment more than they take.
 
@@ -100,6 +105,7 @@ class Packer:
 
     def __init__(self, dimensions: int) -> None:
         self._dimensions = dimensions
+        self._most = segment_rows(dimensions)
         self._parts: list[Segment] = []
         self._waiting = 0
         self._segments: list[Segment] = []
@@ -126,7 +132,7 @@ class Packer:
             part = gathered([(part, np.flatnonzero(finite))])
         self._parts.append(part)
         self._waiting += len(part)
-        if self._waiting >= SEGMENT_ROWS:
+        if self._waiting >= self._most:
             self._close()
 
     def segments(self) -> list[Segment]:
@@ -136,11 +142,8 @@ class Packer:
 
     def _close(self) -> None:
         if self._waiting:
-            whole = gathered([(part, np.arange(len(part))) for part in self._parts])
-            for start in range(0, len(whole), SEGMENT_ROWS):
-                part = whole.between(start, start + SEGMENT_ROWS)
-                is_all = len(part) == len(whole)  # a slice of the codes would keep them all alive
-                self._segments.append(part if is_all else gathered([(part, np.arange(len(part)))]))
+            parts = [(part, np.arange(len(part))) for part in self._parts]
+            self._segments.append(gathered(parts))
         self._parts, self._waiting = [], 0
 
 

@@ -13,24 +13,25 @@ from .rows import LEVELS, Segment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from ...vectors import Float32, Float64
     from .kernel import Int8
     from .state import State
 
-LOOKED_AT = 2**21  # values that the second look widens to float32 at a time
 FOLDED = 64
+OFF = 0.03  # of the width of its bounds, a score is rarely further off the middle
 TINY = 1e-6  # covers what float32 rounds in sums and products of a few numbers up to 1
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Rows of a state that may be among the best.
+    """Rows of a state that may be among the best, the most promising first.
 
     Attributes:
         ids: Theirs.
         lower: float64, shape (candidates,): each one's score is at least this,
-        upper: and at most this.
+        upper: and at most this; descending.
         floor: Every other row scores less; minus infinity if there is no other.
     """
 
@@ -39,26 +40,38 @@ class Candidates:
     upper: Float64
     floor: float
 
-    def agree(self, scores: dict[str, float], *, all_there: bool) -> bool:
-        """Return whether exact scores are within the bounds.
+    def reaching(self, score: float) -> int:
+        """Return how many of them, from the first on, may score so much."""
+        return int(np.searchsorted(-self.upper, -score, side="right"))
+
+    def likely(self, depth: int) -> int:
+        """Return how many, from the first on, have to be read to tell the best, in all likelihood.
+
+        The estimates are in the middle of the bounds, and much nearer to the scores than these.
+        """
+        if depth >= len(self.ids):
+            return len(self.ids)
+        estimates, width = (self.lower + self.upper) / 2, self.upper[0] - self.lower[0]
+        kth = np.partition(estimates, len(estimates) - depth)[len(estimates) - depth]
+        return self.reaching(float(kth - OFF * width))
+
+    def agree(self, positions: Sequence[int], scores: Float64, gone: int) -> bool:
+        """Return whether the rows that were read can be those of the state.
 
         Args:
-            scores: By id; of some of the candidates, and perhaps of others.
-            all_there: Whether every candidate has to have one.
+            positions: Where they stand among the candidates.
+            scores: Their exact scores.
+            gone: How many more should be there.
         """
-        absent = float("nan")  # is neither within bounds nor out of them
-        bounds = zip(self.ids, self.lower.tolist(), self.upper.tolist(), strict=True)
-        if all_there:
-            return all(low <= scores.get(id, absent) <= high for id, low, high in bounds)
-        return not any(
-            scores.get(id, absent) < low or scores.get(id, absent) > high
-            for id, low, high in bounds
-        )
+        at = np.asarray(positions, np.intp)
+        return not gone and bool(((scores >= self.lower[at]) & (scores <= self.upper[at])).all())
 
 
 class Probes:
     """Some queries, made ready, with what was computed for them.
 
+    A query is kept in two digits of int8: v = s p + t q + f, of which the rest f is tiny. All rows
+    are compared with the first digit alone, and with both those that this leaves in question.
     Products are kept for each segment, so that a state that shares segments with an earlier one
     costs only the rest.
 
@@ -68,13 +81,8 @@ class Probes:
 
     def __init__(self, vectors: Sequence[Float64]) -> None:
         self.vectors = np.stack(vectors)
-        largest = np.abs(self.vectors).max(axis=1)
-        self._scales = largest / LEVELS
-        steps = np.where(largest == 0.0, 1.0, self._scales)
-        codes = np.rint(self.vectors / steps[:, np.newaxis])
-        self._codes: Int8 = codes.astype(np.int8)
-        rest = self.vectors - codes * self._scales[:, np.newaxis]
-        self._rests = np.sqrt(np.einsum("ij,ij->i", rest, rest))
+        self._first = _Digit.of(self.vectors)
+        self._second = _Digit.of(self._first.rests)
         self._rounding = rounding(self.vectors.shape[1]) + TINY
         self._products: dict[Segment, Float32] = {}
         self._latest: tuple[tuple[Segment, ...], Float32] | None = None
@@ -90,24 +98,32 @@ class Probes:
             depth: How many of the best to find.
             min_score: Leave out what scores less.
         """
-        rest = float(self._rests[number])
-        estimates = self._inner_products(state.segments)[number] * (
-            state.scales * np.float32(self._scales[number])
-        )
-        margins = state.radii * np.float32(1.0 + rest)
-        margins += np.float32(rest + self._rounding)
-        floor = _floor(estimates - margins, depth, min_score)
-        estimates += margins
-        near = np.flatnonzero((estimates >= floor) & (margins < np.inf))
-        return self._closer(number, state, near, depth, floor, min_score)
+        products = self._inner_products(state.segments)[number]
+        scale, rest = self._first.scale_and_rest(number)
+        estimates = products * state.scales
+        estimates *= np.float32(scale)
+        if state.aside is not None:
+            estimates[state.aside] = -np.inf
+        # One margin for all rows but those aside: a pass over the rows takes as long as all else.
+        margin = state.reach * (1.0 + rest) + rest + self._rounding
+        least = -np.inf if min_score is None else float(np.clip(min_score, -2.0, 2.0))
+        floor = max(_best(estimates, depth) - margin, least)
+        near = np.flatnonzero(estimates >= floor - margin)
+        if state.aside is not None:
+            near = near[state.radii[near] <= state.reach]
+            wide = state.wide
+            upper = products[wide] * state.scales[wide] * np.float32(scale)
+            upper += state.radii[wide] * np.float32(1.0 + rest) + np.float32(rest + self._rounding)
+            near = np.sort(np.concatenate([near, wide[upper >= floor]]))
+        return self._closer(number, state, products, near, depth, floor)
 
     def _inner_products(self, segments: tuple[Segment, ...]) -> Float32:
-        """Return the products of codes, float32, shape (queries, rows)."""
+        """Return the products with the first digits, float32, shape (queries, rows)."""
         if self._latest is not None and self._latest[0] == segments:
             return self._latest[1]
         total = sum(map(len, segments))
         known = self._products
-        products = np.empty((len(self._codes), total), np.float32)
+        products = np.empty((len(self.vectors), total), np.float32)
         self._products = {}
         start = 0
         for segment in segments:
@@ -115,7 +131,7 @@ class Probes:
             if segment in known:
                 part[:] = known[segment]
             else:
-                inner_products(self._codes, segment.codes, part)
+                inner_products(self._first.codes, segment.codes, part)
             self._products[segment] = part
             start += len(segment)
         self._latest = segments, products
@@ -125,47 +141,71 @@ class Probes:
         self,
         number: int,
         state: State,
+        products: Float32,
         near: npt.NDArray[np.intp],
         depth: int,
         floor: float,
-        min_score: float | None,
     ) -> Candidates:
-        """Narrow the candidates down by products of the query itself with their codes."""
-        vector = self.vectors[number].astype(np.float32)
-        estimates = np.empty(len(near), np.float32)
-        bounds = np.searchsorted(near, state.starts)
-        step = max(1, LOOKED_AT // len(vector))
+        """Narrow the candidates down by both digits."""
+        more = np.empty((1, len(near)), np.float32)
+        bounds = np.searchsorted(near, state.starts).tolist()
         for segment, first, low, high in zip(
             state.segments, state.starts, bounds, bounds[1:], strict=False
         ):
-            for start in range(low, high, step):
-                stop = min(start + step, high)
-                codes = segment.codes[near[start:stop] - first].astype(np.float32)
-                with np.errstate(invalid="ignore"):  # which some BLAS raise beyond the ends
-                    estimates[start:stop] = codes @ vector
+            if low < high:
+                codes = segment.codes[near[low:high] - first]
+                inner_products(self._second.codes[number : number + 1], codes, more[:, low:high])
+        scale, _ = self._first.scale_and_rest(number)
+        fine, rest = self._second.scale_and_rest(number)
+        estimates = products[near] * np.float32(scale) + more[0] * np.float32(fine)
         estimates *= state.scales[near]
-        margins = state.radii[near] + np.float32(self._rounding)
-        upper = estimates + margins
-        closer = _floor(estimates - margins, depth, min_score)
+        margins = state.radii[near] * np.float32(1.0 + rest) + np.float32(rest + self._rounding)
+        lower, upper = estimates - margins, estimates + margins
+        closer = max(_best(lower, depth), floor)
         left = np.flatnonzero(upper >= closer)
-        is_everything = len(left) == state.rows
+        left = left[np.argsort(-upper[left], kind="stable")]
         return Candidates(
             state.ids(near[left].tolist()),
-            (estimates - margins)[left].astype(np.float64),
+            lower[left].astype(np.float64),
             upper[left].astype(np.float64),
-            -np.inf if is_everything else max(floor, closer),
+            -np.inf if len(left) == state.rows else closer,
         )
 
 
-def _floor(lower: Float32, depth: int, min_score: float | None) -> float:
-    """Return a score that the best `depth` rows reach, and that a row has to reach with them."""
-    least = -np.inf if min_score is None else float(np.clip(min_score, -2.0, 2.0))
-    if depth > len(lower):
-        return least
-    columns = len(lower) // FOLDED
+@dataclass(frozen=True)
+class _Digit:
+    """Vectors as whole numbers and a scale each, and what that leaves.
+
+    Attributes:
+        codes: int8, shape (vectors, dimensions), from -127 to 127.
+        scales: float64, shape (vectors,).
+        rests: float64, shape (vectors, dimensions): what is left of the vectors.
+    """
+
+    codes: Int8
+    scales: Float64
+    rests: Float64
+
+    @classmethod
+    def of(cls, vectors: Float64) -> Self:
+        """Return the digits of vectors, shape (vectors, dimensions)."""
+        scales = np.abs(vectors).max(axis=1) / LEVELS
+        steps = np.where(scales == 0.0, 1.0, scales)[:, np.newaxis]
+        codes = np.rint(vectors / steps)
+        return cls(codes.astype(np.int8), scales, vectors - codes * steps)
+
+    def scale_and_rest(self, number: int) -> tuple[float, float]:
+        """Return the scale of one vector, and the length of its rest."""
+        return float(self.scales[number]), float(np.linalg.norm(self.rests[number]))
+
+
+def _best(scores: Float32, depth: int) -> float:
+    """Return a score that the best `depth` of these reach; minus infinity if there are fewer."""
+    if depth > len(scores):
+        return -np.inf
+    columns = len(scores) // FOLDED
     if columns > 4 * depth:
         # The best of every so many rows: the kth of these is no higher than the kth of all, hardly
         # lower, and quicker to find.
-        lower = lower[: columns * FOLDED].reshape(FOLDED, columns).max(axis=0)
-    kth = float(np.partition(lower, len(lower) - depth)[len(lower) - depth])
-    return max(kth, least)
+        scores = scores[: columns * FOLDED].reshape(FOLDED, columns).max(axis=0)
+    return float(np.partition(scores, len(scores) - depth)[len(scores) - depth])

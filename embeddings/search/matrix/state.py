@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_right
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
-from .rows import SEGMENT_ROWS, Segment, gathered
+from .rows import Segment, gathered, segment_rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection as Ids
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from ...vectors import Float32
 
 DEAD_SHARE = 8  # a segment is made anew when one row in so many is dead
+USUAL = 1.5  # times the median, a radius is not one of a few that are far above the others
+WIDE_SHARE = 8  # what is usual is found out anew when one row in so many is wide
 COMPACTED_AT_ONCE = 2  # so that compacting never takes much memory at a time
 
 
@@ -37,18 +41,21 @@ class State:
         mark: The newest row of the log, for this collection, that is taken into account.
         segments: The rows, and among them dead ones, which are out of date.
         radii: float32, shape (rows,): those of the segments; infinite for a dead row.
+        reach: The radii are at most this, but for the few of wide rows.
         odd: The ids of rows that cannot be compared.
     """
 
     mark: Mark
     segments: tuple[Segment, ...]
     radii: Float32
+    reach: float
     odd: frozenset[str]
 
     @classmethod
     def of(cls, mark: Mark, segments: Sequence[Segment], odd: Iterable[str] = ()) -> Self:
         """Return the state of these segments, without dead rows."""
-        return cls(mark, tuple(segments), _joined([s.radii for s in segments]), frozenset(odd))
+        radii = _joined([segment.radii for segment in segments])
+        return cls(mark, tuple(segments), radii, _reach(radii), frozenset(odd))
 
     @cached_property
     def starts(self) -> list[int]:
@@ -60,7 +67,18 @@ class State:
         """float32, shape (rows,)."""
         return _joined([segment.scales for segment in self.segments])
 
-    @property
+    @cached_property
+    def aside(self) -> npt.NDArray[np.bool_] | None:
+        """Which rows are dead or wide, shape (rows,); None if none is."""
+        aside = self.radii > self.reach
+        return aside if aside.any() else None
+
+    @cached_property
+    def wide(self) -> npt.NDArray[np.intp]:
+        """Where the wide rows stand."""
+        return np.flatnonzero((self.radii > self.reach) & (self.radii < np.inf))
+
+    @cached_property
     def rows(self) -> int:
         """The number of rows that count."""
         return int(np.isfinite(self.radii).sum())
@@ -80,14 +98,13 @@ class State:
         ]
 
     def ids(self, positions: Iterable[int]) -> list[str]:
-        """Return the ids at positions, which ascend."""
-        found: list[str] = []
-        number = 0
-        for position in positions:
-            while position >= self.starts[number + 1]:
-                number += 1
-            found.append(self.segments[number].ids[position - self.starts[number]])
-        return found
+        """Return the ids at positions."""
+        starts, segments = self.starts, self.segments
+        return [
+            segments[at].ids[position - starts[at]]
+            for position in positions
+            for at in [bisect_right(starts, position) - 1]
+        ]
 
     def without(self, ids: Iterable[str]) -> State:
         """Return the state in which these do not count."""
@@ -116,7 +133,7 @@ class State:
             for low in ([segment.position(part.ids[0]) or 0] if part.ids else [0])
         ]
         odd = frozenset(id for id in self.odd if id.startswith(prefix))
-        return State(self.mark, tuple(segments), _joined(radii), odd)
+        return State(self.mark, tuple(segments), _joined(radii), self.reach, odd)
 
     def patched(
         self, mark: Mark, changed: Ids[str], segments: Sequence[Segment], odd: Iterable[str]
@@ -132,14 +149,14 @@ class State:
         old = self.without(changed)
         radii = _joined([old.radii, *(segment.radii for segment in segments)])
         rest = (old.odd - set(changed)) | set(odd)
-        return State(mark, (*old.segments, *segments), radii, rest)._tidied()
+        return State(mark, (*old.segments, *segments), radii, self.reach, rest)._tidied()
 
     def _with_dead(self, positions: Sequence[int]) -> State:
         if not positions:
             return self
         radii = self.radii.copy()
         radii[positions] = np.inf
-        return State(self.mark, self.segments, radii, self.odd)
+        return State(self.mark, self.segments, radii, self.reach, self.odd)
 
     def _tidied(self) -> State:
         """Return the same with few small segments, and not many dead rows.
@@ -161,10 +178,11 @@ class State:
         for at in wasteful[:COMPACTED_AT_ONCE]:
             segment = gathered([parts[at]])
             parts[at] = (segment, np.arange(len(segment)))
+        most = segment_rows(self.segments[0].codes.shape[1]) if self.segments else 0
         at = len(parts) - 1
         while at > 0:
             (_, left), (_, right) = parts[at - 1 : at + 1]
-            if len(left) <= 2 * len(right) and len(left) + len(right) <= SEGMENT_ROWS:
+            if len(left) <= 2 * len(right) and len(left) + len(right) <= most:
                 segment = gathered(parts[at - 1 : at + 1])
                 parts[at - 1 : at + 1] = [(segment, np.arange(len(segment)))]
             at -= 1
@@ -175,7 +193,16 @@ class State:
                 kept = np.full(len(segment), np.inf, np.float32)
                 kept[rows] = segment.radii[rows]
             radii.append(kept)
-        return State(self.mark, tuple(s for s, _ in parts), _joined(radii), self.odd)
+        tidy = State(self.mark, tuple(s for s, _ in parts), _joined(radii), self.reach, self.odd)
+        if len(tidy.wide) * WIDE_SHARE > tidy.rows:
+            return replace(tidy, reach=_reach(tidy.radii))
+        return tidy
+
+
+def _reach(radii: Float32) -> float:
+    """Return what all but few of the finite radii are at most."""
+    finite = radii[radii < np.inf]
+    return float(min(finite.max(), USUAL * np.median(finite))) if len(finite) else 0.0
 
 
 def _joined(arrays: Sequence[Float32]) -> Float32:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import json
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
@@ -32,20 +33,20 @@ from sqlalchemy import Column as SQLColumn
 from sqlalchemy.types import NullType
 
 from ...changelog import trigger_names
-from ...sql import compiled, connection_of, run, schema_map_of
+from ...sql import run, run_kept
 from .state import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from sqlalchemy import Dialect, FromClause
+    from sqlalchemy import Dialect, FromClause, Result
     from sqlalchemy.orm import Session
 
     from ...records import Records
 
 MOST_CHANGES = 64  # rows of the log that the answer to a search brings along
 CHUNK_ROWS = 256
-WIDTH = 5  # columns of a statement's parts, beside the one that tells the part
+WIDTH = 6  # columns of a statement's parts, beside the one that tells the part
 
 
 class Position(NamedTuple):
@@ -61,14 +62,53 @@ class Position(NamedTuple):
     """Whether it holds the row of the log that was asked about."""
 
 
-class Answer(NamedTuple):
-    """What one statement returned, all of one snapshot."""
+class Row(NamedTuple):
+    """A row of embeddings, as stored."""
 
-    position: Position
-    rows: list[tuple[str, Any, Any, Any]]
-    """(id, embedding, content, metadata), as stored, of what meets the conditions."""
-    changes: list[tuple[str | None, Any, bool]]
-    """(id, embedding, is there) of what was written after the base."""
+    id: str | None
+    """None where the candidate is not there, or does not meet the conditions."""
+    embedding: Any
+    content: Any
+    metadata: Any
+
+
+class Change(NamedTuple):
+    """What was written after the base."""
+
+    row: Row
+    """With the id also where it was deleted."""
+    is_there: bool
+    is_meant: bool
+    """Whether it is there and meets the conditions."""
+
+
+class Answer:
+    """What one statement returns, all of one snapshot.
+
+    Attributes:
+        position: Of the snapshot in the log.
+        changes: What was written after the base, or one more than `MOST_CHANGES` of it.
+    """
+
+    def __init__(self, result: Result[Any], first: int) -> None:
+        self._result = result
+        first = max(first, 1)  # what was written comes before the candidates, even before none
+        head, *rows = result.fetchmany(1 + first)
+        self.position = _as_position(head)
+        self.changes: list[Change] = []
+        while rows and rows[-1][0] == 1:
+            self.changes += map(_as_change, rows)
+            rows = [*result.fetchmany(first)]
+        self.changes += [_as_change(row) for row in rows if row[0] == 1]
+        self._waiting = [Row._make(row[1:5]) for row in rows if row[0] == 2]
+
+    def rows(self, number: int) -> list[Row]:
+        """Read on: return the rows of the next so many candidates, in their order."""
+        rows = self._waiting[:number]
+        del self._waiting[:number]
+        if missing := number - len(rows):
+            rows += [Row._make(row[1:5]) for row in self._result.fetchmany(missing)]
+        return rows
 
 
 class _Tables(NamedTuple):
@@ -145,12 +185,13 @@ def _changed(records: Records) -> FromClause:
     return ids.distinct().limit(bindparam("most")).offset(_constant(0)).subquery("changed")
 
 
-@functools.cache
-def _changes(records: Records) -> Select[Any]:
+def _changes(records: Records, conditions: Sequence[ColumnElement[bool]] = ()) -> Select[Any]:
     columns, changed = records.embeddings.c, _changed(records)
     is_row = and_(columns.collection_id == bindparam("of"), columns.id == changed.c.id)
-    is_there = _raw(columns.id.is_not(None))
-    changes = _selected(2, changed.c.id, _raw(columns.embedding), is_there)
+    is_there = columns.id.is_not(None)
+    stored = (columns.embedding, columns.content, columns.metadata)
+    flags = (is_there, and_(is_there, *conditions))
+    changes = _selected(1, changed.c.id, *map(_raw, stored + flags))
     return changes.select_from(changed.outerjoin(records.embeddings, is_row))
 
 
@@ -159,34 +200,30 @@ def _answer(
 ) -> CompoundSelect[Any]:
     columns = records.embeddings.c
     given = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
-    wanted = union_all(select(given.c.value), select(_changed(records).c.id))
-    rows = _selected(
-        1, columns.id, *map(_raw, (columns.embedding, columns.content, columns.metadata))
-    ).where(columns.collection_id == bindparam("of"), columns.id.in_(wanted), *conditions)
-    return union_all(_position(records), rows, _changes(records))
+    # The outer join keeps the order of the ids, so that reading can end where the rest is too far.
+    is_row = and_(
+        columns.collection_id == bindparam("of"), columns.id == given.c.value, *conditions
+    )
+    stored = (columns.embedding, columns.content, columns.metadata)
+    candidates = _selected(2, columns.id, *map(_raw, stored))
+    return union_all(
+        _position(records),
+        _changes(records, conditions),
+        candidates.select_from(given.outerjoin(records.embeddings, is_row)),
+    )
 
 
-@functools.lru_cache(maxsize=64)
-def _answer_sql(
-    records: Records, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
-) -> tuple[str, list[str]]:
-    """Return the statement without conditions, and the names of its parameters in order.
-
-    To have SQLAlchemy look up so large a statement takes as long as to execute it.
-    """
-    sql = compiled(_answer(records), dialect, schema_map)
-    return str(sql), list(getattr(sql, "positiontup", None) or ())
-
-
+@contextmanager
 def answer(
     session: Session,
     records: Records,
     of: int,
     base: Mark,
-    ids: Iterable[str],
+    ids: Sequence[str],
+    first: int,
     conditions: Sequence[ColumnElement[bool]] = (),
-) -> Answer:
-    """Return the rows of the candidates, and whether the base they were chosen from holds.
+) -> Iterator[Answer]:
+    """Yield the rows of the candidates, and whether the base they were chosen from holds.
 
     Args:
         session: What it sees.
@@ -194,21 +231,17 @@ def answer(
         of: The collection's id.
         base: The mark of the state in which the candidates were found.
         ids: The candidates.
+        first: How many of them will be read in any case.
         conditions: Only those that meet them.
     """
-    parameters = _at(of, base) | {"most": MOST_CHANGES + 1, "ids": json.dumps(list(ids))}
+    parameters = _at(of, base) | {"most": MOST_CHANGES + 1, "ids": json.dumps(ids)}
     if conditions:
-        rows = run(session, records, _answer(records, conditions), parameters).all()
+        result = run(session, records, _answer(records, conditions), parameters)
     else:
-        connection = connection_of(session, records)
-        schema_map = tuple(schema_map_of(connection).items())
-        sql, names = _answer_sql(records, connection.dialect, schema_map)
-        rows = connection.exec_driver_sql(sql, tuple(parameters[name] for name in names)).all()
-    return Answer(
-        _as_position(rows[0]),
-        [(row[1], row[2], row[3], row[4]) for row in rows if row[0] == 1],
-        [(row[1], row[2], bool(row[3])) for row in rows if row[0] == 2],
-    )
+        result = run_kept(session, records, _answer, parameters)
+    # A statement that is half read would keep its snapshot, and writers from committing.
+    with closing(result):
+        yield Answer(result, first)
 
 
 def position(session: Session, records: Records, of: int, base: Mark | None = None) -> Position:
@@ -275,7 +308,7 @@ def load(
         )
     else:
         changes = _changes(records).subquery().c
-        statement = select(changes[1], changes[2], changes[3])
+        statement = select(changes[1], changes[2], changes[5])
     parameters = _at(of, since) | {"most": -1}
     options = {"yield_per": CHUNK_ROWS}
     result = run(session, records, statement.execution_options(**options), parameters)
@@ -305,7 +338,11 @@ def _at(of: int, base: Mark | None) -> dict[str, Any]:
     return {"of": of, "seq": seq, "token": token}
 
 
+def _as_change(row: Any) -> Change:
+    return Change(Row._make(row[1:5]), bool(row[5]), bool(row[6]))
+
+
 def _as_position(row: Any) -> Position:
-    _, seq, token, lineage, has_base, is_logged = row
+    _, seq, token, lineage, has_base, is_logged, _ = row
     mark = None if seq is None else Mark(seq, token)
     return Position(bool(is_logged), lineage, mark, bool(has_base))

@@ -9,25 +9,26 @@ brought up to date or built anew; and where that cannot be, the rows are scanned
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
-import numpy as np
 from sqlalchemy.exc import OperationalError
 
 from ...sql import dialect_of
-from ...vectors import ITEM_BYTES, TopK, cosine_scores
+from ...vectors import ITEM_BYTES
 from ..query import Ranking, ScoredRow
-from ..scan import are_vectors, scan, warn_of
+from ..scan import scan
 from . import statements
 from .build import MustScan, Place, catch_up, logged
 from .cache import CACHE, Key
+from .finalists import Finalists
 from .kernel import MOST_DIMENSIONS
 from .rows import Packer
 from .screen import Probes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     from ...sql import Found
     from ...vectors import Float64
     from ..query import Query
-    from .state import State
+    from .screen import Candidates
+    from .state import Mark, State
     from .statements import Answer
 
 ATTEMPTS = 5
@@ -119,32 +121,22 @@ def _attempt(
             if is_last:
                 raise MustScan("most of the rows may be among the best")
             continue
-        answer = _answer(place, state, [*chosen.ids, *view.odd], query)
-        if not _take_in(place, key, state, answer):
+        finalists = Finalists(vector, query)
+        with _answer(place, state, view.odd, chosen, query) as answer:
+            holds = _holds(key, answer)
+            agrees = holds and finalists.read(answer, len(view.odd), chosen)
+        if not holds:
+            catch_up(place)
             return None
-        ids, scores, corrupt = _scored(answer, vector, query)
-        changed = {id for id, *_ in answer.changes}
-        if not chosen.agree(
-            {
-                id: score
-                for id, score in zip(ids, scores.tolist(), strict=True)
-                if id not in changed
-            },
-            all_there=not query.filters and not changed,
-        ):
+        if answer.changes:
+            CACHE.put(key, _with_changes(place, state, answer))
+        if not agrees:
             CACHE.forget(key)  # somebody wrote past the log
             return None
-        best = TopK(query.depth, query.min_score)
-        best.add(ids, scores)
-        ranked = best.result()
-        is_proven = chosen.floor <= (-np.inf if query.min_score is None else query.min_score) or (
-            len(ranked) == query.depth and ranked[-1][1] >= chosen.floor
-        )
-        if is_proven:
-            if corrupt:
-                warn_of(corrupt, vector.size)
-            return _decoded(place, ranked[query.offset :], answer)
-        if changed:
+        if finalists.are_best(chosen.floor):
+            finalists.warn()
+            return _decoded(place, finalists)
+        if answer.changes:
             return None
     return None
 
@@ -171,62 +163,50 @@ def _views(place: Place, state: State, query: Query) -> Iterator[tuple[State, in
         yield view.only(ids), query.depth, True
 
 
-def _answer(place: Place, state: State, ids: list[str], query: Query) -> Answer:
+@contextmanager
+def _answer(
+    place: Place, state: State, odd: Iterable[str], chosen: Candidates, query: Query
+) -> Iterator[Answer]:
+    ids = [*odd, *chosen.ids]
+    first = len(ids) - len(chosen.ids) + chosen.likely(query.depth)
     try:
-        return statements.answer(
-            place.session, place.records, place.of, state.mark, ids, query.filters
-        )
+        with statements.answer(
+            place.session, place.records, place.of, state.mark, ids, first, query.filters
+        ) as answer:
+            yield answer
     except OperationalError:
         logged(place.position())  # the log itself may be gone
         raise
 
 
-def _take_in(place: Place, key: Key, state: State, answer: Answer) -> bool:
+def _holds(key: Key, answer: Answer) -> bool:
     """Return whether the state, with the changes of the answer, is what the session sees.
-
-    What has to be done for the next attempt is done.
 
     Raises:
         MustScan: Nobody can tell.
     """
-    position, changes = answer.position, answer.changes
-    if not logged(position).has_base or position.lineage != key.lineage or position.mark is None:
-        catch_up(place)
-        return False
-    ids = [id for id, *_ in changes if id is not None]
-    if len(ids) < len(changes) or len(changes) > statements.MOST_CHANGES:
-        catch_up(place)
-        return False
-    if changes:
-        packer = Packer(place.dimensions)
-        packer.add((id, blob) for id, blob, is_there in changes if is_there and id is not None)
-        CACHE.put(key, state.patched(position.mark, set(ids), packer.segments(), packer.odd))
-    return True
-
-
-def _scored(answer: Answer, vector: Float64, query: Query) -> tuple[list[str], Float64, list[str]]:
-    """Return the ids of the answer's rows, their exact scores, and the ids of those without one."""
-    size = vector.size * ITEM_BYTES
-    rows = [
-        (id, blob)
-        for id, blob, *_ in answer.rows
-        if id != query.skip_id and (query.prefix is None or id.startswith(query.prefix))
-    ]
-    fit = [row for row in rows if are_vectors(row[1:], size)]
-    corrupt = (
-        [id for id, blob in rows if not are_vectors((blob,), size)] if len(fit) < len(rows) else []
+    position, changes = logged(answer.position), answer.changes
+    return (
+        position.has_base
+        and position.lineage == key.lineage
+        and len(changes) <= statements.MOST_CHANGES
+        and all(change.row.id is not None for change in changes)
     )
-    stored = np.frombuffer(b"".join(blob for _, blob in fit), "<f4").reshape(-1, vector.size)
-    scores = cosine_scores(stored, vector)
-    corrupt += [fit[at][0] for at in np.flatnonzero(np.isnan(scores)).tolist()]
-    return [id for id, _ in fit], scores, corrupt
 
 
-def _decoded(place: Place, ranked: list[tuple[str, float]], answer: Answer) -> list[ScoredRow]:
+def _with_changes(place: Place, state: State, answer: Answer) -> State:
+    rows = [change.row for change in answer.changes if change.is_there]
+    packer = Packer(place.dimensions)
+    packer.add((str(row.id), row.embedding) for row in rows)
+    changed = {str(change.row.id) for change in answer.changes}
+    mark: Mark = answer.position.mark  # type: ignore[assignment]  # a position that holds has one
+    return state.patched(mark, changed, packer.segments(), packer.odd)
+
+
+def _decoded(place: Place, finalists: Finalists) -> list[ScoredRow]:
     dialect = dialect_of(place.session, place.records)
     as_content, as_metadata = statements.decoders(place.records, dialect)
-    rest = {id: (as_stored[0], as_stored[1]) for id, _, *as_stored in answer.rows}
     return [
-        ScoredRow(id, score, as_content(rest[id][0]), as_metadata(rest[id][1]))
-        for id, score in ranked
+        ScoredRow(str(row.id), score, as_content(row.content), as_metadata(row.metadata))
+        for row, score in finalists.ranked()
     ]

@@ -1,0 +1,106 @@
+"""The last look: the candidates' own rows, scored exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ...vectors import ITEM_BYTES, TopK, cosine_scores
+from ..scan import are_vectors, warn_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ...vectors import Float64
+    from ..query import Query
+    from .screen import Candidates
+    from .statements import Answer, Row
+
+AT_ONCE = 64  # candidates that are read after the first of them
+
+
+class Finalists:
+    """The best of the rows that were read.
+
+    Args:
+        vector: What is searched for.
+        query: How many, and under which conditions.
+    """
+
+    def __init__(self, vector: Float64, query: Query) -> None:
+        self._vector = vector
+        self._query = query
+        self._best = TopK(query.depth, query.min_score)
+        self._rows: dict[str, Row] = {}
+        self._corrupt: list[str] = []
+
+    def read(self, answer: Answer, odd: int, chosen: Candidates) -> bool:
+        """Read until the rest is too far, and return whether the rows are as the state has them.
+
+        Args:
+            answer: At its beginning.
+            odd: How many rows that cannot be compared come first.
+            chosen: The candidates, which follow.
+        """
+        changed = {change.row.id for change in answer.changes}
+        others = [change.row for change in answer.changes if change.is_meant]
+        others += [row for row in answer.rows(odd) if row.id not in changed]
+        self._score([row for row in others if self._is_meant(row)])
+        at, until, size = 0, len(chosen.ids), chosen.likely(self._query.depth)
+        while at < until:
+            rows = answer.rows(min(size, until - at))
+            ids = chosen.ids[at : at + len(rows)]
+            same = [number for number, id in enumerate(ids) if id not in changed]
+            there = [number for number in same if rows[number].id is not None]
+            scores = self._score([rows[number] for number in there])
+            gone = 0 if self._query.filters else len(same) - len(there)
+            if not chosen.agree([at + number for number in there], scores, gone):
+                return False
+            at, size = at + len(rows), AT_ONCE
+            until = chosen.reaching(self._floor())
+        return True
+
+    def are_best(self, floor: float) -> bool:
+        """Return whether they are the best of all, where all others score less than the floor."""
+        least = -np.inf if self._query.min_score is None else self._query.min_score
+        ranked = self._best.result()
+        return floor <= least or (len(ranked) == self._query.depth and ranked[-1][1] >= floor)
+
+    def ranked(self) -> list[tuple[Row, float]]:
+        """Return the rows that are the answer, with their scores."""
+        return [(self._rows[id], score) for id, score in self._best.result()[self._query.offset :]]
+
+    def warn(self) -> None:
+        """Warn of the rows that cannot be compared, if there are any."""
+        if self._corrupt:
+            warn_of(self._corrupt, self._vector.size)
+
+    def _floor(self) -> float:
+        """Return what a row has to score to be among the best, or as good as the last of them."""
+        self._best.result()
+        return self._best.floor
+
+    def _score(self, rows: Sequence[Row]) -> Float64:
+        """Take the rows in and return their scores, NaN for one that cannot be compared."""
+        size = self._vector.size * ITEM_BYTES
+        fit = [row for row in rows if are_vectors((row.embedding,), size)]
+        stored = np.frombuffer(b"".join([row.embedding for row in fit]), "<f4")
+        scores = cosine_scores(stored.reshape(len(fit), self._vector.size), self._vector)
+        ids = [str(row.id) for row in fit]
+        self._best.add(ids, scores)
+        self._rows |= zip(ids, fit, strict=True)
+        self._corrupt += [ids[at] for at in np.flatnonzero(np.isnan(scores)).tolist()]
+        if len(fit) == len(rows):
+            return scores
+        self._corrupt += {str(row.id) for row in rows} - {*ids}
+        return np.full(len(rows), np.nan)
+
+    def _is_meant(self, row: Row) -> bool:
+        """Return whether the row is one of those to search, as the candidates are."""
+        prefix, skip_id = self._query.prefix, self._query.skip_id
+        return (
+            row.id is not None
+            and row.id != skip_id
+            and (prefix is None or row.id.startswith(prefix))
+        )
