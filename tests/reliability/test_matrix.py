@@ -252,6 +252,23 @@ def test_vectors_of_any_length(factor: float, engine: Engine):
     assert_right(docs)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.3, 1.0])
+def test_rows_that_int8_holds_badly(share: float, engine: Engine):
+    """A few values far above the others leave a wide bound to a row, and right answers to all."""
+    generator = np.random.default_rng(0)
+    rows = generator.standard_normal((600, 64), np.float32)
+    rows[generator.random(600) < share, :2] *= 300
+    docs = Collection("docs", engine, model_id="m")
+    docs.store_vectors((f"{at % 10}-{at}", row) for at, row in enumerate(rows))
+    for query in (*rows[:9], *np.eye(64)[:2], [1.0] + [5e-324] * 63, [1.0] * 63 + [1e9]):
+        for options in ({}, {"prefix": "3"}, {"number": 200}, {"min_score": 0.2}):
+            searched(docs, query)
+            assert searched(docs, query, **options) == scanned(docs, query, **options)
+    docs.store_vectors((f"{at % 10}-{at}", rows[-at]) for at in range(300))
+    for query in rows[::60]:
+        assert searched(docs, query) == scanned(docs, query)
+
+
 def test_odd_rows_are_warned_of(engine: Engine):
     """A row that cannot be compared is left out, with the warning that a scan gives."""
     docs = filled(engine)

@@ -49,15 +49,15 @@ class Finalists:
         self._score([row for row in others if self._is_meant(row)])
         at, until, size = 0, len(chosen.ids), chosen.likely(self._query.depth)
         while at < until:
-            rows = answer.rows(min(size, until - at))
-            ids = chosen.ids[at : at + len(rows)]
-            same = [number for number, id in enumerate(ids) if id not in changed]
-            there = [number for number in same if rows[number].id is not None]
-            scores = self._score([rows[number] for number in there])
+            asked = chosen.ids[at : min(at + size, until)]
+            pairs = zip(asked, answer.rows(len(asked)), strict=True)
+            same = [(n, row) for n, (id, row) in enumerate(pairs, at) if id not in changed]
+            there = [(n, row) for n, row in same if row.id is not None]
+            scores = self._score([row for _, row in there])
             gone = 0 if self._query.filters else len(same) - len(there)
-            if not chosen.agree([at + number for number in there], scores, gone):
+            if not chosen.agree([n for n, _ in there], scores, gone):
                 return False
-            at, size = at + len(rows), AT_ONCE
+            at, size = at + len(asked), AT_ONCE
             until = chosen.reaching(self._floor())
         return True
 
@@ -84,7 +84,9 @@ class Finalists:
     def _score(self, rows: Sequence[Row]) -> Float64:
         """Take the rows in and return their scores, NaN for one that cannot be compared."""
         size = self._vector.size * ITEM_BYTES
-        fit = [row for row in rows if are_vectors((row.embedding,), size)]
+        fit = rows
+        if not are_vectors([row.embedding for row in rows], size):
+            fit = [row for row in rows if are_vectors((row.embedding,), size)]
         stored = np.frombuffer(b"".join([row.embedding for row in fit]), "<f4")
         scores = cosine_scores(stored.reshape(len(fit), self._vector.size), self._vector)
         ids = [str(row.id) for row in fit]

@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from .kernel import Int8
     from .state import State
 
+CLOSER_BYTES = 2**21  # codes that are gathered at a time
 FOLDED = 64
 OFF = 0.03  # of the width of its bounds, a score is rarely further off the middle
+NOTHING = 1e-30  # so little is left to the rest, because a float32 hardly holds less
 TINY = 1e-6  # covers what float32 rounds in sums and products of a few numbers up to 1
 
 
@@ -100,22 +102,21 @@ class Probes:
         """
         products = self._inner_products(state.segments)[number]
         scale, rest = self._first.scale_and_rest(number)
-        estimates = products * state.scales
-        estimates *= np.float32(scale)
+        estimates = products * state.scales  # of a query that is not scaled yet: one pass less
         if state.aside is not None:
             estimates[state.aside] = -np.inf
         # One margin for all rows but those aside: a pass over the rows takes as long as all else.
         margin = state.reach * (1.0 + rest) + rest + self._rounding
         least = -np.inf if min_score is None else float(np.clip(min_score, -2.0, 2.0))
-        floor = max(_best(estimates, depth) - margin, least)
-        near = np.flatnonzero(estimates >= floor - margin)
+        floor = max(scale * _best(estimates, depth) - margin, least)
+        near = np.flatnonzero(estimates >= (floor - margin) / scale)
         if state.aside is not None:
             near = near[state.radii[near] <= state.reach]
             wide = state.wide
             upper = products[wide] * state.scales[wide] * np.float32(scale)
             upper += state.radii[wide] * np.float32(1.0 + rest) + np.float32(rest + self._rounding)
             near = np.sort(np.concatenate([near, wide[upper >= floor]]))
-        return self._closer(number, state, products, near, depth, floor)
+        return self._closer(number, state, near, depth, floor)
 
     def _inner_products(self, segments: tuple[Segment, ...]) -> Float32:
         """Return the products with the first digits, float32, shape (queries, rows)."""
@@ -141,20 +142,18 @@ class Probes:
         self,
         number: int,
         state: State,
-        products: Float32,
         near: npt.NDArray[np.intp],
         depth: int,
         floor: float,
     ) -> Candidates:
         """Narrow the candidates down by both digits."""
         more = np.empty((1, len(near)), np.float32)
-        bounds = np.searchsorted(near, state.starts).tolist()
-        for segment, first, low, high in zip(
-            state.segments, state.starts, bounds, bounds[1:], strict=False
-        ):
-            if low < high:
-                codes = segment.codes[near[low:high] - first]
-                inner_products(self._second.codes[number : number + 1], codes, more[:, low:high])
+        step = max(1, CLOSER_BYTES // self.vectors.shape[1])
+        for start in range(0, len(near), step):
+            part = slice(start, start + step)
+            digits = self._second.codes[number : number + 1]
+            inner_products(digits, state.codes(near[part]), more[:, part])
+        products = self._inner_products(state.segments)[number]
         scale, _ = self._first.scale_and_rest(number)
         fine, rest = self._second.scale_and_rest(number)
         estimates = products[near] * np.float32(scale) + more[0] * np.float32(fine)
@@ -189,10 +188,10 @@ class _Digit:
     @classmethod
     def of(cls, vectors: Float64) -> Self:
         """Return the digits of vectors, shape (vectors, dimensions)."""
-        scales = np.abs(vectors).max(axis=1) / LEVELS
-        steps = np.where(scales == 0.0, 1.0, scales)[:, np.newaxis]
-        codes = np.rint(vectors / steps)
-        return cls(codes.astype(np.int8), scales, vectors - codes * steps)
+        largest = np.abs(vectors).max(axis=1)
+        scales = np.where(largest < NOTHING, 1.0, largest / LEVELS)
+        codes = np.rint(vectors / scales[:, np.newaxis])
+        return cls(codes.astype(np.int8), scales, vectors - codes * scales[:, np.newaxis])
 
     def scale_and_rest(self, number: int) -> tuple[float, float]:
         """Return the scale of one vector, and the length of its rest."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ...vectors import Float32
+    from .kernel import Int8
 
 DEAD_SHARE = 8  # a segment is made anew when one row in so many is dead
 USUAL = 1.5  # times the median, a radius is not one of a few that are far above the others
@@ -105,6 +106,19 @@ class State:
             for position in positions
             for at in [bisect_right(starts, position) - 1]
         ]
+
+    def codes(self, positions: npt.NDArray[np.intp]) -> Int8:
+        """Return the codes at positions, which ascend: int8, shape (positions, dimensions)."""
+        bounds = np.searchsorted(positions, self.starts).tolist()
+        return np.concatenate(
+            [
+                segment.codes[positions[low:high] - first]
+                for segment, first, low, high in zip(
+                    self.segments, self.starts, bounds, bounds[1:], strict=False
+                )
+                if low < high
+            ]
+        )
 
     def without(self, ids: Iterable[str]) -> State:
         """Return the state in which these do not count."""

@@ -128,11 +128,11 @@ def _attempt(
         if not holds:
             catch_up(place)
             return None
-        if answer.changes:
-            CACHE.put(key, _with_changes(place, state, answer))
         if not agrees:
             CACHE.forget(key)  # somebody wrote past the log
             return None
+        if answer.changes:
+            CACHE.put(key, _with_changes(place, state, answer))
         if finalists.are_best(chosen.floor):
             finalists.warn()
             return _decoded(place, finalists)
