@@ -41,7 +41,7 @@ from benchmarks.contestants import (
 from benchmarks.measure import ratio, seconds
 from embeddings import Collection, EmbeddingRecord
 from embeddings.records import RECORDS
-from embeddings.search.matrix import screen, statements, strategy
+from embeddings.search.matrix import finalists, screen, statements
 from embeddings.search.query import where_condition
 
 if TYPE_CHECKING:
@@ -90,8 +90,9 @@ def breakdown(docs: Collection[str], session: Session, data: Data) -> None:
     undo = [
         timed(screen, "inner_products", "kernel"),
         timed(screen.Probes, "candidates", "kernel and choice of candidates"),
-        timed(statements, "answer", "the statement"),
-        timed(strategy, "_scored", "exact scores"),
+        timed(statements, "run_kept", "the statement"),
+        timed(statements, "Answer", "its rows"),
+        timed(finalists.Finalists, "read", "exact scores"),
         timed(docs, "_find", "the collection's row"),
     ]
     total = per_query(data, docs.similar_by_vector)
