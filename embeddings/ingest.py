@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import ARRAY, Executable, LargeBinary, bindparam, func, select
+from sqlalchemy import ARRAY, LargeBinary, bindparam, func, select
 
+from .kept import read
 from .model import Kind, batches
 from .sql import (
     dialect_of,
@@ -26,7 +27,7 @@ from .sql import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import Select
     from sqlalchemy.orm import Session
 
     from .items import ContentKey, Item
@@ -95,7 +96,7 @@ def resolve(
     """
     stored = _stored_rows(session, records, found, kinds, items)
     # The rows that stay, and among them those whose vector stays too.
-    same = {item.id for item in items if _is_same(item, stored.get(item.id))}
+    same = {item.id for item in items if item.id in stored and _is_same(item, stored[item.id])}
     settled = {
         item.id
         for item in items
@@ -125,13 +126,8 @@ def resolve(
     return resolution
 
 
-def _is_same(item: Item, row: StoredRow | None) -> bool:
-    return (
-        row is not None
-        and not item.anew
-        and row.content_hash == item.key[0]
-        and row.kind in {None, item.key[1]}
-    )
+def _is_same(item: Item, row: StoredRow) -> bool:
+    return not item.anew and row.content_hash == item.key[0] and row.kind in {None, item.key[1]}
 
 
 def _row(item: Item, vector: Float32 | None) -> dict[str, Any]:
@@ -173,7 +169,7 @@ def _stored_rows(
     if found is None:
         return {}
     ids = [item.id for item in items]
-    rows = run(session, records, _rows_of_ids(records), {"of": found.id, "ids": ids})
+    rows = read(session, records, _rows_of_ids(records), {"of": found.id, "ids": ids})
     return {
         id: StoredRow(
             content_hash,
@@ -187,7 +183,7 @@ def _stored_rows(
 
 
 @functools.cache
-def _rows_of_ids(records: Records) -> Executable:
+def _rows_of_ids(records: Records) -> Select[Any]:
     columns = records.embeddings.c
     return select(
         columns.id,
@@ -216,11 +212,8 @@ def _stored_vectors(
     if found is None or found.size is None or not wanted:
         return {}
     keys: dict[str, ContentKey] = {}
-    statement = _examples(records, dialect_of(session, records).name)
     for hashes in batches(sorted({content_hash for content_hash, _ in wanted}), IN_LIMIT):
-        parameters = {"of": found.id, "size": found.size, "hashes": hashes}
-        rows = run(session, records, statement, parameters)
-        for content_hash, is_text, is_binary, id in rows:
+        for content_hash, is_text, is_binary, id in _examples(session, records, found, hashes):
             kind = _kind(is_text, is_binary, kinds)
             if kind is not None and (content_hash, kind) in wanted:
                 keys[id] = (content_hash, kind)
@@ -237,14 +230,30 @@ def _stored_vectors(
     }
 
 
+def _examples(
+    session: Session, records: Records, found: Found, hashes: list[bytes]
+) -> Sequence[Sequence[Any]]:
+    """Return (hash, is text, is binary, id) of one row for each content, by hashes of contents."""
+    parameters: dict[str, Any] = {"of": found.id, "size": found.size}
+    if dialect_of(session, records).name == "postgresql":
+        return read(session, records, _by_hash(records, 0), parameters | {"hashes": hashes})
+    # Some are asked for twice, so that a few statements do for any number.
+    places = 1 << (len(hashes) - 1).bit_length()
+    padded = hashes + hashes[-1:] * (places - len(hashes))
+    parameters |= {f"hash_{place}": content_hash for place, content_hash in enumerate(padded)}
+    return read(session, records, _by_hash(records, places), parameters)
+
+
 @functools.cache
-def _examples(records: Records, dialect: str) -> Executable:
-    """Return the SELECT of one row for each content, by the hashes of contents."""
+def _by_hash(records: Records, places: int) -> Select[Any]:
+    """Return the SELECT for so many hashes; for 0 they are one array, which is PostgreSQL's.
+
+    There an array is parsed and planned ten times faster.
+    """
     columns = records.embeddings.c
-    has_hash: ColumnElement[bool] = columns.content_hash.in_(bindparam("hashes", expanding=True))
-    if dialect == "postgresql":  # where one array is parsed and planned ten times faster
-        hashes = bindparam("hashes", type_=ARRAY(LargeBinary))
-        has_hash = columns.content_hash == func.any(hashes)
+    has_hash = columns.content_hash.in_([bindparam(f"hash_{place}") for place in range(places)])
+    if not places:
+        has_hash = columns.content_hash == func.any(bindparam("hashes", type_=ARRAY(LargeBinary)))
     flags = (columns.content.is_not(None), columns.content_blob.is_not(None))
     return (
         select(columns.content_hash, *flags, func.min(columns.id))

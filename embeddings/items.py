@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .errors import InvalidItemError
 from .model import Content, Kind
@@ -33,8 +33,7 @@ class Prepared:
     model_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One thing to embed, checked."""
 
     id: str
@@ -63,11 +62,11 @@ def fold(items: Iterable[Item]) -> list[list[Item]]:
         elif before.key == item.key:
             metadata = before.metadata if item.metadata is None else item.metadata
             store = before.store or item.store
-            lists[-1][item.id] = replace(before, metadata=metadata, store=store)
+            lists[-1][item.id] = before._replace(metadata=metadata, store=store)
         elif before.key[0] == item.key[0]:
             lists.append({item.id: item})
         else:
-            lists[-1][item.id] = replace(item, anew=True)
+            lists[-1][item.id] = item._replace(anew=True)
     return [[folded[id] for id in sorted(folded)] for folded in lists]
 
 
