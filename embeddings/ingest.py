@@ -27,7 +27,7 @@ from .sql import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sqlalchemy import Select
+    from sqlalchemy import ColumnElement, Select
     from sqlalchemy.orm import Session
 
     from .items import ContentKey, Item
@@ -240,7 +240,7 @@ def _examples(
     # Some are asked for twice, so that a few statements do for any number.
     places = 1 << (len(hashes) - 1).bit_length()
     padded = hashes + hashes[-1:] * (places - len(hashes))
-    parameters |= {f"hash_{place}": content_hash for place, content_hash in enumerate(padded)}
+    parameters |= {f"hash_{at}": content_hash for at, content_hash in enumerate(padded)}
     return read(session, records, _by_hash(records, places), parameters)
 
 
@@ -251,8 +251,10 @@ def _by_hash(records: Records, places: int) -> Select[Any]:
     There an array is parsed and planned ten times faster.
     """
     columns = records.embeddings.c
-    has_hash = columns.content_hash.in_([bindparam(f"hash_{place}") for place in range(places)])
-    if not places:
+    has_hash: ColumnElement[bool]
+    if places:
+        has_hash = columns.content_hash.in_([bindparam(f"hash_{at}") for at in range(places)])
+    else:
         has_hash = columns.content_hash == func.any(bindparam("hashes", type_=ARRAY(LargeBinary)))
     flags = (columns.content.is_not(None), columns.content_blob.is_not(None))
     return (

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import math
 import struct
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -56,8 +55,7 @@ def as_vectors(values: Sequence[VectorLike], *, label: str = "") -> list[Float32
 def _as_matrix(values: Sequence[VectorLike]) -> Float32 | None:
     """Return a copy with the vectors as its rows, if they are finite float32 of one length.
 
-    For large values the answer may be None, too. To look at one row after the other takes several
-    times longer.
+    To look at one row after the other takes several times longer.
     """
     rows: Any = values
     if {type(row) for row in rows} != {np.ndarray}:
@@ -66,12 +64,8 @@ def _as_matrix(values: Sequence[VectorLike]) -> Float32 | None:
         return None
     # A copy: a model may hand out one piece of memory again and again.
     matrix: Float32 = np.array(rows)
-    if matrix.ndim != 2 or not matrix.size:
-        return None
-    flat = matrix.ravel()
-    with np.errstate(over="ignore", invalid="ignore"):
-        # NaN and infinity come through a sum of squares.
-        return matrix if math.isfinite(flat.dot(flat)) else None
+    is_fine = matrix.ndim == 2 and matrix.size > 0 and np.isfinite(matrix).all()
+    return matrix if is_fine else None
 
 
 def as_query(values: VectorLike) -> Float64:

@@ -46,3 +46,32 @@ def test_ids_are_sought_and_not_compared_row_by_row(
     assert plans
     for plan in plans:
         assert "collection_id=? AND id=?" in plan
+
+
+@pytest.mark.parametrize("count", [1, 3, 500, 501])
+def test_vectors_are_found_by_their_contents_however_many(count: int, engine: Engine, model: Any):
+    """Also where the SELECT has more places than contents, or one SELECT is not enough."""
+    docs = Collection("docs", engine, model=model)
+    docs.embed_multi([(f"a{at}", f"text {at}") for at in range(count)], batch_size=count)
+    calls = len(model.calls)
+    docs.embed_multi([(f"b{at}", f"text {at}") for at in range(count)], batch_size=count)
+
+    assert len(model.calls) == calls
+    assert docs.count() == 2 * count
+
+
+def test_few_statements_look_for_any_number_of_contents(engine: Engine, model: Any):
+    """Each text is compiled, and kept."""
+    docs = Collection("docs", engine, model=model)
+    docs.embed("first", "a first text")
+    texts: set[str] = set()
+
+    def note(_connection: object, _cursor: object, sql: str, *_: object) -> None:
+        if "content_hash IN" in sql:
+            texts.add(sql)
+
+    event.listen(engine, "before_cursor_execute", note)
+    for count in range(1, 33):
+        docs.embed_multi([(str(at), f"{at} of {count}") for at in range(count)])
+
+    assert len(texts) == 6
