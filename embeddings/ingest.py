@@ -12,38 +12,40 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import ARRAY, LargeBinary, bindparam, func, select
+from sqlalchemy import ARRAY, LargeBinary, Text, bindparam, cast, func, select
 
-from .kept import read
 from .model import Kind, batches
 from .sql import (
     dialect_of,
     is_one_of,
     is_one_of_parameter,
     run,
+    run_kept,
     vector_size,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, Result, Select
     from sqlalchemy.orm import Session
 
     from .items import ContentKey, Item
     from .records import Records
     from .sql import Found
-    from .types import Metadata
     from .vectors import Float32
 
 IN_LIMIT = 500  # values in one IN, far below what any database takes
 
 
-def _is_same_json(text: str, stored: Metadata | None, *, keeps_order: bool) -> bool:
+def _is_same_json(text: str, stored: str | None, *, keeps_order: bool) -> bool:
+    if stored is None:
+        return False
     # As text: to Python 1, 1.0 and True are equal.
-    if stored is None or keeps_order:
-        return stored is not None and text == json.dumps(stored)
-    return json.dumps(json.loads(text), sort_keys=True) == json.dumps(stored, sort_keys=True)
+    one, other = (
+        json.dumps(json.loads(json_text), sort_keys=not keeps_order) for json_text in (text, stored)
+    )
+    return one == other
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ class StoredRow:
     kind: Kind | None
     """None where the row does not say whether it was text or bytes."""
     is_stored: bool
-    metadata: Metadata | None
+    metadata: str | None
+    """As JSON text."""
     has_vector: bool
     """Whether its vector has the collection's length."""
 
@@ -169,12 +172,16 @@ def _stored_rows(
     if found is None:
         return {}
     ids = [item.id for item in items]
-    rows = read(session, records, _rows_of_ids(records), {"of": found.id, "ids": ids})
+    if dialect_of(session, records).name == "sqlite":
+        parameters = {"of": found.id, "ids": json.dumps(ids)}
+        rows: Iterable[Any] = run_kept(session, records, _rows_of_ids, parameters)
+    else:
+        rows = run(session, records, _rows_of_ids(records), {"of": found.id, "ids": ids})
     return {
         id: StoredRow(
             content_hash,
             _kind(is_text, is_binary, kinds),
-            is_text or is_binary,
+            bool(is_text or is_binary),
             metadata,
             found.size is not None and size == found.size,
         )
@@ -190,7 +197,7 @@ def _rows_of_ids(records: Records) -> Select[Any]:
         columns.content_hash,
         columns.content.is_not(None),
         columns.content_blob.is_not(None),
-        columns.metadata,
+        cast(columns.metadata, Text),
         vector_size(records),
     ).where(columns.collection_id == bindparam("of"), is_one_of_parameter(columns.id, "ids"))
 
@@ -232,24 +239,28 @@ def _stored_vectors(
 
 def _examples(
     session: Session, records: Records, found: Found, hashes: list[bytes]
-) -> Sequence[Sequence[Any]]:
+) -> Result[*tuple[Any, ...]]:
     """Return (hash, is text, is binary, id) of one row for each content, by hashes of contents."""
     parameters: dict[str, Any] = {"of": found.id, "size": found.size}
     if dialect_of(session, records).name == "postgresql":
-        return read(session, records, _by_hash(records, 0), parameters | {"hashes": hashes})
+        return run(session, records, _by_hash(0)(records), parameters | {"hashes": hashes})
     # Some are asked for twice, so that a few statements do for any number.
     places = 1 << (len(hashes) - 1).bit_length()
     padded = hashes + hashes[-1:] * (places - len(hashes))
     parameters |= {f"hash_{at}": content_hash for at, content_hash in enumerate(padded)}
-    return read(session, records, _by_hash(records, places), parameters)
+    return run_kept(session, records, _by_hash(places), parameters)
 
 
 @functools.cache
-def _by_hash(records: Records, places: int) -> Select[Any]:
-    """Return the SELECT for so many hashes; for 0 they are one array, which is PostgreSQL's.
+def _by_hash(places: int) -> Callable[[Records], Select[Any]]:
+    """Return what makes the SELECT for so many hashes; for 0 of an array, which is PostgreSQL's.
 
     There an array is parsed and planned ten times faster.
     """
+    return functools.cache(functools.partial(_by_hash_of, places))
+
+
+def _by_hash_of(places: int, records: Records) -> Select[Any]:
     columns = records.embeddings.c
     has_hash: ColumnElement[bool]
     if places:
