@@ -25,7 +25,7 @@ from .sql import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import ColumnElement, Result, Select
     from sqlalchemy.orm import Session
@@ -174,7 +174,7 @@ def _stored_rows(
     ids = [item.id for item in items]
     if dialect_of(session, records).name == "sqlite":
         parameters = {"of": found.id, "ids": json.dumps(ids)}
-        rows: Iterable[Any] = run_kept(session, records, _rows_of_ids, parameters)
+        rows: Iterable[Any] = run_kept(session, records, _rows_of_ids(records), parameters)
     else:
         rows = run(session, records, _rows_of_ids(records), {"of": found.id, "ids": ids})
     return {
@@ -243,30 +243,26 @@ def _examples(
     """Return (hash, is text, is binary, id) of one row for each content, by hashes of contents."""
     parameters: dict[str, Any] = {"of": found.id, "size": found.size}
     if dialect_of(session, records).name == "postgresql":
-        return run(session, records, _by_hash(0)(records), parameters | {"hashes": hashes})
+        return run(session, records, _by_hash(records, None), parameters | {"hashes": hashes})
     # Some are asked for twice, so that a few statements do for any number.
     places = 1 << (len(hashes) - 1).bit_length()
     padded = hashes + hashes[-1:] * (places - len(hashes))
     parameters |= {f"hash_{at}": content_hash for at, content_hash in enumerate(padded)}
-    return run_kept(session, records, _by_hash(places), parameters)
+    return run_kept(session, records, _by_hash(records, places), parameters)
 
 
 @functools.cache
-def _by_hash(places: int) -> Callable[[Records], Select[Any]]:
-    """Return what makes the SELECT for so many hashes; for 0 of an array, which is PostgreSQL's.
+def _by_hash(records: Records, places: int | None) -> Select[Any]:
+    """Return the SELECT for so many hashes, or for an array of them.
 
-    There an array is parsed and planned ten times faster.
+    An array is what PostgreSQL parses and plans ten times faster, and SQLite has none.
     """
-    return functools.cache(functools.partial(_by_hash_of, places))
-
-
-def _by_hash_of(places: int, records: Records) -> Select[Any]:
     columns = records.embeddings.c
     has_hash: ColumnElement[bool]
-    if places:
-        has_hash = columns.content_hash.in_([bindparam(f"hash_{at}") for at in range(places)])
-    else:
+    if places is None:
         has_hash = columns.content_hash == func.any(bindparam("hashes", type_=ARRAY(LargeBinary)))
+    else:
+        has_hash = columns.content_hash.in_([bindparam(f"hash_{at}") for at in range(places)])
     flags = (columns.content.is_not(None), columns.content_blob.is_not(None))
     return (
         select(columns.content_hash, *flags, func.min(columns.id))

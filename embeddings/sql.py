@@ -38,7 +38,7 @@ from .types import PGJSON, as_jsonb, check_text
 from .vectors import ITEM_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sqlalchemy import Connection, CursorResult, Result, ScalarSelect
     from sqlalchemy.orm import Session
@@ -115,25 +115,18 @@ def run(
 
 
 def run_kept(
-    session: Session,
-    records: Records,
-    make: Callable[[Records], Executable],
-    parameters: Mapping[str, Any],
+    session: Session, records: Records, statement: Executable, parameters: Mapping[str, Any]
 ) -> CursorResult[Any]:
-    """Execute a statement that is always the same, on the bind that has the embeddings.
+    """Execute a statement that is the same object each time, on the bind that has the embeddings.
 
-    Values go in and come out as the driver has them. To have SQLAlchemy look up and prepare a large
-    statement takes longer than to execute it.
-
-    Args:
-        session: In whose transaction.
-        records: The mapped classes.
-        make: Returns the statement; called once for each kind of database.
-        parameters: The values of its parameters.
+    Its text is kept, and values go in and come out as the driver has them. To have SQLAlchemy look
+    up and prepare a large statement takes longer than to execute it. Of SQLAlchemy's events only
+    those about cursors fire.
     """
-    connection = connection_of(session, records)
+    bind_arguments = {"mapper": records.embedding.__mapper__, "clause": statement}
+    connection = session.connection(bind_arguments)
     schema_map = tuple(schema_map_of(connection).items())
-    sql, constants, names = _kept(make, records, connection.dialect, schema_map)
+    sql, constants, names = _kept(statement, connection.dialect, schema_map)
     values = {**constants, **parameters}
     in_order = values if names is None else tuple(values[name] for name in names)
     return connection.exec_driver_sql(sql, in_order)
@@ -141,13 +134,11 @@ def run_kept(
 
 @functools.lru_cache(maxsize=256)
 def _kept(
-    make: Callable[[Records], Executable],
-    records: Records,
-    dialect: Dialect,
-    schema_map: tuple[tuple[str | None, str], ...],
+    statement: Executable, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
 ) -> tuple[str, dict[str, Any], list[str] | None]:
-    """Return the SQL, the parameters that have a value, and the order of all where there is one."""
-    sql = compiled(make(records), dialect, schema_map)
+    """Return the SQL, the values that it brings along, and the order of all where there is one."""
+    sql = compiled(statement, dialect, schema_map)
+    # None stands for a parameter without a value; a constant NULL is no parameter.
     constants = {name: value for name, value in sql.params.items() if value is not None}
     return str(sql), constants, getattr(sql, "positiontup", None)
 

@@ -67,7 +67,7 @@ class Target(Generic[K]):
                 yield session
 
     def _row_named(self, session: Session, name: str) -> Found | None:
-        row = run_kept(session, self._records, _by_name, {"called": name}).first()
+        row = run_kept(session, self._records, _by_name(self._records), {"called": name}).first()
         return None if row is None else Found(*row)  # type: ignore[call-arg]
 
     def _run_by_name(
@@ -193,6 +193,7 @@ class Target(Generic[K]):
         return None if id is None else self._keys.to_text(id)
 
 
+@functools.cache
 def _by_name(records: Records) -> Executable:
     columns = records.collections.c
     return select(columns.id, columns.model, stored_size(records), index_settings(records)).where(

@@ -213,6 +213,8 @@ def cosine_scores(matrix: npt.NDArray[Any], query: Float64) -> Float64:
         query: Shape (dimensions,), from `as_query`.
     """
     rows = np.ascontiguousarray(matrix, dtype=np.float64)
+    if len(rows) == 1:  # einsum adds up a long row alone otherwise than among others
+        return cosine_scores(np.repeat(rows, 2, axis=0), query)[:1]
     with np.errstate(invalid="ignore", divide="ignore"):
         norms = np.sqrt(np.einsum("ij,ij->i", rows, rows))
         scores = np.einsum("ij,j->i", rows, query) / norms
@@ -266,9 +268,10 @@ class TopK:
             (-float(scores[i]), ids[i]) for i in np.flatnonzero(scores >= self.floor).tolist()
         ]
         if len(self._best) > 2 * self._k + 64:
-            self._cut()
+            self.cut()
 
-    def _cut(self) -> None:
+    def cut(self) -> None:
+        """Forget all but the best k, and find out the floor."""
         self._best.sort()
         del self._best[self._k :]
         if self._k and len(self._best) == self._k:
@@ -276,5 +279,5 @@ class TopK:
 
     def result(self) -> list[tuple[str, float]]:
         """Return (id, score) of the best k, in order."""
-        self._cut()
+        self.cut()
         return [(id, -negative) for negative, id in self._best]

@@ -17,7 +17,17 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import pytest
 import sqlite_utils
-from sqlalchemy import create_engine, event, select, text
+from sqlalchemy import (
+    bindparam,
+    column,
+    create_engine,
+    event,
+    func,
+    literal_column,
+    select,
+    table,
+    text,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import embeddings
@@ -279,6 +289,65 @@ def test_odd_rows_are_warned_of(engine: Engine):
         write_elsewhere(file_of(engine), SET, np.full(SIZE, np.nan, "f4").tobytes(), f"{at}-{at}")
     with from_memory():
         searched(docs, vectors(1)[0], prefix="4")  # without a warning: none of them is meant
+
+
+CONDITIONS: dict[str, Any] = {
+    **{
+        f"a parameter {name}": func.length(EmbeddingRecord.id) > bindparam(name, 3)
+        for name in ("of", "seq", "token", "ids", "most", "called", "size")
+    },
+    "a column without a table": column("id") > "5",
+    "a column in text": literal_column("id > '5'"),
+    "rowid": literal_column("rowid") > 50,
+    "a name of json_each": func.json_extract(column("metadata"), "$.part") == 3,
+    "a subquery": EmbeddingRecord.id.in_(
+        select(EmbeddingRecord.id).where(EmbeddingRecord.id > "5").limit(50)
+    ),
+}
+
+
+@pytest.mark.parametrize("where", CONDITIONS.values(), ids=CONDITIONS)
+def test_names_in_conditions(where: Any, engine: Engine):
+    """Neither parameters nor columns of a host's condition are mistaken for those of a search."""
+    docs = filled(engine)
+    searched(docs, vectors(1)[0])
+    assert_right(docs, where=where)
+
+
+def test_filtered_searches_take_in_what_was_written(engine: Engine):
+    """Not only those without a filter bring the matrix up to date."""
+    docs = filled(engine)
+    searched(docs, vectors(1)[0])
+    write_elsewhere(file_of(engine), SET, vectors(1, 5)[0].tobytes(), "3-3")
+    assert_right(docs, where={"part": 3})
+
+
+def test_a_flag_that_moves_between_two_statements(engine: Engine):
+    """At every moment one row has it, and that one is found, although nothing of it is logged."""
+    write_ahead(engine)
+    docs = filled(engine)
+    engine_of_host = sqlite3.connect(file_of(engine), isolation_level=None)
+    engine_of_host.execute("CREATE TABLE pages AS SELECT '1-1' AS id, 1 AS is_shown")
+    engine_of_host.execute("INSERT INTO pages VALUES ('2-2', 0)")
+    pages = table("pages", column("id"), column("is_shown"))
+    shown = select(pages.c.id).where(pages.c.is_shown)
+    moves: list[int] = []
+
+    def move(_connection: object, _cursor: object, sql: str, *_: object) -> None:
+        if moves and "json_each" in sql:
+            moves.pop()
+            engine_of_host.execute("UPDATE pages SET is_shown = NOT is_shown")
+
+    event.listen(engine, "before_cursor_execute", move)
+    with closing(engine_of_host), Session(engine) as session:
+        docs = Collection("docs", session)
+        for expected in ("2-2", "1-1"):
+            searched(docs, vectors(1)[0])
+            moves.append(1)
+            with from_memory():
+                found = searched(docs, vectors(1)[0], among=shown)
+            assert [id for id, _ in found] == [expected]
+            assert not moves
 
 
 # What happens to the file

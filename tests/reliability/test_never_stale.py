@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from embeddings import changelog, sql
+from embeddings import changelog
 from embeddings.search.matrix import build, screen, statements, strategy
 from tests.reliability.history import SQL, History, template
 
@@ -139,13 +139,13 @@ def test_a_missing_trigger_is_shown(name: str, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(
         statements, "trigger_names", lambda *a: [n for n in names(*a) if not n.endswith(f"_{name}")]
     )
-    compiled = (statements._is_logged, statements._position, sql._kept)
-    for function in compiled:
+    kept = (statements._is_logged, statements._position, statements._unfiltered)
+    for function in kept:
         function.cache_clear()
     try:
         assert_shown(tmp_path, tuple(sql for sql in SQL if SHOWN_BY[name] in sql))
     finally:
-        for function in compiled:
+        for function in kept:
             function.cache_clear()
 
 

@@ -398,7 +398,7 @@ class TestCosine:
         assert cosine_scores(np.empty((0, 2), np.float32), as_query([1, 2])).tolist() == []
 
 
-SIZES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 256, 384, 1536)
+SIZES = (1, 2, 3, 7, 8, 9, 15, 16, 17, 31, 33, 64, 100, 256, 384, 1536, 9000)
 LAYOUTS = {
     "plain": lambda row, count: np.tile(row, (count, 1)),
     "float64": lambda row, count: np.tile(row.astype(np.float64), (count, 1)),

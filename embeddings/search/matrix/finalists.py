@@ -26,39 +26,43 @@ class Finalists:
     Args:
         vector: What is searched for.
         query: How many, and under which conditions.
+        may_be_gone: Whether some of the candidates may not meet the conditions.
     """
 
-    def __init__(self, vector: Float64, query: Query) -> None:
+    def __init__(self, vector: Float64, query: Query, *, may_be_gone: bool) -> None:
         self._vector = vector
         self._query = query
+        self._may_be_gone = may_be_gone
         self._best = TopK(query.depth, query.min_score)
         self._rows: dict[str, Row] = {}
         self._corrupt: list[str] = []
 
-    def read(self, answer: Answer, odd: int, chosen: Candidates) -> bool:
+    def read(self, answer: Answer, odd: int, chosen: Candidates, first: int) -> bool:
         """Read until the rest is too far, and return whether the rows are as the state has them.
 
         Args:
             answer: At its beginning.
             odd: How many rows that cannot be compared come first.
             chosen: The candidates, which follow.
+            first: How many of them to read before looking how far the rest is.
         """
         changed = {change.row.id for change in answer.changes}
         others = [change.row for change in answer.changes if change.is_meant]
         others += [row for row in answer.rows(odd) if row.id not in changed]
         self._score([row for row in others if self._is_meant(row)])
-        at, until, size = 0, len(chosen.ids), chosen.likely(self._query.depth)
+        at, until, size = 0, len(chosen.ids), first
         while at < until:
             asked = chosen.ids[at : min(at + size, until)]
             pairs = zip(asked, answer.rows(len(asked)), strict=True)
-            same = [(n, row) for n, (id, row) in enumerate(pairs, at) if id not in changed]
-            there = [(n, row) for n, row in same if row.id is not None]
+            same = [(n, id, row) for n, (id, row) in enumerate(pairs, at) if id not in changed]
+            there = [(n, row) for n, id, row in same if row.id == id]
             scores = self._score([row for _, row in there])
-            gone = 0 if self._query.filters else len(same) - len(there)
+            gone = 0 if self._may_be_gone else len(same) - len(there)
             if not chosen.agree([n for n, _ in there], scores, gone):
                 return False
             at, size = at + len(asked), AT_ONCE
-            until = chosen.reaching(self._floor())
+            self._best.cut()
+            until = chosen.reaching(self._best.floor)
         return True
 
     def are_best(self, floor: float) -> bool:
@@ -76,27 +80,19 @@ class Finalists:
         if self._corrupt:
             warn_of(self._corrupt, self._vector.size)
 
-    def _floor(self) -> float:
-        """Return what a row has to score to be among the best, or as good as the last of them."""
-        self._best.result()
-        return self._best.floor
-
     def _score(self, rows: Sequence[Row]) -> Float64:
         """Take the rows in and return their scores, NaN for one that cannot be compared."""
         size = self._vector.size * ITEM_BYTES
-        fit = rows
-        if not are_vectors([row.embedding for row in rows], size):
-            fit = [row for row in rows if are_vectors((row.embedding,), size)]
-        stored = np.frombuffer(b"".join([row.embedding for row in fit]), "<f4")
-        scores = cosine_scores(stored.reshape(len(fit), self._vector.size), self._vector)
-        ids = [str(row.id) for row in fit]
+        fit = np.array([are_vectors((row.embedding,), size) for row in rows], bool)
+        blobs = [row.embedding for row, fits in zip(rows, fit.tolist(), strict=True) if fits]
+        stored = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self._vector.size)
+        scores = np.full(len(rows), np.nan)
+        scores[fit] = cosine_scores(stored, self._vector)
+        ids = [row.id for row in rows]
         self._best.add(ids, scores)
-        self._rows |= zip(ids, fit, strict=True)
+        self._rows |= zip(ids, rows, strict=True)
         self._corrupt += [ids[at] for at in np.flatnonzero(np.isnan(scores)).tolist()]
-        if len(fit) == len(rows):
-            return scores
-        self._corrupt += {str(row.id) for row in rows} - {*ids}
-        return np.full(len(rows), np.nan)
+        return scores
 
     def _is_meant(self, row: Row) -> bool:
         """Return whether the row is one of those to search, as the candidates are."""

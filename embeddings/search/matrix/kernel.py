@@ -44,12 +44,15 @@ def inner_products(queries: Int8, codes: Int8, out: Float32) -> None:
 
 
 def rounding(dimensions: int) -> float:
-    """Return how far a float32 inner product of unit vectors can be off, twice over.
+    """Return how far a float32 inner product can be off, of a unit vector and one of length 1.6.
+
+    As long may be what int8 holds of a unit vector. Nearly twice that is returned.
 
     Source: |error| <= n u / (1 - n u) * sum |products| with u = 2**-24 (Higham, Accuracy and
-    Stability of Numerical Algorithms, section 3.1), and sum |products| <= 1.
+    Stability of Numerical Algorithms, section 3.1), and sum |products| at most the lengths'
+    product.
     """
-    return 2.0 * (dimensions + 16) * 2.0**-24
+    return 3.0 * (dimensions + 16) * 2.0**-24
 
 
 @functools.cache

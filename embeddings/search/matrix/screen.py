@@ -49,7 +49,8 @@ class Candidates:
     def likely(self, depth: int) -> int:
         """Return how many, from the first on, have to be read to tell the best, in all likelihood.
 
-        The estimates are in the middle of the bounds, and much nearer to the scores than these.
+        The estimates are in the middle of the bounds, and much nearer to the scores than these. It
+        is a guess, and nothing but time rests on it.
         """
         if depth >= len(self.ids):
             return len(self.ids)

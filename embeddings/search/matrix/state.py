@@ -42,7 +42,8 @@ class State:
         mark: The newest row of the log, for this collection, that is taken into account.
         segments: The rows, and among them dead ones, which are out of date.
         radii: float32, shape (rows,): those of the segments; infinite for a dead row.
-        reach: The radii are at most this, but for the few of wide rows.
+        reach: One bound for the radii of nearly all rows. Those above it are wide, and bounded one
+            by one; dead and wide rows stand aside.
         odd: The ids of rows that cannot be compared.
     """
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     BLOB,
+    BindParameter,
     ColumnElement,
     CompoundSelect,
     Integer,
@@ -26,6 +27,7 @@ from sqlalchemy import (
     literal_column,
     null,
     select,
+    true,
     type_coerce,
     union_all,
 )
@@ -39,7 +41,7 @@ from .state import Mark
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from sqlalchemy import Dialect, FromClause, Result
+    from sqlalchemy import Dialect, FromClause, Result, Subquery
     from sqlalchemy.orm import Session
 
     from ...records import Records
@@ -65,7 +67,7 @@ class Position(NamedTuple):
 class Row(NamedTuple):
     """A row of embeddings, as stored."""
 
-    id: str | None
+    id: Any
     """None where the candidate is not there, or does not meet the conditions."""
     embedding: Any
     content: Any
@@ -92,7 +94,7 @@ class Answer:
 
     def __init__(self, result: Result[Any], first: int) -> None:
         self._result = result
-        first = max(first, 1)  # what was written comes before the candidates, even before none
+        first = max(first, 1)  # the changes come first: one more row tells whether there are any
         head, *rows = result.fetchmany(1 + first)
         self.position = _as_position(head)
         self.changes: list[Change] = []
@@ -138,6 +140,16 @@ def _tables(records: Records) -> _Tables:
     return _Tables(log, objects(schema).alias("ours"), objects("temp").alias("theirs"))
 
 
+def _given(name: str, type_: Any = None) -> BindParameter[Any]:
+    """Return a parameter under a name that no parameter of a host's condition has."""
+    return bindparam(f"embeddings_{name}", type_=type_)
+
+
+def _values(**values: Any) -> dict[str, Any]:
+    """Return the values of such parameters."""
+    return {f"embeddings_{name}": value for name, value in values.items()}
+
+
 def _raw(column: ColumnElement[Any]) -> ColumnElement[Any]:
     return type_coerce(column, NullType)
 
@@ -165,11 +177,11 @@ def _is_logged(records: Records) -> ColumnElement[bool]:
 @functools.cache
 def _position(records: Records) -> Select[Any]:
     log = _tables(records).log.c
-    ours = log.collection_id == bindparam("of")
+    ours = log.collection_id == _given("of")
     seq = select(func.max(log.seq)).where(ours).scalar_subquery()
     token = select(log.token).where(log.seq == seq).scalar_subquery()
     lineage = select(log.token).where(log.seq == _constant(0)).scalar_subquery()
-    is_base = and_(ours, log.seq == bindparam("seq"), log.token == bindparam("token"))
+    is_base = and_(ours, log.seq == _given("seq"), log.token == _given("token"))
     has_base = exists(select(_constant(1)).where(is_base))
     return _selected(0, *map(_raw, (seq, token, lineage, has_base, _is_logged(records))))
 
@@ -181,36 +193,47 @@ def _selected(kind: int, *columns: ColumnElement[Any]) -> Select[Any]:
 
 def _changed(records: Records) -> FromClause:
     log = _tables(records).log.c
-    ids = select(log.id).where(log.collection_id == bindparam("of"), log.seq > bindparam("seq"))
-    return ids.distinct().limit(bindparam("most")).offset(_constant(0)).subquery("changed")
+    ids = select(log.id).where(log.collection_id == _given("of"), log.seq > _given("seq"))
+    return ids.distinct().limit(_given("most")).offset(_constant(0)).subquery("changed")
 
 
 def _changes(records: Records, conditions: Sequence[ColumnElement[bool]] = ()) -> Select[Any]:
-    columns, changed = records.embeddings.c, _changed(records)
-    is_row = and_(columns.collection_id == bindparam("of"), columns.id == changed.c.id)
-    is_there = columns.id.is_not(None)
-    stored = (columns.embedding, columns.content, columns.metadata)
-    flags = (is_there, and_(is_there, *conditions))
+    changed = _changed(records)
+    row = _rows(records, and_(true(), *conditions))
+    stored = (row.c.embedding, row.c.content, row.c.metadata)
+    flags = (row.c.id.is_not(None), row.c.is_meant)
     changes = _selected(1, changed.c.id, *map(_raw, stored + flags))
-    return changes.select_from(changed.outerjoin(records.embeddings, is_row))
+    return changes.select_from(changed.outerjoin(row, row.c.id == changed.c.id))
 
 
-def _answer(
-    records: Records, conditions: Sequence[ColumnElement[bool]] = ()
-) -> CompoundSelect[Any]:
-    columns = records.embeddings.c
-    given = func.json_each(bindparam("ids", type_=Text)).table_valued("value")
-    # The outer join keeps the order of the ids, so that reading can end where the rest is too far.
-    is_row = and_(
-        columns.collection_id == bindparam("of"), columns.id == given.c.value, *conditions
-    )
-    stored = (columns.embedding, columns.content, columns.metadata)
-    candidates = _selected(2, columns.id, *map(_raw, stored))
+def _whole(records: Records, conditions: Sequence[ColumnElement[bool]] = ()) -> CompoundSelect[Any]:
+    given = func.json_each(_given("ids", Text)).table_valued("value")
+    row = _rows(records, true(), conditions)
+    stored = (row.c.id, row.c.embedding, row.c.content, row.c.metadata)
+    candidates = _selected(2, *map(_raw, stored))
     return union_all(
         _position(records),
         _changes(records, conditions),
-        candidates.select_from(given.outerjoin(records.embeddings, is_row)),
+        # The outer join keeps the order of the ids: reading can end where the rest is too far.
+        candidates.select_from(given.outerjoin(row, row.c.id == given.c.value)),
     )
+
+
+@functools.cache
+def _unfiltered(records: Records) -> CompoundSelect[Any]:
+    return _whole(records)
+
+
+def _rows(
+    records: Records,
+    is_meant: ColumnElement[bool],
+    conditions: Sequence[ColumnElement[bool]] = (),
+) -> Subquery:
+    """Return the collection's rows, alone: a host's condition may name a column without a table."""
+    columns = records.embeddings.c
+    stored = (columns.id, columns.embedding, columns.content, columns.metadata)
+    statement = select(*stored, is_meant.label("is_meant"))
+    return statement.where(columns.collection_id == _given("of"), *conditions).subquery()
 
 
 @contextmanager
@@ -234,11 +257,11 @@ def answer(
         first: How many of them will be read in any case.
         conditions: Only those that meet them.
     """
-    parameters = _at(of, base) | {"most": MOST_CHANGES + 1, "ids": json.dumps(ids)}
+    parameters = _at(of, base) | _values(most=MOST_CHANGES + 1, ids=json.dumps(ids))
     if conditions:
-        result = run(session, records, _answer(records, conditions), parameters)
+        result = run(session, records, _whole(records, conditions), parameters)
     else:
-        result = run_kept(session, records, _answer, parameters)
+        result = run_kept(session, records, _unfiltered(records), parameters)
     # A statement that is half read would keep its snapshot, and writers from committing.
     with closing(result):
         yield Answer(result, first)
@@ -304,12 +327,12 @@ def load(
     statement: Select[Any]
     if since is None:
         statement = select(columns.id, _raw(columns.embedding), _constant(1)).where(
-            columns.collection_id == bindparam("of"), columns.id.is_not(None)
+            columns.collection_id == _given("of"), columns.id.is_not(None)
         )
     else:
         changes = _changes(records).subquery().c
         statement = select(changes[1], changes[2], changes[5])
-    parameters = _at(of, since) | {"most": -1}
+    parameters = _at(of, since) | _values(most=-1)
     options = {"yield_per": CHUNK_ROWS}
     result = run(session, records, statement.execution_options(**options), parameters)
     for part in result.partitions():
@@ -335,7 +358,7 @@ def _unchanged(value: Any) -> Any:
 
 def _at(of: int, base: Mark | None) -> dict[str, Any]:
     seq, token = (0, b"") if base is None else base
-    return {"of": of, "seq": seq, "token": token}
+    return _values(of=of, seq=seq, token=token)
 
 
 def _as_change(row: Any) -> Change:

@@ -28,7 +28,7 @@ from .rows import Packer
 from .screen import Probes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ...sql import Found
     from ...vectors import Float64
     from ..query import Query
-    from .screen import Candidates
     from .state import Mark, State
     from .statements import Answer
 
@@ -121,18 +120,22 @@ def _attempt(
             if is_last:
                 raise MustScan("most of the rows may be among the best")
             continue
-        finalists = Finalists(vector, query)
-        with _answer(place, state, view.odd, chosen, query) as answer:
+        first = chosen.likely(query.depth)
+        finalists = Finalists(vector, query, may_be_gone=not is_last)
+        with _asked(place, state, [*view.odd, *chosen.ids], len(view.odd) + first, query) as answer:
             holds = _holds(key, answer)
-            agrees = holds and finalists.read(answer, len(view.odd), chosen)
+            agrees = holds and finalists.read(answer, len(view.odd), chosen, first)
         if not holds:
             catch_up(place)
             return None
         if not agrees:
-            CACHE.forget(key)  # somebody wrote past the log
+            if not query.filters:
+                CACHE.forget(key)  # somebody wrote past the log
             return None
         if answer.changes:
             CACHE.put(key, _with_changes(place, state, answer))
+            if query.filters and is_last:
+                return None  # other rows may meet the conditions now
         if finalists.are_best(chosen.floor):
             finalists.warn()
             return _decoded(place, finalists)
@@ -161,14 +164,14 @@ def _views(place: Place, state: State, query: Query) -> Iterator[tuple[State, in
     )
     if position.mark == state.mark and position.has_base:
         yield view.only(ids), query.depth, True
+    else:
+        catch_up(place)
 
 
 @contextmanager
-def _answer(
-    place: Place, state: State, odd: Iterable[str], chosen: Candidates, query: Query
+def _asked(
+    place: Place, state: State, ids: list[str], first: int, query: Query
 ) -> Iterator[Answer]:
-    ids = [*odd, *chosen.ids]
-    first = len(ids) - len(chosen.ids) + chosen.likely(query.depth)
     try:
         with statements.answer(
             place.session, place.records, place.of, state.mark, ids, first, query.filters
@@ -197,8 +200,8 @@ def _holds(key: Key, answer: Answer) -> bool:
 def _with_changes(place: Place, state: State, answer: Answer) -> State:
     rows = [change.row for change in answer.changes if change.is_there]
     packer = Packer(place.dimensions)
-    packer.add((str(row.id), row.embedding) for row in rows)
-    changed = {str(change.row.id) for change in answer.changes}
+    packer.add((row.id, row.embedding) for row in rows)
+    changed = {change.row.id for change in answer.changes}
     mark: Mark = answer.position.mark  # type: ignore[assignment]  # a position that holds has one
     return state.patched(mark, changed, packer.segments(), packer.odd)
 
@@ -207,6 +210,6 @@ def _decoded(place: Place, finalists: Finalists) -> list[ScoredRow]:
     dialect = dialect_of(place.session, place.records)
     as_content, as_metadata = statements.decoders(place.records, dialect)
     return [
-        ScoredRow(str(row.id), score, as_content(row.content), as_metadata(row.metadata))
+        ScoredRow(row.id, score, as_content(row.content), as_metadata(row.metadata))
         for row, score in finalists.ranked()
     ]
