@@ -49,7 +49,8 @@ class Finalists:
         changed = {change.row.id for change in answer.changes}
         others = [change.row for change in answer.changes if change.is_meant]
         others += [row for row in answer.rows(odd) if row.id not in changed]
-        self._score([row for row in others if self._is_meant(row)])
+        if others:
+            self._score([row for row in others if self._is_meant(row)])
         at, until, size = 0, len(chosen.ids), first
         while at < until:
             asked = chosen.ids[at : min(at + size, until)]

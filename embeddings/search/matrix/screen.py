@@ -83,7 +83,7 @@ class Probes:
     """
 
     def __init__(self, vectors: Sequence[Float64]) -> None:
-        self.vectors = np.stack(vectors)
+        self.vectors = np.array(vectors)
         self._first = _Digit.of(self.vectors)
         self._second = _Digit.of(self._first.rests)
         self._rounding = rounding(self.vectors.shape[1]) + TINY
@@ -180,11 +180,13 @@ class _Digit:
         codes: int8, shape (vectors, dimensions), from -127 to 127.
         scales: float64, shape (vectors,).
         rests: float64, shape (vectors, dimensions): what is left of the vectors.
+        lengths: float64, shape (vectors,): those of the rests.
     """
 
     codes: Int8
     scales: Float64
     rests: Float64
+    lengths: Float64
 
     @classmethod
     def of(cls, vectors: Float64) -> Self:
@@ -192,11 +194,13 @@ class _Digit:
         largest = np.abs(vectors).max(axis=1)
         scales = np.where(largest < NOTHING, 1.0, largest / LEVELS)
         codes = np.rint(vectors / scales[:, np.newaxis])
-        return cls(codes.astype(np.int8), scales, vectors - codes * scales[:, np.newaxis])
+        rests = vectors - codes * scales[:, np.newaxis]
+        lengths = np.sqrt(np.einsum("ij,ij->i", rests, rests))
+        return cls(codes.astype(np.int8), scales, rests, lengths)
 
     def scale_and_rest(self, number: int) -> tuple[float, float]:
         """Return the scale of one vector, and the length of its rest."""
-        return float(self.scales[number]), float(np.linalg.norm(self.rests[number]))
+        return float(self.scales[number]), float(self.lengths[number])
 
 
 def _best(scores: Float32, depth: int) -> float:
