@@ -21,7 +21,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 import embeddings
-from embeddings import Collection
+from embeddings import Collection, EmbeddingRecord
 from embeddings.search.matrix.cache import CACHE
 from embeddings.search.scan import warn_of
 from embeddings.vectors import as_query, cosine_scores
@@ -103,6 +103,8 @@ class History(RuleBasedStateMachine):
 
     template: Path
     sql: tuple[str, ...] = SQL
+    filters: bool = True
+    """Whether the searches for two have a `where`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,11 +189,12 @@ class History(RuleBasedStateMachine):
                 self._points[at].clear()
 
     def _look(self, lookers: int, looked_for: int | None, number: int, prefix: str | None) -> None:
+        from_id = "a1" if self.filters and number == 2 else None
         vector = self._latest if looked_for is None else VECTORS[looked_for]
         for at in range(3):
             if lookers >> at & 1:
-                seen = _searched(self._docs[at], vector, number, prefix)
-                right = _scanned(self._docs[at], vector, number, prefix)
+                seen = _searched(self._docs[at], vector, number, prefix, from_id)
+                right = _scanned(self._docs[at], vector, number, prefix, from_id)
                 assert seen == right
 
 
@@ -213,20 +216,27 @@ def _engine(path: Path, *, begins: bool = False) -> Engine:
     return engine
 
 
-def _searched(docs: Collection[Any], vector: Any, number: int, prefix: str | None) -> Any:
+def _searched(
+    docs: Collection[Any], vector: Any, number: int, prefix: str | None, from_id: str | None
+) -> Any:
+    where = None if from_id is None else EmbeddingRecord.id >= from_id
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
-        found = docs.similar_by_vector(vector, number, prefix=prefix)
+        found = docs.similar_by_vector(vector, number, prefix=prefix, where=where)
     return [(e.id, e.score) for e in found], [str(warning.message) for warning in warned]
 
 
-def _scanned(docs: Collection[Any], vector: Any, number: int, prefix: str | None) -> Any:
+def _scanned(
+    docs: Collection[Any], vector: Any, number: int, prefix: str | None, from_id: str | None
+) -> Any:
     """Return the same by the shortest way: all rows as they are now, scored and sorted."""
     with docs._session() as session:
         rows = session.connection().exec_driver_sql(
             "SELECT id, embedding FROM embeddings WHERE collection_id = 1"
         )
-        found = {id: blob for id, blob in rows if prefix is None or id.startswith(prefix)}
+        found = {
+            id: blob for id, blob in rows if id.startswith(prefix or "") and id >= (from_id or "")
+        }
     odd = [id for id, blob in found.items() if len(blob) != VECTORS[0].nbytes or blob == BLOBS[-1]]
     right = {id: np.frombuffer(blob, "<f4") for id, blob in found.items() if id not in odd}
     stored = np.array(list(right.values()), np.float32).reshape(len(right), VECTORS.shape[1])

@@ -33,6 +33,7 @@ def tell(
     examples: int,
     *,
     sql: tuple[str, ...] = SQL,
+    filters: bool = True,
     deterministic: bool = False,
 ) -> None:
     """Run histories from a new file."""
@@ -40,7 +41,7 @@ def tell(
     class Here(History):
         pass
 
-    Here.template, Here.sql = template(folder), sql
+    Here.template, Here.sql, Here.filters = template(folder), sql, filters
     run_state_machine_as_test(
         Here,
         settings=settings(
@@ -87,7 +88,7 @@ def _one_line_of_defence(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def assert_shown(folder: Path, sql: tuple[str, ...] = SQL) -> None:
     with pytest.raises(AssertionError):
-        tell(folder, EXAMPLES_OF_FAULTS, sql=sql, deterministic=True)
+        tell(folder, EXAMPLES_OF_FAULTS, sql=sql, filters=False, deterministic=True)
 
 
 @pytest.mark.usefixtures("_one_line_of_defence")
