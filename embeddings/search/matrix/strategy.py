@@ -164,7 +164,7 @@ def _views(place: Place, state: State, query: Query) -> Iterator[tuple[State, in
     )
     if position.mark == state.mark and position.has_base:
         yield view.only(ids), query.depth, True
-    else:
+    else:  # what has a filter must not wait for a search without one
         catch_up(place)
 
 
