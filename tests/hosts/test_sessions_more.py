@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import Engine, create_engine, delete, select, text, update
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
 from embeddings import (
     AsyncCollection,
@@ -23,22 +23,11 @@ from embeddings import (
 )
 from embeddings.testing import DeterministicModel
 from tests.databases import rows_of
+from tests.hosts.tables import Article, HostBase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-
-
-class HostBase(DeclarativeBase):
-    """The declarative base of a host."""
-
-
-class Article(HostBase):
-    """A table of a host's."""
-
-    __tablename__ = "articles"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    title: Mapped[str]
 
 
 class Routing(Session):
