@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import statements
-from .cache import BUILT_AT, CACHE, Key, Slot
+from .cache import BUILT_AT, CACHE, SLOT_BYTES, Key, Slot
 from .rows import ID_BYTES, Packer
 from .state import State
 
@@ -97,7 +97,7 @@ def needed(place: Place) -> int:
         MustScan: More than all states may take.
     """
     rows = statements.count(place.session, place.records, place.of)
-    size = rows * (place.dimensions + 16 + ID_BYTES)
+    size = SLOT_BYTES + rows * (place.dimensions + 16 + ID_BYTES)
     if size > CACHE.budget:
         raise MustScan(f"{rows} rows need {size} bytes in memory, and {CACHE.budget} are allowed")
     return size

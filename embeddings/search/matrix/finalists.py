@@ -84,8 +84,11 @@ class Finalists:
     def _score(self, rows: Sequence[Row]) -> Float64:
         """Take the rows in and return their scores, NaN for one that cannot be compared."""
         size = self._vector.size * ITEM_BYTES
-        fit = np.array([are_vectors((row.embedding,), size) for row in rows], bool)
-        blobs = [row.embedding for row, fits in zip(rows, fit.tolist(), strict=True) if fits]
+        blobs = [row.embedding for row in rows]
+        fit = np.ones(len(rows), bool)
+        if not are_vectors(blobs, size):
+            fit[:] = [are_vectors((blob,), size) for blob in blobs]
+            blobs = [blob for blob, fits in zip(blobs, fit.tolist(), strict=True) if fits]
         stored = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self._vector.size)
         scores = np.full(len(rows), np.nan)
         scores[fit] = cosine_scores(stored, self._vector)

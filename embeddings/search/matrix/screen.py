@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .state import State
 
 CLOSER_BYTES = 2**21  # codes that are gathered at a time
-FOLDED = 64
+FOLDED, COLUMNS = 64, 8  # rows of which only the best counts, and how many such for each result
 OFF = 0.03  # of the width of its bounds, a score is rarely further off the middle
 NOTHING = 1e-30  # so little is left to the rest, because a float32 hardly holds less
 TINY = 1e-6  # covers what float32 rounds in sums and products of a few numbers up to 1
@@ -207,9 +207,10 @@ def _best(scores: Float32, depth: int) -> float:
     """Return a score that the best `depth` of these reach; minus infinity if there are fewer."""
     if depth > len(scores):
         return -np.inf
-    columns = len(scores) // FOLDED
-    if columns > 4 * depth:
+    fold = min(len(scores) // (COLUMNS * depth), FOLDED)
+    if fold > 1:
         # The best of every so many rows: the kth of these is no higher than the kth of all, hardly
         # lower, and quicker to find.
-        scores = scores[: columns * FOLDED].reshape(FOLDED, columns).max(axis=0)
+        columns = len(scores) // fold
+        scores = scores[: columns * fold].reshape(fold, columns).max(axis=0)
     return float(np.partition(scores, len(scores) - depth)[len(scores) - depth])

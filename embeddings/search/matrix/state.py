@@ -78,12 +78,15 @@ class State:
     @cached_property
     def wide(self) -> npt.NDArray[np.intp]:
         """Where the wide rows stand."""
-        return np.flatnonzero((self.radii > self.reach) & (self.radii < np.inf))
+        if self.aside is None:
+            return np.empty(0, np.intp)
+        positions = np.flatnonzero(self.aside)
+        return positions[self.radii[positions] < np.inf]
 
     @cached_property
     def rows(self) -> int:
         """The number of rows that count."""
-        return int(np.isfinite(self.radii).sum())
+        return int(np.count_nonzero(self.radii < np.inf))
 
     @property
     def nbytes(self) -> int:
@@ -148,7 +151,7 @@ class State:
             for low in ([segment.position(part.ids[0]) or 0] if part.ids else [0])
         ]
         odd = frozenset(id for id in self.odd if id.startswith(prefix))
-        return State(self.mark, tuple(segments), _joined(radii), self.reach, odd)
+        return replace(self, segments=tuple(segments), radii=_joined(radii), odd=odd)
 
     def patched(
         self, mark: Mark, changed: Ids[str], segments: Sequence[Segment], odd: Iterable[str]
@@ -171,7 +174,7 @@ class State:
             return self
         radii = self.radii.copy()
         radii[positions] = np.inf
-        return State(self.mark, self.segments, radii, self.reach, self.odd)
+        return replace(self, radii=radii)
 
     def _tidied(self) -> State:
         """Return the same with few small segments, and not many dead rows.
@@ -179,39 +182,40 @@ class State:
         A write costs little: neighbours are put together only where that doubles the smaller, so
         that each row moves a few times in its life.
         """
-        alive = [
-            np.flatnonzero(np.isfinite(self.radii[start:stop]))
-            for start, stop in zip(self.starts, self.starts[1:], strict=False)
+        parts = [
+            _Part(segment, self.radii[start : start + len(segment)])
+            for start, segment in zip(self.starts, self.segments, strict=False)
         ]
-        parts = list(zip(self.segments, alive, strict=True))
-        wasteful = [
-            at
-            for at, (segment, rows) in enumerate(parts)
-            if (len(segment) - len(rows)) * DEAD_SHARE > len(segment)
-        ]
-        wasteful.sort(key=lambda at: len(parts[at][1]) - len(parts[at][0]))
+        wasteful = [at for at, part in enumerate(parts) if part.dead * DEAD_SHARE > len(part.radii)]
+        wasteful.sort(key=lambda at: -parts[at].dead)
         for at in wasteful[:COMPACTED_AT_ONCE]:
-            segment = gathered([parts[at]])
-            parts[at] = (segment, np.arange(len(segment)))
+            parts[at] = _Part.of(parts[at : at + 1])
         most = segment_rows(self.segments[0].codes.shape[1]) if self.segments else 0
         at = len(parts) - 1
         while at > 0:
-            (_, left), (_, right) = parts[at - 1 : at + 1]
-            if len(left) <= 2 * len(right) and len(left) + len(right) <= most:
-                segment = gathered(parts[at - 1 : at + 1])
-                parts[at - 1 : at + 1] = [(segment, np.arange(len(segment)))]
+            left, right = (len(part.radii) - part.dead for part in parts[at - 1 : at + 1])
+            if left <= 2 * right and left + right <= most:
+                parts[at - 1 : at + 1] = [_Part.of(parts[at - 1 : at + 1])]
             at -= 1
-        radii = []
-        for segment, rows in parts:
-            kept = segment.radii
-            if len(rows) < len(segment):
-                kept = np.full(len(segment), np.inf, np.float32)
-                kept[rows] = segment.radii[rows]
-            radii.append(kept)
-        tidy = State(self.mark, tuple(s for s, _ in parts), _joined(radii), self.reach, self.odd)
+        segments = tuple(part.segment for part in parts)
+        tidy = replace(self, segments=segments, radii=_joined([part.radii for part in parts]))
         if len(tidy.wide) * WIDE_SHARE > tidy.rows:
             return replace(tidy, reach=_reach(tidy.radii))
         return tidy
+
+
+class _Part:
+    """A segment with its radii in a state."""
+
+    def __init__(self, segment: Segment, radii: Float32) -> None:
+        self.segment, self.radii = segment, radii
+        self.dead = len(radii) - int(np.count_nonzero(radii < np.inf))
+
+    @classmethod
+    def of(cls, parts: Sequence[_Part]) -> Self:
+        """Return the rows of some parts that are not dead, as one."""
+        segment = gathered([(part.segment, np.flatnonzero(part.radii < np.inf)) for part in parts])
+        return cls(segment, segment.radii)
 
 
 def _reach(radii: Float32) -> float:
