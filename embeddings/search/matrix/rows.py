@@ -80,10 +80,10 @@ def gathered(parts: Sequence[tuple[Segment, Any]]) -> Segment:
         parts: Segments, and for each an array of positions.
     """
     ids = [part.ids[at] for part, chosen in parts for at in chosen.tolist()]
-    arrays = [
-        np.concatenate([getattr(part, name)[chosen] for part, chosen in parts])
-        for name in ("codes", "scales", "radii")
-    ]
+    arrays = []
+    for name in ("codes", "scales", "radii"):
+        pieces = [getattr(part, name)[chosen] for part, chosen in parts]
+        arrays.append(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
     order = sorted(range(len(ids)), key=ids.__getitem__)
     if order != list(range(len(ids))):
         ids = [ids[at] for at in order]
