@@ -636,6 +636,23 @@ def test_many_collections(engine: Engine):
     assert [docs.status().rows for docs in collections] == [20 + at for at in range(12)]
 
 
+@pytest.mark.parametrize("missing", [1, 500])
+def test_a_budget_that_is_a_little_too_small(missing: int, engine: Engine):
+    """What does not fit is not loaded, again and again, to be let go of at once."""
+    docs = filled(engine, 2000)
+    searched(docs, vectors(1)[0])
+    set_memory_budget(CACHE.nbytes)
+    with from_memory():
+        searched(docs, vectors(1)[0])
+    CACHE.clear()
+    set_memory_budget(CACHE.budget - missing)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statements, "load", lambda *_: pytest.fail("loaded"))
+        for _ in range(3):
+            searched(docs, vectors(1)[0])
+    assert "bytes in memory" in str(docs.status().reason)
+
+
 def test_the_budget(engine: Engine):
     """What was not searched for longest goes first; what cannot fit is scanned."""
     first, second = filled(engine, 500, "first"), filled(engine, 500, "second")
