@@ -153,3 +153,11 @@ def test_bounds_hold_along_what_the_digits_leave():
     for rows in (lefts, np.sign(lefts)):
         every = list(range(len(rows)))
         assert_found(probes, rows.astype(np.float32), dict.fromkeys(range(7), every))
+
+
+def test_that_most_rows_are_zeros():
+    """Where nothing has a direction yet, the other rows are still compared all at once."""
+    matrix = isotropic(1000)
+    matrix[:700] = 0.0
+    assert len(packed(matrix).wide) < 10
+    assert packed(matrix[:700]).reach == 0.0

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import statements
 from .cache import BUILT_AT, CACHE, SLOT_BYTES, Key, Slot
-from .rows import ID_BYTES, Packer
-from .state import State
+from .rows import Packer
+from .state import State, expected_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -97,7 +97,7 @@ def needed(place: Place) -> int:
         MustScan: More than all states may take.
     """
     rows = statements.count(place.session, place.records, place.of)
-    size = SLOT_BYTES + rows * (place.dimensions + 16 + ID_BYTES)
+    size = SLOT_BYTES + expected_bytes(rows, place.dimensions)
     if size > CACHE.budget:
         raise MustScan(f"{rows} rows need {size} bytes in memory, and {CACHE.budget} are allowed")
     return size

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 from weakref import WeakKeyDictionary
 
+from .state import bytes_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -54,9 +56,7 @@ class Slot:
 
     def keep(self, *states: State) -> None:
         """Keep these states, and no others."""
-        segments = {segment for state in states for segment in state.segments}
-        small = sum(state.radii.nbytes * 2 for state in states)
-        self._kept = states, SLOT_BYTES + small + sum(segment.nbytes for segment in segments)
+        self._kept = states, SLOT_BYTES + bytes_of(*states)
 
 
 class Cache:

@@ -53,7 +53,7 @@ class Segment:
     @property
     def nbytes(self) -> int:
         """The memory that it takes."""
-        return self.codes.nbytes + len(self) * (2 * ITEM_BYTES + ID_BYTES)
+        return len(self) * row_bytes(self.codes.shape[1])
 
     def position(self, id: str) -> int | None:
         """Return where the id stands, if it does."""
@@ -89,6 +89,11 @@ def gathered(parts: Sequence[tuple[Segment, Any]]) -> Segment:
         ids = [ids[at] for at in order]
         arrays = [array[order] for array in arrays]
     return Segment(tuple(ids), *arrays)
+
+
+def row_bytes(dimensions: int) -> int:
+    """Return the memory of a row in a segment: codes, scale, radius and id."""
+    return dimensions + 2 * ITEM_BYTES + ID_BYTES
 
 
 def segment_rows(dimensions: int) -> int:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .rows import Segment, gathered, segment_rows
+from ...vectors import ITEM_BYTES
+from .rows import Segment, gathered, row_bytes, segment_rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection as Ids
@@ -25,6 +26,7 @@ DEAD_SHARE = 8  # a segment is made anew when one row in so many is dead
 USUAL = 1.5  # times the median, a radius is not one of a few that are far above the others
 WIDE_SHARE = 8  # what is usual is found out anew when one row in so many is wide
 COMPACTED_AT_ONCE = 2  # so that compacting never takes much memory at a time
+JOINED_BYTES = 2 * ITEM_BYTES  # of a row: its scale and radius, in one piece with those of all
 
 
 class Mark(NamedTuple):
@@ -91,7 +93,7 @@ class State:
     @property
     def nbytes(self) -> int:
         """The memory that it takes, of which other states may share most."""
-        return 2 * self.radii.nbytes + sum(segment.nbytes for segment in self.segments)
+        return bytes_of(self)
 
     def positions(self, ids: Iterable[str]) -> list[int]:
         """Return where those of the ids stand that are there, dead or alive."""
@@ -218,9 +220,21 @@ class _Part:
         return cls(segment, segment.radii)
 
 
+def bytes_of(*states: State) -> int:
+    """Return the memory that states take together; what they share counts once."""
+    segments = {segment for state in states for segment in state.segments}
+    joined = JOINED_BYTES * sum(len(state.radii) for state in states)
+    return joined + sum(segment.nbytes for segment in segments)
+
+
+def expected_bytes(rows: int, dimensions: int) -> int:
+    """Return what `bytes_of` will be of a state that is yet to be loaded."""
+    return rows * (row_bytes(dimensions) + JOINED_BYTES)
+
+
 def _reach(radii: Float32) -> float:
-    """Return what all but few of the finite radii are at most."""
-    finite = radii[radii < np.inf]
+    """Return what all but few of the finite radii are at most, however many rows are zeros."""
+    finite = radii[(radii > 0.0) & (radii < np.inf)]
     return float(min(finite.max(), USUAL * np.median(finite))) if len(finite) else 0.0
 
 
