@@ -70,7 +70,7 @@ def bandwidth(data: Data) -> float:
     return min(seconds(read) for _ in range(9))
 
 
-def breakdown(docs: Collection[str], session: Session, data: Data) -> None:
+def breakdown(docs: Collection[str], data: Data) -> None:
     """Print of what a warm search consists."""
     spent: dict[str, float] = {}
 
@@ -88,16 +88,17 @@ def breakdown(docs: Collection[str], session: Session, data: Data) -> None:
         return lambda: setattr(module, name, real)
 
     undo = [
-        timed(screen, "inner_products", "kernel"),
-        timed(screen.Probes, "candidates", "kernel and choice of candidates"),
+        timed(screen, "inner_products", "int8 products"),
+        timed(screen.Probes, "candidates", "choice of candidates"),
         timed(statements, "run_kept", "the statement"),
         timed(statements, "Answer", "its rows"),
         timed(finalists.Finalists, "read", "exact scores"),
-        timed(docs, "_find", "the collection's row"),
     ]
     total = per_query(data, docs.similar_by_vector)
     for restore in undo:
         restore()
+    spent["choice of candidates"] -= spent["int8 products"]
+    spent["the rest"] = total * QUERIES - sum(spent.values())
     parts = ", ".join(f"{label} {taken / QUERIES * 1000:.2f}" for label, taken in spent.items())
     once = bandwidth(data)
     print(f"    of {total * 1000:.2f} ms: {parts}")
@@ -123,7 +124,7 @@ def compare(data: Data, peers: dict[str, tuple[Any, str, int]], rounds: int) -> 
             )
             del search
             gc.collect()
-        breakdown(docs, session, data)
+        breakdown(docs, data)
 
 
 def real_texts(rounds: int) -> None:

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack
 
 from sqlalchemy import select
 
-from .errors import InvalidQueryError, InvalidVectorError
+from .errors import InvalidQueryError, InvalidVectorError, ModelMismatchError
 from .items import checked_content
 from .keys import K
 from .model import check_content
-from .search import MANY_STRATEGIES, SELECTABLES, STATUS, STRATEGIES
-from .search.query import Among, Entries, Entry, Where, check_query, no_matches
+from .search import MANY_STRATEGIES, REMEMBERED, SELECTABLES, STATUS, STRATEGIES
+from .search.query import (
+    Among,
+    Entries,
+    Entry,
+    NotConfirmed,
+    Where,
+    check_query,
+    no_matches,
+)
 from .search.status import Status
 from .sql import dialect_of, run
 from .target import Target
@@ -272,8 +281,25 @@ class Searchable(Target[K]):
 
     def _by_vector(self, vector: Float64, query: Query, answer: Answer[T], nothing: T) -> T:
         with self._session() as session:
+            # A filter that fails must not hide what has become of the collection.
+            found = None if query.filters else self._remembered(session)
+            if found is not None:
+                with suppress(NotConfirmed):
+                    return answer(session, found, vector, query)
             found = self._find(session)
             return nothing if found is None else answer(session, found, vector, query)
+
+    def _remembered(self, session: Session) -> Found | None:
+        """Return what `_find` would in all likelihood, without a statement, or None."""
+        remember = REMEMBERED.get(dialect_of(session, self._records).name)
+        found = remember(session, self._records, self._name) if remember else None
+        if found is None or self._renamed:
+            return None
+        try:
+            self._model_id_of(found)
+        except ModelMismatchError:
+            return None
+        return found
 
     # In which form it is answered
 

@@ -56,11 +56,14 @@ class Found(NamedTuple):
     """The collection's row."""
 
     id: int
+    name: str
     model_id: str
     size: int | None
     """The bytes of a vector, by any row of the collection; None if it has no valid one."""
     index_settings: str | None
     """See `index_settings`."""
+    is_certain: bool = True
+    """Whether it was read in this transaction; else whoever takes it has to have it confirmed."""
 
 
 class Members(TypeDecorator[list[str]]):
@@ -203,7 +206,9 @@ def stored_size(records: Records) -> ScalarSelect[int | None]:
     )
     sample = (
         select(size.label("size"))
-        .where(columns.collection_id == records.collections.c.id, is_vector)
+        .where(
+            columns.collection_id == records.collections.c.id, columns.id.is_not(None), is_vector
+        )
         .order_by(columns.id)
         .limit(SAMPLE)
         .correlate(records.collections)

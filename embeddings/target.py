@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 class Target(Generic[K]):
     """What every operation on a collection starts from.
 
-    Of the row nothing is remembered: each operation reads it in the transaction in which it acts.
+    Of the row nothing is remembered: each operation reads it in the transaction in which it acts,
+    or, if it is a search, has a guess confirmed by the statement that answers.
     """
 
     DoesNotExist: ClassVar[type[errors.DoesNotExist]] = errors.DoesNotExist
@@ -196,9 +197,9 @@ class Target(Generic[K]):
 @functools.cache
 def _by_name(records: Records) -> Executable:
     columns = records.collections.c
-    return select(columns.id, columns.model, stored_size(records), index_settings(records)).where(
-        columns.name == bindparam("called")
-    )
+    return select(
+        columns.id, columns.name, columns.model, stored_size(records), index_settings(records)
+    ).where(columns.name == bindparam("called"))
 
 
 @functools.cache

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..sql import dialect_of
 from . import pgvector
-from .matrix import from_memory, many_from_memory, memory_status
+from .matrix import from_memory, many_from_memory, memory_status, remembered
 from .query import as_matches
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Strategy = Callable[[Session, Records, Found, Float64, Query], Ranking]
     ManyStrategy = Callable[[Session, Records, Found, Sequence[Float64], Query], list[Ranking]]
     Inspection = Callable[[Session, Records, Found | None], Status]
+    Memory = Callable[[Session, Records, str], Found | None]
     Selectable = Callable[[Session, Records, Keys[Any], Found, Float64, Query], Subquery]
 
 
@@ -46,5 +47,7 @@ SELECTABLES: dict[str, Selectable] = {"sqlite": _computed, "postgresql": pgvecto
 """How they become a part of a host's statement."""
 MANY_STRATEGIES: dict[str, ManyStrategy] = {"sqlite": many_from_memory}
 """How the best for many vectors are found, where that is less work than one after the other."""
+REMEMBERED: dict[str, Memory] = {"sqlite": remembered}
+"""What the collection's row may be: a search that takes it has it confirmed by the database."""
 STATUS: dict[str, Inspection] = {"sqlite": memory_status}
 """What can be told of it."""

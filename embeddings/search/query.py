@@ -106,6 +106,10 @@ class Query:
         return self.number + self.offset
 
 
+class NotConfirmed(Exception):  # noqa: N818  no error: it ends an attempt
+    """The collection's row was a guess, and may be another."""
+
+
 def check_query(
     records: Records,
     keys: Keys[Any],

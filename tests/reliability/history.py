@@ -67,6 +67,12 @@ SQL = (
     " AND collection_id = 1 AND seq NOT IN "
     "(SELECT max(seq) FROM embeddings_log GROUP BY collection_id)",
 )
+# The name goes to another collection, or to none until somebody stores something under it.
+RENAMES = tuple(
+    f"UPDATE OR IGNORE collections SET name = CASE name WHEN 'docs' THEN '{other}' ELSE 'docs' END"
+    f" WHERE id = {id}"
+    for id, other in ((1, "other"), (2, "more"))
+)
 POINTS = ("COMMIT", "COMMIT", "ROLLBACK", "ROLLBACK", "SAVEPOINT", "ROLLBACK TO", "RELEASE")
 
 who = st.integers(0, 2)
@@ -116,7 +122,7 @@ class History(RuleBasedStateMachine):
         # first statement, so that a session stays in its snapshot.
         self._engines = [_engine(path), _engine(path, begins=True)]
         self._sessions = [Session(self._engines[number == 2]) for number in range(3)]
-        self._docs = [Collection("docs", session) for session in self._sessions]
+        self._docs = [Collection("docs", session, model_id="m") for session in self._sessions]
         self._latest = VECTORS[0]
         self._points: list[list[Any]] = [[], [], []]
         self._outside = sqlite3.connect(path, timeout=0, isolation_level=None)
@@ -232,7 +238,8 @@ def _scanned(
     """Return the same by the shortest way: all rows as they are now, scored and sorted."""
     with docs._session() as session:
         rows = session.connection().exec_driver_sql(
-            "SELECT id, embedding FROM embeddings WHERE collection_id = 1"
+            "SELECT id, embedding FROM embeddings "
+            "WHERE collection_id = (SELECT id FROM collections WHERE name = 'docs')"
         )
         found = {
             id: blob for id, blob in rows if id.startswith(prefix or "") and id >= (from_id or "")

@@ -11,8 +11,11 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import warnings
+from collections import OrderedDict
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pytest
@@ -28,11 +31,13 @@ from sqlalchemy import (
     table,
     text,
 )
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import embeddings
 from embeddings import Collection, EmbeddingRecord, changelog, set_memory_budget
-from embeddings.search.matrix import build, kernel, screen, statements, strategy
+from embeddings.records import RECORDS
+from embeddings.search.matrix import build, cache, kernel, screen, statements, strategy
 from embeddings.search.matrix.cache import CACHE
 from embeddings.search.scan import scan
 from embeddings.types import JSONObject, Vector
@@ -46,6 +51,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from embeddings.search.matrix.state import Mark
+    from embeddings.sql import Found
 
 SIZE = 8
 
@@ -131,6 +137,11 @@ def assert_right(docs: Collection[Any], seed: int = 7, **options: Any) -> None:
         assert found == scanned(docs, query, **options)
 
 
+def guessed(engine: Engine, name: str = "docs") -> Any:
+    """Return what the next search through the engine will take for the collection's row."""
+    return CACHE.found(engine, RECORDS, name)
+
+
 def file_of(engine: Engine) -> str:
     return str(engine.url.database)
 
@@ -147,6 +158,204 @@ def write_ahead(engine: Engine) -> None:
 
 
 SET = "UPDATE embeddings SET embedding = ? WHERE collection_id = 1 AND id = ?"
+
+
+# The collection's row, which a search guesses
+
+
+def statements_of(engine: Engine, act: Callable[[], object]) -> int:
+    """Return how many statements the action takes."""
+    seen: list[str] = []
+
+    def see(_connection: object, _cursor: object, sql: str, *_: object) -> None:
+        seen.append(sql)
+
+    event.listen(engine, "before_cursor_execute", see)
+    try:
+        act()
+    finally:
+        event.remove(engine, "before_cursor_execute", see)
+    return len(seen)
+
+
+@pytest.mark.parametrize("options", [{}, {"prefix": "3"}, {"skip_id": "3-3"}, {"min_score": 0.1}])
+def test_a_search_is_one_statement(options: dict[str, Any], engine: Engine):
+    """It tells whether the collection is the one that was meant, too; a new object asks no more."""
+    docs = filled(engine)
+    searched(docs, vectors(1)[0])
+    write_elsewhere(file_of(engine), SET, vectors(1, 5).tobytes(), "3-3")
+    with Session(engine) as session:
+        session.connection()
+        again = Collection("docs", session, model_id="m")
+        assert statements_of(engine, lambda: searched(again, vectors(1)[0], **options)) == 1
+
+
+AFTERWARDS = {
+    "renamed": ["UPDATE collections SET name = 'other'"],
+    "deleted": ["DELETE FROM embeddings", "DELETE FROM collections"],
+    "only the row deleted": ["DELETE FROM collections"],
+    "of another model": ["UPDATE collections SET model = 'another'"],
+    "of another id": [
+        "UPDATE collections SET id = 5",
+        "UPDATE embeddings SET collection_id = 5",
+    ],
+    "another's name": [
+        "UPDATE collections SET name = 'other'",
+        "INSERT INTO collections (name, model) VALUES ('docs', 'm')",
+        f"INSERT INTO embeddings (collection_id, id, embedding) VALUES (2, 'x', x'{'01' * 32}')",
+    ],
+    "of other dimensions": ["UPDATE embeddings SET embedding = x'0000803f'"],
+    "partly of other dimensions": [
+        "UPDATE embeddings SET embedding = x'0000803f' WHERE id IN ('0-0', '5-5')"
+    ],
+    "without rows": ["DELETE FROM embeddings"],
+}
+
+
+@pytest.mark.parametrize("committed", [True, False], ids=["committed", "rolled back"])
+@pytest.mark.parametrize("number", [3, 1000])
+@pytest.mark.parametrize("rows", [10, 300])
+@pytest.mark.parametrize("change", AFTERWARDS)
+def test_what_is_guessed_is_confirmed(
+    change: str, rows: int, number: int, committed: bool, engine: Engine
+):
+    """Whatever became of the collection's row, a search does what one without memory does."""
+
+    def outcome(session: Session, model_id: str | None) -> object:
+        docs = Collection("docs", session, create=False, model_id=model_id)
+        try:
+            with warnings.catch_warnings(record=True) as warned:
+                warnings.simplefilter("always")
+                entries = docs.similar_by_vector(vectors(1)[0], number)
+        except (embeddings.EmbeddingsError, LookupError) as error:
+            return type(error), str(error)
+        return [(e.id, e.score) for e in entries], [str(w.message) for w in warned]
+
+    def check(session: Session) -> None:
+        for model_id in ("m", None, "another"):
+            as_it_is = outcome(session, model_id)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(CACHE, "_slots", OrderedDict())
+                patch.setattr(CACHE, "_latest", WeakKeyDictionary())
+                assert as_it_is == outcome(session, model_id)
+
+    searched(filled(engine, rows), vectors(1)[0])
+    assert guessed(engine) is not None
+    with Session(engine) as session:
+        for sql in AFTERWARDS[change]:
+            session.execute(text(sql))
+        check(session)
+        with Session(engine) as other:
+            check(other)
+        session.commit() if committed else session.rollback()
+        check(session)
+        with Session(engine) as other:
+            check(other)
+
+
+def test_odd_rows_may_come_to_be_all_that_there_are(engine: Engine):
+    """Then a query of the former length is refused, as without memory."""
+    docs = filled(engine, 10)
+    searched(docs, vectors(1)[0])
+    write_elsewhere(file_of(engine), "UPDATE embeddings SET embedding = x'0000803f' WHERE id < '4'")
+    for _ in range(2):
+        with pytest.warns(embeddings.CorruptVectorWarning):
+            searched(docs, vectors(1)[0])
+    write_elsewhere(file_of(engine), "DELETE FROM embeddings WHERE id >= '4'")
+    with pytest.raises(embeddings.InvalidVectorError, match="8 dimensions, and those"):
+        searched(docs, vectors(1)[0])
+
+
+def test_rows_without_an_id_count_for_nothing(engine: Engine):
+    """SQLite lets others write them: neither a search nor the length of a query is about them."""
+    docs = filled(engine, 20)
+    null = "INSERT INTO embeddings (collection_id, id, embedding) VALUES (1, NULL, x'0000803f')"
+    for _ in range(5):
+        write_elsewhere(file_of(engine), null)
+    assert_right(docs)
+    write_elsewhere(file_of(engine), "DELETE FROM embeddings WHERE id IS NOT NULL")
+    for _ in range(2):
+        assert searched(docs, vectors(1)[0]) == []
+        CACHE.clear()
+
+
+def test_a_filter_that_fails_hides_nothing(engine: Engine):
+    """What became of the collection is found out first."""
+    docs = filled(engine)
+    wrong = func.no_such_function(EmbeddingRecord.id) > 0
+    searched(docs, vectors(1)[0])
+    with pytest.raises(OperationalError, match="no_such_function"):
+        searched(docs, vectors(1)[0], where=wrong)
+    write_elsewhere(file_of(engine), "UPDATE collections SET name = 'other'")
+    with pytest.raises(embeddings.DoesNotExist):
+        searched(Collection("docs", engine, create=False), vectors(1)[0], where=wrong)
+
+
+def test_a_lock_is_waited_for_once(tmp_path: Path, migrated: Path):
+    """A statement that found the file locked is not followed by others that would wait again."""
+    path = shutil.copy(migrated, tmp_path / "app.db")
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 0})
+    docs = filled(engine)
+    searched(docs, vectors(1)[0])
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+
+        def search() -> None:
+            with pytest.raises(OperationalError, match="locked"):
+                searched(docs, vectors(1)[0])
+
+        with Session(engine) as session:
+            docs = Collection("docs", session)
+            assert statements_of(engine, search) == 1
+    engine.dispose()
+
+
+GONE = {
+    "the triggers": "DROP TRIGGER embeddings_log_insert",
+    "the log": "DROP TABLE embeddings_log",
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"where": {"part": 3}}], ids=["all", "filtered"])
+@pytest.mark.parametrize("gone", GONE)
+def test_without_a_log_nothing_is_guessed_again_and_again(
+    gone: str, options: dict[str, Any], engine: Engine
+):
+    """The next search asks no more than the first search of a process."""
+    docs, query = filled(engine), vectors(1)[0]
+    searched(docs, query, **options)
+    with engine.begin() as connection:
+        for name in changelog.trigger_names(RECORDS) if gone == "the log" else ():
+            connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        connection.exec_driver_sql(GONE[gone])
+    assert searched(docs, query, **options) == scanned(docs, query, **options)
+    again = statements_of(engine, lambda: searched(docs, query, **options))
+    CACHE.clear()
+    assert again <= statements_of(engine, lambda: searched(docs, query, **options))
+
+
+def test_a_renaming_that_was_rolled_back(engine: Engine):
+    """The object means the row that it had renamed, and not another that took the name since."""
+    filled(engine)
+    with Session(engine) as session:
+        docs = Collection("docs", session)
+        docs.rename("theirs")
+        session.rollback()
+        theirs = Collection("theirs", engine, model_id="m")
+        theirs.store_vectors([("x", vectors(1)[0])])
+        for _ in range(2):
+            assert [id for id, _ in searched(theirs, vectors(1)[0])] == ["x"]
+        assert guessed(engine, "theirs") is not None
+        assert len(searched(docs, vectors(1)[0])) == 10
+
+
+def test_many_names(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """An engine with very many collections does not keep all their names."""
+    monkeypatch.setattr(cache, "MOST_NAMES", 3)
+    collections = [filled(engine, 20, f"docs-{at}") for at in range(7)]
+    for docs in collections * 2:
+        assert_right(docs)
+    assert sum(guessed(engine, f"docs-{at}") is not None for at in range(7)) <= 3
 
 
 # What a search takes
@@ -558,7 +767,7 @@ def test_much_is_written(engine: Engine):
         docs.store_vectors((f"{at % 10}-{at}", v) for at, v in zip(ids, new, strict=True))
         docs.delete_items([f"{at % 10}-{at}" for at in generator.integers(0, 4000, 50)])
         assert_right(docs, step)
-    _, state = CACHE.guess(engine, embeddings.records.RECORDS, 1, SIZE)  # type: ignore[misc]
+    state = CACHE.guess(engine, RECORDS, guessed(engine), SIZE)[1]  # type: ignore[index]
     assert state.rows == docs.count()
     assert len(state.radii) < 1.2 * state.rows
     assert len(state.segments) < 20
@@ -736,8 +945,8 @@ def test_a_fork_while_another_thread_builds(engine: Engine):
     engine.dispose()
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    key, _ = CACHE.guess(engine, embeddings.records.RECORDS, 1, SIZE)  # type: ignore[misc]
-    slot = CACHE.slot(engine, embeddings.records.RECORDS, key)
+    key = CACHE.guess(engine, RECORDS, guessed(engine), SIZE)[0]  # type: ignore[index]
+    slot = CACHE.slot(engine, RECORDS, guessed(engine), key)
     with CACHE.turn(slot), CACHE._lock:
         child = context.Process(target=_in_the_child, args=(file_of(engine), results))
         child.start()
@@ -842,14 +1051,14 @@ def test_position_and_rows_by_two_statements_are_shown(
 
     @contextmanager
     def by_two(
-        session: Any, records: Any, of: int, base: Mark, ids: Any, *rest: Any
+        session: Any, records: Any, row: Found, base: Mark, ids: Any, *rest: Any
     ) -> Iterator[statements.Answer]:
-        with real(session, records, of, base, [], *rest) as answer:
+        with real(session, records, row, base, [], *rest) as answer:
             pass
         rows = session.connection().exec_driver_sql(
             "SELECT e.id, e.embedding, e.content, e.metadata FROM json_each(?) LEFT JOIN "
             "embeddings e ON collection_id = ? AND e.id = value",
-            (json.dumps(ids), of),
+            (json.dumps(ids), row.id),
         )
         answer._waiting = [statements.Row(*row) for row in rows]
         yield answer

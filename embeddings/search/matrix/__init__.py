@@ -11,7 +11,14 @@ In the order of the work:
 - `strategy` puts it together, and `inspect` tells of it.
 """
 
+from .build import remembered
 from .inspect import memory_status, set_memory_budget
 from .strategy import from_memory, many_from_memory
 
-__all__ = ["from_memory", "many_from_memory", "memory_status", "set_memory_budget"]
+__all__ = [
+    "from_memory",
+    "many_from_memory",
+    "memory_status",
+    "remembered",
+    "set_memory_budget",
+]

@@ -32,24 +32,35 @@ class Place(NamedTuple):
 
     session: Session
     records: Records
-    of: int
-    """The collection's id."""
+    found: Found
     dimensions: int
     engine: Engine
 
     @classmethod
     def at(cls, session: Session, records: Records, found: Found, dimensions: int) -> Place:
         """Return the place of a collection in a session."""
-        engine = session.get_bind(records.embedding.__mapper__).engine
-        return cls(session, records, found.id, dimensions, engine)
+        return cls(session, records, found, dimensions, _engine_of(session, records))
 
     def guess(self) -> tuple[Key, State] | None:
         """Return the state that was used last, which may be another session's."""
-        return CACHE.guess(self.engine, self.records, self.of, self.dimensions)
+        return CACHE.guess(self.engine, self.records, self.found, self.dimensions)
+
+    def mistrust(self) -> None:
+        """Have nothing guessed for the name until it is known anew."""
+        CACHE.mistrust(self.engine, self.records, self.found)
 
     def position(self, base: Mark | None = None) -> Position:
         """Return where the session is."""
-        return statements.position(self.session, self.records, self.of, base)
+        return statements.position(self.session, self.records, self.found, base)
+
+
+def remembered(session: Session, records: Records, name: str) -> Found | None:
+    """Return the row that the latest search of the name through this engine had, uncertain."""
+    return CACHE.found(_engine_of(session, records), records, name)
+
+
+def _engine_of(session: Session, records: Records) -> Engine:
+    return session.get_bind(records.embedding.__mapper__).engine
 
 
 def catch_up(place: Place) -> tuple[Key, State]:
@@ -59,8 +70,8 @@ def catch_up(place: Place) -> tuple[Key, State]:
         MustScan: There is none, and this is not the thread or the time to build it.
     """
     position = logged(place.position())
-    key = Key(position.lineage, place.of, place.dimensions)  # type: ignore[arg-type]
-    slot = CACHE.slot(place.engine, place.records, key)
+    key = Key(position.lineage, place.found.id, place.dimensions)  # type: ignore[arg-type]
+    slot = CACHE.slot(place.engine, place.records, place.found, key)
     with CACHE.turn(slot) as is_mine:
         if not is_mine:
             raise MustScan("another thread is building the matrix")
@@ -96,7 +107,7 @@ def needed(place: Place) -> int:
     Raises:
         MustScan: More than all states may take.
     """
-    rows = statements.count(place.session, place.records, place.of)
+    rows = statements.count(place.session, place.records, place.found)
     size = SLOT_BYTES + expected_bytes(rows, place.dimensions)
     if size > CACHE.budget:
         raise MustScan(f"{rows} rows need {size} bytes in memory, and {CACHE.budget} are allowed")
@@ -106,7 +117,7 @@ def needed(place: Place) -> int:
 def base_of(place: Place, slot: Slot) -> State | None:
     """Return the newest of the states that are part of the session's history."""
     states = {state.mark: state for state in slot.states}
-    marks = statements.known(place.session, place.records, place.of, states) if states else ()
+    marks = statements.known(place.session, place.records, place.found, states) if states else ()
     return states[max(marks)] if marks else None
 
 
@@ -115,7 +126,7 @@ def _updated(place: Place, key: Key, base: State) -> State | None:
     before = place.position(base.mark)
     packer = Packer(place.dimensions)
     changed: set[str] = set()
-    for part in statements.load(place.session, place.records, place.of, base.mark):
+    for part in statements.load(place.session, place.records, place.found, base.mark):
         for id, _, _ in part:
             if not isinstance(id, str):
                 return None
@@ -135,7 +146,7 @@ def _built(place: Place, key: Key) -> State:
         raise MustScan("the matrix does not fit into memory")
     before = place.position()
     packer = Packer(place.dimensions)
-    for part in statements.load(place.session, place.records, place.of, None):
+    for part in statements.load(place.session, place.records, place.found, None):
         packer.add(_texts(part))
     return State.of(_same(before, place.position(), key), packer.segments(), packer.odd)
 

@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from weakref import WeakKeyDictionary
 
 from .state import bytes_of
@@ -18,12 +18,16 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from ...records import Records
-    from .state import Mark, State
+    from ...sql import Found
+    from .state import State
+
+    Latest: TypeAlias = dict[tuple[Records, str], tuple["Key", Found]]
 
 BUDGET = 256 * 2**20
 KEPT = 2  # states of a collection: sessions may see it before and after a write
 BUILT_AT = 2  # the search that builds: a program that searches once is served sooner by a scan
 SLOT_BYTES = 1024
+MOST_NAMES = 10_000  # of collections, for each engine
 
 
 class Key(NamedTuple):
@@ -72,7 +76,7 @@ class Cache:
     def __init__(self, budget: int = BUDGET) -> None:
         self._budget = budget
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
-        self._lineages: WeakKeyDictionary[Engine, dict[Records, bytes]] = WeakKeyDictionary()
+        self._latest: WeakKeyDictionary[Engine, Latest] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     @property
@@ -92,34 +96,42 @@ class Cache:
         return sum(slot.nbytes for slot in self._slots.values())
 
     def guess(
-        self, engine: Engine, records: Records, collection_id: int, dimensions: int
+        self, engine: Engine, records: Records, found: Found, dimensions: int
     ) -> tuple[Key, State] | None:
-        """Return the state that the latest search through this engine used."""
+        """Return the state that the latest search of this name through this engine used."""
         with self._lock:
-            lineage = self._lineages.get(engine, {}).get(records)
-            if lineage is None:
+            key, _ = self._latest.get(engine, {}).get((records, found.name), (None, None))
+            if key is None or key[1:] != (found.id, dimensions):
                 return None
-            key = Key(lineage, collection_id, dimensions)
             slot = self._slots.get(key)
             if slot is None or not slot.states:
                 return None
             self._slots.move_to_end(key)
             return key, slot.states[0]
 
-    def slot(self, engine: Engine, records: Records, key: Key) -> Slot:
-        """Return the slot of a key, which this engine's searches are about from now on."""
+    def found(self, engine: Engine, records: Records, name: str) -> Found | None:
+        """Return the row that the latest search of this name through this engine had, uncertain."""
         with self._lock:
-            self._lineages.setdefault(engine, {})[records] = key.lineage
+            _, found = self._latest.get(engine, {}).get((records, name), (None, None))
+            return found and found._replace(is_certain=False)
+
+    def mistrust(self, engine: Engine, records: Records, found: Found) -> None:
+        """Have `found` and `guess` return None for this name, until `slot` is told of it anew."""
+        with self._lock:
+            self._latest.get(engine, {}).pop((records, found.name), None)
+
+    def slot(self, engine: Engine, records: Records, found: Found, key: Key) -> Slot:
+        """Return the slot of a key, which this engine's searches of the name are about now."""
+        with self._lock:
+            latest = self._latest.setdefault(engine, {})
+            latest.pop((records, found.name), None)
+            if len(latest) >= MOST_NAMES:
+                del latest[next(iter(latest))]
+            latest[records, found.name] = key, found
             slot = self._slots.setdefault(key, Slot())
             self._slots.move_to_end(key)
             self._evict(0)
             return slot
-
-    def has(self, key: Key, mark: Mark) -> bool:
-        """Return whether there is a state of this mark."""
-        with self._lock:
-            slot = self._slots.get(key)
-            return slot is not None and any(state.mark == mark for state in slot.states)
 
     def put(self, key: Key, state: State) -> None:
         """Keep a state, as the one used latest."""
@@ -165,7 +177,7 @@ class Cache:
         """Let go of everything."""
         with self._lock:
             self._slots.clear()
-            self._lineages.clear()
+            self._latest.clear()
 
     def _evict(self, coming: int) -> None:
         left = self.nbytes + coming

@@ -24,8 +24,8 @@ def memory_status(session: Session, records: Records, found: Found | None) -> St
     place = Place.at(session, records, found, found.size // ITEM_BYTES)
     try:
         position = logged(place.position())
-        key = Key(position.lineage, place.of, place.dimensions)  # type: ignore[arg-type]
-        base = base_of(place, CACHE.slot(place.engine, records, key))
+        key = Key(position.lineage, place.found.id, place.dimensions)  # type: ignore[arg-type]
+        base = base_of(place, CACHE.slot(place.engine, records, found, key))
         if base is None:
             needed(place)
             raise MustScan("nothing is in memory yet: the second search of a process loads it")

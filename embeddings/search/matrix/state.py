@@ -221,7 +221,7 @@ class _Part:
 
 
 def bytes_of(*states: State) -> int:
-    """Return the memory that states take together; what they share counts once."""
+    """Return the memory that states take together; segments that they share count once."""
     segments = {segment for state in states for segment in state.segments}
     joined = JOINED_BYTES * sum(len(state.radii) for state in states)
     return joined + sum(segment.nbytes for segment in segments)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ...records import Records
+    from ...sql import Found
 
 MOST_CHANGES = 64  # rows of the log that the answer to a search brings along
 CHUNK_ROWS = 256
@@ -62,6 +63,8 @@ class Position(NamedTuple):
     """The newest row of the log for this collection."""
     has_base: bool
     """Whether it holds the row of the log that was asked about."""
+    has_collection: bool
+    """Whether the collection's row is the one that was asked about."""
 
 
 class Row(NamedTuple):
@@ -182,8 +185,17 @@ def _position(records: Records) -> Select[Any]:
     token = select(log.token).where(log.seq == seq).scalar_subquery()
     lineage = select(log.token).where(log.seq == _constant(0)).scalar_subquery()
     is_base = and_(ours, log.seq == _given("seq"), log.token == _given("token"))
-    has_base = exists(select(_constant(1)).where(is_base))
-    return _selected(0, *map(_raw, (seq, token, lineage, has_base, _is_logged(records))))
+    row = records.collections.c
+    is_meant = and_(
+        row.id == _given("of"),
+        row.name == _given("name"),
+        row.model.is_not_distinct_from(_given("model")),
+    )
+    has_base, has_collection = (
+        exists(select(_constant(1)).where(condition)) for condition in (is_base, is_meant)
+    )
+    columns = (seq, token, lineage, has_base, has_collection, _is_logged(records))
+    return _selected(0, *map(_raw, columns))
 
 
 def _selected(kind: int, *columns: ColumnElement[Any]) -> Select[Any]:
@@ -240,7 +252,7 @@ def _rows(
 def answer(
     session: Session,
     records: Records,
-    of: int,
+    found: Found,
     base: Mark,
     ids: Sequence[str],
     first: int,
@@ -251,13 +263,13 @@ def answer(
     Args:
         session: What it sees.
         records: The mapped classes.
-        of: The collection's id.
+        found: The collection's row.
         base: The mark of the state in which the candidates were found.
         ids: The candidates.
         first: How many of them will be read in any case.
         conditions: Only those that meet them.
     """
-    parameters = _at(of, base) | _values(most=MOST_CHANGES + 1, ids=json.dumps(ids))
+    parameters = _at(found, base) | _values(most=MOST_CHANGES + 1, ids=json.dumps(ids))
     if conditions:
         result = run(session, records, _whole(records, conditions), parameters)
     else:
@@ -267,54 +279,56 @@ def answer(
         yield Answer(result, first)
 
 
-def position(session: Session, records: Records, of: int, base: Mark | None = None) -> Position:
+def position(
+    session: Session, records: Records, found: Found, base: Mark | None = None
+) -> Position:
     """Return where the session is; also for a database that never had a log.
 
     Args:
         session: What it sees.
         records: The mapped classes.
-        of: The collection's id.
+        found: The collection's row.
         base: The mark to look for.
     """
     # The log is not named before it is known to be there.
     if not run(session, records, select(_is_logged(records))).scalar_one():
-        return Position(False, None, None, False)
-    rows = run(session, records, _position(records), _at(of, base))
+        return Position(False, None, None, False, False)
+    rows = run(session, records, _position(records), _at(found, base))
     return _as_position(rows.one())
 
 
-def known(session: Session, records: Records, of: int, marks: Iterable[Mark]) -> set[Mark]:
+def known(session: Session, records: Records, found: Found, marks: Iterable[Mark]) -> set[Mark]:
     """Return those of the marks that the session's log holds."""
     log = _tables(records).log.c
     statement = select(log.seq, log.token).where(
-        log.collection_id == of, log.seq.in_([mark.seq for mark in marks])
+        log.collection_id == found.id, log.seq.in_([mark.seq for mark in marks])
     )
     return {Mark(*row) for row in run(session, records, statement)} & set(marks)
 
 
-def count(session: Session, records: Records, of: int) -> int:
+def count(session: Session, records: Records, found: Found) -> int:
     """Return the number of rows of the collection."""
-    statement = select(func.count()).where(records.embeddings.c.collection_id == of)
+    statement = select(func.count()).where(records.embeddings.c.collection_id == found.id)
     return int(run(session, records, statement).scalar_one())
 
 
 def meeting(
     session: Session,
     records: Records,
-    of: int,
+    found: Found,
     base: Mark,
     conditions: Sequence[ColumnElement[bool]],
 ) -> tuple[Position, set[str]]:
     """Return where the session is, and the ids that meet the conditions there."""
     columns = records.embeddings.c
     # Not "id IS NOT NULL": SQLite would seek by that, and not by the ids of a condition.
-    ids = _selected(1, columns.id).where(columns.collection_id == of, *conditions)
-    rows = run(session, records, union_all(_position(records), ids), _at(of, base)).all()
+    ids = _selected(1, columns.id).where(columns.collection_id == found.id, *conditions)
+    rows = run(session, records, union_all(_position(records), ids), _at(found, base)).all()
     return _as_position(rows[0]), {row[1] for row in rows[1:]} - {None}
 
 
 def load(
-    session: Session, records: Records, of: int, since: Mark | None
+    session: Session, records: Records, found: Found, since: Mark | None
 ) -> Iterator[list[tuple[str | None, Any, bool]]]:
     """Yield all rows of the collection, or what was written after a mark, in parts.
 
@@ -332,7 +346,7 @@ def load(
     else:
         changes = _changes(records).subquery().c
         statement = select(changes[1], changes[2], changes[5])
-    parameters = _at(of, since) | _values(most=-1)
+    parameters = _at(found, since) | _values(most=-1)
     options = {"yield_per": CHUNK_ROWS}
     result = run(session, records, statement.execution_options(**options), parameters)
     for part in result.partitions():
@@ -356,9 +370,9 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
-def _at(of: int, base: Mark | None) -> dict[str, Any]:
+def _at(found: Found, base: Mark | None) -> dict[str, Any]:
     seq, token = (0, b"") if base is None else base
-    return _values(of=of, seq=seq, token=token)
+    return _values(of=found.id, name=found.name, model=found.model_id, seq=seq, token=token)
 
 
 def _as_change(row: Any) -> Change:
@@ -366,6 +380,6 @@ def _as_change(row: Any) -> Change:
 
 
 def _as_position(row: Any) -> Position:
-    _, seq, token, lineage, has_base, is_logged, _ = row
+    _, seq, token, lineage, has_base, has_collection, is_logged = row
     mark = None if seq is None else Mark(seq, token)
-    return Position(bool(is_logged), lineage, mark, bool(has_base))
+    return Position(bool(is_logged), lineage, mark, bool(has_base), bool(has_collection))

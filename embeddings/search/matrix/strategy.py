@@ -5,6 +5,9 @@ with the position of the session in the change log, and so tells, of one snapsho
 candidates were chosen from the rows that this session sees. Where they were not, what was written
 since is taken into account; where that is much, or this is another history, the state in memory is
 brought up to date or built anew; and where that cannot be, the rows are scanned.
+
+The collection's row may be a guess, too: then the statement tells whether it holds, and if it does
+not, the caller is to read it and to search again.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from sqlalchemy.exc import OperationalError
 
 from ...sql import dialect_of
 from ...vectors import ITEM_BYTES
-from ..query import Ranking, ScoredRow
-from ..scan import scan
+from ..query import NotConfirmed, Ranking, ScoredRow
+from ..scan import are_vectors, scan
 from . import statements
 from .build import MustScan, Place, catch_up, logged
 from .cache import CACHE, Key
@@ -37,7 +40,7 @@ if TYPE_CHECKING:
     from ...vectors import Float64
     from ..query import Query
     from .state import Mark, State
-    from .statements import Answer
+    from .statements import Answer, Position
 
 ATTEMPTS = 5
 MOST_ODD = 100  # rows that cannot be compared, and that a warning has to name
@@ -67,6 +70,7 @@ def many_from_memory(
 
     Raises:
         InvalidVectorError: A vector has another length than those of the collection.
+        NotConfirmed: The collection's row was a guess, and does not hold.
 
     Warns:
         CorruptVectorWarning: Rows whose vector cannot be compared were left out.
@@ -80,31 +84,46 @@ def many_from_memory(
         probes = Probes(block)
         for number, vector in enumerate(block):
             try:
-                ranking = Ranking(_search(place, found, probes, number, query))
+                ranking = Ranking(_search(place, probes, number, query))
             except MustScan:
+                if not found.is_certain:
+                    raise NotConfirmed from None
                 ranking = scan(session, records, found, vector, query)
             results.append(ranking)
     return results
 
 
-def _search(
-    place: Place, found: Found, probes: Probes, number: int, query: Query
-) -> list[ScoredRow]:
+def _search(place: Place, probes: Probes, number: int, query: Query) -> list[ScoredRow]:
     """Return the best rows.
 
     Raises:
         MustScan: Only a scan can tell.
     """
-    if not query.depth or found.size != place.dimensions * ITEM_BYTES:
+    if not query.depth or place.found.size != place.dimensions * ITEM_BYTES:
         raise MustScan("there is nothing to compare with")
     if place.dimensions > MOST_DIMENSIONS:
         raise MustScan(f"vectors of over {MOST_DIMENSIONS} dimensions are not kept in memory")
     for _ in range(ATTEMPTS):
-        key, state = place.guess() or catch_up(place)
+        key, state = _base(place)
         rows = _attempt(place, key, state, probes, number, query)
         if rows is not None:
             return rows
     raise MustScan("rows were written faster than they could be compared")
+
+
+def _base(place: Place) -> tuple[Key, State]:
+    """Return a state to begin with.
+
+    Raises:
+        MustScan: There is none, or none that goes with a guess of the collection's row: with odd
+            rows, the collection may have vectors of another length by now.
+    """
+    guess = place.guess()
+    if place.found.is_certain:
+        return guess or catch_up(place)
+    if guess is None or guess[1].odd:
+        raise MustScan("the collection's row is not known for certain")
+    return guess
 
 
 def _attempt(
@@ -123,9 +142,12 @@ def _attempt(
         first = chosen.likely(query.depth)
         finalists = Finalists(vector, query, may_be_gone=not is_last)
         with _asked(place, state, [*view.odd, *chosen.ids], len(view.odd) + first, query) as answer:
-            holds = _holds(key, answer)
+            holds = _holds(place, key, answer)
             agrees = holds and finalists.read(answer, len(view.odd), chosen, first)
         if not holds:
+            if not place.found.is_certain and not answer.position.has_collection:
+                place.mistrust()
+                raise MustScan("the name is another collection's, or nobody's")
             catch_up(place)
             return None
         if not agrees:
@@ -159,9 +181,10 @@ def _views(place: Place, state: State, query: Query) -> Iterator[tuple[State, in
     for depth in TRIED:
         if query.depth <= depth // 2 and depth * 32 <= view.rows:
             yield view, depth, False
-    position, ids = statements.meeting(
-        place.session, place.records, place.of, state.mark, query.filters
-    )
+    with _log_may_be_gone(place):
+        position, ids = statements.meeting(
+            place.session, place.records, place.found, state.mark, query.filters
+        )
     if position.mark == state.mark and position.has_base:
         yield view.only(ids), query.depth, True
     else:  # what has a filter must not wait for a search without one
@@ -172,29 +195,60 @@ def _views(place: Place, state: State, query: Query) -> Iterator[tuple[State, in
 def _asked(
     place: Place, state: State, ids: list[str], first: int, query: Query
 ) -> Iterator[Answer]:
+    with (
+        _log_may_be_gone(place),
+        statements.answer(
+            place.session, place.records, place.found, state.mark, ids, first, query.filters
+        ) as answer,
+    ):
+        yield answer
+
+
+@contextmanager
+def _log_may_be_gone(place: Place) -> Iterator[None]:
+    """Raise MustScan where a statement in the block fails for want of the log."""
     try:
-        with statements.answer(
-            place.session, place.records, place.of, state.mark, ids, first, query.filters
-        ) as answer:
-            yield answer
-    except OperationalError:
-        logged(place.position())  # the log itself may be gone
+        yield
+    except OperationalError as error:
+        if "no such" in str(error.orig):  # not for a lock, which would be waited for again
+            _logged(place, place.position())
         raise
 
 
-def _holds(key: Key, answer: Answer) -> bool:
+def _logged(place: Place, position: Position) -> Position:
+    """Return the position as `logged` does; where it raises, no guess is made the next time."""
+    try:
+        return logged(position)
+    except MustScan:
+        place.mistrust()
+        raise
+
+
+def _holds(place: Place, key: Key, answer: Answer) -> bool:
     """Return whether the state, with the changes of the answer, is what the session sees.
 
     Raises:
         MustScan: Nobody can tell.
     """
-    position, changes = logged(answer.position), answer.changes
+    position, changes = _logged(place, answer.position), answer.changes
     return (
         position.has_base
         and position.lineage == key.lineage
         and len(changes) <= statements.MOST_CHANGES
         and all(change.row.id is not None for change in changes)
+        and (place.found.is_certain or _is_confirmed(place, answer))
     )
+
+
+def _is_confirmed(place: Place, answer: Answer) -> bool:
+    """Return whether the collection's row, which was a guess, would be found just so.
+
+    The statement has compared its name and its model. Its vectors had one length, or `_base` would
+    have refused the state, and have it still if those written since do.
+    """
+    written = [change.row.embedding for change in answer.changes if change.is_there]
+    have_it = not written or are_vectors(written, place.dimensions * ITEM_BYTES)
+    return answer.position.has_collection and have_it
 
 
 def _with_changes(place: Place, state: State, answer: Answer) -> State:
