@@ -190,6 +190,19 @@ def test_a_search_is_one_statement(options: dict[str, Any], engine: Engine):
         assert statements_of(engine, lambda: searched(again, vectors(1)[0], **options)) == 1
 
 
+@pytest.mark.parametrize("value", ["'another'", "NULL"])
+def test_a_search_is_one_statement_again(value: str, engine: Engine):
+    """A guess that did not hold is corrected at once, and not tried again."""
+    docs, query = filled(engine), vectors(1)[0]
+    searched(docs, query)
+    write_elsewhere(file_of(engine), f"UPDATE collections SET model = {value}")
+    with Session(engine) as session:
+        again = Collection("docs", session)
+        counts = [statements_of(engine, lambda: searched(again, query)) for _ in range(3)]
+    # That of the guess, the row, three to find out which state holds, and that of the answer.
+    assert counts == [6, 1, 1]
+
+
 AFTERWARDS = {
     "renamed": ["UPDATE collections SET name = 'other'"],
     "deleted": ["DELETE FROM embeddings", "DELETE FROM collections"],
