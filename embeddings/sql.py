@@ -204,7 +204,7 @@ def stored_size(records: Records) -> ScalarSelect[int | None]:
         postgresql=columns.embedding.is_not(None),
         type_=Boolean(),
     )
-    sample = (
+    sample = (  # not of the rows without an id, which SQLite admits, and which no search finds
         select(size.label("size"))
         .where(
             columns.collection_id == records.collections.c.id, columns.id.is_not(None), is_vector

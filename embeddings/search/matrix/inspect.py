@@ -9,6 +9,7 @@ from ...vectors import ITEM_BYTES
 from ..status import Status
 from .build import MustScan, Place, base_of, logged, needed
 from .cache import CACHE, Key
+from .state import bytes_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -31,7 +32,7 @@ def memory_status(session: Session, records: Records, found: Found | None) -> St
             raise MustScan("nothing is in memory yet: the second search of a process loads it")
     except MustScan as reason:
         return Status("scan", str(reason), budget=CACHE.budget)
-    return Status("matrix", None, base.rows, base.nbytes, CACHE.budget)
+    return Status("matrix", None, base.rows, bytes_of(base), CACHE.budget)
 
 
 def set_memory_budget(nbytes: int) -> None:

@@ -90,11 +90,6 @@ class State:
         """The number of rows that count."""
         return int(np.count_nonzero(self.radii < np.inf))
 
-    @property
-    def nbytes(self) -> int:
-        """The memory that it takes, of which other states may share most."""
-        return bytes_of(self)
-
     def positions(self, ids: Iterable[str]) -> list[int]:
         """Return where those of the ids stand that are there, dead or alive."""
         return [
