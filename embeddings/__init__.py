@@ -32,10 +32,8 @@ from .errors import (
     UnknownModelError,
 )
 from .items import Prepared
-from .model import EmbeddingModel, SupportsEmbedding
-from .plan import Plan
-from .records import Base, CollectionRecord, EmbeddingRecord, Records
-from .registry import (
+from .models.base import EmbeddingModel, SupportsEmbedding
+from .models.registry import (
     get_aliases,
     get_embedding_model,
     get_embedding_models,
@@ -44,6 +42,8 @@ from .registry import (
     set_alias,
     set_default_model,
 )
+from .plan import Plan
+from .records import Base, CollectionRecord, EmbeddingRecord, Records
 from .schema import downgrade, migrate
 from .search.hnsw import IndexInfo
 from .search.matrix import set_memory_budget

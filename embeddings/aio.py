@@ -19,7 +19,7 @@ from .errors import ModelError
 from .eventloop import checkpoint, spawn, wait_for
 from .indexable import POLL
 from .keys import K
-from .model import BATCH_SIZE, checked_vectors, embed_checked
+from .models.base import BATCH_SIZE, checked_vectors, embed_checked
 from .opening import is_missing_file
 from .plan import Plan
 from .records import RECORDS, Records
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import QueryableAttribute, Session
 
     from .binding import Database
-    from .model import Content, SupportsEmbedding
+    from .models.base import Content, SupportsEmbedding
     from .records import EmbeddingRecord
     from .vectors import Float32
 

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from sqlalchemy import delete, func, select, true, update
 from sqlalchemy.orm import joinedload
 
-from . import registry
 from .binding import bind, bind_for_reading
 from .indexable import Indexable
 from .items import checked_name
 from .keys import K, keys_of
-from .model import check_model
+from .models import registry
+from .models.base import check_model
 from .records import RECORDS, EmbeddingRecord, Records
 from .searchable import Searchable
 from .sql import changed, lock_collection, run, starts_with
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from .binding import Database
     from .keys import Key
-    from .model import EmbeddingModel, SupportsEmbedding
+    from .models.base import EmbeddingModel, SupportsEmbedding
 
 PAGE = 500  # records held at a time while iterating
 

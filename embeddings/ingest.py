@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import ARRAY, LargeBinary, Text, bindparam, cast, func, select
 
-from .model import Kind, batches
+from .models.base import Kind, batches
 from .sql import (
     dialect_of,
     is_one_of,

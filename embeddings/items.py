@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from .errors import InvalidItemError
-from .model import Content, Kind
+from .models.base import Content, Kind
 from .types import check_text
 
 if TYPE_CHECKING:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic
 
 from .keys import K
-from .model import BATCH_SIZE, batches, check_batch_size
+from .models.base import BATCH_SIZE, batches, check_batch_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .items import ContentKey, Item
     from .keys import Keys
-    from .model import Content, SupportsEmbedding
+    from .models.base import Content, SupportsEmbedding
     from .vectors import Float32
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import select
 from .errors import InvalidQueryError, InvalidVectorError, ModelMismatchError
 from .items import checked_content
 from .keys import K
-from .model import check_content
+from .models.base import check_content
 from .search import MANY_STRATEGIES, REMEMBERED, SELECTABLES, STATUS, STRATEGIES
 from .search.query import (
     Among,
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from .keys import Key
-    from .model import Content
+    from .models.base import Content
     from .search.query import Query, Ranking
     from .sql import Found
     from .vectors import Float64, VectorLike

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from sqlalchemy import Executable, bindparam, func, literal, select, true, update
 
-from . import errors, registry
+from . import errors
 from .dialects import SUPPORTED, insert_into
 from .errors import BindingError, ModelMismatchError, ModelRequiredError
 from .keys import K
-from .model import embed_checked
+from .models import registry
+from .models.base import embed_checked
 from .sql import Found, dialect_of, index_settings, run, run_kept, stored_size
 from .tables import explained
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from .binding import Binding
     from .keys import Key, Keys
-    from .model import Content, SupportsEmbedding
+    from .models.base import Content, SupportsEmbedding
     from .records import Records
     from .vectors import Float32
 

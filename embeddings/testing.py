@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .model import Content, EmbeddingModel, SupportsEmbedding, kinds
-from .registry import substitute_models
+from .models.base import Content, EmbeddingModel, SupportsEmbedding, kinds
+from .models.registry import substitute_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
 
-from . import ingest, registry, upsert
+from . import ingest, upsert
 from .errors import InvalidItemError, InvalidQueryError, ModelMismatchError
 from .items import Item, Prepared, checked_content, fold, unpacked
 from .keys import K
-from .model import BATCH_SIZE, batches, check_batch_size, check_content, kinds
+from .models import registry
+from .models.base import BATCH_SIZE, batches, check_batch_size, check_content, kinds
 from .plan import Plan
 from .records import now
 from .search import hnsw
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from .ingest import Resolution
     from .items import ContentKey
     from .keys import Key
-    from .model import Content, Kind, SupportsEmbedding
+    from .models.base import Content, Kind, SupportsEmbedding
     from .search.query import Where
     from .sql import Found
     from .types import Metadata

@@ -15,10 +15,10 @@ from flask.cli import with_appcontext
 
 from ..cli import commands_on
 from ..errors import BindingError
-from ..model import SupportsEmbedding, check_model
-from ..providers import openai
+from ..models import openai
+from ..models.base import SupportsEmbedding, check_model
+from ..models.registry import Settings, use_settings
 from ..records import Base
-from ..registry import Settings, use_settings
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -21,7 +21,7 @@ from embeddings import (
     get_embedding_model,
     migrate,
 )
-from embeddings.registry import default_model_name
+from embeddings.models.registry import default_model_name
 from embeddings.schema import migrations_dir
 from embeddings.testing import DeterministicModel
 from tests.databases import in_threads

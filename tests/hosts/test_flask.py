@@ -30,7 +30,7 @@ from embeddings import (
     get_embedding_models,
 )
 from embeddings.integrations.flask import Embeddings
-from embeddings.registry import Settings, use_settings
+from embeddings.models.registry import Settings, use_settings
 from embeddings.schema import head_revision
 from embeddings.testing import DeterministicModel
 from tests.databases import empty_database, in_threads

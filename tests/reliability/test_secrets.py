@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from embeddings import AsyncCollection, Collection, CorruptVectorWarning, EmbeddingsError
-from embeddings.model import EmbeddingModel
+from embeddings.models.base import EmbeddingModel
 from tests.asynchronous import Awaited, in_the_loop
 
 if TYPE_CHECKING:

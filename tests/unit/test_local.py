@@ -16,7 +16,7 @@ import pytest
 
 import embeddings
 from embeddings import Collection, EmbeddingModel, InvalidItemError, get_embedding_model
-from embeddings.providers.local import WordLlamaModel
+from embeddings.models.local import WordLlamaModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -35,7 +35,7 @@ from embeddings import (
     MissingExtraError,
     ModelError,
 )
-from embeddings.providers.openai import OpenAIEmbeddingModel
+from embeddings.models.openai import OpenAIEmbeddingModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

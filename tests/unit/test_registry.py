@@ -667,7 +667,7 @@ def test_a_name_that_llm_does_not_know_either_is_unknown(fresh):
 def test_the_built_in_models_go_before_those_of_llm(fresh):
     """Both know ada-002; here it is this library's."""
     code = 'result = type(get_embedding_model("ada-002")).__module__'
-    assert fresh(PLUGIN, code) == "embeddings.providers.openai"
+    assert fresh(PLUGIN, code) == "embeddings.models.openai"
 
 
 # Threads

@@ -17,7 +17,7 @@ from sqlalchemy.types import NullType
 
 from ...collection import Collection
 from ...errors import InvalidItemError, InvalidQueryError
-from ...model import BATCH_SIZE, batches
+from ...models.base import BATCH_SIZE, batches
 from .database import DjangoTransactions
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
     from ...items import Prepared
-    from ...model import Content, SupportsEmbedding
+    from ...models.base import Content, SupportsEmbedding
     from ...search.query import Entry
 
 M = TypeVar("M", bound=Model)

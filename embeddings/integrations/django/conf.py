@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from django.conf import settings
 from django.core.checks import Error
 
-from ...model import SupportsEmbedding, check_model
-from ...providers import openai
-from ...registry import Settings, get_embedding_models, is_known, use_settings
+from ...models import openai
+from ...models.base import SupportsEmbedding, check_model
+from ...models.registry import Settings, get_embedding_models, is_known, use_settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

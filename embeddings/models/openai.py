@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidItemError, MissingExtraError, ModelError
-from ..model import Content, EmbeddingModel, SupportsEmbedding
+from .base import Content, EmbeddingModel, SupportsEmbedding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence

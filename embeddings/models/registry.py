@@ -16,13 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
-from .errors import UnknownModelError
-from .model import SupportsEmbedding, check_model
+from ..errors import UnknownModelError
+from .base import SupportsEmbedding, check_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from .model import EmbeddingModel
+    from .base import EmbeddingModel
 
 ENTRY_POINTS = "embeddings.models"
 DEFAULT_MODEL_VARIABLE = "EMBEDDINGS_MODEL"
@@ -237,7 +237,7 @@ def _load_providers() -> None:
     global _providers_loaded
     if not _providers_loaded:
         _providers_loaded = True
-        from .providers import local, openai
+        from . import local, openai
 
         for provider in (openai, local):
             provider.register(register_embedding_model)

@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
-from .errors import InvalidItemError, ModelError
-from .vectors import Float32, VectorLike, as_vectors
+from ..errors import InvalidItemError, ModelError
+from ..vectors import Float32, VectorLike, as_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import MissingExtraError
-from ..model import Content, EmbeddingModel, SupportsEmbedding
+from .base import Content, EmbeddingModel, SupportsEmbedding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
