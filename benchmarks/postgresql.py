@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 
 import embeddings
 from benchmarks.measure import FakeModel, ratio, seconds
-from embeddings.search.pgvector import EF_SEARCH
+from embeddings.databases.postgresql.search import EF_SEARCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable

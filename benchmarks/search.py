@@ -40,9 +40,11 @@ from benchmarks.contestants import (
 )
 from benchmarks.measure import ratio, seconds
 from embeddings import Collection, EmbeddingRecord
-from embeddings.records import RECORDS
-from embeddings.search.matrix import finalists, screen, statements
-from embeddings.search.query import where_condition
+from embeddings.databases.sqlite.matrix import candidates as screen
+from embeddings.databases.sqlite.matrix import rescore as finalists
+from embeddings.databases.sqlite.matrix import statements
+from embeddings.searching.query import where_condition
+from embeddings.tables.records import RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

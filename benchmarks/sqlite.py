@@ -22,7 +22,7 @@ from llm.models import EmbeddingModel as LLMEmbeddingModel
 
 import embeddings
 from benchmarks.measure import FakeModel, ratio, seconds
-from embeddings.changelog import TRIGGERS
+from embeddings.databases.sqlite.changelog import TRIGGERS
 
 BATCH = 100
 TEXT = "A sentence of about the length that people store, with its number at the end: "

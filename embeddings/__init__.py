@@ -13,8 +13,11 @@ from __future__ import annotations
 import importlib
 import typing
 
-from .changelog import install, uninstall
 from .collection import Collection
+from .databases.postgresql.index import IndexInfo
+from .databases.sqlite.changelog import install, uninstall
+from .databases.sqlite.matrix import set_memory_budget
+from .databases.sqlite.transactions import configure_sqlite
 from .errors import (
     BindingError,
     CorruptVectorWarning,
@@ -31,7 +34,6 @@ from .errors import (
     SchemaError,
     UnknownModelError,
 )
-from .items import Prepared
 from .models.base import EmbeddingModel, SupportsEmbedding
 from .models.registry import (
     get_aliases,
@@ -42,21 +44,20 @@ from .models.registry import (
     set_alias,
     set_default_model,
 )
-from .plan import Plan
-from .records import Base, CollectionRecord, EmbeddingRecord, Records
-from .schema import downgrade, migrate
-from .search.hnsw import IndexInfo
-from .search.matrix import set_memory_budget
-from .search.query import Entries, Entry
-from .search.status import Status
 from .searchable import Filters
-from .tables import make_records
-from .transactions import configure_sqlite
+from .searching.query import Entries, Entry
+from .searching.status import Status
+from .tables.columns import JSONObject, Vector
+from .tables.migrate import downgrade, migrate
+from .tables.ours import make_records
+from .tables.records import Base, CollectionRecord, EmbeddingRecord, Records
 from .vectors import cosine_similarity, decode, encode
+from .writing.items import Prepared
+from .writing.plan import Plan
 
 if typing.TYPE_CHECKING:
-    from .aio import AsyncCollection, AsyncPlan
-    from .autogenerate import include_object, render_item
+    from .aio.collection import AsyncCollection, AsyncPlan
+    from .tables.alembic import include_object, render_item
 
 __version__ = "0.1.0"
 
@@ -80,6 +81,7 @@ __all__ = [
     "InvalidItemError",
     "InvalidQueryError",
     "InvalidVectorError",
+    "JSONObject",
     "MissingExtraError",
     "ModelError",
     "ModelMismatchError",
@@ -91,6 +93,7 @@ __all__ = [
     "Status",
     "SupportsEmbedding",
     "UnknownModelError",
+    "Vector",
     "configure_sqlite",
     "cosine_similarity",
     "decode",
@@ -117,8 +120,8 @@ __all__ = [
 _LATER = {
     "AsyncCollection": "aio",
     "AsyncPlan": "aio",
-    "include_object": "autogenerate",
-    "render_item": "autogenerate",
+    "include_object": "tables.alembic",
+    "render_item": "tables.alembic",
 }
 
 

@@ -16,9 +16,9 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from .collection import Collection
 from .errors import EmbeddingsError, MissingExtraError
-from .opening import open_engine
 from .overview import overview
-from .schema import head_revision, migrate
+from .sessions.open import open_engine
+from .tables.migrate import head_revision, migrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

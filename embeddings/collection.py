@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, Any, cast, overload
 from sqlalchemy import delete, func, select, true, update
 from sqlalchemy.orm import joinedload
 
-from .binding import bind, bind_for_reading
 from .indexable import Indexable
-from .items import checked_name
 from .keys import K, keys_of
 from .models import registry
 from .models.base import check_model
-from .records import RECORDS, EmbeddingRecord, Records
 from .searchable import Searchable
+from .sessions.binding import bind, bind_for_reading
 from .sql import changed, lock_collection, run, starts_with
-from .tables import explained, missing_tables
+from .tables.ours import explained, missing_tables
+from .tables.records import RECORDS, EmbeddingRecord, Records
 from .writable import Writable
+from .writing.items import checked_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import QueryableAttribute
 
-    from .binding import Database
     from .keys import Key
     from .models.base import EmbeddingModel, SupportsEmbedding
+    from .sessions.binding import Database
 
 PAGE = 500  # records held at a time while iterating
 

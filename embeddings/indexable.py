@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from .databases.postgresql import index as hnsw
 from .errors import BindingError, IndexingError, InvalidQueryError
 from .keys import K
-from .schema import ADVISORY_LOCK
-from .search import hnsw
 from .sql import connection_of, dialect_of
+from .tables.migrate import ADVISORY_LOCK
 from .target import Target
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import Session
 
-    from .search.hnsw import IndexInfo
+    from .databases.postgresql.index import IndexInfo
     from .sql import Found
 
 POLL = 0.5  # seconds between two looks at a build

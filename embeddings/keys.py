@@ -12,7 +12,7 @@ from sqlalchemy.types import NullType, TypeEngine, Uuid
 
 from .dialects import PerDialect
 from .errors import InvalidItemError
-from .types import check_text
+from .tables.columns import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from .binding import bind_for_reading
 from .collection import Collection
-from .records import RECORDS
-from .schema import current_revision, head_revision
+from .sessions.binding import bind_for_reading
 from .sql import connection_of, run, stored_size
-from .tables import check_adoptable, missing_tables
+from .tables.migrate import current_revision, head_revision
+from .tables.ours import check_adoptable, missing_tables
+from .tables.records import RECORDS
 from .vectors import ITEM_BYTES
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from .binding import Database
+    from .sessions.binding import Database
 
 HEADINGS = ("collection", "model", "dimensions", "rows", "search")
 

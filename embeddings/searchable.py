@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack
 from sqlalchemy import select
 
 from .errors import InvalidQueryError, InvalidVectorError, ModelMismatchError
-from .items import checked_content
 from .keys import K
 from .models.base import check_content
-from .search import MANY_STRATEGIES, REMEMBERED, SELECTABLES, STATUS, STRATEGIES
-from .search.query import (
+from .searching import MANY_STRATEGIES, REMEMBERED, SELECTABLES, STATUS, STRATEGIES
+from .searching.query import (
     Among,
     Entries,
     Entry,
@@ -22,10 +21,11 @@ from .search.query import (
     check_query,
     no_matches,
 )
-from .search.status import Status
+from .searching.status import Status
 from .sql import dialect_of, run
 from .target import Target
 from .vectors import as_query
+from .writing.items import checked_content
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
     from .keys import Key
     from .models.base import Content
-    from .search.query import Query, Ranking
+    from .searching.query import Query, Ranking
     from .sql import Found
     from .vectors import Float64, VectorLike
 

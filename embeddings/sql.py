@@ -34,7 +34,7 @@ from sqlalchemy.types import Boolean, Integer, LargeBinary, TypeDecorator
 
 from .dialects import PerDialect, identifier
 from .errors import InvalidQueryError, InvalidVectorError
-from .types import PGJSON, as_jsonb, check_text
+from .tables.columns import PGJSON, as_jsonb, check_text
 from .vectors import ITEM_BYTES
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import Compiled
     from sqlalchemy.types import TypeEngine
 
-    from .records import Records
+    from .tables.records import Records
 
 MAX_NAME_BYTES = 63  # of a name in PostgreSQL
 # Rows that tell the dimensions of a collection: PostgreSQL lets nobody store corrupt ones.

@@ -15,7 +15,7 @@ from .keys import K
 from .models import registry
 from .models.base import embed_checked
 from .sql import Found, dialect_of, index_settings, run, run_kept, stored_size
-from .tables import explained
+from .tables.ours import explained
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Result
     from sqlalchemy.orm import Session
 
-    from .binding import Binding
     from .keys import Key, Keys
     from .models.base import Content, SupportsEmbedding
-    from .records import Records
+    from .sessions.binding import Binding
+    from .tables.records import Records
     from .vectors import Float32
 
 

@@ -7,20 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
 
-from . import ingest, upsert
+from .databases.postgresql import index as hnsw
 from .errors import InvalidItemError, InvalidQueryError, ModelMismatchError
-from .items import Item, Prepared, checked_content, fold, unpacked
 from .keys import K
 from .models import registry
 from .models.base import BATCH_SIZE, batches, check_batch_size, check_content, kinds
-from .plan import Plan
-from .records import now
-from .search import hnsw
-from .search.query import where_condition
+from .searching.query import where_condition
 from .sql import changed, connection_of, delete_rows, dialect_of, is_one_of, starts_with
+from .tables.columns import dump_metadata, load_metadata
+from .tables.records import now
 from .target import Target
-from .types import dump_metadata, load_metadata
 from .vectors import ITEM_BYTES, as_vector
+from .writing import resolve as ingest
+from .writing import rows as upsert
+from .writing.items import Item, Prepared, checked_content, fold, unpacked
+from .writing.plan import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,14 +29,14 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
-    from .ingest import Resolution
-    from .items import ContentKey
     from .keys import Key
     from .models.base import Content, Kind, SupportsEmbedding
-    from .search.query import Where
+    from .searching.query import Where
     from .sql import Found
-    from .types import Metadata
+    from .tables.columns import Metadata
     from .vectors import Float32
+    from .writing.items import ContentKey
+    from .writing.resolve import Resolution
 
 
 class Writable(Target[K]):

@@ -8,11 +8,11 @@ import os
 from alembic import context
 from sqlalchemy import URL, Connection, create_engine, make_url
 
-from embeddings.autogenerate import include_object
+from embeddings.databases.sqlite.transactions import owned_transaction
 from embeddings.dialects import with_driver
-from embeddings.records import Base
-from embeddings.tables import VERSION_TABLE, check_adoptable, schema_of
-from embeddings.transactions import owned_transaction
+from embeddings.tables.alembic import include_object
+from embeddings.tables.ours import VERSION_TABLE, check_adoptable, schema_of
+from embeddings.tables.records import Base
 
 URL_VARIABLE = "EMBEDDINGS_DATABASE_URL"
 

@@ -18,7 +18,7 @@ from ..errors import BindingError
 from ..models import openai
 from ..models.base import SupportsEmbedding, check_model
 from ..models.registry import Settings, use_settings
-from ..records import Base
+from ..tables.records import Base
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine

@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from alembic import context, op
 
 from embeddings.errors import SchemaError
-from embeddings.tables import create_extension, schema_of
-from embeddings.types import JSONObject, Vector
+from embeddings.tables.columns import JSONObject, Vector
+from embeddings.tables.ours import create_extension, schema_of
 
 revision = "emb_0001"
 down_revision = None

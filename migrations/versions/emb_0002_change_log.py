@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from embeddings.changelog import install, side_tables, side_tables_down
+from embeddings.databases.sqlite.changelog import install, side_tables, side_tables_down
 
 revision = "emb_0002"
 down_revision = "emb_0001"

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from embeddings.search.matrix import build
-from embeddings.search.matrix.cache import CACHE
+from embeddings.databases.sqlite.matrix import build
+from embeddings.databases.sqlite.matrix.cache import CACHE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -52,7 +52,7 @@ from embeddings import (
     Prepared,
     SchemaError,
 )
-from embeddings.search.matrix.cache import CACHE
+from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:

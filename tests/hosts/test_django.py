@@ -22,7 +22,7 @@ from embeddings import (
     migrate,
 )
 from embeddings.models.registry import default_model_name
-from embeddings.schema import migrations_dir
+from embeddings.tables.migrate import migrations_dir
 from embeddings.testing import DeterministicModel
 from tests.databases import in_threads
 

@@ -31,7 +31,7 @@ from embeddings import (
 )
 from embeddings.integrations.flask import Embeddings
 from embeddings.models.registry import Settings, use_settings
-from embeddings.schema import head_revision
+from embeddings.tables.migrate import head_revision
 from embeddings.testing import DeterministicModel
 from tests.databases import empty_database, in_threads
 
@@ -390,7 +390,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
 from embeddings.integrations.flask import Embeddings
-from embeddings.records import RECORDS
+from embeddings.tables.records import RECORDS
 from embeddings.testing import DeterministicModel
 
 way, url, other = sys.argv[1:]

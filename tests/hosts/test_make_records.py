@@ -47,6 +47,7 @@ from embeddings import (
     SchemaError,
     make_records,
 )
+from embeddings.tables.records import RECORDS
 from embeddings.testing import DeterministicModel
 from tests.databases import rows_of
 
@@ -297,7 +298,7 @@ def test_every_operation_gives_what_it_gives_on_our_own_tables(
             session.rollback()
             return result
 
-    expected = run(embeddings.records.RECORDS)
+    expected = run(RECORDS)
     assert run(records) == expected
 
     if database.dialect.name == "sqlite":
@@ -328,7 +329,7 @@ def test_the_schema_may_be_translated(database: Engine, tenant: str, make: Make)
     engine = database.execution_options(
         schema_translate_map={"somewhere": "tenant"}, compiled_cache={}
     )
-    expected = outcome(database, embeddings.records.RECORDS)
+    expected = outcome(database, RECORDS)
 
     records = make(prefix="search_", schema="somewhere", on=engine)
 

@@ -30,7 +30,7 @@ from embeddings import (
     InvalidQueryError,
     InvalidVectorError,
 )
-from embeddings.search import pgvector
+from embeddings.databases.postgresql import search as pgvector
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 
 import embeddings
 from embeddings import Base, Collection, CollectionRecord, EmbeddingRecord
-from embeddings.changelog import LOG_ROWS, PRUNE_EVERY
+from embeddings.databases.sqlite.changelog import LOG_ROWS, PRUNE_EVERY
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:

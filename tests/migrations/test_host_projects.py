@@ -41,7 +41,8 @@ from sqlalchemy.orm import DeclarativeBase, Session
 
 import embeddings
 from embeddings import Collection, Records, SchemaError, configure_sqlite, make_records
-from embeddings.schema import migrations_dir
+from embeddings.tables.migrate import migrations_dir
+from embeddings.tables.records import RECORDS as DOCUMENTED
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
@@ -268,7 +269,7 @@ def with_install(path: Path, records: str) -> None:
 RECORDS = "context.config.attributes['records']"
 
 
-def works(engine: Engine, records: Records = embeddings.records.RECORDS) -> None:
+def works(engine: Engine, records: Records = DOCUMENTED) -> None:
     """Use a collection."""
     docs = Collection("docs", engine, model=DeterministicModel(), records=records)
     docs.embed_multi([("1", "a hound"), ("2", "a cat")], store=True)
@@ -300,9 +301,9 @@ def test_a_host_that_owns_the_tables(metadata: dict[str, Any], batch: bool, host
     host.config.attributes["records"] = records
     path = host.autogenerate()
     source = path.read_text()
-    assert "import embeddings.types" in source
-    assert "embeddings.types.Vector()" in source
-    assert "embeddings.types.JSONObject()" in source
+    assert "import embeddings" in source
+    assert "embeddings.Vector()" in source
+    assert "embeddings.JSONObject()" in source
     with_install(path, RECORDS)
 
     host.upgrade()
@@ -590,6 +591,7 @@ import flask, flask_migrate, flask_sqlalchemy
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
+from embeddings.tables.records import RECORDS as DOCUMENTED
 from embeddings.testing import DeterministicModel
 
 url, owns = sys.argv[1], sys.argv[2] == "owns"

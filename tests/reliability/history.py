@@ -22,8 +22,8 @@ from sqlalchemy.orm import Session
 
 import embeddings
 from embeddings import Collection, EmbeddingRecord
-from embeddings.search.matrix.cache import CACHE
-from embeddings.search.scan import warn_of
+from embeddings.databases.sqlite.matrix.cache import CACHE
+from embeddings.searching.scan import warn_of
 from embeddings.vectors import as_query, cosine_scores
 
 IDS = ("a", "a1", "b", "b1", "c", "d", "é", "z")

@@ -35,12 +35,15 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import embeddings
-from embeddings import Collection, EmbeddingRecord, changelog, set_memory_budget
-from embeddings.records import RECORDS
-from embeddings.search.matrix import build, cache, kernel, screen, statements, strategy
-from embeddings.search.matrix.cache import CACHE
-from embeddings.search.scan import scan
-from embeddings.types import JSONObject, Vector
+from embeddings import Collection, EmbeddingRecord, set_memory_budget
+from embeddings.databases.sqlite import changelog
+from embeddings.databases.sqlite.matrix import build, cache, kernel, statements
+from embeddings.databases.sqlite.matrix import candidates as screen
+from embeddings.databases.sqlite.matrix import search as strategy
+from embeddings.databases.sqlite.matrix.cache import CACHE
+from embeddings.searching.scan import scan
+from embeddings.tables.columns import JSONObject, Vector
+from embeddings.tables.records import RECORDS
 from embeddings.vectors import as_query
 
 if TYPE_CHECKING:
@@ -50,7 +53,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from embeddings.search.matrix.state import Mark
+    from embeddings.databases.sqlite.matrix.state import Mark
     from embeddings.sql import Found
 
 SIZE = 8
@@ -606,7 +609,7 @@ def test_a_table_emptied_without_triggers_is_empty(engine: Engine):
     docs = filled(engine)
     assert_right(docs)
     with engine.begin() as connection:
-        for name in changelog.trigger_names(embeddings.records.RECORDS):
+        for name in changelog.trigger_names(RECORDS):
             connection.execute(text(f"DROP TRIGGER {name}"))
         connection.execute(text("DELETE FROM embeddings"))
         embeddings.install(connection)
@@ -618,7 +621,7 @@ def test_without_the_log_it_scans(engine: Engine):
     docs = filled(engine)
     assert_right(docs)
     with engine.begin() as connection:
-        for name in changelog.trigger_names(embeddings.records.RECORDS):
+        for name in changelog.trigger_names(RECORDS):
             connection.execute(text(f"DROP TRIGGER {name}"))
         connection.execute(text("DROP TABLE embeddings_log"))
     query = vectors(1)[0]

@@ -12,8 +12,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from embeddings import changelog
-from embeddings.search.matrix import build, screen, statements, strategy
+from embeddings.databases.sqlite import changelog
+from embeddings.databases.sqlite.matrix import build, statements
+from embeddings.databases.sqlite.matrix import candidates as screen
+from embeddings.databases.sqlite.matrix import search as strategy
 from tests.reliability.history import RENAMES, SQL, History, template
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ import embeddings
 from embeddings import Collection
 from embeddings.cli import embeddings as program
 from embeddings.overview import CollectionOverview, Overview, overview
-from embeddings.schema import head_revision
+from embeddings.tables.migrate import head_revision
 from tests.databases import on_both, on_postgresql
 
 if TYPE_CHECKING:

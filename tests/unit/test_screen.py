@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from embeddings.search.matrix import kernel
-from embeddings.search.matrix.rows import Packer
-from embeddings.search.matrix.screen import Probes
-from embeddings.search.matrix.state import Mark, State
+from embeddings.databases.sqlite.matrix import kernel
+from embeddings.databases.sqlite.matrix.candidates import Probes
+from embeddings.databases.sqlite.matrix.segments import Packer
+from embeddings.databases.sqlite.matrix.state import Mark, State
 from embeddings.vectors import as_query, cosine_scores
 
 SIZE = 256

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.types import TypeEngine
 
-    from ...items import Prepared
     from ...models.base import Content, SupportsEmbedding
-    from ...search.query import Entry
+    from ...searching.query import Entry
+    from ...writing.items import Prepared
 
 M = TypeVar("M", bound=Model)
 

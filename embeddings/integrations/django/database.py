@@ -11,10 +11,10 @@ from sqlalchemy import Engine, create_engine, delete
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from ...binding import HostSession, Lent
 from ...errors import BindingError, MissingExtraError
-from ...records import RECORDS
-from ...tables import missing_tables
+from ...sessions.binding import HostSession, Lent
+from ...tables.ours import missing_tables
+from ...tables.records import RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from django.db.migrations import RunPython
 
-from ...schema import downgrade, migrate
+from ...tables.migrate import downgrade, migrate
 from .database import session
 
 if TYPE_CHECKING:

@@ -1,0 +1,286 @@
+"""The repository for asyncio: the same names, to be awaited.
+
+There is one implementation, `Collection`. Its methods run as they are, in a greenlet in which every
+statement gives way to the event loop, as SQLAlchemy's own asyncio does; models run in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+
+from sqlalchemy.util import greenlet_spawn
+
+from ..collection import PAGE, Collection
+from ..errors import ModelError
+from ..indexable import POLL
+from ..keys import K
+from ..models.base import BATCH_SIZE, checked_vectors, embed_checked
+from ..sessions.open import is_missing_file
+from ..tables.records import RECORDS, Records
+from ..writing.plan import Plan
+from .greenlets import checkpoint, spawn, wait_for
+from .sessions import Opened, is_sqlite, synchronous
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+    from typing import Self
+
+    from sqlalchemy.orm import QueryableAttribute, Session
+
+    from ..models.base import Content, SupportsEmbedding
+    from ..sessions.binding import Database
+    from ..tables.records import EmbeddingRecord
+    from ..vectors import Float32
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class AsyncPlan(Plan[K]):
+    """`Plan`, whose `embed` is awaited."""
+
+    async def embed(self, batch_size: int = BATCH_SIZE) -> None:  # type: ignore[override]
+        """Call the model for `contents`; no database is touched. As `Plan.embed`."""
+        embed = partial(super().embed, batch_size)
+        await spawn(embed, finishes_statements=lambda: False)
+
+
+class _Inside(Collection[K]):
+    """A collection whose methods run in a greenlet, where what takes long is awaited."""
+
+    @contextmanager
+    def _session(self, *, write: bool = False) -> Iterator[Session]:
+        checkpoint()
+        with super()._session(write=write) as session:
+            yield session
+            checkpoint()  # before the commit, so that a batch is there or not
+
+    def plan(
+        self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
+    ) -> AsyncPlan[K]:
+        """Return what writing these values takes, as `Collection.plan`; its `embed` is awaited."""
+        return AsyncPlan(**vars(super().plan(entries, store, force=force)))
+
+    def _vectors(self, model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
+        return wait_for(_embed, model, items)
+
+    def _pause(self, seconds: float) -> None:
+        wait_for(asyncio.sleep, seconds)
+
+    def _with_reports(self, work: Callable[[], object], report: Callable[[], object]) -> None:
+        working = asyncio.ensure_future(greenlet_spawn(work))
+        try:
+            while wait_for(asyncio.wait, [working], timeout=POLL)[1]:
+                report()
+            working.result()
+        finally:
+            if working.cancel():
+                wait_for(asyncio.wait, [working])
+
+
+async def _embed(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
+    aembed_batch = getattr(model, "aembed_batch", None)
+    if aembed_batch is None:
+        return await asyncio.to_thread(_in_a_thread, model, items)
+    answer = await aembed_batch(list(items))
+    return await asyncio.to_thread(checked_vectors, model, items, answer)
+
+
+def _in_a_thread(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
+    try:
+        return embed_checked(model, items)
+    except StopIteration as error:  # which would never reach the one who waits
+        raise ModelError(f"Model {model.model_id!r} raised StopIteration") from error
+
+
+async def _run(db: Database, records: Records, work: Callable[[], R]) -> R:
+    return await spawn(work, finishes_statements=partial(is_sqlite, db, records))
+
+
+def _awaited(
+    method: Callable[Concatenate[Any, P], R],
+) -> Callable[Concatenate[AsyncCollection[Any], P], Coroutine[Any, Any, R]]:
+    """Return a method of `Collection` as one of `AsyncCollection`."""
+    inside = vars(_Inside).get(method.__name__, method)
+
+    @wraps(method)
+    async def asynchronous(self: AsyncCollection[Any], /, *args: P.args, **options: P.kwargs) -> R:
+        return await self._run(partial(inside, self._collection, *args, **options))
+
+    return asynchronous
+
+
+class AsyncCollection(Generic[K]):
+    """`Collection`, to be awaited: the same methods with the same arguments.
+
+    On an `AsyncSession`, an `async_scoped_session` or an `AsyncConnection` every operation joins
+    the caller's transaction; on an `AsyncEngine` or an `async_sessionmaker` each batch is a
+    transaction of its own, none of which is open while the model runs. The event loop goes on
+    while a model runs: in a thread, or awaited if the model has `aembed_batch`. Nothing is read or
+    written before the first operation.
+
+    On a path, a URL or, for a database in memory, nothing, the first operation or `async with`
+    opens and migrates the database. Close it with `await docs.close()` or at the end of
+    `async with`, in the event loop in which it was used.
+
+    A task that is cancelled leaves whole batches. On SQLite the statement in progress is let
+    finish first, which can take as long as another writer holds the lock.
+
+    `id` and `model_id` are awaited, too: `await docs.id`. For `len(docs)` there is `count()`, and
+    for `"a" in docs` `contains("a")`; `async for record in docs` reads a page at a time.
+
+    Args:
+        name: Unique in the database.
+        db: The database, as above.
+        model: A model object.
+        model_id: Or the id or alias of one.
+        create: Whether to create the collection if it does not exist.
+        key: The type of your ids: `str`, `int`, `uuid.UUID`, or a mapped column.
+        records: The mapped classes.
+
+    Raises:
+        BindingError: The database is not an asynchronous one.
+    """
+
+    DoesNotExist = Collection.DoesNotExist
+
+    @overload
+    def __init__(
+        self: AsyncCollection[str],
+        name: str,
+        db: Any = None,
+        *,
+        model: SupportsEmbedding | None = None,
+        model_id: str | None = None,
+        create: bool = True,
+        records: Records = RECORDS,
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        db: Any = None,
+        *,
+        model: SupportsEmbedding | None = None,
+        model_id: str | None = None,
+        create: bool = True,
+        key: type[K] | QueryableAttribute[K],
+        records: Records = RECORDS,
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        db: Any = None,
+        *,
+        model: SupportsEmbedding | None = None,
+        model_id: str | None = None,
+        create: bool = True,
+        key: Any = str,
+        records: Records = RECORDS,
+    ) -> None:
+        self._records = records
+        self._db = synchronous(db, records)
+        self._collection: Collection[K] = _Inside(
+            name,
+            self._db,
+            model=model,
+            model_id=model_id,
+            create=create,
+            key=key,
+            records=records,
+        )
+
+    async def _run(self, work: Callable[[], R]) -> R:
+        return await _run(self._db, self._records, work)
+
+    @property
+    def name(self) -> str:
+        """The name, unique in the database."""
+        return self._collection.name
+
+    def __repr__(self) -> str:
+        return f"<AsyncCollection {self.name!r}>"
+
+    id = property(_awaited(Collection.id.fget))  # type: ignore[attr-defined]
+    model_id = property(_awaited(Collection.model_id.fget))  # type: ignore[attr-defined]
+    model = _awaited(Collection.model)
+    count = _awaited(Collection.count)
+    get = _awaited(Collection.get)
+    ids = _awaited(Collection.ids)
+    page_after = _awaited(Collection.page_after)
+    rename = _awaited(Collection.rename)
+    delete = _awaited(Collection.delete)
+
+    embed = _awaited(Collection.embed)
+    embed_multi = _awaited(Collection.embed_multi)
+    embed_multi_with_metadata = _awaited(Collection.embed_multi_with_metadata)
+    plan = _awaited(_Inside.plan)
+    apply = _awaited(Collection.apply)
+    prepare = _awaited(Collection.prepare)
+    embed_query = _awaited(Collection.embed_query)
+    store_vectors = _awaited(Collection.store_vectors)
+    set_metadata = _awaited(Collection.set_metadata)
+    delete_items = _awaited(Collection.delete_items)
+
+    content_hash = staticmethod(Collection.content_hash)
+
+    similar = _awaited(Collection.similar)
+    similar_by_id = _awaited(Collection.similar_by_id)
+    similar_by_vector = _awaited(Collection.similar_by_vector)
+    similar_multi = _awaited(Collection.similar_multi)
+    similar_multi_by_vector = _awaited(Collection.similar_multi_by_vector)
+    status = _awaited(Collection.status)
+    matches = _awaited(Collection.matches)
+    matches_by_id = _awaited(Collection.matches_by_id)
+    matches_by_vector = _awaited(Collection.matches_by_vector)
+
+    drop_index = _awaited(Collection.drop_index)
+    index_info = _awaited(Collection.index_info)
+    create_index = _awaited(Collection.create_index)
+
+    async def contains(self, id: object) -> bool:
+        """Return whether there is an item of this id."""
+        return await _awaited(Collection.__contains__)(self, id)
+
+    async def __aiter__(self) -> AsyncIterator[EmbeddingRecord]:
+        """Yield every record, in the order of the stored ids, a page at a time."""
+        last: str | None = None
+        while records := await self.page_after(last):
+            for record in records:
+                yield record
+            if len(records) < PAGE:
+                return
+            last = records[-1].id
+
+    @staticmethod
+    async def exists(db: Any, name: str, *, records: Records = RECORDS) -> bool:
+        """Return whether a database has a collection of this name; False without the tables."""
+        if is_missing_file(db):
+            return False
+        db = synchronous(db, records, migrates=False)
+        return await _run(db, records, partial(Collection.exists, db, name, records=records))
+
+    @staticmethod
+    async def names(db: Any, *, records: Records = RECORDS) -> list[str]:
+        """Return the names of a database's collections, sorted; none without the tables."""
+        if is_missing_file(db):
+            return []
+        db = synchronous(db, records, migrates=False)
+        return await _run(db, records, partial(Collection.names, db, records=records))
+
+    # The database of a collection that opened it
+
+    async def close(self) -> None:
+        """Close the database, if the collection opened it; a session or an engine is left alone."""
+        await self._run(self._collection.close)
+
+    async def __aenter__(self) -> Self:
+        if isinstance(self._db, Opened):
+            await self._run(self._collection._create_at_once)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()

@@ -1,0 +1,124 @@
+"""What is written synchronously, run in an event loop: in greenlets, as SQLAlchemy's asyncio does.
+
+On PostgreSQL a task that is cancelled ends the statement that it waits for at once. On SQLite a
+statement cannot be ended: closing its connection meanwhile would leave the file locked. There
+it is let finish, and the task is cancelled at the next `checkpoint`, with its connection whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+from sqlalchemy.util import await_only
+
+from ..errors import MissingExtraError
+
+try:
+    from greenlet import getcurrent, greenlet
+except ImportError:
+    raise MissingExtraError("greenlet", "async") from None
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Work(greenlet):  # type: ignore[misc]
+    """A synchronous function that waits by handing an awaitable to the event loop."""
+
+    __sqlalchemy_greenlet_provider__ = True  # so `await_only` knows it
+    cancelled: asyncio.CancelledError | None = None
+    """A cancellation that has not taken effect yet."""
+
+
+class _Interruptible:
+    """Something to wait for that may be cancelled at once, as it is no statement."""
+
+    def __init__(self, awaitable: Awaitable[Any]) -> None:
+        self.awaitable = awaitable
+
+
+async def spawn(work: Callable[[], T], *, finishes_statements: Callable[[], bool]) -> T:
+    """Run a function in a greenlet, and return its result.
+
+    Args:
+        work: Waits by `wait_for`, and by whatever of SQLAlchemy's is asynchronous inside.
+        finishes_statements: Tells, once there is something to wait for, whether a statement is to
+            be let finish when the task is cancelled.
+    """
+    running = _Work(work, getcurrent())
+    running.gr_context = getcurrent().gr_context
+    try:
+        result = await _run(running, finishes_statements)
+    except Exception as error:
+        if running.cancelled is not None:
+            raise running.cancelled from error
+        raise
+    if running.cancelled is not None:
+        raise running.cancelled
+    return result  # type: ignore[no-any-return]
+
+
+async def _run(running: _Work, finishes_statements: Callable[[], bool]) -> Any:
+    outcome: Any = running.switch()
+    while not running.dead:
+        try:
+            if isinstance(outcome, _Interruptible):
+                value = await outcome.awaitable
+            elif finishes_statements():
+                value = await _finished(running, outcome)
+            else:
+                value = await outcome
+        except BaseException as error:  # noqa: BLE001  it is raised where the work waits
+            outcome = running.throw(error)
+        else:
+            outcome = running.switch(value)
+    return outcome
+
+
+async def _finished(running: _Work, statement: Awaitable[Any]) -> Any:
+    """Return the result of a statement, and keep a cancellation in mind meanwhile."""
+    task = asyncio.ensure_future(statement)
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            running.cancelled = error
+    return task.result()
+
+
+def checkpoint() -> None:
+    """Let a cancellation take effect that came while a statement was to be finished."""
+    running = getcurrent()
+    if isinstance(running, _Work) and running.cancelled is not None:
+        error, running.cancelled = running.cancelled, None
+        raise error
+
+
+def wait_for(work: Callable[P, Awaitable[T]], *args: P.args, **options: P.kwargs) -> T:
+    """Return the result of what is no statement: cancelled, it ends at once."""
+    checkpoint()
+    result: T = await_only(_Interruptible(work(*args, **options)))  # type: ignore[arg-type]
+    return result
+
+
+class Turn:
+    """Lets the tasks that share something take turns, in whatever event loop they run."""
+
+    def __init__(self) -> None:
+        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
+            WeakKeyDictionary()
+        )
+
+    def _lock(self) -> asyncio.Lock:
+        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+    def __enter__(self) -> None:
+        wait_for(self._lock().acquire)
+
+    def __exit__(self, *_: object) -> None:
+        self._lock().release()

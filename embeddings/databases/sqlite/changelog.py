@@ -1,0 +1,224 @@
+"""What stands beside the two tables on SQLite: the change log, its triggers, `llm`'s migrations.
+
+Triggers append one row to the log for every embedding that anybody writes, whatever program it is,
+so that whatever is derived from the embeddings can tell whether it is up to date.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+from sqlalchemy.engine.mock import MockConnection
+
+from ...dialects import identifier
+from ...errors import SchemaError
+from ...sql import schema_map_of
+from ...tables.records import RECORDS, Records
+from .transactions import sqlite_transaction
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+LLM_MIGRATIONS_TABLE = "_sqlite_migrations"
+LLM_MIGRATIONS = (
+    "m001_create_tables",
+    "m002_foreign_key",
+    "m003_add_updated",
+    "m004_store_content_hash",
+    "m005_add_content_blob",
+)
+TRIGGERS = ("insert", "insert_rowid", "update", "update_rowid", "delete", "prune")
+LOG_ROWS, PRUNE_EVERY = 65_536, 1_024
+
+
+def install(connection: Connection, records: Records = RECORDS) -> None:
+    """Create the change log and its triggers beside the tables, on SQLite; elsewhere do nothing.
+
+    Can be repeated: what is there is kept or made anew. Runs in the connection's transaction.
+    `migrate` and `create_all` do this by themselves; a migration of your own, which creates the
+    tables of `make_records` or rebuilds them, calls it afterwards.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    if isinstance(connection, MockConnection):  # of a script, not of a database
+        for statement in side_tables(records, records.embeddings.schema):
+            connection.execute(text(statement))
+        return
+    schema = _schema_of(connection, records)
+    with sqlite_transaction(connection):
+        check_log(connection, records)
+        ours = trigger_names(records)
+        for name, table in connection.exec_driver_sql(
+            f"SELECT name, tbl_name FROM {_within(schema)}sqlite_master WHERE type = 'trigger'"
+        ):
+            if name in ours and table not in {records.embeddings.name, records.log}:
+                raise SchemaError(
+                    f"The table {table!r} has a trigger called {name!r}, a name that this library "
+                    "needs. Nothing was changed"
+                )
+        for statement in side_tables(records, schema):
+            connection.exec_driver_sql(statement)
+
+
+def check_log(connection: Connection, records: Records) -> None:
+    """Do nothing if the name of the change log is free on SQLite, or taken by a change log.
+
+    Raises:
+        SchemaError: Somebody else has a table of this name.
+    """
+    if connection.dialect.name == "sqlite" and _has_log(connection, records) is False:
+        raise SchemaError(
+            f"This database has a table {records.log!r}, a name that this library needs for its "
+            "change log. Nothing was changed"
+        )
+
+
+def _has_log(connection: Connection, records: Records) -> bool | None:
+    """Return whether the table of that name is a change log; None if there is no such table."""
+    sql = _sql_of(connection, records, records.log)
+    return None if sql is None else "randomblob(16)" in sql
+
+
+def _sql_of(connection: Connection, records: Records, table: str) -> str | None:
+    within = _within(_schema_of(connection, records))
+    query = f"SELECT sql FROM {within}sqlite_master WHERE type = 'table' AND name = ?"
+    row = connection.exec_driver_sql(query, (table,)).first()
+    return None if row is None else str(row[0])
+
+
+def trigger_names(records: Records) -> list[str]:
+    """Return the names of the triggers that fill and prune the change log."""
+    return [f"{records.log}_{name}" for name in TRIGGERS]
+
+
+def side_tables(records: Records = RECORDS, schema: str | None = None) -> list[str]:
+    """Return the SQL that `install` runs for tables in that schema, an attached database."""
+    return [*_llm_migrations(records), *_change_log(records, _within(schema))]
+
+
+def _schema_of(connection: Connection, records: Records) -> str | None:
+    schema = records.embeddings.schema
+    return schema_map_of(connection).get(schema, schema)
+
+
+def _within(schema: str | None) -> str:
+    return f"{identifier(schema)}." if schema else ""
+
+
+def _change_log(records: Records, schema: str) -> list[str]:
+    """Return the SQL of the log (seq, collection_id, id, token) and of its triggers.
+
+    A row of the log says: at this point this id changed. Its token is random, so that a row that
+    was rolled back never comes back as the same: whoever remembers (seq, token) can tell whether
+    the log still holds that very row. The row with seq 0 names the database as a whole.
+    """
+    log, embeddings = records.log, identifier(records.embeddings.name)
+    append = f'INSERT INTO "{log}" (collection_id, id)'
+
+    def trigger(name: str, when: str, *rows: str) -> list[str]:
+        body = " ".join(f"{append} {row};" for row in rows)
+        return [
+            f'DROP TRIGGER IF EXISTS {schema}"{log}_{name}"',
+            f'CREATE TRIGGER {schema}"{log}_{name}" {when} BEGIN {body} END',
+        ]
+
+    old, new = "VALUES (OLD.collection_id, OLD.id)", "VALUES (NEW.collection_id, NEW.id)"
+    moved = "(OLD.collection_id IS NOT NEW.collection_id OR OLD.id IS NOT NEW.id)"
+    displaced = f"SELECT collection_id, id FROM {embeddings} WHERE rowid = NEW.rowid"
+    return [
+        f'CREATE TABLE IF NOT EXISTS {schema}"{log}" (seq INTEGER PRIMARY KEY, '
+        "collection_id INTEGER, id TEXT, token BLOB NOT NULL DEFAULT (randomblob(16)))",
+        f'CREATE INDEX IF NOT EXISTS {schema}"idx_{log}_collection" '
+        f'ON "{log}" (collection_id, seq)',
+        *trigger("insert", f"AFTER INSERT ON {embeddings}", new),
+        # REPLACE fires no delete trigger. What it replaces has the key of the new row, except
+        # where the statement names a rowid: then it is the row of that rowid as well.
+        *trigger("insert_rowid", f"BEFORE INSERT ON {embeddings}", displaced),
+        *trigger(
+            "update_rowid",
+            f"BEFORE UPDATE ON {embeddings} WHEN OLD.rowid <> NEW.rowid",
+            displaced,
+        ),
+        # A change of content or metadata alone leaves the vectors as they are.
+        *trigger(
+            "update",
+            f"AFTER UPDATE OF collection_id, id, embedding ON {embeddings} "
+            f"WHEN {moved} OR OLD.embedding IS NOT NEW.embedding",
+            new,
+            f"SELECT OLD.collection_id, OLD.id WHERE {moved}",
+        ),
+        *trigger("delete", f"AFTER DELETE ON {embeddings}", old),
+        # Whoever writes keeps the log short. The newest row of each collection stays.
+        f'DROP TRIGGER IF EXISTS {schema}"{log}_prune"',
+        f'CREATE TRIGGER {schema}"{log}_prune" AFTER INSERT ON "{log}" '
+        f"WHEN NEW.seq % {PRUNE_EVERY} = 0 BEGIN "
+        f'DELETE FROM "{log}" WHERE seq > 0 AND seq <= NEW.seq - {LOG_ROWS} AND EXISTS '
+        f'(SELECT 1 FROM "{log}" AS newer WHERE newer.collection_id IS "{log}".collection_id '
+        f'AND newer.seq > "{log}".seq); END',
+        f'INSERT INTO {schema}"{log}" (seq) VALUES (0) ON CONFLICT DO NOTHING',
+        # Whatever was written while there were no triggers is a change, too; so is a deletion of
+        # all that a collection had.
+        f'INSERT INTO {schema}"{log}" (collection_id) '
+        f"SELECT collection_id FROM {schema}{embeddings} "
+        f'UNION SELECT collection_id FROM {schema}"{log}" WHERE seq > 0',
+    ]
+
+
+def _is_documented(records: Records) -> bool:
+    return records.embeddings.fullname == RECORDS.embeddings.fullname
+
+
+def _llm_migrations(records: Records) -> list[str]:
+    """Return the SQL that tells `llm` which of its migrations these tables amount to."""
+    if not _is_documented(records):
+        return []
+    table = f'"{LLM_MIGRATIONS_TABLE}"'
+    names = ", ".join(f"('{name}')" for name in LLM_MIGRATIONS)
+    return [
+        f'CREATE TABLE IF NOT EXISTS {table} ("id" INTEGER PRIMARY KEY, '
+        '"migration_set" TEXT, "name" TEXT, "applied_at" TEXT)',
+        f'CREATE UNIQUE INDEX IF NOT EXISTS "idx_{LLM_MIGRATIONS_TABLE}_migration_set_name" '
+        f'ON {table} ("migration_set", "name")',
+        f"INSERT INTO {table} (migration_set, name, applied_at) "
+        f"SELECT 'llm.embeddings', column1, strftime('%Y-%m-%d %H:%M:%S+00:00', 'now') "
+        f"FROM (VALUES {names}) WHERE column1 NOT IN "
+        f"(SELECT name FROM {table} WHERE migration_set = 'llm.embeddings')",
+    ]
+
+
+def uninstall(connection: Connection, records: Records = RECORDS) -> None:
+    """Remove what `install` made, on SQLite; elsewhere do nothing.
+
+    `downgrade` and `drop_all` do this by themselves; the downgrade of a migration of your own calls
+    it before or after it drops the tables. Runs in the connection's transaction.
+    """
+    if connection.dialect.name != "sqlite":
+        return
+    if isinstance(connection, MockConnection):
+        for statement in side_tables_down(records, records.embeddings.schema):
+            connection.execute(text(statement))
+        return
+    statements = []
+    if _has_log(connection, records) is not False:  # else the table is somebody else's
+        statements += _change_log_down(records, _within(_schema_of(connection, records)))
+    if _sql_of(connection, records, LLM_MIGRATIONS_TABLE) is not None:
+        statements += _llm_migrations_down(records)
+    for statement in statements:
+        connection.exec_driver_sql(statement)
+
+
+def side_tables_down(records: Records = RECORDS, schema: str | None = None) -> list[str]:
+    """Return the SQL that undoes that of `side_tables`."""
+    return [*_change_log_down(records, _within(schema)), *_llm_migrations_down(records)]
+
+
+def _change_log_down(records: Records, schema: str) -> list[str]:
+    triggers = [f'DROP TRIGGER IF EXISTS {schema}"{name}"' for name in trigger_names(records)]
+    return [*triggers, f'DROP TABLE IF EXISTS {schema}"{records.log}"']
+
+
+def _llm_migrations_down(records: Records) -> list[str]:
+    if not _is_documented(records):
+        return []
+    return [f"DELETE FROM {LLM_MIGRATIONS_TABLE} WHERE migration_set = 'llm.embeddings'"]

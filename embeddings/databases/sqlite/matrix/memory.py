@@ -1,0 +1,52 @@
+"""What is in memory, and how much may be."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ....errors import InvalidQueryError
+from ....searching.status import Status
+from ....vectors import ITEM_BYTES
+from .build import MustScan, Place, base_of, logged, needed
+from .cache import CACHE, Key
+from .state import bytes_of
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from ....sql import Found
+    from ....tables.records import Records
+
+
+def memory_status(session: Session, records: Records, found: Found | None) -> Status:
+    """Return how the next search in this session will go about it. Reads only."""
+    if found is None or found.size is None:
+        return Status("scan", "there is nothing to search", budget=CACHE.budget)
+    place = Place.at(session, records, found, found.size // ITEM_BYTES)
+    try:
+        position = logged(place.position())
+        key = Key(position.lineage, place.found.id, place.dimensions)  # type: ignore[arg-type]
+        base = base_of(place, CACHE.slot(place.engine, records, found, key))
+        if base is None:
+            needed(place)
+            raise MustScan("nothing is in memory yet: the second search of a process loads it")
+    except MustScan as reason:
+        return Status("scan", str(reason), budget=CACHE.budget)
+    return Status("matrix", None, base.rows, bytes_of(base), CACHE.budget)
+
+
+def set_memory_budget(nbytes: int) -> None:
+    """Set how much memory the searches of this process may keep rows in; 256 MB by default.
+
+    A collection that does not fit is scanned: exact as well, in constant memory, and slower. Which
+    collection was not searched for the longest time is let go of first.
+
+    Args:
+        nbytes: Bytes, for all collections of all databases together; 0 keeps nothing.
+
+    Raises:
+        InvalidQueryError: It is no whole number, zero or more.
+    """
+    if not isinstance(nbytes, int) or isinstance(nbytes, bool) or nbytes < 0:
+        raise InvalidQueryError(f"the budget must be a number of bytes, not {nbytes!r}")
+    CACHE.budget = nbytes

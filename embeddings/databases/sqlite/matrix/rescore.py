@@ -1,0 +1,108 @@
+"""The last look: the candidates' own rows, scored exactly."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ....searching.scan import are_vectors, warn_of
+from ....vectors import ITEM_BYTES, TopK, cosine_scores
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ....searching.query import Query
+    from ....vectors import Float64
+    from .candidates import Candidates
+    from .statements import Answer, Row
+
+AT_ONCE = 64  # candidates that are read after the first of them
+
+
+class Finalists:
+    """The best of the rows that were read.
+
+    Args:
+        vector: What is searched for.
+        query: How many, and under which conditions.
+        may_be_gone: Whether some of the candidates may not meet the conditions.
+    """
+
+    def __init__(self, vector: Float64, query: Query, *, may_be_gone: bool) -> None:
+        self._vector = vector
+        self._query = query
+        self._may_be_gone = may_be_gone
+        self._best = TopK(query.depth, query.min_score)
+        self._rows: dict[str, Row] = {}
+        self._corrupt: list[str] = []
+
+    def read(self, answer: Answer, odd: int, chosen: Candidates, first: int) -> bool:
+        """Read until the rest is too far, and return whether the rows are as the state has them.
+
+        Args:
+            answer: At its beginning.
+            odd: How many rows that cannot be compared come first.
+            chosen: The candidates, which follow.
+            first: How many of them to read before looking how far the rest is.
+        """
+        changed = {change.row.id for change in answer.changes}
+        others = [change.row for change in answer.changes if change.is_meant]
+        others += [row for row in answer.rows(odd) if row.id not in changed]
+        if others:
+            self._score([row for row in others if self._is_meant(row)])
+        at, until, size = 0, len(chosen.ids), first
+        while at < until:
+            asked = chosen.ids[at : min(at + size, until)]
+            pairs = zip(asked, answer.rows(len(asked)), strict=True)
+            same = [(n, id, row) for n, (id, row) in enumerate(pairs, at) if id not in changed]
+            there = [(n, row) for n, id, row in same if row.id == id]
+            scores = self._score([row for _, row in there])
+            gone = 0 if self._may_be_gone else len(same) - len(there)
+            if not chosen.agree([n for n, _ in there], scores, gone):
+                return False
+            at, size = at + len(asked), AT_ONCE
+            self._best.cut()
+            until = chosen.reaching(self._best.floor)
+        return True
+
+    def are_best(self, floor: float) -> bool:
+        """Return whether they are the best of all, where all others score less than the floor."""
+        least = -np.inf if self._query.min_score is None else self._query.min_score
+        ranked = self._best.result()
+        return floor <= least or (len(ranked) == self._query.depth and ranked[-1][1] >= floor)
+
+    def ranked(self) -> list[tuple[Row, float]]:
+        """Return the rows that are the answer, with their scores."""
+        return [(self._rows[id], score) for id, score in self._best.result()[self._query.offset :]]
+
+    def warn(self) -> None:
+        """Warn of the rows that cannot be compared, if there are any."""
+        if self._corrupt:
+            warn_of(self._corrupt, self._vector.size)
+
+    def _score(self, rows: Sequence[Row]) -> Float64:
+        """Take the rows in and return their scores, NaN for one that cannot be compared."""
+        size = self._vector.size * ITEM_BYTES
+        blobs = [row.embedding for row in rows]
+        fit = np.ones(len(rows), bool)
+        if not are_vectors(blobs, size):
+            fit[:] = [are_vectors((blob,), size) for blob in blobs]
+            blobs = [blob for blob, fits in zip(blobs, fit.tolist(), strict=True) if fits]
+        stored = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self._vector.size)
+        scores = np.full(len(rows), np.nan)
+        scores[fit] = cosine_scores(stored, self._vector)
+        ids = [row.id for row in rows]
+        self._best.add(ids, scores)
+        self._rows |= zip(ids, rows, strict=True)
+        self._corrupt += [ids[at] for at in np.flatnonzero(np.isnan(scores)).tolist()]
+        return scores
+
+    def _is_meant(self, row: Row) -> bool:
+        """Return whether the row is one of those to search, as the candidates are."""
+        prefix, skip_id = self._query.prefix, self._query.skip_id
+        return (
+            row.id is not None
+            and row.id != skip_id
+            and (prefix is None or row.id.startswith(prefix))
+        )

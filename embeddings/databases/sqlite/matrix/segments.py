@@ -1,0 +1,176 @@
+"""Rows in memory: int8 with a scale each, and how far from the row that can be.
+
+A row of unit length u is kept as s c + e: whole numbers c from -127 to 127, a scale s, and of the
+rest e only a bound r >= |e| on its length. A query of unit length is t p + f likewise. Then
+
+    |q.u - t s p.c| <= |t p| |e| + |f| |u| <= (1 + |f|) r + |f|
+
+by Cauchy and Schwarz, so that the product of whole numbers tells within which interval the cosine
+lies.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ....vectors import ITEM_BYTES
+from .kernel import rounding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from ....vectors import Float32
+    from .kernel import Int8
+
+SEGMENT_BYTES, SEGMENT_ROWS = 6 * 2**20, 2**14  # at most: few to search, and soon made anew
+ID_BYTES = 80  # of a short id as a Python string, with its place in a tuple
+LEVELS = 127
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Segment:
+    """Some rows, never changed.
+
+    Attributes:
+        ids: Ascending.
+        codes: int8, shape (rows, dimensions).
+        scales: float32, shape (rows,); 0 for a row of zeros.
+        radii: float32, shape (rows,): the bound on what the codes leave out of a unit row.
+    """
+
+    ids: tuple[str, ...]
+    codes: Int8
+    scales: Float32
+    radii: Float32
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def nbytes(self) -> int:
+        """The memory that it takes."""
+        return len(self) * row_bytes(self.codes.shape[1])
+
+    def position(self, id: str) -> int | None:
+        """Return where the id stands, if it does."""
+        at = bisect_left(self.ids, id)
+        return at if at < len(self.ids) and self.ids[at] == id else None
+
+    def starting_with(self, prefix: str) -> Segment:
+        """Return the rows whose id begins so; their codes are not copied."""
+        low = bisect_left(self.ids, prefix)
+        high = bisect_right(self.ids, prefix, lo=low, key=lambda text: text[: len(prefix)])
+        return self.between(low, high)
+
+    def between(self, low: int, high: int) -> Segment:
+        """Return the rows from one position up to another; their codes are not copied."""
+        return Segment(
+            self.ids[low:high], self.codes[low:high], self.scales[low:high], self.radii[low:high]
+        )
+
+
+def gathered(parts: Sequence[tuple[Segment, Any]]) -> Segment:
+    """Return one segment of the rows at the given positions of each, in the order of the ids.
+
+    Args:
+        parts: Segments, and for each an array of positions.
+    """
+    ids = [part.ids[at] for part, chosen in parts for at in chosen.tolist()]
+    arrays = []
+    for name in ("codes", "scales", "radii"):
+        pieces = [getattr(part, name)[chosen] for part, chosen in parts]
+        arrays.append(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    if order != list(range(len(ids))):
+        ids = [ids[at] for at in order]
+        arrays = [array[order] for array in arrays]
+    return Segment(tuple(ids), *arrays)
+
+
+def row_bytes(dimensions: int) -> int:
+    """Return the memory of a row in a segment: codes, scale, radius and id."""
+    return dimensions + 2 * ITEM_BYTES + ID_BYTES
+
+
+def segment_rows(dimensions: int) -> int:
+    """Return how many rows a segment has at most, or hardly more."""
+    return max(1, min(SEGMENT_ROWS, SEGMENT_BYTES // dimensions))
+
+
+class Packer:
+    """Makes segments of stored rows, in memory of about one segment more than they take.
+
+    Args:
+        dimensions: Of the vectors; rows of other lengths are odd.
+    """
+
+    def __init__(self, dimensions: int) -> None:
+        self._dimensions = dimensions
+        self._most = segment_rows(dimensions)
+        self._parts: list[Segment] = []
+        self._waiting = 0
+        self._segments: list[Segment] = []
+        self.odd: list[str] = []
+        """The ids of rows that hold no finite vector of this length."""
+
+    def add(self, rows: Iterable[tuple[str, Any]]) -> None:
+        """Take in ids with what is stored as their embeddings: some dozens at a time."""
+        size = self._dimensions * ITEM_BYTES
+        rows = list(rows)
+        fit = [row for row in rows if type(row[1]) is bytes and len(row[1]) == size]
+        if len(fit) < len(rows):
+            chosen = {id for id, _ in fit}
+            self.odd += [id for id, _ in rows if id not in chosen]
+        if not fit:
+            return
+        ids, blobs = zip(*fit, strict=True)
+        matrix = np.frombuffer(b"".join(blobs), "<f4").reshape(len(ids), -1)
+        codes, scales, radii = quantised(matrix)
+        part = Segment(ids, codes, scales, radii)
+        finite = np.isfinite(radii)
+        if not finite.all():
+            self.odd += [ids[at] for at in np.flatnonzero(~finite).tolist()]
+            part = gathered([(part, np.flatnonzero(finite))])
+        self._parts.append(part)
+        self._waiting += len(part)
+        if self._waiting >= self._most:
+            self._close()
+
+    def segments(self) -> list[Segment]:
+        """Return what was made of all the rows."""
+        self._close()
+        return self._segments
+
+    def _close(self) -> None:
+        if self._waiting:
+            parts = [(part, np.arange(len(part))) for part in self._parts]
+            self._segments.append(gathered(parts))
+        self._parts, self._waiting = [], 0
+
+
+def quantised(matrix: Float32) -> tuple[Int8, Float32, Float32]:
+    """Return codes, scales and radii of the rows, made one unit long.
+
+    A row of zeros has codes, scale and radius 0; one that is not finite has no finite radius.
+
+    Args:
+        matrix: Shape (rows, dimensions).
+    """
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        norms = np.sqrt(np.einsum("ij,ij->i", matrix, matrix, dtype=np.float64))
+        units = (matrix / norms[:, np.newaxis]).astype(np.float32)
+        units[norms == 0.0] = 0.0
+        scales = np.abs(units).max(axis=1) / np.float32(LEVELS)
+        codes = np.rint(units / scales[:, np.newaxis])
+        codes[scales == 0.0] = 0.0
+        units -= codes * scales[:, np.newaxis]
+        # What is added covers the float32 roundings above.
+        radii = np.sqrt(np.einsum("ij,ij->i", units, units)) * np.float32(
+            1.0 + rounding(matrix.shape[1])
+        ) + np.float32(1e-6)
+        radii[scales == 0.0] = 0.0
+        return codes.astype(np.int8), scales, radii

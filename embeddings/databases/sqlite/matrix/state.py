@@ -1,0 +1,237 @@
+"""What one collection's rows are at one point of the change log, in memory."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ....vectors import ITEM_BYTES
+from .segments import Segment, gathered, row_bytes, segment_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Collection as Ids
+    from collections.abc import Iterable, Sequence
+    from typing import Self
+
+    from ....vectors import Float32
+    from .kernel import Int8
+
+DEAD_SHARE = 8  # a segment is made anew when one row in so many is dead
+USUAL = 1.5  # times the median, a radius is not one of a few that are far above the others
+WIDE_SHARE = 8  # what is usual is found out anew when one row in so many is wide
+COMPACTED_AT_ONCE = 2  # so that compacting never takes much memory at a time
+JOINED_BYTES = 2 * ITEM_BYTES  # of a row: its scale and radius, in one piece with those of all
+
+
+class Mark(NamedTuple):
+    """A row of the change log: in a database that holds it, all that came before is the same."""
+
+    seq: int
+    token: bytes
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """The rows up to a mark; never changed, and shared by all that search.
+
+    Attributes:
+        mark: The newest row of the log, for this collection, that is taken into account.
+        segments: The rows, and among them dead ones, which are out of date.
+        radii: float32, shape (rows,): those of the segments; infinite for a dead row.
+        reach: One bound for the radii of nearly all rows. Those above it are wide, and bounded one
+            by one; dead and wide rows stand aside.
+        odd: The ids of rows that cannot be compared.
+    """
+
+    mark: Mark
+    segments: tuple[Segment, ...]
+    radii: Float32
+    reach: float
+    odd: frozenset[str]
+
+    @classmethod
+    def of(cls, mark: Mark, segments: Sequence[Segment], odd: Iterable[str] = ()) -> Self:
+        """Return the state of these segments, without dead rows."""
+        radii = _joined([segment.radii for segment in segments])
+        return cls(mark, tuple(segments), radii, _reach(radii), frozenset(odd))
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each segment's rows begin among all, and at the end their number."""
+        return list(accumulate(map(len, self.segments), initial=0))
+
+    @cached_property
+    def scales(self) -> Float32:
+        """float32, shape (rows,)."""
+        return _joined([segment.scales for segment in self.segments])
+
+    @cached_property
+    def aside(self) -> npt.NDArray[np.bool_] | None:
+        """Which rows are dead or wide, shape (rows,); None if none is."""
+        aside = self.radii > self.reach
+        return aside if aside.any() else None
+
+    @cached_property
+    def wide(self) -> npt.NDArray[np.intp]:
+        """Where the wide rows stand."""
+        if self.aside is None:
+            return np.empty(0, np.intp)
+        positions = np.flatnonzero(self.aside)
+        return positions[self.radii[positions] < np.inf]
+
+    @cached_property
+    def rows(self) -> int:
+        """The number of rows that count."""
+        return int(np.count_nonzero(self.radii < np.inf))
+
+    def positions(self, ids: Iterable[str]) -> list[int]:
+        """Return where those of the ids stand that are there, dead or alive."""
+        return [
+            start + at
+            for id in ids
+            for start, segment in zip(self.starts, self.segments, strict=False)
+            if (at := segment.position(id)) is not None
+        ]
+
+    def ids(self, positions: Iterable[int]) -> list[str]:
+        """Return the ids at positions."""
+        starts, segments = self.starts, self.segments
+        return [
+            segments[at].ids[position - starts[at]]
+            for position in positions
+            for at in [bisect_right(starts, position) - 1]
+        ]
+
+    def codes(self, positions: npt.NDArray[np.intp]) -> Int8:
+        """Return the codes at positions, which ascend: int8, shape (positions, dimensions)."""
+        bounds = np.searchsorted(positions, self.starts).tolist()
+        return np.concatenate(
+            [
+                segment.codes[positions[low:high] - first]
+                for segment, first, low, high in zip(
+                    self.segments, self.starts, bounds, bounds[1:], strict=False
+                )
+                if low < high
+            ]
+        )
+
+    def without(self, ids: Iterable[str]) -> State:
+        """Return the state in which these do not count."""
+        return self._with_dead(self.positions(ids))
+
+    def only(self, ids: Ids[str]) -> State:
+        """Return the state in which no others than these count.
+
+        Args:
+            ids: A set, of any size.
+        """
+        others = [
+            start + at
+            for start, segment in zip(self.starts, self.segments, strict=False)
+            for at, id in enumerate(segment.ids)
+            if id not in ids
+        ]
+        return self._with_dead(others)
+
+    def starting_with(self, prefix: str) -> State:
+        """Return the state of the ids that begin so."""
+        segments = [segment.starting_with(prefix) for segment in self.segments]
+        radii = [
+            self.radii[start + low : start + low + len(part)]
+            for start, segment, part in zip(self.starts, self.segments, segments, strict=False)
+            for low in ([segment.position(part.ids[0]) or 0] if part.ids else [0])
+        ]
+        odd = frozenset(id for id in self.odd if id.startswith(prefix))
+        return replace(self, segments=tuple(segments), radii=_joined(radii), odd=odd)
+
+    def patched(
+        self, mark: Mark, changed: Ids[str], segments: Sequence[Segment], odd: Iterable[str]
+    ) -> State:
+        """Return the state after some rows were written.
+
+        Args:
+            mark: The newest row of the log by then.
+            changed: All ids that were written, or deleted.
+            segments: Those of them that are there.
+            odd: Those that are there and cannot be compared.
+        """
+        old = self.without(changed)
+        radii = _joined([old.radii, *(segment.radii for segment in segments)])
+        rest = (old.odd - set(changed)) | set(odd)
+        return State(mark, (*old.segments, *segments), radii, self.reach, rest)._tidied()
+
+    def _with_dead(self, positions: Sequence[int]) -> State:
+        if not positions:
+            return self
+        radii = self.radii.copy()
+        radii[positions] = np.inf
+        return replace(self, radii=radii)
+
+    def _tidied(self) -> State:
+        """Return the same with few small segments, and not many dead rows.
+
+        A write costs little: neighbours are put together only where that doubles the smaller, so
+        that each row moves a few times in its life.
+        """
+        parts = [
+            _Part(segment, self.radii[start : start + len(segment)])
+            for start, segment in zip(self.starts, self.segments, strict=False)
+        ]
+        wasteful = [at for at, part in enumerate(parts) if part.dead * DEAD_SHARE > len(part.radii)]
+        wasteful.sort(key=lambda at: -parts[at].dead)
+        for at in wasteful[:COMPACTED_AT_ONCE]:
+            parts[at] = _Part.of(parts[at : at + 1])
+        most = segment_rows(self.segments[0].codes.shape[1]) if self.segments else 0
+        at = len(parts) - 1
+        while at > 0:
+            left, right = (len(part.radii) - part.dead for part in parts[at - 1 : at + 1])
+            if left <= 2 * right and left + right <= most:
+                parts[at - 1 : at + 1] = [_Part.of(parts[at - 1 : at + 1])]
+            at -= 1
+        segments = tuple(part.segment for part in parts)
+        tidy = replace(self, segments=segments, radii=_joined([part.radii for part in parts]))
+        if len(tidy.wide) * WIDE_SHARE > tidy.rows:
+            return replace(tidy, reach=_reach(tidy.radii))
+        return tidy
+
+
+class _Part:
+    """A segment with its radii in a state."""
+
+    def __init__(self, segment: Segment, radii: Float32) -> None:
+        self.segment, self.radii = segment, radii
+        self.dead = len(radii) - int(np.count_nonzero(radii < np.inf))
+
+    @classmethod
+    def of(cls, parts: Sequence[_Part]) -> Self:
+        """Return the rows of some parts that are not dead, as one."""
+        segment = gathered([(part.segment, np.flatnonzero(part.radii < np.inf)) for part in parts])
+        return cls(segment, segment.radii)
+
+
+def bytes_of(*states: State) -> int:
+    """Return the memory that states take together; segments that they share count once."""
+    segments = {segment for state in states for segment in state.segments}
+    joined = JOINED_BYTES * sum(len(state.radii) for state in states)
+    return joined + sum(segment.nbytes for segment in segments)
+
+
+def expected_bytes(rows: int, dimensions: int) -> int:
+    """Return what `bytes_of` will be of a state that is yet to be loaded."""
+    return rows * (row_bytes(dimensions) + JOINED_BYTES)
+
+
+def _reach(radii: Float32) -> float:
+    """Return what all but few of the finite radii are at most, however many rows are zeros."""
+    finite = radii[(radii > 0.0) & (radii < np.inf)]
+    return float(min(finite.max(), USUAL * np.median(finite))) if len(finite) else 0.0
+
+
+def _joined(arrays: Sequence[Float32]) -> Float32:
+    return np.concatenate(arrays) if arrays else np.empty(0, np.float32)

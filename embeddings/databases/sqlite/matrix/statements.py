@@ -1,0 +1,385 @@
+"""What the matrix asks of the database. Each statement sees one snapshot, and says which.
+
+The first row of each answer is the position of the snapshot in the change log.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import (
+    BLOB,
+    BindParameter,
+    ColumnElement,
+    CompoundSelect,
+    Integer,
+    MetaData,
+    Select,
+    Table,
+    Text,
+    and_,
+    bindparam,
+    exists,
+    func,
+    literal_column,
+    null,
+    select,
+    true,
+    type_coerce,
+    union_all,
+)
+from sqlalchemy import Column as SQLColumn
+from sqlalchemy.types import NullType
+
+from ....sql import run, run_kept
+from ..changelog import trigger_names
+from .state import Mark
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from sqlalchemy import Dialect, FromClause, Result, Subquery
+    from sqlalchemy.orm import Session
+
+    from ....sql import Found
+    from ....tables.records import Records
+
+MOST_CHANGES = 64  # rows of the log that the answer to a search brings along
+CHUNK_ROWS = 256
+WIDTH = 6  # columns of a statement's parts, beside the one that tells the part
+
+
+class Position(NamedTuple):
+    """Where in its history a session sees the collection."""
+
+    is_logged: bool
+    """Whether every write is logged: our triggers stand, on the table that the session means."""
+    lineage: bytes | None
+    """What the database has for its name."""
+    mark: Mark | None
+    """The newest row of the log for this collection."""
+    has_base: bool
+    """Whether it holds the row of the log that was asked about."""
+    has_collection: bool
+    """Whether the collection's row is the one that was asked about."""
+
+
+class Row(NamedTuple):
+    """A row of embeddings, as stored."""
+
+    id: Any
+    """None where the candidate is not there, or does not meet the conditions."""
+    embedding: Any
+    content: Any
+    metadata: Any
+
+
+class Change(NamedTuple):
+    """What was written after the base."""
+
+    row: Row
+    """With the id also where it was deleted."""
+    is_there: bool
+    is_meant: bool
+    """Whether it is there and meets the conditions."""
+
+
+class Answer:
+    """What one statement returns, all of one snapshot.
+
+    Attributes:
+        position: Of the snapshot in the log.
+        changes: What was written after the base, or one more than `MOST_CHANGES` of it.
+    """
+
+    def __init__(self, result: Result[Any], first: int) -> None:
+        self._result = result
+        first = max(first, 1)  # the changes come first: one more row tells whether there are any
+        head, *rows = result.fetchmany(1 + first)
+        self.position = _as_position(head)
+        self.changes: list[Change] = []
+        while rows and rows[-1][0] == 1:
+            self.changes += map(_as_change, rows)
+            rows = [*result.fetchmany(first)]
+        self.changes += [_as_change(row) for row in rows if row[0] == 1]
+        self._waiting = [Row._make(row[1:5]) for row in rows if row[0] == 2]
+
+    def rows(self, number: int) -> list[Row]:
+        """Read on: return the rows of the next so many candidates, in their order."""
+        rows = self._waiting[:number]
+        del self._waiting[:number]
+        if missing := number - len(rows):
+            rows += [Row._make(row[1:5]) for row in self._result.fetchmany(missing)]
+        return rows
+
+
+class _Tables(NamedTuple):
+    log: Table
+    objects: FromClause
+    shadows: FromClause
+
+
+@functools.cache
+def _tables(records: Records) -> _Tables:
+    metadata, schema = MetaData(), records.embeddings.schema
+
+    def objects(schema: str | None) -> Table:
+        names = ("type", "name", "tbl_name")
+        columns = [SQLColumn(name, Text) for name in names]
+        return Table("sqlite_master", metadata, *columns, schema=schema)
+
+    log = Table(
+        records.log,
+        metadata,
+        SQLColumn("seq", Integer),
+        SQLColumn("collection_id", Integer),
+        SQLColumn("id", Text),
+        SQLColumn("token", BLOB),
+        schema=schema,
+    )
+    return _Tables(log, objects(schema).alias("ours"), objects("temp").alias("theirs"))
+
+
+def _given(name: str, type_: Any = None) -> BindParameter[Any]:
+    """Return a parameter under a name that no parameter of a host's condition has."""
+    return bindparam(f"embeddings_{name}", type_=type_)
+
+
+def _values(**values: Any) -> dict[str, Any]:
+    """Return the values of such parameters."""
+    return {f"embeddings_{name}": value for name, value in values.items()}
+
+
+def _raw(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    return type_coerce(column, NullType)
+
+
+def _constant(value: str | int) -> ColumnElement[Any]:
+    quoted = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
+    return literal_column(quoted)
+
+
+@functools.cache
+def _is_logged(records: Records) -> ColumnElement[bool]:
+    tables = _tables(records)
+    ours = [_constant(name) for name in (records.embeddings.name, records.log)]
+    names = [_constant(name) for name in trigger_names(records)]
+    objects, shadows = tables.objects.c, tables.shadows.c
+    triggers = select(func.count()).where(
+        objects.type == _constant("trigger"), objects.name.in_(names), objects.tbl_name.in_(ours)
+    )
+    stand = triggers.scalar_subquery() == _constant(len(names))
+    # A temporary table of the name goes first, and has no log.
+    shadowed = exists(select(_constant(1)).where(shadows.name.in_(ours)))
+    return stand if records.embeddings.schema else and_(stand, ~shadowed)
+
+
+@functools.cache
+def _position(records: Records) -> Select[Any]:
+    log = _tables(records).log.c
+    ours = log.collection_id == _given("of")
+    seq = select(func.max(log.seq)).where(ours).scalar_subquery()
+    token = select(log.token).where(log.seq == seq).scalar_subquery()
+    lineage = select(log.token).where(log.seq == _constant(0)).scalar_subquery()
+    is_base = and_(ours, log.seq == _given("seq"), log.token == _given("token"))
+    row = records.collections.c
+    is_meant = and_(
+        row.id == _given("of"),
+        row.name == _given("name"),
+        row.model.is_not_distinct_from(_given("model")),
+    )
+    has_base, has_collection = (
+        exists(select(_constant(1)).where(condition)) for condition in (is_base, is_meant)
+    )
+    columns = (seq, token, lineage, has_base, has_collection, _is_logged(records))
+    return _selected(0, *map(_raw, columns))
+
+
+def _selected(kind: int, *columns: ColumnElement[Any]) -> Select[Any]:
+    """Return a SELECT of as many columns as every part of a statement has."""
+    return select(_constant(kind), *columns, *[null()] * (WIDTH - len(columns)))
+
+
+def _changed(records: Records) -> FromClause:
+    log = _tables(records).log.c
+    ids = select(log.id).where(log.collection_id == _given("of"), log.seq > _given("seq"))
+    return ids.distinct().limit(_given("most")).offset(_constant(0)).subquery("changed")
+
+
+def _changes(records: Records, conditions: Sequence[ColumnElement[bool]] = ()) -> Select[Any]:
+    changed = _changed(records)
+    row = _rows(records, and_(true(), *conditions))
+    stored = (row.c.embedding, row.c.content, row.c.metadata)
+    flags = (row.c.id.is_not(None), row.c.is_meant)
+    changes = _selected(1, changed.c.id, *map(_raw, stored + flags))
+    return changes.select_from(changed.outerjoin(row, row.c.id == changed.c.id))
+
+
+def _whole(records: Records, conditions: Sequence[ColumnElement[bool]] = ()) -> CompoundSelect[Any]:
+    given = func.json_each(_given("ids", Text)).table_valued("value")
+    row = _rows(records, true(), conditions)
+    stored = (row.c.id, row.c.embedding, row.c.content, row.c.metadata)
+    candidates = _selected(2, *map(_raw, stored))
+    return union_all(
+        _position(records),
+        _changes(records, conditions),
+        # The outer join keeps the order of the ids: reading can end where the rest is too far.
+        candidates.select_from(given.outerjoin(row, row.c.id == given.c.value)),
+    )
+
+
+@functools.cache
+def _unfiltered(records: Records) -> CompoundSelect[Any]:
+    return _whole(records)
+
+
+def _rows(
+    records: Records,
+    is_meant: ColumnElement[bool],
+    conditions: Sequence[ColumnElement[bool]] = (),
+) -> Subquery:
+    """Return the collection's rows, alone: a host's condition may name a column without a table."""
+    columns = records.embeddings.c
+    stored = (columns.id, columns.embedding, columns.content, columns.metadata)
+    statement = select(*stored, is_meant.label("is_meant"))
+    return statement.where(columns.collection_id == _given("of"), *conditions).subquery()
+
+
+@contextmanager
+def answer(
+    session: Session,
+    records: Records,
+    found: Found,
+    base: Mark,
+    ids: Sequence[str],
+    first: int,
+    conditions: Sequence[ColumnElement[bool]] = (),
+) -> Iterator[Answer]:
+    """Yield the rows of the candidates, and whether the base they were chosen from holds.
+
+    Args:
+        session: What it sees.
+        records: The mapped classes.
+        found: The collection's row.
+        base: The mark of the state in which the candidates were found.
+        ids: The candidates.
+        first: How many of them will be read in any case.
+        conditions: Only those that meet them.
+    """
+    parameters = _at(found, base) | _values(most=MOST_CHANGES + 1, ids=json.dumps(ids))
+    if conditions:
+        result = run(session, records, _whole(records, conditions), parameters)
+    else:
+        result = run_kept(session, records, _unfiltered(records), parameters)
+    # A statement that is half read would keep its snapshot, and writers from committing.
+    with closing(result):
+        yield Answer(result, first)
+
+
+def position(
+    session: Session, records: Records, found: Found, base: Mark | None = None
+) -> Position:
+    """Return where the session is; also for a database that never had a log.
+
+    Args:
+        session: What it sees.
+        records: The mapped classes.
+        found: The collection's row.
+        base: The mark to look for.
+    """
+    # The log is not named before it is known to be there.
+    if not run(session, records, select(_is_logged(records))).scalar_one():
+        return Position(False, None, None, False, False)
+    rows = run(session, records, _position(records), _at(found, base))
+    return _as_position(rows.one())
+
+
+def known(session: Session, records: Records, found: Found, marks: Iterable[Mark]) -> set[Mark]:
+    """Return those of the marks that the session's log holds."""
+    log = _tables(records).log.c
+    statement = select(log.seq, log.token).where(
+        log.collection_id == found.id, log.seq.in_([mark.seq for mark in marks])
+    )
+    return {Mark(*row) for row in run(session, records, statement)} & set(marks)
+
+
+def count(session: Session, records: Records, found: Found) -> int:
+    """Return the number of rows of the collection."""
+    statement = select(func.count()).where(records.embeddings.c.collection_id == found.id)
+    return int(run(session, records, statement).scalar_one())
+
+
+def meeting(
+    session: Session,
+    records: Records,
+    found: Found,
+    base: Mark,
+    conditions: Sequence[ColumnElement[bool]],
+) -> tuple[Position, set[str]]:
+    """Return where the session is, and the ids that meet the conditions there."""
+    columns = records.embeddings.c
+    # Not "id IS NOT NULL": SQLite would seek by that, and not by the ids of a condition.
+    ids = _selected(1, columns.id).where(columns.collection_id == found.id, *conditions)
+    rows = run(session, records, union_all(_position(records), ids), _at(found, base)).all()
+    return _as_position(rows[0]), {row[1] for row in rows[1:]} - {None}
+
+
+def load(
+    session: Session, records: Records, found: Found, since: Mark | None
+) -> Iterator[list[tuple[str | None, Any, bool]]]:
+    """Yield all rows of the collection, or what was written after a mark, in parts.
+
+    What else is written on the same connection meanwhile may be among them or not.
+
+    Yields:
+        Lists of (id, embedding, is there).
+    """
+    columns = records.embeddings.c
+    statement: Select[Any]
+    if since is None:
+        statement = select(columns.id, _raw(columns.embedding), _constant(1)).where(
+            columns.collection_id == _given("of"), columns.id.is_not(None)
+        )
+    else:
+        changes = _changes(records).subquery().c
+        statement = select(changes[1], changes[2], changes[5])
+    parameters = _at(found, since) | _values(most=-1)
+    options = {"yield_per": CHUNK_ROWS}
+    result = run(session, records, statement.execution_options(**options), parameters)
+    for part in result.partitions():
+        yield [(id, blob, bool(is_there)) for id, blob, is_there in part]
+
+
+@functools.lru_cache(maxsize=64)
+def decoders(
+    records: Records, dialect: Dialect
+) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Return what makes of a stored content and of stored metadata what their columns hold."""
+    columns = records.embeddings.c
+    content, metadata = (
+        column.type.dialect_impl(dialect).result_processor(dialect, None) or _unchanged
+        for column in (columns.content, columns.metadata)
+    )
+    return content, metadata
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _at(found: Found, base: Mark | None) -> dict[str, Any]:
+    seq, token = (0, b"") if base is None else base
+    return _values(of=found.id, name=found.name, model=found.model_id, seq=seq, token=token)
+
+
+def _as_change(row: Any) -> Change:
+    return Change(Row._make(row[1:5]), bool(row[5]), bool(row[6]))
+
+
+def _as_position(row: Any) -> Position:
+    _, seq, token, lineage, has_base, has_collection, is_logged = row
+    mark = None if seq is None else Mark(seq, token)
+    return Position(bool(is_logged), lineage, mark, bool(has_base), bool(has_collection))

@@ -1,0 +1,1 @@
+"""What is stored: the columns, the mapped records, hosts' own records, migrations."""

@@ -1,0 +1,183 @@
+"""Migrations: the tables brought up to date or taken back, by an Alembic environment of our own."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, func, select
+
+from ..databases.sqlite.transactions import (
+    commits_each_statement,
+    owned_transaction,
+    sqlite_transaction,
+)
+from ..errors import SchemaError
+from .ours import VERSION_TABLE, schema_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+ADVISORY_LOCK = int.from_bytes(b"embeddin")
+_alembic_lock = threading.RLock()
+
+
+def migrate(bind: Engine | Connection, revision: str = "head") -> None:
+    """Create the tables, or bring them up to date; also those that `llm` made, keeping every row.
+
+    Safe to call at every start and from several processes at once: one does the work, the others
+    wait. On an engine the work is one transaction, and a failure leaves nothing. On a connection
+    it joins the caller's transaction, which it neither commits nor rolls back.
+
+    On PostgreSQL the tables come into the schema that `schema_translate_map` names for None, or
+    into the first of the search path; the extension `vector` is created where it is missing.
+
+    Args:
+        bind: The database.
+        revision: An Alembic revision of this library; the newest by default.
+
+    Raises:
+        SchemaError: A table called `collections` or `embeddings` is there and is not one of ours,
+            or there is no pgvector. Nothing was changed.
+    """
+    if isinstance(bind, Engine):
+        with owned_transaction(bind, write=False) as connection:
+            if is_migrated(connection, revision):
+                return
+        with owned_transaction(bind, write=True, isolation_level=_sees_others(bind)) as connection:
+            migrate(connection, revision)
+        return
+    _check_bind(bind, "migrate")
+    if not bind.in_transaction():
+        bind.begin()
+    if not is_migrated(bind, revision):
+        _run_alembic(bind, lambda command, config: command.upgrade(config, revision))
+
+
+def downgrade(
+    bind: Engine | Connection, revision: str = "base", *, drop_rows: bool = False
+) -> None:
+    """Take the tables back to an older revision; "base" removes them.
+
+    Transactions are as with `migrate`.
+
+    Args:
+        bind: The database.
+        revision: An Alembic revision of this library.
+        drop_rows: Go on even if collections or embeddings are lost.
+
+    Raises:
+        SchemaError: Rows would be lost. Nothing was changed.
+    """
+    if isinstance(bind, Engine):
+        with owned_transaction(bind, write=True, isolation_level=_sees_others(bind)) as connection:
+            downgrade(connection, revision, drop_rows=drop_rows)
+        return
+    _check_bind(bind, "downgrade")
+    if not bind.in_transaction():
+        bind.begin()
+    _run_alembic(
+        bind, lambda command, config: command.downgrade(config, revision), drop_rows=drop_rows
+    )
+
+
+def _check_bind(bind: object, function: str) -> None:
+    if not isinstance(bind, Connection):
+        raise TypeError(
+            f"{function}() takes an Engine or a Connection, not {type(bind).__name__}. There is no "
+            "connection in a script of a migration (--sql): print this library's own, as the "
+            "README says"
+        )
+
+
+def _sees_others(engine: Engine) -> str | None:
+    # Another process may be ahead: what it commits has to be seen once it lets us in.
+    return "READ COMMITTED" if engine.dialect.name == "postgresql" else None
+
+
+def is_migrated(connection: Connection, revision: str = "head") -> bool:
+    """Return whether the tables are at a revision already; only reads, and so waits for nobody."""
+    wanted = _revisions().get_revisions(revision)
+    return _current(connection) == {script.revision for script in wanted}
+
+
+def current_revision(connection: Connection) -> str | None:
+    """Return the revision of the tables; None where `migrate` never ran. Only reads."""
+    return next(iter(_current(connection)), None)
+
+
+def head_revision() -> str:
+    """Return the newest revision that this library knows."""
+    return str(_revisions().get_current_head())
+
+
+def _current(connection: Connection) -> set[str]:
+    from alembic.migration import MigrationContext
+
+    options = {"version_table": VERSION_TABLE, "version_table_schema": schema_of(connection)}
+    return set(MigrationContext.configure(connection, opts=options).get_current_heads())
+
+
+def _revisions() -> ScriptDirectory:
+    from alembic.script import ScriptDirectory
+
+    return ScriptDirectory(str(migrations_dir()))
+
+
+def _run_alembic(
+    connection: Connection, run: Callable[[Any, Config], None], **attributes: Any
+) -> None:
+    """Run a command of Alembic in the connection's transaction, while no other process does."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
+    config.attributes.update(attributes, connection=connection)
+    with sqlite_transaction(connection):
+        if connection.dialect.name == "postgresql":
+            if commits_each_statement(connection):
+                raise SchemaError(
+                    "This connection commits every statement (AUTOCOMMIT), and a migration is one "
+                    "transaction: pass the engine"
+                )
+            connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+        # A failure leaves nothing, and the caller's transaction usable.
+        with connection.begin_nested(), _alembic_globals():
+            run(command, config)
+
+
+@contextmanager
+def _alembic_globals() -> Iterator[None]:
+    """Keep Alembic's environment, which it holds in module globals, to this thread and this call.
+
+    Without it threads that migrate cross each other, and a call from within a host's own
+    revision leaves the host without its context.
+    """
+    from alembic import context, op
+
+    with _alembic_lock:
+        modules: tuple[Any, ...] = (op, context)
+        saved = [dict(vars(module)) for module in modules]
+        try:
+            yield
+        finally:
+            for module, before in zip(modules, saved, strict=True):
+                for name in vars(module).keys() - before.keys():
+                    delattr(module, name)
+                vars(module).update(before)
+
+
+def migrations_dir() -> Path:
+    """Return the folder of the Alembic environment: inside a wheel, or beside the package."""
+    package = Path(__file__).resolve().parent.parent
+    candidates = (package / "migrations", package.parent / "migrations")
+    for folder in candidates:
+        if (folder / "env.py").is_file():
+            return folder
+    raise SchemaError(f"The migrations of this library are in neither of {candidates}")
