@@ -14,10 +14,9 @@ import importlib
 import typing
 
 from .collection import Collection
-from .databases.postgresql.index import IndexInfo
-from .databases.sqlite.changelog import install, uninstall
-from .databases.sqlite.matrix import set_memory_budget
+from .databases.sqlite.matrix.memory import set_memory_budget
 from .databases.sqlite.transactions import configure_sqlite
+from .databases.status import IndexInfo, Status
 from .errors import (
     BindingError,
     CorruptVectorWarning,
@@ -44,12 +43,10 @@ from .models.registry import (
     set_alias,
     set_default_model,
 )
-from .searchable import Filters
-from .searching.query import Entries, Entry
-from .searching.status import Status
-from .tables.columns import JSONObject, Vector
+from .searching.query import Entries, Entry, Filters
+from .tables.columns import BinaryText, JSONObject, Vector
+from .tables.custom import install, make_records, uninstall
 from .tables.migrate import downgrade, migrate
-from .tables.ours import make_records
 from .tables.records import Base, CollectionRecord, EmbeddingRecord, Records
 from .vectors import cosine_similarity, decode, encode
 from .writing.items import Prepared
@@ -65,6 +62,7 @@ __all__ = [
     "AsyncCollection",
     "AsyncPlan",
     "Base",
+    "BinaryText",
     "BindingError",
     "Collection",
     "CollectionRecord",

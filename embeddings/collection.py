@@ -1,39 +1,43 @@
-"""The repository: one named collection of embeddings, and every operation on it."""
+"""The repository: one named collection of embeddings, and every operation on it.
+
+Each method states its contract and calls one function of `writing`, `searching` or the database.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, cast, overload
 
-from sqlalchemy import delete, func, select, true, update
-from sqlalchemy.orm import joinedload
-
-from .indexable import Indexable
+from . import errors
 from .keys import K, keys_of
-from .models import registry
-from .models.base import check_model
-from .searchable import Searchable
-from .sessions.binding import bind, bind_for_reading
-from .sql import changed, lock_collection, run, starts_with
-from .tables.ours import explained, missing_tables
+from .models.base import BATCH_SIZE, check_model
+from .searching import read, search
+from .searching.query import Entries, Filters, check_query
+from .sessions import bind
 from .tables.records import RECORDS, EmbeddingRecord, Records
-from .writable import Writable
-from .writing.items import checked_name
+from .vectors import as_query
+from .work import Reference
+from .writing import plan as plans
+from .writing import whole, write
+from .writing.items import Prepared, checked_item, content_hash, unpacked
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Self
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import Subquery
     from sqlalchemy.orm import QueryableAttribute
 
+    from .databases.status import IndexInfo, Status
     from .keys import Key
-    from .models.base import EmbeddingModel, SupportsEmbedding
-    from .sessions.binding import Database
+    from .models.base import Content, EmbeddingModel, SupportsEmbedding
+    from .searching.query import Query, Where
+    from .sessions import DatabaseLike
+    from .values import Metadata
+    from .vectors import Float32, VectorLike
+    from .writing.plan import Plan
 
-PAGE = 500  # records held at a time while iterating
 
-
-class Collection(Writable[K], Searchable[K], Indexable[K]):
+class Collection(Generic[K]):
     """A named group of embeddings that one model made, stored in two tables of your database.
 
     On a `Session`, a `scoped_session` or a `Connection` every operation joins the caller's
@@ -68,11 +72,15 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
         On a session or an engine these come with the first operation.
     """
 
+    reference: Reference[K]
+    """Which collection this is, and how it is reached, for functions that work on collections."""
+    DoesNotExist: ClassVar[type[errors.DoesNotExist]] = errors.DoesNotExist
+
     @overload
     def __init__(
         self: Collection[str],
         name: str,
-        db: Database = None,
+        db: DatabaseLike = None,
         *,
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
@@ -83,7 +91,7 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
     def __init__(
         self,
         name: str,
-        db: Database = None,
+        db: DatabaseLike = None,
         *,
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
@@ -94,7 +102,7 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
     def __init__(
         self,
         name: str,
-        db: Database = None,
+        db: DatabaseLike = None,
         *,
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
@@ -104,33 +112,25 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
     ) -> None:
         if model is not None:
             check_model(model)
-        super().__init__(
-            checked_name(name),
+        self.reference = Reference(
+            whole.checked_name(name),
             bind(db, records),
-            model=model,
+            records,
+            keys_of(key),
+            model=model if model_id is None else None,
             model_id=model_id,
             create=create,
-            keys=keys_of(key),
-            records=records,
+            content_hash=self.content_hash,
         )
-        if self._binding.eager:
-            self._create_at_once()
-
-    def _create_at_once(self) -> None:
-        with self._session(write=False) as session:  # which waits for nobody
-            if self._find(session) is not None:
-                return
-        # A model that nobody can call may be meant, or mistyped: then the first write tells.
-        if self._model is not None or registry.is_known(self._model_id_of(None)):
-            with self._session(write=True) as session:
-                self._find_or_create(session)
+        if self.reference.sessions.eager:
+            whole.open_database(self.reference)
 
     # What the collection is
 
     @property
     def name(self) -> str:
         """The name, unique in the database."""
-        return self._name
+        return self.reference.name
 
     @property
     def id(self) -> int:
@@ -139,8 +139,8 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
         Raises:
             DoesNotExist: There is no row yet: the first write creates it.
         """
-        with self._session() as session:
-            return self._existing(session).id
+        with self.reference.work() as work:
+            return self.reference.existing(work).id
 
     @property
     def model_id(self) -> str:
@@ -150,8 +150,8 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
             ModelRequiredError: The collection does not exist, and nothing says which model it is
                 to have.
         """
-        with self._session() as session:
-            return self._model_id_of(self._find(session))
+        with self.reference.work() as work:
+            return self.reference.model_id_of(self.reference.find(work))
 
     def model(self) -> EmbeddingModel:
         """Return the collection's model.
@@ -160,17 +160,11 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
             UnknownModelError: The collection was made by a model that is not registered here.
             ModelRequiredError: As `model_id`.
         """
-        return cast("EmbeddingModel", self._read_model())
+        return cast("EmbeddingModel", self.reference.read_model())
 
     def count(self) -> int:
         """Return the number of items; 0 if the collection does not exist yet."""
-        columns = self._records.embeddings.c
-        with self._session() as session:
-            found = self._find(session)
-            if found is None:
-                return 0
-            statement = select(func.count()).where(columns.collection_id == found.id)
-            return int(run(session, self._records, statement).scalar_one())
+        return read.count(self.reference)
 
     def __len__(self) -> int:
         return self.count()
@@ -179,7 +173,7 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
         return True  # an empty collection is still one
 
     def __repr__(self) -> str:
-        return f"<Collection {self._name!r}>"
+        return f"<Collection {self.name!r}>"
 
     # The collection as a whole
 
@@ -190,16 +184,7 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
             DoesNotExist: The collection does not exist.
             ValueError: Another collection has the name.
         """
-        checked_name(name)
-        entity = self._records.collection
-        with self._session(write=True) as session:
-            found = self._existing(session)
-            if self._row_named(session, name) not in {None, found}:
-                raise ValueError(f"Collection {name!r} already exists")
-            statement = update(entity).where(entity.id == found.id).values({entity.name: name})
-            run(session, self._records, statement)
-        self._renamed.append((self._name, found.id))
-        self._name = name
+        whole.rename(self.reference, name)
 
     def delete(self) -> None:
         """Delete the collection and its embeddings. This object will not create it again.
@@ -207,17 +192,7 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
         Raises:
             DoesNotExist: It does not exist.
         """
-        entity, collection = self._records.embedding, self._records.collection
-        with self._session(write=True) as session:
-            found = self._existing(session)
-            lock_collection(session, self._records, found.id)
-            items = delete(entity).where(entity.collection_id == found.id)
-            changed(session, self._records, items)
-            self._drop_index_of(session, found)
-            itself = delete(collection).where(collection.id == found.id)
-            changed(session, self._records, itself)
-        self._drop_index_left(found)
-        self._deleted = True
+        whole.delete(self.reference)
 
     # Reading
 
@@ -226,61 +201,14 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
 
         On a session it is an object of that session; else it is detached, with its collection.
         """
-        text = self._keys.to_text(id)
-        entity = self._records.embedding
-        with self._session() as session:
-            found = self._find(session)
-            if found is None:
-                return None
-            statement = (
-                select(entity)
-                .options(joinedload(entity.collection))
-                .where(entity.collection_id == found.id, entity.id == text)
-            )
-            record: EmbeddingRecord | None = run(session, self._records, statement).scalar()
-            return record
+        return read.get(self.reference, id)
 
     def __contains__(self, id: object) -> bool:
-        text = self._keys.to_text(id)
-        columns = self._records.embeddings.c
-        with self._session() as session:
-            found = self._find(session)
-            if found is None:
-                return False
-            statement = select(columns.id).where(
-                columns.collection_id == found.id, columns.id == text
-            )
-            return run(session, self._records, statement).first() is not None
+        return read.contains(self.reference, id)
 
     def __iter__(self) -> Iterator[EmbeddingRecord]:
         """Yield every record, in the order of the stored ids, a page at a time."""
-        last: str | None = None
-        while records := self.page_after(last):
-            yield from records
-            if len(records) < PAGE:
-                return
-            last = records[-1].id
-
-    def page_after(self, last: str | None = None) -> list[EmbeddingRecord]:
-        """Return the first 500 records in the order of the stored ids, or those after an id.
-
-        Args:
-            last: A stored id; the page before this one ended with it.
-        """
-        entity = self._records.embedding
-        with self._session() as session:
-            found = self._find(session)
-            if found is None:
-                return []
-            is_next = entity.id.is_not(None) if last is None else entity.id > last
-            page = (
-                select(entity)
-                .options(joinedload(entity.collection))
-                .where(entity.collection_id == found.id, is_next)
-                .order_by(entity.id)
-                .limit(PAGE)
-            )
-            return list(run(session, self._records, page).scalars())
+        return read.pages(self.reference)
 
     def ids(self, prefix: str | None = None) -> list[K]:
         """Return the ids, in the order in which they are stored.
@@ -288,52 +216,451 @@ class Collection(Writable[K], Searchable[K], Indexable[K]):
         Args:
             prefix: Only those that begin with it, literally and in the same case.
         """
-        columns = self._records.embeddings.c
-        with self._session() as session:
-            found = self._find(session)
-            if found is None:
-                return []
-            statement = select(columns.id).where(
-                columns.collection_id == found.id, columns.id.is_not(None)
-            )
-            if prefix is not None and prefix != "":
-                statement = statement.where(starts_with(columns.id, prefix))
-            found_ids = run(session, self._records, statement.order_by(columns.id)).scalars()
-            return [self._keys.from_text(id) for id in found_ids]
+        return read.ids(self.reference, prefix)
 
     @classmethod
-    def exists(cls, db: Database, name: str, *, records: Records = RECORDS) -> bool:
+    def exists(cls, db: DatabaseLike, name: str, *, records: Records = RECORDS) -> bool:
         """Return whether a database has a collection of this name; False without the tables."""
-        return bool(_names(db, records, records.collection.name == name))
+        return name in read.names(db, records, name)
 
     @classmethod
-    def names(cls, db: Database, *, records: Records = RECORDS) -> list[str]:
+    def names(cls, db: DatabaseLike, *, records: Records = RECORDS) -> list[str]:
         """Return the names of a database's collections, sorted; none without the tables."""
-        return _names(db, records, true())
+        return read.names(db, records)
+
+    # Writing
+
+    def embed(
+        self,
+        id: Key,
+        value: Content | Prepared,
+        metadata: Metadata | None = None,
+        store: bool = False,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Embed the value and store its vector under the id.
+
+        The model is called only if no row of the collection has the value's vector. The same
+        value under the same id leaves the row as it is, but for metadata and content that are
+        given now; another value replaces the row as a whole.
+
+        Args:
+            id: In the type of the collection's keys.
+            value: Text or bytes, or what `prepare` returned, which calls no model here.
+            metadata: A dict of JSON; not given, that of the same value stays.
+            store: Store the value itself as well.
+            force: Call the model even if the vector is there.
+
+        Raises:
+            InvalidItemError: Something cannot be stored; nothing was spent or written.
+            InvalidVectorError: The model's vector has another length than the collection's.
+            ModelError: The model failed; nothing was written.
+            DoesNotExist: The collection was deleted, or does not exist and `create` is false.
+        """
+        write.embed(self.reference, id, value, metadata, store, force=force)
+
+    def embed_multi(
+        self,
+        entries: Iterable[tuple[Key, Content]],
+        store: bool = False,
+        batch_size: int = BATCH_SIZE,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Embed and store many values, as `embed` does each.
+
+        Args:
+            entries: (id, value) pairs; a generator of any length, read a batch at a time.
+            store: Store the values as well.
+            batch_size: The most values in one call of the model; a smaller `batch_size` of the
+                model goes first. On an engine each batch is a transaction: what was paid for stays.
+            force: Call the model even for vectors that are there.
+
+        Raises:
+            ValueError: `batch_size` is not a positive integer.
+
+            And what `embed` raises; the batches before the failing one are written.
+        """
+        pairs = (unpacked(entry, 2, 2) for entry in entries)
+        triples = ((id, value, None) for id, value in pairs)
+        write.embed_multi(self.reference, triples, store, batch_size, force=force)
+
+    def embed_multi_with_metadata(
+        self,
+        entries: Iterable[tuple[Key, Content, Metadata | None]],
+        store: bool = False,
+        batch_size: int = BATCH_SIZE,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Embed and store many values with metadata, as `embed_multi`.
+
+        Args:
+            entries: (id, value, metadata) triples; a generator of any length.
+            store: Store the values as well.
+            batch_size: As in `embed_multi`.
+            force: Call the model even for vectors that are there.
+        """
+        triples = (unpacked(entry, 3, 3) for entry in entries)
+        write.embed_multi(self.reference, triples, store, batch_size, force=force)
+
+    def plan(
+        self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
+    ) -> Plan[K]:
+        """Return what writing these values takes, having read what is there: no model is called.
+
+        On a session the transaction can be ended then, so that none is open while the model runs:
+
+            plan = docs.plan(entries)
+            session.commit()
+            plan.embed()
+            docs.apply(plan)
+            session.commit()
+
+        Args:
+            entries: (id, value) or (id, value, metadata) tuples. All are held in memory.
+            store: Store the values as well.
+            force: Call the model even for vectors that are there.
+
+        Raises:
+            InvalidItemError: Something cannot be stored.
+        """
+        triples = ((*unpacked(entry, 2, 3), None)[:3] for entry in entries)
+        items = [
+            checked_item(self.reference, id, value, metadata, store)
+            for id, value, metadata in triples
+        ]
+        return plans.make(self.reference, items, force=force)
+
+    def apply(self, plan: Plan[K]) -> None:
+        """Write what was planned, in one transaction.
+
+        What is there is read again. The model is called here only for items that were unchanged
+        when they were planned, and that another writer has changed or deleted since.
+
+        Raises:
+            InvalidItemError: The plan is another collection's, or has contents without a vector:
+                call its `embed` first. Nothing was written.
+            ModelMismatchError: The collection has another model by now.
+            InvalidVectorError: The vectors have another length than the collection's.
+        """
+        plans.apply(self.reference, plan)
+
+    def prepare(self, value: Content) -> Prepared:
+        """Call the model for a value that `embed` is to store later.
+
+        With `model=` or `model_id=` given to the collection, no database is touched.
+
+        Raises:
+            InvalidItemError: The value cannot be embedded.
+            ModelError: The model failed.
+        """
+        return write.prepare(self.reference, value)
+
+    def embed_query(self, value: Content) -> Float32:
+        """Return the vector of a value to search for with `similar_by_vector`, shape (dimensions,).
+
+        As with `prepare`, no database is touched if the collection was given its model.
+        """
+        return self.prepare(value).vector
+
+    def store_vectors(
+        self, entries: Iterable[tuple[Any, ...]], batch_size: int = BATCH_SIZE
+    ) -> None:
+        """Store vectors that were made elsewhere. No model is called, and none need be known.
+
+        Rows that are there are replaced as a whole.
+
+        Args:
+            entries: (id, vector), (id, vector, metadata) or (id, vector, metadata, content)
+                tuples; a generator of any length. A vector is a NumPy array or an iterable of
+                numbers; metadata may be None; a content is text, and is stored.
+            batch_size: Rows written at once; on an engine, in one transaction.
+
+        Raises:
+            InvalidItemError: An id, metadata or content cannot be stored.
+            InvalidVectorError: A vector is not finite, or not of the collection's length.
+        """
+        write.store_vectors(self.reference, entries, batch_size)
+
+    def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
+        """Replace the metadata of an item; None removes it. No model is called.
+
+        Raises:
+            DoesNotExist: There is no such item.
+            InvalidItemError: The metadata is not JSON.
+        """
+        write.set_metadata(self.reference, id, metadata)
+
+    def delete_items(
+        self,
+        ids: Iterable[Key] | None = None,
+        *,
+        prefix: str | None = None,
+        where: Where | None = None,
+    ) -> int:
+        """Delete items and return how many there were. What is given has to hold all at once.
+
+        Args:
+            ids: These; ids that are not there do not matter.
+            prefix: Those whose id begins with it.
+            where: Those that a SQL expression or a dict of metadata picks, as in `similar`.
+
+        Raises:
+            InvalidQueryError: Nothing was given: to delete everything there is `delete()`.
+        """
+        return write.delete_items(self.reference, ids, prefix, where)
+
+    @staticmethod
+    def content_hash(input: Content) -> bytes:
+        """Return what equal contents are recognised by: 16 bytes of MD5. Override to change it."""
+        return content_hash(input)
+
+    # Searching
+
+    def similar(
+        self,
+        value: Content,
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Entries[K]:
+        """Return the items nearest in meaning to the value, best first, ties by id.
+
+        The model is not called if there is nothing to compare with.
+
+        Args:
+            value: Text or bytes.
+            number: The most results.
+            prefix: Only ids that begin with it, literally and in the same case.
+            **filters: See `Filters`.
+
+        Raises:
+            InvalidItemError: The model does not take such a value.
+            InvalidQueryError: An argument means nothing.
+        """
+        query = self._query(number, prefix, filters)
+        return search.by_value(self.reference, value, query, search.entries, Entries[K]())
+
+    def similar_by_id(
+        self,
+        id: Key,
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Entries[K]:
+        """Return the items nearest to a stored one, without that one. Arguments as in `similar`.
+
+        Raises:
+            DoesNotExist: There is no item of this id.
+            InvalidVectorError: Its stored vector is corrupt.
+        """
+        text = self.reference.keys.to_text(id)
+        query = self._query(number, prefix, filters, skip_id=text)
+        return search.by_id(self.reference, text, query, search.entries)
+
+    def similar_by_vector(
+        self,
+        vector: VectorLike,
+        number: int = 10,
+        skip_id: Key | None = None,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Entries[K]:
+        """Return the items nearest to a vector. No model is called. Arguments as in `similar`.
+
+        Args:
+            vector: Shape (dimensions,), any numbers; its length does not matter.
+            number: The most results.
+            skip_id: An id to leave out.
+            prefix: Only ids that begin with it.
+            **filters: See `Filters`.
+
+        Raises:
+            InvalidVectorError: The vector is not finite, or has other dimensions than the
+                collection's.
+        """
+        query = self._query(number, prefix, filters, skip_id=self._text_or_none(skip_id))
+        return search.by_vector(
+            self.reference, as_query(vector), query, search.entries, Entries[K]()
+        )
+
+    def similar_multi(
+        self,
+        values: Iterable[Content],
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Entries[K]]:
+        """Return for each of the values what `similar` returns for it.
+
+        The model is called for all at once, and on SQLite the rows in memory are read once for all.
+
+        Args:
+            values: Texts or bytes.
+            number: The most results for each.
+            prefix: Only ids that begin with it.
+            **filters: See `Filters`.
+
+        Raises:
+            InvalidItemError: The model does not take such a value.
+            InvalidQueryError: An argument means nothing.
+        """
+        return search.by_values(self.reference, values, self._query(number, prefix, filters))
+
+    def similar_multi_by_vector(
+        self,
+        vectors: Iterable[VectorLike],
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Entries[K]]:
+        """Return for each of the vectors what `similar_by_vector` returns. No model is called.
+
+        Args:
+            vectors: Each of shape (dimensions,).
+            number: The most results for each.
+            prefix: Only ids that begin with it.
+            **filters: See `Filters`.
+
+        Raises:
+            InvalidVectorError: A vector is not finite, or has other dimensions than the
+                collection's.
+        """
+        query = self._query(number, prefix, filters)
+        return search.by_vectors(self.reference, search.several(vectors, "vectors"), query)
+
+    def matches(
+        self,
+        value: Content,
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Subquery:
+        """Return what `similar` finds as a selectable with the columns `id` and `score`.
+
+        Join it to your own table, in one statement:
+
+            found = articles.matches("how to sleep better")
+            select(Article).join(found, found.c.id == Article.id).order_by(found.c.score.desc())
+
+        `id` is in the type of the collection's keys. On SQLite the search takes place now; on
+        PostgreSQL it is a part of your statement, and exact unless `exact=False` is given.
+        """
+        query = self._query(number, prefix, filters)
+        nothing = self.reference.keys.none_found()
+        return search.by_value(self.reference, value, query, search.selectable, nothing)
+
+    def matches_by_id(
+        self,
+        id: Key,
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Subquery:
+        """Return what `similar_by_id` finds as a selectable, as `matches` does."""
+        text = self.reference.keys.to_text(id)
+        query = self._query(number, prefix, filters, skip_id=text)
+        return search.by_id(self.reference, text, query, search.selectable)
+
+    def matches_by_vector(
+        self,
+        vector: VectorLike,
+        number: int = 10,
+        skip_id: Key | None = None,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Subquery:
+        """Return what `similar_by_vector` finds as a selectable, as `matches` does."""
+        query = self._query(number, prefix, filters, skip_id=self._text_or_none(skip_id))
+        nothing = self.reference.keys.none_found()
+        return search.by_vector(self.reference, as_query(vector), query, search.selectable, nothing)
+
+    def status(self) -> Status:
+        """Return how the next search will go about it, and what is kept in memory for it."""
+        with self.reference.work() as work:
+            return work.database.status(work, self.reference.find(work))
+
+    def _query(
+        self, number: int, prefix: str | None, filters: Filters, skip_id: str | None = None
+    ) -> Query:
+        return check_query(
+            self.reference.records,
+            self.reference.keys,
+            number=number,
+            prefix=prefix,
+            skip_id=skip_id,
+            **filters,
+        )
+
+    def _text_or_none(self, id: Key | None) -> str | None:
+        return None if id is None else self.reference.keys.to_text(id)
+
+    # The index of a large collection
+
+    def create_index(
+        self,
+        *,
+        m: int = 16,
+        ef_construction: int = 128,
+        maintenance_work_mem: str | None = None,
+        progress: Callable[[int, int], object] | None = None,
+    ) -> IndexInfo:
+        """Build an HNSW index of this collection, and return what it is.
+
+        `similar*` uses it from then on, if PostgreSQL thinks that it pays. If there is such an
+        index already, nothing happens. What a build that failed has left is built anew.
+
+        On an engine it is built concurrently: others read and write meanwhile. On a session or a
+        connection it is a part of the transaction, and keeps writers out until its end.
+
+        Args:
+            m: Connections of each node, 2 to 100; more make it larger and more accurate.
+            ef_construction: Candidates looked at for each node, at least 2 * m and at most 1000;
+                more make the build slower and the index more accurate.
+            maintenance_work_mem: Memory for this build, such as "1GB"; a build that fits into it
+                is many times faster.
+            progress: Called twice a second with the rows done and the rows in all. On an engine
+                only, as it looks from a second connection.
+
+        Raises:
+            DoesNotExist: The collection does not exist.
+            IndexingError: The database is not PostgreSQL, the collection is empty, there is an
+                index with other options, or the vectors have too many dimensions.
+            BindingError: `progress` was given, and the collection is on a session.
+            InvalidQueryError: An option means nothing.
+        """
+        return self.reference.database.create_index(
+            self.reference,
+            m=m,
+            ef_construction=ef_construction,
+            maintenance_work_mem=maintenance_work_mem,
+            progress=progress,
+        )
+
+    def drop_index(self) -> bool:
+        """Drop the index, and return whether there was one. `similar*` is exact from then on.
+
+        On an engine it is dropped concurrently; on a session within its transaction, where it
+        keeps others out until the end.
+        """
+        return self.reference.database.drop_index(self.reference)
+
+    def index_info(self) -> IndexInfo | None:
+        """Return what the index is, or None if there is none, as everywhere but on PostgreSQL."""
+        with self.reference.work() as work:
+            row = self.reference.find(work)
+            return None if row is None else work.database.index_info(work)
 
     # The database of a collection that opened it
 
     def close(self) -> None:
         """Close the database, if the collection opened it; a session or an engine is left alone."""
-        self._binding.close()
+        self.reference.sessions.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def _names(db: Database, records: Records, condition: ColumnElement[bool]) -> list[str]:
-    binding = bind_for_reading(db, records)
-    if binding is None:
-        return []
-    try:
-        with binding.session(write=False) as session, explained(session, records):
-            if missing_tables(session, records):
-                return []
-            name = records.collection.name
-            statement = select(name).where(condition).order_by(name)
-            return list(run(session, records, statement).scalars())
-    finally:
-        binding.close()

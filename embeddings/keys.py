@@ -6,13 +6,12 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import ColumnElement, Integer, String, Text, cast, collate, func, type_coerce
+from sqlalchemy import ColumnElement, Float, Integer, Subquery, Text, false, null, select
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.types import NullType, TypeEngine, Uuid
 
-from .dialects import PerDialect
 from .errors import InvalidItemError
-from .tables.columns import check_text
+from .values import check_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,21 +75,10 @@ class Keys(Generic[K]):
                 "this collection was written with another key="
             ) from None
 
-    def as_text(self, column: ColumnElement[Any]) -> ColumnElement[str]:
-        """Return the SQL of the stored ids for a column of the host's keys."""
-        if isinstance(column.type, Uuid):
-            return func.replace(cast(column, Text), "-", "")
-        if isinstance(column.type, String):
-            # Explicitly, because a host's column may have a collation of its own.
-            return PerDialect(sqlite=column, postgresql=collate(column, "C"), type_=column.type)
-        return cast(column, Text)
-
-    def from_stored(self, id: ColumnElement[str]) -> ColumnElement[Any]:
-        """Return the SQL of the host's keys for stored ids, on PostgreSQL."""
-        if self.python_type is str and not isinstance(self.sql_type, Uuid):
-            # Else it would be compared in another collation than the host's index has.
-            return type_coerce(collate(id, "default"), self.sql_type)
-        return cast(id, self.sql_type)
+    def none_found(self) -> Subquery:
+        """Return a selectable with the columns `id` and `score`, and no rows."""
+        columns = (null().cast(self.sql_type).label("id"), null().cast(Float).label("score"))
+        return select(*columns).where(false()).subquery()
 
 
 def _canonical_int(text: str) -> int:

@@ -8,17 +8,15 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from .collection import Collection
-from .sessions.binding import bind_for_reading
-from .sql import connection_of, run, stored_size
+from .sessions import bind_for_reading
 from .tables.migrate import current_revision, head_revision
-from .tables.ours import check_adoptable, missing_tables
+from .tables.ours import are_missing, check_adoptable
 from .tables.records import RECORDS
 from .vectors import ITEM_BYTES
+from .work import Work, stored_vector_bytes
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
-    from .sessions.binding import Database
+    from .sessions import DatabaseLike
 
 HEADINGS = ("collection", "model", "dimensions", "rows", "search")
 
@@ -78,7 +76,7 @@ class Overview:
         return "\n".join([schema, "", *(_line(cells, widths) for cells in lines)])
 
 
-def overview(db: Database) -> Overview:
+def overview(db: DatabaseLike) -> Overview:
     """Return what a database holds. Reads only: on a session within its transaction.
 
     Args:
@@ -87,37 +85,36 @@ def overview(db: Database) -> Overview:
     Raises:
         SchemaError: A table called `collections` or `embeddings` is there and is not ours.
     """
-    binding = bind_for_reading(db, RECORDS)
-    if binding is None:  # a file that is not there
+    sessions = bind_for_reading(db, RECORDS)
+    if sessions is None:  # a file that is not there
         return Overview(None, head_revision(), ())
     try:
-        with binding.session(write=False) as session:
-            connection = connection_of(session, RECORDS)
-            check_adoptable(connection)
-            found = () if missing_tables(session, RECORDS) else _collections(session)
-            return Overview(current_revision(connection), head_revision(), found)
+        with sessions.session(write=False) as session:
+            work = Work(session, RECORDS)
+            check_adoptable(work.connection)
+            collections = () if are_missing(work) else _collections(work)
+            return Overview(current_revision(work.connection), head_revision(), collections)
     finally:
-        binding.close()
+        sessions.close()
 
 
-def _collections(session: Session) -> tuple[CollectionOverview, ...]:
+def _collections(work: Work) -> tuple[CollectionOverview, ...]:
     collections, embeddings = RECORDS.collections.c, RECORDS.embeddings.c
     rows = select(func.count()).where(embeddings.collection_id == collections.id).scalar_subquery()
+    vector_bytes = stored_vector_bytes(work.database, RECORDS)
     statement = (
-        select(collections.name, collections.model, stored_size(RECORDS), rows)
+        select(collections.name, collections.model, vector_bytes, rows)
         .where(collections.name.is_not(None))
         .order_by(collections.name)
     )
     return tuple(
-        CollectionOverview(
-            name, model_id, size and size // ITEM_BYTES, count, *_search(session, name)
-        )
-        for name, model_id, size, count in run(session, RECORDS, statement).all()
+        CollectionOverview(name, model_id, size and size // ITEM_BYTES, count, *_search(work, name))
+        for name, model_id, size, count in work.run(statement).all()
     )
 
 
-def _search(session: Session, name: str) -> tuple[str, str | None]:
-    collection = Collection(name, session)
+def _search(work: Work, name: str) -> tuple[str, str | None]:
+    collection = Collection(name, work.session)
     index = collection.index_info()
     if index is not None and index.is_valid:
         return "index", None

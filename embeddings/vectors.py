@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import struct
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -162,28 +161,6 @@ def decode_array(data: bytes) -> Float32:
             f"a stored vector is corrupt: {size}, not a positive multiple of {ITEM_BYTES} bytes"
         )
     return np.frombuffer(data, _WIRE).astype(np.float32, copy=False)
-
-
-def to_pgvector(vector: Float32) -> bytes:
-    """Return a vector as pgvector takes it in binary.
-
-    Source: `vector_recv` in pgvector: the dimensions and an unused field as int16, then float4,
-    all big-endian.
-    """
-    return struct.pack(">HH", vector.size, 0) + vector.astype(">f4").tobytes()
-
-
-def to_pgvector_text(values: VectorLike) -> str:
-    """Return a vector as pgvector takes it in text. Nine digits are enough for any float32."""
-    vector = as_vector(values)
-    return f"[{','.join(['%.9g'] * vector.size) % tuple(vector.tolist())}]"
-
-
-def from_pgvector(data: bytes) -> Float32:
-    """Return the read-only array in what `vector_send` returns: see `to_pgvector`."""
-    vector = np.frombuffer(data, ">f4", offset=4).astype(np.float32)
-    vector.flags.writeable = False
-    return vector
 
 
 def cosine_similarity(a: VectorLike, b: VectorLike) -> float:

@@ -8,8 +8,8 @@ import os
 from alembic import context
 from sqlalchemy import URL, Connection, create_engine, make_url
 
-from embeddings.databases.sqlite.transactions import owned_transaction
-from embeddings.dialects import with_driver
+from embeddings import databases
+from embeddings.sessions.own import owned_transaction
 from embeddings.tables.alembic import include_object
 from embeddings.tables.ours import VERSION_TABLE, check_adoptable, schema_of
 from embeddings.tables.records import Base
@@ -34,7 +34,8 @@ def run(connection: Connection) -> None:
 
 def url() -> URL:
     if value := os.environ.get(URL_VARIABLE):
-        return with_driver(make_url(value), "psycopg", "psycopg2")
+        given = make_url(value)
+        return databases.of_url(given).url(given, asynchronous=False)
     raise SystemExit(f"Set {URL_VARIABLE} to the database's URL, such as sqlite:///app.db")
 
 

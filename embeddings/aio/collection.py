@@ -6,34 +6,28 @@ statement gives way to the event loop, as SQLAlchemy's own asyncio does; models 
 
 from __future__ import annotations
 
-import asyncio
-from contextlib import contextmanager
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
-from sqlalchemy.util import greenlet_spawn
-
-from ..collection import PAGE, Collection
-from ..errors import ModelError
-from ..indexable import POLL
+from ..collection import Collection
 from ..keys import K
-from ..models.base import BATCH_SIZE, checked_vectors, embed_checked
-from ..sessions.open import is_missing_file
+from ..models.base import BATCH_SIZE
+from ..searching import read
+from ..sessions import is_missing_file
 from ..tables.records import RECORDS, Records
+from ..writing import whole
 from ..writing.plan import Plan
-from .greenlets import checkpoint, spawn, wait_for
-from .sessions import Opened, is_sqlite, synchronous
+from .greenlets import spawn
+from .sessions import AwaitedSessions, awaited
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
     from typing import Self
 
-    from sqlalchemy.orm import QueryableAttribute, Session
+    from sqlalchemy.orm import QueryableAttribute
 
-    from ..models.base import Content, SupportsEmbedding
-    from ..sessions.binding import Database
+    from ..models.base import SupportsEmbedding
     from ..tables.records import EmbeddingRecord
-    from ..vectors import Float32
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,67 +42,18 @@ class AsyncPlan(Plan[K]):
         await spawn(embed, finishes_statements=lambda: False)
 
 
-class _Inside(Collection[K]):
-    """A collection whose methods run in a greenlet, where what takes long is awaited."""
-
-    @contextmanager
-    def _session(self, *, write: bool = False) -> Iterator[Session]:
-        checkpoint()
-        with super()._session(write=write) as session:
-            yield session
-            checkpoint()  # before the commit, so that a batch is there or not
-
-    def plan(
-        self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
-    ) -> AsyncPlan[K]:
-        """Return what writing these values takes, as `Collection.plan`; its `embed` is awaited."""
-        return AsyncPlan(**vars(super().plan(entries, store, force=force)))
-
-    def _vectors(self, model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
-        return wait_for(_embed, model, items)
-
-    def _pause(self, seconds: float) -> None:
-        wait_for(asyncio.sleep, seconds)
-
-    def _with_reports(self, work: Callable[[], object], report: Callable[[], object]) -> None:
-        working = asyncio.ensure_future(greenlet_spawn(work))
-        try:
-            while wait_for(asyncio.wait, [working], timeout=POLL)[1]:
-                report()
-            working.result()
-        finally:
-            if working.cancel():
-                wait_for(asyncio.wait, [working])
-
-
-async def _embed(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
-    aembed_batch = getattr(model, "aembed_batch", None)
-    if aembed_batch is None:
-        return await asyncio.to_thread(_in_a_thread, model, items)
-    answer = await aembed_batch(list(items))
-    return await asyncio.to_thread(checked_vectors, model, items, answer)
-
-
-def _in_a_thread(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
-    try:
-        return embed_checked(model, items)
-    except StopIteration as error:  # which would never reach the one who waits
-        raise ModelError(f"Model {model.model_id!r} raised StopIteration") from error
-
-
-async def _run(db: Database, records: Records, work: Callable[[], R]) -> R:
-    return await spawn(work, finishes_statements=partial(is_sqlite, db, records))
+async def _run(sessions: AwaitedSessions, records: Records, work: Callable[[], R]) -> R:
+    return await spawn(work, finishes_statements=partial(sessions.finishes_statements, records))
 
 
 def _awaited(
     method: Callable[Concatenate[Any, P], R],
 ) -> Callable[Concatenate[AsyncCollection[Any], P], Coroutine[Any, Any, R]]:
     """Return a method of `Collection` as one of `AsyncCollection`."""
-    inside = vars(_Inside).get(method.__name__, method)
 
     @wraps(method)
     async def asynchronous(self: AsyncCollection[Any], /, *args: P.args, **options: P.kwargs) -> R:
-        return await self._run(partial(inside, self._collection, *args, **options))
+        return await self._run(partial(method, self._collection, *args, **options))
 
     return asynchronous
 
@@ -182,10 +127,10 @@ class AsyncCollection(Generic[K]):
         records: Records = RECORDS,
     ) -> None:
         self._records = records
-        self._db = synchronous(db, records)
-        self._collection: Collection[K] = _Inside(
+        self._sessions = awaited(db, records)
+        self._collection: Collection[K] = Collection(
             name,
-            self._db,
+            self._sessions,
             model=model,
             model_id=model_id,
             create=create,
@@ -194,7 +139,7 @@ class AsyncCollection(Generic[K]):
         )
 
     async def _run(self, work: Callable[[], R]) -> R:
-        return await _run(self._db, self._records, work)
+        return await _run(self._sessions, self._records, work)
 
     @property
     def name(self) -> str:
@@ -210,20 +155,25 @@ class AsyncCollection(Generic[K]):
     count = _awaited(Collection.count)
     get = _awaited(Collection.get)
     ids = _awaited(Collection.ids)
-    page_after = _awaited(Collection.page_after)
     rename = _awaited(Collection.rename)
     delete = _awaited(Collection.delete)
 
     embed = _awaited(Collection.embed)
     embed_multi = _awaited(Collection.embed_multi)
     embed_multi_with_metadata = _awaited(Collection.embed_multi_with_metadata)
-    plan = _awaited(_Inside.plan)
     apply = _awaited(Collection.apply)
     prepare = _awaited(Collection.prepare)
     embed_query = _awaited(Collection.embed_query)
     store_vectors = _awaited(Collection.store_vectors)
     set_metadata = _awaited(Collection.set_metadata)
     delete_items = _awaited(Collection.delete_items)
+
+    async def plan(
+        self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
+    ) -> AsyncPlan[K]:
+        """Return what writing these values takes, as `Collection.plan`; its `embed` is awaited."""
+        plan = await _awaited(Collection.plan)(self, entries, store, force=force)
+        return AsyncPlan(**vars(plan))
 
     content_hash = staticmethod(Collection.content_hash)
 
@@ -248,28 +198,25 @@ class AsyncCollection(Generic[K]):
     async def __aiter__(self) -> AsyncIterator[EmbeddingRecord]:
         """Yield every record, in the order of the stored ids, a page at a time."""
         last: str | None = None
-        while records := await self.page_after(last):
-            for record in records:
+        while page := await self._run(partial(read.page_after, self._collection.reference, last)):
+            for record in page:
                 yield record
-            if len(records) < PAGE:
+            if len(page) < read.PAGE:
                 return
-            last = records[-1].id
+            last = page[-1].id
 
     @staticmethod
     async def exists(db: Any, name: str, *, records: Records = RECORDS) -> bool:
         """Return whether a database has a collection of this name; False without the tables."""
-        if is_missing_file(db):
-            return False
-        db = synchronous(db, records, migrates=False)
-        return await _run(db, records, partial(Collection.exists, db, name, records=records))
+        return name in await AsyncCollection.names(db, records=records)
 
     @staticmethod
     async def names(db: Any, *, records: Records = RECORDS) -> list[str]:
         """Return the names of a database's collections, sorted; none without the tables."""
         if is_missing_file(db):
             return []
-        db = synchronous(db, records, migrates=False)
-        return await _run(db, records, partial(Collection.names, db, records=records))
+        sessions = awaited(db, records, migrates=False)
+        return await _run(sessions, records, partial(read.names, sessions, records))
 
     # The database of a collection that opened it
 
@@ -278,8 +225,8 @@ class AsyncCollection(Generic[K]):
         await self._run(self._collection.close)
 
     async def __aenter__(self) -> Self:
-        if isinstance(self._db, Opened):
-            await self._run(self._collection._create_at_once)
+        if self._sessions.was_opened:
+            await self._run(partial(whole.create_at_once, self._collection.reference))
         return self
 
     async def __aexit__(self, *_: object) -> None:

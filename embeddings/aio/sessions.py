@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary, finalize
 
@@ -19,25 +19,109 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
+from sqlalchemy.util import greenlet_spawn
 
-from ..dialects import with_driver
-from ..errors import BindingError, MissingExtraError
-from ..sessions.binding import HostSession, OwnTransactions, bring_up_to_date, engine_of
-from ..sessions.open import new_engine, url_of
-from ..sql import dialect_of
+from .. import databases
+from ..errors import BindingError, ModelError
+from ..models.base import checked_vectors, embed_checked
+from ..sessions import engine_of
+from ..sessions.base import Sessions
+from ..sessions.host import HostConnection, HostSession
+from ..sessions.open import url_of
+from ..sessions.own import OwnTransactions
+from ..sessions.runtime import Runtime
+from ..tables.migrate import bring_up_to_date
 from ..tables.records import RECORDS, Records
-from .greenlets import Turn
+from .greenlets import Turn, checkpoint, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from sqlalchemy import URL, Engine
+    from sqlalchemy import URL, Dialect, Engine
 
-    from ..sessions.binding import Database
+    from ..models.base import Content, SupportsEmbedding
+    from ..vectors import Float32
 
 _writers: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
 _migrating = Turn()
 """Alembic's lock keeps threads apart, not tasks."""
+
+
+class EventLoop(Runtime):
+    """Waits by giving way to the event loop, in a greenlet."""
+
+    def embed(self, model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
+        """Return the vectors of items: awaited if the model can be, else made in a thread."""
+        return wait_for(_embed, model, items)
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long."""
+        wait_for(asyncio.sleep, seconds)
+
+    def with_reports(
+        self, work: Callable[[], object], report: Callable[[], object], seconds: float
+    ) -> None:
+        """Do the work, and report every so many seconds meanwhile."""
+        working = asyncio.ensure_future(greenlet_spawn(work))
+        try:
+            while wait_for(asyncio.wait, [working], timeout=seconds)[1]:
+                report()
+            working.result()
+        finally:
+            if working.cancel():
+                wait_for(asyncio.wait, [working])
+
+
+async def _embed(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
+    aembed_batch = getattr(model, "aembed_batch", None)
+    if aembed_batch is None:
+        return await asyncio.to_thread(_in_a_thread, model, items)
+    answer = await aembed_batch(list(items))
+    return await asyncio.to_thread(checked_vectors, model, items, answer)
+
+
+def _in_a_thread(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
+    try:
+        return embed_checked(model, items)
+    except StopIteration as error:  # which would never reach the one who waits
+        raise ModelError(f"Model {model.model_id!r} raised StopIteration") from error
+
+
+class AwaitedSessions(Sessions):
+    """Sessions whose users run in a greenlet, and are cancelled between their statements.
+
+    Args:
+        sessions: What is within the asynchronous object.
+        was_opened: Whether the database was opened for the collection.
+    """
+
+    runtime = EventLoop()
+
+    def __init__(self, sessions: Sessions, *, was_opened: bool = False) -> None:
+        self._sessions = sessions
+        self.was_opened = was_opened
+        self.is_exclusive = sessions.is_exclusive
+        self.engine = sessions.engine
+
+    @contextmanager
+    def session(self, *, write: bool) -> Iterator[Session]:
+        """Yield a session. A cancellation takes effect before it, and before its end."""
+        checkpoint()
+        with self._sessions.session(write=write) as session:
+            yield session
+            checkpoint()  # before the commit, so that a batch is there or not
+
+    def dialect(self, records: Records) -> Dialect:
+        """Return the dialect."""
+        return self._sessions.dialect(records)
+
+    def finishes_statements(self, records: Records) -> bool:
+        """Return whether a statement in progress is let finish when the task is cancelled."""
+        return databases.of(self.dialect(records)).finishes_statements
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        self._sessions.close()
 
 
 class _Scoped(HostSession):
@@ -52,15 +136,16 @@ class _Scoped(HostSession):
         return session
 
 
-class Opened(OwnTransactions):
+class _Opened(OwnTransactions):
     """A database that we open, which its first use brings up to date."""
 
     def __init__(self, database: str | os.PathLike[str] | None, *, migrates: bool) -> None:
-        engine = new_engine(_asynchronous(url_of(database)), _create)
+        given = url_of(database)
+        kind = databases.of_url(given)
+        engine = kind.new_engine(kind.url(given, asynchronous=True), _create)
         super().__init__(engine, opened=True, turn=_turn(engine), writers=Turn())
-        self.eager = False  # for a constructor cannot wait
         self._is_current = not migrates
-        # Garbage cannot wait either: drivers close what they find unused, and warn.
+        # Garbage cannot wait: drivers close what they find unused, and warn.
         self._close = finalize(self, engine.dispose, close=False)
 
     @contextmanager
@@ -78,8 +163,8 @@ class Opened(OwnTransactions):
         self._engine.dispose()
 
 
-def synchronous(db: Any, records: Records, *, migrates: bool = True) -> Database:
-    """Return what of SQLAlchemy's is within an asynchronous object, for use in a greenlet.
+def awaited(db: Any, records: Records, *, migrates: bool = True) -> AwaitedSessions:
+    """Return how to reach the database of an asynchronous object, in a greenlet.
 
     Args:
         db: The asynchronous object.
@@ -90,11 +175,16 @@ def synchronous(db: Any, records: Records, *, migrates: bool = True) -> Database
         BindingError: It is not asynchronous, or not of a supported kind.
     """
     if db is None or isinstance(db, str | os.PathLike):
-        return Opened(db, migrates=migrates and records is RECORDS)
+        opened = _Opened(db, migrates=migrates and records is RECORDS)
+        return AwaitedSessions(opened, was_opened=True)
+    return AwaitedSessions(_within(db, records))
+
+
+def _within(db: Any, records: Records) -> Sessions:
     if isinstance(db, async_scoped_session):
         return _Scoped(db)
     if isinstance(db, AsyncSession):
-        return db.sync_session
+        return HostSession(db.sync_session)
     if isinstance(db, AsyncEngine):
         return _own_transactions(db.sync_engine, sessionmaker())
     if isinstance(db, async_sessionmaker):
@@ -103,22 +193,12 @@ def synchronous(db: Any, records: Records, *, migrates: bool = True) -> Database
         kind = kept.pop("sync_session_class", Session)
         return _own_transactions(engine, sessionmaker(class_=kind, **kept))
     if isinstance(db, AsyncConnection) and db.sync_connection is not None:
-        return db.sync_connection
+        return HostConnection(db.sync_connection)
     raise BindingError(
         "An AsyncCollection is opened on an AsyncSession, async_scoped_session, started "
         "AsyncConnection, AsyncEngine, async_sessionmaker bound to one, path or URL, not on "
         f"{type(db).__name__}. For what is not asynchronous there is Collection"
     )
-
-
-def is_sqlite(db: Database, records: Records) -> bool:
-    """Return whether that leads to SQLite."""
-    if isinstance(db, HostSession):
-        db = db.current()
-    if isinstance(db, OwnTransactions):
-        db = db.engine
-    dialect = dialect_of(db, records) if isinstance(db, Session) else db.dialect
-    return bool(dialect.name == "sqlite")
 
 
 def _own_transactions(engine: Engine, make_session: sessionmaker[Any]) -> OwnTransactions:
@@ -128,14 +208,6 @@ def _own_transactions(engine: Engine, make_session: sessionmaker[Any]) -> OwnTra
 
 def _turn(engine: Engine) -> Turn | None:
     return Turn() if isinstance(engine.pool, StaticPool) else None
-
-
-def _asynchronous(url: URL) -> URL:
-    if url.drivername == "sqlite":
-        if not find_spec("aiosqlite"):
-            raise MissingExtraError("aiosqlite", "async")
-        return url.set(drivername="sqlite+aiosqlite")
-    return with_driver(url, "psycopg", "asyncpg")
 
 
 def _create(url: URL, **options: Any) -> Engine:

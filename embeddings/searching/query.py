@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-import json
+import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict
 
-from sqlalchemy import (
-    ColumnElement,
-    Float,
-    Subquery,
-    and_,
-    false,
-    func,
-    null,
-    select,
-    true,
-    type_coerce,
-)
+from sqlalchemy import ColumnElement, Subquery, and_, select, true
 from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
 from ..keys import K, Keys
-from ..sql import is_one_of, metadata_is, starts_with
+from ..values import check_text
 
 if TYPE_CHECKING:
-    from ..tables.columns import Metadata
     from ..tables.records import Records
+    from ..values import Metadata
+    from ..work import Work
 
-Where: TypeAlias = "ColumnElement[bool] | Mapping[str, str | int | float | bool | None]"
+Scalar: TypeAlias = str | int | float | bool | None
+Where: TypeAlias = "ColumnElement[bool] | Mapping[str, Scalar]"
 Among: TypeAlias = "SelectBase | Iterable[Any]"
+CheckedWhere: TypeAlias = "ColumnElement[bool] | tuple[tuple[str, Scalar], ...]"
+
+
+class Filters(TypedDict, total=False):
+    """What every search takes besides. All of it holds before the best are taken."""
+
+    offset: int
+    """How many of the best to leave out before these; 0 by default."""
+    min_score: float | None
+    """Leave out what scores less."""
+    where: Where | None
+    """A SQL expression over `EmbeddingRecord`, or a dict of metadata that items must have."""
+    among: Among | None
+    """Only these: a SELECT of your keys, or keys."""
+    exact: bool | None
+    """True: use no index. False, for `matches*`: use one. Else `similar*` uses one if it is there,
+    and `matches*` does not."""
 
 
 @dataclass
@@ -85,7 +93,8 @@ class Ranking:
 class Query:
     """The checked arguments of a search, without the vector.
 
-    All conditions hold before the best are taken, so that a result is never short.
+    All conditions hold before the best are taken, so that a result is never short. They become SQL
+    when the database is known: `filters` and `conditions`.
     """
 
     number: int
@@ -95,19 +104,51 @@ class Query:
     prefix: str | None
     """None if any id will do."""
     skip_id: str | None
-    filters: tuple[ColumnElement[bool], ...]
-    """`where` and `among`, which only the database can tell."""
-    conditions: tuple[ColumnElement[bool], ...]
-    """All of it as SQL: prefix, id and filters."""
+    where: CheckedWhere | None
+    among: Subquery | tuple[str, ...] | None
+    """A SELECT of the host's keys, or stored ids."""
+    keys: Keys[Any]
 
     @property
     def depth(self) -> int:
         """How many of the best have to be known."""
         return self.number + self.offset
 
+    @property
+    def has_filters(self) -> bool:
+        """Whether there is something that only the database can tell: `where` or `among`."""
+        return self.where is not None or self.among is not None
+
+    @property
+    def has_conditions(self) -> bool:
+        """Whether not every row of the collection is meant."""
+        return self.has_filters or self.prefix is not None or self.skip_id is not None
+
+    def filters(self, work: Work) -> list[ColumnElement[bool]]:
+        """Return `where` and `among` as SQL."""
+        id = work.records.embeddings.c.id
+        filters: list[ColumnElement[bool]] = []
+        if self.where is not None:
+            filters.append(where_condition(work, self.where))
+        if isinstance(self.among, tuple):
+            filters.append(work.database.is_one_of(id, self.among))
+        elif self.among is not None:
+            filters.append(id.in_(select(work.database.key_as_text(self.among.c[0]))))
+        return filters
+
+    def conditions(self, work: Work) -> list[ColumnElement[bool]]:
+        """Return all of it as SQL: filters, prefix and the id to leave out."""
+        id = work.records.embeddings.c.id
+        conditions = self.filters(work)
+        if self.prefix is not None:
+            conditions.append(starts_with(id, self.prefix))
+        if self.skip_id is not None:
+            conditions.append(id != self.skip_id)
+        return conditions
+
 
 class NotConfirmed(Exception):  # noqa: N818  no error: it ends an attempt
-    """The collection's row was a guess, and may be another."""
+    """The collection's row was remembered, and may be another."""
 
 
 def check_query(
@@ -151,17 +192,8 @@ def check_query(
         raise InvalidQueryError(f"min_score must be a finite number, not {min_score!r}")
     if exact is not None and not isinstance(exact, bool):
         raise InvalidQueryError(f"exact must be True, False or None, not {exact!r}")
-    columns = records.embeddings.c
-    filters: list[ColumnElement[bool]] = []
-    if where is not None:
-        filters.append(where_condition(records, where))
-    if among is not None:
-        filters.append(_among_condition(columns.id, keys, among))
-    conditions = list(filters)
-    if prefix is not None and prefix != "":
-        conditions.append(starts_with(columns.id, prefix))
-    if skip_id is not None:
-        conditions.append(columns.id != skip_id)
+    if prefix is not None:
+        check_prefix(prefix)
     return Query(
         number,
         offset,
@@ -169,20 +201,23 @@ def check_query(
         exact,
         prefix or None,
         skip_id,
-        tuple(filters),
-        tuple(conditions),
+        None if where is None else checked_where(records, where),
+        None if among is None else _checked_among(keys, among),
+        keys,
     )
 
 
-def where_condition(records: Records, where: object) -> ColumnElement[bool]:
-    """Return `where=` as one condition over the table of embeddings.
+def checked_where(records: Records, where: object) -> CheckedWhere:
+    """Return `where=` as an expression over the table of embeddings, or as pairs of metadata.
 
     Raises:
         InvalidQueryError: It is neither an expression nor a dict of scalars, or is about another
             table, which would multiply the rows.
     """
     if isinstance(where, Mapping):
-        return and_(true(), *(metadata_is(records, *pair) for pair in where.items()))
+        for key, value in where.items():
+            _check_metadata(key, value)
+        return tuple(where.items())
     condition = where.__clause_element__() if hasattr(where, "__clause_element__") else where
     if not isinstance(condition, ColumnElement):
         raise InvalidQueryError(
@@ -201,37 +236,62 @@ def where_condition(records: Records, where: object) -> ColumnElement[bool]:
     return condition
 
 
-def _among_condition(id: ColumnElement[str], keys: Keys[Any], among: Among) -> ColumnElement[bool]:
+def _check_metadata(key: object, value: object) -> None:
+    if not isinstance(key, str):
+        raise InvalidQueryError(f"where: metadata has strings as keys, not {key!r}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise InvalidQueryError(f"where: {key!r} is compared with an integer of over 64 bits")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidQueryError(f"where: {key!r} is compared with {value}, which JSON cannot hold")
+    for part in (key, value):
+        if isinstance(part, str):
+            check_text(part, "where")
+    if value is not None and not isinstance(value, str | int | float):
+        raise InvalidQueryError(
+            f"where: {key!r} is compared with a {type(value).__name__}; use a string, a number, "
+            "a bool or None, or pass an expression"
+        )
+
+
+def where_condition(work: Work, where: CheckedWhere) -> ColumnElement[bool]:
+    """Return what `checked_where` returned as one condition over the table of embeddings."""
+    if not isinstance(where, tuple):
+        return where
+    metadata = work.records.embeddings.c.metadata
+    pairs = (work.database.metadata_is(metadata, key, value) for key, value in where)
+    return and_(true(), *pairs)
+
+
+def _checked_among(keys: Keys[Any], among: Among) -> Subquery | tuple[str, ...]:
     if isinstance(among, SelectBase):
         chosen = among.subquery()
         if len(chosen.c) != 1:
             raise InvalidQueryError(
                 f"among must select the keys and nothing else, not {len(chosen.c)} columns"
             )
-        return id.in_(select(keys.as_text(chosen.c[0])))
+        return chosen
     if isinstance(among, str | bytes) or not isinstance(among, Iterable):
         raise InvalidQueryError(
             f"among must be a SELECT of keys or an iterable of them, not {type(among).__name__}"
         )
-    return is_one_of(id, [keys.to_text(key) for key in among])
+    return tuple(keys.to_text(key) for key in among)
 
 
-def no_matches(keys: Keys[Any]) -> Subquery:
-    """Return a selectable with the columns `id` and `score`, and no rows."""
-    columns = (null().cast(keys.sql_type).label("id"), null().cast(Float).label("score"))
-    return select(*columns).where(false()).subquery()
+def check_prefix(prefix: object) -> str:
+    """Return a beginning of ids, or raise InvalidQueryError or, for NUL, InvalidItemError."""
+    if not isinstance(prefix, str):
+        raise InvalidQueryError(f"prefix must be a string, not {type(prefix).__name__}")
+    check_text(prefix, "prefix")
+    return prefix
 
 
-def as_matches(keys: Keys[Any], rows: Iterable[ScoredRow]) -> Subquery:
-    """Return scored rows as a selectable with the columns `id`, in the host's type, and `score`."""
-    best = list(rows)
-    for scored in best:
-        keys.from_text(scored.id)  # the database would make something of any text
-    pairs = json.dumps([[scored.id, scored.score] for scored in best])
-    row = func.json_each(pairs).table_valued("value")
-    id = func.json_extract(row.c.value, "$[0]")
-    key = func.cast(id, keys.sql_type) if keys.python_type is int else id
-    return select(
-        type_coerce(key, keys.sql_type).label("id"),
-        type_coerce(func.json_extract(row.c.value, "$[1]"), Float).label("score"),
-    ).subquery()
+def starts_with(id: ColumnElement[str], prefix: object) -> ColumnElement[bool]:
+    """Return the condition that an id begins with the prefix, as a range that an index serves."""
+    prefix = check_prefix(prefix)
+    last = prefix.rstrip("\U0010ffff")
+    if not last:
+        return id >= prefix
+    following = ord(last[-1]) + 1
+    if 0xD800 <= following <= 0xDFFF:  # surrogates are no characters
+        following = 0xE000
+    return and_(id >= prefix, id < last[:-1] + chr(following))

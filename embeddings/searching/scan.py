@@ -1,4 +1,4 @@
-"""Exact search by reading the rows: in any session, in constant memory."""
+"""Exact search by reading the rows: in any session of any database, in constant memory."""
 
 from __future__ import annotations
 
@@ -6,36 +6,27 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, func, select, type_coerce
-from sqlalchemy.types import NullType
+from sqlalchemy import ColumnElement, select
 
-from ..errors import CorruptVectorWarning
-from ..sql import check_dimensions, is_one_of, run
+from ..errors import CorruptVectorWarning, InvalidVectorError
 from ..vectors import ITEM_BYTES, Float64, TopK, contenders, cosine_scores
 from .query import Query, Ranking, ScoredRow
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sqlalchemy.orm import Session
-
-    from ..sql import Found
-    from ..tables.records import Records
+    from ..work import Work
 
 CHUNK_BYTES = 400_000  # vectors read and scored at a time; more would leave the processor's cache
 NAMED = 5  # corrupt rows that a warning names
 ATTEMPTS = 3
 
 
-def scan(
-    session: Session, records: Records, found: Found, vector: Float64, query: Query
-) -> Ranking:
+def scan(work: Work, vector: Float64, query: Query) -> Ranking:
     """Return the rows nearest to the vector, best first, ties by id. Reads only.
 
     Args:
-        session: What it sees is searched.
-        records: The mapped classes.
-        found: The collection whose rows they are.
+        work: What its session sees is searched.
         vector: Shape (dimensions,), from `as_query`.
         query: How many, and under which conditions.
 
@@ -45,16 +36,16 @@ def scan(
     Warns:
         CorruptVectorWarning: Rows whose vector cannot be compared were left out.
     """
-    check_dimensions(session, records, found, vector.size)
+    check_dimensions(work, vector.size)
     if not query.depth:
         return Ranking([])
-    columns = records.embeddings.c
-    conditions = (columns.collection_id == found.id, *query.conditions)
+    columns = work.records.embeddings.c
+    conditions = (columns.collection_id == work.row.id, *query.conditions(work))
     # Outside a real transaction (Python's driver begins none to read) the two statements see two
     # snapshots; so what the second one reads is scored again, and has to agree.
     for attempt in range(ATTEMPTS):
-        ranked = _rank(session, records, conditions, vector, query)
-        read = _read(session, records, conditions, vector, [id for id, _ in ranked])
+        ranked = _rank(work, conditions, vector, query)
+        read = _read(work, conditions, vector, [id for id, _ in ranked])
         agrees = all(id in read and read[id].score == score for id, score in ranked)
         if agrees or attempt == ATTEMPTS - 1:
             break
@@ -63,23 +54,21 @@ def scan(
 
 
 def _rank(
-    session: Session,
-    records: Records,
+    work: Work,
     conditions: Sequence[ColumnElement[bool]],
     vector: Float64,
     query: Query,
 ) -> list[tuple[str, float]]:
-    columns = records.embeddings.c
+    columns = work.records.embeddings.c
     size = vector.size * ITEM_BYTES
-    # The documented schema allows NULL. By "IS NOT NULL" SQLite would seek, and not by ids.
-    has_id = func.typeof(columns.id) != "null"
-    statement = select(columns.id, type_coerce(columns.embedding, NullType)).where(
-        *conditions, has_id
+    # The documented schema allows NULL.
+    statement = select(columns.id, work.database.vector_as_bytes(columns.embedding)).where(
+        *conditions, work.database.has_id(columns.id)
     )
     chunk = max(1, CHUNK_BYTES // size)
     best = TopK(query.depth, query.min_score)
     corrupt: list[Any] = []
-    rows = run(session, records, statement.execution_options(yield_per=chunk))
+    rows = work.run(statement.execution_options(yield_per=chunk))
     for part in rows.partitions(chunk):
         ids, blobs = zip(*part, strict=True)
         if not are_vectors(blobs, size):
@@ -120,23 +109,47 @@ def are_vectors(blobs: Sequence[Any], size: int) -> bool:
 
 
 def _read(
-    session: Session,
-    records: Records,
+    work: Work,
     conditions: Sequence[ColumnElement[bool]],
     vector: Float64,
     ids: list[str],
 ) -> dict[str, ScoredRow]:
     if not ids:
         return {}
-    columns = records.embeddings.c
+    columns = work.records.embeddings.c
     statement = select(
-        columns.id, columns.content, columns.metadata, type_coerce(columns.embedding, NullType)
-    ).where(*conditions, is_one_of(columns.id, ids))
+        columns.id,
+        columns.content,
+        columns.metadata,
+        work.database.vector_as_bytes(columns.embedding),
+    ).where(*conditions, work.database.is_one_of(columns.id, ids))
     size = vector.size * ITEM_BYTES
     found = {}
-    for id, content, metadata, blob in run(session, records, statement):
+    for id, content, metadata, blob in work.run(statement):
         if are_vectors((blob,), size):
             score = cosine_scores(np.frombuffer(blob, "<f4")[np.newaxis], vector)[0]
             if not np.isnan(score):
                 found[id] = ScoredRow(id, float(score), content, metadata)
     return found
+
+
+def check_dimensions(work: Work, dimensions: int) -> None:
+    """Do nothing if the collection has vectors of these dimensions, or none at all.
+
+    Raises:
+        InvalidVectorError: All that were looked at have others.
+    """
+    vector_bytes = work.row.vector_bytes
+    if vector_bytes is None or vector_bytes == dimensions * ITEM_BYTES:
+        return
+    # The few rows that were looked at may be the odd ones out.
+    columns = work.records.embeddings.c
+    of_these = select(1).where(
+        columns.collection_id == work.row.id,
+        work.database.vector_bytes(columns.embedding) == dimensions * ITEM_BYTES,
+    )
+    if work.run(of_these.limit(1)).first() is None:
+        raise InvalidVectorError(
+            f"the query vector has {dimensions} dimensions, and those of the collection "
+            f"{vector_bytes // ITEM_BYTES}"
+        )

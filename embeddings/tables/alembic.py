@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Column
-from sqlalchemy.dialects.postgresql import base
 
-from ..sql import index_prefix
-from .columns import JSONObject, PGVector, Vector
-from .ours import KNOWN, side_table_names
+from .. import databases
+from .columns import BinaryText, JSONObject, Vector
+from .custom import KNOWN
+from .ours import VERSION_TABLE
 from .records import RECORDS, Base
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
     from sqlalchemy.sql.schema import SchemaItem
 
-# Reflection warns of types that it does not know. A host may have told it another one.
-base.ischema_names.setdefault("vector", PGVector)
+# Reflection warns of types that it does not know.
+for _database in databases.every():
+    _database.know_types()
 
 
 def include_object(
@@ -34,15 +34,21 @@ def include_object(
         return not (obj.primary_key and obj.table.metadata is Base.metadata)
     if not reflected or compare_to is not None:
         return True
+    supported = databases.every()
     if type_ == "index":  # of a collection, by `create_index`
-        return re.fullmatch(rf"({'|'.join(map(index_prefix, KNOWN))})\d+_hnsw", name or "") is None
+        return not any(
+            database.is_own_index(name or "", records)
+            for database in supported
+            for records in KNOWN
+        )
     if type_ != "table":
         return True
+    side_tables = (database.side_tables(records) for database in supported for records in KNOWN)
     return name not in {
         RECORDS.collections.name,
         RECORDS.embeddings.name,
-        *side_table_names(),
-    }
+        VERSION_TABLE,
+    }.union(*side_tables)
 
 
 def render_item(type_: str, obj: object, context: AutogenContext) -> str | Literal[False]:
@@ -50,7 +56,7 @@ def render_item(type_: str, obj: object, context: AutogenContext) -> str | Liter
 
     Pass it to the `context.configure()` of the host's `env.py`, or to Flask-Migrate's `Migrate`.
     """
-    if type_ == "type" and isinstance(obj, Vector | JSONObject):
+    if type_ == "type" and isinstance(obj, Vector | JSONObject | BinaryText):
         context.imports.add("import embeddings")
         return f"embeddings.{obj!r}"
     return False

@@ -1,4 +1,4 @@
-"""The column types, and what is checked of text and JSON before it is stored.
+"""The column types. How each is stored is the database's own (`databases`).
 
 On SQLite a vector is a BLOB and metadata a TEXT, as `llm` has them. On PostgreSQL the vectors are
 pgvector's, and the metadata is JSONB.
@@ -6,64 +6,20 @@ pgvector's, and the metadata is JSONB.
 
 from __future__ import annotations
 
-import json
-import math
-import re
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import LargeBinary, Text, cast, func, type_coerce
-from sqlalchemy.types import TypeDecorator, UserDefinedType
+from sqlalchemy import LargeBinary, Text
+from sqlalchemy.types import TypeDecorator
 
-from ..errors import InvalidItemError
-from ..vectors import Float32, VectorLike, decode_array, encode, from_pgvector, to_pgvector_text
+from .. import databases
+from ..values import Metadata, dump_metadata, load_metadata
+from ..vectors import Float32, VectorLike, encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy import ColumnElement, Dialect
-    from sqlalchemy.sql.elements import BindParameter
+    from sqlalchemy import Dialect
     from sqlalchemy.types import TypeEngine
-
-Metadata: TypeAlias = dict[str, Any]
-
-
-class PGVector(UserDefinedType[Any]):
-    """pgvector's type without fixed dimensions: sent as text, read as the bytes of `vector_send`.
-
-    That needs no adapter on the host's connections, and works with every driver.
-    """
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        """Return the name of the type."""
-        return "VECTOR"
-
-    def bind_expression(self, bindvalue: BindParameter[Any]) -> ColumnElement[Any]:
-        """Return the parameter cast to a vector: to PostgreSQL it is of no type before."""
-        return cast(bindvalue, self)
-
-    def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Return the vector's bytes."""
-        return func.vector_send(colexpr, type_=colexpr.type)
-
-
-class PGJSON(UserDefinedType[Any]):
-    """JSONB, sent and read as text: drivers and hosts register JSON codecs of their own."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        """Return the name of the type."""
-        return "JSONB"
-
-    def bind_expression(self, bindvalue: BindParameter[Any]) -> ColumnElement[Any]:
-        """Return the parameter cast to JSONB."""
-        return cast(bindvalue, self)
-
-    def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
-        """Return the text."""
-        return type_coerce(cast(colexpr, Text), colexpr.type)
 
 
 class Vector(TypeDecorator[Float32]):
@@ -77,20 +33,15 @@ class Vector(TypeDecorator[Float32]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the column's type on a database."""
-        is_postgresql = dialect.name == "postgresql"
-        return dialect.type_descriptor(PGVector() if is_postgresql else LargeBinary())
+        return dialect.type_descriptor(databases.of(dialect).vector_type())
 
-    def process_bind_param(self, value: VectorLike | None, dialect: Dialect) -> bytes | str | None:
+    def process_bind_param(self, value: VectorLike | None, dialect: Dialect) -> Any:
         """Return the vector as the database takes it, refusing values that are not finite."""
-        if value is None:
-            return None
-        return to_pgvector_text(value) if dialect.name == "postgresql" else encode(value)
+        return None if value is None else databases.of(dialect).encode_vector(value)
 
     def process_result_value(self, value: bytes | None, dialect: Dialect) -> Float32 | None:
         """Return a read-only array."""
-        if value is None:
-            return None
-        return from_pgvector(value) if dialect.name == "postgresql" else decode_array(value)
+        return None if value is None else databases.of(dialect).decode_vector(value)
 
     def compare_values(self, x: Any, y: Any) -> bool:
         """Return whether two vectors are equal as stored."""
@@ -105,15 +56,13 @@ class JSONObject(TypeDecorator[Metadata]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the column's type on a database."""
-        is_postgresql = dialect.name == "postgresql"
-        return dialect.type_descriptor(PGJSON() if is_postgresql else Text())
+        return dialect.type_descriptor(databases.of(dialect).json_type())
 
     def process_bind_param(self, value: Mapping[str, Any] | None, dialect: Dialect) -> str | None:
         """Return the JSON text, refusing what is not JSON."""
         if value is None:
             return None
-        text = dump_metadata(value)
-        return as_jsonb(text) if dialect.name == "postgresql" else text
+        return databases.of(dialect).encode_json(dump_metadata(value))
 
     def process_result_value(self, value: str | None, dialect: Dialect) -> Metadata | None:
         """Return the dict."""
@@ -129,92 +78,15 @@ class JSONText(TypeDecorator[str]):
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
         """Return the text as the database takes it."""
-        return as_jsonb(value) if value and dialect.name == "postgresql" else value
+        return value and databases.of(dialect).encode_json(value)
 
 
-def dump_metadata(metadata: Mapping[str, Any]) -> str:
-    """Return the JSON text under which the metadata is stored.
+class BinaryText(TypeDecorator[str]):
+    """A text that is compared by code points, as Python compares, on every database."""
 
-    Raises:
-        InvalidItemError: It is not a dict of JSON values with strings as keys, or holds NaN,
-            infinity, NUL or a lone surrogate. The message names the place.
-    """
-    if not isinstance(metadata, dict):
-        raise InvalidItemError(f"metadata must be a dict, not {type(metadata).__name__}")
-    try:
-        _check_json(metadata, "metadata")
-        return json.dumps(metadata, allow_nan=False)
-    except RecursionError:
-        raise InvalidItemError("metadata is nested too deeply, or contains itself") from None
-    except ValueError as error:
-        if isinstance(error, InvalidItemError):
-            raise
-        raise InvalidItemError("metadata holds an integer with too many digits") from None
+    impl = Text
+    cache_ok = True
 
-
-_STRING_OR_LARGE_FLOAT = re.compile(r'"(?:\\.|[^"\\])*"|-?\d+(?:\.\d+)?e\+\d+')
-
-
-def as_jsonb(text: str) -> str:
-    """Return JSON text from which JSONB makes the same numbers.
-
-    It writes a number with an exponent out, and a whole one would come back as an integer.
-    """
-    if "e+" not in text:
-        return text
-    return _STRING_OR_LARGE_FLOAT.sub(
-        lambda found: found[0] if found[0][0] == '"' else f"{float(found[0]):.1f}", text
-    )
-
-
-def load_metadata(text: str) -> Metadata:
-    """Return the metadata of a stored JSON text."""
-    loaded: Metadata = json.loads(text)
-    return loaded
-
-
-def check_text(text: str, what: str, shown: str = "") -> None:
-    """Do nothing if every database can store the text.
-
-    Args:
-        text: The text.
-        what: What an error calls it.
-        shown: What an error shows of it.
-
-    Raises:
-        InvalidItemError: It holds NUL or a lone surrogate.
-    """
-    if "\0" not in text and text.isascii():
-        return
-    name = f"{what} {shown[:80]!r}" if shown else what
-    if "\0" in text:
-        raise InvalidItemError(f"{name} contains a NUL character, which databases cannot store")
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidItemError(
-            f"{name} contains a lone surrogate at position {error.start}, which is not text"
-        ) from None
-
-
-def _check_json(value: object, place: str) -> None:
-    if isinstance(value, str):
-        check_text(value, place)
-    elif isinstance(value, dict):
-        for key, inner in value.items():
-            if not isinstance(key, str):
-                raise InvalidItemError(f"{place} has the key {key!r}; keys in JSON are strings")
-            check_text(key, f"a key of {place}")
-            _check_json(inner, f"{place}[{key!r}]")
-    elif isinstance(value, list | tuple):
-        for number, inner in enumerate(value):
-            _check_json(inner, f"{place}[{number}]")
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise InvalidItemError(f"{place} is {value}, which JSON cannot hold")
-    elif value is not None and not isinstance(value, int):
-        raise InvalidItemError(f"{place} is of type {type(value).__name__}, which JSON cannot hold")
-
-
-# In the order of code points, as SQLite and Python have it, and served by the primary key.
-BinaryText = Text().with_variant(Text(collation="C"), "postgresql")
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Return the column's type on a database."""
+        return dialect.type_descriptor(databases.of(dialect).text_type())

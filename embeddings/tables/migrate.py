@@ -7,23 +7,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine
 
-from ..databases.sqlite.transactions import (
-    commits_each_statement,
-    owned_transaction,
-    sqlite_transaction,
-)
+from .. import databases
 from ..errors import SchemaError
+from ..sessions.own import owned_transaction
 from .ours import VERSION_TABLE, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from alembic.config import Config
     from alembic.script import ScriptDirectory
+    from sqlalchemy.orm import Session
 
-ADVISORY_LOCK = int.from_bytes(b"embeddin")
 _alembic_lock = threading.RLock()
 
 
@@ -49,7 +47,7 @@ def migrate(bind: Engine | Connection, revision: str = "head") -> None:
         with owned_transaction(bind, write=False) as connection:
             if is_migrated(connection, revision):
                 return
-        with owned_transaction(bind, write=True, isolation_level=_sees_others(bind)) as connection:
+        with _migration(bind) as connection:
             migrate(connection, revision)
         return
     _check_bind(bind, "migrate")
@@ -75,7 +73,7 @@ def downgrade(
         SchemaError: Rows would be lost. Nothing was changed.
     """
     if isinstance(bind, Engine):
-        with owned_transaction(bind, write=True, isolation_level=_sees_others(bind)) as connection:
+        with _migration(bind) as connection:
             downgrade(connection, revision, drop_rows=drop_rows)
         return
     _check_bind(bind, "downgrade")
@@ -95,9 +93,19 @@ def _check_bind(bind: object, function: str) -> None:
         )
 
 
-def _sees_others(engine: Engine) -> str | None:
-    # Another process may be ahead: what it commits has to be seen once it lets us in.
-    return "READ COMMITTED" if engine.dialect.name == "postgresql" else None
+def _migration(engine: Engine) -> AbstractContextManager[Connection]:
+    """Return a transaction of our own for a migration."""
+    level = databases.of(engine.dialect).migration_isolation_level()
+    return owned_transaction(engine, write=True, isolation_level=level)
+
+
+def bring_up_to_date(session: Callable[..., AbstractContextManager[Session]]) -> None:
+    """Migrate a database that we opened, in sessions that it gives, if it needs that."""
+    with session(write=False) as reading:
+        is_complete = is_migrated(reading.connection())
+    if not is_complete:
+        with session(write=True) as writing:
+            migrate(writing.connection())
 
 
 def is_migrated(connection: Connection, revision: str = "head") -> bool:
@@ -139,14 +147,9 @@ def _run_alembic(
     config = Config()
     config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
     config.attributes.update(attributes, connection=connection)
-    with sqlite_transaction(connection):
-        if connection.dialect.name == "postgresql":
-            if commits_each_statement(connection):
-                raise SchemaError(
-                    "This connection commits every statement (AUTOCOMMIT), and a migration is one "
-                    "transaction: pass the engine"
-                )
-            connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+    database = databases.of(connection.dialect)
+    with database.schema_change(connection):
+        database.lock_migrations(connection)
         # A failure leaves nothing, and the caller's transaction usable.
         with connection.begin_nested(), _alembic_globals():
             run(command, config)

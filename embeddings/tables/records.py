@@ -1,7 +1,7 @@
 """The mapped rows: a collection, and an embedding in it.
 
 On SQLite the tables are, to the letter, those that `llm` documents, so that either program reads
-the other's files. Anything extra lives in side tables (see `changelog`).
+the other's files. Anything extra lives in side tables (see `databases`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
+from ..values import Metadata  # noqa: TC001  SQLAlchemy reads the annotations
 from ..vectors import Float32, VectorLike  # noqa: TC001  SQLAlchemy reads the annotations
-from .columns import BinaryText, JSONObject, Metadata, Vector
+from .columns import BinaryText, JSONObject, Vector
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
@@ -166,11 +167,6 @@ class Records:
     def embeddings(self) -> Table:
         """The table of embeddings."""
         return self.embedding.__table__  # type: ignore[return-value]
-
-    @property
-    def log(self) -> str:
-        """The name of the change log, a side table on SQLite."""
-        return f"{self.embeddings.name}_log"
 
 
 RECORDS = Records(CollectionRecord, EmbeddingRecord)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..errors import InvalidItemError
 from ..models.base import Content, Kind
-from ..tables.columns import check_text
+from ..values import check_text, dump_metadata
+from ..vectors import as_vector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ..keys import Key
+    from ..values import Metadata
     from ..vectors import Float32
+    from ..work import Reference
 
 ContentKey: TypeAlias = tuple[bytes, Kind]
 """What a vector is looked up by: the content's hash, and whether it is text or bytes."""
@@ -70,14 +75,6 @@ def fold(items: Iterable[Item]) -> list[list[Item]]:
     return [[folded[id] for id in sorted(folded)] for folded in lists]
 
 
-def checked_name(name: object) -> str:
-    """Return the name of a collection, or raise InvalidItemError."""
-    if not isinstance(name, str) or not name:
-        raise InvalidItemError(f"The name of a collection must be a string and not empty: {name!r}")
-    check_text(name, "The name", name)
-    return name
-
-
 def checked_content(value: object) -> Content:
     """Return a content that can be stored, or raise InvalidItemError."""
     if not isinstance(value, str | bytes):
@@ -97,3 +94,47 @@ def unpacked(entry: object, least: int, most: int) -> tuple[Any, ...]:
             + (f" of {len(entry)}" if isinstance(entry, tuple | list) else "")
         )
     return tuple(entry)
+
+
+def content_hash(content: Content) -> bytes:
+    """Return what equal contents are recognised by: 16 bytes of MD5, as `llm` stores them."""
+    data = content.encode() if isinstance(content, str) else content
+    return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def checked_item(
+    collection: Reference[Any], id: Key, value: object, metadata: Metadata | None, store: bool
+) -> Item:
+    """Return an item of a collection, or raise InvalidItemError."""
+    text = collection.keys.to_text(id)
+    content = checked_content(value)
+    described = None if metadata is None else dump_metadata(metadata)
+    kind: Kind = "text" if isinstance(content, str) else "binary"
+    key = (collection.content_hash(content), kind)
+    return Item(text, content, key, described, bool(store))
+
+
+def vector_row(collection: Reference[Any], entry: object) -> dict[str, Any]:
+    """Return a row whose vector was made elsewhere, by the columns of the table.
+
+    Args:
+        collection: Where it is to be stored.
+        entry: (id, vector), (id, vector, metadata) or (id, vector, metadata, content).
+
+    Raises:
+        InvalidItemError: The id, the metadata or the content cannot be stored.
+        InvalidVectorError: The vector is not finite.
+    """
+    id, vector, metadata, content = (*unpacked(entry, 2, 4), None, None)[:4]
+    text = collection.keys.to_text(id)
+    if content is not None and not isinstance(checked_content(content), str):
+        raise InvalidItemError("the content of a vector from elsewhere must be a str")
+    return {
+        "id": text,
+        # A copy: a generator may hand out one piece of memory again and again.
+        "embedding": as_vector(vector, label=f"vector of {text!r}").copy(),
+        "content": content,
+        "content_blob": None,
+        "content_hash": None if content is None else collection.content_hash(content),
+        "metadata": None if metadata is None else dump_metadata(metadata),
+    }

@@ -8,17 +8,15 @@ import hashlib
 import sqlalchemy as sa
 from alembic import context, op
 
+from embeddings import databases
 from embeddings.errors import SchemaError
-from embeddings.tables.columns import JSONObject, Vector
-from embeddings.tables.ours import create_extension, schema_of
+from embeddings.tables.columns import BinaryText, JSONObject, Vector
+from embeddings.tables.ours import schema_of
 
 revision = "emb_0001"
 down_revision = None
 branch_labels = None
 depends_on = None
-
-
-TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 
 
 def upgrade() -> None:
@@ -28,7 +26,7 @@ def upgrade() -> None:
         create()
         return
     connection = op.get_bind()
-    create_extension(connection)
+    databases.of(connection.dialect).before_create(connection)
     if sa.inspect(connection).has_table("collections", schema_of(connection)):
         adopt(connection)
     else:
@@ -39,7 +37,7 @@ def create() -> None:
     op.create_table(
         "collections",
         sa.Column("id", sa.Integer, primary_key=True, nullable=True),
-        sa.Column("name", TEXT),
+        sa.Column("name", BinaryText),
         sa.Column("model", sa.Text),
     )
     op.create_index("idx_collections_name", "collections", ["name"], unique=True)
@@ -52,7 +50,7 @@ def create() -> None:
             primary_key=True,
             nullable=True,
         ),
-        sa.Column("id", TEXT, primary_key=True, nullable=True),
+        sa.Column("id", BinaryText, primary_key=True, nullable=True),
         sa.Column("embedding", Vector),
         sa.Column("content", sa.Text),
         sa.Column("content_blob", sa.LargeBinary),

@@ -3,7 +3,8 @@
 import sqlalchemy as sa
 from alembic import op
 
-from embeddings.databases.sqlite.changelog import install, side_tables, side_tables_down
+from embeddings import databases, install
+from embeddings.tables.records import RECORDS
 
 revision = "emb_0002"
 down_revision = "emb_0001"
@@ -14,12 +15,11 @@ depends_on = None
 def upgrade() -> None:
     if not op.get_context().as_sql:
         install(op.get_bind())
-    elif op.get_context().dialect.name == "sqlite":
-        for statement in side_tables():
-            op.execute(sa.text(statement))
+        return
+    for statement in databases.of(op.get_context().dialect).install_script(RECORDS):
+        op.execute(sa.text(statement))
 
 
 def downgrade() -> None:
-    if op.get_context().dialect.name == "sqlite":
-        for statement in side_tables_down():
-            op.execute(sa.text(statement))
+    for statement in databases.of(op.get_context().dialect).uninstall_script(RECORDS):
+        op.execute(sa.text(statement))

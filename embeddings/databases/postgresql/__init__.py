@@ -1,1 +1,279 @@
-"""PostgreSQL with pgvector."""
+"""PostgreSQL with pgvector: searched by the database itself, exact or by an index.
+
+`types` and `drivers` carry vectors, `extension` makes pgvector's, `rows` are locked and written,
+`search` and `index` find the nearest.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Integer,
+    Text,
+    cast,
+    collate,
+    delete,
+    func,
+    literal,
+    select,
+    type_coerce,
+)
+from sqlalchemy.dialects.postgresql import base as dialect
+from sqlalchemy.types import String, TypeEngine, Uuid
+
+from ...errors import MissingExtraError, SchemaError
+from ...vectors import ITEM_BYTES, Float32, VectorLike
+from ..base import Database
+from ..status import IndexInfo, Status
+from . import extension, index, rows, search
+from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from sqlalchemy import URL, Subquery
+    from sqlalchemy.exc import DBAPIError
+
+    from ...keys import Keys
+    from ...searching.query import Query, Ranking
+    from ...tables.records import Records
+    from ...vectors import Float64
+    from ...work import CollectionRow, Reference, Work
+
+MIGRATION_LOCK = int.from_bytes(b"embeddin")
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
+UNDEFINED_TABLE, UNDEFINED_COLUMN = "42P01", "42703"
+
+
+class PostgreSQL(Database):
+    """PostgreSQL, by psycopg, psycopg2 or asyncpg."""
+
+    name = "postgresql"
+    keeps_order_of_json = False
+    sample_rows = 1  # nobody can store a corrupt vector
+
+    # Columns
+
+    def text_type(self) -> TypeEngine[Any]:
+        """Return TEXT in the order of code points, served by the primary key."""
+        return Text(collation="C")
+
+    def vector_type(self) -> TypeEngine[Any]:
+        """Return pgvector's type."""
+        return PGVector()
+
+    def json_type(self) -> TypeEngine[Any]:
+        """Return JSONB."""
+        return PGJSON()
+
+    def encode_vector(self, vector: VectorLike) -> str:
+        """Return pgvector's text."""
+        return to_pgvector_text(vector)
+
+    def decode_vector(self, stored: bytes) -> Float32:
+        """Return the array of pgvector's bytes."""
+        return from_pgvector(stored)
+
+    def encode_json(self, text: str) -> str:
+        """Return text from which JSONB makes the same numbers."""
+        return as_jsonb(text)
+
+    # Tables
+
+    def default_schema(self, connection: Connection) -> str | None:
+        """Return the first schema of the search path."""
+        return connection.scalar(select(func.current_schema()))
+
+    def before_create(self, connection: Connection) -> None:
+        """Create pgvector's extension."""
+        extension.create(connection)
+
+    def is_own_index(self, name: str, records: Records) -> bool:
+        """Return whether the name is that of a collection's HNSW index."""
+        return re.fullmatch(rf"{re.escape(index.prefix(records))}\d+_hnsw", name) is not None
+
+    def know_types(self) -> None:
+        """Let reflection know `vector`, unless the host has told it another type."""
+        dialect.ischema_names.setdefault("vector", PGVector)
+
+    def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
+        """Return what the error names: after it nothing can be asked in the transaction."""
+        message, code = str(error.orig), extension.sqlstate(error)
+        for name in (records.collections.name, records.embeddings.name):
+            if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message):
+                if code == UNDEFINED_COLUMN:
+                    return {name: {"a column"}}
+                if code == UNDEFINED_TABLE:
+                    return {name: None}
+        return {}
+
+    # Transactions
+
+    def own_isolation_level(self, connection: Connection) -> str | None:
+        """Return the database's default on an engine that commits every statement."""
+        return "READ COMMITTED" if self.commits_each_statement(connection) else None
+
+    def migration_isolation_level(self) -> str | None:
+        """Return READ COMMITTED: another process may be ahead, and has to be seen then."""
+        return "READ COMMITTED"
+
+    def lock_migrations(self, connection: Connection) -> None:
+        """Take an advisory lock until the transaction ends."""
+        if self.commits_each_statement(connection):
+            raise SchemaError(
+                "This connection commits every statement (AUTOCOMMIT), and a migration is one "
+                "transaction: pass the engine"
+            )
+        connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+
+    # Databases that are opened here
+
+    def url(self, url: URL, *, asynchronous: bool) -> URL:
+        """Return the URL with the first driver that is installed, where it names none."""
+        if url.drivername not in {"postgres", "postgresql"}:
+            return url.set(drivername=url.drivername.replace("postgres+", "postgresql+", 1))
+        for driver in ("psycopg", "asyncpg" if asynchronous else "psycopg2"):
+            if find_spec(driver):
+                return url.set(drivername=f"postgresql+{driver}")
+        raise MissingExtraError("psycopg", "postgresql")
+
+    # The collection's row
+
+    def lock_to_write(self, work: Work, name: str) -> None:
+        """Keep the collection from being deleted, and nobody else from writing."""
+        rows.keep_collection(work, name)
+
+    def settle_dimensions(self, work: Work, collection: Reference[Any]) -> CollectionRow:
+        """Keep other writers out while the collection is empty, and read its row again."""
+        work.touch(collection.name)
+        row = collection.existing(work)
+        if row.vector_bytes is None:
+            # An index outlives the last row, and takes no others than it was made for.
+            info = index.index_info(work.connection, work.records, row.id)
+            if info is not None:
+                return row._replace(vector_bytes=info.dimensions * ITEM_BYTES)
+        return row
+
+    def insert_collection(self, work: Work, name: str, model_id: str) -> None:
+        """Insert by ON CONFLICT DO NOTHING."""
+        rows.insert_collection(work, name, model_id)
+
+    def lock_collection(self, work: Work) -> None:
+        """Lock the row."""
+        rows.lock_collection(work)
+
+    def search_settings(self, records: Records) -> ColumnElement[Any]:
+        """Return pgvector's settings, if the collection has an index."""
+        return index.search_settings(records)
+
+    # Rows
+
+    def vector_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return four bytes for each dimension."""
+        return func.vector_dims(embedding, type_=Integer) * ITEM_BYTES
+
+    def is_vector(self, embedding: ColumnElement[Any]) -> ColumnElement[bool]:
+        """Return the condition. To look into the vectors would fetch them all."""
+        return embedding.is_not(None)
+
+    def is_one_of(self, id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
+        """Return the condition; the ids travel as one parameter, an array."""
+        return rows.is_one_of(id, literal(list(ids), ARRAY(Text)))
+
+    def metadata_is(
+        self, metadata: ColumnElement[Any], key: str, value: Any
+    ) -> ColumnElement[bool]:
+        """Return containment, which an index of the host's can serve, and which minds the types."""
+        return search.contains(metadata, {key: value})
+
+    def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
+        """Return the rows by one statement."""
+        return rows.stored_rows(work, ids)
+
+    def same_content(self, work: Work, hashes: list[bytes]) -> Iterable[Any]:
+        """Return the rows by one statement."""
+        return rows.same_content(work, hashes)
+
+    def write_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> None:
+        """Write by INSERT ... ON CONFLICT."""
+        rows.write(work, rows_, updated)
+
+    def delete_rows(self, work: Work, conditions: Sequence[ColumnElement[bool]]) -> int:
+        """Lock the rows in the order of all writers, and delete those."""
+        locked = self.is_one_of(work.records.embeddings.c.id, rows.lock_rows(work, conditions))
+        return work.changed(delete(work.records.embedding).where(*conditions, locked))
+
+    # Keys
+
+    def key_as_text(self, key: ColumnElement[Any]) -> ColumnElement[str]:
+        """Return the SQL of the stored ids."""
+        if isinstance(key.type, String) and not isinstance(key.type, Uuid):
+            return collate(key, "C")  # a host's column may have a collation of its own
+        return super().key_as_text(key)
+
+    def key_from_text(self, id: ColumnElement[str], keys: Keys[Any]) -> ColumnElement[Any]:
+        """Return the SQL of the host's keys."""
+        if keys.python_type is str and not isinstance(keys.sql_type, Uuid):
+            # Else it would be compared in another collation than the host's index has.
+            return type_coerce(collate(id, "default"), keys.sql_type)
+        return cast(id, keys.sql_type)
+
+    # Searches
+
+    def search(self, work: Work, vector: Float64, query: Query) -> Ranking:
+        """Search by pgvector."""
+        return search.search(work, vector, query)
+
+    def matches(self, work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
+        """Return the search itself."""
+        return search.matches(work, keys, vector, query)
+
+    def status(self, work: Work, row: CollectionRow | None) -> Status:
+        """Return that the database searches."""
+        return Status("database")
+
+    # Indexes
+
+    def create_index(
+        self,
+        collection: Reference[Any],
+        *,
+        m: int,
+        ef_construction: int,
+        maintenance_work_mem: str | None,
+        progress: Callable[[int, int], object] | None,
+    ) -> IndexInfo:
+        """Build an HNSW index."""
+        return index.create(
+            collection,
+            m=m,
+            ef_construction=ef_construction,
+            maintenance_work_mem=maintenance_work_mem,
+            progress=progress,
+        )
+
+    def drop_index(self, collection: Reference[Any]) -> bool:
+        """Drop the HNSW index."""
+        return index.drop_of(collection)
+
+    def index_info(self, work: Work) -> IndexInfo | None:
+        """Look at the HNSW index."""
+        return index.index_info(work.connection, work.records, work.row.id)
+
+    def before_deletion(self, collection: Reference[Any], work: Work) -> None:
+        """Drop the index within the caller's transaction."""
+        if collection.sessions.engine is None:
+            index.drop(work.connection, work.records, work.row.id)
+
+    def after_deletion(self, collection: Reference[Any], row: CollectionRow) -> None:
+        """Drop the index concurrently, which no transaction can."""
+        index.drop_left(collection, row)
+
+
+DATABASE = PostgreSQL()

@@ -5,21 +5,19 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from ...dialects import is_psycopg
-from ...tables.columns import as_jsonb
-from ...vectors import Float32, as_stored, to_pgvector, to_pgvector_text
+from .types import to_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Dialect
+
+    from ...vectors import Float32
 
 
-def metadata_writer(connection: Connection) -> Callable[[str | None], str | None]:
-    """Return what turns the JSON text of metadata into a parameter for the connection."""
-    if connection.dialect.name == "sqlite":
-        return lambda text: text
-    return lambda text: text and as_jsonb(text)
+def is_psycopg(dialect: Dialect) -> bool:
+    """Return whether the driver is psycopg 3, which sends parameters in binary."""
+    return dialect.driver.startswith("psycopg") and dialect.driver != "psycopg2"
 
 
 class Packed:
@@ -37,8 +35,6 @@ def vector_writer(connection: Connection) -> Callable[[Float32], Any]:
     Text is over ten times slower than binary, and binary needs an adapter: on psycopg one for a
     class of this library's own, which changes nothing for the host.
     """
-    if connection.dialect.name == "sqlite":
-        return as_stored
     if is_psycopg(connection.dialect):
         driver: Any = connection.connection.driver_connection
         driver.adapters.register_dumper(Packed, _dumper())

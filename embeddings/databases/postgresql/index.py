@@ -6,24 +6,42 @@ the vectors cast to the collection's dimensions. A query uses it if it says the 
 
 from __future__ import annotations
 
+import hashlib
 import re
-from dataclasses import dataclass
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, cast, func, select, text
+from sqlalchemy import (
+    ColumnElement,
+    cast,
+    column,
+    func,
+    literal,
+    literal_column,
+    select,
+    table,
+    text,
+    true,
+)
 from sqlalchemy.types import UserDefinedType
 
-from ...dialects import identifier
-from ...errors import IndexingError
-from ...sql import index_prefix, schema_map_of
+from ...errors import BindingError, IndexingError, InvalidQueryError
+from ...tables.custom import MAX_NAME_BYTES
+from ...tables.ours import schema_map_of
 from ...vectors import ITEM_BYTES
+from ..status import IndexInfo
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from collections.abc import Callable, Iterator
 
-    from ...sql import Found
+    from sqlalchemy import Connection, Engine
+
     from ...tables.records import Records
+    from ...work import CollectionRow, Reference
 
+BUILD_LOCK = int.from_bytes(b"embeddin") + 1  # advisory; one build at a time in a database
+POLL = 0.5  # seconds between two looks at a build
+CONNECTIONS, CANDIDATES = (2, 100), (4, 1_000)  # of a graph, as pgvector takes them
 OLDEST_PGVECTOR = (0, 8, 0)  # the first with iterative scans, without which filters starve
 MAX_VECTOR, MAX_HALFVEC = 2_000, 4_000  # dimensions that HNSW takes
 
@@ -46,38 +64,58 @@ class Sized(UserDefinedType[Any]):
         return f"{self.name.upper()}({self.dimensions})"
 
 
-@dataclass(frozen=True)
-class IndexInfo:
-    """What an index on a collection is.
+def prefix(records: Records) -> str:
+    """Return how the names of the HNSW indexes begin; the collection's id and `_hnsw` follow."""
+    table = records.embeddings.name
+    if len(table.encode()) > MAX_NAME_BYTES - len("idx__") - len("_2147483647_hnsw"):
+        table = hashlib.sha256(table.encode()).hexdigest()[:16]
+    return f"idx_{table}_"
 
-    Attributes:
-        name: Its name in the database.
-        is_valid: Whether searches use it; a concurrent build that failed leaves one that is not.
-        type: `vector`, or `halfvec` above 2,000 dimensions.
-        dimensions: Of the vectors in it.
-        m: Connections of each node.
-        ef_construction: Candidates that the build looked at for each node.
-        bytes: Its size on disk.
+
+def search_settings(records: Records) -> ColumnElement[Any]:
+    """Return the SQL of pgvector's settings, if the collection of the outer query has an index.
+
+    They are those that a search by the index changes and puts back: `hnsw.ef_search` and
+    `hnsw.iterative_scan` with a bar between them. NULL without a valid index.
     """
-
-    name: str
-    is_valid: bool
-    type: str
-    dimensions: int
-    m: int
-    ef_construction: int
-    bytes: int
+    collections, embeddings = records.collections, records.embeddings
+    index = table("pg_index", *map(column, ("indexrelid", "indrelid", "indisvalid")))
+    relation = table("pg_class", column("oid"), column("relname"))
+    of_the_table = (  # by any row, because a name may be another schema's
+        select(literal_column(f"{quoted(embeddings.name)}.tableoid"))
+        .select_from(embeddings)
+        .where(embeddings.c.collection_id == collections.c.id)
+        .order_by(embeddings.c.id)
+        .limit(1)
+        .correlate(collections)
+        .scalar_subquery()
+    )
+    setting = (
+        func.coalesce(func.current_setting(literal(f"hnsw.{name}"), true()), "")
+        for name in ("ef_search", "iterative_scan")
+    )
+    return (
+        select(func.concat_ws("|", *setting))
+        .select_from(index.join(relation, relation.c.oid == index.c.indexrelid))
+        .where(
+            relation.c.relname == func.concat(prefix(records), collections.c.id, literal("_hnsw")),
+            index.c.indrelid == of_the_table,
+            index.c.indisvalid,
+        )
+        .correlate(collections)
+        .scalar_subquery()
+    )
 
 
 def index_name(records: Records, collection_id: int) -> str:
     """Return the name of the index of a collection."""
-    return f"{index_prefix(records)}{collection_id}_hnsw"
+    return f"{prefix(records)}{collection_id}_hnsw"
 
 
 def table_name(connection: Connection, records: Records) -> str:
     """Return the name of the table of embeddings, quoted, as the connection sees it."""
     schema = schema_map_of(connection).get(records.embeddings.schema, records.embeddings.schema)
-    return ".".join(identifier(part) for part in (schema, records.embeddings.name) if part)
+    return ".".join(quoted(part) for part in (schema, records.embeddings.name) if part)
 
 
 def distance(vector: ColumnElement[Any], query: ColumnElement[Any], size: int) -> Any:
@@ -92,35 +130,35 @@ def distance(vector: ColumnElement[Any], query: ColumnElement[Any], size: int) -
 def create_sql(
     connection: Connection,
     records: Records,
-    found: Found,
+    row: CollectionRow,
     *,
     m: int,
     ef_construction: int,
     concurrently: bool,
 ) -> str:
     """Return the CREATE INDEX for a collection that has vectors."""
-    sized = Sized((found.size or 0) // ITEM_BYTES)
+    sized = Sized((row.vector_bytes or 0) // ITEM_BYTES)
     vector = "embedding" if sized.name == "vector" else "l2_normalize(embedding)"
     return (
-        f"CREATE INDEX {'CONCURRENTLY ' * concurrently}"
-        f"{identifier(index_name(records, found.id))} ON {table_name(connection, records)} "
+        f"CREATE INDEX {_concurrently(concurrently)}"
+        f"{quoted(index_name(records, row.id))} ON {table_name(connection, records)} "
         f"USING hnsw (({vector}::{sized.get_col_spec()}) {sized.name}_cosine_ops) "
         f"WITH (m = {m:d}, ef_construction = {ef_construction:d}) "
-        f"WHERE collection_id = {found.id:d}"
+        f"WHERE collection_id = {row.id:d}"
     )
 
 
-def check_possible(connection: Connection, found: Found) -> None:
+def check_possible(connection: Connection, row: CollectionRow) -> None:
     """Do nothing if the collection can have an index.
 
     Raises:
         IndexingError: It is empty, its vectors have too many dimensions, or pgvector is too old.
     """
-    if found.size is None:
+    if row.vector_bytes is None:
         raise IndexingError(
             "An index is for vectors of known dimensions, and the collection is empty"
         )
-    dimensions = found.size // ITEM_BYTES
+    dimensions = row.vector_bytes // ITEM_BYTES
     if dimensions > MAX_HALFVEC:
         raise IndexingError(
             f"pgvector indexes up to {MAX_HALFVEC} dimensions, and the collection's vectors have "
@@ -200,7 +238,7 @@ def drop(
     )
     if name is None:
         return False
-    connection.execute(text(f"DROP INDEX {'CONCURRENTLY ' * concurrently}{name}"))
+    connection.execute(text(f"DROP INDEX {_concurrently(concurrently)}{name}"))
     return True
 
 
@@ -215,3 +253,172 @@ def rows_done(connection: Connection, process_id: int) -> int:
     """Return how many rows the build by another server process has put into its index."""
     done = text("SELECT tuples_done FROM pg_stat_progress_create_index WHERE pid = :pid")
     return int(connection.scalar(done, {"pid": process_id}) or 0)
+
+
+def _concurrently(concurrently: bool) -> str:
+    return "CONCURRENTLY " if concurrently else ""
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL, whatever is in it."""
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+# What a collection's index is asked for
+
+
+def create(
+    collection: Reference[Any],
+    *,
+    m: int,
+    ef_construction: int,
+    maintenance_work_mem: str | None,
+    progress: Callable[[int, int], object] | None,
+) -> IndexInfo:
+    """Build an index of a collection, and return what it is. See `Collection.create_index`."""
+    _check_options(m, ef_construction)
+    engine = collection.sessions.engine
+    if progress is not None and engine is None:
+        raise BindingError(
+            "progress= needs a second connection, and a collection on a session has one only: "
+            "open the collection on the engine"
+        )
+    records = collection.records
+    with collection.work(write=True) as work:
+        connection, row = work.connection, collection.existing(work)
+        info = index_info(connection, records, row.id)
+        if info is not None and info.is_valid:
+            if (info.m, info.ef_construction) != (m, ef_construction):
+                raise IndexingError(
+                    f"{collection.name!r} has an index with m={info.m}, "
+                    f"ef_construction={info.ef_construction}. Call drop_index() first"
+                )
+            return info
+        check_possible(connection, row)
+        total = 0 if progress is None else count(connection, records, row.id)
+        sql = create_sql(
+            connection,
+            records,
+            row,
+            m=m,
+            ef_construction=ef_construction,
+            concurrently=engine is not None,
+        )
+        if engine is None:
+            drop(connection, records, row.id)
+            with _memory(connection, maintenance_work_mem, local=True):
+                connection.execute(text(sql))
+    if engine is not None:
+        with _alone(collection, engine) as connection:
+            info = index_info(connection, records, row.id)
+            if info is None or not info.is_valid:  # else somebody was faster
+                drop(connection, records, row.id, concurrently=True)
+                try:
+                    with _memory(connection, maintenance_work_mem, local=False):
+                        _build(collection, engine, connection, sql, progress, total)
+                except Exception:
+                    drop(connection, records, row.id, concurrently=True)
+                    raise
+    with collection.work() as work:
+        row = collection.existing(work)
+        return existing_info(work.connection, records, row.id)
+
+
+def drop_of(collection: Reference[Any]) -> bool:
+    """Drop the index of a collection, and return whether there was one."""
+    engine = collection.sessions.engine
+    with collection.work(write=True) as work:
+        row = collection.existing(work)
+        if engine is None:
+            return drop(work.connection, collection.records, row.id)
+    with _alone(collection, engine) as connection:
+        return drop(connection, collection.records, row.id, concurrently=True)
+
+
+def drop_left(collection: Reference[Any], row: CollectionRow) -> None:
+    """Drop the index that a deleted collection left, on an engine."""
+    if engine := collection.sessions.engine:
+        with _alone(collection, engine) as connection:
+            drop(connection, collection.records, row.id, concurrently=True)
+
+
+@contextmanager
+def _alone(collection: Reference[Any], engine: Engine) -> Iterator[Connection]:
+    """Yield a connection without transactions when no other builds or drops.
+
+    Two builds would each wait for the other's snapshot; so does a statement that waits for a
+    lock.
+    """
+    lock = {"lock": BUILD_LOCK}
+    with _autocommit(engine) as connection:
+        while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), lock):
+            collection.sessions.runtime.pause(POLL / 5)
+        try:
+            yield connection
+        finally:
+            if not connection.invalidated:  # else the server has let go with the connection
+                connection.execute(text("SELECT pg_advisory_unlock(:lock)"), lock)
+
+
+def _build(
+    collection: Reference[Any],
+    engine: Engine,
+    connection: Connection,
+    sql: str,
+    progress: Callable[[int, int], object] | None,
+    total: int,
+) -> None:
+    if progress is None:
+        connection.execute(text(sql))
+        return
+    process_id = int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+    with _autocommit(engine) as observer:
+        collection.sessions.runtime.with_reports(
+            lambda: connection.execute(text(sql)),
+            lambda: progress(min(rows_done(observer, process_id), total), total),
+            POLL,
+        )
+    progress(total, total)
+
+
+def _check_options(m: int, ef_construction: int) -> None:
+    for name, value, (least, most) in (
+        ("m", m, CONNECTIONS),
+        ("ef_construction", ef_construction, CANDIDATES),
+    ):
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            raise InvalidQueryError(
+                f"{name} must be an integer of {least} to {most}, not {value!r}"
+            )
+    if ef_construction < 2 * m:
+        raise InvalidQueryError(f"ef_construction must be at least 2 * m = {2 * m}")
+
+
+@contextmanager
+def _autocommit(engine: Engine) -> Iterator[Connection]:
+    """Yield a connection without transactions, as CONCURRENTLY wants it."""
+    with engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        try:
+            yield connection
+        finally:
+            connection.rollback()  # one that fails in close() would keep it from the pool
+
+
+@contextmanager
+def _memory(connection: Connection, amount: str | None, *, local: bool) -> Iterator[None]:
+    if amount is None:
+        yield
+        return
+    setting = text("SELECT set_config('maintenance_work_mem', :amount, :local)")
+    before = connection.scalar(text("SELECT current_setting('maintenance_work_mem')"))
+    connection.execute(setting, {"amount": amount, "local": local})
+    try:
+        yield
+    except BaseException:
+        # A transaction that failed has put it back, and so has a connection that is gone.
+        if not local and not connection.invalidated:
+            connection.execute(setting, {"amount": before, "local": local})
+        raise
+    connection.execute(setting, {"amount": before, "local": local})

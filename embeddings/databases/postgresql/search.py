@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     case,
     func,
+    literal,
     literal_column,
     select,
     true,
@@ -27,22 +29,22 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 
 from ...searching.query import Query, Ranking, ScoredRow
-from ...sql import check_dimensions, connection_of, run
-from ...tables.columns import PGVector
-from ...vectors import ITEM_BYTES, to_pgvector_text
+from ...searching.scan import check_dimensions
+from ...vectors import ITEM_BYTES
 from .drivers import vector_writer
 from .index import distance
+from .types import PGJSON, PGVector, as_jsonb, to_pgvector_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from sqlalchemy.orm import Session
     from sqlalchemy.sql.compiler import SQLCompiler
 
     from ...keys import Keys
-    from ...sql import Found
     from ...tables.records import Records
+    from ...values import Metadata
     from ...vectors import Float64
+    from ...work import Work
 
 LARGEST = 2**63 - 1  # number that LIMIT and OFFSET take
 MAX_CANDIDATES = 20_000  # that an index scan looks at, by pgvector's hnsw.max_scan_tuples
@@ -53,83 +55,91 @@ SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector())
 FEW = 10_000  # rows that are read sooner than found in a graph of more
 
 
-def search(
-    session: Session, records: Records, found: Found, vector: Float64, query: Query
-) -> Ranking:
+def search(work: Work, vector: Float64, query: Query) -> Ranking:
     """Return the rows nearest to the vector, best first, ties by id. Reads only.
 
     An index of the collection is used unless the query asks for exact results, or it yields fewer
     than asked for. It finds candidates; the scores are those of the stored vectors.
 
     Args:
-        session: What it sees is searched.
-        records: The mapped classes.
-        found: The collection whose rows they are.
+        work: What its session sees is searched.
         vector: Shape (dimensions,), from `as_query`.
         query: How many, and under which conditions.
 
     Raises:
         InvalidVectorError: The vector has another length than those of the collection.
     """
-    check_dimensions(session, records, found, vector.size)
+    check_dimensions(work, vector.size)
     if not query.depth:
         return Ranking([])
-    send = vector_writer(connection_of(session, records))
+    conditions = query.conditions(work)
+    send = vector_writer(work.connection)
     sought = {"sought": send(vector.astype("f4"))}
-    if found.index_settings is not None and _may_use_index(session, records, found, query):
-        settings = _parameters(found.index_settings, query)
-        statement = _built(_nearly_and_settings, records, found.id, vector.size, query)
-        nearest = run(session, records, statement, sought | settings).all()
+    settings = work.row.search_settings
+    if settings is not None and _may_use_index(work, query, conditions):
+        parameters = _parameters(settings, query)
+        statement = _built(_nearly_and_settings, work, vector.size, query, conditions)
+        nearest = work.run(statement, sought | parameters).all()
         if not nearest:
-            run(session, records, select(*_END), settings)
+            work.run(select(*_END), parameters)
         # Fewer candidates than wanted: the index has given up, or does not hold all that match.
         elif nearest[0].candidates == _candidates(query):
             best = [ScoredRow(*row[:4]) for row in nearest[query.offset :]]
             least = -2.0 if query.min_score is None else query.min_score
             return Ranking([row for row in best if row.score >= least], exact=False)
-    statement = _built(_exactly, records, found.id, vector.size, query)
-    return Ranking([ScoredRow(*row) for row in run(session, records, statement, sought)])
+    statement = _built(_exactly, work, vector.size, query, conditions)
+    return Ranking([ScoredRow(*row) for row in work.run(statement, sought)])
 
 
 def _built(
-    make: Callable[..., Select[Any]], records: Records, collection_id: int, size: int, query: Query
+    make: Callable[..., Select[Any]],
+    work: Work,
+    dimensions: int,
+    query: Query,
+    conditions: Sequence[ColumnElement[bool]],
 ) -> Select[Any]:
     """Return the statement for the parameter `sought`, kept for the next time where it is plain."""
-    if query.conditions:
-        return make(records, collection_id, SOUGHT, size, query)
-    return _kept(make, records, collection_id, size, query)
+    if conditions:
+        return make(work.records, work.row.id, SOUGHT, dimensions, query, conditions)
+    return _kept(make, work.records, work.row.id, dimensions, query)
 
 
 @functools.lru_cache(maxsize=256)
 def _kept(
-    make: Callable[..., Select[Any]], records: Records, collection_id: int, size: int, query: Query
-) -> Select[Any]:
-    return make(records, collection_id, SOUGHT, size, query)
-
-
-def matches(
-    session: Session,
+    make: Callable[..., Select[Any]],
     records: Records,
-    keys: Keys[Any],
-    found: Found,
-    vector: Float64,
+    collection_id: int,
+    dimensions: int,
     query: Query,
-) -> Subquery:
+) -> Select[Any]:
+    return make(records, collection_id, SOUGHT, dimensions, query, ())
+
+
+def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
     """Return the search as a selectable with the columns `id` and `score`, for the host to join.
 
     It is exact unless the query says `exact=False`; then an index of the collection serves it,
     under the host's own `hnsw.ef_search`, which also limits how many there can be.
     """
-    check_dimensions(session, records, found, vector.size)
+    check_dimensions(work, vector.size)
     sought = bindparam(None, vector.astype("f4"), _Sent())
-    make = _nearly if query.exact is False and found.index_settings is not None else _exactly
-    best = make(records, found.id, sought, vector.size, query).subquery()
-    statement = select(keys.from_stored(best.c.id).label("id"), best.c.score)
+    has_index = work.row.search_settings is not None
+    make = _nearly if query.exact is False and has_index else _exactly
+    conditions = query.conditions(work)
+    best = make(work.records, work.row.id, sought, vector.size, query, conditions).subquery()
+    id = work.database.key_from_text(best.c.id, keys)
+    statement = select(id.label("id"), best.c.score)
     if make is _nearly:
         statement = statement.order_by(best.c.score.desc(), best.c.id).offset(query.offset)
         if query.min_score is not None:
             statement = statement.where(best.c.score >= query.min_score)
     return statement.subquery()
+
+
+def contains(metadata: ColumnElement[Any], value: Metadata) -> ColumnElement[bool]:
+    """Return the condition that JSONB contains a value."""
+    parameter = literal(as_jsonb(json.dumps(value)), PGJSON)
+    return type_coerce(metadata, PGJSON).op("@>", return_type=Boolean())(parameter)
 
 
 class _Sent(PGVector):
@@ -153,7 +163,7 @@ def _limit(number: int) -> ColumnElement[int]:
 
 
 def _cosine_distance(
-    vector: ColumnElement[Any], sought: ColumnElement[Any], size: int
+    vector: ColumnElement[Any], sought: ColumnElement[Any], dimensions: int
 ) -> ColumnElement[float]:
     """Return the SQL of 1 - cosine; 1 for a zero vector, NULL for one of other dimensions."""
     # pgvector sums squares in single precision, which lose their meaning far from 1.
@@ -168,17 +178,22 @@ def _cosine_distance(
     return case(
         # It raises on vectors of different dimensions.
         (
-            func.vector_dims(vector) == literal_column(str(size)),
+            func.vector_dims(vector) == literal_column(str(dimensions)),
             func.coalesce(func.nullif(apart, literal_column("'NaN'::float8")), literal_column("1")),
         )
     )
 
 
 def _exactly(
-    records: Records, collection_id: int, sought: ColumnElement[Any], size: int, query: Query
+    records: Records,
+    collection_id: int,
+    sought: ColumnElement[Any],
+    dimensions: int,
+    query: Query,
+    conditions: Sequence[ColumnElement[bool]],
 ) -> Select[Any]:
-    rows = _rows_of(records, collection_id, size, query)
-    apart = _cosine_distance(rows.embedding, sought, size).label("distance")
+    rows = _rows_of(records, collection_id, dimensions, conditions)
+    apart = _cosine_distance(rows.embedding, sought, dimensions).label("distance")
     best = (
         rows.select.add_columns(apart)
         .order_by(apart, rows.id)
@@ -197,13 +212,18 @@ class _Rows(NamedTuple):
     embedding: ColumnElement[Any]
 
 
-def _rows_of(records: Records, collection_id: int, size: int, query: Query) -> _Rows:
+def _rows_of(
+    records: Records,
+    collection_id: int,
+    dimensions: int,
+    conditions: Sequence[ColumnElement[bool]],
+) -> _Rows:
     columns = records.embeddings.c
     vector = type_coerce(columns.embedding, PGVector)
     rows = select(columns.id, columns.content, columns.metadata).where(
-        _of(records, collection_id), *query.conditions
+        _of(records, collection_id), *conditions
     )
-    if size * ITEM_BYTES < STORED_APART:
+    if dimensions * ITEM_BYTES < STORED_APART:
         return _Rows(rows, columns.id, vector)
     # Fetched once, by pgvector's cast to any number of dimensions, and not by each function that
     # it is given to. OFFSET 0 keeps the planner from merging the two again.
@@ -214,7 +234,7 @@ def _rows_of(records: Records, collection_id: int, size: int, query: Query) -> _
     return _Rows(outer, inner.c.id, inner.c.embedding)
 
 
-def _may_use_index(session: Session, records: Records, found: Found, query: Query) -> bool:
+def _may_use_index(work: Work, query: Query, conditions: Sequence[ColumnElement[bool]]) -> bool:
     """Return whether an index could pay: not if exactness is asked for, or few rows match.
 
     A graph is walked from neighbour to neighbour, and the few that a filter lets through are far
@@ -222,10 +242,11 @@ def _may_use_index(session: Session, records: Records, found: Found, query: Quer
     """
     if query.exact is True or _candidates(query) > MAX_CANDIDATES:
         return False
-    if not query.conditions:
+    if not conditions:
         return True
-    matching = select(records.embeddings.c.id).where(_of(records, found.id), *query.conditions)
-    plan: str = run(session, records, Explain(matching)).scalars().all()[0]
+    id = work.records.embeddings.c.id
+    matching = select(id).where(_of(work.records, work.row.id), *conditions)
+    plan: str = work.run(Explain(matching)).scalars().all()[0]
     return int(re.findall(r"rows=(\d+)", plan)[0]) > FEW
 
 
@@ -244,27 +265,27 @@ def _explain(element: Explain, compiler: SQLCompiler, **options: Any) -> str:
 
 
 def _candidates(query: Query) -> int:
-    return (SPARE_FILTERED if query.conditions else SPARE) * query.depth
+    return (SPARE_FILTERED if query.has_conditions else SPARE) * query.depth
 
 
 def _nearly(
     records: Records,
     collection_id: int,
     sought: ColumnElement[Any],
-    size: int,
+    dimensions: int,
     query: Query,
-    *conditions: ColumnElement[bool],
+    conditions: Sequence[ColumnElement[bool]],
 ) -> Select[Any]:
     columns = records.embeddings.c
     vector = type_coerce(columns.embedding, PGVector)
     nearest = (
         select(columns.id, columns.content, columns.metadata, vector.label("embedding"))
-        .where(_of(records, collection_id), *query.conditions, *conditions)
-        .order_by(distance(vector, sought, size))
+        .where(_of(records, collection_id), *conditions)
+        .order_by(distance(vector, sought, dimensions))
         .limit(_limit(_candidates(query)))
         .subquery()
     )
-    apart = _cosine_distance(nearest.c.embedding, sought, size).label("distance")
+    apart = _cosine_distance(nearest.c.embedding, sought, dimensions).label("distance")
     count = func.count().over().label("candidates")
     best = (
         select(nearest.c.id, nearest.c.content, nearest.c.metadata, apart, count)
@@ -309,7 +330,16 @@ def _parameters(settings: str, query: Query) -> dict[str, str | None]:
     }
 
 
-def _nearly_and_settings(*arguments: Any) -> Select[Any]:
+def _nearly_and_settings(
+    records: Records,
+    collection_id: int,
+    sought: ColumnElement[Any],
+    dimensions: int,
+    query: Query,
+    conditions: Sequence[ColumnElement[bool]],
+) -> Select[Any]:
     # A condition about no column is looked at before the index is read; and it has been read when
     # the first row comes out of the sorted subquery.
-    return _nearly(*arguments, *_BEGIN).add_columns(*_END)
+    all_of_it = (*conditions, *_BEGIN)
+    statement = _nearly(records, collection_id, sought, dimensions, query, all_of_it)
+    return statement.add_columns(*_END)

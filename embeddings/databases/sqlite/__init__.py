@@ -1,1 +1,213 @@
-"""SQLite."""
+"""SQLite: tables as `llm` documents them, a change log beside them, searches from memory.
+
+In the order in which one meets them: `transactions` begin and end, `changelog` and `llm` stand
+beside the tables, `rows` are written, `matrix` is searched.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Integer,
+    LargeBinary,
+    Text,
+    case,
+    exists,
+    func,
+    literal,
+    select,
+    true,
+    type_coerce,
+)
+
+from ..base import Database
+from . import changelog, llm, rows, transactions
+from .matrix import memory, search
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Sequence
+    from contextlib import AbstractContextManager
+
+    from sqlalchemy import URL, Connection, Engine, Subquery
+    from sqlalchemy.exc import DBAPIError
+
+    from ...keys import Keys
+    from ...searching.query import Query, Ranking
+    from ...tables.records import Records
+    from ...vectors import Float64
+    from ...work import CollectionRow, Work
+    from ..status import Status
+
+
+class SQLite(Database):
+    """SQLite, by Python's own driver or aiosqlite."""
+
+    name = "sqlite"
+    finishes_statements = True  # closing a connection within one would leave the file locked
+    confirms_rows = True
+
+    # Tables
+
+    def install(self, connection: Connection, records: Records) -> None:
+        """Make the change log and its triggers, and the rows that tell `llm` how far it is."""
+        changelog.install(connection, records)
+
+    def uninstall(self, connection: Connection, records: Records) -> None:
+        """Remove them."""
+        changelog.uninstall(connection, records)
+
+    def install_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install`."""
+        return changelog.side_tables(records)
+
+    def uninstall_script(self, records: Records) -> list[str]:
+        """Return the SQL of `uninstall`."""
+        return changelog.side_tables_down(records)
+
+    def check_side_tables(self, connection: Connection, records: Records) -> None:
+        """Refuse somebody else's table of the change log's name."""
+        changelog.check_log(connection, records)
+
+    def side_tables(self, records: Records) -> set[str]:
+        """Return the change log, and the table of `llm`'s migrations."""
+        return {changelog.log_name(records), llm.TABLE}
+
+    def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
+        """Return nothing, or None where the error may come of the tables."""
+        message = str(error.orig)
+        return None if "no such" in message or "has no column" in message else {}
+
+    # Transactions
+
+    def begin(self, connection: Connection, *, write: bool, fresh: bool = False) -> bool:
+        """Begin a transaction now, for writing with the write lock."""
+        return transactions.begin_sqlite(connection, write=write, fresh=fresh)
+
+    def commits_each_statement(self, connection: Connection) -> bool:
+        """Return whether the driver is in autocommit mode."""
+        return transactions.commits_each_statement(connection)
+
+    def schema_change(self, connection: Connection) -> AbstractContextManager[None]:
+        """Return a context in a real transaction."""
+        return transactions.sqlite_transaction(connection)
+
+    def writing_turn(self, turn: AbstractContextManager[Any]) -> AbstractContextManager[Any]:
+        """Return the turn: there is one writer at a time."""
+        return turn
+
+    # Databases that are opened here
+
+    def url(self, url: URL, *, asynchronous: bool) -> URL:
+        """Return the URL with a driver."""
+        return transactions.with_driver(url, asynchronous=asynchronous)
+
+    def new_engine(self, url: URL, create: Callable[..., Engine]) -> Engine:
+        """Return an engine with our pragmas."""
+        return transactions.new_engine(url, create)
+
+    def is_missing(self, url: URL) -> bool:
+        """Return whether the file is not there."""
+        return transactions.is_missing_file(url)
+
+    def file_of(self, driver: sqlite3.Connection) -> str | None:
+        """Return the main database's file."""
+        return transactions.main_file(driver)
+
+    def before_first_write(self, engine: Engine) -> bool:
+        """Ask for write-ahead logging."""
+        return transactions.use_write_ahead_log(engine)
+
+    # The collection's row
+
+    def lock_to_write(self, work: Work, name: str) -> None:
+        """Take the write lock, even where there is no such row."""
+        if not work.is_exclusive:
+            work.touch(name)
+
+    def insert_collection(self, work: Work, name: str, model_id: str) -> None:
+        """Insert the row under an id that no embedding carries."""
+        rows.insert_collection(work, name, model_id)
+
+    # Rows
+
+    def vector_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the length of a BLOB: the column may hold anything."""
+        stored = type_coerce(embedding, LargeBinary)
+        size = func.length(stored, type_=Integer)
+        return case((func.typeof(stored) == "blob", size))
+
+    def has_id(self, id: ColumnElement[str]) -> ColumnElement[bool]:
+        """Return the condition. By "IS NOT NULL" SQLite would seek, and not by other conditions."""
+        return func.typeof(id) != "null"
+
+    def is_one_of(self, id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
+        """Return the condition; the ids travel as one parameter of JSON."""
+        return rows.is_one_of(id, literal(rows.as_json(ids), Text))
+
+    def metadata_is(
+        self, metadata: ColumnElement[Any], key: str, value: Any
+    ) -> ColumnElement[bool]:
+        """Return the condition by json_each, which takes any key: a JSON path does not."""
+        member = func.json_each(type_coerce(metadata, Text)).table_valued(
+            "key", "value", "type", joins_implicitly=True
+        )
+        equals: ColumnElement[bool]
+        if value is None:
+            types, equals = ["null"], true()
+        elif isinstance(value, bool):
+            types, equals = ["true" if value else "false"], true()
+        else:
+            types = ["text"] if isinstance(value, str) else ["integer", "real"]
+            equals = member.c.value == literal(value)
+        return exists(
+            select(1)
+            .select_from(member)
+            .where(member.c.key == key, member.c.type.in_(types), equals)
+        )
+
+    def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
+        """Return the rows by one kept statement."""
+        return rows.stored_rows(work, ids)
+
+    def same_content(self, work: Work, hashes: list[bytes]) -> Iterable[Any]:
+        """Return the rows by one of a few kept statements."""
+        return rows.same_content(work, hashes)
+
+    def write_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> None:
+        """Write by INSERT ... ON CONFLICT."""
+        rows.write(work, rows_, updated)
+
+    # Searches
+
+    def search(self, work: Work, vector: Float64, query: Query) -> Ranking:
+        """Search the matrix in memory, or scan."""
+        return search.search(work, vector, query)
+
+    def search_multi(self, work: Work, vectors: Sequence[Float64], query: Query) -> list[Ranking]:
+        """Search for all vectors at once."""
+        return search.search_multi(work, vectors, query)
+
+    def matches(self, work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
+        """Search now, and return what was found as one parameter of JSON."""
+        best = self.search(work, vector, query).rows
+        for row in best:
+            keys.from_text(row.id)  # the database would make something of any text
+        pairs = rows.as_json([row.id, row.score] for row in best)
+        pair = func.json_each(pairs).table_valued("value").c.value
+        id = func.json_extract(pair, "$[0]")
+        key = func.cast(id, keys.sql_type) if keys.python_type is int else id
+        return select(
+            type_coerce(key, keys.sql_type).label("id"),
+            type_coerce(func.json_extract(pair, "$[1]"), Float).label("score"),
+        ).subquery()
+
+    def status(self, work: Work, row: CollectionRow | None) -> Status:
+        """Return what is in memory."""
+        return memory.memory_status(work, row)
+
+
+DATABASE = SQLite()

@@ -1,4 +1,4 @@
-"""What stands beside the two tables on SQLite: the change log, its triggers, `llm`'s migrations.
+"""The change log of SQLite, and the triggers that fill it.
 
 Triggers append one row to the log for every embedding that anybody writes, whatever program it is,
 so that whatever is derived from the embeddings can tell whether it is up to date.
@@ -11,36 +11,27 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 from sqlalchemy.engine.mock import MockConnection
 
-from ...dialects import identifier
 from ...errors import SchemaError
-from ...sql import schema_map_of
-from ...tables.records import RECORDS, Records
+from ...tables.ours import schema_map_of
+from . import llm
 from .transactions import sqlite_transaction
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-LLM_MIGRATIONS_TABLE = "_sqlite_migrations"
-LLM_MIGRATIONS = (
-    "m001_create_tables",
-    "m002_foreign_key",
-    "m003_add_updated",
-    "m004_store_content_hash",
-    "m005_add_content_blob",
-)
+    from ...tables.records import Records
+
 TRIGGERS = ("insert", "insert_rowid", "update", "update_rowid", "delete", "prune")
 LOG_ROWS, PRUNE_EVERY = 65_536, 1_024
 
 
-def install(connection: Connection, records: Records = RECORDS) -> None:
-    """Create the change log and its triggers beside the tables, on SQLite; elsewhere do nothing.
+def log_name(records: Records) -> str:
+    """Return the name of the change log."""
+    return f"{records.embeddings.name}_log"
 
-    Can be repeated: what is there is kept or made anew. Runs in the connection's transaction.
-    `migrate` and `create_all` do this by themselves; a migration of your own, which creates the
-    tables of `make_records` or rebuilds them, calls it afterwards.
-    """
-    if connection.dialect.name != "sqlite":
-        return
+
+def install(connection: Connection, records: Records) -> None:
+    """Create the change log and its triggers. What is there is kept or made anew."""
     if isinstance(connection, MockConnection):  # of a script, not of a database
         for statement in side_tables(records, records.embeddings.schema):
             connection.execute(text(statement))
@@ -52,7 +43,7 @@ def install(connection: Connection, records: Records = RECORDS) -> None:
         for name, table in connection.exec_driver_sql(
             f"SELECT name, tbl_name FROM {_within(schema)}sqlite_master WHERE type = 'trigger'"
         ):
-            if name in ours and table not in {records.embeddings.name, records.log}:
+            if name in ours and table not in {records.embeddings.name, log_name(records)}:
                 raise SchemaError(
                     f"The table {table!r} has a trigger called {name!r}, a name that this library "
                     "needs. Nothing was changed"
@@ -62,21 +53,21 @@ def install(connection: Connection, records: Records = RECORDS) -> None:
 
 
 def check_log(connection: Connection, records: Records) -> None:
-    """Do nothing if the name of the change log is free on SQLite, or taken by a change log.
+    """Do nothing if the name of the change log is free, or taken by a change log.
 
     Raises:
         SchemaError: Somebody else has a table of this name.
     """
-    if connection.dialect.name == "sqlite" and _has_log(connection, records) is False:
+    if _has_log(connection, records) is False:
         raise SchemaError(
-            f"This database has a table {records.log!r}, a name that this library needs for its "
-            "change log. Nothing was changed"
+            f"This database has a table {log_name(records)!r}, a name that this library needs for "
+            "its change log. Nothing was changed"
         )
 
 
 def _has_log(connection: Connection, records: Records) -> bool | None:
     """Return whether the table of that name is a change log; None if there is no such table."""
-    sql = _sql_of(connection, records, records.log)
+    sql = _sql_of(connection, records, log_name(records))
     return None if sql is None else "randomblob(16)" in sql
 
 
@@ -89,12 +80,12 @@ def _sql_of(connection: Connection, records: Records, table: str) -> str | None:
 
 def trigger_names(records: Records) -> list[str]:
     """Return the names of the triggers that fill and prune the change log."""
-    return [f"{records.log}_{name}" for name in TRIGGERS]
+    return [f"{log_name(records)}_{name}" for name in TRIGGERS]
 
 
-def side_tables(records: Records = RECORDS, schema: str | None = None) -> list[str]:
+def side_tables(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that `install` runs for tables in that schema, an attached database."""
-    return [*_llm_migrations(records), *_change_log(records, _within(schema))]
+    return [*llm.upgrade_sql(records), *_change_log(records, _within(schema))]
 
 
 def _schema_of(connection: Connection, records: Records) -> str | None:
@@ -103,7 +94,7 @@ def _schema_of(connection: Connection, records: Records) -> str | None:
 
 
 def _within(schema: str | None) -> str:
-    return f"{identifier(schema)}." if schema else ""
+    return f"{_quoted(schema)}." if schema else ""
 
 
 def _change_log(records: Records, schema: str) -> list[str]:
@@ -113,7 +104,7 @@ def _change_log(records: Records, schema: str) -> list[str]:
     was rolled back never comes back as the same: whoever remembers (seq, token) can tell whether
     the log still holds that very row. The row with seq 0 names the database as a whole.
     """
-    log, embeddings = records.log, identifier(records.embeddings.name)
+    log, embeddings = log_name(records), _quoted(records.embeddings.name)
     append = f'INSERT INTO "{log}" (collection_id, id)'
 
     def trigger(name: str, when: str, *rows: str) -> list[str]:
@@ -165,36 +156,8 @@ def _change_log(records: Records, schema: str) -> list[str]:
     ]
 
 
-def _is_documented(records: Records) -> bool:
-    return records.embeddings.fullname == RECORDS.embeddings.fullname
-
-
-def _llm_migrations(records: Records) -> list[str]:
-    """Return the SQL that tells `llm` which of its migrations these tables amount to."""
-    if not _is_documented(records):
-        return []
-    table = f'"{LLM_MIGRATIONS_TABLE}"'
-    names = ", ".join(f"('{name}')" for name in LLM_MIGRATIONS)
-    return [
-        f'CREATE TABLE IF NOT EXISTS {table} ("id" INTEGER PRIMARY KEY, '
-        '"migration_set" TEXT, "name" TEXT, "applied_at" TEXT)',
-        f'CREATE UNIQUE INDEX IF NOT EXISTS "idx_{LLM_MIGRATIONS_TABLE}_migration_set_name" '
-        f'ON {table} ("migration_set", "name")',
-        f"INSERT INTO {table} (migration_set, name, applied_at) "
-        f"SELECT 'llm.embeddings', column1, strftime('%Y-%m-%d %H:%M:%S+00:00', 'now') "
-        f"FROM (VALUES {names}) WHERE column1 NOT IN "
-        f"(SELECT name FROM {table} WHERE migration_set = 'llm.embeddings')",
-    ]
-
-
-def uninstall(connection: Connection, records: Records = RECORDS) -> None:
-    """Remove what `install` made, on SQLite; elsewhere do nothing.
-
-    `downgrade` and `drop_all` do this by themselves; the downgrade of a migration of your own calls
-    it before or after it drops the tables. Runs in the connection's transaction.
-    """
-    if connection.dialect.name != "sqlite":
-        return
+def uninstall(connection: Connection, records: Records) -> None:
+    """Remove what `install` made."""
     if isinstance(connection, MockConnection):
         for statement in side_tables_down(records, records.embeddings.schema):
             connection.execute(text(statement))
@@ -202,23 +165,23 @@ def uninstall(connection: Connection, records: Records = RECORDS) -> None:
     statements = []
     if _has_log(connection, records) is not False:  # else the table is somebody else's
         statements += _change_log_down(records, _within(_schema_of(connection, records)))
-    if _sql_of(connection, records, LLM_MIGRATIONS_TABLE) is not None:
-        statements += _llm_migrations_down(records)
+    if _sql_of(connection, records, llm.TABLE) is not None:
+        statements += llm.downgrade_sql(records)
     for statement in statements:
         connection.exec_driver_sql(statement)
 
 
-def side_tables_down(records: Records = RECORDS, schema: str | None = None) -> list[str]:
+def side_tables_down(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that undoes that of `side_tables`."""
-    return [*_change_log_down(records, _within(schema)), *_llm_migrations_down(records)]
+    return [*_change_log_down(records, _within(schema)), *llm.downgrade_sql(records)]
 
 
 def _change_log_down(records: Records, schema: str) -> list[str]:
     triggers = [f'DROP TRIGGER IF EXISTS {schema}"{name}"' for name in trigger_names(records)]
-    return [*triggers, f'DROP TABLE IF EXISTS {schema}"{records.log}"']
+    return [*triggers, f'DROP TABLE IF EXISTS {schema}"{log_name(records)}"']
 
 
-def _llm_migrations_down(records: Records) -> list[str]:
-    if not _is_documented(records):
-        return []
-    return [f"DELETE FROM {LLM_MIGRATIONS_TABLE} WHERE migration_set = 'llm.embeddings'"]
+def _quoted(name: str) -> str:
+    """Return a name as SQL, whatever is in it."""
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'

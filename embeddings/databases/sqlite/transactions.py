@@ -1,61 +1,34 @@
-"""Transactions of this library's own: short, and on SQLite begun for writing at once."""
+"""Transactions on SQLite, which Python's driver puts off, and engines that are opened here."""
 
 from __future__ import annotations
 
+import sqlite3
+import time
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, event
-from sqlalchemy.pool import SingletonThreadPool, StaticPool
+from sqlalchemy.pool import StaticPool
 
-from ...errors import BindingError
+from ...errors import MissingExtraError
+from ...internals import isolation_level_of_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from sqlalchemy import Connection
+    from sqlalchemy import URL, Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-
-@contextmanager
-def owned_transaction(
-    engine: Engine, *, write: bool, isolation_level: str | None = None
-) -> Iterator[Connection]:
-    """Yield a connection in a transaction of its own; commit at the end, roll back on an error.
-
-    On SQLite a transaction for writing takes the write lock at once (BEGIN IMMEDIATE): one that
-    reads first and then wants to write is refused while another writer is at work, however long
-    it would have waited. One for reading sees a single snapshot.
-
-    On PostgreSQL it has the engine's isolation level unless another is given; on an engine that
-    commits every statement, the database's default.
-
-    Raises:
-        BindingError: The engine has one connection only, and somebody's transaction is open on it.
-    """
-    _refuse_a_shared_transaction(engine)
-    with engine.connect() as connection:
-        if connection.dialect.name == "postgresql" and commits_each_statement(connection):
-            isolation_level = isolation_level or "READ COMMITTED"
-        if isolation_level:
-            connection.execution_options(isolation_level=isolation_level)
-        transaction = connection.begin()
-        try:
-            begin_sqlite(connection, write=write, fresh=True)
-            yield connection
-            transaction.commit()
-        except BaseException:
-            transaction.rollback()
-            # A COMMIT that failed leaves the driver inside the transaction, and SQLAlchemy
-            # believes that it has ended: the connection's next user would make it durable.
-            if getattr(_driver_connection(connection), "in_transaction", False):
-                _adapted_connection(connection).rollback()
-            raise
+BUSY_TIMEOUT = 60.0  # seconds to wait for another writer
+WAL_ATTEMPTS = 25
+MAPPED_BYTES = 2**30
 
 
 @contextmanager
 def sqlite_transaction(connection: Connection) -> Iterator[None]:
-    """Run the block, on SQLite, in a real transaction: the caller's, which stays open.
+    """Run the block in a real transaction: the caller's, which stays open.
 
     Where the caller's connection commits every statement at once, there is none, and the block
     gets one of its own.
@@ -75,8 +48,8 @@ def sqlite_transaction(connection: Connection) -> Iterator[None]:
 def begin_sqlite(connection: Connection, *, write: bool, fresh: bool = False) -> bool:
     """Begin a real transaction on SQLite, where Python's driver puts it off to the first change.
 
-    Without it a change of the schema is committed at once, statement by statement. Elsewhere, and
-    where one is open already, nothing happens.
+    Without it a change of the schema is committed at once, statement by statement. Where one is
+    open already, nothing happens.
 
     Args:
         connection: In a transaction as SQLAlchemy sees it, which commits or rolls back this one.
@@ -86,8 +59,6 @@ def begin_sqlite(connection: Connection, *, write: bool, fresh: bool = False) ->
     Returns:
         Whether it was begun here.
     """
-    if connection.dialect.name != "sqlite":
-        return False
     if _driver_connection(connection).in_transaction:
         if not (write and fresh):
             return False
@@ -119,7 +90,7 @@ def configure_sqlite(engine: Engine | AsyncEngine, *, immediate: bool = False) -
         )
     if synchronous.dialect.name != "sqlite":
         return
-    of_the_engine = getattr(synchronous.dialect, "_on_connect_isolation_level", None)
+    of_the_engine = isolation_level_of_engine(synchronous.dialect)
 
     @event.listens_for(synchronous, "begin")
     def begin(connection: Connection) -> None:
@@ -140,10 +111,7 @@ def configure_sqlite(engine: Engine | AsyncEngine, *, immediate: bool = False) -
 
 def commits_each_statement(connection: Connection) -> bool:
     """Return whether there are no transactions on the connection: AUTOCOMMIT, to SQLAlchemy."""
-    driver = _driver_connection(connection)
-    if connection.dialect.name == "sqlite":
-        return driver.isolation_level is None
-    return bool(getattr(_adapted_connection(connection), "autocommit", False))
+    return _driver_connection(connection).isolation_level is None
 
 
 def _driver_connection(connection: Connection) -> Any:
@@ -155,18 +123,74 @@ def _adapted_connection(connection: Connection) -> Any:
     return connection.connection.dbapi_connection
 
 
-def _refuse_a_shared_transaction(engine: Engine) -> None:
-    # Only looked at: checking the connection out, and so in again, would roll it back.
-    pool = engine.pool
-    if isinstance(pool, StaticPool):
-        driver = pool.connection.driver_connection
-    elif isinstance(pool, SingletonThreadPool):
-        held = getattr(pool._conn, "current", lambda: None)()
-        driver = held.driver_connection if held else None
-    else:
-        return
-    if getattr(driver, "in_transaction", False):
-        raise BindingError(
-            "This engine has one connection, and a transaction is open on it: committing here "
-            "would commit that too. Pass the session or the connection that holds the transaction"
+def with_driver(url: URL, *, asynchronous: bool) -> URL:
+    """Return the URL with a driver that is asynchronous, where it names none and that is asked for.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    if not asynchronous or url.drivername != "sqlite":
+        return url
+    if not find_spec("aiosqlite"):
+        raise MissingExtraError("aiosqlite", "async")
+    return url.set(drivername="sqlite+aiosqlite")
+
+
+def new_engine(url: URL, create: Callable[..., Engine]) -> Engine:
+    """Return an engine of our own, set up for what we do with it; nothing is connected yet."""
+    if url.database in {None, "", ":memory:"}:
+        return create(
+            url,
+            hide_parameters=True,
+            poolclass=StaticPool,
+            connect_args={"check_same_thread": False},
         )
+    engine = create(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT})
+    event.listen(engine, "connect", _map_into_memory)
+    return engine
+
+
+def _map_into_memory(driver: Any, _: object) -> None:
+    driver.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")  # halves the time of a scan
+
+
+def use_write_ahead_log(engine: Engine) -> bool:
+    """Let readers and a writer work side by side, and return whether they can.
+
+    The file keeps the setting. SQLite does not let those wait who ask for it at the same time, and
+    refuses while a reader is at work. Without it all works as well, with more waiting.
+    """
+    if isinstance(engine.pool, StaticPool):  # in memory, on the one connection of all threads
+        return False
+    pooled = engine.raw_connection()
+    cursor = pooled.cursor()
+    cursor.execute("PRAGMA busy_timeout = 0")
+    try:
+        for _ in range(WAL_ATTEMPTS):
+            try:
+                cursor.execute("PRAGMA journal_mode = WAL")
+            except sqlite3.OperationalError:
+                time.sleep(0.02)
+            else:
+                row = cursor.fetchone()
+                return row is not None and row[0] == "wal"
+        return False
+    finally:
+        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
+        cursor.close()
+        pooled.close()
+
+
+def main_file(driver: sqlite3.Connection) -> str | None:
+    """Return the file that the connection has open; None in memory."""
+    cursor = driver.cursor()
+    cursor.row_factory = None
+    for _, name, file in cursor.execute("PRAGMA database_list"):
+        if name == "main" and file:
+            return str(file)
+    return None
+
+
+def is_missing_file(url: URL) -> bool:
+    """Return whether the URL leads to a file that is not there."""
+    return not Path(url.database or "").is_file()

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import operator
-import re
 import threading
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from django.core.exceptions import EmptyResultSet
-from django.db import connections, models, router
-from django.db.models import F, Manager, Model, QuerySet
-from django.db.models.query import ModelIterable
+from django.db import models, router
+from django.db.models import Manager, Model, QuerySet
 from django.db.models.signals import post_delete, pre_delete
-from sqlalchemy import BigInteger, Text, TextualSelect, Uuid, bindparam, column, text
-from sqlalchemy.types import NullType
+from sqlalchemy import BigInteger, Text, TextualSelect, Uuid, column
 
 from ...collection import Collection
 from ...errors import InvalidItemError, InvalidQueryError
 from ...models.base import BATCH_SIZE, batches
-from .database import DjangoTransactions
+from .database import DjangoTransactions, keys_of
+from .internals import yields_instances
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -247,10 +245,10 @@ class ModelCollection(Generic[M]):
             )
         if queryset.query.is_sliced:
             raise InvalidQueryError("Pass number= and offset= instead of slicing the queryset")
-        if not issubclass(queryset._iterable_class, ModelIterable):
+        if not yields_instances(queryset):
             raise TypeError("Pass a queryset of instances: without values() and values_list()")
         try:
-            return _as_select(queryset, self._key.type), queryset
+            return keys_of(queryset, self._key), queryset
         except EmptyResultSet:
             return None, queryset
 
@@ -286,31 +284,6 @@ def _key_type(model: type[Model]) -> Any:
         f"The primary key of {model._meta.label} is a {type(field).__name__}; a ModelCollection "
         "takes integers, UUIDs and text"
     )
-
-
-def _as_select(queryset: QuerySet[Any], sql_type: TypeEngine[Any]) -> TextualSelect:
-    """Return the queryset as a SELECT of its keys.
-
-    As SQL and not as the keys themselves: of 100,000 rows these take longer to fetch and to send
-    than the search takes. On SQLite it is Django's SQL with its parameters. On PostgreSQL it is
-    the text that Django itself would send, parameters written into it: it is not made for
-    parameters of a type.
-    """
-    query = queryset.values(**{KEY: F("pk")}).query
-    query.clear_ordering(force=False)
-    connection: Any = connections[queryset.db]
-    sql, parameters = query.get_compiler(queryset.db).as_sql()
-    if connection.vendor == "postgresql":
-        sql, parameters = connection.ops.compose_sql(sql, parameters), ()
-    # In text() a colon begins a parameter.
-    sql = sql.replace(":", r"\:")
-    if connection.vendor != "postgresql":
-        names = (f":{KEY}_{number}" for number in range(len(parameters)))
-        sql = re.sub("%([s%])", lambda found: next(names) if found[1] == "s" else "%", sql)
-    values = (
-        bindparam(f"{KEY}_{number}", value, NullType()) for number, value in enumerate(parameters)
-    )
-    return text(sql).bindparams(*values).columns(column(KEY, sql_type))
 
 
 def _scored(queryset: QuerySet[M], entries: Iterable[Entry[Any]]) -> list[M]:

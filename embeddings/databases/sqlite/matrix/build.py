@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from ....vectors import ITEM_BYTES
+from ....work import ROWS
 from . import statements
 from .cache import BUILT_AT, CACHE, SLOT_BYTES, Key, Slot
 from .segments import Packer
@@ -12,11 +14,7 @@ from .state import State, expected_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import Engine
-    from sqlalchemy.orm import Session
-
-    from ....sql import Found
-    from ....tables.records import Records
+    from ....work import Work
     from .state import Mark
     from .statements import Position
 
@@ -27,55 +25,31 @@ class MustScan(Exception):  # noqa: N818  no error: it ends an attempt
     """Only a scan can tell; the text says why."""
 
 
-class Place(NamedTuple):
-    """Which rows, as which session sees them."""
-
-    session: Session
-    records: Records
-    found: Found
-    dimensions: int
-    engine: Engine
-
-    @classmethod
-    def at(cls, session: Session, records: Records, found: Found, dimensions: int) -> Place:
-        """Return the place of a collection in a session."""
-        return cls(session, records, found, dimensions, _engine_of(session, records))
-
-    def guess(self) -> tuple[Key, State] | None:
-        """Return the state that was used last, which may be another session's."""
-        return CACHE.guess(self.engine, self.records, self.found, self.dimensions)
-
-    def mistrust(self) -> None:
-        """Have nothing guessed for the name until it is known anew."""
-        CACHE.mistrust(self.engine, self.records, self.found)
-
-    def position(self, base: Mark | None = None) -> Position:
-        """Return where the session is."""
-        return statements.position(self.session, self.records, self.found, base)
+def dimensions_of(work: Work) -> int:
+    """Return the dimensions of the collection's vectors."""
+    return (work.row.vector_bytes or 0) // ITEM_BYTES
 
 
-def remembered(session: Session, records: Records, name: str) -> Found | None:
-    """Return the row that the latest search of the name through this engine had, uncertain."""
-    return CACHE.found(_engine_of(session, records), records, name)
+def mistrust(work: Work) -> None:
+    """Forget the collection's row and its latest state until they are known anew."""
+    ROWS.forget(work, work.row.name)
+    CACHE.forget_latest(work)
 
 
-def _engine_of(session: Session, records: Records) -> Engine:
-    return session.get_bind(records.embedding.__mapper__).engine
-
-
-def catch_up(place: Place) -> tuple[Key, State]:
+def catch_up(work: Work) -> tuple[Key, State]:
     """Return the state of where the session is now, and keep it. Reads only.
 
     Raises:
         MustScan: There is none, and this is not the thread or the time to build it.
     """
-    position = logged(place.position())
-    key = Key(position.lineage, place.found.id, place.dimensions)  # type: ignore[arg-type]
-    slot = CACHE.slot(place.engine, place.records, place.found, key)
+    position = logged(statements.position(work))
+    key = Key(position.lineage, work.row.id, dimensions_of(work))  # type: ignore[arg-type]
+    ROWS.put(work, work.row)
+    slot = CACHE.slot(work, key)
     with CACHE.turn(slot) as is_mine:
         if not is_mine:
             raise MustScan("another thread is building the matrix")
-        base = base_of(place, slot)
+        base = base_of(work, slot)
         if base is not None and base.mark == position.mark:
             CACHE.put(key, base)
             return key, base
@@ -83,7 +57,7 @@ def catch_up(place: Place) -> tuple[Key, State]:
             slot.searches += 1
             if slot.searches < BUILT_AT:
                 raise MustScan("the next search builds the matrix")
-        state = (base and _updated(place, key, base)) or _built(place, key)
+        state = (base and _updated(work, key, base)) or _built(work, key)
         CACHE.put(key, state)
         return key, state
 
@@ -101,32 +75,32 @@ def logged(position: Position) -> Position:
     return position
 
 
-def needed(place: Place) -> int:
+def needed(work: Work) -> int:
     """Return about how many bytes a state takes.
 
     Raises:
         MustScan: More than all states may take.
     """
-    rows = statements.count(place.session, place.records, place.found)
-    size = SLOT_BYTES + expected_bytes(rows, place.dimensions)
+    rows = statements.count(work)
+    size = SLOT_BYTES + expected_bytes(rows, dimensions_of(work))
     if size > CACHE.budget:
         raise MustScan(f"{rows} rows need {size} bytes in memory, and {CACHE.budget} are allowed")
     return size
 
 
-def base_of(place: Place, slot: Slot) -> State | None:
+def base_of(work: Work, slot: Slot) -> State | None:
     """Return the newest of the states that are part of the session's history."""
     states = {state.mark: state for state in slot.states}
-    marks = statements.known(place.session, place.records, place.found, states) if states else ()
+    marks = statements.known(work, states) if states else ()
     return states[max(marks)] if marks else None
 
 
-def _updated(place: Place, key: Key, base: State) -> State | None:
+def _updated(work: Work, key: Key, base: State) -> State | None:
     """Return the base with what was written since; None if building anew is better."""
-    before = place.position(base.mark)
-    packer = Packer(place.dimensions)
+    before = statements.position(work, base.mark)
+    packer = Packer(dimensions_of(work))
     changed: set[str] = set()
-    for part in statements.load(place.session, place.records, place.found, base.mark):
+    for part in statements.load(work, base.mark):
         for id, _, _ in part:
             if not isinstance(id, str):
                 return None
@@ -134,21 +108,21 @@ def _updated(place: Place, key: Key, base: State) -> State | None:
         if len(changed) * REBUILT_SHARE > len(base.radii) and len(changed) > 1000:
             return None
         packer.add((id, blob) for id, blob, is_there in part if is_there)  # type: ignore[misc]
-    mark = _same(before, place.position(base.mark), key)
+    mark = _same(before, statements.position(work, base.mark), key)
     if not before.has_base:
         return None
     return base.patched(mark, changed, packer.segments(), packer.odd)
 
 
-def _built(place: Place, key: Key) -> State:
+def _built(work: Work, key: Key) -> State:
     CACHE.forget(key)  # before there is twice as much
-    if not CACHE.make_room(key, needed(place)):
+    if not CACHE.make_room(key, needed(work)):
         raise MustScan("the matrix does not fit into memory")
-    before = place.position()
-    packer = Packer(place.dimensions)
-    for part in statements.load(place.session, place.records, place.found, None):
+    before = statements.position(work)
+    packer = Packer(dimensions_of(work))
+    for part in statements.load(work, None):
         packer.add(_texts(part))
-    return State.of(_same(before, place.position(), key), packer.segments(), packer.odd)
+    return State.of(_same(before, statements.position(work), key), packer.segments(), packer.odd)
 
 
 def _texts(part: Iterable[tuple[Any, Any, bool]]) -> Iterable[tuple[str, Any]]:

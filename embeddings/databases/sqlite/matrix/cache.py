@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 from .state import bytes_of
@@ -17,17 +17,14 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from ....sql import Found
-    from ....tables.records import Records
+    from ....work import Work
     from .state import State
-
-    Latest: TypeAlias = dict[tuple[Records, str], tuple["Key", Found]]
 
 BUDGET = 256 * 2**20
 KEPT = 2  # states of a collection: sessions may see it before and after a write
 BUILT_AT = 2  # the search that builds: a program that searches once is served sooner by a scan
 SLOT_BYTES = 1024
-MOST_NAMES = 10_000  # of collections, for each engine
+MOST_COLLECTIONS = 10_000  # whose key is remembered for each engine
 
 
 class Key(NamedTuple):
@@ -76,7 +73,7 @@ class Cache:
     def __init__(self, budget: int = BUDGET) -> None:
         self._budget = budget
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
-        self._latest: WeakKeyDictionary[Engine, Latest] = WeakKeyDictionary()
+        self._latest: WeakKeyDictionary[Engine, dict[Any, Key]] = WeakKeyDictionary()
         self._lock = threading.Lock()
 
     @property
@@ -95,39 +92,30 @@ class Cache:
         """The bytes that they take."""
         return sum(slot.nbytes for slot in self._slots.values())
 
-    def guess(
-        self, engine: Engine, records: Records, found: Found, dimensions: int
-    ) -> tuple[Key, State] | None:
-        """Return the state that the latest search of this name through this engine used."""
+    def latest(self, work: Work) -> tuple[Key, State] | None:
+        """Return the state that the latest search of this collection through the engine used."""
         with self._lock:
-            key, _ = self._latest.get(engine, {}).get((records, found.name), (None, None))
-            if key is None or key[1:] != (found.id, dimensions):
-                return None
-            slot = self._slots.get(key)
-            if slot is None or not slot.states:
+            key = self._latest.get(work.engine, {}).get(_collection_of(work))
+            slot = None if key is None else self._slots.get(key)
+            if key is None or slot is None or not slot.states:
                 return None
             self._slots.move_to_end(key)
             return key, slot.states[0]
 
-    def found(self, engine: Engine, records: Records, name: str) -> Found | None:
-        """Return the row that the latest search of this name through this engine had, uncertain."""
+    def forget_latest(self, work: Work) -> None:
+        """Have `latest` return None for this collection, until `slot` is told of it anew."""
         with self._lock:
-            _, found = self._latest.get(engine, {}).get((records, name), (None, None))
-            return found and found._replace(is_certain=False)
+            self._latest.get(work.engine, {}).pop(_collection_of(work), None)
 
-    def mistrust(self, engine: Engine, records: Records, found: Found) -> None:
-        """Have `found` and `guess` return None for this name, until `slot` is told of it anew."""
+    def slot(self, work: Work, key: Key) -> Slot:
+        """Return the slot of a key, which this engine's searches of the collection use now."""
         with self._lock:
-            self._latest.get(engine, {}).pop((records, found.name), None)
-
-    def slot(self, engine: Engine, records: Records, found: Found, key: Key) -> Slot:
-        """Return the slot of a key, which this engine's searches of the name are about now."""
-        with self._lock:
-            latest = self._latest.setdefault(engine, {})
-            latest.pop((records, found.name), None)
-            if len(latest) >= MOST_NAMES:
+            latest = self._latest.setdefault(work.engine, {})
+            collection = _collection_of(work)
+            latest.pop(collection, None)
+            if len(latest) >= MOST_COLLECTIONS:
                 del latest[next(iter(latest))]
-            latest[records, found.name] = key, found
+            latest[collection] = key
             slot = self._slots.setdefault(key, Slot())
             self._slots.move_to_end(key)
             self._evict(0)
@@ -185,14 +173,18 @@ class Cache:
             _, slot = self._slots.popitem(last=False)
             left -= slot.nbytes
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
         """Let go of what other threads of the parent held."""
         self._lock = threading.Lock()
         for slot in self._slots.values():
             slot.builder = None
 
 
+def _collection_of(work: Work) -> tuple[Any, ...]:
+    return work.records, work.row.name, work.row.id, work.row.vector_bytes
+
+
 CACHE = Cache()
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=CACHE._after_fork)
+    os.register_at_fork(after_in_child=CACHE.after_fork)

@@ -5,30 +5,28 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ....errors import InvalidQueryError
-from ....searching.status import Status
-from ....vectors import ITEM_BYTES
-from .build import MustScan, Place, base_of, logged, needed
+from ....work import ROWS
+from ...status import Status
+from . import statements
+from .build import MustScan, base_of, dimensions_of, logged, needed
 from .cache import CACHE, Key
 from .state import bytes_of
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
-    from ....sql import Found
-    from ....tables.records import Records
+    from ....work import CollectionRow, Work
 
 
-def memory_status(session: Session, records: Records, found: Found | None) -> Status:
+def memory_status(work: Work, row: CollectionRow | None) -> Status:
     """Return how the next search in this session will go about it. Reads only."""
-    if found is None or found.size is None:
+    if row is None or row.vector_bytes is None:
         return Status("scan", "there is nothing to search", budget=CACHE.budget)
-    place = Place.at(session, records, found, found.size // ITEM_BYTES)
     try:
-        position = logged(place.position())
-        key = Key(position.lineage, place.found.id, place.dimensions)  # type: ignore[arg-type]
-        base = base_of(place, CACHE.slot(place.engine, records, found, key))
+        position = logged(statements.position(work))
+        key = Key(position.lineage, row.id, dimensions_of(work))  # type: ignore[arg-type]
+        ROWS.put(work, row)
+        base = base_of(work, CACHE.slot(work, key))
         if base is None:
-            needed(place)
+            needed(work)
             raise MustScan("nothing is in memory yet: the second search of a process loads it")
     except MustScan as reason:
         return Status("scan", str(reason), budget=CACHE.budget)

@@ -34,18 +34,16 @@ from sqlalchemy import (
 from sqlalchemy import Column as SQLColumn
 from sqlalchemy.types import NullType
 
-from ....sql import run, run_kept
-from ..changelog import trigger_names
+from ..changelog import log_name, trigger_names
 from .state import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqlalchemy import Dialect, FromClause, Result, Subquery
-    from sqlalchemy.orm import Session
 
-    from ....sql import Found
     from ....tables.records import Records
+    from ....work import CollectionRow, Work
 
 MOST_CHANGES = 64  # rows of the log that the answer to a search brings along
 CHUNK_ROWS = 256
@@ -132,7 +130,7 @@ def _tables(records: Records) -> _Tables:
         return Table("sqlite_master", metadata, *columns, schema=schema)
 
     log = Table(
-        records.log,
+        log_name(records),
         metadata,
         SQLColumn("seq", Integer),
         SQLColumn("collection_id", Integer),
@@ -165,7 +163,7 @@ def _constant(value: str | int) -> ColumnElement[Any]:
 @functools.cache
 def _is_logged(records: Records) -> ColumnElement[bool]:
     tables = _tables(records)
-    ours = [_constant(name) for name in (records.embeddings.name, records.log)]
+    ours = [_constant(name) for name in (records.embeddings.name, log_name(records))]
     names = [_constant(name) for name in trigger_names(records)]
     objects, shadows = tables.objects.c, tables.shadows.c
     triggers = select(func.count()).where(
@@ -250,9 +248,7 @@ def _rows(
 
 @contextmanager
 def answer(
-    session: Session,
-    records: Records,
-    found: Found,
+    work: Work,
     base: Mark,
     ids: Sequence[str],
     first: int,
@@ -261,75 +257,65 @@ def answer(
     """Yield the rows of the candidates, and whether the base they were chosen from holds.
 
     Args:
-        session: What it sees.
-        records: The mapped classes.
-        found: The collection's row.
+        work: What its session sees, of its collection.
         base: The mark of the state in which the candidates were found.
         ids: The candidates.
         first: How many of them will be read in any case.
         conditions: Only those that meet them.
     """
-    parameters = _at(found, base) | _values(most=MOST_CHANGES + 1, ids=json.dumps(ids))
+    parameters = _at(work.row, base) | _values(most=MOST_CHANGES + 1, ids=json.dumps(ids))
     if conditions:
-        result = run(session, records, _whole(records, conditions), parameters)
+        result = work.run(_whole(work.records, conditions), parameters)
     else:
-        result = run_kept(session, records, _unfiltered(records), parameters)
+        result = work.run_kept(_unfiltered(work.records), parameters)
     # A statement that is half read would keep its snapshot, and writers from committing.
     with closing(result):
         yield Answer(result, first)
 
 
-def position(
-    session: Session, records: Records, found: Found, base: Mark | None = None
-) -> Position:
+def position(work: Work, base: Mark | None = None) -> Position:
     """Return where the session is; also for a database that never had a log.
 
     Args:
-        session: What it sees.
-        records: The mapped classes.
-        found: The collection's row.
+        work: What its session sees, of its collection.
         base: The mark to look for.
     """
     # The log is not named before it is known to be there.
-    if not run(session, records, select(_is_logged(records))).scalar_one():
+    if not work.run(select(_is_logged(work.records))).scalar_one():
         return Position(False, None, None, False, False)
-    rows = run(session, records, _position(records), _at(found, base))
+    rows = work.run(_position(work.records), _at(work.row, base))
     return _as_position(rows.one())
 
 
-def known(session: Session, records: Records, found: Found, marks: Iterable[Mark]) -> set[Mark]:
+def known(work: Work, marks: Iterable[Mark]) -> set[Mark]:
     """Return those of the marks that the session's log holds."""
-    log = _tables(records).log.c
+    log = _tables(work.records).log.c
     statement = select(log.seq, log.token).where(
-        log.collection_id == found.id, log.seq.in_([mark.seq for mark in marks])
+        log.collection_id == work.row.id, log.seq.in_([mark.seq for mark in marks])
     )
-    return {Mark(*row) for row in run(session, records, statement)} & set(marks)
+    return {Mark(*row) for row in work.run(statement)} & set(marks)
 
 
-def count(session: Session, records: Records, found: Found) -> int:
+def count(work: Work) -> int:
     """Return the number of rows of the collection."""
-    statement = select(func.count()).where(records.embeddings.c.collection_id == found.id)
-    return int(run(session, records, statement).scalar_one())
+    statement = select(func.count()).where(work.records.embeddings.c.collection_id == work.row.id)
+    return int(work.run(statement).scalar_one())
 
 
 def meeting(
-    session: Session,
-    records: Records,
-    found: Found,
+    work: Work,
     base: Mark,
     conditions: Sequence[ColumnElement[bool]],
 ) -> tuple[Position, set[str]]:
     """Return where the session is, and the ids that meet the conditions there."""
-    columns = records.embeddings.c
+    columns = work.records.embeddings.c
     # Not "id IS NOT NULL": SQLite would seek by that, and not by the ids of a condition.
-    ids = _selected(1, columns.id).where(columns.collection_id == found.id, *conditions)
-    rows = run(session, records, union_all(_position(records), ids), _at(found, base)).all()
+    ids = _selected(1, columns.id).where(columns.collection_id == work.row.id, *conditions)
+    rows = work.run(union_all(_position(work.records), ids), _at(work.row, base)).all()
     return _as_position(rows[0]), {row[1] for row in rows[1:]} - {None}
 
 
-def load(
-    session: Session, records: Records, found: Found, since: Mark | None
-) -> Iterator[list[tuple[str | None, Any, bool]]]:
+def load(work: Work, since: Mark | None) -> Iterator[list[tuple[str | None, Any, bool]]]:
     """Yield all rows of the collection, or what was written after a mark, in parts.
 
     What else is written on the same connection meanwhile may be among them or not.
@@ -337,18 +323,18 @@ def load(
     Yields:
         Lists of (id, embedding, is there).
     """
-    columns = records.embeddings.c
+    columns = work.records.embeddings.c
     statement: Select[Any]
     if since is None:
         statement = select(columns.id, _raw(columns.embedding), _constant(1)).where(
             columns.collection_id == _given("of"), columns.id.is_not(None)
         )
     else:
-        changes = _changes(records).subquery().c
+        changes = _changes(work.records).subquery().c
         statement = select(changes[1], changes[2], changes[5])
-    parameters = _at(found, since) | _values(most=-1)
+    parameters = _at(work.row, since) | _values(most=-1)
     options = {"yield_per": CHUNK_ROWS}
-    result = run(session, records, statement.execution_options(**options), parameters)
+    result = work.run(statement.execution_options(**options), parameters)
     for part in result.partitions():
         yield [(id, blob, bool(is_there)) for id, blob, is_there in part]
 
@@ -370,9 +356,9 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
-def _at(found: Found, base: Mark | None) -> dict[str, Any]:
+def _at(row: CollectionRow, base: Mark | None) -> dict[str, Any]:
     seq, token = (0, b"") if base is None else base
-    return _values(of=found.id, name=found.name, model=found.model_id, seq=seq, token=token)
+    return _values(of=row.id, name=row.name, model=row.model_id, seq=seq, token=token)
 
 
 def _as_change(row: Any) -> Change:

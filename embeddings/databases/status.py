@@ -1,4 +1,4 @@
-"""How a collection is searched."""
+"""What a database tells of its searches: how the next one will go about it, and its index."""
 
 from __future__ import annotations
 
@@ -24,3 +24,26 @@ class Status:
     rows: int = 0
     bytes: int = 0
     budget: int = 0
+
+
+@dataclass(frozen=True)
+class IndexInfo:
+    """What an index on a collection is.
+
+    Attributes:
+        name: Its name in the database.
+        is_valid: Whether searches use it; a concurrent build that failed leaves one that is not.
+        type: `vector`, or `halfvec` above 2,000 dimensions.
+        dimensions: Of the vectors in it.
+        m: Connections of each node.
+        ef_construction: Candidates that the build looked at for each node.
+        bytes: Its size on disk.
+    """
+
+    name: str
+    is_valid: bool
+    type: str
+    dimensions: int
+    m: int
+    ef_construction: int
+    bytes: int

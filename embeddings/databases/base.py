@@ -1,0 +1,441 @@
+"""The port: what a database does its own way, with defaults in SQL that every database knows.
+
+A database of its own is a subclass with a `name`, `search` and `metadata_is`, known by `register`.
+Everything else has a default that is right, if not fast: rows are replaced by DELETE and INSERT,
+whoever writes to a collection keeps the others out of it, and there is nothing beside the tables.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Integer,
+    LargeBinary,
+    Text,
+    and_,
+    bindparam,
+    cast,
+    delete,
+    exists,
+    func,
+    insert,
+    literal,
+    null,
+    select,
+    type_coerce,
+    union_all,
+)
+from sqlalchemy.types import NullType, String, TypeEngine, Uuid
+
+from ..errors import IndexingError
+from ..values import load_metadata
+from ..vectors import ITEM_BYTES, Float32, VectorLike, decode_array, encode
+from .status import IndexInfo, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from sqlalchemy import URL, Connection, Engine, Select, Subquery
+    from sqlalchemy.exc import DBAPIError
+
+    from ..keys import Keys
+    from ..searching.query import Query, Ranking
+    from ..tables.records import Records
+    from ..vectors import Float64
+    from ..work import CollectionRow, Reference, Work
+
+
+class Database:
+    """A kind of database. There is one object for each, and it holds nothing."""
+
+    name: ClassVar[str] = "default"
+    """SQLAlchemy's name of the dialect."""
+    finishes_statements: ClassVar[bool] = False
+    """Whether a statement that was sent is let finish when the task that waits is cancelled."""
+    confirms_rows: ClassVar[bool] = False
+    """Whether `search` takes a row of the collection that is remembered, and confirms it."""
+    keeps_order_of_json: ClassVar[bool] = True
+    """Whether stored metadata has its keys in the order in which they were written."""
+    sample_rows: ClassVar[int] = 16
+    """Rows that are looked at to tell the dimensions of a collection: single ones may be corrupt.
+    """
+
+    # Columns
+
+    def text_type(self) -> TypeEngine[Any]:
+        """Return the type of a text that is compared by code points."""
+        return Text()
+
+    def vector_type(self) -> TypeEngine[Any]:
+        """Return the type of a vector."""
+        return LargeBinary()
+
+    def json_type(self) -> TypeEngine[Any]:
+        """Return the type of metadata."""
+        return Text()
+
+    def encode_vector(self, vector: VectorLike) -> Any:
+        """Return a vector as the driver takes it, checked."""
+        return encode(vector)
+
+    def decode_vector(self, stored: Any) -> Float32:
+        """Return the read-only float32 array of what the driver gives."""
+        return decode_array(stored)
+
+    def encode_json(self, text: str) -> str:
+        """Return JSON text as the database is to be given it."""
+        return text
+
+    # Tables
+
+    def default_schema(self, connection: Connection) -> str | None:
+        """Return the schema of a table that names none; None if that is the only one there is."""
+        return None
+
+    def before_create(self, connection: Connection) -> None:
+        """Make what the tables need before they are created."""
+
+    def install(self, connection: Connection, records: Records) -> None:
+        """Make what stands beside the tables. It may be there already."""
+
+    def uninstall(self, connection: Connection, records: Records) -> None:
+        """Remove what `install` made, if it is there."""
+
+    def install_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install` for the documented tables, for a script."""
+        return []
+
+    def uninstall_script(self, records: Records) -> list[str]:
+        """Return the SQL of `uninstall` for the documented tables, for a script."""
+        return []
+
+    def check_side_tables(self, connection: Connection, records: Records) -> None:
+        """Do nothing if the names of what stands beside the tables are free, or taken by it.
+
+        Raises:
+            SchemaError: Somebody else has a table of such a name.
+        """
+
+    def side_tables(self, records: Records) -> set[str]:
+        """Return the names of the tables that stand beside, which no metadata holds."""
+        return set()
+
+    def is_own_index(self, name: str, records: Records) -> bool:
+        """Return whether an index of this name is one that `create_index` makes."""
+        return False
+
+    def know_types(self) -> None:
+        """Let SQLAlchemy's reflection know the types of the columns."""
+
+    def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
+        """Return what the tables lack, by the error of a statement.
+
+        Returns:
+            For each table that lacks something the names of its columns, or None if it is not
+            there; empty if the error is about something else; None if the tables have to be looked
+            at to tell.
+        """
+        return None
+
+    # Transactions
+
+    def begin(self, connection: Connection, *, write: bool, fresh: bool = False) -> bool:
+        """Begin a real transaction where the driver puts it off.
+
+        Args:
+            connection: In a transaction as SQLAlchemy sees it, which also ends this one.
+            write: Keep other writers out at once, where writers take turns.
+            fresh: Nothing was done in the transaction yet: it may be begun anew for writing.
+
+        Returns:
+            Whether it was begun here.
+        """
+        return False
+
+    def commits_each_statement(self, connection: Connection) -> bool:
+        """Return whether there are no transactions on the connection: AUTOCOMMIT, to SQLAlchemy."""
+        return bool(getattr(connection.connection.dbapi_connection, "autocommit", False))
+
+    def own_isolation_level(self, connection: Connection) -> str | None:
+        """Return the isolation level of a transaction of our own; None for the connection's."""
+        return None
+
+    def migration_isolation_level(self) -> str | None:
+        """Return the isolation level in which a migration sees what others commit meanwhile."""
+        return None
+
+    def schema_change(self, connection: Connection) -> AbstractContextManager[None]:
+        """Return a context in which changes of the schema are part of the caller's transaction."""
+        return nullcontext()
+
+    def lock_migrations(self, connection: Connection) -> None:
+        """Wait until no other process migrates, and keep others out until the transaction ends.
+
+        Raises:
+            SchemaError: The connection has no transactions.
+        """
+
+    def writing_turn(self, turn: AbstractContextManager[Any]) -> AbstractContextManager[Any]:
+        """Return what a writer of ours holds from its beginning to its end.
+
+        Args:
+            turn: The turn of the writers of an engine, for a database that admits one at a time.
+        """
+        return nullcontext()
+
+    # Databases that are opened here
+
+    def url(self, url: URL, *, asynchronous: bool) -> URL:
+        """Return the URL with a driver that is installed, where it names none.
+
+        Raises:
+            MissingExtraError: There is none.
+        """
+        return url
+
+    def new_engine(self, url: URL, create: Callable[..., Engine]) -> Engine:
+        """Return an engine of our own on a URL; nothing is connected yet."""
+        return create(url, hide_parameters=True)
+
+    def is_missing(self, url: URL) -> bool:
+        """Return whether the URL leads to a file that is not there."""
+        return False
+
+    def file_of(self, driver: Any) -> str | None:
+        """Return the file that a driver's connection has open; None in memory, or on a server."""
+        return None
+
+    def before_first_write(self, engine: Engine) -> bool:
+        """Set up a database that we opened, and return whether a second connection can write."""
+        return True
+
+    # The collection's row
+
+    def lock_to_write(self, work: Work, name: str) -> None:
+        """Keep a collection from being deleted, and other writers out as far as that takes."""
+        work.touch(name)
+
+    def settle_dimensions(self, work: Work, collection: Reference[Any]) -> CollectionRow:
+        """Return the row of a collection without vectors, whose first one settles the dimensions.
+
+        Other writers are kept out of it from here on.
+        """
+        return work.row
+
+    def insert_collection(self, work: Work, name: str, model_id: str) -> None:
+        """Insert a collection's row, unless another writer did meanwhile."""
+        collections = work.records.collections
+        new = select(literal(name), literal(model_id)).where(
+            ~exists(select(collections.c.id).where(collections.c.name == name))
+        )
+        work.run(insert(collections).from_select(["name", "model"], new))
+
+    def lock_collection(self, work: Work) -> None:
+        """Wait for those who write to the collection, and keep others out."""
+
+    def search_settings(self, records: Records) -> ColumnElement[Any]:
+        """Return the SQL of what a search has to know besides the collection's row."""
+        return null()
+
+    # Rows
+
+    def vector_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the SQL of a vector's length in bytes of float32; NULL for what is no vector."""
+        return func.length(type_coerce(embedding, LargeBinary), type_=Integer)
+
+    def is_vector(self, embedding: ColumnElement[Any]) -> ColumnElement[bool]:
+        """Return the condition that the column holds something of a vector's length."""
+        size = self.vector_bytes(embedding)
+        return and_(size > 0, size % ITEM_BYTES == 0)
+
+    def vector_as_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the SQL of a vector as bytes of little-endian float32, as they are stored."""
+        return type_coerce(embedding, NullType)
+
+    def has_id(self, id: ColumnElement[str]) -> ColumnElement[bool]:
+        """Return the condition that a row has an id, which does not change how it is sought."""
+        return id.is_not(None)
+
+    def is_one_of(self, id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
+        """Return the condition that an id is one of any number."""
+        return id.in_(list(ids))
+
+    def metadata_is(
+        self, metadata: ColumnElement[Any], key: str, value: Any
+    ) -> ColumnElement[bool]:
+        """Return the condition that metadata has a key with a value.
+
+        Args:
+            metadata: The column.
+            key: Any text.
+            value: A string, a finite number of at most 64 bits, a bool or None.
+        """
+        raise NotImplementedError
+
+    def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
+        """Return (id, hash, is text, is binary, metadata as text, bytes of the vector) of rows."""
+        columns = work.records.embeddings.c
+        return work.run(
+            rows_of(self, work.records, self.is_one_of(columns.id, ids)),
+            {"collection_id": work.row.id},
+        )
+
+    def same_content(self, work: Work, hashes: list[bytes]) -> Iterable[Any]:
+        """Return (hash, is text, is binary, id) of one row for each content, by hashes."""
+        columns = work.records.embeddings.c
+        return work.run(
+            by_hash(self, work.records, columns.content_hash.in_(hashes)),
+            {"collection_id": work.row.id, "vector_bytes": work.row.vector_bytes},
+        )
+
+    def write_rows(self, work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
+        """Insert rows, each in place of the row that has its id.
+
+        Args:
+            work: Whose collection they are put in.
+            rows: By the columns of the table, without the collection's id; vectors are float32,
+                metadata is JSON text. Sorted by id.
+            updated: The time of the write, in seconds since 1970, UTC.
+        """
+        table = work.records.embeddings
+        ids = [row["id"] for row in rows]
+        work.run(
+            delete(table).where(
+                table.c.collection_id == work.row.id, self.is_one_of(table.c.id, ids)
+            )
+        )
+        work.connection.execute(
+            insert(table),
+            [
+                row
+                | {
+                    "collection_id": work.row.id,
+                    "metadata": row["metadata"] and load_metadata(row["metadata"]),
+                    "updated": updated,
+                }
+                for row in rows
+            ],
+        )
+
+    def delete_rows(self, work: Work, conditions: Sequence[ColumnElement[bool]]) -> int:
+        """Delete rows of embeddings and return how many there were."""
+        return work.changed(delete(work.records.embedding).where(*conditions))
+
+    # Keys
+
+    def key_as_text(self, key: ColumnElement[Any]) -> ColumnElement[str]:
+        """Return the SQL of the stored ids for a column of the host's keys."""
+        if isinstance(key.type, Uuid):
+            return func.replace(cast(key, Text), "-", "")
+        if isinstance(key.type, String):
+            return key
+        return cast(key, Text)
+
+    def key_from_text(self, id: ColumnElement[str], keys: Keys[Any]) -> ColumnElement[Any]:
+        """Return the SQL of the host's keys for stored ids."""
+        return cast(id, keys.sql_type)
+
+    # Searches
+
+    def search(self, work: Work, vector: Float64, query: Query) -> Ranking:
+        """Return the rows nearest to the vector, best first, ties by id. Reads only.
+
+        `searching.scan` does so in any database.
+
+        Args:
+            work: What its session sees is searched.
+            vector: Shape (dimensions,), from `as_query`.
+            query: How many, and under which conditions.
+
+        Raises:
+            InvalidVectorError: The vector has another length than those of the collection.
+            NotConfirmed: The row of the collection was remembered, and does not hold.
+        """
+        raise NotImplementedError
+
+    def search_multi(self, work: Work, vectors: Sequence[Float64], query: Query) -> list[Ranking]:
+        """Return for each of the vectors what `search` returns."""
+        return [self.search(work, vector, query) for vector in vectors]
+
+    def matches(self, work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
+        """Return what `search` finds as a selectable with the columns `id` and `score`."""
+        best = [
+            select(
+                literal(keys.from_text(row.id), keys.sql_type).label("id"),
+                literal(row.score, Float).label("score"),
+            )
+            for row in self.search(work, vector, query).rows
+        ]
+        return union_all(*best).subquery() if best else keys.none_found()
+
+    def status(self, work: Work, row: CollectionRow | None) -> Status:
+        """Return how the next search will go about it. Reads only."""
+        return Status("scan", f"on {self.name} every search reads the rows")
+
+    # Indexes
+
+    def create_index(
+        self,
+        collection: Reference[Any],
+        *,
+        m: int,
+        ef_construction: int,
+        maintenance_work_mem: str | None,
+        progress: Callable[[int, int], object] | None,
+    ) -> IndexInfo:
+        """Build an index of a collection, and return what it is."""
+        raise self.no_indexes()
+
+    def drop_index(self, collection: Reference[Any]) -> bool:
+        """Drop the index of a collection, and return whether there was one."""
+        raise self.no_indexes()
+
+    def index_info(self, work: Work) -> IndexInfo | None:
+        """Return what the index of a collection is, or None."""
+        return None
+
+    def before_deletion(self, collection: Reference[Any], work: Work) -> None:
+        """Remove what a collection has besides its rows, before its own row is deleted."""
+
+    def after_deletion(self, collection: Reference[Any], row: CollectionRow) -> None:
+        """Remove what could not be removed within the transaction that deleted the collection."""
+
+    def no_indexes(self) -> IndexingError:
+        """Return the error that says that there are no indexes."""
+        return IndexingError(
+            f"There are no indexes on {self.name}, where every search is exact; they are for "
+            "PostgreSQL"
+        )
+
+
+def rows_of(database: Database, records: Records, has_id: ColumnElement[bool]) -> Select[Any]:
+    """Return the SELECT of `Database.stored_rows`, with the parameter `collection_id`."""
+    columns = records.embeddings.c
+    return select(
+        columns.id,
+        columns.content_hash,
+        columns.content.is_not(None),
+        columns.content_blob.is_not(None),
+        cast(columns.metadata, Text),
+        database.vector_bytes(columns.embedding),
+    ).where(columns.collection_id == bindparam("collection_id"), has_id)
+
+
+def by_hash(database: Database, records: Records, has_hash: ColumnElement[bool]) -> Select[Any]:
+    """Return the SELECT of `Database.same_content`, with `collection_id` and `vector_bytes`."""
+    columns = records.embeddings.c
+    flags = (columns.content.is_not(None), columns.content_blob.is_not(None))
+    return (
+        select(columns.content_hash, *flags, func.min(columns.id))
+        .where(
+            # "+ 0" keeps the planner from reading the whole collection instead of its hashes.
+            columns.collection_id + 0 == bindparam("collection_id"),
+            database.vector_bytes(columns.embedding) == bindparam("vector_bytes"),
+            has_hash,
+        )
+        .group_by(columns.content_hash, *flags)
+    )

@@ -1,0 +1,60 @@
+"""pgvector's extension in a database, and what PostgreSQL's errors say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from ...errors import SchemaError
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+INSUFFICIENT_PRIVILEGE = "42501"
+
+
+def create(connection: Connection) -> None:
+    """Create pgvector's extension in a database that lacks it.
+
+    Raises:
+        SchemaError: The server has no pgvector, or the role may not create it. Says whom to ask
+            for what.
+    """
+    database = connection.scalar(text("SELECT current_database()"))
+    there = connection.scalar(
+        text("SELECT extnamespace::regnamespace FROM pg_extension WHERE extname = 'vector'")
+    )
+    if there is not None:
+        if connection.scalar(text("SELECT to_regtype('vector')")) is None:
+            raise SchemaError(
+                f"pgvector is in the schema {there} of the database {database!r}, which is not on "
+                "the search_path of this connection: add it"
+            )
+        return
+    if not connection.scalar(text("SELECT 1 FROM pg_available_extensions WHERE name = 'vector'")):
+        raise SchemaError(
+            "This PostgreSQL server has no pgvector. Ask its administrator to install it "
+            "(https://github.com/pgvector/pgvector#installation), and then to run, in the database "
+            f"{database!r}: CREATE EXTENSION vector"
+        )
+    # The first schema of the search path may be one tenant's only.
+    is_shared = connection.scalar(text("SELECT 'public' = ANY (current_schemas(false))"))
+    schema = " SCHEMA public" if is_shared else ""
+    try:
+        with connection.begin_nested():
+            connection.execute(text(f"CREATE EXTENSION IF NOT EXISTS vector{schema}"))
+    except DBAPIError as error:
+        if sqlstate(error) != INSUFFICIENT_PRIVILEGE:
+            raise
+        raise SchemaError(
+            "This role may not create the extension pgvector. Ask the administrator to run, in "
+            f"the database {database!r}: CREATE EXTENSION vector"
+        ) from None
+
+
+def sqlstate(error: DBAPIError) -> str | None:
+    """Return PostgreSQL's code for an error, whatever the driver."""
+    code: str | None = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    return code

@@ -1,0 +1,145 @@
+"""Rows of the two tables as PostgreSQL takes them: locked in one order, many at once."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ARRAY, Executable, LargeBinary, Text, bindparam, cast, func, literal, select
+from sqlalchemy.dialects import postgresql
+
+from ...tables.ours import schema_map_of
+from ...work import compiled
+from ..base import by_hash, rows_of
+from .drivers import vector_writer
+from .types import as_jsonb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import ColumnElement, Dialect, Select
+
+    from ...tables.records import Records
+    from ...work import Work
+    from ..base import Database
+
+
+def is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition that an id is in an array of texts."""
+    return id == func.any(cast(ids, ARRAY(Text)))
+
+
+def keep_collection(work: Work, name: str) -> None:
+    """Keep a collection from being deleted, and nobody else from writing."""
+    work.run(_keep(work.records), {"name": name})
+
+
+@functools.cache
+def _keep(records: Records) -> Executable:
+    columns = records.collections.c
+    statement = select(columns.id).where(columns.name == bindparam("name"))
+    return statement.with_for_update(read=True, key_share=True)
+
+
+def insert_collection(work: Work, name: str, model_id: str) -> None:
+    """Insert a collection's row, unless another writer did meanwhile."""
+    new = select(literal(name), literal(model_id))
+    work.run(
+        postgresql.insert(work.records.collections)
+        .from_select(["name", "model"], new)
+        .on_conflict_do_nothing(index_elements=["name"])
+    )
+
+
+def lock_collection(work: Work) -> None:
+    """Wait for those who write to the collection, and keep others out.
+
+    A new row's foreign key holds the collection, which could not be deleted otherwise.
+    """
+    id = work.records.collections.c.id
+    work.run(select(id).where(id == work.row.id).with_for_update())
+
+
+def stored_rows(work: Work, ids: list[str]) -> Iterable[Any]:
+    """Return the rows of `Database.stored_rows`."""
+    parameters = {"collection_id": work.row.id, "ids": ids}
+    return work.run(_rows_of_ids(work.database, work.records), parameters)
+
+
+@functools.cache
+def _rows_of_ids(database: Database, records: Records) -> Select[Any]:
+    ids = bindparam("ids", type_=ARRAY(Text))
+    return rows_of(database, records, is_one_of(records.embeddings.c.id, ids))
+
+
+def same_content(work: Work, hashes: list[bytes]) -> Iterable[Any]:
+    """Return the rows of `Database.same_content`."""
+    parameters = {
+        "collection_id": work.row.id,
+        "vector_bytes": work.row.vector_bytes,
+        "hashes": hashes,
+    }
+    return work.run(_by_hashes(work.database, work.records), parameters)
+
+
+@functools.cache
+def _by_hashes(database: Database, records: Records) -> Select[Any]:
+    # An array: PostgreSQL parses and plans it ten times faster than as many parameters.
+    hashes = func.any(bindparam("hashes", type_=ARRAY(LargeBinary)))
+    return by_hash(database, records, records.embeddings.c.content_hash == hashes)
+
+
+def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
+    """Write the rows of `Database.write_rows` as the driver takes them.
+
+    SQLAlchemy's own processing of parameters, a row at a time, costs as much as the insert.
+    """
+    connection, collection_id = work.connection, work.row.id
+    schema_map = tuple(schema_map_of(connection).items())
+    sql, names = _upsert(work.records, connection.dialect, schema_map)
+    as_sent = vector_writer(connection)
+    values = [
+        (
+            collection_id,
+            row["id"],
+            as_sent(row["embedding"]),
+            row["content"],
+            row["content_blob"],
+            row["content_hash"],
+            row["metadata"] and as_jsonb(row["metadata"]),
+            updated,
+        )
+        for row in rows
+    ]
+    if connection.dialect.positional:
+        connection.exec_driver_sql(sql, values)
+    else:
+        connection.exec_driver_sql(sql, [dict(zip(names, row, strict=True)) for row in values])
+
+
+@functools.lru_cache(maxsize=64)
+def _upsert(
+    records: Records, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
+) -> tuple[str, list[str]]:
+    """Return the statement, and its parameters in the order of the table's columns."""
+    table = records.embeddings
+    statement = postgresql.insert(table)
+    upsert = statement.on_conflict_do_update(
+        index_elements=table.primary_key,
+        set_={
+            column.name: statement.excluded[column.name]
+            for column in table.c
+            if not column.primary_key
+        },
+    )
+    return str(compiled(upsert, dialect, schema_map)), [column.name for column in table.c]
+
+
+def lock_rows(work: Work, conditions: Sequence[ColumnElement[bool]]) -> list[str]:
+    """Lock rows in the order of all writers, and return their ids.
+
+    A DELETE locks them in any order, and may then wait for a writer that waits for it.
+    """
+    columns = work.records.embeddings.c
+    rows = select(columns.id).where(*conditions).order_by(columns.id).with_for_update()
+    return list(work.run(rows).scalars())

@@ -1,0 +1,93 @@
+"""pgvector's and PostgreSQL's types, without adapters on the host's connections."""
+
+from __future__ import annotations
+
+import re
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import Text, cast, func, type_coerce
+from sqlalchemy.types import UserDefinedType
+
+from ...vectors import Float32, VectorLike, as_vector
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.sql.elements import BindParameter
+
+
+class PGVector(UserDefinedType[Any]):
+    """pgvector's type without fixed dimensions: sent as text, read as the bytes of `vector_send`.
+
+    That needs no adapter on the host's connections, and works with every driver.
+    """
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Return the name of the type."""
+        return "VECTOR"
+
+    def bind_expression(self, bindvalue: BindParameter[Any]) -> ColumnElement[Any]:
+        """Return the parameter cast to a vector: to PostgreSQL it is of no type before."""
+        return cast(bindvalue, self)
+
+    def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the vector's bytes."""
+        return func.vector_send(colexpr, type_=colexpr.type)
+
+
+class PGJSON(UserDefinedType[Any]):
+    """JSONB, sent and read as text: drivers and hosts register JSON codecs of their own."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Return the name of the type."""
+        return "JSONB"
+
+    def bind_expression(self, bindvalue: BindParameter[Any]) -> ColumnElement[Any]:
+        """Return the parameter cast to JSONB."""
+        return cast(bindvalue, self)
+
+    def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the text."""
+        return type_coerce(cast(colexpr, Text), colexpr.type)
+
+
+def to_pgvector(vector: Float32) -> bytes:
+    """Return a vector as pgvector takes it in binary.
+
+    Source: `vector_recv` in pgvector: the dimensions and an unused field as int16, then float4,
+    all big-endian.
+    """
+    return struct.pack(">HH", vector.size, 0) + vector.astype(">f4").tobytes()
+
+
+def to_pgvector_text(values: VectorLike) -> str:
+    """Return a vector as pgvector takes it in text. Nine digits are enough for any float32."""
+    vector = as_vector(values)
+    return f"[{','.join(['%.9g'] * vector.size) % tuple(vector.tolist())}]"
+
+
+def from_pgvector(data: bytes) -> Float32:
+    """Return the read-only array in what `vector_send` returns: see `to_pgvector`."""
+    vector = np.frombuffer(data, ">f4", offset=4).astype(np.float32)
+    vector.flags.writeable = False
+    return vector
+
+
+_STRING_OR_LARGE_FLOAT = re.compile(r'"(?:\\.|[^"\\])*"|-?\d+(?:\.\d+)?e\+\d+')
+
+
+def as_jsonb(text: str) -> str:
+    """Return JSON text from which JSONB makes the same numbers.
+
+    It writes a number with an exponent out, and a whole one would come back as an integer.
+    """
+    if "e+" not in text:
+        return text
+    return _STRING_OR_LARGE_FLOAT.sub(
+        lambda found: found[0] if found[0][0] == '"' else f"{float(found[0]):.1f}", text
+    )

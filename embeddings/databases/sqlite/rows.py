@@ -1,0 +1,127 @@
+"""Rows of the two tables as SQLite takes them: many at once, by statements that are kept."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Text, bindparam, func, literal, select, true
+from sqlalchemy.dialects import sqlite
+
+from ...tables.ours import schema_map_of
+from ...vectors import as_stored
+from ...work import compiled
+from ..base import by_hash, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import ColumnElement, Dialect, Select
+
+    from ...tables.records import Records
+    from ...work import Work
+    from ..base import Database
+
+
+def as_json(values: Iterable[Any]) -> str:
+    """Return any number of values as one parameter."""
+    return json.dumps(list(values))
+
+
+def is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition that an id is among those of a parameter of JSON."""
+    return id.in_(select(func.json_each(ids).table_valued("value").c.value))
+
+
+def insert_collection(work: Work, name: str, model_id: str) -> None:
+    """Insert a collection's row, unless another writer did meanwhile.
+
+    Its id is above every one that embeddings carry, even orphans: SQLite gives the id of a deleted
+    collection again, and a new one must inherit nothing.
+    """
+    collections, embeddings = work.records.collections, work.records.embeddings
+    unused = 1 + func.max(
+        func.coalesce(select(func.max(collections.c.id)).scalar_subquery(), 0),
+        func.coalesce(select(func.max(embeddings.c.collection_id)).scalar_subquery(), 0),
+    )
+    new = select(literal(name), literal(model_id), unused).where(true())
+    work.run(
+        sqlite.insert(collections)
+        .from_select(["name", "model", "id"], new)
+        .on_conflict_do_nothing(index_elements=["name"])
+    )
+
+
+def stored_rows(work: Work, ids: list[str]) -> Iterable[Any]:
+    """Return the rows of `Database.stored_rows`."""
+    parameters = {"collection_id": work.row.id, "ids": json.dumps(ids)}
+    return work.run_kept(_rows_of_ids(work.database, work.records), parameters)
+
+
+@functools.cache
+def _rows_of_ids(database: Database, records: Records) -> Select[Any]:
+    return rows_of(
+        database, records, is_one_of(records.embeddings.c.id, bindparam("ids", type_=Text))
+    )
+
+
+def same_content(work: Work, hashes: list[bytes]) -> Iterable[Any]:
+    """Return the rows of `Database.same_content`."""
+    # Rounded up to a power of two, so that a few kept statements do for any number of hashes.
+    places = 1 << (len(hashes) - 1).bit_length()
+    padded = hashes + hashes[-1:] * (places - len(hashes))
+    parameters: dict[str, Any] = {
+        "collection_id": work.row.id,
+        "vector_bytes": work.row.vector_bytes,
+    }
+    parameters |= {f"hash_{at}": content_hash for at, content_hash in enumerate(padded)}
+    return work.run_kept(_by_hashes(work.database, work.records, places), parameters)
+
+
+@functools.cache
+def _by_hashes(database: Database, records: Records, places: int) -> Select[Any]:
+    content_hash = records.embeddings.c.content_hash
+    has_hash = content_hash.in_([bindparam(f"hash_{at}") for at in range(places)])
+    return by_hash(database, records, has_hash)
+
+
+def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
+    """Write the rows of `Database.write_rows` as the driver takes them.
+
+    SQLAlchemy's own processing of parameters, a row at a time, costs as much as the insert.
+    """
+    connection, collection_id = work.connection, work.row.id
+    sql = _upsert(work.records, connection.dialect, tuple(schema_map_of(connection).items()))
+    values = [
+        (
+            collection_id,
+            row["id"],
+            as_stored(row["embedding"]),
+            row["content"],
+            row["content_blob"],
+            row["content_hash"],
+            row["metadata"],
+            updated,
+        )
+        for row in rows
+    ]
+    connection.exec_driver_sql(sql, values)
+
+
+@functools.lru_cache(maxsize=64)
+def _upsert(
+    records: Records, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
+) -> str:
+    """Return the statement; its parameters are the table's columns in order."""
+    table = records.embeddings
+    statement = sqlite.insert(table)
+    upsert = statement.on_conflict_do_update(
+        index_elements=table.primary_key,
+        set_={
+            column.name: statement.excluded[column.name]
+            for column in table.c
+            if not column.primary_key
+        },
+    )
+    return str(compiled(upsert, dialect, schema_map))

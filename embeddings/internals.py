@@ -1,0 +1,57 @@
+"""What SQLAlchemy keeps to itself and this library needs, in one place, each with its reason.
+
+Checked with SQLAlchemy 2.0.30 and 2.1.9.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import attributes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sqlalchemy import Dialect, Table
+    from sqlalchemy.orm import Session
+    from sqlalchemy.pool import SingletonThreadPool
+
+
+def is_flushing(session: Session) -> bool:
+    """Return whether this is within a flush, where another flush is an error.
+
+    Listeners to the session's events use collections, and there is no public way to ask.
+    """
+    return session._flushing
+
+
+def will_expire_on_rollback(session: Session, objects: Iterable[object]) -> None:
+    """Have a rollback, of a savepoint too, take back what was loaded into objects past a flush.
+
+    The ORM's own bulk UPDATE does so; else they would keep values of rows that are gone.
+    """
+    states = [attributes.instance_state(instance) for instance in objects]
+    session._register_altered(states)
+
+
+def connection_of_thread(pool: SingletonThreadPool) -> Any:
+    """Return this thread's connection in the pool, or None, without checking it out.
+
+    To check it out, and so in again, would roll its transaction back.
+    """
+    return getattr(pool._conn, "current", lambda: None)()
+
+
+def isolation_level_of_engine(dialect: Dialect) -> str | None:
+    """Return the `isolation_level` that the engine was created with."""
+    level: str | None = getattr(dialect, "_on_connect_isolation_level", None)
+    return level
+
+
+def tables_to_create(options: Mapping[str, Any]) -> Iterable[Table] | None:
+    """Return the tables that `create_all` was asked for, from its event; None for all.
+
+    The event's own list lacks those that are there already.
+    """
+    tables: Iterable[Table] | None = options["_ddl_runner"].tables
+    return tables

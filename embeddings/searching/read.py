@@ -1,0 +1,138 @@
+"""What is read without a search: one record, all of them, ids, names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import joinedload
+
+from ..sessions import bind_for_reading
+from ..tables.ours import are_missing, explained
+from ..work import Work
+from .query import starts_with
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..keys import K, Key
+    from ..sessions import DatabaseLike
+    from ..tables.records import EmbeddingRecord, Records
+    from ..work import Reference
+
+PAGE = 500  # records held at a time while iterating
+
+
+def count(collection: Reference[Any]) -> int:
+    """Return the number of items. See `Collection.count`."""
+    columns = collection.records.embeddings.c
+    with collection.work() as work:
+        row = collection.find(work)
+        if row is None:
+            return 0
+        statement = select(func.count()).where(columns.collection_id == row.id)
+        return int(work.run(statement).scalar_one())
+
+
+def get(collection: Reference[Any], id: Key) -> EmbeddingRecord | None:
+    """Return an item's record, or None. See `Collection.get`."""
+    text = collection.keys.to_text(id)
+    entity = collection.records.embedding
+    with collection.work() as work:
+        row = collection.find(work)
+        if row is None:
+            return None
+        statement = (
+            select(entity)
+            .options(joinedload(entity.collection))
+            .where(entity.collection_id == row.id, entity.id == text)
+        )
+        record: EmbeddingRecord | None = work.run(statement).scalar()
+        return record
+
+
+def contains(collection: Reference[Any], id: object) -> bool:
+    """Return whether there is an item of this id."""
+    text = collection.keys.to_text(id)
+    columns = collection.records.embeddings.c
+    with collection.work() as work:
+        row = collection.find(work)
+        if row is None:
+            return False
+        statement = select(columns.id).where(columns.collection_id == row.id, columns.id == text)
+        return work.run(statement).first() is not None
+
+
+def pages(collection: Reference[Any]) -> Iterator[EmbeddingRecord]:
+    """Yield every record, in the order of the stored ids, a page at a time."""
+    last: str | None = None
+    while records := page_after(collection, last):
+        yield from records
+        if len(records) < PAGE:
+            return
+        last = records[-1].id
+
+
+def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRecord]:
+    """Return the first 500 records in the order of the stored ids, or those after an id.
+
+    Args:
+        collection: Whose records.
+        last: A stored id; the page before this one ended with it.
+    """
+    entity = collection.records.embedding
+    with collection.work() as work:
+        row = collection.find(work)
+        if row is None:
+            return []
+        is_next = entity.id.is_not(None) if last is None else entity.id > last
+        page = (
+            select(entity)
+            .options(joinedload(entity.collection))
+            .where(entity.collection_id == row.id, is_next)
+            .order_by(entity.id)
+            .limit(PAGE)
+        )
+        return list(work.run(page).scalars())
+
+
+def ids(collection: Reference[K], prefix: str | None) -> list[K]:
+    """Return the ids, in the order in which they are stored. See `Collection.ids`."""
+    columns = collection.records.embeddings.c
+    with collection.work() as work:
+        row = collection.find(work)
+        if row is None:
+            return []
+        statement = select(columns.id).where(
+            columns.collection_id == row.id, columns.id.is_not(None)
+        )
+        if prefix is not None and prefix != "":
+            statement = statement.where(starts_with(columns.id, prefix))
+        stored = work.run(statement.order_by(columns.id)).scalars()
+        return [collection.keys.from_text(id) for id in stored]
+
+
+def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[str]:
+    """Return the names of a database's collections, sorted; none without the tables.
+
+    Args:
+        db: Whatever a collection can be opened on. Nothing is created or migrated.
+        records: The mapped classes.
+        only: Look for this name alone.
+    """
+    sessions = bind_for_reading(db, records)
+    if sessions is None:
+        return []
+    try:
+        with sessions.session(write=False) as session:
+            work = Work(session, records)
+            with explained(work):
+                if are_missing(work):
+                    return []
+                name = records.collection.name
+                statement = select(name).order_by(name)
+                if only is not None:
+                    statement = statement.where(name == only)
+                return list(work.run(statement).scalars())
+    finally:
+        sessions.close()

@@ -1,0 +1,40 @@
+"""How a collection reaches its database, whatever it was given."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .runtime import BLOCKING, Runtime
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from sqlalchemy import Dialect, Engine
+    from sqlalchemy.orm import Session
+
+    from ..tables.records import Records
+
+
+class Sessions:
+    """Where a collection gets its sessions from, and who ends their transactions."""
+
+    eager: bool = False
+    """Whether the database was opened for the collection, which is then created at once."""
+    is_exclusive: bool = False
+    """Whether a session for writing keeps other writers out from its beginning, where they take
+    turns."""
+    engine: Engine | None = None
+    """The engine, where the transactions on it are this library's own; else None."""
+    runtime: Runtime = BLOCKING
+    """How its users wait."""
+
+    def session(self, *, write: bool) -> AbstractContextManager[Session]:
+        """Return a context with a session in a transaction, which ends with it if it is ours."""
+        raise NotImplementedError
+
+    def dialect(self, records: Records) -> Dialect:
+        """Return the dialect of the database that has the tables; nothing is connected."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Close what was opened here; nothing that was handed in."""

@@ -1,0 +1,137 @@
+"""Transactions of this library's own, on an engine: short, and one for each step."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.orm import sessionmaker
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
+
+from .. import databases
+from ..errors import BindingError
+from ..internals import connection_of_thread
+from .base import Sessions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection, Dialect, Engine
+    from sqlalchemy.orm import Session
+
+    from ..tables.records import Records
+
+_writers: weakref.WeakKeyDictionary[Engine, AbstractContextManager[Any]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+class OwnTransactions(Sessions):
+    """An engine: every step is a transaction of ours."""
+
+    is_exclusive = True
+
+    def __init__(
+        self,
+        engine: Engine,
+        make_session: sessionmaker[Any] | None = None,
+        *,
+        opened: bool = False,
+        turn: AbstractContextManager[Any] | None = None,
+        writers: AbstractContextManager[Any] | None = None,
+    ) -> None:
+        self.engine: Engine | None = engine
+        self._engine = engine
+        self.eager = opened
+        self._make_session = make_session or sessionmaker()
+        # A database in memory that we opened is one connection, which threads take in turn.
+        shared = opened and isinstance(engine.pool, StaticPool)
+        self._turn = turn or (threading.RLock() if shared else nullcontext())
+        # Where writers poll for one lock, the unlucky starve: those of one engine queue here.
+        self._writers = writers or _writers.setdefault(engine, threading.RLock())
+        self._close = weakref.finalize(self, engine.dispose) if opened else None
+        self._was_written = not opened
+
+    @contextmanager
+    def session(self, *, write: bool) -> Iterator[Session]:
+        """Yield a session in a transaction that is committed at the end."""
+        database = databases.of(self._engine.dialect)
+        if write and not self._was_written:
+            database.before_first_write(self._engine)
+            self._was_written = True
+        with (
+            self._turn,
+            database.writing_turn(self._writers) if write else nullcontext(),
+            owned_transaction(self._engine, write=write) as connection,
+            self._make_session(
+                bind=connection, binds={}, join_transaction_mode="rollback_only"
+            ) as session,
+        ):
+            if not session.in_transaction():
+                session.begin()  # for a sessionmaker with autobegin=False
+            yield session
+            session.flush()
+
+    def dialect(self, records: Records) -> Dialect:
+        """Return the engine's dialect."""
+        return self._engine.dialect
+
+    def close(self) -> None:
+        """Close the database, if it was opened here."""
+        if self._close:
+            self._close()
+
+
+@contextmanager
+def owned_transaction(
+    engine: Engine, *, write: bool, isolation_level: str | None = None
+) -> Iterator[Connection]:
+    """Yield a connection in a transaction of its own; commit at the end, roll back on an error.
+
+    On SQLite a transaction for writing takes the write lock at once (BEGIN IMMEDIATE): one that
+    reads first and then wants to write is refused while another writer is at work, however long
+    it would have waited. One for reading sees a single snapshot.
+
+    On PostgreSQL it has the engine's isolation level unless another is given; on an engine that
+    commits every statement, the database's default.
+
+    Raises:
+        BindingError: The engine has one connection only, and somebody's transaction is open on it.
+    """
+    _refuse_a_shared_transaction(engine)
+    database = databases.of(engine.dialect)
+    with engine.connect() as connection:
+        isolation_level = isolation_level or database.own_isolation_level(connection)
+        if isolation_level:
+            connection.execution_options(isolation_level=isolation_level)
+        transaction = connection.begin()
+        try:
+            database.begin(connection, write=write, fresh=True)
+            yield connection
+            transaction.commit()
+        except BaseException:
+            transaction.rollback()
+            # A COMMIT that failed leaves the driver inside the transaction, and SQLAlchemy
+            # believes that it has ended: the connection's next user would make it durable.
+            if getattr(connection.connection.driver_connection, "in_transaction", False):
+                connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
+            raise
+
+
+def _refuse_a_shared_transaction(engine: Engine) -> None:
+    # Only looked at: checking the connection out, and so in again, would roll it back.
+    pool = engine.pool
+    if isinstance(pool, StaticPool):
+        driver = pool.connection.driver_connection
+    elif isinstance(pool, SingletonThreadPool):
+        held = connection_of_thread(pool)
+        driver = held.driver_connection if held else None
+    else:
+        return
+    if getattr(driver, "in_transaction", False):
+        raise BindingError(
+            "This engine has one connection, and a transaction is open on it: committing here "
+            "would commit that too. Pass the session or the connection that holds the transaction"
+        )

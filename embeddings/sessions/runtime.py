@@ -1,0 +1,40 @@
+"""How what takes long is waited for: in a thread by blocking. `aio` has that for event loops."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TYPE_CHECKING, Any
+
+from ..models.base import embed_checked
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..models.base import SupportsEmbedding
+    from ..vectors import Float32
+
+
+class Runtime:
+    """Waits by blocking the thread."""
+
+    def embed(self, model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
+        """Return the vectors of items, checked: the one place where a collection calls a model."""
+        return embed_checked(model, items)
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long."""
+        time.sleep(seconds)
+
+    def with_reports(
+        self, work: Callable[[], object], report: Callable[[], object], seconds: float
+    ) -> None:
+        """Do the work, and report every so many seconds meanwhile."""
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(work)
+            while wait([working], timeout=seconds).not_done:
+                report()
+            working.result()
+
+
+BLOCKING = Runtime()

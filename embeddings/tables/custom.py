@@ -1,0 +1,129 @@
+"""The two tables under a host's names and in its metadata, and what goes with creating them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, MetaData, Table, event
+from sqlalchemy.exc import InvalidRequestError
+from sqlalchemy.orm import relationship
+from sqlalchemy.schema import DropTable
+
+from .. import databases
+from ..internals import tables_to_create
+from .ours import VERSION_TABLE, check_adoptable
+from .records import RECORDS, CollectionColumns, EmbeddingColumns, Records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MAX_NAME_BYTES = 63  # of a name in PostgreSQL, the shortest of all supported databases
+KNOWN: list[Records] = []
+"""All records that were made in this process."""
+
+
+def install(connection: Connection, records: Records = RECORDS) -> None:
+    """Create what stands beside the tables: on SQLite the change log and its triggers.
+
+    Can be repeated: what is there is kept or made anew. Runs in the connection's transaction.
+    `migrate` and `create_all` do this by themselves; a migration of your own, which creates the
+    tables of `make_records` or rebuilds them, calls it afterwards.
+    """
+    databases.of(connection.dialect).install(connection, records)
+
+
+def uninstall(connection: Connection, records: Records = RECORDS) -> None:
+    """Remove what `install` made.
+
+    `downgrade` and `drop_all` do this by themselves; the downgrade of a migration of your own calls
+    it before or after it drops the tables. Runs in the connection's transaction.
+    """
+    databases.of(connection.dialect).uninstall(connection, records)
+
+
+def make_records(base: Any, *, prefix: str = "", schema: str | None = None) -> Records:
+    """Return the two tables, mapped in your own declarative base, under names of your choosing.
+
+    Pass them to every collection that lives in them: `Collection(..., records=records)`. The
+    classes have what `CollectionRecord` and `EmbeddingRecord` have. They are `records.collection`
+    and `records.embedding`; a foreign key to an embedding's collection is
+    `ForeignKey(records.collection.id)`.
+
+    The tables are yours: `create_all` makes them, or your own migrations do, where
+    `install(op.get_bind(), records)` follows their creation. `migrate` has nothing to do with them.
+
+    The classes do not inherit from the base, and so not its columns and its constructor. A session
+    with several binds names them: `binds={records.collection: engine, records.embedding: engine}`.
+
+    Args:
+        base: A declarative base, or a class such as Flask-SQLAlchemy's `db.Model`.
+        prefix: Of the names: "search_" makes `search_collections` and `search_embeddings`.
+        schema: The schema of the tables; by default that of the base's `MetaData`.
+
+    Raises:
+        TypeError: The prefix is no string.
+        ValueError: It is too long, or no beginning of a name.
+        sqlalchemy.exc.InvalidRequestError: The base has a table of such a name.
+    """
+    if not isinstance(prefix, str):
+        raise TypeError(f"prefix must be a string, not {type(prefix).__name__}")
+    if prefix and not prefix.isidentifier():
+        raise ValueError(f"prefix must be letters, digits and underscores, not {prefix!r}")
+    if len(f"idx_{prefix}embeddings_content_hash".encode()) > MAX_NAME_BYTES:
+        raise ValueError(f"the prefix {prefix!r} is too long: names have up to 63 bytes")
+    schema = schema or base.metadata.schema
+    for table in (f"{prefix}collections", f"{prefix}embeddings"):
+        if (f"{schema}.{table}" if schema else table) in base.metadata.tables:
+            raise InvalidRequestError(f"This base has a table {table!r} already: give a prefix")
+    within = f"{schema}__" if schema else ""
+
+    def mapped(kind: str, columns: type[Any], **attributes: Any) -> Any:
+        # In the base's registry and metadata, without its own columns and its constructor.
+        attributes |= {
+            "__tablename__": f"{prefix}{kind.lower()}s",
+            "__schema__": schema,
+            "__module__": base.__module__,
+            "metadata": base.metadata,
+        }
+        cls = base.registry.mapped(type(f"{within}{prefix}{kind}Record", (columns,), attributes))
+        for column in cls.__table__.primary_key:  # nullable in the documented schema only
+            column.nullable = False
+        return cls
+
+    collection = mapped("Collection", CollectionColumns)
+    embedding = mapped("Embedding", EmbeddingColumns, __collection__=collection)
+    both_ways = relationship(embedding, back_populates="collection", cascade="all, delete-orphan")
+    collection.__mapper__.add_property("embeddings", both_ways)
+    records = Records(collection, embedding)
+    watch(records)
+    return records
+
+
+def watch(records: Records) -> None:
+    """Let `create_all` and `drop_all` of the tables' metadata see to what stands beside them."""
+    ours = {records.collections, records.embeddings}
+
+    def before_create(
+        _: MetaData, connection: Connection, *, tables: Iterable[Table], **options: Any
+    ) -> None:
+        asked = tables_to_create(options)
+        if asked is None or not ours.isdisjoint(asked):
+            check_adoptable(connection, records)  # create_all would skip somebody else's
+        if records.embeddings in tables:
+            databases.of(connection.dialect).before_create(connection)
+
+    def after_create(_: Table, connection: Connection, **__: Any) -> None:
+        install(connection, records)
+
+    def after_drop(_: Table, connection: Connection, **__: Any) -> None:
+        uninstall(connection, records)
+        if records is RECORDS:
+            connection.execute(DropTable(Table(VERSION_TABLE, MetaData()), if_exists=True))
+
+    event.listen(records.embeddings.metadata, "before_create", before_create)
+    event.listen(records.embeddings, "after_create", after_create)
+    event.listen(records.embeddings, "after_drop", after_drop)
+    KNOWN.append(records)
+
+
+watch(RECORDS)

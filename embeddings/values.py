@@ -1,0 +1,83 @@
+"""What text and JSON may be stored: what is checked of them before anything else happens."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from .errors import InvalidItemError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Metadata: TypeAlias = dict[str, Any]
+
+
+def dump_metadata(metadata: Mapping[str, Any]) -> str:
+    """Return the JSON text under which the metadata is stored.
+
+    Raises:
+        InvalidItemError: It is not a dict of JSON values with strings as keys, or holds NaN,
+            infinity, NUL or a lone surrogate. The message names the place.
+    """
+    if not isinstance(metadata, dict):
+        raise InvalidItemError(f"metadata must be a dict, not {type(metadata).__name__}")
+    try:
+        _check_json(metadata, "metadata")
+        return json.dumps(metadata, allow_nan=False)
+    except RecursionError:
+        raise InvalidItemError("metadata is nested too deeply, or contains itself") from None
+    except ValueError as error:
+        if isinstance(error, InvalidItemError):
+            raise
+        raise InvalidItemError("metadata holds an integer with too many digits") from None
+
+
+def load_metadata(text: str) -> Metadata:
+    """Return the metadata of a stored JSON text."""
+    loaded: Metadata = json.loads(text)
+    return loaded
+
+
+def check_text(text: str, what: str, shown: str = "") -> None:
+    """Do nothing if every database can store the text.
+
+    Args:
+        text: The text.
+        what: What an error calls it.
+        shown: What an error shows of it.
+
+    Raises:
+        InvalidItemError: It holds NUL or a lone surrogate.
+    """
+    if "\0" not in text and text.isascii():
+        return
+    name = f"{what} {shown[:80]!r}" if shown else what
+    if "\0" in text:
+        raise InvalidItemError(f"{name} contains a NUL character, which databases cannot store")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidItemError(
+            f"{name} contains a lone surrogate at position {error.start}, which is not text"
+        ) from None
+
+
+def _check_json(value: object, place: str) -> None:
+    if isinstance(value, str):
+        check_text(value, place)
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if not isinstance(key, str):
+                raise InvalidItemError(f"{place} has the key {key!r}; keys in JSON are strings")
+            check_text(key, f"a key of {place}")
+            _check_json(inner, f"{place}[{key!r}]")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            _check_json(inner, f"{place}[{number}]")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidItemError(f"{place} is {value}, which JSON cannot hold")
+    elif value is not None and not isinstance(value, int):
+        raise InvalidItemError(f"{place} is of type {type(value).__name__}, which JSON cannot hold")

@@ -1,0 +1,455 @@
+"""One operation on a collection: its session, its tables, its database, the collection's row.
+
+`Reference` says which collection is meant, and how it is reached. `Reference.work` opens a `Work`,
+which every function of `writing` and `searching` and every `Database` works on.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import Executable, bindparam, func, literal_column, select, update
+
+from . import databases, errors
+from .errors import ModelMismatchError, ModelRequiredError
+from .keys import K
+from .models import registry
+from .tables.ours import explained, schema_map_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from sqlalchemy import Connection, CursorResult, Dialect, Engine, Result, ScalarSelect
+    from sqlalchemy.orm import Session
+    from sqlalchemy.sql.compiler import Compiled
+
+    from .databases.base import Database
+    from .keys import Keys
+    from .models.base import Content, SupportsEmbedding
+    from .sessions.base import Sessions
+    from .tables.records import Records
+    from .vectors import Float32
+
+MOST_NAMES = 10_000  # names of collections remembered for each engine
+
+
+class CollectionRow(NamedTuple):
+    """The collection's row."""
+
+    id: int
+    name: str
+    model_id: str
+    vector_bytes: int | None
+    """The bytes of a vector as float32, by any row of the collection; None if it has no valid one.
+    """
+    search_settings: str | None
+    """See `Database.search_settings`."""
+    is_certain: bool = True
+    """Whether it was read in this transaction; else a search has to confirm it."""
+
+
+class Work:
+    """What one operation works on. It lives as long as its session is lent to it.
+
+    Attributes:
+        session: In the transaction of the operation.
+        records: The mapped classes.
+        database: What the session's database does its own way.
+        is_exclusive: Whether the session keeps other writers out, where they take turns.
+    """
+
+    def __init__(self, session: Session, records: Records, *, is_exclusive: bool = False) -> None:
+        self.session = session
+        self.records = records
+        self.dialect: Dialect = session.get_bind(records.embedding.__mapper__).dialect
+        self.database: Database = databases.of(self.dialect)
+        self.is_exclusive = is_exclusive
+        self._row: CollectionRow | None = None
+
+    @property
+    def row(self) -> CollectionRow:
+        """The collection's row, as `Reference` found it for this operation."""
+        if self._row is None:
+            raise errors.DoesNotExist("The collection does not exist")
+        return self._row
+
+    @row.setter
+    def row(self, row: CollectionRow) -> None:
+        self._row = row
+
+    @property
+    def connection(self) -> Connection:
+        """The connection, in the session's transaction, of the bind that has the embeddings."""
+        return self.session.connection({"mapper": self.records.embedding.__mapper__})
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of that bind."""
+        engine: Engine = self.session.get_bind(self.records.embedding.__mapper__).engine
+        return engine
+
+    def run(self, statement: Executable, parameters: Any = None) -> Result[*tuple[Any, ...]]:
+        """Execute a statement on the bind that has the embeddings."""
+        return self.session.execute(
+            statement, parameters, bind_arguments={"mapper": self.records.embedding.__mapper__}
+        )
+
+    def run_kept(self, statement: Executable, parameters: Mapping[str, Any]) -> CursorResult[Any]:
+        """Execute a statement that is the same object each time.
+
+        Its text is kept, and values go in and come out as the driver has them. To have SQLAlchemy
+        look up and prepare a large statement takes longer than to execute it. Of SQLAlchemy's
+        events only those about cursors fire.
+        """
+        bind_arguments = {"mapper": self.records.embedding.__mapper__, "clause": statement}
+        connection = self.session.connection(bind_arguments)
+        schema_map = tuple(schema_map_of(connection).items())
+        sql, constants, names = _kept(statement, connection.dialect, schema_map)
+        values = {**constants, **parameters}
+        in_order = values if names is None else tuple(values[name] for name in names)
+        return connection.exec_driver_sql(sql, in_order)
+
+    def changed(self, statement: Executable, parameters: Any = None) -> int:
+        """Execute an UPDATE or a DELETE and return the number of rows."""
+        return int(self.run(statement, parameters).rowcount)  # type: ignore[attr-defined]
+
+    def touch(self, name: str) -> None:
+        """Update a collection's row without a change, which keeps other writers out."""
+        self.run(_touch(self.records), {"name": name})
+
+
+def compiled(
+    statement: Executable, dialect: Dialect, schema_map: Iterable[tuple[str | None, str]]
+) -> Compiled:
+    """Return a statement for the driver, for those who keep it and execute it themselves."""
+    schemas = dict(schema_map)
+    mapped = {"schema_translate_map": schemas, "render_schema_translate": True}
+    options: dict[str, Any] = mapped if schemas else {}
+    return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined, no-any-return]
+
+
+@functools.lru_cache(maxsize=256)
+def _kept(
+    statement: Executable, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
+) -> tuple[str, dict[str, Any], list[str] | None]:
+    """Return the SQL, the values that it brings along, and the order of all where there is one."""
+    sql = compiled(statement, dialect, schema_map)
+    # None stands for a parameter without a value; a constant NULL is no parameter.
+    constants = {name: value for name, value in sql.params.items() if value is not None}
+    return str(sql), constants, getattr(sql, "positiontup", None)
+
+
+@dataclass(eq=False)
+class Reference(Generic[K]):
+    """Which collection is meant: its name, the model that it was given, how it is reached.
+
+    Of the row nothing is remembered here: each operation reads it in the transaction in which it
+    acts, or, if it is a search, has a remembered one confirmed by the statement that answers.
+
+    Attributes:
+        name: The name.
+        sessions: How its database is reached.
+        records: The mapped classes.
+        keys: The type of the caller's ids.
+        model: The model object that it was given.
+        model_id: Or the id or alias of one.
+        create: Whether the collection is created if it does not exist.
+        content_hash: What equal contents are recognised by.
+        renamed: Former names, each with the id of the row.
+        is_deleted: Whether it was deleted through this object, which never creates it again.
+    """
+
+    name: str
+    sessions: Sessions
+    records: Records
+    keys: Keys[K]
+    model: SupportsEmbedding | None
+    model_id: str | None
+    create: bool
+    content_hash: Callable[[Content], bytes]
+    renamed: list[tuple[str, int]] = field(default_factory=list)
+    is_deleted: bool = False
+
+    @contextmanager
+    def work(self, *, write: bool = False) -> Iterator[Work]:
+        """Yield one operation's work; its transaction ends with it if it is this library's own."""
+        with self.sessions.session(write=write) as session:
+            work = Work(session, self.records, is_exclusive=write and self.sessions.is_exclusive)
+            with explained(work):
+                yield work
+
+    @property
+    def database(self) -> Database:
+        """What the database does its own way; nothing is connected."""
+        return databases.of(self.sessions.dialect(self.records))
+
+    # The row
+
+    def row_named(self, work: Work, name: str) -> CollectionRow | None:
+        """Return the row of a name, read now."""
+        row = work.run_kept(_by_name(work.database, work.records), {"name": name}).first()
+        return None if row is None else CollectionRow._make(row)
+
+    def find(self, work: Work) -> CollectionRow | None:
+        """Return the collection's row, read now, or None where it may be created.
+
+        Raises:
+            DoesNotExist: There is none, and the collection is not to be created.
+            ModelMismatchError: The row is of another model than was given.
+        """
+        row = self.row_named(work, self.name)
+        if self.renamed and (row is None or row.id != self.renamed[-1][1]):
+            row = self._before_renaming(work) or row
+        if row is None and not self.create:
+            raise self.does_not_exist()
+        if row is not None:
+            self.model_id_of(row)
+            work.row = row
+        return row
+
+    def _before_renaming(self, work: Work) -> CollectionRow | None:
+        """Return the row under a former name, and take that name again: it was rolled back."""
+        for position, (name, id) in reversed(list(enumerate(self.renamed))):
+            row = self.row_named(work, name)
+            if row is not None and row.id == id:
+                self.name = name
+                del self.renamed[position:]
+                return row
+        return None
+
+    def existing(self, work: Work) -> CollectionRow:
+        """Return the collection's row.
+
+        Raises:
+            DoesNotExist: There is none.
+        """
+        row = self.find(work)
+        if row is None:
+            raise self.does_not_exist()
+        return row
+
+    def find_or_create(self, work: Work, model_id: str | None = None) -> CollectionRow:
+        """Return the row, created if need be, with that model or the collection's own.
+
+        Other writers are kept out of an empty collection, whose first vector settles the
+        dimensions of all; of others as far as the database needs it.
+        """
+        work.database.lock_to_write(work, self.name)
+        row = self.find(work)
+        if row is None:
+            self.refuse_if_deleted()
+            name = model_id or self.model_id_of(None)
+            work.database.insert_collection(work, self.name, name)
+            row = self.existing(work)
+        if row.vector_bytes is None:
+            row = work.database.settle_dimensions(work, self)
+            work.row = row
+        return row
+
+    def remembered(self, work: Work) -> CollectionRow | None:
+        """Return what `find` would in all likelihood, without a statement, or None."""
+        if self.renamed or not work.database.confirms_rows:
+            return None
+        row = ROWS.get(work, self.name)
+        if row is None:
+            return None
+        try:
+            self.model_id_of(row)
+        except ModelMismatchError:
+            return None
+        work.row = row
+        return row
+
+    def refuse_if_deleted(self) -> None:
+        """Do nothing unless the collection was deleted through this object.
+
+        Raises:
+            DoesNotExist: It was.
+        """
+        if self.is_deleted:
+            raise self.does_not_exist()
+
+    def does_not_exist(self) -> errors.DoesNotExist:
+        """Return the error that says so."""
+        return errors.DoesNotExist(f"Collection {self.name!r} does not exist")
+
+    # The model
+
+    def model_id_of(self, row: CollectionRow | None) -> str:
+        """Return the id of the model of a row, or of a collection that is yet to be created.
+
+        Raises:
+            ModelMismatchError: The collection was given another model.
+            ModelRequiredError: There is no row, and no model was given.
+        """
+        given = self._given_model_id()
+        if row is not None:
+            if given is not None and given != row.model_id:
+                # Aliases are for names: an object has the id that it has.
+                canonical = registry.canonical_id(given) if self.model is None else given
+                if canonical not in {row.model_id, registry.canonical_id(row.model_id)}:
+                    raise ModelMismatchError(self.name, row.model_id, canonical)
+            return row.model_id
+        if self.model is not None:
+            return self.model.model_id
+        name = self.model_id or registry.default_model_name()
+        if name is None:
+            raise ModelRequiredError
+        return registry.canonical_id(name)
+
+    def _given_model_id(self) -> str | None:
+        return self.model_id or (self.model.model_id if self.model is not None else None)
+
+    def check_model_id(self, model_id: str) -> None:
+        """Do nothing unless the collection was given another model.
+
+        Raises:
+            ModelMismatchError: It was.
+        """
+        given = self._given_model_id()
+        if given is not None and registry.canonical_id(given) != registry.canonical_id(model_id):
+            raise ModelMismatchError(self.name, registry.canonical_id(given), model_id)
+
+    def model_of(self, row: CollectionRow | None) -> SupportsEmbedding:
+        """Return the model of a row, or of a collection that is yet to be created.
+
+        Raises:
+            UnknownModelError: No model of its id is registered.
+
+            And what `model_id_of` raises.
+        """
+        model_id = self.model_id_of(row)
+        if self.model is not None:
+            return registry.substituted(self.model)
+        return registry.get_embedding_model(model_id)
+
+    def known_model(self) -> SupportsEmbedding:
+        """Return the model, without a look at the database where it was given."""
+        if self.model is not None:
+            return registry.substituted(self.model)
+        if self.model_id is not None:
+            return registry.get_embedding_model(self.model_id)
+        return self.read_model()
+
+    def read_model(self) -> SupportsEmbedding:
+        """Return the model, as the collection's row has it."""
+        with self.work() as work:
+            row = self.find(work)
+        return self.model_of(row)
+
+    def embed(self, model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
+        """Return the vectors of items, checked. No transaction of ours is open meanwhile."""
+        return self.sessions.runtime.embed(model, items)
+
+
+@functools.cache
+def _by_name(database: Database, records: Records) -> Executable:
+    columns = records.collections.c
+    return select(
+        columns.id,
+        columns.name,
+        columns.model,
+        stored_vector_bytes(database, records),
+        database.search_settings(records),
+    ).where(columns.name == bindparam("name"))
+
+
+@functools.cache
+def _touch(records: Records) -> Executable:
+    columns = records.collections.c
+    return (
+        update(records.collections)
+        .where(columns.name == bindparam("name"))
+        .values(model=columns.model)
+    )
+
+
+@functools.cache
+def stored_vector_bytes(database: Database, records: Records) -> ScalarSelect[int | None]:
+    """Return the SQL of the bytes of a vector in the collection that the outer query is about.
+
+    It is the commonest length among a few rows: a single one may be corrupt.
+    """
+    columns = records.embeddings.c
+    size = database.vector_bytes(columns.embedding)
+    sample = (  # not of the rows without an id, which SQLite admits, and which no search finds
+        select(size.label("size"))
+        .where(
+            columns.collection_id == records.collections.c.id,
+            columns.id.is_not(None),
+            database.is_vector(columns.embedding),
+        )
+        .order_by(columns.id)
+        .limit(literal_column(str(database.sample_rows)))
+        .correlate(records.collections)
+        .subquery()
+    )
+    return (
+        select(sample.c.size)
+        .group_by(sample.c.size)
+        .order_by(func.count().desc(), sample.c.size.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+class RememberedRows:
+    """The row that the latest operation on a name through an engine found.
+
+    It may be out of date for whoever asks. Keyed by the engine, the schema map of the connection,
+    the tables and the name.
+    """
+
+    def __init__(self) -> None:
+        self._rows: WeakKeyDictionary[Engine, dict[tuple[Any, ...], CollectionRow]] = (
+            WeakKeyDictionary()
+        )
+        self._lock = threading.Lock()
+
+    def get(self, work: Work, name: str) -> CollectionRow | None:
+        """Return the row of a name, uncertain, or None."""
+        with self._lock:
+            row = self._rows.get(work.engine, {}).get(_memory_key(work, name))
+            return row and row._replace(is_certain=False)
+
+    def put(self, work: Work, row: CollectionRow) -> None:
+        """Remember a row that was read."""
+        with self._lock:
+            rows = self._rows.setdefault(work.engine, {})
+            key = _memory_key(work, row.name)
+            rows.pop(key, None)
+            if len(rows) >= MOST_NAMES:
+                del rows[next(iter(rows))]
+            rows[key] = row
+
+    def forget(self, work: Work, name: str) -> None:
+        """Remember nothing of a name."""
+        with self._lock:
+            self._rows.get(work.engine, {}).pop(_memory_key(work, name), None)
+
+    def clear(self) -> None:
+        """Remember nothing."""
+        with self._lock:
+            self._rows.clear()
+
+    def renew_lock(self) -> None:
+        """Let go of what a thread of the parent process held when it forked."""
+        self._lock = threading.Lock()
+
+
+def _memory_key(work: Work, name: str) -> tuple[Any, ...]:
+    options = work.session.get_bind(work.records.embedding.__mapper__).get_execution_options()
+    schema_map = options.get("schema_translate_map") or {}
+    return (work.records, name, *schema_map.items())
+
+
+ROWS = RememberedRows()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ROWS.renew_lock)

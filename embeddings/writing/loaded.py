@@ -1,0 +1,71 @@
+"""The session's objects kept current with what was written or deleted past them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import attributes, joinedload
+
+from ..internals import is_flushing, will_expire_on_rollback
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..work import Work
+
+
+def refresh(work: Work, ids: Sequence[str] = ()) -> None:
+    """Bring what the session has loaded of a collection up to date.
+
+    Values are set and not expired: under asyncio an attribute that has to be read is an error.
+
+    Args:
+        work: In whose transaction that was.
+        ids: Of the rows that were written.
+    """
+    key = work.records.collection.__mapper__.identity_key_from_primary_key((work.row.id,))
+    collection = work.session.identity_map.get(key)
+    members = None if collection is None else attributes.instance_dict(collection).get("embeddings")
+    if members is not None:
+        members = list(members)
+    _refresh_records(work, ids)
+    if members is not None:
+        _refresh_list(work, collection, members, ids)
+
+
+def _refresh_records(work: Work, ids: Sequence[str]) -> None:
+    session, entity = work.session, work.records.embedding
+    key_of = entity.__mapper__.identity_key_from_primary_key
+    records = [
+        record
+        for id in (ids if len(session.identity_map) else ())
+        if (record := session.identity_map.get(key_of((work.row.id, id))))
+    ]
+    if not records:
+        return
+    is_loaded = work.database.is_one_of(
+        work.records.embeddings.c.id, [record.id for record in records]
+    )
+    statement = (
+        select(entity)
+        .where(entity.collection_id == work.row.id, is_loaded)
+        .execution_options(populate_existing=True)
+    )
+    if not is_flushing(session):  # else changes of the collection may still be on their way
+        statement = statement.options(joinedload(entity.collection))
+    work.run(statement).all()
+    will_expire_on_rollback(session, records)
+
+
+def _refresh_list(work: Work, collection: Any, members: list[Any], ids: Sequence[str]) -> None:
+    entity = work.records.embedding
+    members = [record for record in members if record in work.session]
+    if new := {*ids} - {record.id for record in members}:
+        is_new = work.database.is_one_of(work.records.embeddings.c.id, sorted(new))
+        statement = (
+            select(entity).where(entity.collection_id == collection.id, is_new).order_by(entity.id)
+        )
+        members += work.run(statement).scalars()
+    attributes.set_committed_value(collection, "embeddings", members)
+    will_expire_on_rollback(work.session, [collection])

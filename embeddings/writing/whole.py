@@ -1,0 +1,72 @@
+"""The collection as a whole: opened, renamed, deleted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import delete as delete_from
+from sqlalchemy import update
+
+from ..errors import InvalidItemError
+from ..models import registry
+from ..tables.migrate import bring_up_to_date
+from ..tables.records import RECORDS
+from ..values import check_text
+
+if TYPE_CHECKING:
+    from ..work import Reference
+
+
+def checked_name(name: object) -> str:
+    """Return the name of a collection, or raise InvalidItemError."""
+    if not isinstance(name, str) or not name:
+        raise InvalidItemError(f"The name of a collection must be a string and not empty: {name!r}")
+    check_text(name, "The name", name)
+    return name
+
+
+def open_database(collection: Reference[Any]) -> None:
+    """Migrate a database that was opened for a collection, and create the collection."""
+    if collection.records is RECORDS:  # others are their host's to create
+        bring_up_to_date(collection.sessions.session)
+    create_at_once(collection)
+
+
+def create_at_once(collection: Reference[Any]) -> None:
+    """Create the collection, unless its model is one that nobody can call.
+
+    Such a model may be meant, as that of vectors from elsewhere, or be mistyped: the first write
+    tells.
+    """
+    with collection.work() as work:  # which waits for nobody
+        if collection.find(work) is not None:
+            return
+    if collection.model is not None or registry.is_known(collection.model_id_of(None)):
+        with collection.work(write=True) as work:
+            collection.find_or_create(work)
+
+
+def rename(collection: Reference[Any], name: str) -> None:
+    """Give the collection another name. See `Collection.rename`."""
+    checked_name(name)
+    entity = collection.records.collection
+    with collection.work(write=True) as work:
+        row = collection.existing(work)
+        if collection.row_named(work, name) not in {None, row}:
+            raise ValueError(f"Collection {name!r} already exists")
+        work.run(update(entity).where(entity.id == row.id).values({entity.name: name}))
+    collection.renamed.append((collection.name, row.id))
+    collection.name = name
+
+
+def delete(collection: Reference[Any]) -> None:
+    """Delete the collection and its embeddings. See `Collection.delete`."""
+    embedding, entity = collection.records.embedding, collection.records.collection
+    with collection.work(write=True) as work:
+        row = collection.existing(work)
+        work.database.lock_collection(work)
+        work.changed(delete_from(embedding).where(embedding.collection_id == row.id))
+        work.database.before_deletion(collection, work)
+        work.changed(delete_from(entity).where(entity.id == row.id))
+    collection.database.after_deletion(collection, row)
+    collection.is_deleted = True

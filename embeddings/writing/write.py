@@ -1,0 +1,150 @@
+"""What writes to a collection: in the order read, embed, write, look again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import update
+
+from ..errors import DoesNotExist, InvalidQueryError, ModelMismatchError
+from ..models.base import batches, check_batch_size, check_content
+from ..searching.query import checked_where, starts_with, where_condition
+from ..tables.records import now
+from ..values import dump_metadata, load_metadata
+from ..vectors import as_vector
+from . import loaded, plan, rows
+from .items import Prepared, checked_content, checked_item, vector_row
+from .resolve import Resolution
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import ColumnElement
+
+    from ..keys import Key
+    from ..models.base import Content
+    from ..searching.query import Where
+    from ..values import Metadata
+    from ..vectors import Float32
+    from ..work import Reference
+    from .items import ContentKey, Item
+
+
+def embed(
+    collection: Reference[Any],
+    id: Key,
+    value: Content | Prepared,
+    metadata: Metadata | None,
+    store: bool,
+    *,
+    force: bool,
+) -> None:
+    """Embed a value and store its vector. See `Collection.embed`."""
+    content = value.content if isinstance(value, Prepared) else value
+    item = checked_item(collection, id, content, metadata, store)
+    vectors: dict[ContentKey, Float32] = {}
+    if isinstance(value, Prepared):
+        with collection.work() as work:
+            model_id = collection.model_id_of(collection.find(work))
+        if value.model_id != model_id:
+            raise ModelMismatchError(collection.name, model_id, value.model_id)
+        vectors[item.key] = as_vector(value.vector, label="prepared vector")
+    _embed(collection, [item], vectors, force=force)
+
+
+def embed_multi(
+    collection: Reference[Any],
+    entries: Iterable[tuple[Key, Content, Metadata | None]],
+    store: bool,
+    batch_size: int,
+    *,
+    force: bool,
+) -> None:
+    """Embed and store values, a batch at a time. See `Collection.embed_multi`."""
+    check_batch_size(batch_size)
+    own = getattr(collection.read_model(), "batch_size", None)
+    items = (
+        checked_item(collection, id, value, metadata, store) for id, value, metadata in entries
+    )
+    for batch in batches(items, min(batch_size, own or batch_size)):
+        _embed(collection, batch, {}, force=force)
+
+
+def _embed(
+    collection: Reference[Any],
+    items: list[Item],
+    vectors: dict[ContentKey, Float32],
+    *,
+    force: bool,
+) -> None:
+    planned = plan.make(collection, items, vectors, force=force)
+    if planned.new_ids or planned.written_ids:
+        planned.embed(len(items))
+        plan.write(collection, planned)
+
+
+def prepare(collection: Reference[Any], value: Content) -> Prepared:
+    """Call the model for a value that is to be stored later. See `Collection.prepare`."""
+    checked_content(value)
+    model = collection.known_model()
+    check_content(model, value)
+    return Prepared(value, collection.embed(model, [value])[0], model.model_id)
+
+
+def store_vectors(
+    collection: Reference[Any], entries: Iterable[tuple[Any, ...]], batch_size: int
+) -> None:
+    """Store vectors that were made elsewhere. See `Collection.store_vectors`."""
+    check_batch_size(batch_size)
+    checked = (vector_row(collection, entry) for entry in entries)
+    for batch in batches(checked, batch_size):
+        by_id = {row["id"]: row for row in batch}
+        with collection.work(write=True) as work:
+            collection.find_or_create(work)
+            rows.write(work, Resolution([by_id[id] for id in sorted(by_id)]))
+
+
+def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None) -> None:
+    """Replace the metadata of an item. See `Collection.set_metadata`."""
+    text = collection.keys.to_text(id)
+    # A copy, which the record of a session may keep.
+    copy = None if metadata is None else load_metadata(dump_metadata(metadata))
+    entity = collection.records.embedding
+    statement = update(entity).values({entity.metadata_: copy, entity.updated: now()})
+    with collection.work(write=True) as work:
+        row = collection.existing(work)
+        if not work.changed(statement.where(entity.collection_id == row.id, entity.id == text)):
+            raise DoesNotExist("ID not found")
+
+
+def delete_items(
+    collection: Reference[Any],
+    ids: Iterable[Key] | None,
+    prefix: str | None,
+    where: Where | None,
+) -> int:
+    """Delete items and return how many there were. See `Collection.delete_items`."""
+    if isinstance(ids, str | bytes):
+        raise InvalidQueryError("ids must be an iterable of ids, not a single one")
+    texts = None if ids is None else [collection.keys.to_text(id) for id in ids]
+    id = collection.records.embeddings.c.id
+    conditions: list[ColumnElement[bool]] = []
+    if prefix is not None and prefix != "":
+        conditions.append(starts_with(id, prefix))
+    condition = None if where is None else checked_where(collection.records, where)
+    if isinstance(condition, tuple) and not condition:  # an empty dict picks nothing
+        condition = None
+    if texts is None and not conditions and condition is None:
+        raise InvalidQueryError("give ids, prefix= or where=; delete() deletes the collection")
+    with collection.work(write=True) as work:
+        row = collection.find(work)
+        if row is None:
+            return 0
+        if texts is not None:
+            conditions.append(work.database.is_one_of(id, texts))
+        if condition is not None:
+            conditions.append(where_condition(work, condition))
+        conditions.append(collection.records.embeddings.c.collection_id == row.id)
+        count = work.database.delete_rows(work, conditions)
+        loaded.refresh(work)
+        return count
