@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import MissingExtraError
-from .base import Content, EmbeddingModel, SupportsEmbedding
+from .base import Content, EmbeddingModel, Setting, SupportsEmbedding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ..vectors import Float32
 
+SETTINGS: tuple[Setting, ...] = ()
 CONFIG = "l2_supercat"
 DIMENSIONS = (256, 128, 64)
 PIECE, GROUP = 8_000, 32_000  # characters
@@ -106,10 +107,10 @@ def _load(dimensions: int) -> Any:
     return inference
 
 
-def register(register: Callable[[SupportsEmbedding, tuple[str, ...]], None]) -> None:
+def register(add: Callable[[SupportsEmbedding, tuple[str, ...]], None]) -> None:
     """Register the model at each of its lengths; the weights are loaded by the first call."""
     for dimensions in DIMENSIONS:
         aliases = [f"local-{dimensions}"]
         if dimensions == DIMENSIONS[0]:
             aliases.append("local")
-        register(WordLlamaModel(dimensions), tuple(aliases))
+        add(WordLlamaModel(dimensions), tuple(aliases))

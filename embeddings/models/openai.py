@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidItemError, MissingExtraError, ModelError
-from .base import Content, EmbeddingModel, SupportsEmbedding
+from .base import Content, EmbeddingModel, Setting, SupportsEmbedding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import openai
 
     from ..vectors import VectorLike
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("OPENAI_API_KEY", "api_key"),
+    Setting("OPENAI_BASE_URL", "base_url"),
+)
 
 # model_id, the name that the service knows, dimensions to ask for, aliases
 MODELS: tuple[tuple[str, str, int | None, tuple[str, ...]], ...] = (
@@ -237,12 +242,12 @@ async def _anever_retry_an_exhausted_quota(response: Any) -> None:
 
 
 def register(
-    register: Callable[[SupportsEmbedding, tuple[str, ...]], None],
+    add: Callable[[SupportsEmbedding, tuple[str, ...]], None],
     *,
     api_key: str | None = None,
     base_url: str | None = None,
 ) -> None:
-    """Register the six models; the package itself is imported by their first call."""
+    """Add the six models; the `openai` package is imported by their first call."""
     for model_id, api_name, dimensions, aliases in MODELS:
         model = OpenAIEmbeddingModel(
             model_id,
@@ -251,4 +256,4 @@ def register(
             api_key=api_key,
             base_url=base_url,
         )
-        register(model, aliases)
+        add(model, aliases)
