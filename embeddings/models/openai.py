@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import os
 import threading
 import weakref
 from contextlib import contextmanager
@@ -53,7 +54,8 @@ class OpenAIEmbeddingModel(EmbeddingModel):
 
     The key and the address come from the arguments or, when the model is first called, from
     OPENAI_API_KEY and OPENAI_BASE_URL. Rate limits, server errors and broken connections are
-    tried again by the `openai` package; an exhausted quota is not.
+    tried again by the `openai` package; an exhausted quota is not. A forked child process opens
+    connections of its own.
 
     Args:
         model_id: The name under which collections remember the model.
@@ -94,6 +96,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             asyncio.AbstractEventLoop, AsyncGenerator[openai.AsyncOpenAI]
         ] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
+        _INSTANCES.add(self)
 
     def embed_batch(self, items: Sequence[Content]) -> list[VectorLike]:
         """Return one vector for each text, in order, from one request.
@@ -122,6 +125,14 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         with self._failures():
             response = await client.embeddings.create(**request, encoding_format="base64")
             return self._in_order(response.data, len(items))
+
+    def after_fork(self) -> None:
+        """Renew the lock and open connections anew; called by itself in a forked child process.
+
+        The parent goes on using the connections that the child inherited.
+        """
+        self._lock = threading.Lock()
+        self._client = None
 
     def _request(self, items: Sequence[Content]) -> dict[str, Any]:
         for number, item in enumerate(items):
@@ -178,7 +189,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
                             event_hooks={"response": [_never_retry_an_exhausted_quota]}
                         ),
                     )
-                weakref.finalize(self, self._client.close)
+                weakref.finalize(self, _close, self._client, os.getpid())
             return self._client
 
     async def aclose(self) -> None:
@@ -203,6 +214,25 @@ class OpenAIEmbeddingModel(EmbeddingModel):
                     )
                 kept = self._async_clients[loop] = _kept(client)
         return await kept.asend(None)
+
+
+# Every model of this class that is alive: a forked child renews their locks.
+_INSTANCES: weakref.WeakSet[OpenAIEmbeddingModel] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for model in _INSTANCES:
+        model.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _close(client: openai.OpenAI, pid: int) -> None:
+    """Close the client in the process that opened it, and in no child of that."""
+    if os.getpid() == pid:
+        client.close()
 
 
 async def _kept(client: openai.AsyncOpenAI) -> AsyncGenerator[openai.AsyncOpenAI]:
