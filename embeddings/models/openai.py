@@ -28,7 +28,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("OPENAI_BASE_URL", "base_url"),
 )
 
-# model_id, the name that the service knows, dimensions to ask for, aliases
+# model_id, the service's name of the model, dimensions to ask for, aliases
 MODELS: tuple[tuple[str, str, int | None, tuple[str, ...]], ...] = (
     ("text-embedding-ada-002", "text-embedding-ada-002", None, ("ada", "ada-002")),
     ("text-embedding-3-small", "text-embedding-3-small", None, ("3-small",)),
@@ -38,8 +38,8 @@ MODELS: tuple[tuple[str, str, int | None, tuple[str, ...]], ...] = (
     ("text-embedding-3-large-1024", "text-embedding-3-large", 1024, ("3-large-1024",)),
 )
 
-# The codes of OpenAI's errors that an error of ours repeats.
-CODES = {
+# The error codes that a message of ours shows. A service could echo the request in any other.
+SHOWN_CODES = {
     "context_length_exceeded",
     "insufficient_quota",
     "invalid_api_key",
@@ -135,10 +135,10 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         self._client = None
 
     def _request(self, items: Sequence[Content]) -> dict[str, Any]:
-        for number, item in enumerate(items):
+        for position, item in enumerate(items):
             if not item:
                 raise InvalidItemError(
-                    f"Item {number} of the batch is empty, which {self.model_id!r} refuses"
+                    f"Item {position} of the batch is empty, which {self.model_id!r} refuses"
                 )
         request: dict[str, Any] = {"model": self.api_name, "input": list(items)}
         if self.dimensions is not None:
@@ -152,41 +152,40 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001  a malformed answer can surface as anything
-            # `from None`: the original holds the request's headers, and with them the key.
+            # `from None`, because the original error holds the request's headers with the key.
             raise ModelError(self._describe(error)) from None
 
     def _in_order(self, data: Any, count: int) -> list[VectorLike]:
-        found = {item.index: item.embedding for item in data}
-        if len(data) != count or found.keys() != set(range(count)):
+        embeddings = {item.index: item.embedding for item in data}
+        if len(data) != count or embeddings.keys() != set(range(count)):
             raise ModelError(
                 f"Model {self.model_id!r} answered {count} texts with {len(data)} vectors, "
-                f"numbered {sorted(found)[:10]}"
+                f"numbered {sorted(embeddings)[:10]}"
             )
-        return [_values(found[number]) for number in range(count)]
+        return [_values(embeddings[index]) for index in range(count)]
 
     def _describe(self, error: Exception) -> str:
         status = getattr(error, "status_code", None)
         code = getattr(error, "code", None)
-        if (
-            not isinstance(code, str) or code not in CODES
-        ):  # a service could repeat what it was sent
-            code = None
-        details = [f"HTTP {status}"] * (status is not None) + [str(code)] * (code is not None)
+        details = [type(error).__name__]
+        if status is not None:
+            details.append(f"HTTP {status}")
+        if isinstance(code, str) and code in SHOWN_CODES:
+            details.append(code)
         hint = ""
         if status == 401 or (status is None and type(error).__name__ == "OpenAIError"):
             hint = ". Set OPENAI_API_KEY or pass api_key="
-        kind = ", ".join([type(error).__name__, *details])
-        return f"Model {self.model_id!r}: the service failed ({kind}){hint}"
+        return f"Model {self.model_id!r}: the service failed ({', '.join(details)}){hint}"
 
     def _connect(self) -> openai.OpenAI:
         openai = _package()
         with self._lock:
             if self._client is None:
-                with self._failures():  # no key, or a malformed address
+                with self._failures():  # there is no key, or the address is malformed
                     self._client = openai.OpenAI(
                         **self._options,
                         http_client=openai.DefaultHttpxClient(
-                            event_hooks={"response": [_never_retry_an_exhausted_quota]}
+                            event_hooks={"response": [_refuse_retry_of_exhausted_quota]}
                         ),
                     )
                 weakref.finalize(self, _close, self._client, os.getpid())
@@ -195,25 +194,25 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next call opens others."""
         with self._lock:
-            kept = self._async_clients.pop(asyncio.get_running_loop(), None)
-        if kept is not None:
-            await kept.aclose()
+            generator = self._async_clients.pop(asyncio.get_running_loop(), None)
+        if generator is not None:
+            await generator.aclose()
 
     async def _connect_async(self) -> openai.AsyncOpenAI:
         openai = _package()
         loop = asyncio.get_running_loop()
         with self._lock:
-            kept = self._async_clients.get(loop)
-            if kept is None:
+            generator = self._async_clients.get(loop)
+            if generator is None:
                 with self._failures():
                     client = openai.AsyncOpenAI(
                         **self._options,
                         http_client=openai.DefaultAsyncHttpxClient(
-                            event_hooks={"response": [_anever_retry_an_exhausted_quota]}
+                            event_hooks={"response": [_arefuse_retry_of_exhausted_quota]}
                         ),
                     )
-                kept = self._async_clients[loop] = _kept(client)
-        return await kept.asend(None)
+                generator = self._async_clients[loop] = _until_loop_ends(client)
+        return await generator.asend(None)
 
 
 # Every model of this class that is alive: a forked child renews their locks.
@@ -235,7 +234,7 @@ def _close(client: openai.OpenAI, pid: int) -> None:
         client.close()
 
 
-async def _kept(client: openai.AsyncOpenAI) -> AsyncGenerator[openai.AsyncOpenAI]:
+async def _until_loop_ends(client: openai.AsyncOpenAI) -> AsyncGenerator[openai.AsyncOpenAI]:
     """Yield the client; an event loop that shuts down closes its generators, and so the client."""
     try:
         while True:
@@ -253,7 +252,7 @@ def _package() -> Any:
 
 
 def _values(embedding: Any) -> VectorLike:
-    if isinstance(embedding, str):  # services that know no base64 answer with numbers
+    if isinstance(embedding, str):  # a service that does not know base64 answers with numbers
         try:
             return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
         except (binascii.Error, ValueError):
@@ -261,12 +260,12 @@ def _values(embedding: Any) -> VectorLike:
     return embedding  # type: ignore[no-any-return]
 
 
-def _never_retry_an_exhausted_quota(response: Any) -> None:
+def _refuse_retry_of_exhausted_quota(response: Any) -> None:
     if response.status_code == 429 and b"insufficient_quota" in response.read():
-        response.headers["x-should-retry"] = "false"  # the package obeys this header
+        response.headers["x-should-retry"] = "false"  # a header that the openai package obeys
 
 
-async def _anever_retry_an_exhausted_quota(response: Any) -> None:
+async def _arefuse_retry_of_exhausted_quota(response: Any) -> None:
     if response.status_code == 429 and b"insufficient_quota" in await response.aread():
         response.headers["x-should-retry"] = "false"
 
