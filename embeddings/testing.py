@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .vectors import Float32
 
 DIMENSIONS = 256
-"""Of the vectors of `DeterministicModel`."""
+"""The length of the vectors of a `DeterministicModel`."""
 
 
 class DeterministicModel(EmbeddingModel):
@@ -68,7 +68,7 @@ def _bag_of_words(item: Content) -> Float32:
 def replace_models() -> Iterator[Callable[[str], DeterministicModel]]:
     """Within the block, every model is a `DeterministicModel` of the same id.
 
-    Yields a function that returns the model of an id, to look at its `calls`.
+    Yields a function that returns the model with an id, for a test to read its `calls`.
     """
     models: dict[str, DeterministicModel] = {}
 
@@ -84,7 +84,7 @@ def replace_models() -> Iterator[Callable[[str], DeterministicModel]]:
 
 try:
     import pytest
-except ImportError:  # the model is of use without it
+except ImportError:  # without pytest there is no fixture, but the model and replace_models
     pass
 else:
 

@@ -15,9 +15,7 @@ from flask.cli import with_appcontext
 
 from ..cli import commands_on
 from ..errors import BindingError
-from ..models import openai
-from ..models.base import SupportsEmbedding, check_model
-from ..models.registry import Settings, use_settings
+from ..models.registry import Settings, settings_from, use_settings
 from ..tables.records import Base
 
 if TYPE_CHECKING:
@@ -31,7 +29,8 @@ class Embeddings:
 
     - `EMBEDDINGS_MODEL`: the model of new collections that name none; an id, an alias, or a model
       object of your own, which is then known in this application by its `model_id`.
-    - `OPENAI_API_KEY`, `OPENAI_BASE_URL`: for OpenAI's models.
+    - The settings of the built-in models, such as their keys, by the names of the environment
+      variables.
 
     They are read by `init_app`, and hold in the application's context. What is not there is looked
     for in the environment. Shared by all applications of a process are the models, aliases and the
@@ -51,26 +50,9 @@ class Embeddings:
 
     def init_app(self, app: Flask) -> None:
         """Read the settings of an application, and add the command to it."""
-        app.extensions[EXTENSION] = _settings_from(app)
-        use_settings(_current_settings)
+        app.extensions[EXTENSION] = settings_from(app.config, app.config.get("EMBEDDINGS_MODEL"))
+        use_settings("flask", _current_settings)
         app.cli.add_command(commands_on(with_appcontext(_engine)))
-
-
-def _settings_from(app: Flask) -> Settings:
-    models: dict[str, SupportsEmbedding] = {}
-
-    def add(model: SupportsEmbedding, _aliases: object = ()) -> None:
-        models[model.model_id] = model
-
-    api_key, base_url = (app.config.get(f"OPENAI_{name}") for name in ("API_KEY", "BASE_URL"))
-    if api_key or base_url:
-        openai.register(add, api_key=api_key, base_url=base_url)
-    default = app.config.get("EMBEDDINGS_MODEL")
-    if default is None or isinstance(default, str):
-        return Settings(default, models)
-    check_model(default)
-    add(default)
-    return Settings(default.model_id, models)
 
 
 def _current_settings() -> Settings | None:

@@ -1,9 +1,10 @@
-"""Embedding models: what turns text or bytes into vectors, in batches, with its results checked."""
+"""What turns text or bytes into vectors: the models, how one is called, and who provides them."""
 
 from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
@@ -11,11 +12,11 @@ from ..errors import InvalidItemError, ModelError
 from ..vectors import Float32, VectorLike, as_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 Content: TypeAlias = str | bytes
 Kind: TypeAlias = Literal["text", "binary"]
-BATCH_SIZE = 100  # values in one call, where nothing else is said
+BATCH_SIZE = 100  # items in one call of a model, unless the model or the caller says otherwise
 T = TypeVar("T")
 
 
@@ -23,7 +24,7 @@ T = TypeVar("T")
 class SupportsEmbedding(Protocol):
     """What a collection needs of a model: this library's, `llm`'s, or an object of your own.
 
-    `batch_size`, `supports_text` and `supports_binary` are looked at where they exist.
+    `batch_size`, `supports_text` and `supports_binary` are read where they exist.
     """
 
     model_id: str
@@ -90,6 +91,27 @@ class EmbeddingModel(ABC):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.model_id!r}>"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a provider, such as its key.
+
+    Attributes:
+        name: What it is called in an application's configuration.
+        option: The keyword argument of the provider's `register` that takes its value, a string.
+    """
+
+    name: str
+    option: str
+
+
+class Provider(Protocol):
+    """What a file with models of one provider declares: its settings, and how to register them."""
+
+    SETTINGS: tuple[Setting, ...]
+    register: Callable[..., None]
+    """`register(add, **options)` calls `add(model, aliases)` for each of the provider's models."""
 
 
 def _floats(vector: Float32) -> list[float]:
@@ -163,7 +185,7 @@ def check_content(model: SupportsEmbedding, item: object) -> None:
 def _call(model: SupportsEmbedding, items: list[Any]) -> Iterable[VectorLike]:
     llm = sys.modules.get("llm")
     if llm is not None and isinstance(model, llm.EmbeddingModel):
-        # Its models find their key in embed_multi, and not in embed_batch.
+        # A model of llm looks up its key in embed_multi, not in embed_batch.
         answer: Iterable[VectorLike] = model.embed_multi(items, batch_size=len(items))
         return answer
     return model.embed_batch(items)
@@ -177,7 +199,7 @@ def embed_checked(model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
             vectors of different lengths.
         InvalidVectorError: A vector is empty, not finite or not of numbers.
     """
-    # A copy, which the model may do with as it likes.
+    # The model gets a copy: it may change its list.
     return checked_vectors(model, items, _call(model, list(items)))
 
 

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import MissingExtraError
-from .base import Content, EmbeddingModel, SupportsEmbedding
+from .base import Content, EmbeddingModel, Setting, SupportsEmbedding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ..vectors import Float32
 
-CONFIG = "l2_supercat"
-DIMENSIONS = (256, 128, 64)
-PIECE, GROUP = 8_000, 32_000  # characters
+SETTINGS: tuple[Setting, ...] = ()
+CONFIG = "l2_supercat"  # the name of the weights in wordllama's wheel
+DIMENSIONS = (256, 128, 64)  # those that the weights were trained for, the default first
+PIECE_LENGTH = 8_000  # characters: the most of a text that is tokenized as one piece
+GROUP_LENGTH = 32_000  # characters: a call of the tokenizer takes pieces until they exceed this
 
 
 class WordLlamaModel(EmbeddingModel):
@@ -52,31 +54,31 @@ class WordLlamaModel(EmbeddingModel):
                 [piece for _, piece in group], add_special_tokens=False
             )
             for (position, _), tokens in zip(group, encoded, strict=True):
-                known = np.minimum(tokens.ids, len(inference.embedding) - 1)
-                vectors[position] += inference.embedding[known].sum(axis=0)
+                rows = np.minimum(tokens.ids, len(inference.embedding) - 1)
+                vectors[position] += inference.embedding[rows].sum(axis=0)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit: Float32 = np.divide(vectors, norms, out=np.zeros_like(vectors), where=norms > 0)
         return unit
 
 
 def _groups(texts: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
-    """Yield (number of the text, piece of it), in groups small enough for the memory they take.
+    """Yield groups of (position of the text, piece of it); a group bounds the tokenizer's memory.
 
-    Long texts are cut at spaces, where a word's tokens begin anew.
+    Long texts are cut at spaces, because the tokens of a word begin anew after one.
     """
     group: list[tuple[int, str]] = []
     length = 0
-    for number, text in enumerate(texts):
+    for position, text in enumerate(texts):
         start = 0
         while start < len(text):
             end = len(text)
-            if end - start > PIECE:
-                space = text.rfind(" ", start + 1, start + PIECE)
-                end = start + PIECE if space < 0 else space
-            group.append((number, text[start:end]))
+            if end - start > PIECE_LENGTH:
+                space = text.rfind(" ", start + 1, start + PIECE_LENGTH)
+                end = start + PIECE_LENGTH if space < 0 else space
+            group.append((position, text[start:end]))
             length += end - start
             start = end + (end < len(text) and text[end] == " ")
-            if length > GROUP:
+            if length > GROUP_LENGTH:
                 yield group
                 group, length = [], 0
     if group:
@@ -85,7 +87,8 @@ def _groups(texts: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
 
 @functools.cache
 def _load(dimensions: int) -> Any:
-    # It configures the logging of whoever imports it, unless that is configured already.
+    # wordllama calls logging.basicConfig when it is imported. That does nothing while the root
+    # logger has a handler, so the application's logging stays as it is.
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     try:
@@ -94,7 +97,7 @@ def _load(dimensions: int) -> Any:
         raise MissingExtraError("wordllama", "local") from None
     finally:
         root.removeHandler(handler)
-    # The wheel holds the weights; a cache_dir that is the package keeps its loader off the network.
+    # The wheel holds the weights. The loader finds them when its cache_dir is the package's folder.
     inference = wordllama.WordLlama.load(
         config=CONFIG,
         dim=DIMENSIONS[0],
@@ -102,14 +105,15 @@ def _load(dimensions: int) -> Any:
         cache_dir=Path(wordllama.__file__).parent,
         disable_download=True,
     )
-    inference.tokenizer.no_padding()  # to the longest text, with a vector for every token
+    # Padding would give every piece as many tokens as the longest one has.
+    inference.tokenizer.no_padding()
     return inference
 
 
-def register(register: Callable[[SupportsEmbedding, tuple[str, ...]], None]) -> None:
-    """Register the model at each of its lengths; the weights are loaded by the first call."""
+def register(add: Callable[[SupportsEmbedding, tuple[str, ...]], None]) -> None:
+    """Add the model in each of its dimensions; the weights are loaded by the first call."""
     for dimensions in DIMENSIONS:
         aliases = [f"local-{dimensions}"]
         if dimensions == DIMENSIONS[0]:
             aliases.append("local")
-        register(WordLlamaModel(dimensions), tuple(aliases))
+        add(WordLlamaModel(dimensions), tuple(aliases))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import os
 import threading
 import weakref
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidItemError, MissingExtraError, ModelError
-from .base import Content, EmbeddingModel, SupportsEmbedding
+from .base import Content, EmbeddingModel, Setting, SupportsEmbedding
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 
     from ..vectors import VectorLike
 
-# model_id, the name that the service knows, dimensions to ask for, aliases
+SETTINGS: tuple[Setting, ...] = (
+    Setting("OPENAI_API_KEY", "api_key"),
+    Setting("OPENAI_BASE_URL", "base_url"),
+)
+
+# model_id, the service's name of the model, dimensions to ask for, aliases
 MODELS: tuple[tuple[str, str, int | None, tuple[str, ...]], ...] = (
     ("text-embedding-ada-002", "text-embedding-ada-002", None, ("ada", "ada-002")),
     ("text-embedding-3-small", "text-embedding-3-small", None, ("3-small",)),
@@ -32,8 +38,8 @@ MODELS: tuple[tuple[str, str, int | None, tuple[str, ...]], ...] = (
     ("text-embedding-3-large-1024", "text-embedding-3-large", 1024, ("3-large-1024",)),
 )
 
-# The codes of OpenAI's errors that an error of ours repeats.
-CODES = {
+# The error codes that a message of ours shows. A service could echo the request in any other.
+SHOWN_CODES = {
     "context_length_exceeded",
     "insufficient_quota",
     "invalid_api_key",
@@ -48,7 +54,8 @@ class OpenAIEmbeddingModel(EmbeddingModel):
 
     The key and the address come from the arguments or, when the model is first called, from
     OPENAI_API_KEY and OPENAI_BASE_URL. Rate limits, server errors and broken connections are
-    tried again by the `openai` package; an exhausted quota is not.
+    tried again by the `openai` package; an exhausted quota is not. A forked child process opens
+    connections of its own.
 
     Args:
         model_id: The name under which collections remember the model.
@@ -89,6 +96,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             asyncio.AbstractEventLoop, AsyncGenerator[openai.AsyncOpenAI]
         ] = weakref.WeakKeyDictionary()
         self._lock = threading.Lock()
+        _INSTANCES.add(self)
 
     def embed_batch(self, items: Sequence[Content]) -> list[VectorLike]:
         """Return one vector for each text, in order, from one request.
@@ -118,11 +126,19 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             response = await client.embeddings.create(**request, encoding_format="base64")
             return self._in_order(response.data, len(items))
 
+    def after_fork(self) -> None:
+        """Renew the lock and open connections anew; called by itself in a forked child process.
+
+        The parent goes on using the connections that the child inherited.
+        """
+        self._lock = threading.Lock()
+        self._client = None
+
     def _request(self, items: Sequence[Content]) -> dict[str, Any]:
-        for number, item in enumerate(items):
+        for position, item in enumerate(items):
             if not item:
                 raise InvalidItemError(
-                    f"Item {number} of the batch is empty, which {self.model_id!r} refuses"
+                    f"Item {position} of the batch is empty, which {self.model_id!r} refuses"
                 )
         request: dict[str, Any] = {"model": self.api_name, "input": list(items)}
         if self.dimensions is not None:
@@ -136,71 +152,89 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         except ModelError:
             raise
         except Exception as error:  # noqa: BLE001  a malformed answer can surface as anything
-            # `from None`: the original holds the request's headers, and with them the key.
+            # `from None`, because the original error holds the request's headers with the key.
             raise ModelError(self._describe(error)) from None
 
     def _in_order(self, data: Any, count: int) -> list[VectorLike]:
-        found = {item.index: item.embedding for item in data}
-        if len(data) != count or found.keys() != set(range(count)):
+        embeddings = {item.index: item.embedding for item in data}
+        if len(data) != count or embeddings.keys() != set(range(count)):
             raise ModelError(
                 f"Model {self.model_id!r} answered {count} texts with {len(data)} vectors, "
-                f"numbered {sorted(found)[:10]}"
+                f"numbered {sorted(embeddings)[:10]}"
             )
-        return [_values(found[number]) for number in range(count)]
+        return [_values(embeddings[index]) for index in range(count)]
 
     def _describe(self, error: Exception) -> str:
         status = getattr(error, "status_code", None)
         code = getattr(error, "code", None)
-        if (
-            not isinstance(code, str) or code not in CODES
-        ):  # a service could repeat what it was sent
-            code = None
-        details = [f"HTTP {status}"] * (status is not None) + [str(code)] * (code is not None)
+        details = [type(error).__name__]
+        if status is not None:
+            details.append(f"HTTP {status}")
+        if isinstance(code, str) and code in SHOWN_CODES:
+            details.append(code)
         hint = ""
         if status == 401 or (status is None and type(error).__name__ == "OpenAIError"):
             hint = ". Set OPENAI_API_KEY or pass api_key="
-        kind = ", ".join([type(error).__name__, *details])
-        return f"Model {self.model_id!r}: the service failed ({kind}){hint}"
+        return f"Model {self.model_id!r}: the service failed ({', '.join(details)}){hint}"
 
     def _connect(self) -> openai.OpenAI:
         openai = _package()
         with self._lock:
             if self._client is None:
-                with self._failures():  # no key, or a malformed address
+                with self._failures():  # there is no key, or the address is malformed
                     self._client = openai.OpenAI(
                         **self._options,
                         http_client=openai.DefaultHttpxClient(
-                            event_hooks={"response": [_never_retry_an_exhausted_quota]}
+                            event_hooks={"response": [_refuse_retry_of_exhausted_quota]}
                         ),
                     )
-                weakref.finalize(self, self._client.close)
+                weakref.finalize(self, _close, self._client, os.getpid())
             return self._client
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next call opens others."""
         with self._lock:
-            kept = self._async_clients.pop(asyncio.get_running_loop(), None)
-        if kept is not None:
-            await kept.aclose()
+            generator = self._async_clients.pop(asyncio.get_running_loop(), None)
+        if generator is not None:
+            await generator.aclose()
 
     async def _connect_async(self) -> openai.AsyncOpenAI:
         openai = _package()
         loop = asyncio.get_running_loop()
         with self._lock:
-            kept = self._async_clients.get(loop)
-            if kept is None:
+            generator = self._async_clients.get(loop)
+            if generator is None:
                 with self._failures():
                     client = openai.AsyncOpenAI(
                         **self._options,
                         http_client=openai.DefaultAsyncHttpxClient(
-                            event_hooks={"response": [_anever_retry_an_exhausted_quota]}
+                            event_hooks={"response": [_arefuse_retry_of_exhausted_quota]}
                         ),
                     )
-                kept = self._async_clients[loop] = _kept(client)
-        return await kept.asend(None)
+                generator = self._async_clients[loop] = _until_loop_ends(client)
+        return await generator.asend(None)
 
 
-async def _kept(client: openai.AsyncOpenAI) -> AsyncGenerator[openai.AsyncOpenAI]:
+# Every model of this class that is alive: a forked child renews their locks.
+_INSTANCES: weakref.WeakSet[OpenAIEmbeddingModel] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for model in _INSTANCES:
+        model.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _close(client: openai.OpenAI, pid: int) -> None:
+    """Close the client in the process that opened it, and in no child of that."""
+    if os.getpid() == pid:
+        client.close()
+
+
+async def _until_loop_ends(client: openai.AsyncOpenAI) -> AsyncGenerator[openai.AsyncOpenAI]:
     """Yield the client; an event loop that shuts down closes its generators, and so the client."""
     try:
         while True:
@@ -218,7 +252,7 @@ def _package() -> Any:
 
 
 def _values(embedding: Any) -> VectorLike:
-    if isinstance(embedding, str):  # services that know no base64 answer with numbers
+    if isinstance(embedding, str):  # a service that does not know base64 answers with numbers
         try:
             return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
         except (binascii.Error, ValueError):
@@ -226,23 +260,23 @@ def _values(embedding: Any) -> VectorLike:
     return embedding  # type: ignore[no-any-return]
 
 
-def _never_retry_an_exhausted_quota(response: Any) -> None:
+def _refuse_retry_of_exhausted_quota(response: Any) -> None:
     if response.status_code == 429 and b"insufficient_quota" in response.read():
-        response.headers["x-should-retry"] = "false"  # the package obeys this header
+        response.headers["x-should-retry"] = "false"  # a header that the openai package obeys
 
 
-async def _anever_retry_an_exhausted_quota(response: Any) -> None:
+async def _arefuse_retry_of_exhausted_quota(response: Any) -> None:
     if response.status_code == 429 and b"insufficient_quota" in await response.aread():
         response.headers["x-should-retry"] = "false"
 
 
 def register(
-    register: Callable[[SupportsEmbedding, tuple[str, ...]], None],
+    add: Callable[[SupportsEmbedding, tuple[str, ...]], None],
     *,
     api_key: str | None = None,
     base_url: str | None = None,
 ) -> None:
-    """Register the six models; the package itself is imported by their first call."""
+    """Add the six models; the `openai` package is imported by their first call."""
     for model_id, api_name, dimensions, aliases in MODELS:
         model = OpenAIEmbeddingModel(
             model_id,
@@ -251,4 +285,4 @@ def register(
             api_key=api_key,
             base_url=base_url,
         )
-        register(model, aliases)
+        add(model, aliases)

@@ -14,26 +14,23 @@ import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from ..errors import UnknownModelError
-from .base import SupportsEmbedding, check_model
+from . import local, openai
+from .base import Provider, Setting, SupportsEmbedding, check_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from .base import EmbeddingModel
 
+    Substitute: TypeAlias = Callable[[str, SupportsEmbedding | None], SupportsEmbedding]
+
+PROVIDERS: tuple[Provider, ...] = (openai, local)
+"""The built-in ones; each is one file beside this one."""
 ENTRY_POINTS = "embeddings.models"
 DEFAULT_MODEL_VARIABLE = "EMBEDDINGS_MODEL"
-
-_lock = threading.RLock()
-_loading = threading.RLock()
-_models: dict[str, SupportsEmbedding] = {}
-_aliases: dict[str, str] = {}
-_default: str | None = None
-_providers_loaded = _entry_points_loaded = False
-_substitute: Callable[[str, SupportsEmbedding | None], SupportsEmbedding] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,229 +46,294 @@ class Settings:
     models: Mapping[str, SupportsEmbedding] = field(default_factory=dict)
 
 
-_NOBODYS = Settings()
-_frameworks: dict[str, Callable[[], Settings | None]] = {}
-
-
-def use_settings(current: Callable[[], Settings | None]) -> None:
-    """Let a framework say which of its applications is at work; None for none of them.
-
-    It is asked at every look-up, and the framework that came last is asked first. What the same
-    module has given before is forgotten.
-    """
-    global _frameworks
-    others = {name: ask for name, ask in _frameworks.items() if name != current.__module__}
-    _frameworks = {current.__module__: current, **others}
-
-
-def _settings() -> Settings:
-    for current in _frameworks.values():
-        settings = current()
-        if settings is not None:
-            return settings
-    return _NOBODYS
-
-
-def register_embedding_model(model: SupportsEmbedding, aliases: Iterable[str] = ()) -> None:
-    """Make a model known under its `model_id` and the aliases, in place of any of that id.
-
-    A package registers its models for every application that installs it by naming a function in
-    the entry-point group `embeddings.models`; it is called with this function as its argument.
-    """
-    check_model(model)
-    if isinstance(aliases, str):
-        raise TypeError(f"aliases= takes several aliases, not the string {aliases!r}")
-    with _lock:
-        _load_providers()  # first, so that theirs never replaces the application's
-        named = list(aliases)
-        for alias in named:
-            if alias in _models or alias == model.model_id:
-                raise ValueError(f"{alias!r} is the id of a model and cannot be an alias")
-        _models[model.model_id] = model
-        _aliases.update(dict.fromkeys(named, model.model_id))
-
-
-def get_embedding_model(name: str) -> EmbeddingModel:
-    """Return the model with this id or alias.
-
-    Models of `llm` have the same methods; of an object of your own it is the object itself.
-
-    Raises:
-        UnknownModelError: There is none.
-    """
-    model = _find(name)
-    if model is None:
-        raise UnknownModelError(name)
-    return cast("EmbeddingModel", model)
-
-
-def get_embedding_models() -> list[EmbeddingModel]:
-    """Return every model known by now, sorted by id: registered, built-in and announced ones."""
-    _load_entry_points()
-    with _lock:
-        _load_providers()
-        known = {**_models, **_settings().models}
-        models = [substituted(known[model_id]) for model_id in sorted(known)]
-    return cast("list[EmbeddingModel]", models)
-
-
-def get_aliases() -> dict[str, str]:
-    """Return every alias with what it stands for."""
-    with _lock:
-        _load_providers()
-        return dict(_aliases)
-
-
-def set_alias(alias: str, name: str) -> None:
-    """Let `alias` stand for the model called `name` (an id or an alias), in this process.
-
-    Raises:
-        ValueError: A model has `alias` as its id, or the alias would stand for itself.
-    """
-    with _lock:
-        _load_providers()
-        if alias in _models:
-            raise ValueError(f"{alias!r} is the id of a model and cannot be an alias")
-        target: str | None = name
-        while target is not None:
-            if target == alias:
-                raise ValueError(f"alias {alias!r} would stand for itself")
-            target = _aliases.get(target)
-        _aliases[alias] = name
-
-
-def remove_alias(alias: str) -> None:
-    """Remove an alias, in this process.
-
-    Raises:
-        KeyError: There is no such alias.
-    """
-    with _lock:
-        _load_providers()
-        if alias not in _aliases:
-            raise KeyError(f"No such alias: {alias}")
-        del _aliases[alias]
-
-
-def set_default_model(model: SupportsEmbedding | str | None) -> None:
-    """Set the model of new collections that name none; None takes the setting back.
-
-    Without it, the environment variable EMBEDDINGS_MODEL is looked at.
+class Registry:
+    """The models of a process: `embeddings` offers the methods of its one instance as functions.
 
     Args:
-        model: An id, an alias, or a model object, which is registered on the way.
+        providers: Those whose models are known without anybody's registration.
     """
-    global _default
-    if model is None or isinstance(model, str):
-        _default = model
-    else:
-        register_embedding_model(model)
-        _default = model.model_id
 
+    def __init__(self, providers: Iterable[Provider]) -> None:
+        self._providers = tuple(providers)
+        self._models: dict[str, SupportsEmbedding] = {}
+        self._aliases: dict[str, str] = {}
+        self._default: str | None = None
+        self._substitute: Substitute | None = None
+        self._frameworks: dict[str, Callable[[], Settings | None]] = {}
+        self._built_in = _Once(self._register_built_in)
+        self._announced = _Once(self._register_announced)
+        self._lock = threading.RLock()
+        # A lock of its own: a package may register by itself while another thread imports it.
+        self._announced_lock = threading.RLock()
 
-def default_model_name() -> str | None:
-    """Return the id or alias of the application's default model, or None."""
-    return _settings().default or _default or os.environ.get(DEFAULT_MODEL_VARIABLE) or None
+    def __reduce__(self) -> str:
+        """Pickle as the name of the one instance, so that its functions reach other processes."""
+        return "REGISTRY"
 
+    def after_fork(self) -> None:
+        """Renew, in a child process, what a thread that exists only in the parent may hold."""
+        self._lock = threading.RLock()
+        self._announced_lock = threading.RLock()
+        self._built_in.after_fork()
+        self._announced.after_fork()
 
-def canonical_id(name: str) -> str:
-    """Return the model id that a name stands for, or the name itself where none is known.
+    # Registering
 
-    A collection whose vectors come from outside may carry the id of a model that nobody can call.
-    """
-    model = _find(name)
-    return name if model is None else model.model_id
+    def register_embedding_model(
+        self, model: SupportsEmbedding, aliases: Iterable[str] = ()
+    ) -> None:
+        """Make a model known under its `model_id` and the aliases, in place of any of that id.
 
+        A package registers its models for every application that installs it by naming a function
+        in the entry-point group `embeddings.models`; it is called with this function as its
+        argument.
+        """
+        check_model(model)
+        if isinstance(aliases, str):
+            raise TypeError(f"aliases= takes several aliases, not the string {aliases!r}")
+        with self._lock:
+            self._built_in.run()  # before, so that no built-in model replaces the application's
+            new_aliases = list(aliases)
+            for alias in new_aliases:
+                if alias in self._models or alias == model.model_id:
+                    raise ValueError(f"{alias!r} is the id of a model and cannot be an alias")
+            self._models[model.model_id] = model
+            self._aliases.update(dict.fromkeys(new_aliases, model.model_id))
 
-def is_known(name: str) -> bool:
-    """Return whether a model with this id or alias can be had."""
-    return _find(name) is not None
+    def set_alias(self, alias: str, name: str) -> None:
+        """Let `alias` stand for the model called `name` (an id or an alias), in this process.
 
+        Raises:
+            ValueError: A model has `alias` as its id, or the alias would stand for itself.
+        """
+        with self._lock:
+            self._built_in.run()
+            if alias in self._models:
+                raise ValueError(f"{alias!r} is the id of a model and cannot be an alias")
+            target: str | None = name
+            while target is not None:
+                if target == alias:
+                    raise ValueError(f"alias {alias!r} would stand for itself")
+                target = self._aliases.get(target)
+            self._aliases[alias] = name
 
-def substituted(model: SupportsEmbedding) -> SupportsEmbedding:
-    """Return what stands in for the model while `substitute_models` is in force, or the model."""
-    return _substitute(model.model_id, model) if _substitute else model
+    def remove_alias(self, alias: str) -> None:
+        """Remove an alias, in this process.
 
+        Raises:
+            KeyError: There is no such alias.
+        """
+        with self._lock:
+            self._built_in.run()
+            if alias not in self._aliases:
+                raise KeyError(f"No such alias: {alias}")
+            del self._aliases[alias]
 
-@contextmanager
-def substitute_models(
-    factory: Callable[[str, SupportsEmbedding | None], SupportsEmbedding],
-) -> Iterator[None]:
-    """Within the block, let `factory(model_id, model)` take the place of every model; for tests.
+    def set_default_model(self, model: SupportsEmbedding | str | None) -> None:
+        """Set the model of new collections that name none; None takes the setting back.
 
-    The model is None where no model has the id.
-    """
-    global _substitute
-    before, _substitute = _substitute, factory
-    try:
-        yield
-    finally:
-        _substitute = before
+        Without it, the environment variable EMBEDDINGS_MODEL is looked at.
 
+        Args:
+            model: An id, an alias, or a model object, which is registered on the way.
+        """
+        if model is None or isinstance(model, str):
+            self._default = model
+        else:
+            self.register_embedding_model(model)
+            self._default = model.model_id
 
-def _find(name: str) -> SupportsEmbedding | None:
-    model = _registered(name)
-    if model is None:
-        _load_entry_points()
-        model = _registered(name) or _find_in_llm(_follow(name))
-    if _substitute:
-        return _substitute(model.model_id if model else _follow(name), model)
-    return model
+    def use_settings(self, framework: str, current: Callable[[], Settings | None]) -> None:
+        """Let a framework say which of its applications is at work.
 
+        Args:
+            framework: Its name. What was given before under the same name is forgotten. The
+                framework that came last is asked first.
+            current: Called at every look-up. Returns None when no application is at work.
+        """
+        others = {name: ask for name, ask in self._frameworks.items() if name != framework}
+        self._frameworks = {framework: current, **others}
 
-def _registered(name: str) -> SupportsEmbedding | None:
-    with _lock:
-        _load_providers()
-        model_id = _follow(name)
-        models = _settings().models
-        return models[model_id] if model_id in models else _models.get(model_id)
+    @contextmanager
+    def substitute_models(self, factory: Substitute) -> Iterator[None]:
+        """Within the block, let `factory(model_id, model)` take the place of every model.
 
+        For tests. The model is None where no model has the id.
+        """
+        before, self._substitute = self._substitute, factory
+        try:
+            yield
+        finally:
+            self._substitute = before
 
-def _follow(name: str) -> str:
-    while name not in _models and name in _aliases:
-        name = _aliases[name]
-    return name
+    # Looking up
 
+    def get_embedding_model(self, name: str) -> EmbeddingModel:
+        """Return the model with this id or alias.
 
-def _load_providers() -> None:
-    global _providers_loaded
-    if not _providers_loaded:
-        _providers_loaded = True
-        from . import local, openai
+        Models of `llm` have the same methods; of an object of your own it is the object itself.
 
-        for provider in (openai, local):
-            provider.register(register_embedding_model)
+        Raises:
+            UnknownModelError: There is none.
+        """
+        model = self._find(name)
+        if model is None:
+            raise UnknownModelError(name)
+        return cast("EmbeddingModel", model)
 
+    def get_embedding_models(self) -> list[EmbeddingModel]:
+        """Return every model known by now, sorted by id: registered, built-in, announced."""
+        with self._announced_lock:
+            self._announced.run()
+        with self._lock:
+            self._built_in.run()
+            known = {**self._models, **self._settings().models}
+            models = [self.substituted(known[model_id]) for model_id in sorted(known)]
+        return cast("list[EmbeddingModel]", models)
 
-def _load_entry_points() -> None:
-    global _entry_points_loaded
-    # A lock of its own: a package may register by itself while another thread imports it.
-    with _loading:
-        if _entry_points_loaded:
-            return
-        _entry_points_loaded = True
+    def get_aliases(self) -> dict[str, str]:
+        """Return every alias with what it stands for."""
+        with self._lock:
+            self._built_in.run()
+            return dict(self._aliases)
+
+    def default_model_name(self) -> str | None:
+        """Return the id or alias of the application's default model, or None."""
+        variable = os.environ.get(DEFAULT_MODEL_VARIABLE)
+        return self._settings().default or self._default or variable or None
+
+    def canonical_id(self, name: str) -> str:
+        """Return the model id that a name stands for, or the name itself where none is known.
+
+        A collection whose vectors come from outside may carry the id of a model that nobody can
+        call.
+        """
+        model = self._find(name)
+        return name if model is None else model.model_id
+
+    def is_known(self, name: str) -> bool:
+        """Return whether a model with this id or alias can be had."""
+        return self._find(name) is not None
+
+    def substituted(self, model: SupportsEmbedding) -> SupportsEmbedding:
+        """Return the model, or what takes its place while `substitute_models` is in force."""
+        return self._substitute(model.model_id, model) if self._substitute else model
+
+    def provider_settings(self) -> tuple[Setting, ...]:
+        """Return what an application may set for the built-in providers."""
+        return tuple(setting for provider in self._providers for setting in provider.SETTINGS)
+
+    def settings_from(
+        self, given: Mapping[str, Any], default: SupportsEmbedding | str | None
+    ) -> Settings:
+        """Return the settings of an application, with models of its own where it sets a key.
+
+        Args:
+            given: The application's configuration, in which the names of `provider_settings` are
+                looked up; other names, and empty values, are ignored.
+            default: Its default model: an id, an alias, or an object, which is then known in this
+                application by its `model_id`.
+
+        Raises:
+            TypeError: The default is neither a name nor a model.
+        """
+        models: dict[str, SupportsEmbedding] = {}
+
+        def add(model: SupportsEmbedding, _aliases: Iterable[str] = ()) -> None:
+            models[model.model_id] = model
+
+        for provider in self._providers:
+            options = {s.option: given[s.name] for s in provider.SETTINGS if given.get(s.name)}
+            if options:
+                provider.register(add, **options)
+        if default is None or isinstance(default, str):
+            return Settings(default, models)
+        check_model(default)
+        add(default)
+        return Settings(default.model_id, models)
+
+    def _settings(self) -> Settings:
+        for current in self._frameworks.values():
+            settings = current()
+            if settings is not None:
+                return settings
+        return Settings()
+
+    def _find(self, name: str) -> SupportsEmbedding | None:
+        model = self._registered(name)
+        if model is None:
+            with self._announced_lock:
+                self._announced.run()
+            model = self._registered(name) or _find_in_llm(self._follow(name))
+        if self._substitute:
+            return self._substitute(model.model_id if model else self._follow(name), model)
+        return model
+
+    def _registered(self, name: str) -> SupportsEmbedding | None:
+        with self._lock:
+            self._built_in.run()
+            model_id = self._follow(name)
+            models = self._settings().models
+            return models[model_id] if model_id in models else self._models.get(model_id)
+
+    def _follow(self, name: str) -> str:
+        while name not in self._models and name in self._aliases:
+            name = self._aliases[name]
+        return name
+
+    # What is known without the application
+
+    def _register_built_in(self) -> None:
+        for provider in self._providers:
+            provider.register(self.register_embedding_model)
+
+    def _register_announced(self) -> None:
         from importlib.metadata import entry_points
 
         for entry_point in entry_points(group=ENTRY_POINTS):
             try:
-                entry_point.load()(_register_announced)
-            except Exception as error:  # noqa: BLE001  whatever a stranger's package raises
+                entry_point.load()(self._add_announced)
+            except Exception as error:  # noqa: BLE001  a package of somebody else raises anything
                 warnings.warn(
                     f"The embedding models of {entry_point.value!r} cannot be loaded: {error!r}",
                     RuntimeWarning,
                     stacklevel=2,
                 )
 
+    def _add_announced(self, model: SupportsEmbedding, aliases: Iterable[str] = ()) -> None:
+        """Register a package's model, which never takes a name that is in use."""
+        check_model(model)
+        with self._lock:
+            self._built_in.run()
+            self._models.setdefault(model.model_id, model)
+            for alias in aliases:
+                if alias not in self._models:
+                    self._aliases.setdefault(alias, model.model_id)
 
-def _register_announced(model: SupportsEmbedding, aliases: Iterable[str] = ()) -> None:
-    """Register a package's model, which never takes a name that is in use."""
-    check_model(model)
-    with _lock:
-        _load_providers()
-        _models.setdefault(model.model_id, model)
-        for alias in aliases:
-            if alias not in _models:
-                _aliases.setdefault(alias, model.model_id)
+
+class _Once:
+    """An action that is done once. Its callers hold a lock.
+
+    A call from within the action returns at once. A child process does not have the thread that
+    ran the action when the parent forked: there the next call begins the action again.
+    """
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self._action = action
+        self._is_running = self._is_done = False
+
+    def run(self) -> None:
+        if self._is_running or self._is_done:
+            return
+        self._is_running = True
+        try:
+            self._action()
+            self._is_done = True
+        finally:
+            self._is_running = False
+
+    def after_fork(self) -> None:
+        self._is_running = False
 
 
 def _find_in_llm(name: str) -> SupportsEmbedding | None:
@@ -284,3 +346,25 @@ def _find_in_llm(name: str) -> SupportsEmbedding | None:
     except llm.UnknownModelError:
         return None
     return model
+
+
+REGISTRY = Registry(PROVIDERS)
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=REGISTRY.after_fork)
+
+register_embedding_model = REGISTRY.register_embedding_model
+set_alias = REGISTRY.set_alias
+remove_alias = REGISTRY.remove_alias
+set_default_model = REGISTRY.set_default_model
+use_settings = REGISTRY.use_settings
+substitute_models = REGISTRY.substitute_models
+get_embedding_model = REGISTRY.get_embedding_model
+get_embedding_models = REGISTRY.get_embedding_models
+get_aliases = REGISTRY.get_aliases
+default_model_name = REGISTRY.default_model_name
+canonical_id = REGISTRY.canonical_id
+is_known = REGISTRY.is_known
+substituted = REGISTRY.substituted
+provider_settings = REGISTRY.provider_settings
+settings_from = REGISTRY.settings_from

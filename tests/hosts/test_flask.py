@@ -273,14 +273,14 @@ def test_each_application_has_its_own_key(tmp_path: Path):
 def test_beside_another_framework(tmp_path: Path):
     """Its settings hold outside of the applications, and theirs within them."""
     theirs = Settings(None, {"theirs": Named("theirs")})
-    use_settings(lambda: theirs)
+    use_settings("theirs", lambda: theirs)
     app = application(f"sqlite:///{tmp_path / 'app.db'}", EMBEDDINGS_MODEL=Named("ours"))
     try:
         with app.app_context():
             assert get_embedding_model("ours").model_id == "ours"
         assert get_embedding_model("theirs").model_id == "theirs"
     finally:
-        use_settings(lambda: None)
+        use_settings("theirs", lambda: None)
 
 
 @pytest.mark.parametrize("model", [7, DeterministicModel, object()])

@@ -404,6 +404,55 @@ def test_a_model_that_nobody_uses_any_more_closes_its_connections(server, open_m
     assert [str(warning.message) for warning in caught] == []
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+@pytest.mark.parametrize("called_before", [False, True])
+def test_a_fork_while_another_thread_connects(server, monkeypatch, called_before):
+    """The child waits for no thread of the parent, and opens a connection of its own."""
+    server.keeps_alive = True
+    connections: list[Any] = []
+
+    def verify_request(_: Any, address: Any) -> bool:
+        connections.append(address)
+        return True
+
+    monkeypatch.setattr(server, "verify_request", verify_request)
+    code = f"""
+        import os, signal, threading
+
+        import openai
+        from embeddings.models.openai import OpenAIEmbeddingModel
+
+        model, connecting = OpenAIEmbeddingModel("toy"), OpenAIEmbeddingModel("toy")
+        entered, parent, client = threading.Event(), os.getpid(), openai.OpenAI
+
+        def slow(**options):
+            if os.getpid() == parent and threading.current_thread() is not threading.main_thread():
+                entered.set()
+                threading.Event().wait()
+            return client(**options)
+
+        openai.OpenAI = slow
+        if {called_before}:
+            model.embed("hound")
+        threading.Thread(target=connecting.embed, args=["hound"], daemon=True).start()
+        entered.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            status = 1
+            try:
+                expected = {vector_of("cat")}
+                assert model.embed("cat") == connecting.embed("cat") == expected
+                status = 0
+            finally:
+                os._exit(status)
+        result = [os.waitpid(child, 0)[1], model.embed("hound")]
+    """
+    made = fresh(code, OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.base_url)
+    assert made == [0, vector_of("hound")]
+    assert len(connections) == 3
+
+
 # asyncio
 
 

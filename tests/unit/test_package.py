@@ -66,6 +66,19 @@ def test_importing_the_package_imports_nothing_optional_and_nothing_slow():
     assert fresh(code) == []
 
 
+def test_the_openai_models_class_is_reachable_by_attributes_without_the_openai_package():
+    """The documented path needs no import but the package's own."""
+    code = """
+        import sys
+
+        import embeddings
+
+        model = embeddings.models.openai.OpenAIEmbeddingModel("mine", base_url="http://x")
+        result = [model.model_id, "openai" in sys.modules]
+    """
+    assert fresh(code) == ["mine", False]
+
+
 def test_importing_the_package_opens_and_changes_nothing():
     """No warning filter, no log handler, no thread and no engine comes of it."""
     code = """

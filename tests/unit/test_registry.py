@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -28,6 +29,8 @@ from embeddings import (
     set_alias,
     set_default_model,
 )
+from embeddings.models.base import Setting
+from embeddings.models.registry import Registry, Settings
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
@@ -742,3 +745,124 @@ def test_a_package_that_registers_when_it_is_imported_blocks_no_thread(tmp_path,
         result = [importing.is_alive(), resolving.is_alive()]
     """
     assert fresh(code) == [False, False]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [get_aliases, get_embedding_model, get_embedding_models, set_default_model],
+    ids=lambda function: function.__name__,
+)
+def test_a_function_of_the_registry_can_be_sent_to_another_process(function):
+    """It may be what a pool of processes begins with."""
+    assert pickle.loads(pickle.dumps(function)) == function  # noqa: S301
+
+
+# Forks
+
+IN_A_REGISTRATION = """
+    def aliases():
+        wait_in_parent()
+        yield "never"
+
+    def first():
+        register_embedding_model(Toy("first", "application"), aliases())
+"""
+IN_THE_BUILT_IN_MODELS = """
+    from embeddings.models import local
+
+    def slow(add, register=local.register):
+        wait_in_parent()
+        register(add)
+
+    local.register = slow
+    first = get_embedding_models
+"""
+IN_A_PACKAGE = """
+    import builtins
+
+    builtins.wait_in_parent = wait_in_parent
+    first = get_embedding_models
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+@pytest.mark.parametrize(
+    "first",
+    [
+        pytest.param(IN_A_REGISTRATION, id="registration"),
+        pytest.param(IN_THE_BUILT_IN_MODELS, id="built-in-models"),
+        pytest.param(IN_A_PACKAGE, id="package"),
+    ],
+)
+def test_a_fork_while_another_thread_is_within_the_registry(first, tmp_path, fresh):
+    """The child waits for no thread of the parent, and knows every model."""
+    package = """
+        import builtins
+
+        def register(register):
+            getattr(builtins, "wait_in_parent", lambda: None)()
+            register(Toy("toy", "package"), ["my-toy"])
+    """
+    announce(tmp_path, "toys", package)
+    prelude = """
+        import os, signal, threading
+
+        parent, entered = os.getpid(), threading.Event()
+
+        def wait_in_parent():
+            if os.getpid() == parent:
+                entered.set()
+                threading.Event().wait()
+    """
+    code = """
+        threading.Thread(target=first, daemon=True).start()
+        entered.wait()
+        child = os.fork()
+        if child == 0:
+            signal.alarm(30)
+            status = 1
+            try:
+                register_embedding_model(Toy("mine", "application"), ["my-own"])
+                set_alias("another", "my-own")
+                found = [get_embedding_model(n).model_id for n in ("another", "3-small", "my-toy")]
+                assert found == ["mine", "text-embedding-3-small", "toy"]
+                assert len(get_embedding_models()) == 11
+                status = 0
+            finally:
+                os._exit(status)
+        result = os.waitpid(child, 0)[1]
+    """
+    assert fresh(prelude, first, code) == 0
+
+
+# Providers
+
+
+def test_a_provider_is_its_settings_and_its_models():
+    """An application that gives one of the settings has models of its own with it."""
+
+    def register(add: Callable[..., None], *, address: str = "none") -> None:
+        add(types.SimpleNamespace(model_id="served", embed_batch=list, address=address), ("alias",))
+
+    provider = types.SimpleNamespace(
+        SETTINGS=(Setting("TOY_ADDRESS", "address"),), register=register
+    )
+    registry = Registry([provider])
+    built_in: Any = registry.get_embedding_model("alias")
+    assert built_in.address == "none"
+    assert registry.provider_settings() == (Setting("TOY_ADDRESS", "address"),)
+
+    given = {"TOY_ADDRESS": "mine", "OTHER": "ignored"}
+    settings = registry.settings_from(given, "alias")
+    assert settings.default == "alias"
+    registry.use_settings("toys", lambda: settings)
+    own: Any = registry.get_embedding_model("alias")
+    assert own.address == "mine"
+    registry.use_settings("toys", lambda: None)
+    assert registry.get_embedding_model("alias") is built_in
+
+
+@pytest.mark.parametrize("given", [{}, {"OPENAI_API_KEY": ""}, {"OPENAI_API_KEY": None}])
+def test_an_application_without_settings_has_no_models_of_its_own(given):
+    """What is empty counts as not given."""
+    assert embeddings.models.registry.settings_from(given, None) == Settings()

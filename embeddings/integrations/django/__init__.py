@@ -1,7 +1,7 @@
 """Embeddings in Django's database and Django's transactions.
 
     INSTALLED_APPS = [..., "embeddings.integrations.django"]
-    EMBEDDINGS = {"MODEL": "3-small", "OPENAI_API_KEY": ...}
+    EMBEDDINGS = {"MODEL": "local"}
 
 `ModelCollection` keeps the embeddings of a Django model's instances; `session` gives a SQLAlchemy
 session on Django's own connection, for everything else that this library can do.

@@ -7,35 +7,30 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from django.conf import settings
 from django.core.checks import Error
 
-from ...models import openai
 from ...models.base import SupportsEmbedding, check_model
-from ...models.registry import Settings, get_embedding_models, is_known, use_settings
+from ...models.registry import (
+    get_embedding_models,
+    is_known,
+    provider_settings,
+    settings_from,
+    use_settings,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from django.core.checks import CheckMessage
 
-MODEL, OPENAI = "MODEL", {"OPENAI_API_KEY": "api_key", "OPENAI_BASE_URL": "base_url"}
+MODEL = "MODEL"
 
 
 def apply() -> None:
     """Let the registry have what the settings say. What is wrong with them is for `check`."""
     given = _given()
-    models: dict[str, SupportsEmbedding] = {}
-
-    def add(model: SupportsEmbedding, _aliases: object = ()) -> None:
-        models[model.model_id] = model
-
-    options = {option: given[name] for name, option in OPENAI.items() if given.get(name)}
-    if options:
-        openai.register(add, **options)
     default = given.get(MODEL)
-    if _is_model(default):
-        add(default)
-        default = default.model_id
-    found = Settings(default if isinstance(default, str) else None, models)
-    use_settings(lambda: found)
+    is_usable = isinstance(default, str) or _is_model(default)
+    found = settings_from(given, default if is_usable else None)
+    use_settings("django", lambda: found)
 
 
 def apply_changed(*, setting: str, **_: Any) -> None:
@@ -58,13 +53,14 @@ def _errors() -> Iterator[CheckMessage]:
             id="embeddings.E001",
         )
         return
-    for name in sorted(given.keys() - {MODEL, *OPENAI}, key=str):
+    of_providers = [setting.name for setting in provider_settings()]
+    for name in sorted(given.keys() - {MODEL, *of_providers}, key=str):
         yield Error(
             f"EMBEDDINGS has no setting {name!r}.",
-            hint=f"It takes {', '.join((MODEL, *OPENAI))}.",
+            hint=f"It takes {', '.join((MODEL, *of_providers))}.",
             id="embeddings.E002",
         )
-    for name in OPENAI:
+    for name in of_providers:
         if not isinstance(given.get(name), str | None):
             yield Error(
                 f'EMBEDDINGS["{name}"] must be a string, not {type(given[name]).__name__}.',
