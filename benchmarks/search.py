@@ -44,7 +44,6 @@ from embeddings.databases.sqlite.matrix import candidates as screen
 from embeddings.databases.sqlite.matrix import rescore as finalists
 from embeddings.databases.sqlite.matrix import statements
 from embeddings.searching.query import where_condition
-from embeddings.tables.records import RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -217,9 +216,9 @@ def filters(data: Data, rounds: int) -> None:
             rounds,
             "0.5",
         )
-        ids = select(columns.id).where(
-            columns.collection_id == docs.id, where_condition(RECORDS, where)
-        )
+        with docs.reference.work() as work:
+            has_part = where_condition(work, tuple(where.items()))
+        ids = select(columns.id).where(columns.collection_id == docs.id, has_part)
         ratio(
             f"{data}, where that keeps 1 % / SELECT id",
             lambda: per_query(data, lambda q: docs.similar_by_vector(q, where=where), 3),

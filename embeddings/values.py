@@ -40,6 +40,15 @@ def load_metadata(text: str) -> Metadata:
     return loaded
 
 
+def checked_content(value: object) -> str | bytes:
+    """Return a content that can be stored, or raise InvalidItemError."""
+    if not isinstance(value, str | bytes):
+        raise InvalidItemError(f"Content must be str or bytes, not {type(value).__name__}")
+    if isinstance(value, str):
+        check_text(value, "The content")
+    return value
+
+
 def check_text(text: str, what: str, shown: str = "") -> None:
     """Do nothing if every database can store the text.
 

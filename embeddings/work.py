@@ -121,7 +121,7 @@ class Work:
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
-        self.run(_touch(self.records), {"name": name})
+        self.run(_touch(self.records), {"called": name})
 
 
 def compiled(
@@ -194,7 +194,7 @@ class Reference(Generic[K]):
     def row_named(self, work: Work, name: str) -> CollectionRow | None:
         """Return the row of a name, read now."""
         row = work.run_kept(_by_name(work.database, work.records), {"name": name}).first()
-        return None if row is None else CollectionRow._make(row)
+        return None if row is None else CollectionRow(*row)  # type: ignore[call-arg]
 
     def find(self, work: Work) -> CollectionRow | None:
         """Return the collection's row, read now, or None where it may be created.
@@ -365,7 +365,7 @@ def _touch(records: Records) -> Executable:
     columns = records.collections.c
     return (
         update(records.collections)
-        .where(columns.name == bindparam("name"))
+        .where(columns.name == bindparam("called"))
         .values(model=columns.model)
     )
 

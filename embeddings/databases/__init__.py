@@ -50,9 +50,16 @@ def of(dialect: Dialect) -> Database:
 
 
 def of_url(url: URL) -> Database:
-    """Return the database that a URL leads to. Raises as `named`."""
+    """Return the database that a URL leads to.
+
+    Raises:
+        BindingError: As `named`.
+        sqlalchemy.exc.NoSuchModuleError: SQLAlchemy does not know it either.
+    """
     name = url.get_backend_name()
-    return named("postgresql" if name == "postgres" else name)
+    if name == "postgres":  # as some services still write it
+        return named("postgresql")
+    return named(name) if name in _known or name in BUILT_IN else of(url.get_dialect()())
 
 
 def every() -> list[Database]:

@@ -10,8 +10,8 @@ from sqlalchemy import select
 
 from ..errors import DoesNotExist, InvalidQueryError, InvalidVectorError
 from ..models.base import check_content
+from ..values import checked_content
 from ..vectors import as_query
-from ..writing.items import checked_content
 from .query import Entries, Entry, NotConfirmed
 
 if TYPE_CHECKING:

@@ -89,4 +89,5 @@ class BinaryText(TypeDecorator[str]):
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the column's type on a database."""
-        return dialect.type_descriptor(databases.of(dialect).text_type())
+        # Not its descriptor, which on PostgreSQL is a VARCHAR.
+        return databases.of(dialect).text_type()

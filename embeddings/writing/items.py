@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from ..errors import InvalidItemError
 from ..models.base import Content, Kind
-from ..values import check_text, dump_metadata
+from ..values import checked_content, dump_metadata
 from ..vectors import as_vector
 
 if TYPE_CHECKING:
@@ -73,15 +73,6 @@ def fold(items: Iterable[Item]) -> list[list[Item]]:
         else:
             lists[-1][item.id] = item._replace(anew=True)
     return [[folded[id] for id in sorted(folded)] for folded in lists]
-
-
-def checked_content(value: object) -> Content:
-    """Return a content that can be stored, or raise InvalidItemError."""
-    if not isinstance(value, str | bytes):
-        raise InvalidItemError(f"Content must be str or bytes, not {type(value).__name__}")
-    if isinstance(value, str):
-        check_text(value, "The content")
-    return value
 
 
 def unpacked(entry: object, least: int, most: int) -> tuple[Any, ...]:

@@ -10,10 +10,10 @@ from ..errors import DoesNotExist, InvalidQueryError, ModelMismatchError
 from ..models.base import batches, check_batch_size, check_content
 from ..searching.query import checked_where, starts_with, where_condition
 from ..tables.records import now
-from ..values import dump_metadata, load_metadata
+from ..values import checked_content, dump_metadata, load_metadata
 from ..vectors import as_vector
 from . import loaded, plan, rows
-from .items import Prepared, checked_content, checked_item, vector_row
+from .items import Prepared, checked_item, vector_row
 from .resolve import Resolution
 
 if TYPE_CHECKING:

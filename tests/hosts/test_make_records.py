@@ -47,6 +47,7 @@ from embeddings import (
     SchemaError,
     make_records,
 )
+from embeddings.searching.read import page_after
 from embeddings.tables.records import RECORDS
 from embeddings.testing import DeterministicModel
 from tests.databases import rows_of
@@ -210,7 +211,7 @@ OPERATIONS: dict[str, Callable[[Collection[Any], Any, Records], Any]] = {
     "content_hash": lambda docs, _db, _: docs.content_hash("a"),
     "get": lambda docs, _db, _: [shown(docs.get(id)) for id in ("1", "2", "8", "nothing")],
     "ids": lambda docs, _db, _: (docs.ids(), docs.ids(prefix="1"), "1" in docs, "x" in docs),
-    "page_after": lambda docs, _db, _: [record.id for record in docs.page_after("3")],
+    "page_after": lambda docs, _db, _: [record.id for record in page_after(docs.reference, "3")],
     "iteration": lambda docs, _db, _: [shown(record) for record in docs],
     "similar": lambda docs, _db, records: [
         found(docs.similar("a hound")),

@@ -810,7 +810,7 @@ def test_a_password_is_not_in_what_is_shown(host: Engine):
     url = address(host.url.set(password=PASSWORD), "postgresql+psycopg")
     with Collection("docs", url, model=DeterministicModel()) as docs:
         docs.embed("a", "one hound")
-        shown = f"{docs!r} {docs} {docs._binding!r} {docs.get('a')!r}"
+        shown = f"{docs!r} {docs} {docs.reference.sessions!r} {docs.get('a')!r}"
 
     assert PASSWORD not in shown
 

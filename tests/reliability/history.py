@@ -236,8 +236,8 @@ def _scanned(
     docs: Collection[Any], vector: Any, number: int, prefix: str | None, from_id: str | None
 ) -> Any:
     """Return the same by the shortest way: all rows as they are now, scored and sorted."""
-    with docs._session() as session:
-        rows = session.connection().exec_driver_sql(
+    with docs.reference.work() as work:
+        rows = work.connection.exec_driver_sql(
             "SELECT id, embedding FROM embeddings "
             "WHERE collection_id = (SELECT id FROM collections WHERE name = 'docs')"
         )

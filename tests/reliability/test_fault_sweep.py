@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import Session
 
 from embeddings import Collection, CollectionRecord, EmbeddingRecord
+from embeddings.searching.read import page_after
 from embeddings.testing import DeterministicModel
 from tests.asynchronous import DRIVERS, Awaited, face_of, in_the_loop, session_on
 
@@ -70,7 +71,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "iter": list,
     "get": lambda docs: docs.get("a"),
     "ids": lambda docs: docs.ids(),
-    "page_after": lambda docs: docs.page_after("a"),
+    "page_after": lambda docs: page_after(docs.reference, "a"),
     "plan": lambda docs: docs.plan(ITEMS),
     "prepare": lambda docs: docs.prepare("a cat"),
     "embed_query": lambda docs: docs.embed_query("a cat"),
@@ -331,7 +332,7 @@ def test_each_call_of_a_question_to_the_database_fails(bench, name):
     """`exists` and `names` are given the database itself."""
 
     def ask(docs: Any) -> None:
-        db = getattr(docs._binding, "_session", bench.engine)
+        db = getattr(docs.reference.sessions, "_session", bench.engine)
         Collection.names(db) if name == "names" else Collection.exists(db, "docs")
 
     assert sweep(bench, ask, error_of(bench, "error"), is_done=False) >= 2

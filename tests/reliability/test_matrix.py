@@ -45,6 +45,7 @@ from embeddings.searching.scan import scan
 from embeddings.tables.columns import JSONObject, Vector
 from embeddings.tables.records import RECORDS
 from embeddings.vectors import as_query
+from embeddings.work import ROWS, Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -54,7 +55,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from embeddings.databases.sqlite.matrix.state import Mark
-    from embeddings.sql import Found
 
 SIZE = 8
 
@@ -110,10 +110,10 @@ def filled(db: Any, count: int = 300, name: str = "docs") -> Collection[str]:
 def scanned(docs: Collection[Any], query: Any, **options: Any) -> list[tuple[Any, float]]:
     number, prefix = options.pop("number", 10), options.pop("prefix", None)
     skip_id = options.pop("skip_id", None)
-    with docs._session() as session:
-        found = docs._existing(session)
+    with docs.reference.work() as work:
+        docs.reference.existing(work)
         asked = docs._query(number, prefix, options, skip_id)  # type: ignore[arg-type]
-        rows = scan(session, docs._records, found, as_query(query), asked).rows
+        rows = scan(work, as_query(query), asked).rows
     return [(row.id, row.score) for row in rows]
 
 
@@ -140,9 +140,20 @@ def assert_right(docs: Collection[Any], seed: int = 7, **options: Any) -> None:
         assert found == scanned(docs, query, **options)
 
 
+@contextmanager
+def remembered(engine: Engine, name: str = "docs") -> Iterator[Work]:
+    """Yield work with what the next search through the engine takes for the collection's row."""
+    with Session(engine) as session:
+        work = Work(session, RECORDS)
+        row = ROWS.get(work, name)
+        if row is not None:
+            work.row = row
+        yield work
+
+
 def guessed(engine: Engine, name: str = "docs") -> Any:
-    """Return what the next search through the engine will take for the collection's row."""
-    return CACHE.found(engine, RECORDS, name)
+    with Session(engine) as session:
+        return ROWS.get(Work(session, RECORDS), name)
 
 
 def file_of(engine: Engine) -> str:
@@ -783,7 +794,8 @@ def test_much_is_written(engine: Engine):
         docs.store_vectors((f"{at % 10}-{at}", v) for at, v in zip(ids, new, strict=True))
         docs.delete_items([f"{at % 10}-{at}" for at in generator.integers(0, 4000, 50)])
         assert_right(docs, step)
-    state = CACHE.guess(engine, RECORDS, guessed(engine), SIZE)[1]  # type: ignore[index]
+    with remembered(engine) as work:
+        state = CACHE.latest(work)[1]  # type: ignore[index]
     assert state.rows == docs.count()
     assert len(state.radii) < 1.2 * state.rows
     assert len(state.segments) < 20
@@ -961,8 +973,9 @@ def test_a_fork_while_another_thread_builds(engine: Engine):
     engine.dispose()
     context = multiprocessing.get_context("fork")
     results = context.Queue()
-    key = CACHE.guess(engine, RECORDS, guessed(engine), SIZE)[0]  # type: ignore[index]
-    slot = CACHE.slot(engine, RECORDS, guessed(engine), key)
+    with remembered(engine) as work:
+        key = CACHE.latest(work)[0]  # type: ignore[index]
+        slot = CACHE.slot(work, key)
     with CACHE.turn(slot), CACHE._lock:
         child = context.Process(target=_in_the_child, args=(file_of(engine), results))
         child.start()
@@ -1066,15 +1079,13 @@ def test_position_and_rows_by_two_statements_are_shown(
     real = statements.answer
 
     @contextmanager
-    def by_two(
-        session: Any, records: Any, row: Found, base: Mark, ids: Any, *rest: Any
-    ) -> Iterator[statements.Answer]:
-        with real(session, records, row, base, [], *rest) as answer:
+    def by_two(work: Work, base: Mark, ids: Any, *rest: Any) -> Iterator[statements.Answer]:
+        with real(work, base, [], *rest) as answer:
             pass
-        rows = session.connection().exec_driver_sql(
+        rows = work.connection.exec_driver_sql(
             "SELECT e.id, e.embedding, e.content, e.metadata FROM json_each(?) LEFT JOIN "
             "embeddings e ON collection_id = ? AND e.id = value",
-            (json.dumps(ids), row.id),
+            (json.dumps(ids), work.row.id),
         )
         answer._waiting = [statements.Row(*row) for row in rows]
         yield answer

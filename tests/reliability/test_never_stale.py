@@ -68,7 +68,7 @@ def test_random_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         try:
             rows = search(*arguments)
         except build.MustScan:
-            counts["scan"] += arguments[0].found.is_certain  # a guess is only put right
+            counts["scan"] += arguments[0].row.is_certain  # a guess is only put right
             raise
         counts["memory"] += 1
         return rows

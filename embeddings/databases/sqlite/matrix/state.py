@@ -164,7 +164,7 @@ class State:
         old = self.without(changed)
         radii = _joined([old.radii, *(segment.radii for segment in segments)])
         rest = (old.odd - set(changed)) | set(odd)
-        return State(mark, (*old.segments, *segments), radii, self.reach, rest)._tidied()
+        return State(mark, (*old.segments, *segments), radii, self.reach, rest).tidied()
 
     def _with_dead(self, positions: Sequence[int]) -> State:
         if not positions:
@@ -173,7 +173,7 @@ class State:
         radii[positions] = np.inf
         return replace(self, radii=radii)
 
-    def _tidied(self) -> State:
+    def tidied(self) -> State:
         """Return the same with few small segments, and not many dead rows.
 
         A write costs little: neighbours are put together only where that doubles the smaller, so

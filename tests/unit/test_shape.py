@@ -1,0 +1,124 @@
+"""The shape of the house: what differs between databases has one place, and so has each idea."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+import embeddings
+
+PACKAGE = Path(embeddings.__file__).parent
+NAMES = ("sqlite", "postgresql", "postgres", "mysql", "mariadb", "oracle", "mssql")
+# What only one database understands.
+SQL = re.compile(
+    r"PRAGMA|sqlite_master|json_each|json_extract|typeof|randomblob|BEGIN IMMEDIATE|"
+    r"pg_[a-z]+|current_schema|vector_dims|set_config|ON CONFLICT|on_conflict"
+)
+DECIDING_CALLS = {"with_variant", "compiles", "named", "execute_if", "startswith"}
+OF_A_DATABASE = ("databases/", "integrations/django/database.py", "migrations/")
+
+
+def modules() -> list[Path]:
+    return [
+        path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if not path.relative_to(PACKAGE).as_posix().startswith(OF_A_DATABASE)
+    ]
+
+
+def place(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+def strings(node: ast.AST) -> set[str]:
+    return {
+        inner.value
+        for inner in ast.walk(node)
+        if isinstance(inner, ast.Constant) and isinstance(inner.value, str)
+    }
+
+
+def decisions(path: Path) -> list[str]:
+    """Return where a module decides by the name of a database."""
+    return [
+        f"{path.name}:{node.lineno}"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.expr) and _names_one(node)
+    ]
+
+
+def _names_one(node: ast.expr) -> bool:
+    parts: list[ast.expr] = []
+    if isinstance(node, ast.Compare):
+        parts = [node]
+    elif isinstance(node, ast.Dict):
+        parts = [key for key in node.keys if key is not None]
+    elif isinstance(node, ast.Call):
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        parts = list(node.args) if name in DECIDING_CALLS else []
+    return any(strings(part) & {*NAMES} for part in parts)
+
+
+@pytest.mark.parametrize("path", modules(), ids=place)
+def test_no_decision_about_a_database_outside_its_folder(path: Path):
+    """No comparison of a dialect's name, no dict by dialect, no variant by dialect."""
+    assert decisions(path) == []
+
+
+@pytest.mark.parametrize("path", modules(), ids=place)
+def test_no_sql_of_one_database_outside_its_folder(path: Path):
+    """Neither as text, nor as a function of SQLAlchemy's `func`, nor as an import of a dialect."""
+    tree = ast.parse(path.read_text())
+    docstrings = {
+        ast.get_docstring(node, clean=False)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    texts = {text for text in strings(tree) - docstrings if SQL.search(text)}
+    functions = {
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and SQL.fullmatch(node.attr)
+    }
+    dialects = {
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and "sqlalchemy.dialects" in (node.module or "")
+    }
+    assert not texts | functions | dialects
+
+
+def test_a_decision_is_seen(tmp_path: Path):
+    """What the tests above look for is found where it is."""
+    for number, code in enumerate(
+        (
+            'if dialect.name == "sqlite": pass',
+            'STRATEGIES = {"postgresql": 1}',
+            'Text().with_variant(Text("C"), "postgresql")',
+            'if dialect.name in {"sqlite"}: pass',
+        )
+    ):
+        path = tmp_path / f"{number}.py"
+        path.write_text(code)
+        assert decisions(path) == [f"{number}.py:1"]
+
+
+def test_few_modules_at_the_top():
+    """What is more has a room."""
+    assert len(list(PACKAGE.glob("*.py"))) <= 14
+
+
+ROOMS = {
+    "aio", "databases", "integrations", "models", "searching", "sessions", "tables", "writing",
+}  # fmt: skip
+
+
+def test_the_rooms_are_those_of_the_page_about_the_architecture():
+    """Each folder is in ARCHITECTURE.md, and each that it names is there."""
+    page = (PACKAGE.parent / "ARCHITECTURE.md").read_text()
+    rooms = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file()}
+    assert rooms == ROOMS
+    assert {*re.findall(r"^  (\w+)/ ", page, re.MULTILINE)} == rooms
