@@ -348,9 +348,11 @@ class Collection(Generic[K]):
         plans.apply(self.reference, plan)
 
     def prepare(self, value: Content) -> Prepared:
-        """Call the model for a value that `embed` is to store later.
+        """Return a value with its vector, which `embed` is to store later.
 
-        With `model=` or `model_id=` given to the collection, no database is touched.
+        The model is called only if no row of the collection has the value's vector. Where a session
+        has no connection out of its pool, it has none while the model runs: what is looked up is
+        looked up on a short one.
 
         Raises:
             InvalidItemError: The value cannot be embedded.
@@ -361,9 +363,10 @@ class Collection(Generic[K]):
     def embed_query(self, value: Content) -> Float32:
         """Return the vector of a value to search for with `similar_by_vector`, shape (dimensions,).
 
-        As with `prepare`, no database is touched if the collection was given its model.
+        Where a session has no connection out of its pool, it has none while the model runs. No
+        database is touched if the collection was given its model.
         """
-        return self.prepare(value).vector
+        return write.embed_query(self.reference, value)
 
     def store_vectors(
         self, entries: Iterable[tuple[Any, ...]], batch_size: int = BATCH_SIZE
@@ -428,7 +431,9 @@ class Collection(Generic[K]):
     ) -> Entries[K]:
         """Return the items nearest in meaning to the value, best first, ties by id.
 
-        The model is not called if there is nothing to compare with.
+        The model is not called if there is nothing to compare with. A session that has no
+        connection out of its pool has none while the model runs, and what it holds is flushed
+        afterwards.
 
         Args:
             value: Text or bytes.

@@ -25,6 +25,20 @@ def is_flushing(session: Session) -> bool:
     return session._flushing
 
 
+def has_connection(session: Session) -> bool:
+    """Return whether the session has a connection checked out of a pool.
+
+    A session begins a transaction when an object is added, and takes a connection only later; its
+    public `in_transaction` tells of the first.
+    """
+    transaction = session._transaction
+    while transaction is not None:
+        if transaction._connections:
+            return True
+        transaction = transaction._parent
+    return False
+
+
 def will_expire_on_rollback(session: Session, objects: Iterable[object]) -> None:
     """Have a rollback, of a savepoint too, take back what was loaded into objects past a flush.
 

@@ -84,15 +84,24 @@ class Work:
         self._row = row
 
     @property
+    def has_row(self) -> bool:
+        """Whether the collection's row was found."""
+        return self._row is not None
+
+    @property
     def connection(self) -> Connection:
         """The connection, in the session's transaction, of the bind that has the embeddings."""
         return self.session.connection({"mapper": self.records.embedding.__mapper__})
 
     @property
+    def bind(self) -> Engine | Connection:
+        """The session's bind that has the embeddings."""
+        return self.session.get_bind(self.records.embedding.__mapper__)
+
+    @property
     def engine(self) -> Engine:
         """The engine of that bind."""
-        engine: Engine = self.session.get_bind(self.records.embedding.__mapper__).engine
-        return engine
+        return self.bind.engine
 
     def run(self, statement: Executable, parameters: Any = None) -> Result[*tuple[Any, ...]]:
         """Execute a statement on the bind that has the embeddings."""
@@ -184,6 +193,20 @@ class Reference(Generic[K]):
             with explained(work):
                 yield work
 
+    @contextmanager
+    def look(self) -> Iterator[Work]:
+        """Yield work to read in before a model is called.
+
+        A session of the caller's that has no connection out has none afterwards.
+        """
+        with self.sessions.look(self.records) as (session, reads_anew):
+            work = Work(session, self.records)
+            with explained(work):
+                yield work
+                if reads_anew and work.has_row:
+                    bind = self.sessions.bind(self.records)
+                    ROWS.put(bind, self.records, work.row, committed=True)
+
     @property
     def database(self) -> Database:
         """What the database does its own way; nothing is connected."""
@@ -254,17 +277,30 @@ class Reference(Generic[K]):
 
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""
-        if self.renamed or not work.database.confirms_rows:
+        if not work.database.confirms_rows:
             return None
-        row = ROWS.get(work, self.name)
-        if row is None:
+        row = self._acceptable(ROWS.get(work.bind, self.records, self.name))
+        if row is not None:
+            work.row = row
+        return row
+
+    def last_committed(self) -> CollectionRow | None:
+        """Return the row that `look` found at last; nothing is connected."""
+        bind = self.sessions.bind(self.records)
+        return self._acceptable(ROWS.get(bind, self.records, self.name, committed=True))
+
+    def _acceptable(self, row: CollectionRow | None) -> CollectionRow | None:
+        if row is None or self.renamed:
             return None
         try:
             self.model_id_of(row)
         except ModelMismatchError:
             return None
-        work.row = row
         return row
+
+    def forget(self) -> None:
+        """Remember nothing of the name: what was remembered did not hold."""
+        ROWS.forget(self.sessions.bind(self.records), self.records, self.name)
 
     def refuse_if_deleted(self) -> None:
         """Do nothing unless the collection was deleted through this object.
@@ -330,12 +366,16 @@ class Reference(Generic[K]):
         return registry.get_embedding_model(model_id)
 
     def known_model(self) -> SupportsEmbedding:
-        """Return the model, without a look at the database where it was given."""
+        """Return the model, with nothing left checked out that was not before."""
         if self.model is not None:
             return registry.substituted(self.model)
         if self.model_id is not None:
             return registry.get_embedding_model(self.model_id)
-        return self.read_model()
+        row = self.last_committed()
+        if row is None:
+            with self.look() as work:
+                row = self.find(work)
+        return self.model_of(row)
 
     def read_model(self) -> SupportsEmbedding:
         """Return the model, as the collection's row has it."""
@@ -402,36 +442,52 @@ def stored_vector_bytes(database: Database, records: Records) -> ScalarSelect[in
 class RememberedRows:
     """The row that the latest operation on a name through an engine found.
 
-    It may be out of date for whoever asks. Keyed by the engine, the schema map of the connection,
-    the tables and the name.
+    It may be out of date for whoever asks, and is to be confirmed. Keyed by the engine, its schema
+    map, the tables and the name.
     """
 
     def __init__(self) -> None:
-        self._rows: WeakKeyDictionary[Engine, dict[tuple[Any, ...], CollectionRow]] = (
+        self._rows: WeakKeyDictionary[Engine, dict[Any, tuple[CollectionRow, bool]]] = (
             WeakKeyDictionary()
         )
         self._lock = threading.Lock()
 
-    def get(self, work: Work, name: str) -> CollectionRow | None:
-        """Return the row of a name, uncertain, or None."""
-        with self._lock:
-            row = self._rows.get(work.engine, {}).get(_memory_key(work, name))
-            return row and row._replace(is_certain=False)
+    def get(
+        self, bind: Engine | Connection, records: Records, name: str, *, committed: bool = False
+    ) -> CollectionRow | None:
+        """Return the row of a name, uncertain, or None.
 
-    def put(self, work: Work, row: CollectionRow) -> None:
+        Args:
+            bind: The engine or connection that has the tables.
+            records: The mapped classes.
+            name: The collection's name.
+            committed: Only one that was committed when it was read.
+        """
+        with self._lock:
+            row, was_committed = self._rows.get(bind.engine, {}).get(
+                _memory_key(bind, records, name), (None, False)
+            )
+            if row is None or (committed and not was_committed):
+                return None
+            return row._replace(is_certain=False)
+
+    def put(
+        self, bind: Engine | Connection, records: Records, row: CollectionRow, *, committed: bool
+    ) -> None:
         """Remember a row that was read."""
         with self._lock:
-            rows = self._rows.setdefault(work.engine, {})
-            key = _memory_key(work, row.name)
-            rows.pop(key, None)
+            rows = self._rows.setdefault(bind.engine, {})
+            key = _memory_key(bind, records, row.name)
+            before = rows.pop(key, None)
             if len(rows) >= MOST_NAMES:
                 del rows[next(iter(rows))]
-            rows[key] = row
+            # Within a transaction it may be read again as it was committed.
+            rows[key] = row, committed or (before is not None and before[1] and before[0] == row)
 
-    def forget(self, work: Work, name: str) -> None:
+    def forget(self, bind: Engine | Connection, records: Records, name: str) -> None:
         """Remember nothing of a name."""
         with self._lock:
-            self._rows.get(work.engine, {}).pop(_memory_key(work, name), None)
+            self._rows.get(bind.engine, {}).pop(_memory_key(bind, records, name), None)
 
     def clear(self) -> None:
         """Remember nothing."""
@@ -443,10 +499,9 @@ class RememberedRows:
         self._lock = threading.Lock()
 
 
-def _memory_key(work: Work, name: str) -> tuple[Any, ...]:
-    options = work.session.get_bind(work.records.embedding.__mapper__).get_execution_options()
-    schema_map = options.get("schema_translate_map") or {}
-    return (work.records, name, *schema_map.items())
+def _memory_key(bind: Engine | Connection, records: Records, name: str) -> tuple[Any, ...]:
+    schema_map = bind.get_execution_options().get("schema_translate_map") or {}
+    return (records, name, *schema_map.items())
 
 
 ROWS = RememberedRows()

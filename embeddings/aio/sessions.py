@@ -37,7 +37,7 @@ from .greenlets import Turn, checkpoint, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from sqlalchemy import URL, Dialect, Engine
+    from sqlalchemy import URL, Connection, Engine
 
     from ..models.base import Content, SupportsEmbedding
     from ..vectors import Float32
@@ -111,9 +111,16 @@ class AwaitedSessions(Sessions):
             yield session
             checkpoint()  # before the commit, so that a batch is there or not
 
-    def dialect(self, records: Records) -> Dialect:
-        """Return the dialect."""
-        return self._sessions.dialect(records)
+    @contextmanager
+    def look(self, records: Records) -> Iterator[tuple[Session, bool]]:
+        """Yield a session to read in before a model is called."""
+        checkpoint()
+        with self._sessions.look(records) as found:
+            yield found
+
+    def bind(self, records: Records) -> Engine | Connection:
+        """Return the engine or connection."""
+        return self._sessions.bind(records)
 
     def finishes_statements(self, records: Records) -> bool:
         """Return whether a statement in progress is let finish when the task is cancelled."""

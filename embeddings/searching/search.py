@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..keys import K
     from ..models.base import Content
     from ..vectors import Float64, VectorLike
-    from ..work import Reference, Work
+    from ..work import CollectionRow, Reference, Work
     from .query import Query, Ranking
 
     Form: TypeAlias = Callable[["Work", Float64, Query], "T"]
@@ -46,14 +46,67 @@ def by_value(
     content = checked_content(value)
     if not query.depth:
         return nothing
-    with collection.work() as work:
-        row = collection.find(work)
-        if row is None or _is_empty(work):
-            return nothing
+
+    def answer(work: Work, vectors: list[Float64]) -> T:
+        return form(work, vectors[0], query)
+
+    return _asked(collection, [content], query, answer, nothing)
+
+
+def by_values(
+    collection: Reference[K], values: Iterable[Content], query: Query
+) -> list[Entries[K]]:
+    """Return for each of some values the entries nearest to it. The model is called once."""
+    contents = [checked_content(value) for value in several(values, "values")]
+    nothing = [Entries[Any]() for _ in contents]
+    if not contents or not query.depth:
+        return nothing
+
+    def answer(work: Work, vectors: list[Float64]) -> list[Entries[Any]]:
+        rankings = work.database.search_multi(work, vectors, query)
+        return [_entries_of(ranking, query) for ranking in rankings]
+
+    return _asked(collection, contents, query, answer, nothing)
+
+
+def _asked(
+    collection: Reference[Any],
+    contents: list[Content],
+    query: Query,
+    answer: Callable[[Work, list[Float64]], T],
+    nothing: T,
+) -> T:
+    """Return the answer to contents, with no connection of ours out while the model runs.
+
+    Which model to call is known by the row that was read last, or read on a short connection. The
+    search confirms it; else the contents are put to the right model, and searched for again.
+    """
+    row = collection.last_committed()
+    if row is None or row.vector_bytes is None:
+        with collection.look() as work:
+            row = collection.find(work)
+            if row is None or _is_empty(work):
+                return nothing
+    while True:
         model = collection.model_of(row)
-    check_content(model, content)
-    vector = as_query(collection.embed(model, [content])[0])
-    return by_vector(collection, vector, query, form, nothing)
+        for content in contents:
+            check_content(model, content)
+        vectors = [as_query(vector) for vector in collection.embed(model, list(contents))]
+        with collection.work() as work:
+            # A filter that fails must not hide what has become of the collection.
+            if not query.has_filters and _is_same(collection.remembered(work), row):
+                with suppress(NotConfirmed):
+                    return answer(work, vectors)
+            current = collection.find(work)
+            if current is None or _is_same(current, row):
+                return nothing if current is None else answer(work, vectors)
+        collection.forget()
+        row = current
+
+
+def _is_same(current: CollectionRow | None, row: CollectionRow) -> bool:
+    """Return whether the vectors of a question to the model of one row suit the other."""
+    return current is not None and current.model_id == row.model_id
 
 
 def _is_empty(work: Work) -> bool:
@@ -98,24 +151,6 @@ def by_vector(
         if collection.find(work) is None:
             return nothing
         return form(work, vector, query)
-
-
-def by_values(
-    collection: Reference[K], values: Iterable[Content], query: Query
-) -> list[Entries[K]]:
-    """Return for each of some values the entries nearest to it. The model is called once."""
-    contents = [checked_content(value) for value in several(values, "values")]
-    nothing = [Entries[Any]() for _ in contents]
-    if not contents or not query.depth:
-        return nothing
-    with collection.work() as work:
-        row = collection.find(work)
-        if row is None or _is_empty(work):
-            return nothing
-        model = collection.model_of(row)
-    for content in contents:
-        check_content(model, content)
-    return by_vectors(collection, collection.embed(model, contents), query)
 
 
 def by_vectors(

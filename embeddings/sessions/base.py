@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from .runtime import BLOCKING, Runtime
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
-    from sqlalchemy import Dialect, Engine
+    from sqlalchemy import Connection, Dialect, Engine
     from sqlalchemy.orm import Session
 
     from ..tables.records import Records
@@ -32,9 +34,23 @@ class Sessions:
         """Return a context with a session in a transaction, which ends with it if it is ours."""
         raise NotImplementedError
 
+    @contextmanager
+    def look(self, records: Records) -> Iterator[tuple[Session, bool]]:
+        """Yield a session to read in before a model is called, and whether it reads anew.
+
+        What the caller has not checked out of a pool is not checked out afterwards. A session that
+        reads anew sees what is committed, and nothing else.
+        """
+        with self.session(write=False) as session:
+            yield session, False
+
+    def bind(self, records: Records) -> Engine | Connection:
+        """Return the engine or connection that has the tables; nothing is connected."""
+        raise NotImplementedError
+
     def dialect(self, records: Records) -> Dialect:
         """Return the dialect of the database that has the tables; nothing is connected."""
-        raise NotImplementedError
+        return self.bind(records).dialect
 
     def close(self) -> None:
         """Close what was opened here; nothing that was handed in."""

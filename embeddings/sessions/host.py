@@ -5,15 +5,17 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Engine
 from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
-from ..internals import is_flushing
+from ..internals import has_connection, is_flushing
 from .base import Sessions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Dialect
+    from sqlalchemy import Connection
 
     from ..tables.records import Records
 
@@ -37,9 +39,30 @@ class HostSession(Sessions):
             session.flush()
         yield session
 
-    def dialect(self, records: Records) -> Dialect:
-        """Return the dialect of the session's bind that has the tables."""
-        return dialect_of(self.current(), records)
+    @contextmanager
+    def look(self, records: Records) -> Iterator[tuple[Session, bool]]:
+        """Yield a session on a short connection, unless the caller's own has one already.
+
+        The caller's own is also needed where it holds changes of the tables that are not flushed,
+        and where the engine has one connection only.
+        """
+        session, bind = self.current(), self.bind(records)
+        if (
+            has_connection(session)
+            or is_flushing(session)
+            or _has_changes(session, records)
+            or not isinstance(bind, Engine)
+            or isinstance(bind.pool, StaticPool | SingletonThreadPool)
+        ):
+            with self.session(write=False) as own:
+                yield own, False
+            return
+        with bind.connect() as connection, Session(connection) as short:
+            yield short, True
+
+    def bind(self, records: Records) -> Engine | Connection:
+        """Return the session's bind that has the tables."""
+        return self.current().get_bind(records.embedding.__mapper__)
 
 
 class HostConnection(Sessions):
@@ -56,9 +79,9 @@ class HostConnection(Sessions):
         with Session(self._connection, join_transaction_mode="rollback_only") as session:
             yield session
 
-    def dialect(self, records: Records) -> Dialect:
-        """Return the connection's dialect."""
-        return self._connection.dialect
+    def bind(self, records: Records) -> Engine | Connection:
+        """Return the connection."""
+        return self._connection
 
 
 class Lent:
@@ -89,6 +112,7 @@ class Lent:
         """Do nothing: SQLAlchemy would put its own REGEXP in the place of the owner's."""
 
 
-def dialect_of(session: Session, records: Records) -> Dialect:
-    """Return the dialect of the bind of a session that has the embeddings."""
-    return session.get_bind(records.embedding.__mapper__).dialect
+def _has_changes(session: Session, records: Records) -> bool:
+    ours = (records.collection, records.embedding)
+    pending = (*session.new, *session.dirty, *session.deleted)
+    return session.autoflush and any(isinstance(instance, ours) for instance in pending)

@@ -18,7 +18,7 @@ from .base import Sessions
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import Connection, Dialect, Engine
+    from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import Session
 
     from ..tables.records import Records
@@ -74,9 +74,15 @@ class OwnTransactions(Sessions):
             yield session
             session.flush()
 
-    def dialect(self, records: Records) -> Dialect:
-        """Return the engine's dialect."""
-        return self._engine.dialect
+    @contextmanager
+    def look(self, records: Records) -> Iterator[tuple[Session, bool]]:
+        """Yield a session in a transaction of its own."""
+        with self.session(write=False) as session:
+            yield session, True
+
+    def bind(self, records: Records) -> Engine:
+        """Return the engine."""
+        return self._engine
 
     def close(self) -> None:
         """Close the database, if it was opened here."""

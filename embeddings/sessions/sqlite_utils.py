@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator
 
-    from sqlalchemy import Dialect, Engine
+    from sqlalchemy import Engine
 
     from ..tables.records import Records
 
@@ -82,9 +82,9 @@ class SqliteUtils(Sessions):
                 self._can_write = self._database.before_first_write(engine)
             return own if self._can_write or not write else None
 
-    def dialect(self, records: Records) -> Dialect:
-        """Return the dialect."""
-        return self._lent.dialect
+    def bind(self, records: Records) -> Engine:
+        """Return an engine on the database's own connection."""
+        return self._lent
 
     def close(self) -> None:
         """Close the second connection; the database's own stays open."""

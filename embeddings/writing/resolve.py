@@ -96,7 +96,7 @@ def resolve(
     at_hand = dict(vectors)
     if exists and not force:
         wanted = {item.key for item in items if item.id not in settled} - at_hand.keys()
-        at_hand |= _stored_vectors(work, kinds, wanted)
+        at_hand |= stored_vectors(work, kinds, wanted)
 
     resolution = Resolution(vectors=at_hand)
     missing: dict[ContentKey, Item] = {}
@@ -171,7 +171,7 @@ def _kind(is_text: bool, is_binary: bool, kinds: Sequence[Kind]) -> Kind | None:
     return kinds[0] if len(kinds) == 1 else None
 
 
-def _stored_vectors(
+def stored_vectors(
     work: Work, kinds: Sequence[Kind], wanted: set[ContentKey]
 ) -> dict[ContentKey, Float32]:
     """Return the vectors that some row of the collection already has for these contents."""

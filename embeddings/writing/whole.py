@@ -55,6 +55,7 @@ def rename(collection: Reference[Any], name: str) -> None:
         if collection.row_named(work, name) not in {None, row}:
             raise ValueError(f"Collection {name!r} already exists")
         work.run(update(entity).where(entity.id == row.id).values({entity.name: name}))
+    collection.forget()
     collection.renamed.append((collection.name, row.id))
     collection.name = name
 
@@ -69,4 +70,5 @@ def delete(collection: Reference[Any]) -> None:
         work.database.before_deletion(collection, work)
         work.changed(delete_from(entity).where(entity.id == row.id))
     collection.database.after_deletion(collection, row)
+    collection.forget()
     collection.is_deleted = True

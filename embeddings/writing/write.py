@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import update
 
 from ..errors import DoesNotExist, InvalidQueryError, ModelMismatchError
-from ..models.base import batches, check_batch_size, check_content
+from ..models.base import batches, check_batch_size, check_content, kinds
 from ..searching.query import checked_where, starts_with, where_condition
 from ..tables.records import now
 from ..values import checked_content, dump_metadata, load_metadata
 from ..vectors import as_vector
 from . import loaded, plan, rows
 from .items import Prepared, checked_item, vector_row
-from .resolve import Resolution
+from .resolve import Resolution, stored_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
     from ..keys import Key
-    from ..models.base import Content
+    from ..models.base import Content, Kind
     from ..searching.query import Where
     from ..values import Metadata
     from ..vectors import Float32
@@ -84,11 +84,25 @@ def _embed(
 
 
 def prepare(collection: Reference[Any], value: Content) -> Prepared:
-    """Call the model for a value that is to be stored later. See `Collection.prepare`."""
-    checked_content(value)
+    """Return a value with its vector, to be stored later. See `Collection.prepare`."""
+    content = checked_content(value)
+    kind: Kind = "text" if isinstance(content, str) else "binary"
+    key = (collection.content_hash(content), kind)
+    with collection.look() as work:
+        row = collection.find(work)
+        model = collection.model_of(row)
+        check_content(model, content)
+        known = {} if row is None else stored_vectors(work, kinds(model), {key})
+    vector = known[key] if key in known else collection.embed(model, [content])[0]
+    return Prepared(content, vector, model.model_id)
+
+
+def embed_query(collection: Reference[Any], value: Content) -> Float32:
+    """Return the vector of a value to search for. See `Collection.embed_query`."""
+    content = checked_content(value)
     model = collection.known_model()
-    check_content(model, value)
-    return Prepared(value, collection.embed(model, [value])[0], model.model_id)
+    check_content(model, content)
+    return collection.embed(model, [content])[0]
 
 
 def store_vectors(

@@ -126,7 +126,8 @@ async def write(new: NewNote, session: RequestSession, vectors: Vectors) -> Save
 @app.post("/notes/import", status_code=201)
 async def import_notes(news: list[NewNote], session: RequestSession, vectors: Vectors) -> int:
     """Save many notes: all of them, or if one of them is refused, none."""
-    for new in news:
+    prepared = [await vectors.prepare(f"{new.title}\n\n{new.text}") for new in news]
+    for new, content in zip(news, prepared, strict=True):
         note = Note(title=new.title, text=new.text)
         session.add(note)
         try:
@@ -134,7 +135,7 @@ async def import_notes(news: list[NewNote], session: RequestSession, vectors: Ve
         except IntegrityError:
             # Those before it are in the transaction, and so are their vectors. Both go.
             raise HTTPException(409, f"There is a note {new.title!r} already.") from None
-        await vectors.embed(note.id, f"{new.title}\n\n{new.text}")
+        await vectors.embed(note.id, content)
     await session.commit()
     return len(news)
 
@@ -144,9 +145,8 @@ async def search(
     q: str, session: RequestSession, vectors: Vectors, page: Page = 1
 ) -> list[FoundNote]:
     """Return a page of the notes nearest in meaning, best first."""
-    vector = await vectors.embed_query(q)  # as in `write`, before there is a transaction
-    found = await vectors.matches_by_vector(
-        vector, number=RESULTS_ON_A_PAGE, offset=(page - 1) * RESULTS_ON_A_PAGE
+    found = await vectors.matches(
+        q, number=RESULTS_ON_A_PAGE, offset=(page - 1) * RESULTS_ON_A_PAGE
     )
     return await notes_of(session, found)
 

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
-from embeddings import Collection
+from embeddings import Collection, Prepared
 from embeddings.integrations.flask import Embeddings
 
 RESULTS_ON_A_PAGE = 5
@@ -68,12 +68,19 @@ def create_app(config: dict[str, object] | None = None) -> Flask:
     return app
 
 
-def add_article(tenant: str, title: str, text: str, *, published: bool = True) -> Article:
+def prepare(title: str, text: str) -> Prepared:
+    """Call the model, before there is a transaction: no connection is held meanwhile."""
+    return vectors.prepare(f"{title}\n\n{text}")
+
+
+def add_article(
+    tenant: str, title: str, text: str, prepared: Prepared, *, published: bool = True
+) -> Article:
     """Add an article and its vector to the transaction that is open."""
     article = Article(tenant=tenant, title=title, text=text, published=published)
     db.session.add(article)
     db.session.flush()  # now it has an id
-    vectors.embed(article.id, f"{title}\n\n{text}")
+    vectors.embed(article.id, prepared)
     return article
 
 
@@ -145,7 +152,8 @@ def write(tenant: str) -> ResponseReturnValue:
         error = "An article needs a title and a text."
         return render_template("write.html", tenant=tenant, form=request.form, error=error), 400
     try:
-        article = add_article(tenant, title, text, published="published" in request.form)
+        published = "published" in request.form
+        article = add_article(tenant, title, text, prepare(title, text), published=published)
         db.session.commit()  # the article and its vector, or neither
     except IntegrityError:
         db.session.rollback()
@@ -162,8 +170,9 @@ def import_articles(tenant: str) -> ResponseReturnValue:
     if not isinstance(items, list) or not all(map(is_an_article, items)):
         return {"error": "Send a list of objects with a title and a text."}, 400
     try:
-        for item in items:
-            add_article(tenant, item["title"], item["text"])
+        texts = [(item["title"], item["text"]) for item in items]
+        for item, prepared in zip(items, [prepare(*text) for text in texts], strict=True):
+            add_article(tenant, item["title"], item["text"], prepared)
         db.session.commit()
     except IntegrityError:
         # Those before it are in the transaction, and so are their vectors. Both go.
@@ -183,5 +192,5 @@ def is_an_article(item: object) -> bool:
 def seed() -> None:
     """Add the sample articles."""
     for item in json.loads((Path(__file__).parent / "sample.json").read_text("utf-8")):
-        add_article(**item)
+        add_article(**item, prepared=prepare(item["title"], item["text"]))
     db.session.commit()

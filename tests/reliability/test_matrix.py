@@ -145,15 +145,15 @@ def remembered(engine: Engine, name: str = "docs") -> Iterator[Work]:
     """Yield work with what the next search through the engine takes for the collection's row."""
     with Session(engine) as session:
         work = Work(session, RECORDS)
-        row = ROWS.get(work, name)
+        row = ROWS.get(engine, RECORDS, name)
         if row is not None:
             work.row = row
         yield work
 
 
 def guessed(engine: Engine, name: str = "docs") -> Any:
-    with Session(engine) as session:
-        return ROWS.get(Work(session, RECORDS), name)
+    """Return what the next search through the engine will take for the collection's row."""
+    return ROWS.get(engine, RECORDS, name)
 
 
 def file_of(engine: Engine) -> str:
@@ -378,7 +378,8 @@ def test_a_renaming_that_was_rolled_back(engine: Engine):
 
 def test_many_names(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """An engine with very many collections does not keep all their names."""
-    monkeypatch.setattr(cache, "MOST_NAMES", 3)
+    monkeypatch.setattr("embeddings.work.MOST_NAMES", 3)
+    monkeypatch.setattr(cache, "MOST_COLLECTIONS", 3)
     collections = [filled(engine, 20, f"docs-{at}") for at in range(7)]
     for docs in collections * 2:
         assert_right(docs)

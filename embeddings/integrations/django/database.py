@@ -11,7 +11,6 @@ from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.models import F
 from sqlalchemy import (
     ColumnClause,
-    Dialect,
     Engine,
     TextualSelect,
     bindparam,
@@ -92,9 +91,9 @@ class DjangoTransactions(Sessions):
             yield session
             session.flush()
 
-    def dialect(self, records: Records) -> Dialect:
-        """Return the dialect; nothing is connected."""
-        return _engine(self._alias).dialect
+    def bind(self, records: Records) -> Engine:
+        """Return the engine of the alias, which borrows Django's connection."""
+        return _engine(self._alias)
 
 
 def empty_after_flush(*, using: str, plan: object = None, **_: Any) -> None:

@@ -32,7 +32,7 @@ def dimensions_of(work: Work) -> int:
 
 def mistrust(work: Work) -> None:
     """Forget the collection's row and its latest state until they are known anew."""
-    ROWS.forget(work, work.row.name)
+    ROWS.forget(work.bind, work.records, work.row.name)
     CACHE.forget_latest(work)
 
 
@@ -44,7 +44,7 @@ def catch_up(work: Work) -> tuple[Key, State]:
     """
     position = logged(statements.position(work))
     key = Key(position.lineage, work.row.id, dimensions_of(work))  # type: ignore[arg-type]
-    ROWS.put(work, work.row)
+    ROWS.put(work.bind, work.records, work.row, committed=False)
     slot = CACHE.slot(work, key)
     with CACHE.turn(slot) as is_mine:
         if not is_mine:

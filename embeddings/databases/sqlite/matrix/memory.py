@@ -23,7 +23,7 @@ def memory_status(work: Work, row: CollectionRow | None) -> Status:
     try:
         position = logged(statements.position(work))
         key = Key(position.lineage, row.id, dimensions_of(work))  # type: ignore[arg-type]
-        ROWS.put(work, row)
+        ROWS.put(work.bind, work.records, row, committed=False)
         base = base_of(work, CACHE.slot(work, key))
         if base is None:
             needed(work)
