@@ -43,6 +43,7 @@ import embeddings
 from embeddings import Collection, Records, SchemaError, configure_sqlite, make_records
 from embeddings.schema import migrations_dir
 from embeddings.testing import DeterministicModel
+from tests.databases import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -884,7 +885,10 @@ def test_a_session_on_tables_that_were_taken_back(engine: Engine):
 @contextlib.asynccontextmanager
 async def connected(url: URL, driver: str) -> AsyncIterator[AsyncEngine]:
     """Yield an asynchronous engine that is disposed of at the end."""
-    engine = create_async_engine(url.set(drivername=f"{url.get_backend_name()}+{driver}"))
+    options = {"connect_args": PATIENT} if driver == "aiosqlite" else {}
+    engine = create_async_engine(
+        url.set(drivername=f"{url.get_backend_name()}+{driver}"), **options
+    )
     try:
         yield engine
     finally:
@@ -952,7 +956,7 @@ def test_migrating_by_many_tasks_at_once(driver: str, url: URL):
                 async with aio.begin() as connection:
                     await connection.run_sync(embeddings.migrate)
 
-            await asyncio.wait_for(asyncio.gather(*(start() for _ in range(5))), 15)
+            await asyncio.wait_for(asyncio.gather(*(start() for _ in range(5))), 120)
 
     asyncio.run(main())
 

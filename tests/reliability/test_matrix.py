@@ -42,6 +42,7 @@ from embeddings.search.matrix.cache import CACHE
 from embeddings.search.scan import scan
 from embeddings.types import JSONObject, Vector
 from embeddings.vectors import as_query
+from tests.databases import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -943,7 +944,7 @@ def test_threads(engine: Engine):
 
 
 def _in_the_child(path: str, results: Any) -> None:
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(f"sqlite:///{path}", connect_args=PATIENT)
     docs = Collection("docs", engine)
     docs.store_vectors([("child", vectors(1, 11)[0])])
     assert_right(docs)
