@@ -21,7 +21,7 @@ import embeddings
 from embeddings import Collection
 from embeddings.testing import DeterministicModel
 from tests import asynchronous
-from tests.databases import POSTGRESQL, SQLITE, connection_to, is_postgresql
+from tests.databases import PATIENT, POSTGRESQL, SQLITE, connection_to, is_postgresql
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -149,7 +149,8 @@ def postgresql_engine(empty_postgresql: Callable[[str], Engine]) -> Engine:
 @pytest.fixture
 def engine(tmp_path: Path, migrated: Path) -> Iterator[Engine]:
     """An engine on a new SQLite file with the tables."""
-    engine = create_engine(f"sqlite:///{shutil.copy(migrated, tmp_path / 'app.db')}")
+    path = shutil.copy(migrated, tmp_path / "app.db")
+    engine = create_engine(f"sqlite:///{path}", connect_args=PATIENT)
     yield engine
     engine.dispose()
 

@@ -42,6 +42,10 @@ on_both = pytest.mark.parametrize("db", ["session", "postgresql_session"], indir
 """For what depends on the database, but not on the way to reach it."""
 
 
+PATIENT = {"timeout": 60.0}
+"""For `connect_args` on SQLite, where others write: a wait depends on how busy the machine is."""
+
+
 def is_url(db: Any) -> bool:
     """Return whether it is the URL of a database."""
     return isinstance(db, str)

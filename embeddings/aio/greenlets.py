@@ -64,6 +64,7 @@ async def spawn(work: Callable[[], T], *, finishes_statements: Callable[[], bool
 
 
 async def _run(running: _Work, finishes_statements: Callable[[], bool]) -> Any:
+    cancellations = _cancellations()
     outcome: Any = running.switch()
     while not running.dead:
         try:
@@ -72,12 +73,41 @@ async def _run(running: _Work, finishes_statements: Callable[[], bool]) -> Any:
             elif finishes_statements():
                 value = await _finished(running, outcome)
             else:
-                value = await outcome
+                value = await _interrupted(outcome, cancellations)
         except BaseException as error:  # noqa: BLE001  it is raised where the work waits
             outcome = running.throw(error)
         else:
             outcome = running.switch(value)
     return outcome
+
+
+def _cancellations() -> int:
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+async def _interrupted(statement: Awaitable[Any], cancellations: int) -> Any:
+    """Return the result of a statement, which a cancellation ends.
+
+    An error that the driver makes of the cancellation becomes that again: only then does
+    SQLAlchemy give the connection up, too. psycopg 3.3.9 fails in an assertion of its own when it
+    is cancelled as it begins an `executemany`, and leaves the connection in pipeline mode.
+
+    Args:
+        statement: What the driver does.
+        cancellations: How often the task had been cancelled before all this.
+    """
+    try:
+        return await statement
+    except Exception as error:
+        # A time-out of the driver's own is a cancellation as well, but one that it takes back.
+        if _cancellations() > cancellations:
+            context = error.__context__
+            while context is not None:
+                if isinstance(context, asyncio.CancelledError):
+                    raise asyncio.CancelledError(*context.args) from error
+                context = context.__context__
+        raise
 
 
 async def _finished(running: _Work, statement: Awaitable[Any]) -> Any:

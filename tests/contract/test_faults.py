@@ -28,6 +28,7 @@ from embeddings import (
     ModelMismatchError,
 )
 from embeddings.testing import DeterministicModel
+from tests.databases import PATIENT
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -715,7 +716,7 @@ def shared(
 ) -> Iterator[Collection[str]]:
     """A collection that is not on one session or connection of its caller."""
     path = tmp_path / "app.db"
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(f"sqlite:///{path}", connect_args=PATIENT)
     embeddings.migrate(engine)
     database = sqlite_utils.Database(path)
     ways: dict[str, Any] = {

@@ -801,9 +801,11 @@ def test_an_awaited_plan_keeps_what_was_embedded_when_it_is_cancelled(file: Path
 
     class Slow(DeterministicModel):
         stuck = True
+        timeout: asyncio.Timeout
 
         async def aembed_batch(self, items: Sequence[Any]) -> list[Any]:
             if self.calls and self.stuck:
+                self.timeout.reschedule(0)  # now
                 await asyncio.sleep(60)
             return self.embed_batch(items)
 
@@ -813,7 +815,8 @@ def test_an_awaited_plan_keeps_what_was_embedded_when_it_is_cancelled(file: Path
         docs = AsyncCollection("docs", engine, model=model)
         plan = await docs.plan(ITEMS)
         with pytest.raises(TimeoutError):
-            await asyncio.wait_for(plan.embed(batch_size=1), 0.05)
+            async with asyncio.timeout(None) as model.timeout:
+                await plan.embed(batch_size=1)
         assert plan.contents == ["two cats"]
         model.stuck = False
         await plan.embed()

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import math
 import shutil
 import threading
 import time
@@ -35,6 +36,7 @@ from sqlalchemy.orm import (
     selectinload,
     sessionmaker,
 )
+from sqlalchemy.util import await_only
 
 import embeddings
 from embeddings import (
@@ -52,6 +54,7 @@ from embeddings import (
     Prepared,
     SchemaError,
 )
+from embeddings.aio.greenlets import spawn
 from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.testing import DeterministicModel
 
@@ -66,7 +69,7 @@ TEXTS = {
     "3": "two cats sleep",
     "4": "the stock market fell",
 }
-PATIENCE = 10.0  # seconds after which a test that waits has failed
+PATIENCE = 60.0  # seconds after which a test that waits has failed
 
 
 class HostBase(DeclarativeBase):
@@ -89,7 +92,7 @@ def asynchronous(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
 
     @functools.wraps(test)
     def run(**fixtures: Any) -> None:
-        asyncio.run(asyncio.wait_for(test(**fixtures), 3 * PATIENCE))
+        asyncio.run(asyncio.wait_for(test(**fixtures), 5 * PATIENCE))
 
     return run
 
@@ -215,7 +218,7 @@ async def assert_quiet(plain: Engine, engine: AsyncEngine) -> None:
     assert checked_out(engine) == 0
     if plain.dialect.name == "sqlite":
         with plain.connect() as connection:
-            connection.exec_driver_sql("PRAGMA busy_timeout = 20000")
+            connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * PATIENCE:.0f}")
             connection.exec_driver_sql("BEGIN IMMEDIATE")  # waits for nobody, or forever
             connection.exec_driver_sql("ROLLBACK")
         return
@@ -1376,6 +1379,16 @@ def held_up(plain: Engine) -> Iterator[Callable[[], None]]:
         yield connection.rollback
 
 
+def a_build_is_held_up(plain: Engine) -> bool:
+    """Return whether one has begun, and waits."""
+    builds = text(
+        "SELECT count(*) FROM pg_stat_progress_create_index "
+        "WHERE datname = current_database() AND phase LIKE 'waiting%'"
+    )
+    with plain.connect() as connection:
+        return bool(connection.scalar(builds))
+
+
 @on_postgresql
 @asynchronous
 async def test_the_progress_of_a_build_is_reported_while_the_loop_goes_on(url, plain):
@@ -1411,7 +1424,7 @@ async def test_a_build_is_cancelled(url, plain, progress):
         await docs.embed_multi(TEXTS.items())
         with held_up(plain):
             task = asyncio.create_task(docs.create_index(progress=progress))
-            await asyncio.sleep(0.3)
+            await happens(lambda: a_build_is_held_up(plain))
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
@@ -1433,11 +1446,12 @@ async def test_two_builds_at_once_take_turns_and_block_nobody(url, plain):
             await one.embed_multi(TEXTS.items())
         with held_up(plain) as let_go:
             tasks = [asyncio.create_task(one.create_index()) for one in docs]
+            await happens(lambda: a_build_is_held_up(plain))
             async with Pulse() as pulse:
-                await asyncio.sleep(0.4)
+                await happens(lambda: pulse.beats > 30)
+            assert not any(task.done() for task in tasks)
             let_go()
             assert all(info.is_valid for info in await asyncio.gather(*tasks))
-        assert pulse.beats > 30
         for one in docs:
             await one.drop_index()
 
@@ -1445,23 +1459,18 @@ async def test_two_builds_at_once_take_turns_and_block_nobody(url, plain):
 # Cancellation
 
 
-def was_cancelled(outcome: BaseException) -> bool:
-    """Return whether that is how a task ends that was cancelled.
-
-    In the midst of a pipeline psycopg may answer with a failed assertion of its own.
-    """
-    if isinstance(outcome, asyncio.CancelledError):
-        return True
-    frames = traceback.extract_tb(outcome.__traceback__)
-    return isinstance(outcome, AssertionError) and "psycopg" in frames[-1].filename
-
-
-async def happens(event: threading.Event) -> None:
-    """Wait for an event of another thread."""
+async def happens(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
     until = time.monotonic() + PATIENCE
-    while not event.is_set():
+    while not condition():
         assert time.monotonic() < until
         await asyncio.sleep(0.005)
+
+
+async def within(timeout: asyncio.Timeout, work: Coroutine[Any, Any, Any]) -> Any:
+    """Wait for what has to end in a time; which is up when the test says so."""
+    async with timeout:
+        return await work
 
 
 @pytest.mark.parametrize("make_model", [StuckModel, StuckAwaitedModel])
@@ -1476,7 +1485,7 @@ async def test_a_task_is_cancelled_during_a_call_of_the_model(url, plain, way, m
             await docs.embed("1", TEXTS["1"])
             other: AsyncCollection[Any] = AsyncCollection("docs", db, model=stuck)
             task = asyncio.create_task(other.embed_multi(TEXTS.items()))
-            await happens(stuck.started)
+            await happens(stuck.started.is_set)
             assert checked_out(engine) == (1 if way == "session" else 0)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -1501,9 +1510,12 @@ async def test_a_timeout_in_a_call_of_the_model_leaves_nothing_half_written(url,
     async with connected(url) as engine:
         async with reached(engine, way) as db:
             docs: AsyncCollection[Any] = AsyncCollection("docs", db, model=stuck)
+            timeout = asyncio.timeout(None)
+            task = asyncio.create_task(within(timeout, docs.embed_multi(TEXTS.items())))
+            await happens(stuck.started.is_set)
+            timeout.reschedule(0)
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await docs.embed_multi(TEXTS.items())
+                await task
             stuck.let_go.set()
             if way == "session":
                 await db.rollback()
@@ -1525,6 +1537,28 @@ def locked(plain: Engine) -> Iterator[None]:
             connection.execute(text("LOCK TABLE embeddings, collections IN ACCESS EXCLUSIVE MODE"))
         yield
         connection.rollback()
+
+
+def waits_for_a_lock(plain: Engine, engine: AsyncEngine) -> Callable[[], bool]:
+    """Return what tells whether a write of the engine's, of those to come, has to wait."""
+    waiting = text(
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    writes: list[str] = []
+
+    @event.listens_for(engine.sync_engine, "before_cursor_execute")
+    def executes(*given: Any) -> None:
+        if given[2].startswith(("INSERT", "UPDATE", "DELETE", "BEGIN IMMEDIATE")):
+            writes.append(given[2])
+
+    def waits() -> bool:
+        if plain.dialect.name == "sqlite":
+            return bool(writes)
+        with plain.connect() as connection:
+            return bool(connection.scalar(waiting))
+
+    return waits
 
 
 @on_postgresql
@@ -1553,18 +1587,17 @@ async def test_a_task_is_cancelled_while_a_statement_waits_for_a_lock(
                     return await docs.store_vectors([("2", [1.0] * 256)])
                 return await docs.delete_items(["1"])
 
-            async def act_within(seconds: float) -> Any:
-                async with asyncio.timeout(seconds):
-                    return await act()
-
             with locked(plain):
-                task = asyncio.create_task(act_within(0.3) if how == "timeout" else act())
-                if how == "cancel":
-                    await asyncio.sleep(0.3)
+                waits = waits_for_a_lock(plain, engine)
+                timeout = asyncio.timeout(None)
+                task = asyncio.create_task(within(timeout, act()))
+                await happens(waits)
+                if how == "timeout":
+                    timeout.reschedule(0)
+                else:
                     task.cancel()
-                # Python's driver of SQLite cannot be interrupted while it waits.
-                done, _ = await asyncio.wait([task], timeout=0.3 if is_sqlite(url) else PATIENCE)
-                assert done or is_sqlite(url)
+                done, _ = await asyncio.wait([task], timeout=PATIENCE)
+                assert done
             with pytest.raises(TimeoutError if how == "timeout" else asyncio.CancelledError):
                 await task
             if way == "session":
@@ -1588,10 +1621,12 @@ async def test_a_session_after_a_cancelled_statement(url, plain):
         await docs.embed("1", TEXTS["1"])
         await session.commit()
         with locked(plain):
+            waits = waits_for_a_lock(plain, engine)
             task = asyncio.create_task(docs.embed("2", TEXTS["2"]))
-            await asyncio.sleep(0.3)
+            await happens(waits)
             task.cancel()
-            await asyncio.wait([task], timeout=0.3 if is_sqlite(url) else PATIENCE)
+            done, _ = await asyncio.wait([task], timeout=0.3 if is_sqlite(url) else PATIENCE)
+            assert bool(done) != is_sqlite(url)
         with pytest.raises(asyncio.CancelledError):
             await task
         if is_sqlite(url):
@@ -1643,9 +1678,30 @@ class Interruptions:
             self.task.cancel()
 
 
+@pytest.fixture
+def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> float | None:
+    """After how long without waiting psycopg gives way to the event loop, where it is used.
+
+    Never, as on a fast machine, or whenever it can, as on one that is busy: since psycopg 3.3.9 it
+    can be cancelled there, too.
+    """
+    pace: float | None = request.param
+    if pace is not None:
+        monkeypatch.setattr("psycopg.waiting.MAX_BUSY_TIME", pace, raising=False)
+    return pace
+
+
+at_any_pace = pytest.mark.parametrize(
+    ("url", "pace"),
+    [(SQLITE, None), ("asyncpg", None), ("psycopg", math.inf), ("psycopg", 0.0)],
+    indirect=True,
+)
+
+
 @pytest.mark.parametrize("twice", [False, True])
+@at_any_pace
 @asynchronous
-async def test_a_bulk_write_on_an_engine_is_cancelled_at_every_statement(url, plain, twice):
+async def test_a_bulk_write_on_an_engine_is_cancelled_at_every_statement(url, pace, plain, twice):
     """Each batch is there as a whole or not at all, and the engine can be used on."""
     async with connected(url) as engine:
         interruptions = Interruptions(engine, twice=twice)
@@ -1663,7 +1719,7 @@ async def test_a_bulk_write_on_an_engine_is_cancelled_at_every_statement(url, pl
             assert checked_out(engine) == 0, f"cancelled at {n}"
             if outcome is None:
                 assert len(ids) == len(ITEMS)
-            elif not was_cancelled(outcome):
+            elif not isinstance(outcome, asyncio.CancelledError):
                 raise outcome
             if not reached_it:
                 break
@@ -1674,11 +1730,12 @@ async def test_a_bulk_write_on_an_engine_is_cancelled_at_every_statement(url, pl
 
 
 @pytest.mark.parametrize("twice", [False, True])
+@at_any_pace
 @asynchronous
-async def test_work_on_a_session_is_cancelled_at_every_statement(url, plain, articles, twice):
+async def test_work_on_a_session_is_cancelled_at_every_statement(url, pace, plain, articles, twice):
     """After the rollback nothing is left, and the session can be used on."""
     model = AwaitedModel()
-    async with connected(url, pool_size=1, max_overflow=0, pool_timeout=2) as engine:
+    async with connected(url, pool_size=1, max_overflow=0) as engine:
         interruptions = Interruptions(engine, twice=twice)
         async with AsyncSession(engine) as session:
             docs: AsyncCollection[Any] = AsyncCollection("docs", session, model=model, key=str)
@@ -1697,7 +1754,7 @@ async def test_work_on_a_session_is_cancelled_at_every_statement(url, plain, art
                 interruptions.arm(n, task)
                 (outcome,) = await asyncio.gather(task, return_exceptions=True)
                 reached_it = interruptions.was_reached
-                if outcome is not None and not was_cancelled(outcome):
+                if outcome is not None and not isinstance(outcome, asyncio.CancelledError):
                     raise outcome
                 assert (outcome is None) == (not reached_it), n
                 await session.rollback()
@@ -1711,6 +1768,111 @@ async def test_work_on_a_session_is_cancelled_at_every_statement(url, plain, art
             await session.commit()
         await assert_quiet(plain, engine)
     assert stored(plain) == ["1"]
+
+
+@pytest.mark.parametrize("way", ["session", "engine"])
+@pytest.mark.parametrize(("url", "pace"), [("psycopg", 0.0)], indirect=True)
+@asynchronous
+async def test_a_task_is_cancelled_as_psycopg_begins_a_pipeline(url, pace, plain, way):
+    """It ends so, and the connection, which psycopg may leave in pipeline mode, is not used on.
+
+    In psycopg 3.3.9 `AsyncPipeline.__aenter__` can be cancelled after it has entered the pipeline.
+    Then nothing leaves it, and `AsyncConnection._pipeline_nolock` fails in its own
+    `assert pipeline.level == 0`: that is what the cancellation comes from here.
+    """
+    async with connected(url, pool_size=1, max_overflow=0) as engine:
+        async with reached(engine, way) as db:
+            docs: AsyncCollection[Any] = AsyncCollection("docs", db, model=AwaitedModel())
+            await docs.embed("0", "x")
+            if way == "session":
+                await db.commit()
+
+            async def work() -> None:
+                await docs.set_metadata("0", {"n": 1})
+                await docs.embed_multi(ITEMS)
+
+            @event.listens_for(engine.sync_engine, "before_cursor_execute")
+            def cancel(*given: Any) -> None:
+                if given[-1] and not task.cancelling():  # executemany
+                    task.cancel()
+
+            task = asyncio.create_task(work())
+            with pytest.raises(asyncio.CancelledError) as raised:
+                await task
+            cause = raised.value.__cause__
+            assert cause is None or "psycopg" in traceback.extract_tb(cause.__traceback__)[-1][0]
+            if way == "session":
+                await db.rollback()
+            assert await docs.ids() == ["0"]
+            if way == "session":
+                await db.commit()
+        async with engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            assert driver.pgconn.pipeline_status == 0
+        await assert_quiet(plain, engine)
+    with plain.connect() as connection:
+        rows = connection.execute(select(EmbeddingRecord.id, EmbeddingRecord.metadata_)).all()
+    assert rows == [("0", None if way == "session" else {"n": 1})]
+
+
+async def spawned(statement: Coroutine[Any, Any, Any]) -> Any:
+    """Wait for a statement where a driver does: within what is written synchronously."""
+    return await spawn(lambda: await_only(statement), finishes_statements=lambda: False)
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@asynchronous
+async def test_what_a_driver_makes_of_a_cancellation_is_one(at_once):
+    """Its own error is the cause; a task group or a time-out knows the cancellation only."""
+
+    async def statement() -> None:
+        try:
+            await asyncio.sleep(PATIENCE)
+        except asyncio.CancelledError:
+            try:
+                raise AssertionError("the driver's")
+            except AssertionError as error:
+                raise OSError("somebody else's") from error
+
+    timeout = asyncio.timeout(0 if at_once else 0.01)
+    with pytest.raises(TimeoutError) as raised:
+        await within(timeout, spawned(statement()))
+    cancelled = raised.value.__cause__
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert isinstance(cancelled.__cause__, OSError)
+
+
+@asynchronous
+async def test_an_error_of_a_driver_that_nobody_cancelled_stays():
+    """Its own time-out, and what fails where a cancellation is dealt with."""
+
+    async def slow() -> None:
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(PATIENCE)
+
+    async def wrong() -> None:
+        raise ZeroDivisionError
+
+    async def work() -> None:
+        with pytest.raises(TimeoutError):
+            await spawned(slow())
+        with pytest.raises(ZeroDivisionError):
+            await spawned(wrong())
+
+    async def cancelled() -> None:
+        try:
+            await asyncio.sleep(PATIENCE)
+        except asyncio.CancelledError:
+            await work()
+            raise
+
+    await work()
+    task = asyncio.create_task(cancelled())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert task.cancelled()
 
 
 @asynchronous

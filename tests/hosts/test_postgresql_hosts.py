@@ -584,12 +584,12 @@ def test_a_selectable_on_a_replica(host: Engine, docs: Collection[int]):
 @pytest.mark.parametrize("way", ["engine", "session"])
 def test_the_hosts_statement_timeout_is_respected(host: Engine, docs: Collection[int], way: str):
     """A search that takes too long ends with the database's error; after it all works again."""
-    options = {"connect_args": {"options": "-c statement_timeout=100ms"}}
+    options = {"connect_args": {"options": "-c statement_timeout=1s"}}
     with single(host, **options) as engine, Session(engine) as session:
         bind = engine if way == "engine" else session
         there = Collection("docs", bind, model=DeterministicModel(), key=int)
         with pytest.raises(OperationalError, match="statement timeout"):
-            there.similar("a hound", where=func.pg_sleep(5).cast(Text).is_not(None))
+            there.similar("a hound", where=func.pg_sleep(60).cast(Text).is_not(None))
         session.rollback()
 
         assert SEARCHES["similar"](there) == [1, 2]
@@ -953,7 +953,7 @@ def wait_for_a_lock(host: Engine, future: Future[Any] | None = None) -> None:
         "SELECT count(*) FROM pg_stat_activity "
         "WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    for _ in range(500):
+    for _ in range(6_000):
         with host.connect() as connection:
             if connection.scalar(waiting):
                 return

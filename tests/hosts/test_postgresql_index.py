@@ -255,8 +255,11 @@ def test_within_a_savepoint(host: Engine):
 
 def waits(engine: Engine) -> None:
     """Wait until a concurrent build has begun, and waits for other transactions."""
-    phase = text("SELECT count(*) FROM pg_stat_progress_create_index WHERE phase LIKE 'waiting%'")
-    for _ in range(1_000):
+    phase = text(
+        "SELECT count(*) FROM pg_stat_progress_create_index "
+        "WHERE datname = current_database() AND phase LIKE 'waiting%'"
+    )
+    for _ in range(6_000):
         with engine.connect() as connection:
             if connection.scalar(phase):
                 return
@@ -963,11 +966,11 @@ def test_a_setting_survives_a_rollback_after_a_search(large: Engine):
 @pytest.mark.parametrize("savepoint", [False, True])
 def test_settings_are_as_found_after_a_search_that_fails(large: Engine, savepoint: bool):
     """A search that times out changes no setting, as the host's rollback shows."""
-    slow = cast(func.pg_sleep(0.02), Text) == literal("")
+    slow = cast(func.pg_sleep(0.2), Text) == literal("")
     with fresh(large) as session:
         session.execute(text("SET hnsw.ef_search = 77"))
         session.execute(text("SET hnsw.iterative_scan = strict_order"))
-        session.execute(text("SET statement_timeout = '100ms'"))
+        session.execute(text("SET statement_timeout = '1s'"))
         session.commit()
         docs = Collection("docs", session)
         if savepoint:

@@ -44,6 +44,7 @@ from embeddings import Collection, Records, SchemaError, configure_sqlite, make_
 from embeddings.tables.migrate import migrations_dir
 from embeddings.tables.records import RECORDS as DOCUMENTED
 from embeddings.testing import DeterministicModel
+from tests.databases import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -886,7 +887,10 @@ def test_a_session_on_tables_that_were_taken_back(engine: Engine):
 @contextlib.asynccontextmanager
 async def connected(url: URL, driver: str) -> AsyncIterator[AsyncEngine]:
     """Yield an asynchronous engine that is disposed of at the end."""
-    engine = create_async_engine(url.set(drivername=f"{url.get_backend_name()}+{driver}"))
+    options = {"connect_args": PATIENT} if driver == "aiosqlite" else {}
+    engine = create_async_engine(
+        url.set(drivername=f"{url.get_backend_name()}+{driver}"), **options
+    )
     try:
         yield engine
     finally:
@@ -954,7 +958,7 @@ def test_migrating_by_many_tasks_at_once(driver: str, url: URL):
                 async with aio.begin() as connection:
                     await connection.run_sync(embeddings.migrate)
 
-            await asyncio.wait_for(asyncio.gather(*(start() for _ in range(5))), 15)
+            await asyncio.wait_for(asyncio.gather(*(start() for _ in range(5))), 120)
 
     asyncio.run(main())
 

@@ -1088,7 +1088,7 @@ def test_a_command_that_fails_closes_its_connection(url: URL):
         SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
         AND backend_type = 'client backend' AND pid <> pg_backend_pid()
     """
-    for _ in range(100):
+    for _ in range(3_000):
         if query(url, others) == [(0,)]:
             break
         time.sleep(0.02)  # a server process ends a little after its connection

@@ -42,6 +42,7 @@ from sqlalchemy.orm import Session
 import embeddings
 from embeddings import Base, Collection, CollectionRecord, EmbeddingRecord, SchemaError
 from embeddings.testing import DeterministicModel
+from tests.databases import PATIENT
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -93,8 +94,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def plain(path: Path) -> Iterator[Engine]:
-    """An engine on a new file, as `create_engine` makes it."""
-    engine = create_engine(f"sqlite:///{path}")
+    """An engine on a new file, as `create_engine` makes it, but patient."""
+    engine = create_engine(f"sqlite:///{path}", connect_args=PATIENT)
     yield engine
     engine.dispose()
 
@@ -191,13 +192,13 @@ def run_together(script: str, arguments: list[list[str]]) -> list[tuple[int, str
 
 
 def by_migrate(path: Path) -> None:
-    engine = create_engine(URL.create("sqlite", database=str(path)))
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args=PATIENT)
     embeddings.migrate(engine)
     engine.dispose()
 
 
 def by_migrate_on_a_connection(path: Path) -> None:
-    engine = create_engine(URL.create("sqlite", database=str(path)))
+    engine = create_engine(URL.create("sqlite", database=str(path)), connect_args=PATIENT)
     with engine.begin() as connection:
         embeddings.migrate(connection)
     engine.dispose()
@@ -687,7 +688,7 @@ def test_processes_may_migrate_one_new_file_at_once(path: Path):
     script = """
         import embeddings, sqlalchemy
         import alembic.command
-        engine = sqlalchemy.create_engine(f"sqlite:///{sys.argv[1]}")
+        engine = sqlalchemy.create_engine(f"sqlite:///{sys.argv[1]}?timeout=60")
         BARRIER
         embeddings.migrate(engine)
     """

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 CALLS = ("connect", "do_execute", "do_executemany", "do_execute_no_params", "do_commit",
          "do_rollback")  # fmt: skip
 MOST_CALLS = 100
-PATIENCE = 10.0  # seconds after which a test that waits has failed
+PATIENCE = 60.0  # seconds after which a test that waits has failed
 ITEMS = [(f"{number:02}", f"text {number}") for number in range(6)]
 VECTOR = [1.0] * 256
 
@@ -207,7 +207,7 @@ class Bench:
         assert self.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
         if self.plain.dialect.name == "sqlite":
             with self.plain.connect() as connection:
-                connection.exec_driver_sql("PRAGMA busy_timeout = 1000")
+                connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * PATIENCE:.0f}")
                 connection.exec_driver_sql("BEGIN EXCLUSIVE")
             return
         busy = text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'")

@@ -46,6 +46,7 @@ from embeddings.tables.columns import JSONObject, Vector
 from embeddings.tables.records import RECORDS
 from embeddings.vectors import as_query
 from embeddings.work import ROWS, Work
+from tests.databases import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -959,7 +960,7 @@ def test_threads(engine: Engine):
 
 
 def _in_the_child(path: str, results: Any) -> None:
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(f"sqlite:///{path}", connect_args=PATIENT)
     docs = Collection("docs", engine)
     docs.store_vectors([("child", vectors(1, 11)[0])])
     assert_right(docs)

@@ -453,7 +453,7 @@ def wait_for_the_end_of_others(engine: Engine) -> None:
         "SELECT pid FROM pg_stat_activity WHERE datname = current_database() "
         "AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
     )
-    for _ in range(1_000):
+    for _ in range(6_000):
         if not query(engine, others):
             return
         time.sleep(0.01)

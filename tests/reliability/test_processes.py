@@ -47,7 +47,9 @@ def database(kind, path):
     if kind == "sqlite_utils":
         import sqlite_utils
 
-        return sqlite_utils.Database(path)
+        opened = sqlite_utils.Database(path)
+        opened.conn.execute("PRAGMA busy_timeout = 60000")
+        return opened
     return path
 """
 

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine
 
 from embeddings import Collection
 from embeddings.testing import DeterministicModel
-from tests.databases import in_threads
+from tests.databases import PATIENT, in_threads
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,11 +24,11 @@ ROUND = 6  # transactions of one round
 
 @pytest.mark.parametrize("journal", ["DELETE", "WAL"])
 def test_short_transactions_of_16_threads(journal: str, engine: Engine, tmp_path: Path):
-    """None is "locked", on a host's engine as it comes, where SQLite waits for 5 seconds."""
+    """None is "locked", on a host's engine: each waits, and gets its turn."""
     with engine.connect() as connection:
         connection.exec_driver_sql(f"PRAGMA journal_mode = {journal}")
     engine.dispose()
-    shared = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
+    shared = create_engine(f"sqlite:///{tmp_path / 'app.db'}", connect_args=PATIENT)
     docs: Collection[Any] = Collection("docs", shared, model=DeterministicModel())
     rounds = TRANSACTIONS // THREADS // ROUND
     docs.store_vectors([("first", [1.0] * 256)])

@@ -740,8 +740,8 @@ def test_a_package_that_registers_when_it_is_imported_blocks_no_thread(tmp_path,
         builtins.begun.wait()
         resolving = threading.Thread(target=get_embedding_models, daemon=True)
         resolving.start()
-        importing.join(5)
-        resolving.join(5)
+        importing.join(30)
+        resolving.join(30)
         result = [importing.is_alive(), resolving.is_alive()]
     """
     assert fresh(code) == [False, False]
