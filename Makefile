@@ -1,9 +1,10 @@
 # make demo    run the example on the standard library's own docstrings; Q="…" asks a question
 # make test    run the tests
 # make check   what CI runs: lint, types, tests, tests on the oldest supported SQLAlchemy
-# make long    tell ten thousand random histories, search 10,000 times beside a writer, have 16 threads
-#              do 10,000 short transactions on one SQLite file, and write 1,000 overlapping batches
-#              from each of 8 processes on PostgreSQL
+# make long    run the contract over every way to reach a database, tell ten thousand random
+#              histories, search 10,000 times beside a writer, have 16 threads do 10,000 short
+#              transactions on one SQLite file, and write 1,000 overlapping batches from each of 8
+#              processes on PostgreSQL
 # make bench   print ratios against other ways to do the same, measured side by side, and draw
 #              the time of a search over the number of rows
 
@@ -36,6 +37,7 @@ types: $(VENV)/.dev
 check: lint types test test-oldest
 
 long: $(VENV)/.dev
+	EMBEDDINGS_WAYS=all $(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/contract
 	EMBEDDINGS_HISTORIES=10000 EMBEDDINGS_SEARCHES=10000 $(BIN)/python -m pytest \
 		tests/reliability/test_never_stale.py::test_random_histories \
 		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed
