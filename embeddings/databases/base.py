@@ -29,6 +29,7 @@ from sqlalchemy import (
     type_coerce,
     union_all,
 )
+from sqlalchemy.exc import CompileError
 from sqlalchemy.types import NullType, String, TypeEngine, Uuid
 
 from ..errors import IndexingError
@@ -375,6 +376,19 @@ class Database:
     def status(self, work: Work, row: CollectionRow | None) -> Status:
         """Return how the next search will go about it. Reads only."""
         return Status("scan", f"on {self.name} every search reads the rows")
+
+    def cosine_similarity(
+        self, vector: ColumnElement[Any], other: ColumnElement[Any]
+    ) -> ColumnElement[float]:
+        """Return the SQL of the cosine similarity of two vectors; NULL if their lengths differ.
+
+        Raises:
+            CompileError: The database cannot compute it. The message says what can be used.
+        """
+        raise CompileError(
+            f"{self.name} computes no cosine similarity: search with Collection.matches(), and "
+            "join what it returns"
+        )
 
     # Indexes
 

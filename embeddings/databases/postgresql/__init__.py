@@ -238,6 +238,12 @@ class PostgreSQL(Database):
         """Return that the database searches."""
         return Status("database")
 
+    def cosine_similarity(
+        self, vector: ColumnElement[Any], other: ColumnElement[Any]
+    ) -> ColumnElement[float]:
+        """Return 1 minus pgvector's distance."""
+        return search.cosine_similarity(vector, other)
+
     # Indexes
 
     def create_index(

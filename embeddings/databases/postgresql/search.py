@@ -184,6 +184,18 @@ def _cosine_distance(
     )
 
 
+def cosine_similarity(
+    vector: ColumnElement[Any], other: ColumnElement[Any]
+) -> ColumnElement[float]:
+    """Return the SQL of the cosine similarity of two vectors; NULL if their lengths differ."""
+    vector = type_coerce(vector, PGVector)
+    apart: ColumnElement[float] = vector.op("<=>", return_type=Float())(other)
+    # It raises on vectors of different lengths, and is NaN for one of zeros.
+    similarity = literal_column("1.0", Float) - func.nullif(apart, literal_column("'NaN'::float8"))
+    have_one_length = func.vector_dims(vector) == func.vector_dims(other)
+    return case((have_one_length, func.coalesce(similarity, literal_column("0.0", Float))))
+
+
 def _exactly(
     records: Records,
     collection_id: int,
