@@ -11,7 +11,7 @@ from . import errors
 from .keys import K, keys_of
 from .models.base import BATCH_SIZE, check_model
 from .searching import read, search
-from .searching.query import Entries, Filters, check_query
+from .searching.query import Entries, Filters, check_query, several
 from .sessions import bind
 from .tables.records import RECORDS, EmbeddingRecord, Records
 from .vectors import as_query
@@ -217,6 +217,34 @@ class Collection(Generic[K]):
             prefix: Only those that begin with it, literally and in the same case.
         """
         return read.ids(self.reference, prefix)
+
+    def get_many(self, ids: Iterable[Key]) -> list[EmbeddingRecord | None]:
+        """Return the records of items in the order of their ids, None where one is missing.
+
+        One statement, however many there are. On a session they are objects of that session; else
+        they are detached, with their collection.
+
+        Args:
+            ids: In the type of the collection's keys; each may be there more than once.
+        """
+        return read.get_many(self.reference, ids)
+
+    def vectors(
+        self, *, prefix: str | None = None, where: Where | None = None
+    ) -> tuple[list[K], Float32]:
+        """Return the ids and the vectors of all items, or of some, in the order of stored ids.
+
+        Args:
+            prefix: Only ids that begin with it, literally and in the same case.
+            where: A SQL expression or a dict of metadata, as in `similar`.
+
+        Returns:
+            The ids, and float32 of shape (items, dimensions), a copy of your own.
+
+        Warns:
+            CorruptVectorWarning: Rows whose vector is not one of the collection's were left out.
+        """
+        return read.vectors(self.reference, prefix, where)
 
     @classmethod
     def exists(cls, db: DatabaseLike, name: str, *, records: Records = RECORDS) -> bool:
@@ -534,7 +562,7 @@ class Collection(Generic[K]):
                 collection's.
         """
         query = self._query(number, prefix, filters)
-        return search.by_vectors(self.reference, search.several(vectors, "vectors"), query)
+        return search.by_vectors(self.reference, several(vectors, "vectors"), query)
 
     def matches(
         self,

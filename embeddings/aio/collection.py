@@ -154,7 +154,9 @@ class AsyncCollection(Generic[K]):
     model = _awaited(Collection.model)
     count = _awaited(Collection.count)
     get = _awaited(Collection.get)
+    get_many = _awaited(Collection.get_many)
     ids = _awaited(Collection.ids)
+    vectors = _awaited(Collection.vectors)
     rename = _awaited(Collection.rename)
     delete = _awaited(Collection.delete)
 

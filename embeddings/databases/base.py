@@ -7,9 +7,12 @@ whoever writes to a collection keeps the others out of it, and there is nothing 
 
 from __future__ import annotations
 
+import itertools
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import (
     ColumnElement,
     Float,
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     from ..tables.records import Records
     from ..vectors import Float64
     from ..work import CollectionRow, Reference, Work
+
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 
 class Database:
@@ -257,6 +263,18 @@ class Database:
         """Return the SQL of a vector as bytes of little-endian float32, as they are stored."""
         return type_coerce(embedding, NullType)
 
+    def as_matrix(self, blobs: Sequence[Any], dimensions: int) -> tuple[Float32, Bools]:
+        """Return vectors as the rows of a matrix, and which of all that were given are in it.
+
+        Args:
+            blobs: What `vector_as_bytes` selects. One of another length is left out.
+            dimensions: Of the collection's vectors.
+
+        Returns:
+            float32, shape (rows, dimensions), and bool, shape (blobs,).
+        """
+        return as_matrix(blobs, dimensions, header=0, dtype="<f4")
+
     def has_id(self, id: ColumnElement[str]) -> ColumnElement[bool]:
         """Return the condition that a row has an id, which does not change how it is sought."""
         return id.is_not(None)
@@ -424,6 +442,17 @@ class Database:
             f"There are no indexes on {self.name}, where every search is exact; they are for "
             "PostgreSQL"
         )
+
+
+def as_matrix(
+    blobs: Sequence[Any], dimensions: int, *, header: int, dtype: str
+) -> tuple[Float32, Bools]:
+    """Return the matrix of `Database.as_matrix` of blobs with so many bytes before the values."""
+    length = header + dimensions * ITEM_BYTES
+    is_whole = np.array([type(blob) is bytes and len(blob) == length for blob in blobs], bool)
+    data = b"".join(blobs) if is_whole.all() else b"".join(itertools.compress(blobs, is_whole))
+    rows = np.frombuffer(data, [("header", f"V{header}"), ("values", dtype, (dimensions,))])
+    return rows["values"].astype(np.float32), is_whole
 
 
 def rows_of(database: Database, records: Records, has_id: ColumnElement[bool]) -> Select[Any]:

@@ -295,3 +295,14 @@ def starts_with(id: ColumnElement[str], prefix: object) -> ColumnElement[bool]:
     if 0xD800 <= following <= 0xDFFF:  # surrogates are no characters
         following = 0xE000
     return and_(id >= prefix, id < last[:-1] + chr(following))
+
+
+def several(values: Iterable[Any], what: str) -> list[Any]:
+    """Return the values as a list, refusing a single one.
+
+    Raises:
+        InvalidQueryError: It is one value, or none that can be gone through.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidQueryError(f"{what} must be an iterable, not {type(values).__name__}")
+    return list(values)

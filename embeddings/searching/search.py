@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import select
 
-from ..errors import DoesNotExist, InvalidQueryError, InvalidVectorError
+from ..errors import DoesNotExist, InvalidVectorError
 from ..models.base import check_content
 from ..values import checked_content
 from ..vectors import as_query
-from .query import Entries, Entry, NotConfirmed
+from .query import Entries, Entry, NotConfirmed, several
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import TypeAlias
 
     from sqlalchemy import Subquery
@@ -181,14 +180,3 @@ def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
         for row in ranking.rows
     )
     return Entries(found, exact=ranking.exact)
-
-
-def several(values: Iterable[Any], what: str) -> list[Any]:
-    """Return the values as a list, refusing a single one.
-
-    Raises:
-        InvalidQueryError: It is one value, or none that can be gone through.
-    """
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise InvalidQueryError(f"{what} must be an iterable, not {type(values).__name__}")
-    return list(values)

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
+    LargeBinary,
     Text,
     cast,
     collate,
@@ -29,7 +30,7 @@ from sqlalchemy.types import String, TypeEngine, Uuid
 
 from ...errors import MissingExtraError, SchemaError
 from ...vectors import ITEM_BYTES, Float32, VectorLike
-from ..base import Database
+from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, Status
 from . import extension, index, rows, search
 from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
@@ -181,6 +182,14 @@ class PostgreSQL(Database):
     def is_vector(self, embedding: ColumnElement[Any]) -> ColumnElement[bool]:
         """Return the condition. To look into the vectors would fetch them all."""
         return embedding.is_not(None)
+
+    def vector_as_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return what pgvector sends: see `types.to_pgvector`."""
+        return func.vector_send(type_coerce(embedding, PGVector), type_=LargeBinary)
+
+    def as_matrix(self, blobs: Sequence[Any], dimensions: int) -> tuple[Float32, Bools]:
+        """Return the matrix of what pgvector sends."""
+        return as_matrix([bytes(blob) for blob in blobs], dimensions, header=4, dtype=">f4")
 
     def is_one_of(self, id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
         """Return the condition; the ids travel as one parameter, an array."""
