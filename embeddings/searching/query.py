@@ -292,7 +292,7 @@ def starts_with(id: ColumnElement[str], prefix: object) -> ColumnElement[bool]:
     if not last:
         return id >= prefix
     following = ord(last[-1]) + 1
-    if 0xD800 <= following <= 0xDFFF:  # surrogates are no characters
+    if 0xD800 <= following <= 0xDFFF:  # the surrogates, which no text holds
         following = 0xE000
     return and_(id >= prefix, id < last[:-1] + chr(following))
 

@@ -745,11 +745,11 @@ FILTERS: dict[str, Callable[[Docs], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("few", [0, pgvector.FEW], ids=["by the index", "by reading"])
+@pytest.mark.parametrize("few", [0, pgvector.FEW_ROWS], ids=["by the index", "by reading"])
 @pytest.mark.parametrize("kind", FILTERS)
 def test_recall_under_a_filter(large: Engine, kind: str, few: int, monkeypatch: pytest.MonkeyPatch):
     """At least 99 of 100 of the ten best of one row in a hundred are found."""
-    monkeypatch.setattr(pgvector, "FEW", few)
+    monkeypatch.setattr(pgvector, "FEW_ROWS", few)
     with forced(large) as session:
         docs = Collection("docs", session)
         filters = FILTERS[kind](docs)

@@ -46,13 +46,14 @@ if TYPE_CHECKING:
     from ...vectors import Float64
     from ...work import Work
 
-LARGEST = 2**63 - 1  # number that LIMIT and OFFSET take
-MAX_CANDIDATES = 20_000  # that an index scan looks at, by pgvector's hnsw.max_scan_tuples
+MAX_LIMIT = 2**63 - 1  # the largest number that LIMIT and OFFSET take
+MAX_CANDIDATES = 20_000  # of an index scan: pgvector's hnsw.max_scan_tuples
 EF_SEARCH, MAX_EF_SEARCH = 200, 1_000  # candidates of an index scan; pgvector's own default is 40
 STORED_APART = 1_900  # bytes of a vector from which PostgreSQL keeps it in another table (TOAST)
-SPARE, SPARE_FILTERED = 2, 10  # candidates that are scored exactly, for each result wanted
-SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector())
-FEW = 10_000  # rows that are read sooner than found in a graph of more
+CANDIDATES_PER_RESULT = 2  # that an index yields, and that are scored exactly
+FILTERED_CANDIDATES_PER_RESULT = 10  # the same for a search with conditions
+QUERY_VECTOR: ColumnElement[Any] = bindparam("sought", type_=PGVector())
+FEW_ROWS = 10_000  # matching rows, up to which all are read in place of a graph
 
 
 def search(work: Work, vector: Float64, query: Query) -> Ranking:
@@ -82,7 +83,7 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
         nearest = work.run(statement, sought | parameters).all()
         if not nearest:
             work.run(select(*_END), parameters)
-        # Fewer candidates than wanted: the index has given up, or does not hold all that match.
+        # Fewer candidates than wanted: the index scan ended early, or the index lacks rows.
         elif nearest[0].candidates == _candidates(query):
             best = [ScoredRow(*row[:4]) for row in nearest[query.offset :]]
             least = -2.0 if query.min_score is None else query.min_score
@@ -100,7 +101,7 @@ def _built(
 ) -> Select[Any]:
     """Return the statement for the parameter `sought`, kept for the next time where it is plain."""
     if conditions:
-        return make(work.records, work.row.id, SOUGHT, dimensions, query, conditions)
+        return make(work.records, work.row.id, QUERY_VECTOR, dimensions, query, conditions)
     return _kept(make, work.records, work.row.id, dimensions, query)
 
 
@@ -112,7 +113,7 @@ def _kept(
     dimensions: int,
     query: Query,
 ) -> Select[Any]:
-    return make(records, collection_id, SOUGHT, dimensions, query, ())
+    return make(records, collection_id, QUERY_VECTOR, dimensions, query, ())
 
 
 def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
@@ -158,15 +159,16 @@ def _of(records: Records, collection_id: int) -> ColumnElement[bool]:
 
 
 def _limit(number: int) -> ColumnElement[int]:
-    # A literal, or a plan for any number is made, in which an index does not pay.
-    return literal_column(str(min(number, LARGEST)))
+    # A literal: for a parameter PostgreSQL plans for any number of rows, and uses no index.
+    return literal_column(str(min(number, MAX_LIMIT)))
 
 
 def _cosine_distance(
     vector: ColumnElement[Any], sought: ColumnElement[Any], dimensions: int
 ) -> ColumnElement[float]:
     """Return the SQL of 1 - cosine; 1 for a zero vector, NULL for one of other dimensions."""
-    # pgvector sums squares in single precision, which lose their meaning far from 1.
+    # pgvector sums squares in single precision. Far from 1 these overflow or vanish: vectors of
+    # such lengths are normalised first.
     squared = -vector.op("<#>", return_type=Float)(vector)
     apart = case(
         (
@@ -237,8 +239,8 @@ def _rows_of(
     )
     if dimensions * ITEM_BYTES < STORED_APART:
         return _Rows(rows, columns.id, vector)
-    # Fetched once, by pgvector's cast to any number of dimensions, and not by each function that
-    # it is given to. OFFSET 0 keeps the planner from merging the two again.
+    # A vector stored apart is fetched again by each function that takes it. The cast in the inner
+    # SELECT fetches it once; OFFSET 0 keeps the planner from merging the two SELECTs.
     any_number, explicit = literal_column("-1", Integer), literal_column("true", Boolean)
     fetched = func.vector(vector, any_number, explicit, type_=PGVector()).label("embedding")
     inner = rows.add_columns(fetched).offset(_limit(0)).subquery()
@@ -249,8 +251,9 @@ def _rows_of(
 def _may_use_index(work: Work, query: Query, conditions: Sequence[ColumnElement[bool]]) -> bool:
     """Return whether an index could pay: not if exactness is asked for, or few rows match.
 
-    A graph is walked from neighbour to neighbour, and the few that a filter lets through are far
-    apart in it: reading them all is faster, and exact. How many there are is PostgreSQL's estimate.
+    An index scan visits the neighbours of neighbours. Where a filter keeps few rows, these are far
+    apart in the graph, and reading all that match is faster, and exact. PostgreSQL estimates how
+    many match.
     """
     if query.exact is True or _candidates(query) > MAX_CANDIDATES:
         return False
@@ -259,7 +262,7 @@ def _may_use_index(work: Work, query: Query, conditions: Sequence[ColumnElement[
     id = work.records.embeddings.c.id
     matching = select(id).where(_of(work.records, work.row.id), *conditions)
     plan: str = work.run(Explain(matching)).scalars().all()[0]
-    return int(re.findall(r"rows=(\d+)", plan)[0]) > FEW
+    return int(re.findall(r"rows=(\d+)", plan)[0]) > FEW_ROWS
 
 
 class Explain(Executable, ClauseElement):
@@ -277,7 +280,9 @@ def _explain(element: Explain, compiler: SQLCompiler, **options: Any) -> str:
 
 
 def _candidates(query: Query) -> int:
-    return (SPARE_FILTERED if query.has_conditions else SPARE) * query.depth
+    return (
+        FILTERED_CANDIDATES_PER_RESULT if query.has_conditions else CANDIDATES_PER_RESULT
+    ) * query.depth
 
 
 def _nearly(
@@ -350,8 +355,9 @@ def _nearly_and_settings(
     query: Query,
     conditions: Sequence[ColumnElement[bool]],
 ) -> Select[Any]:
-    # A condition about no column is looked at before the index is read; and it has been read when
-    # the first row comes out of the sorted subquery.
+    # PostgreSQL evaluates a condition without a column before it reads the index, so `_BEGIN` comes
+    # first. The sorted subquery has read the index before its first row is returned, so `_END`, in
+    # the outer SELECT, comes after.
     all_of_it = (*conditions, *_BEGIN)
     statement = _nearly(records, collection_id, sought, dimensions, query, all_of_it)
     return statement.add_columns(*_END)

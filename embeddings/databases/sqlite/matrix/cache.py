@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from ....work import Work
     from .state import State
 
-BUDGET = 256 * 2**20
-KEPT = 2  # states of a collection: sessions may see it before and after a write
-BUILT_AT = 2  # the search that builds: a program that searches once is served sooner by a scan
-SLOT_BYTES = 1024
+BUDGET = 256 * 2**20  # bytes
+KEPT = 2  # states of a collection: one session may see it before a write, another after
+BUILT_AT = 2  # the search of a process that builds: a program that searches once only scans
+SLOT_BYTES = 1024  # of an empty slot, in the budget
 MOST_COLLECTIONS = 10_000  # whose key is remembered for each engine
 
 
