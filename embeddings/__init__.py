@@ -51,6 +51,7 @@ from .tables.records import Base, CollectionRecord, EmbeddingRecord, Records
 from .vectors import cosine_similarity, decode, encode
 from .writing.items import Prepared
 from .writing.plan import Plan
+from .writing.report import Report
 
 if typing.TYPE_CHECKING:
     from .aio.collection import AsyncCollection, AsyncPlan
@@ -87,6 +88,7 @@ __all__ = [
     "Plan",
     "Prepared",
     "Records",
+    "Report",
     "SchemaError",
     "Status",
     "SupportsEmbedding",

@@ -238,7 +238,8 @@ class Reference(Generic[K]):
         """Return the row, created if need be, with that model or the collection's own.
 
         Other writers are kept out of an empty collection, whose first vector settles the
-        dimensions of all; of others as far as the database needs it.
+        dimensions of all; of others as far as the database needs it. A collection without rows
+        takes another model than it was made with.
         """
         work.database.lock_to_write(work, self.name)
         row = self.find(work)
@@ -249,8 +250,20 @@ class Reference(Generic[K]):
             row = self.existing(work)
         if row.vector_bytes is None:
             row = work.database.settle_dimensions(work, self)
+            row = self._with_model(work, row, model_id or self.model_id_of(row))
             work.row = row
         return row
+
+    def _with_model(self, work: Work, row: CollectionRow, model_id: str) -> CollectionRow:
+        """Return the row of a collection that seems to have no embeddings, with that model."""
+        if model_id in {row.model_id, registry.canonical_id(row.model_id)}:
+            return row
+        embedding, entity = self.records.embedding, self.records.collection
+        rows = select(embedding.collection_id).where(embedding.collection_id == row.id).limit(1)
+        if work.run(rows).first() is not None:  # their vectors are corrupt
+            raise ModelMismatchError(self.name, row.model_id, model_id)
+        work.run(update(entity).where(entity.id == row.id).values({entity.model: model_id}))
+        return row._replace(model_id=model_id)
 
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""
@@ -285,7 +298,7 @@ class Reference(Generic[K]):
         """Return the id of the model of a row, or of a collection that is yet to be created.
 
         Raises:
-            ModelMismatchError: The collection was given another model.
+            ModelMismatchError: The collection was given another model, and has vectors.
             ModelRequiredError: There is no row, and no model was given.
         """
         given = self._given_model_id()
@@ -294,6 +307,8 @@ class Reference(Generic[K]):
                 # Aliases are for names: an object has the id that it has.
                 canonical = registry.canonical_id(given) if self.model is None else given
                 if canonical not in {row.model_id, registry.canonical_id(row.model_id)}:
+                    if row.vector_bytes is None:
+                        return canonical
                     raise ModelMismatchError(self.name, row.model_id, canonical)
             return row.model_id
         if self.model is not None:
