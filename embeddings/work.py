@@ -7,8 +7,6 @@ which every function of `writing` and `searching` and every `Database` works on.
 from __future__ import annotations
 
 import functools
-import os
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
@@ -18,6 +16,7 @@ from sqlalchemy import Executable, bindparam, func, literal_column, select, upda
 
 from . import databases, errors
 from .errors import ModelMismatchError, ModelRequiredError
+from .forks import Lock
 from .keys import K
 from .models import registry
 from .tables.ours import explained, schema_map_of
@@ -425,7 +424,7 @@ class RememberedRows:
         self._rows: WeakKeyDictionary[Engine, dict[tuple[Any, ...], CollectionRow]] = (
             WeakKeyDictionary()
         )
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def get(self, work: Work, name: str) -> CollectionRow | None:
         """Return the row of a name, uncertain, or None."""
@@ -453,10 +452,6 @@ class RememberedRows:
         with self._lock:
             self._rows.clear()
 
-    def renew_lock(self) -> None:
-        """Let go of what a thread of the parent process held when it forked."""
-        self._lock = threading.Lock()
-
 
 def _memory_key(work: Work, name: str) -> tuple[Any, ...]:
     options = work.session.get_bind(work.records.embedding.__mapper__).get_execution_options()
@@ -465,6 +460,3 @@ def _memory_key(work: Work, name: str) -> tuple[Any, ...]:
 
 
 ROWS = RememberedRows()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=ROWS.renew_lock)

@@ -277,7 +277,7 @@ class Database:
         raise NotImplementedError
 
     def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
-        """Return (id, hash, is text, is binary, metadata as text, bytes of vector, time) of rows."""
+        """Return (id, hash, is text, is binary, metadata as text, vector's bytes, time) of rows."""
         columns = work.records.embeddings.c
         return work.run(
             rows_of(self, work.records, self.is_one_of(columns.id, ids)),

@@ -84,7 +84,8 @@ class Plan(Generic[K]):
     def embed(self, batch_size: int = BATCH_SIZE) -> Report:
         """Call the model for `contents`, and return how many were embedded.
 
-        No database is touched. If it fails, what was embedded until then is kept, and another call goes on from there.
+        No database is touched. If it fails, what was embedded until then is kept, and another call
+        goes on from there.
 
         Args:
             batch_size: The most values in one call of the model; a smaller `batch_size` of the
