@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from .values import Metadata
     from .vectors import Float32, VectorLike
     from .writing.plan import Plan
+    from .writing.report import Report
 
 
 class Collection(Generic[K]):
@@ -66,7 +67,8 @@ class Collection(Generic[K]):
     Raises:
         DoesNotExist: There is no such collection, and `create` is false.
         ModelRequiredError: There is no such collection, and no model to create it with.
-        ModelMismatchError: The collection holds the vectors of another model.
+        ModelMismatchError: The collection holds the vectors of another model. One without rows
+            takes the new model with the first write.
         SchemaError: The tables are missing: call `migrate`.
 
         On a session or an engine these come with the first operation.
@@ -295,8 +297,8 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
-    ) -> None:
-        """Embed and store many values, as `embed` does each.
+    ) -> Report:
+        """Embed and store many values, as `embed` does each; return what was done.
 
         Args:
             entries: (id, value) pairs; a generator of any length, read a batch at a time.
@@ -312,7 +314,7 @@ class Collection(Generic[K]):
         """
         pairs = (unpacked(entry, 2, 2) for entry in entries)
         triples = ((id, value, None) for id, value in pairs)
-        write.embed_multi(self.reference, triples, store, batch_size, force=force)
+        return write.embed_multi(self.reference, triples, store, batch_size, force=force)
 
     def embed_multi_with_metadata(
         self,
@@ -321,8 +323,8 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
-    ) -> None:
-        """Embed and store many values with metadata, as `embed_multi`.
+    ) -> Report:
+        """Embed and store many values with metadata, as `embed_multi`; return what was done.
 
         Args:
             entries: (id, value, metadata) triples; a generator of any length.
@@ -331,7 +333,7 @@ class Collection(Generic[K]):
             force: Call the model even for vectors that are there.
         """
         triples = (unpacked(entry, 3, 3) for entry in entries)
-        write.embed_multi(self.reference, triples, store, batch_size, force=force)
+        return write.embed_multi(self.reference, triples, store, batch_size, force=force)
 
     def plan(
         self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
@@ -361,11 +363,12 @@ class Collection(Generic[K]):
         ]
         return plans.make(self.reference, items, force=force)
 
-    def apply(self, plan: Plan[K]) -> None:
-        """Write what was planned, in one transaction.
+    def apply(self, plan: Plan[K]) -> Report:
+        """Write what was planned, in one transaction, and return what was done.
 
-        What is there is read again. The model is called here only for items that were unchanged
-        when they were planned, and that another writer has changed or deleted since.
+        What is there is read again; the model is not called. A row that was changed, deleted or
+        written since it was planned is left as it is, unless it is what was planned anyway. Its id
+        stands in `skipped` of the report.
 
         Raises:
             InvalidItemError: The plan is another collection's, or has contents without a vector:
@@ -373,7 +376,7 @@ class Collection(Generic[K]):
             ModelMismatchError: The collection has another model by now.
             InvalidVectorError: The vectors have another length than the collection's.
         """
-        plans.apply(self.reference, plan)
+        return plans.apply(self.reference, plan)
 
     def prepare(self, value: Content) -> Prepared:
         """Return a value with its vector, which `embed` is to store later.
@@ -398,10 +401,10 @@ class Collection(Generic[K]):
 
     def store_vectors(
         self, entries: Iterable[tuple[Any, ...]], batch_size: int = BATCH_SIZE
-    ) -> None:
-        """Store vectors that were made elsewhere. No model is called, and none need be known.
+    ) -> Report:
+        """Store vectors that were made elsewhere, and return how many (`reused`).
 
-        Rows that are there are replaced as a whole.
+        No model is called, and none need be known. Rows that are there are replaced as a whole.
 
         Args:
             entries: (id, vector), (id, vector, metadata) or (id, vector, metadata, content)
@@ -413,7 +416,7 @@ class Collection(Generic[K]):
             InvalidItemError: An id, metadata or content cannot be stored.
             InvalidVectorError: A vector is not finite, or not of the collection's length.
         """
-        write.store_vectors(self.reference, entries, batch_size)
+        return write.store_vectors(self.reference, entries, batch_size)
 
     def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
         """Replace the metadata of an item; None removes it. No model is called.

@@ -7,8 +7,6 @@ which every function of `writing` and `searching` and every `Database` works on.
 from __future__ import annotations
 
 import functools
-import os
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
@@ -18,6 +16,7 @@ from sqlalchemy import Executable, bindparam, func, literal_column, select, upda
 
 from . import databases, errors
 from .errors import ModelMismatchError, ModelRequiredError
+from .forks import Lock
 from .keys import K
 from .models import registry
 from .tables.ours import explained, schema_map_of
@@ -261,7 +260,8 @@ class Reference(Generic[K]):
         """Return the row, created if need be, with that model or the collection's own.
 
         Other writers are kept out of an empty collection, whose first vector settles the
-        dimensions of all; of others as far as the database needs it.
+        dimensions of all; of others as far as the database needs it. A collection without rows
+        takes another model than it was made with.
         """
         work.database.lock_to_write(work, self.name)
         row = self.find(work)
@@ -272,8 +272,20 @@ class Reference(Generic[K]):
             row = self.existing(work)
         if row.vector_bytes is None:
             row = work.database.settle_dimensions(work, self)
+            row = self._with_model(work, row, model_id or self.model_id_of(row))
             work.row = row
         return row
+
+    def _with_model(self, work: Work, row: CollectionRow, model_id: str) -> CollectionRow:
+        """Return the row of a collection that seems to have no embeddings, with that model."""
+        if model_id in {row.model_id, registry.canonical_id(row.model_id)}:
+            return row
+        embedding, entity = self.records.embedding, self.records.collection
+        rows = select(embedding.collection_id).where(embedding.collection_id == row.id).limit(1)
+        if work.run(rows).first() is not None:  # their vectors are corrupt
+            raise ModelMismatchError(self.name, row.model_id, model_id)
+        work.run(update(entity).where(entity.id == row.id).values({entity.model: model_id}))
+        return row._replace(model_id=model_id)
 
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""
@@ -321,7 +333,7 @@ class Reference(Generic[K]):
         """Return the id of the model of a row, or of a collection that is yet to be created.
 
         Raises:
-            ModelMismatchError: The collection was given another model.
+            ModelMismatchError: The collection was given another model, and has vectors.
             ModelRequiredError: There is no row, and no model was given.
         """
         given = self._given_model_id()
@@ -330,6 +342,8 @@ class Reference(Generic[K]):
                 # Aliases are for names: an object has the id that it has.
                 canonical = registry.canonical_id(given) if self.model is None else given
                 if canonical not in {row.model_id, registry.canonical_id(row.model_id)}:
+                    if row.vector_bytes is None:
+                        return canonical
                     raise ModelMismatchError(self.name, row.model_id, canonical)
             return row.model_id
         if self.model is not None:
@@ -450,7 +464,7 @@ class RememberedRows:
         self._rows: WeakKeyDictionary[Engine, dict[Any, tuple[CollectionRow, bool]]] = (
             WeakKeyDictionary()
         )
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def get(
         self, bind: Engine | Connection, records: Records, name: str, *, committed: bool = False
@@ -494,10 +508,6 @@ class RememberedRows:
         with self._lock:
             self._rows.clear()
 
-    def renew_lock(self) -> None:
-        """Let go of what a thread of the parent process held when it forked."""
-        self._lock = threading.Lock()
-
 
 def _memory_key(bind: Engine | Connection, records: Records, name: str) -> tuple[Any, ...]:
     schema_map = bind.get_execution_options().get("schema_translate_map") or {}
@@ -505,6 +515,3 @@ def _memory_key(bind: Engine | Connection, records: Records, name: str) -> tuple
 
 
 ROWS = RememberedRows()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=ROWS.renew_lock)

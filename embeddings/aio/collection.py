@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ..models.base import SupportsEmbedding
     from ..tables.records import EmbeddingRecord
+    from ..writing.report import Report
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -36,10 +37,10 @@ R = TypeVar("R")
 class AsyncPlan(Plan[K]):
     """`Plan`, whose `embed` is awaited."""
 
-    async def embed(self, batch_size: int = BATCH_SIZE) -> None:  # type: ignore[override]
+    async def embed(self, batch_size: int = BATCH_SIZE) -> Report:  # type: ignore[override]
         """Call the model for `contents`; no database is touched. As `Plan.embed`."""
         embed = partial(super().embed, batch_size)
-        await spawn(embed, finishes_statements=lambda: False)
+        return await spawn(embed, finishes_statements=lambda: False)
 
 
 async def _run(sessions: AwaitedSessions, records: Records, work: Callable[[], R]) -> R:

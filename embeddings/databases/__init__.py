@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import URL
 
 from ..errors import BindingError
+from ..forks import importing
 from .base import Database
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def named(name: str) -> Database:
         BindingError: It is not supported. The message says which are.
     """
     if name not in _known and name in BUILT_IN:
-        register(importlib.import_module(f".{name}", __name__).DATABASE)
+        with importing():
+            module = importlib.import_module(f".{name}", __name__)
+        register(module.DATABASE)
     if name not in _known:
         supported = sorted({*BUILT_IN, *_known} - {"default"})
         raise BindingError(

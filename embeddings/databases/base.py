@@ -296,7 +296,7 @@ class Database:
         raise NotImplementedError
 
     def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
-        """Return (id, hash, is text, is binary, metadata as text, bytes of the vector) of rows."""
+        """Return (id, hash, is text, is binary, metadata as text, vector's bytes, time) of rows."""
         columns = work.records.embeddings.c
         return work.run(
             rows_of(self, work.records, self.is_one_of(columns.id, ids)),
@@ -339,6 +339,18 @@ class Database:
                 for row in rows
             ],
         )
+
+    def add_rows(self, work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
+        """Insert rows that were not there when they were looked for, as `write_rows`.
+
+        Returns:
+            Whether another writer may have been faster. Its rows are left alone.
+        """
+        self.write_rows(work, rows, updated)
+        return False
+
+    def keep_rows(self, work: Work, ids: Sequence[str]) -> None:
+        """Keep others from changing the rows of these ids until the transaction ends."""
 
     def delete_rows(self, work: Work, conditions: Sequence[ColumnElement[bool]]) -> int:
         """Delete rows of embeddings and return how many there were."""
@@ -465,6 +477,7 @@ def rows_of(database: Database, records: Records, has_id: ColumnElement[bool]) -
         columns.content_blob.is_not(None),
         cast(columns.metadata, Text),
         database.vector_bytes(columns.embedding),
+        columns.updated,
     ).where(columns.collection_id == bindparam("collection_id"), has_id)
 
 

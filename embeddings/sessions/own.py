@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from .. import databases
 from ..errors import BindingError
+from ..forks import Lock
 from ..internals import connection_of_thread
 from .base import Sessions
 
@@ -48,9 +48,9 @@ class OwnTransactions(Sessions):
         self._make_session = make_session or sessionmaker()
         # A database in memory that we opened is one connection, which threads take in turn.
         shared = opened and isinstance(engine.pool, StaticPool)
-        self._turn = turn or (threading.RLock() if shared else nullcontext())
+        self._turn = turn or (Lock() if shared else nullcontext())
         # Where writers poll for one lock, the unlucky starve: those of one engine queue here.
-        self._writers = writers or _writers.setdefault(engine, threading.RLock())
+        self._writers = writers or _writers.setdefault(engine, Lock())
         self._close = weakref.finalize(self, engine.dispose) if opened else None
         self._was_written = not opened
 

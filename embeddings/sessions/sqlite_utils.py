@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
 from .. import databases
+from ..forks import Lock
 from .base import Sessions
 from .host import Lent
 from .open import open_engine
@@ -44,7 +44,7 @@ class SqliteUtils(Sessions):
         )
         self._database = databases.of(self._lent.dialect)
         self._file = self._database.file_of(driver)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._own: tuple[OwnTransactions, Engine] | None = None
         self._can_write = False
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +10,7 @@ from sqlalchemy import Connection, Engine
 
 from .. import databases
 from ..errors import SchemaError
+from ..forks import Lock, importing
 from ..sessions.own import owned_transaction
 from .ours import VERSION_TABLE, schema_of
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
     from sqlalchemy.orm import Session
 
-_alembic_lock = threading.RLock()
+_alembic_lock = Lock()
 
 
 def migrate(bind: Engine | Connection, revision: str = "head") -> None:
@@ -125,14 +125,16 @@ def head_revision() -> str:
 
 
 def _current(connection: Connection) -> set[str]:
-    from alembic.migration import MigrationContext
+    with importing():
+        from alembic.migration import MigrationContext
 
     options = {"version_table": VERSION_TABLE, "version_table_schema": schema_of(connection)}
     return set(MigrationContext.configure(connection, opts=options).get_current_heads())
 
 
 def _revisions() -> ScriptDirectory:
-    from alembic.script import ScriptDirectory
+    with importing():
+        from alembic.script import ScriptDirectory
 
     return ScriptDirectory(str(migrations_dir()))
 
@@ -141,8 +143,9 @@ def _run_alembic(
     connection: Connection, run: Callable[[Any, Config], None], **attributes: Any
 ) -> None:
     """Run a command of Alembic in the connection's transaction, while no other process does."""
-    from alembic import command
-    from alembic.config import Config
+    with importing():
+        from alembic import command
+        from alembic.config import Config
 
     config = Config()
     config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))

@@ -213,6 +213,16 @@ class PostgreSQL(Database):
         """Write by INSERT ... ON CONFLICT."""
         rows.write(work, rows_, updated)
 
+    def add_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> bool:
+        """Write by INSERT ... ON CONFLICT DO NOTHING."""
+        return rows.add(work, rows_, updated)
+
+    def keep_rows(self, work: Work, ids: Sequence[str]) -> None:
+        """Lock the rows."""
+        columns = work.records.embeddings.c
+        has_id = self.is_one_of(columns.id, ids)
+        rows.lock_rows(work, [columns.collection_id == work.row.id, has_id])
+
     def delete_rows(self, work: Work, conditions: Sequence[ColumnElement[bool]]) -> int:
         """Lock the rows in the order of all writers, and delete those."""
         locked = self.is_one_of(work.records.embeddings.c.id, rows.lock_rows(work, conditions))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
+from ...forks import importing
 from .types import to_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ def vector_writer(connection: Connection) -> Callable[[Float32], Any]:
 
 @functools.cache
 def _dumper() -> type[Any]:
-    from psycopg.adapt import Dumper
-    from psycopg.pq import Format
+    with importing():
+        from psycopg.adapt import Dumper
+        from psycopg.pq import Format
 
     class PackedDumper(Dumper):
         """Hands the bytes over; the type, which has no fixed oid, is that of the SQL's CAST."""

@@ -90,13 +90,23 @@ def _by_hashes(database: Database, records: Records) -> Select[Any]:
 
 
 def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
-    """Write the rows of `Database.write_rows` as the driver takes them.
+    """Write the rows of `Database.write_rows`."""
+    _write(work, rows, updated, replaces=True)
+
+
+def add(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
+    """Write the rows of `Database.add_rows`."""
+    return _write(work, rows, updated, replaces=False) != len(rows)
+
+
+def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces: bool) -> int:
+    """Write rows as the driver takes them, and return how many; not every driver can tell.
 
     SQLAlchemy's own processing of parameters, a row at a time, costs as much as the insert.
     """
     connection, collection_id = work.connection, work.row.id
     schema_map = tuple(schema_map_of(connection).items())
-    sql, names = _upsert(work.records, connection.dialect, schema_map)
+    sql, names = _insert(work.records, connection.dialect, schema_map, replaces=replaces)
     as_sent = vector_writer(connection)
     values = [
         (
@@ -111,28 +121,32 @@ def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
         )
         for row in rows
     ]
-    if connection.dialect.positional:
-        connection.exec_driver_sql(sql, values)
-    else:
-        connection.exec_driver_sql(sql, [dict(zip(names, row, strict=True)) for row in values])
+    parameters: Any = values
+    if not connection.dialect.positional:
+        parameters = [dict(zip(names, row, strict=True)) for row in values]
+    return connection.exec_driver_sql(sql, parameters).rowcount
 
 
 @functools.lru_cache(maxsize=64)
-def _upsert(
-    records: Records, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
+def _insert(
+    records: Records,
+    dialect: Dialect,
+    schema_map: tuple[tuple[str | None, str], ...],
+    *,
+    replaces: bool,
 ) -> tuple[str, list[str]]:
     """Return the statement, and its parameters in the order of the table's columns."""
     table = records.embeddings
     statement = postgresql.insert(table)
-    upsert = statement.on_conflict_do_update(
-        index_elements=table.primary_key,
-        set_={
-            column.name: statement.excluded[column.name]
-            for column in table.c
-            if not column.primary_key
-        },
+    replaced = {
+        column.name: statement.excluded[column.name] for column in table.c if not column.primary_key
+    }
+    statement = (
+        statement.on_conflict_do_update(index_elements=table.primary_key, set_=replaced)
+        if replaces
+        else statement.on_conflict_do_nothing(index_elements=table.primary_key)
     )
-    return str(compiled(upsert, dialect, schema_map)), [column.name for column in table.c]
+    return str(compiled(statement, dialect, schema_map)), [column.name for column in table.c]
 
 
 def lock_rows(work: Work, conditions: Sequence[ColumnElement[bool]]) -> list[str]:
