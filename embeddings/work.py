@@ -190,6 +190,8 @@ class Reference(Generic[K]):
         with self.sessions.session(write=write) as session:
             work = Work(session, self.records, is_exclusive=write and self.sessions.is_exclusive)
             with explained(work):
+                if write and not work.is_exclusive:
+                    work.database.begin_writing(work)
                 yield work
 
     @contextmanager

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from sqlalchemy import URL
 
@@ -73,5 +74,8 @@ def every() -> list[Database]:
 
 
 def url_of_file(path: str | None) -> URL:
-    """Return the URL of what a path leads to, which is SQLite's; of no file for None."""
-    return URL.create("sqlite", database=path)
+    """Return the URL of what a path or a URI (`file:...`) leads to; of no file for None."""
+    if path is None or not path.startswith("file:"):
+        return URL.create("sqlite", database=path)
+    database, _, parameters = path.partition("#")[0].partition("?")
+    return URL.create("sqlite", database=database, query=dict(parse_qsl(parameters)))

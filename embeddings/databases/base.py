@@ -43,7 +43,7 @@ from .status import IndexInfo, Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sqlalchemy import URL, Connection, Engine, Select, Subquery
+    from sqlalchemy import URL, Connection, Dialect, Engine, Select, Subquery
     from sqlalchemy.exc import DBAPIError
 
     from ..keys import Keys
@@ -148,6 +148,20 @@ class Database:
         """
         return None
 
+    # Errors
+
+    def hint(self, error: DBAPIError, dialect: Dialect) -> str | None:
+        """Return what to do about an error of the driver's; None if that is not known."""
+        return None
+
+    def why_not_open(self, error: DBAPIError) -> str | None:
+        """Return why a database that we open cannot be opened; None if it is about other things."""
+        return None
+
+    def refuses_writing(self, error: DBAPIError) -> bool:
+        """Return whether an error says that the database can only be read."""
+        return False
+
     # Transactions
 
     def begin(self, connection: Connection, *, write: bool, fresh: bool = False) -> bool:
@@ -216,11 +230,25 @@ class Database:
         """Return the file that a driver's connection has open; None in memory, or on a server."""
         return None
 
+    def can_write(self, driver: Any) -> bool:
+        """Return whether a driver's connection, which is in no transaction, can write."""
+        return True
+
+    def is_of_this_thread(self, driver: Any) -> bool:
+        """Return whether this thread can use a driver's connection."""
+        return True
+
     def before_first_write(self, engine: Engine) -> bool:
         """Set up a database that we opened, and return whether a second connection can write."""
         return True
 
     # The collection's row
+
+    def begin_writing(self, work: Work) -> None:
+        """Keep other writers out, where they take turns, before anything is read to be written.
+
+        Called first by every operation that writes in somebody else's transaction.
+        """
 
     def lock_to_write(self, work: Work, name: str) -> None:
         """Keep a collection from being deleted, and other writers out as far as that takes."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from .. import databases
 from ..errors import SchemaError
@@ -100,12 +101,21 @@ def _migration(engine: Engine) -> AbstractContextManager[Connection]:
 
 
 def bring_up_to_date(session: Callable[..., AbstractContextManager[Session]]) -> None:
-    """Migrate a database that we opened, in sessions that it gives, if it needs that."""
+    """Migrate a database that we opened, in sessions that it gives, if it needs that.
+
+    One that can only be read stays as it is.
+    """
     with session(write=False) as reading:
-        is_complete = is_migrated(reading.connection())
-    if not is_complete:
+        connection = reading.connection()
+        is_complete, database = is_migrated(connection), databases.of(connection.dialect)
+    if is_complete:
+        return
+    try:
         with session(write=True) as writing:
             migrate(writing.connection())
+    except DBAPIError as error:
+        if not database.refuses_writing(error):
+            raise
 
 
 def is_migrated(connection: Connection, revision: str = "head") -> bool:

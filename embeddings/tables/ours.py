@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError, Progr
 
 from .. import databases
 from ..errors import SchemaError
+from ..sessions.base import hinted
 from .records import RECORDS, Records
 
 if TYPE_CHECKING:
@@ -95,12 +96,13 @@ def explained(work: Work) -> Iterator[None]:
     Raises:
         SchemaError: They are missing, or somebody else's.
     """
-    try:
-        yield
-    except (OperationalError, ProgrammingError) as error:
-        if reason := _reason(error, work):
-            raise SchemaError(reason) from None
-        raise
+    with hinted(work.dialect):
+        try:
+            yield
+        except (OperationalError, ProgrammingError) as error:
+            if reason := _reason(error, work):
+                raise SchemaError(reason) from None
+            raise
 
 
 def _reason(error: DBAPIError, work: Work) -> str | None:
