@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, CursorResult, Dialect, Engine, Result, ScalarSelect
     from sqlalchemy.orm import Session
-    from sqlalchemy.sql.compiler import Compiled
 
     from .databases.base import Database
     from .keys import Keys
@@ -133,13 +132,15 @@ class Work:
 
 
 def compiled(
-    statement: Executable, dialect: Dialect, schema_map: Iterable[tuple[str | None, str]]
-) -> Compiled:
+    statement: Executable,
+    dialect: Dialect,
+    schema_map: Iterable[tuple[str | None, str]],
+    **options: Any,
+) -> Any:
     """Return a statement for the driver, for those who keep it and execute it themselves."""
-    schemas = dict(schema_map)
-    mapped = {"schema_translate_map": schemas, "render_schema_translate": True}
-    options: dict[str, Any] = mapped if schemas else {}
-    return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined, no-any-return]
+    if schemas := dict(schema_map):
+        options |= {"schema_translate_map": schemas, "render_schema_translate": True}
+    return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
 
 
 @functools.lru_cache(maxsize=256)

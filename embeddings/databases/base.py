@@ -1,7 +1,7 @@
 """The port: what a database does its own way, with defaults in SQL that every database knows.
 
 A database of its own is a subclass with a `name`, `search` and `metadata_is`, known by `register`.
-Everything else has a default that is right, if not fast: rows are replaced by DELETE and INSERT,
+Everything else has a default that is right, if not fast: rows are written one after the other,
 whoever writes to a collection keeps the others out of it, and there is nothing beside the tables.
 """
 
@@ -31,6 +31,7 @@ from sqlalchemy import (
     select,
     type_coerce,
     union_all,
+    update,
 )
 from sqlalchemy.exc import CompileError
 from sqlalchemy.types import NullType, String, TypeEngine, Uuid
@@ -349,24 +350,20 @@ class Database:
             updated: The time of the write, in seconds since 1970, UTC.
         """
         table = work.records.embeddings
+        is_ours = table.c.collection_id == work.row.id
         ids = [row["id"] for row in rows]
-        work.run(
-            delete(table).where(
-                table.c.collection_id == work.row.id, self.is_one_of(table.c.id, ids)
-            )
-        )
-        work.connection.execute(
-            insert(table),
-            [
-                row
-                | {
-                    "collection_id": work.row.id,
-                    "metadata": row["metadata"] and load_metadata(row["metadata"]),
-                    "updated": updated,
-                }
-                for row in rows
-            ],
-        )
+        stored = select(table.c.id).where(is_ours, self.is_one_of(table.c.id, ids))
+        there = {*work.run(stored).scalars()}
+        new: list[dict[str, Any]] = []
+        for row in rows:
+            metadata = row["metadata"] and load_metadata(row["metadata"])
+            values = row | {"metadata": metadata, "updated": updated}
+            if row["id"] in there:  # a host's own columns stay as they are
+                work.run(update(table).where(is_ours, table.c.id == row["id"]).values(values))
+            else:
+                new.append(values | {"collection_id": work.row.id})
+        if new:
+            work.connection.execute(insert(table), new)
 
     def add_rows(self, work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
         """Insert rows that were not there when they were looked for, as `write_rows`.

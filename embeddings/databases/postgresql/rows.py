@@ -9,8 +9,9 @@ from sqlalchemy import ARRAY, Executable, LargeBinary, Text, bindparam, cast, fu
 from sqlalchemy.dialects import postgresql
 
 from ...tables.ours import schema_map_of
-from ...work import compiled
+from ...tables.records import COLUMNS
 from ..base import by_hash, rows_of
+from ..inserts import Insert, insert_of
 from .drivers import vector_writer
 from .types import as_jsonb
 
@@ -106,9 +107,9 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
     """
     connection, collection_id = work.connection, work.row.id
     schema_map = tuple(schema_map_of(connection).items())
-    sql, names = _insert(work.records, connection.dialect, schema_map, replaces=replaces)
+    statement = _insert(work.records, connection.dialect, schema_map, replaces=replaces)
     as_sent = vector_writer(connection)
-    values = [
+    values = (
         (
             collection_id,
             row["id"],
@@ -120,11 +121,8 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
             updated,
         )
         for row in rows
-    ]
-    parameters: Any = values
-    if not connection.dialect.positional:
-        parameters = [dict(zip(names, row, strict=True)) for row in values]
-    return connection.exec_driver_sql(sql, parameters).rowcount
+    )
+    return statement.run(connection, values)
 
 
 @functools.lru_cache(maxsize=64)
@@ -134,19 +132,17 @@ def _insert(
     schema_map: tuple[tuple[str | None, str], ...],
     *,
     replaces: bool,
-) -> tuple[str, list[str]]:
-    """Return the statement, and its parameters in the order of the table's columns."""
+) -> Insert:
+    """Return the statement. A host's own columns of rows that are there are left alone."""
     table = records.embeddings
     statement = postgresql.insert(table)
-    replaced = {
-        column.name: statement.excluded[column.name] for column in table.c if not column.primary_key
-    }
+    replaced = {name: statement.excluded[name] for name in COLUMNS if not table.c[name].primary_key}
     statement = (
         statement.on_conflict_do_update(index_elements=table.primary_key, set_=replaced)
         if replaces
         else statement.on_conflict_do_nothing(index_elements=table.primary_key)
     )
-    return str(compiled(statement, dialect, schema_map)), [column.name for column in table.c]
+    return insert_of(statement, dialect, schema_map)
 
 
 def lock_rows(work: Work, conditions: Sequence[ColumnElement[bool]]) -> list[str]:
