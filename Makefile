@@ -7,6 +7,8 @@
 #              processes on PostgreSQL
 # make bench   print ratios against other ways to do the same, measured side by side, and draw
 #              the time of a search over the number of rows
+# make writers write to the examples on SQLite, each under four processes, by 16 clients at once, count
+#              the errors, and print how many searches are answered beside a writer and beside none
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +17,7 @@ BIN := $(VENV)/bin
 
 export Q
 
-.PHONY: demo test test-oldest lint types check long bench clean
+.PHONY: demo test test-oldest lint types check long bench writers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/stdlib.py $(if $(Q),"$$Q")
@@ -50,6 +52,9 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.postgresql
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.latency
+
+writers: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.writers
 
 # One environment; each stamp file says what was installed into it.
 $(VENV)/bin/python:
