@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-import types
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ReferenceType, WeakKeyDictionary, WeakSet

@@ -5,13 +5,24 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, Executable, LargeBinary, Text, bindparam, cast, func, literal, select
+from sqlalchemy import (
+    ARRAY,
+    REAL,
+    Executable,
+    LargeBinary,
+    Text,
+    bindparam,
+    cast,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 
 from ...tables.ours import schema_map_of
 from ...work import compiled
 from ..base import by_hash, rows_of
-from .drivers import vector_writer
+from .drivers import sender
 from .types import as_jsonb
 
 if TYPE_CHECKING:
@@ -106,13 +117,19 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
     """
     connection, collection_id = work.connection, work.row.id
     schema_map = tuple(schema_map_of(connection).items())
-    sql, names = _insert(work.records, connection.dialect, schema_map, replaces=replaces)
-    as_sent = vector_writer(connection)
+    vectors = sender(connection)
+    sql, names = _insert(
+        work.records,
+        connection.dialect,
+        schema_map,
+        replaces=replaces,
+        has_arrays=vectors.is_array,
+    )
     values = [
         (
             collection_id,
             row["id"],
-            as_sent(row["embedding"]),
+            vectors.as_sent(row["embedding"]),
             row["content"],
             row["content_blob"],
             row["content_hash"],
@@ -124,7 +141,8 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
     parameters: Any = values
     if not connection.dialect.positional:
         parameters = [dict(zip(names, row, strict=True)) for row in values]
-    return connection.exec_driver_sql(sql, parameters).rowcount
+    with vectors.within():
+        return connection.exec_driver_sql(sql, parameters).rowcount
 
 
 @functools.lru_cache(maxsize=64)
@@ -134,10 +152,17 @@ def _insert(
     schema_map: tuple[tuple[str | None, str], ...],
     *,
     replaces: bool,
+    has_arrays: bool,
 ) -> tuple[str, list[str]]:
     """Return the statement, and its parameters in the order of the table's columns."""
     table = records.embeddings
-    statement = postgresql.insert(table)
+    values: dict[str, ColumnElement[Any]] = {
+        column.name: bindparam(column.name, type_=column.type) for column in table.c
+    }
+    if has_arrays:
+        vector = table.c.embedding.name
+        values[vector] = cast(bindparam(vector, type_=ARRAY(REAL)), ARRAY(REAL))
+    statement = postgresql.insert(table).values(values)
     replaced = {
         column.name: statement.excluded[column.name] for column in table.c if not column.primary_key
     }
