@@ -5,7 +5,7 @@ Each method states its contract and calls one function of `writing`, `searching`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast, overload
 
 from . import errors
 from .keys import K, keys_of
@@ -38,6 +38,19 @@ if TYPE_CHECKING:
     from .writing.report import Report
 
 
+def refuse_pickling(collection: Any) -> NoReturn:
+    """Say what to send to another process in place of a collection.
+
+    Raises:
+        TypeError: Always.
+    """
+    kind = type(collection).__name__
+    raise TypeError(
+        f"{kind} {collection.name!r} cannot be pickled or copied: it holds a connection to its "
+        f"database. Send the name, and open it where it is needed: {kind}(name, engine)"
+    )
+
+
 class Collection(Generic[K]):
     """A named group of embeddings that one model made, stored in two tables of your database.
 
@@ -51,6 +64,9 @@ class Collection(Generic[K]):
     On a path, a URL, a `sqlite_utils.Database` or, for a database in memory, nothing, the database
     is opened and migrated and the collection created at once. It is closed with `close()`, at the
     end of a `with`, or when the collection is garbage.
+
+    On an engine, a path or a URL one collection serves any number of threads. On a session it is
+    the session's thread that uses it, but for a `scoped_session`, which has one for each.
 
     Args:
         name: Unique in the database.
@@ -176,6 +192,8 @@ class Collection(Generic[K]):
 
     def __repr__(self) -> str:
         return f"<Collection {self.name!r}>"
+
+    __reduce__ = refuse_pickling
 
     # The collection as a whole
 

@@ -135,11 +135,11 @@ def compiled(
     statement: Executable,
     dialect: Dialect,
     schema_map: Iterable[tuple[str | None, str]],
-    **options: Any,
 ) -> Any:
     """Return a statement for the driver, for those who keep it and execute it themselves."""
+    options: dict[str, Any] = {}
     if schemas := dict(schema_map):
-        options |= {"schema_translate_map": schemas, "render_schema_translate": True}
+        options = {"schema_translate_map": schemas, "render_schema_translate": True}
     return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
 
 

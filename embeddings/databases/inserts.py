@@ -5,13 +5,15 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sqlalchemy import bindparam
+
 from ..tables.records import COLUMNS
 from ..work import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sqlalchemy import Column, Connection, Dialect, Executable
+    from sqlalchemy import Column, ColumnElement, Connection, Dialect, Executable, Table
 
 
 class Insert(NamedTuple):
@@ -42,11 +44,16 @@ class Insert(NamedTuple):
         return tuple(values[name] for name in self.names) if self.is_positional else values
 
 
+def own_values(table: Table) -> dict[str, ColumnElement[Any]]:
+    """Return a parameter for each of `COLUMNS`, by its name: the values of an INSERT."""
+    return {name: bindparam(name, type_=table.c[name].type) for name in COLUMNS}
+
+
 def insert_of(
     statement: Executable, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
 ) -> Insert:
-    """Return an INSERT into the table of embeddings, ready to be executed many times."""
-    made = compiled(statement, dialect, schema_map, column_keys=COLUMNS)
+    """Return an INSERT of `own_values`, ready to be executed many times."""
+    made = compiled(statement, dialect, schema_map)
     by_host = tuple((column.key, _default_of(column, dialect)) for column in made.insert_prefetch)
     names = getattr(made, "positiontup", None) or [*COLUMNS, *(name for name, _ in by_host)]
     return Insert(str(made), tuple(names), bool(dialect.positional), by_host)

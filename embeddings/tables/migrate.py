@@ -86,6 +86,12 @@ def downgrade(
 
 
 def _check_bind(bind: object, function: str) -> None:
+    if any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(bind).__mro__):
+        raise TypeError(
+            f"{function}() works synchronously, and this is an {type(bind).__name__}. Run it on a "
+            "connection of the AsyncEngine: async with engine.begin() as connection: "
+            f"await connection.run_sync(embeddings.{function})"
+        )
     if not isinstance(bind, Connection):
         raise TypeError(
             f"{function}() takes an Engine or a Connection, not {type(bind).__name__}. There is no "

@@ -117,14 +117,21 @@ def _reason(error: DBAPIError, work: Work) -> str | None:
             (_is_foreign(name, "lacks columns") for name in lacking if lacking[name]), None
         )
     is_incomplete = None in lacking.values() or any(lacking.values())
-    return foreign or (_message_of_missing(records) if is_incomplete else None)
+    return foreign or (_message_of_missing(work) if is_incomplete else None)
 
 
-def _message_of_missing(records: Records) -> str:
+def _message_of_missing(work: Work) -> str:
+    records = work.records
     if records is RECORDS:
+        call = "embeddings.migrate(engine)"
+        if work.dialect.is_async:
+            call = (
+                "async with engine.begin() as connection: "
+                "await connection.run_sync(embeddings.migrate)"
+            )
         return (
             "The tables of the embeddings are not in this database, or are of an older version. "
-            "Create them, or bring them up to date, with embeddings.migrate(engine)"
+            f"Create them, or bring them up to date, with {call}"
         )
     return (
         f"The tables {records.collections.fullname!r} and {records.embeddings.fullname!r} are not "

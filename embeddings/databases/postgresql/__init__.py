@@ -127,9 +127,15 @@ class PostgreSQL(Database):
     def lock_migrations(self, connection: Connection) -> None:
         """Take an advisory lock until the transaction ends."""
         if self.commits_each_statement(connection):
+            remedy = "pass the engine"
+            if connection.dialect.is_async:
+                remedy = (
+                    "async with engine.execution_options(isolation_level='READ COMMITTED').begin() "
+                    "as connection: await connection.run_sync(embeddings.migrate)"
+                )
             raise SchemaError(
                 "This connection commits every statement (AUTOCOMMIT), and a migration is one "
-                "transaction: pass the engine"
+                f"transaction: {remedy}"
             )
         connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
 

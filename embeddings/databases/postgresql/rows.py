@@ -5,14 +5,25 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, Executable, LargeBinary, Text, bindparam, cast, func, literal, select
+from sqlalchemy import (
+    ARRAY,
+    REAL,
+    Executable,
+    LargeBinary,
+    Text,
+    bindparam,
+    cast,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 
 from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ..base import by_hash, rows_of
-from ..inserts import Insert, insert_of
-from .drivers import vector_writer
+from ..inserts import Insert, insert_of, own_values
+from .drivers import sender
 from .types import as_jsonb
 
 if TYPE_CHECKING:
@@ -107,13 +118,19 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
     """
     connection, collection_id = work.connection, work.row.id
     schema_map = tuple(schema_map_of(connection).items())
-    statement = _insert(work.records, connection.dialect, schema_map, replaces=replaces)
-    as_sent = vector_writer(connection)
+    vectors = sender(connection)
+    statement = _insert(
+        work.records,
+        connection.dialect,
+        schema_map,
+        replaces=replaces,
+        has_arrays=vectors.is_array,
+    )
     values = (
         (
             collection_id,
             row["id"],
-            as_sent(row["embedding"]),
+            vectors.as_sent(row["embedding"]),
             row["content"],
             row["content_blob"],
             row["content_hash"],
@@ -122,7 +139,8 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
         )
         for row in rows
     )
-    return statement.run(connection, values)
+    with vectors.within():
+        return statement.run(connection, values)
 
 
 @functools.lru_cache(maxsize=64)
@@ -132,10 +150,15 @@ def _insert(
     schema_map: tuple[tuple[str | None, str], ...],
     *,
     replaces: bool,
+    has_arrays: bool,
 ) -> Insert:
     """Return the statement. A host's own columns of rows that are there are left alone."""
     table = records.embeddings
-    statement = postgresql.insert(table)
+    values = own_values(table)
+    if has_arrays:
+        vector = table.c.embedding.name
+        values[vector] = cast(bindparam(vector, type_=ARRAY(REAL)), ARRAY(REAL))
+    statement = postgresql.insert(table).values(values)
     replaced = {name: statement.excluded[name] for name in COLUMNS if not table.c[name].primary_key}
     statement = (
         statement.on_conflict_do_update(index_elements=table.primary_key, set_=replaced)

@@ -13,7 +13,7 @@ from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ...vectors import as_stored
 from ..base import by_hash, rows_of
-from ..inserts import Insert, insert_of
+from ..inserts import Insert, insert_of, own_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -116,7 +116,7 @@ def _upsert(
 ) -> Insert:
     """Return the statement. A host's own columns of rows that are there are left alone."""
     table = records.embeddings
-    statement = sqlite.insert(table)
+    statement = sqlite.insert(table).values(own_values(table))
     upsert = statement.on_conflict_do_update(
         index_elements=table.primary_key,
         set_={name: statement.excluded[name] for name in COLUMNS if not table.c[name].primary_key},
