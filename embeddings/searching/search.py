@@ -72,7 +72,7 @@ def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T]) -> T
     """
     columns = collection.records.embeddings.c
     with collection.work() as work:
-        row = collection.find(work)
+        row = collection.find(work, to_search=True)
         if row is None:
             raise DoesNotExist("ID not found")
         statement = select(columns.embedding).where(
@@ -95,7 +95,7 @@ def by_vector(
         if not query.has_filters and collection.remembered(work) is not None:
             with suppress(NotConfirmed):
                 return form(work, vector, query)
-        if collection.find(work) is None:
+        if collection.find(work, to_search=True) is None:
             return nothing
         return form(work, vector, query)
 
@@ -109,7 +109,7 @@ def by_values(
     if not contents or not query.depth:
         return nothing
     with collection.work() as work:
-        row = collection.find(work)
+        row = collection.find(work, to_search=True)
         if row is None or _is_empty(work):
             return nothing
         model = collection.model_of(row)
@@ -124,7 +124,7 @@ def by_vectors(
     """Return for each of some vectors the entries nearest to it."""
     queries = [as_query(vector) for vector in vectors]
     with collection.work() as work:
-        if collection.find(work) is None or not queries:
+        if collection.find(work, to_search=True) is None or not queries:
             return [Entries[Any]() for _ in queries]
         rankings = work.database.search_multi(work, queries, query)
     return [_entries_of(ranking, query) for ranking in rankings]
