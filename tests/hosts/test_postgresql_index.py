@@ -1427,8 +1427,9 @@ def test_among_the_hosts_rows(shop: Engine, kind: str, chosen: str):
     with Session(shop) as session:
         docs: Collection[Any] = Collection(kind, session, key=key)
         among = AMONG[chosen](key)
-        found = [docs.similar_by_vector(query, among=among) for query in QUERIES]
-        right = [docs.similar_by_vector(query, among=among, exact=True) for query in QUERIES]
+        some_ = QUERIES[:15]
+        found = [docs.similar_by_vector(query, among=among) for query in some_]
+        right = [docs.similar_by_vector(query, among=among, exact=True) for query in some_]
 
     assert [len(entries) for entries in found] == [len(entries) for entries in right]
     assert {len(entries) for entries in right} == {0 if chosen == "none" else 10}
@@ -1466,12 +1467,11 @@ def test_the_index_and_the_hosts_key_serve_a_search_among_rows(shop: Engine, kin
     assert re.search(lookup, walk, re.DOTALL), made
 
 
-@pytest.mark.parametrize(
-    "odd",
-    ["x", "", "007", "1.0", "+1", "9" * 19, "9" * 400, "-0", " 1", "1e3", "\u0661", "ab" * 16],
-)
+ODD = ["x", "", "007", "1.0", "+1", "9" * 19, "9" * 400, "-0", " 1", "1e3", "\u0661", "ab" * 16]
+
+
 @on_each_key
-def test_ids_that_are_written_as_no_key_is(shop: Engine, kind: str, odd: str):
+def test_ids_that_are_written_as_no_key_is(shop: Engine, kind: str):
     """Rows whose ids cannot be cast are no error, in this collection or another."""
     key, _ = KEYS[kind]
     with Session(shop) as session:
@@ -1479,9 +1479,9 @@ def test_ids_that_are_written_as_no_key_is(shop: Engine, kind: str, odd: str):
         row = "INSERT INTO embeddings (collection_id, id, embedding) VALUES (:of, :id, :vector)"
         query = QUERIES[0]
         vector = f"[{','.join(map(str, query.tolist()))}]"
-        session.execute(text(row), {"of": docs.id, "id": odd, "vector": vector})
-        for statement in ("enable_indexscan = off", "enable_indexscan = on"):
-            session.execute(text(f"SET LOCAL {statement}"))
+        session.execute(text(row), [{"of": docs.id, "id": odd, "vector": vector} for odd in ODD])
+        for scan in ("off", "on"):
+            session.execute(text(f"SET LOCAL enable_indexscan = {scan}"))
             for among in (select(key), select(key).where(Product.percent < 2)):
                 found = docs.similar_by_vector(query, among=among)
                 right = docs.similar_by_vector(query, among=among, exact=True)
