@@ -46,8 +46,8 @@ class CollectionRow(NamedTuple):
     vector_bytes: int | None
     """The bytes of a vector as float32, by any row of the collection; None if it has no valid one.
     """
-    search_settings: str | None
-    """See `Database.search_settings`."""
+    has_index: bool = False
+    """Whether an index can serve a search. Known of a row that was read by `row_to_search`."""
     is_certain: bool = True
     """Whether it was read in this transaction; else a search has to confirm it."""
 
@@ -125,6 +125,11 @@ class Work:
     def changed(self, statement: Executable, parameters: Any = None) -> int:
         """Execute an UPDATE or a DELETE and return the number of rows."""
         return int(self.run(statement, parameters).rowcount)  # type: ignore[attr-defined]
+
+    def row_named(self, name: str) -> CollectionRow | None:
+        """Return the row of a collection's name, read now."""
+        row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
+        return None if row is None else CollectionRow(*row)  # type: ignore[call-arg]
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -216,19 +221,20 @@ class Reference(Generic[K]):
 
     # The row
 
-    def row_named(self, work: Work, name: str) -> CollectionRow | None:
-        """Return the row of a name, read now."""
-        row = work.run_kept(_by_name(work.database, work.records), {"name": name}).first()
-        return None if row is None else CollectionRow(*row)  # type: ignore[call-arg]
-
-    def find(self, work: Work) -> CollectionRow | None:
+    def find(self, work: Work, *, to_search: bool = False) -> CollectionRow | None:
         """Return the collection's row, read now, or None where it may be created.
+
+        Args:
+            work: Whose row it becomes.
+            to_search: Read what `Database.search` needs to know: see `Database.row_to_search`.
 
         Raises:
             DoesNotExist: There is none, and the collection is not to be created.
             ModelMismatchError: The row is of another model than was given.
         """
-        row = self.row_named(work, self.name)
+        row = (
+            work.database.row_to_search(work, self.name) if to_search else work.row_named(self.name)
+        )
         if self.renamed and (row is None or row.id != self.renamed[-1][1]):
             row = self._before_renaming(work) or row
         if row is None and not self.create:
@@ -241,7 +247,7 @@ class Reference(Generic[K]):
     def _before_renaming(self, work: Work) -> CollectionRow | None:
         """Return the row under a former name, and take that name again: it was rolled back."""
         for position, (name, id) in reversed(list(enumerate(self.renamed))):
-            row = self.row_named(work, name)
+            row = work.row_named(name)
             if row is not None and row.id == id:
                 self.name = name
                 del self.renamed[position:]
@@ -413,7 +419,6 @@ def _by_name(database: Database, records: Records) -> Executable:
         columns.name,
         columns.model,
         stored_vector_bytes(database, records),
-        database.search_settings(records),
     ).where(columns.name == bindparam("name"))
 
 

@@ -27,7 +27,6 @@ from sqlalchemy import (
     func,
     insert,
     literal,
-    null,
     select,
     type_coerce,
     union_all,
@@ -273,9 +272,13 @@ class Database:
     def lock_collection(self, work: Work) -> None:
         """Wait for those who write to the collection, and keep others out."""
 
-    def search_settings(self, records: Records) -> ColumnElement[Any]:
-        """Return the SQL of what a search has to know besides the collection's row."""
-        return null()
+    def row_to_search(self, work: Work, name: str) -> CollectionRow | None:
+        """Return the row of a collection that is about to be searched, read now.
+
+        It says whether there is an index. `vector_bytes` may be None where `search` and `matches`
+        find out by themselves.
+        """
+        return work.row_named(name)
 
     # Rows
 
@@ -390,6 +393,15 @@ class Database:
         if isinstance(key.type, String):
             return key
         return cast(key, Text)
+
+    def is_among(self, id: ColumnElement[str], key: ColumnElement[Any]) -> ColumnElement[bool]:
+        """Return the condition that a stored id is one of the host's keys.
+
+        Args:
+            id: The column of stored ids.
+            key: The column of a SELECT of the host's.
+        """
+        return id.in_(select(self.key_as_text(key)))
 
     def key_from_text(self, id: ColumnElement[str], keys: Keys[Any]) -> ColumnElement[Any]:
         """Return the SQL of the host's keys for stored ids."""

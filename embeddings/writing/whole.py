@@ -58,7 +58,7 @@ def rename(collection: Reference[Any], name: str) -> None:
     entity = collection.records.collection
     with collection.work(write=True) as work:
         row = collection.existing(work)
-        if collection.row_named(work, name) not in {None, row}:
+        if work.row_named(name) not in {None, row}:
             raise ValueError(f"Collection {name!r} already exists")
         work.run(update(entity).where(entity.id == row.id).values({entity.name: name}))
     collection.forget()

@@ -175,9 +175,9 @@ class PostgreSQL(Database):
         """Lock the row."""
         rows.lock_collection(work)
 
-    def search_settings(self, records: Records) -> ColumnElement[Any]:
-        """Return pgvector's settings, if the collection has an index."""
-        return index.search_settings(records)
+    def row_to_search(self, work: Work, name: str) -> CollectionRow | None:
+        """Return the row, read together with the collection's index instead of its rows."""
+        return index.row_to_search(work, name)
 
     # Rows
 
