@@ -5,6 +5,7 @@
 #              histories, search 10,000 times beside a writer, have 16 threads do 10,000 short
 #              transactions on one SQLite file, and write 1,000 overlapping batches from each of 8
 #              processes on PostgreSQL
+# make docs    build the documentation into build/docs; whatever Sphinx warns of is an error
 # make bench   print ratios against other ways to do the same, measured side by side, and draw
 #              the time of a search over the number of rows
 # make writers write to the examples on SQLite, each under four processes, by 16 clients at once, count
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 
 export Q
 
-.PHONY: demo test test-oldest lint types check long bench writers clean
+.PHONY: demo test test-oldest lint types check long docs bench writers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/stdlib.py $(if $(Q),"$$Q")
@@ -46,6 +47,9 @@ long: $(VENV)/.dev
 	EMBEDDINGS_TRANSACTIONS=10000 $(BIN)/python -m pytest tests/reliability/test_threads.py
 	EMBEDDINGS_BATCHES=1000 EMBEDDINGS_KILLS=100 $(BIN)/python -m pytest \
 		tests/reliability/test_postgresql_processes.py
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env -b html docs build/docs
 
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.sqlite

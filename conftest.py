@@ -1,6 +1,6 @@
-"""The PostgreSQL server of the tests; and the code of the README and of the docstrings as tests.
+"""The PostgreSQL server of the tests; and the code of the documentation and docstrings as tests.
 
-That code runs in an empty folder, with the real models.
+Each page runs by itself, in an empty folder, with an empty database and the real models.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
@@ -34,15 +35,20 @@ def pytest_configure(config: pytest.Config) -> None:
         config.add_cleanup(stack.close)
 
 
+PAGE = "page"  # the name of the module that the code of a page is in
+MEMORY_BUDGET = 256 * 2**20  # bytes, as by default
+
+
 def enter_an_empty_folder(namespace: dict[str, Any]) -> None:
     """Let the examples write their files where they are swept up."""
     namespace["_folder"] = TemporaryDirectory(ignore_cleanup_errors=True)
     namespace["_home"] = Path.cwd()
+    namespace["_aliases"] = embeddings.get_aliases().keys()
     os.chdir(namespace["_folder"].name)
     # As in a file there: Flask asks where the module of an application is.
-    sys.modules["readme"] = module = ModuleType("readme")
-    module.__file__ = str(Path("readme.py").resolve())
-    namespace["__name__"] = "readme"
+    sys.modules[PAGE] = module = ModuleType(PAGE)
+    module.__file__ = str(Path(f"{PAGE}.py").resolve())
+    namespace["__name__"] = PAGE
     administrator = create_engine(os.environ["POSTGRESQL_URL"], isolation_level="AUTOCOMMIT")
     database = f"examples_{os.getpid()}"
     with administrator.connect() as connection:
@@ -56,20 +62,24 @@ def enter_an_empty_folder(namespace: dict[str, Any]) -> None:
 def leave_it(namespace: dict[str, Any]) -> None:
     """Go back, closing what the examples left open and taking back what they set."""
     os.chdir(namespace["_home"])
-    del sys.modules["readme"]
+    del sys.modules[PAGE]
     for value in list(namespace.values()):
+        closed = value.sync_engine if isinstance(value, AsyncEngine) else value
         for name in ("close", "dispose"):
-            if hasattr(type(value), name):
-                getattr(value, name)()
+            if hasattr(type(closed), name):
+                getattr(closed, name)()
     namespace["_folder"].cleanup()
     embeddings.set_default_model(None)
+    embeddings.set_memory_budget(MEMORY_BUDGET)
+    for alias in embeddings.get_aliases().keys() - namespace["_aliases"]:
+        embeddings.remove_alias(alias)
     del os.environ["DATABASE_URL"]
 
 
 pytest_collect_file = (
     Sybil(
         parsers=[PythonCodeBlockParser(), SkipParser()],
-        pattern="README.md",
+        patterns=["README.md", "docs/*.md"],
         setup=enter_an_empty_folder,
         teardown=leave_it,
     )

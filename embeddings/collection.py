@@ -484,11 +484,27 @@ class Collection(Generic[K]):
         connection out of its pool has none while the model runs, and what it holds is flushed
         afterwards.
 
+        All conditions hold at once, and before the best are taken: there are `number` results if so
+        many items fit.
+
+            docs.similar("dog", number=5, offset=5, where={"tag": "pet"})
+
         Args:
             value: Text or bytes.
             number: The most results.
-            prefix: Only ids that begin with it, literally and in the same case.
-            **filters: See `Filters`.
+            prefix: Only ids that begin with it, literally and in the same case; no character in it
+                is a wildcard.
+            **filters: By name, any of these:
+            offset: Leave out so many of the best: those of the pages before. 0 by default.
+            min_score: Leave out what scores less; a cosine similarity, -1 to 1.
+            where: Only items with this metadata, a dict of names and values that are all to be
+                there; or only rows for which a SQL expression over `EmbeddingRecord` (or
+                `records.embedding`) is true, such as `EmbeddingRecord.updated > 1_700_000_000`.
+            among: Only these items: a SELECT of their keys from your own tables, such as
+                `select(Article.id).where(Article.published)`, or a list of keys; in the type of
+                the collection's keys.
+            exact: True uses no index, where there is one, and so finds the best for certain. By
+                default one is used if it is there. `matches*` use one only with False.
 
         Raises:
             InvalidItemError: The model does not take such a value.
@@ -529,7 +545,7 @@ class Collection(Generic[K]):
             number: The most results.
             skip_id: An id to leave out.
             prefix: Only ids that begin with it.
-            **filters: See `Filters`.
+            **filters: As in `similar`.
 
         Raises:
             InvalidVectorError: The vector is not finite, or has other dimensions than the
@@ -555,7 +571,7 @@ class Collection(Generic[K]):
             values: Texts or bytes.
             number: The most results for each.
             prefix: Only ids that begin with it.
-            **filters: See `Filters`.
+            **filters: As in `similar`.
 
         Raises:
             InvalidItemError: The model does not take such a value.
@@ -576,7 +592,7 @@ class Collection(Generic[K]):
             vectors: Each of shape (dimensions,).
             number: The most results for each.
             prefix: Only ids that begin with it.
-            **filters: See `Filters`.
+            **filters: As in `similar`.
 
         Raises:
             InvalidVectorError: A vector is not finite, or has other dimensions than the

@@ -118,10 +118,10 @@ urlpatterns = [path("write", views.write), path("search", views.search)]
 """
 
 
-def test_the_lines_of_the_readme(tmp_path: Path):
+def test_the_lines_of_the_documentation(tmp_path: Path):
     """Added to a new project of Django's, they are enough."""
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    lines = dict(re.findall(r"```python\n# (\w+/\w+\.py)\n(.*?)```", readme, re.DOTALL))
+    page = (EXAMPLES.parent / "docs" / "django.md").read_text()
+    lines = dict(re.findall(r"```python\n# (\w+/\w+\.py)\n(.*?)```", page, re.DOTALL))
     assert set(lines) == {"mysite/settings.py", "articles/models.py", "articles/views.py"}
     python("-c", BEGIN, folder=tmp_path)
     lines["mysite/settings.py"] += SETTINGS

@@ -79,5 +79,5 @@ def test_the_commands_of_the_readme_are_there():
     project = (REPOSITORY / "pyproject.toml").read_text()
     for extra in re.findall(r"-e '\.\[(\w+)\]'", readme):
         assert f"\n{extra} = [" in project
-    for path in re.findall(r"\]\(([\w./]+)\)", readme):
+    for path in re.findall(r"\]\(([\w./-]+)\)", readme):
         assert (REPOSITORY / path).is_file()

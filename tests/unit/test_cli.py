@@ -194,9 +194,10 @@ def test_without_click_the_program_names_the_extra(tmp_path: Path):
     assert (done.stderr.count("\n"), done.returncode) == (1, 1)
 
 
-def test_the_commands_of_the_readme_work(tmp_path: Path):
+def test_the_commands_of_the_documentation_work(tmp_path: Path):
     """The installed program runs them as they stand there."""
-    section = (REPOSITORY / "README.md").read_text().partition("## On the command line\n")[2]
+    page = (REPOSITORY / "docs" / "schema.md").read_text()
+    section = page.partition("## On the command line\n")[2]
     commands = section.partition("```sh\n")[2].partition("```")[0]
     programs = Path(sys.executable).parent
     done = subprocess.run(
