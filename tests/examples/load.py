@@ -107,7 +107,7 @@ class Example:
         """Change something once, and return whether that went well."""
         method, path = self.edit
         if method == "PUT":
-            body, headers = json.dumps({"title": f"Note {id}", "text": text}), JSON
+            body, headers = json.dumps({"title": f"Number {id}", "text": text}), JSON
         else:
             named = {"title": f"Article {id}", "subject": f"Ticket {id}"}
             form = {**named, "text": text, "question": text, "published": "on"}
