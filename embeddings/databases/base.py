@@ -103,6 +103,10 @@ class Database:
         """Return the schema of a table that names none; None if that is the only one there is."""
         return None
 
+    def may_read(self, connection: Connection, table: str, schema: str | None) -> bool:
+        """Return whether the connection's role may read a table, or it is not there."""
+        return True
+
     def before_create(self, connection: Connection) -> None:
         """Make what the tables need before they are created."""
 

@@ -89,6 +89,11 @@ def are_missing(work: Work) -> bool:
     return None in _lacking(work.connection, work.records).values()
 
 
+def are_complete(connection: Connection) -> bool:
+    """Return whether the two tables are there with every column."""
+    return not any(missing is None or missing for missing in _lacking(connection, RECORDS).values())
+
+
 @contextmanager
 def explained(work: Work) -> Iterator[None]:
     """Run the block, and say what to do about errors that come of the tables.

@@ -1,4 +1,4 @@
-"""What asynchronous drivers and models are given: streams, binary vectors, overridden methods."""
+"""What asynchronous drivers and models are given: streams, vectors in binary, own methods."""
 
 from __future__ import annotations
 
@@ -143,9 +143,8 @@ async def codec_of(connection: AsyncConnection) -> Any:
 @asynchronous
 async def test_vectors_are_the_same_and_the_hosts_connection_is_as_before(asyncpg_url, cache):
     """To the bit; a vector is text to the host before and after, also without kept statements."""
-    async with connected(
-        f"{asyncpg_url}&prepared_statement_cache_size={cache}&statement_cache_size={cache}"
-    ) as engine:
+    options = {"prepared_statement_cache_size": cache, "statement_cache_size": cache}
+    async with connected(asyncpg_url, connect_args=options) as engine:
         async with engine.begin() as connection:
             before = await codec_of(connection)
             docs = AsyncCollection("docs", connection, model_id="none")

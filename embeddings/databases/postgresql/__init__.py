@@ -91,6 +91,10 @@ class PostgreSQL(Database):
         """Return the first schema of the search path."""
         return connection.scalar(select(func.current_schema()))
 
+    def may_read(self, connection: Connection, table: str, schema: str | None) -> bool:
+        """Return whether the role may, or the table is not there."""
+        return extension.may_read(connection, table, schema)
+
     def before_create(self, connection: Connection) -> None:
         """Create pgvector's extension."""
         extension.create(connection)
