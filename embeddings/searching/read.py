@@ -9,6 +9,7 @@ from sqlalchemy.orm import joinedload
 
 from ..sessions import bind_for_reading
 from ..tables.ours import are_missing, explained
+from ..tables.records import remember_key
 from ..work import Work
 from .query import starts_with
 
@@ -36,7 +37,7 @@ def count(collection: Reference[Any]) -> int:
 
 def get(collection: Reference[Any], id: Key) -> EmbeddingRecord | None:
     """Return an item's record, or None. See `Collection.get`."""
-    text = collection.keys.to_text(id)
+    text = collection.id_of(id)
     entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
@@ -48,12 +49,17 @@ def get(collection: Reference[Any], id: Key) -> EmbeddingRecord | None:
             .where(entity.collection_id == row.id, entity.id == text)
         )
         record: EmbeddingRecord | None = work.run(statement).scalar()
-        return record
+        return record and _with_key(collection, record)
+
+
+def _with_key(collection: Reference[Any], record: EmbeddingRecord) -> EmbeddingRecord:
+    remember_key(record, collection.keys.from_text(record.id))
+    return record
 
 
 def contains(collection: Reference[Any], id: object) -> bool:
     """Return whether there is an item of this id."""
-    text = collection.keys.to_text(id)
+    text = collection.id_of(id)
     columns = collection.records.embeddings.c
     with collection.work() as work:
         row = collection.find(work)
@@ -93,7 +99,7 @@ def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRe
             .order_by(entity.id)
             .limit(PAGE)
         )
-        return list(work.run(page).scalars())
+        return [_with_key(collection, record) for record in work.run(page).scalars()]
 
 
 def ids(collection: Reference[K], prefix: str | None) -> list[K]:

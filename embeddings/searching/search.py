@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from contextlib import suppress
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import select
 
-from ..errors import DoesNotExist, InvalidQueryError, InvalidVectorError
+from ..errors import InvalidItemError, InvalidQueryError, InvalidVectorError
 from ..models.base import check_content
 from ..values import checked_content
 from ..vectors import as_query
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     Form: TypeAlias = Callable[["Work", Float64, Query], "T"]
 
 T = TypeVar("T")
+LOG = logging.getLogger("embeddings")
 
 
 def by_value(
@@ -36,15 +39,20 @@ def by_value(
 ) -> T:
     """Return what is nearest to a value, in a form; `nothing` without a call of the model.
 
+    A text of blanks, and one whose vector is all zeros, is near to nothing.
+
     Args:
         collection: Whose items are searched.
         value: Text or bytes.
         query: How many, and under which conditions.
         form: `entries` or `selectable`.
         nothing: What is returned if there is nothing to compare with.
+
+    Raises:
+        InvalidQueryError: The value is empty.
     """
-    content = checked_content(value)
-    if not query.depth:
+    content = sought(value)
+    if not query.depth or _is_blank(content):
         return nothing
     with collection.work() as work:
         row = collection.find(work)
@@ -53,7 +61,23 @@ def by_value(
         model = collection.model_of(row)
     check_content(model, content)
     vector = as_query(collection.embed(model, [content])[0])
-    return by_vector(collection, vector, query, form, nothing)
+    return by_vector(collection, vector, query, form, nothing) if vector.any() else nothing
+
+
+def sought(value: Content) -> Content:
+    """Return a content that can be searched for.
+
+    Raises:
+        InvalidQueryError: It is empty.
+    """
+    content = checked_content(value)
+    if not content:
+        raise InvalidQueryError("there is nothing to search for: the query is empty")
+    return content
+
+
+def _is_blank(content: Content) -> bool:
+    return isinstance(content, str) and not content.strip()
 
 
 def _is_empty(work: Work) -> bool:
@@ -63,8 +87,10 @@ def _is_empty(work: Work) -> bool:
     return work.run(statement.limit(1)).first() is None
 
 
-def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T]) -> T:
+def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T], nothing: T) -> T:
     """Return what is nearest to the item of a stored id, in a form.
+
+    Nothing is near to a vector that is all zeros.
 
     Raises:
         DoesNotExist: There is no such item.
@@ -74,16 +100,17 @@ def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T]) -> T
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
-            raise DoesNotExist("ID not found")
+            raise collection.id_not_found(id)
         statement = select(columns.embedding).where(
             columns.collection_id == row.id, columns.id == id
         )
         stored = work.run(statement).first()
         if stored is None:
-            raise DoesNotExist("ID not found")
+            raise collection.id_not_found(id)
         if stored.embedding is None:
             raise InvalidVectorError(f"the stored vector of {id!r} is missing")
-        return form(work, as_query(stored.embedding), query)
+        vector = as_query(stored.embedding)
+        return _search(form, work, vector, query) if vector.any() else nothing
 
 
 def by_vector(
@@ -94,39 +121,71 @@ def by_vector(
         # A filter that fails must not hide what has become of the collection.
         if not query.has_filters and collection.remembered(work) is not None:
             with suppress(NotConfirmed):
-                return form(work, vector, query)
+                return _search(form, work, vector, query)
         if collection.find(work) is None:
             return nothing
+        return _search(form, work, vector, query)
+
+
+def _search(form: Form[T], work: Work, vector: Float64, query: Query) -> T:
+    """Return what is nearest, and write a line about the search to the log at DEBUG."""
+    if not LOG.isEnabledFor(logging.DEBUG):
         return form(work, vector, query)
+    began = perf_counter()
+    found = form(work, vector, query)
+    _log(work, began, "search")
+    return found
+
+
+def _log(work: Work, began: float, what: str) -> None:
+    took = (perf_counter() - began) * 1000
+    how = work.searched or work.database.name
+    LOG.debug("%s in %r: %s, %.2f ms", what, work.row.name, how, took)
 
 
 def by_values(
     collection: Reference[K], values: Iterable[Content], query: Query
 ) -> list[Entries[K]]:
     """Return for each of some values the entries nearest to it. The model is called once."""
-    contents = [checked_content(value) for value in several(values, "values")]
-    nothing = [Entries[Any]() for _ in contents]
-    if not contents or not query.depth:
-        return nothing
+    contents = [_sought(value, at) for at, value in enumerate(several(values, "values"))]
+    found = [Entries[Any]() for _ in contents]
+    asked = [at for at, content in enumerate(contents) if not _is_blank(content)]
+    if not asked or not query.depth:
+        return found
     with collection.work() as work:
         row = collection.find(work)
         if row is None or _is_empty(work):
-            return nothing
+            return found
         model = collection.model_of(row)
     for content in contents:
         check_content(model, content)
-    return by_vectors(collection, collection.embed(model, contents), query)
+    vectors = collection.embed(model, [contents[at] for at in asked])
+    near = [(at, vector) for at, vector in zip(asked, vectors, strict=True) if vector.any()]
+    results = by_vectors(collection, [vector for _, vector in near], query)
+    for (at, _), entries_ in zip(near, results, strict=True):
+        found[at] = entries_
+    return found
+
+
+def _sought(value: Content, position: int) -> Content:
+    try:
+        return sought(value)
+    except (InvalidItemError, InvalidQueryError) as error:
+        raise type(error)(f"values[{position}]: {error}") from None
 
 
 def by_vectors(
     collection: Reference[K], vectors: Iterable[VectorLike], query: Query
 ) -> list[Entries[K]]:
     """Return for each of some vectors the entries nearest to it."""
-    queries = [as_query(vector) for vector in vectors]
+    queries = [as_query(vector, f"vectors[{at}]") for at, vector in enumerate(vectors)]
     with collection.work() as work:
         if collection.find(work) is None or not queries:
             return [Entries[Any]() for _ in queries]
+        began = perf_counter()
         rankings = work.database.search_multi(work, queries, query)
+        if LOG.isEnabledFor(logging.DEBUG):
+            _log(work, began, f"{len(queries)} searches")
     return [_entries_of(ranking, query) for ranking in rankings]
 
 

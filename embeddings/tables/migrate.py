@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
 
 from .. import databases
 from ..errors import SchemaError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
     from sqlalchemy.orm import Session
 
+LOG = logging.getLogger("embeddings")
 _alembic_lock = threading.RLock()
 
 
@@ -125,16 +127,19 @@ def head_revision() -> str:
 
 
 def _current(connection: Connection) -> set[str]:
-    from alembic.migration import MigrationContext
-
-    options = {"version_table": VERSION_TABLE, "version_table_schema": schema_of(connection)}
-    return set(MigrationContext.configure(connection, opts=options).get_current_heads())
+    # Alembic's own way would write two lines to the log at each start of an application.
+    schema = schema_of(connection)
+    if not inspect(connection).has_table(VERSION_TABLE, schema):
+        return set()
+    table = Table(VERSION_TABLE, MetaData(), Column("version_num", String), schema=schema)
+    return set(connection.scalars(select(table.c.version_num)))
 
 
 def _revisions() -> ScriptDirectory:
-    from alembic.script import ScriptDirectory
+    with _quiet_alembic():  # which tells of its plugins when it is imported
+        from alembic.script import ScriptDirectory
 
-    return ScriptDirectory(str(migrations_dir()))
+        return ScriptDirectory(str(migrations_dir()))
 
 
 def _run_alembic(
@@ -151,8 +156,32 @@ def _run_alembic(
     with database.schema_change(connection):
         database.lock_migrations(connection)
         # A failure leaves nothing, and the caller's transaction usable.
-        with connection.begin_nested(), _alembic_globals():
+        before = _shown(connection)
+        with connection.begin_nested(), _alembic_globals(), _quiet_alembic():
             run(command, config)
+        LOG.info("the tables were migrated from %s to %s", before, _shown(connection))
+
+
+def _shown(connection: Connection) -> str:
+    return current_revision(connection) or "nothing"
+
+
+@contextmanager
+def _quiet_alembic() -> Iterator[None]:
+    """Keep Alembic from telling of what it does for us; of a migration one line of ours tells."""
+    thread = threading.get_ident()
+
+    def is_told(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno >= logging.WARNING
+
+    loggers = [logging.getLogger(f"alembic.runtime.{name}") for name in ("migration", "plugins")]
+    for logger in loggers:
+        logger.addFilter(is_told)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_told)
 
 
 @contextmanager

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic
 
-from ..errors import InvalidItemError, ModelMismatchError
+from ..errors import InvalidItemError, InvalidVectorError, ModelMismatchError
 from ..keys import K
 from ..models import registry
 from ..models.base import BATCH_SIZE, batches, check_batch_size, check_content, kinds
 from . import rows
-from .items import fold
+from .items import fold, of_item
 from .resolve import resolve
 
 if TYPE_CHECKING:
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
     from ..vectors import Float32
     from ..work import Reference
     from .items import ContentKey, Item
+
+
+LOG = logging.getLogger("embeddings")
 
 
 @dataclass(repr=False, eq=False)
@@ -92,10 +97,28 @@ class Plan(Generic[K]):
         check_batch_size(batch_size)
         own = getattr(self.model, "batch_size", None)
         for batch in batches(list(self.missing), min(batch_size, own or batch_size)):
-            made = self.call_model(self.model, [self.missing[key] for key in batch])
-            self.vectors |= zip(batch, made, strict=True)
+            began = perf_counter()
+            self.call({key: self.missing[key] for key in batch})
             for key in batch:
                 del self.missing[key]
+            took = (perf_counter() - began) * 1000
+            LOG.debug("batch for %r: %d embedded, %.1f ms", self.collection, len(batch), took)
+
+    def call(self, contents: dict[ContentKey, Content]) -> None:
+        """Call the model once, and take up the vectors.
+
+        Raises:
+            InvalidVectorError: A vector cannot be stored; the message names the item.
+        """
+        try:
+            made = self.call_model(self.model, list(contents.values()))
+        except InvalidVectorError as error:
+            if error.position is None:
+                raise
+            key = list(contents)[error.position]
+            ids = (item.id for items in self.lists for item in items if item.key == key)
+            raise InvalidVectorError(f"item {next(ids)!r}: {error}", error.position) from None
+        self.vectors |= zip(contents, made, strict=True)
 
     def __repr__(self) -> str:
         new, written = len(self.new_ids), len(self.written_ids | self.new_ids)
@@ -125,8 +148,11 @@ def make(
         if row is None:
             collection.refuse_if_deleted()
         model = collection.model_of(row)
-        for example in {item.key[1]: item.content for item in given}.values():
-            check_content(model, example)
+        for item in {item.key[1]: item for item in reversed(given)}.values():
+            try:
+                check_content(model, item.content)
+            except InvalidItemError as error:
+                raise of_item(item.id, error) from None
         todo = resolve(work, first, vectors, kinds(model), exists=row is not None, force=force)
     # What comes later cannot rely on a row that is about to be replaced.
     missing = {item.key: item.content for item in todo.missing}
@@ -159,14 +185,42 @@ def apply(collection: Reference[K], plan: Plan[K]) -> None:
         )
     collection.check_model_id(plan.model_id)
     if plan.lists != [[]]:
+        began = perf_counter()
         write(collection, plan)
+        log_batch(plan, began)
+
+
+def log_batch(plan: Plan[Any], began: float) -> None:
+    """Write a line about a batch that was written to the log at DEBUG.
+
+    Args:
+        plan: The batch.
+        began: When, by `perf_counter`.
+    """
+    if LOG.isEnabledFor(logging.DEBUG):
+        new, written = len(plan.new_ids), len(plan.written_ids - plan.new_ids)
+        count = len({item.id for items in plan.lists for item in items})
+        LOG.debug(
+            "batch in %r: %d items, %d embedded by %r, %d written without, %d unchanged, %.1f ms",
+            plan.collection,
+            count,
+            new,
+            plan.model_id,
+            written,
+            count - new - written,
+            (perf_counter() - began) * 1000,
+        )
 
 
 def write(collection: Reference[K], plan: Plan[K]) -> None:
     """Read again and write; once more if another writer changed the rows in between."""
     while missing := _written_or_missing(collection, plan):
-        made = collection.embed(plan.model, [item.content for item in missing])
-        plan.vectors |= zip((item.key for item in missing), made, strict=True)
+        LOG.warning(
+            "other writers changed %d items in %r meanwhile: the model is called for them again",
+            len(missing),
+            collection.name,
+        )
+        plan.call({item.key: item.content for item in missing})
 
 
 def _written_or_missing(collection: Reference[K], plan: Plan[K]) -> list[Item]:

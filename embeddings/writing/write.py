@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
 
-from ..errors import DoesNotExist, InvalidQueryError, ModelMismatchError
+from ..errors import InvalidQueryError, ModelMismatchError
 from ..models.base import batches, check_batch_size, check_content
 from ..searching.query import checked_where, starts_with, where_condition
 from ..tables.records import now
-from ..values import checked_content, dump_metadata, load_metadata
+from ..values import checked_content, load_metadata
 from ..vectors import as_vector
 from . import loaded, plan, rows
-from .items import Prepared, checked_item, vector_row
+from .items import Prepared, checked_item, item_metadata, vector_row
 from .resolve import Resolution
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from ..vectors import Float32
     from ..work import Reference
     from .items import ContentKey, Item
+
+LOG = logging.getLogger("embeddings")
 
 
 def embed(
@@ -48,7 +52,7 @@ def embed(
             model_id = collection.model_id_of(collection.find(work))
         if value.model_id != model_id:
             raise ModelMismatchError(collection.name, model_id, value.model_id)
-        vectors[item.key] = as_vector(value.vector, label="prepared vector")
+        vectors[item.key] = as_vector(value.vector, label=f"prepared vector of {item.id!r}")
     _embed(collection, [item], vectors, force=force)
 
 
@@ -64,7 +68,8 @@ def embed_multi(
     check_batch_size(batch_size)
     own = getattr(collection.read_model(), "batch_size", None)
     items = (
-        checked_item(collection, id, value, metadata, store) for id, value, metadata in entries
+        checked_item(collection, id, value, metadata, store, position)
+        for position, (id, value, metadata) in enumerate(entries)
     )
     for batch in batches(items, min(batch_size, own or batch_size)):
         _embed(collection, batch, {}, force=force)
@@ -77,10 +82,14 @@ def _embed(
     *,
     force: bool,
 ) -> None:
+    began = perf_counter()
     planned = plan.make(collection, items, vectors, force=force)
+    if planned.missing:
+        planned.call(planned.missing)
+        planned.missing = {}
     if planned.new_ids or planned.written_ids:
-        planned.embed(len(items))
         plan.write(collection, planned)
+    plan.log_batch(planned, began)
 
 
 def prepare(collection: Reference[Any], value: Content) -> Prepared:
@@ -96,25 +105,28 @@ def store_vectors(
 ) -> None:
     """Store vectors that were made elsewhere. See `Collection.store_vectors`."""
     check_batch_size(batch_size)
-    checked = (vector_row(collection, entry) for entry in entries)
+    checked = (vector_row(collection, entry, at) for at, entry in enumerate(entries))
     for batch in batches(checked, batch_size):
+        began = perf_counter()
         by_id = {row["id"]: row for row in batch}
         with collection.work(write=True) as work:
             collection.find_or_create(work)
             rows.write(work, Resolution([by_id[id] for id in sorted(by_id)]))
+        took = (perf_counter() - began) * 1000
+        LOG.debug("batch in %r: %d vectors stored, %.1f ms", collection.name, len(batch), took)
 
 
 def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None) -> None:
     """Replace the metadata of an item. See `Collection.set_metadata`."""
-    text = collection.keys.to_text(id)
+    text = collection.id_of(id)
     # A copy, which the record of a session may keep.
-    copy = None if metadata is None else load_metadata(dump_metadata(metadata))
+    copy = None if metadata is None else load_metadata(item_metadata(text, metadata))
     entity = collection.records.embedding
     statement = update(entity).values({entity.metadata_: copy, entity.updated: now()})
     with collection.work(write=True) as work:
         row = collection.existing(work)
         if not work.changed(statement.where(entity.collection_id == row.id, entity.id == text)):
-            raise DoesNotExist("ID not found")
+            raise collection.id_not_found(text)
 
 
 def delete_items(
@@ -126,7 +138,7 @@ def delete_items(
     """Delete items and return how many there were. See `Collection.delete_items`."""
     if isinstance(ids, str | bytes):
         raise InvalidQueryError("ids must be an iterable of ids, not a single one")
-    texts = None if ids is None else [collection.keys.to_text(id) for id in ids]
+    texts = None if ids is None else collection.ids_of(ids, "ids")
     id = collection.records.embeddings.c.id
     conditions: list[ColumnElement[bool]] = []
     if prefix is not None and prefix != "":

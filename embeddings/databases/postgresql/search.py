@@ -31,6 +31,7 @@ from sqlalchemy.ext.compiler import compiles
 from ...searching.query import Query, Ranking, ScoredRow
 from ...searching.scan import check_dimensions
 from ...vectors import ITEM_BYTES
+from ..status import Searched
 from .drivers import vector_writer
 from .index import distance
 from .types import PGJSON, PGVector, as_jsonb, to_pgvector_text
@@ -73,6 +74,7 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     if not query.depth:
         return Ranking([])
     conditions = query.conditions(work)
+    reason = None
     send = vector_writer(work.connection)
     sought = {"sought": send(vector.astype("f4"))}
     settings = work.row.search_settings
@@ -86,7 +88,10 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
         elif nearest[0].candidates == _candidates(query):
             best = [ScoredRow(*row[:4]) for row in nearest[query.offset :]]
             least = -2.0 if query.min_score is None else query.min_score
+            work.searched = Searched("index", candidates=_candidates(query))
             return Ranking([row for row in best if row.score >= least], exact=False)
+        reason = "the index gave fewer candidates than wanted"
+    work.searched = Searched("database", reason=reason)
     statement = _built(_exactly, work, vector.size, query, conditions)
     return Ranking([ScoredRow(*row) for row in work.run(statement, sought)])
 
@@ -122,6 +127,7 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
     under the host's own `hnsw.ef_search`, which also limits how many there can be.
     """
     check_dimensions(work, vector.size)
+    work.searched = Searched("database", reason="as a part of your statement")
     sought = bindparam(None, vector.astype("f4"), _Sent())
     has_index = work.row.search_settings is not None
     make = _nearly if query.exact is False and has_index else _exactly

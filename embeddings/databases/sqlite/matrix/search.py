@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from ....searching.query import NotConfirmed, Ranking, ScoredRow
 from ....searching.scan import are_vectors, scan
 from ....vectors import ITEM_BYTES
+from ...status import Searched
 from . import statements
 from .build import MustScan, catch_up, dimensions_of, logged, mistrust
 from .cache import CACHE, Key
@@ -77,10 +78,10 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
         for number, vector in enumerate(block):
             try:
                 ranking = Ranking(_search(work, probes, number, query, filters))
-            except MustScan:
+            except MustScan as reason:
                 if not work.row.is_certain:
                     raise NotConfirmed from None
-                ranking = scan(work, vector, query)
+                ranking = scan(work, vector, query, str(reason))
             results.append(ranking)
     return results
 
@@ -167,6 +168,7 @@ def _attempt(
                 return None  # other rows may meet the conditions now
         if finalists.are_best(chosen.floor):
             finalists.warn()
+            work.searched = Searched("matrix", state.rows, len(chosen.ids))
             return _decoded(work, finalists)
         if answer.changes:
             return None
