@@ -18,6 +18,8 @@ from .databases.sqlite.matrix.memory import set_memory_budget
 from .databases.sqlite.transactions import configure_sqlite
 from .databases.status import IndexInfo, Status
 from .errors import (
+    AnswerError,
+    AuthenticationError,
     BindingError,
     CorruptVectorWarning,
     DoesNotExist,
@@ -30,7 +32,12 @@ from .errors import (
     ModelError,
     ModelMismatchError,
     ModelRequiredError,
+    QuotaError,
+    RateLimitError,
+    RefusedError,
     SchemaError,
+    TooLongError,
+    UnavailableError,
     UnknownModelError,
 )
 from .models.base import EmbeddingModel, SupportsEmbedding
@@ -59,8 +66,10 @@ if typing.TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerError",
     "AsyncCollection",
     "AsyncPlan",
+    "AuthenticationError",
     "Base",
     "BinaryText",
     "BindingError",
@@ -86,10 +95,15 @@ __all__ = [
     "ModelRequiredError",
     "Plan",
     "Prepared",
+    "QuotaError",
+    "RateLimitError",
     "Records",
+    "RefusedError",
     "SchemaError",
     "Status",
     "SupportsEmbedding",
+    "TooLongError",
+    "UnavailableError",
     "UnknownModelError",
     "Vector",
     "configure_sqlite",

@@ -363,7 +363,7 @@ class Collection(Generic[K]):
 
         As with `prepare`, no database is touched if the collection was given its model.
         """
-        return self.prepare(value).vector
+        return write.embed_query(self.reference, value)
 
     def store_vectors(
         self, entries: Iterable[tuple[Any, ...]], batch_size: int = BATCH_SIZE

@@ -43,12 +43,19 @@ def as_vectors(values: Sequence[VectorLike], *, label: str = "") -> list[Float32
         label: What they are called in an error, after their number.
 
     Raises:
-        InvalidVectorError: As `as_vector`; the message tells which one it is.
+        InvalidVectorError: As `as_vector`; the message and `positions` tell which one it is.
     """
     matrix = _as_matrix(values)
     if matrix is not None:
         return list(matrix)
-    return [as_vector(row, label=f"vector {i} {label}") for i, row in enumerate(values)]
+    vectors = []
+    for position, row in enumerate(values):
+        try:
+            vectors.append(as_vector(row, label=f"vector {position} {label}"))
+        except InvalidVectorError as error:
+            error.positions = (position,)
+            raise
+    return vectors
 
 
 def _as_matrix(values: Sequence[VectorLike]) -> Float32 | None:

@@ -52,7 +52,7 @@ def by_value(
             return nothing
         model = collection.model_of(row)
     check_content(model, content)
-    vector = as_query(collection.embed(model, [content])[0])
+    vector = as_query(collection.embed(model, [content], "query")[0])
     return by_vector(collection, vector, query, form, nothing)
 
 
@@ -115,7 +115,7 @@ def by_values(
         model = collection.model_of(row)
     for content in contents:
         check_content(model, content)
-    return by_vectors(collection, collection.embed(model, contents), query)
+    return by_vectors(collection, collection.embed(model, contents, "query"), query)
 
 
 def by_vectors(

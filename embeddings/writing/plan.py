@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic
 
-from ..errors import InvalidItemError, ModelMismatchError
+from ..errors import EmbeddingsError, InvalidItemError, ModelMismatchError
 from ..keys import K
 from ..models import registry
-from ..models.base import BATCH_SIZE, batches, check_batch_size, check_content, kinds
+from ..models.base import (
+    BATCH_SIZE,
+    batches,
+    check_batch_size,
+    check_content,
+    check_kind,
+    kinds,
+    prefixed,
+)
 from . import rows
 from .items import fold
 from .resolve import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
 
     from ..keys import Keys
     from ..models.base import Content, SupportsEmbedding
@@ -74,7 +83,7 @@ class Plan(Generic[K]):
     @property
     def contents(self) -> list[Content]:
         """What the model is still to be called with: each content once. Count your tokens here."""
-        return list(self.missing.values())
+        return [prefixed(self.model, content) for content in self.missing.values()]
 
     def embed(self, batch_size: int = BATCH_SIZE) -> None:
         """Call the model for `contents`; no database is touched.
@@ -86,16 +95,31 @@ class Plan(Generic[K]):
                 model goes first.
 
         Raises:
-            ModelError: The model failed.
+            ModelError: The model failed; its `ids` are those of the items concerned.
             ValueError: `batch_size` is not a positive integer.
         """
         check_batch_size(batch_size)
         own = getattr(self.model, "batch_size", None)
         for batch in batches(list(self.missing), min(batch_size, own or batch_size)):
-            made = self.call_model(self.model, [self.missing[key] for key in batch])
+            with self.naming(batch):
+                made = self.call_model(self.model, [self.missing[key] for key in batch])
             self.vectors |= zip(batch, made, strict=True)
             for key in batch:
                 del self.missing[key]
+
+    @contextmanager
+    def naming(self, batch: list[ContentKey]) -> Iterator[None]:
+        """Add the ids of the items concerned to an error in the block."""
+        try:
+            yield
+        except EmbeddingsError as error:
+            concerned = {batch[i] for i in error.positions} if error.positions else {*batch}
+            error.add_ids(
+                self._sorted(
+                    {item.id for items in self.lists for item in items if item.key in concerned}
+                )
+            )
+            raise
 
     def __repr__(self) -> str:
         new, written = len(self.new_ids), len(self.written_ids | self.new_ids)
@@ -105,7 +129,7 @@ class Plan(Generic[K]):
 def make(
     collection: Reference[K],
     given: list[Item],
-    vectors: dict[ContentKey, Float32] | None = None,
+    prepared: Float32 | None = None,
     *,
     force: bool,
 ) -> Plan[K]:
@@ -114,23 +138,25 @@ def make(
     Args:
         collection: Where they are to be written.
         given: In the order in which they were given.
-        vectors: Those that are at hand.
+        prepared: The vector of the first item, where it is at hand.
         force: Call the model even for vectors that are there.
     """
-    vectors = vectors or {}
-    lists = fold(given)
-    first, later = lists[0], lists[1:]
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             collection.refuse_if_deleted()
         model = collection.model_of(row)
+        given = [_as_embedded(collection, model, item) for item in given]
         for example in {item.key[1]: item.content for item in given}.values():
-            check_content(model, example)
+            check_kind(model, example)
+        vectors = {} if prepared is None else {given[0].key: prepared}
+        lists = fold(given)
+        first, later = lists[0], lists[1:]
         todo = resolve(work, first, vectors, kinds(model), exists=row is not None, force=force)
     # What comes later cannot rely on a row that is about to be replaced.
     missing = {item.key: item.content for item in todo.missing}
     missing |= {i.key: i.content for items in later for i in items if i.key not in vectors}
+    _check_missing(collection, model, lists, missing)
     written = {row["id"] for row in todo.rows + todo.changes}
     return Plan(
         collection=collection.name,
@@ -145,6 +171,30 @@ def make(
         new_ids={item.id for items in lists for item in items if item.key in missing},
         written_ids=written.union(item.id for items in later for item in items),
     )
+
+
+def _as_embedded(collection: Reference[Any], model: SupportsEmbedding, item: Item) -> Item:
+    """Return an item under the hash of what the model is given, the document prefix included."""
+    content = prefixed(model, item.content)
+    if content is item.content:
+        return item
+    return item._replace(key=(collection.content_hash(content), item.key[1]))
+
+
+def _check_missing(
+    collection: Reference[Any],
+    model: SupportsEmbedding,
+    lists: list[list[Item]],
+    missing: Collection[ContentKey],
+) -> None:
+    for items in lists:
+        for item in items:
+            if item.key in missing:
+                try:
+                    check_content(model, item.content)
+                except EmbeddingsError as error:
+                    error.add_ids([collection.keys.from_text(item.id)])
+                    raise
 
 
 def apply(collection: Reference[K], plan: Plan[K]) -> None:
@@ -165,7 +215,8 @@ def apply(collection: Reference[K], plan: Plan[K]) -> None:
 def write(collection: Reference[K], plan: Plan[K]) -> None:
     """Read again and write; once more if another writer changed the rows in between."""
     while missing := _written_or_missing(collection, plan):
-        made = collection.embed(plan.model, [item.content for item in missing])
+        with plan.naming([item.key for item in missing]):
+            made = collection.embed(plan.model, [item.content for item in missing])
         plan.vectors |= zip((item.key for item in missing), made, strict=True)
 
 

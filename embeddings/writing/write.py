@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..values import Metadata
     from ..vectors import Float32
     from ..work import Reference
-    from .items import ContentKey, Item
+    from .items import Item
 
 
 def embed(
@@ -42,14 +42,14 @@ def embed(
     """Embed a value and store its vector. See `Collection.embed`."""
     content = value.content if isinstance(value, Prepared) else value
     item = checked_item(collection, id, content, metadata, store)
-    vectors: dict[ContentKey, Float32] = {}
+    vector: Float32 | None = None
     if isinstance(value, Prepared):
         with collection.work() as work:
             model_id = collection.model_id_of(collection.find(work))
         if value.model_id != model_id:
             raise ModelMismatchError(collection.name, model_id, value.model_id)
-        vectors[item.key] = as_vector(value.vector, label="prepared vector")
-    _embed(collection, [item], vectors, force=force)
+        vector = as_vector(value.vector, label="prepared vector")
+    _embed(collection, [item], vector, force=force)
 
 
 def embed_multi(
@@ -67,17 +67,17 @@ def embed_multi(
         checked_item(collection, id, value, metadata, store) for id, value, metadata in entries
     )
     for batch in batches(items, min(batch_size, own or batch_size)):
-        _embed(collection, batch, {}, force=force)
+        _embed(collection, batch, None, force=force)
 
 
 def _embed(
     collection: Reference[Any],
     items: list[Item],
-    vectors: dict[ContentKey, Float32],
+    prepared: Float32 | None,
     *,
     force: bool,
 ) -> None:
-    planned = plan.make(collection, items, vectors, force=force)
+    planned = plan.make(collection, items, prepared, force=force)
     if planned.new_ids or planned.written_ids:
         planned.embed(len(items))
         plan.write(collection, planned)
@@ -89,6 +89,14 @@ def prepare(collection: Reference[Any], value: Content) -> Prepared:
     model = collection.known_model()
     check_content(model, value)
     return Prepared(value, collection.embed(model, [value])[0], model.model_id)
+
+
+def embed_query(collection: Reference[Any], value: Content) -> Float32:
+    """Return the vector of a value to search for. See `Collection.embed_query`."""
+    checked_content(value)
+    model = collection.known_model()
+    check_content(model, value)
+    return collection.embed(model, [value], "query")[0]
 
 
 def store_vectors(
