@@ -114,7 +114,12 @@ class Teller:
             kind = ModelError if cause in NO_SUCH_PLACE else UnavailableError
             details = [name, cause] if error.__cause__ is not None else [name]
             return Failure(kind(self._message(details)))
-        return Failure(ModelError(self._message([name])))
+        # While an answer is read, httpx's own errors come through.
+        kinds = {kind.__name__ for kind in type(error).__mro__}
+        if "DecodingError" in kinds:
+            return Failure(AnswerError(self._message([name])))
+        is_transport = "TransportError" in kinds and name not in NO_SUCH_PLACE
+        return Failure((UnavailableError if is_transport else ModelError)(self._message([name])))
 
     def of_answer(self, answer: Any, texts: Sequence[str]) -> Failure | None:
         """Return what an answer says that is called a success and holds an error, or None."""
@@ -243,7 +248,7 @@ def without(said: str, texts: Iterable[str], secrets: Iterable[str]) -> str:
 
     def shown(match: re.Match[str]) -> str:
         word = match[0].casefold()
-        if word in WORDS:
+        if word in WORDS or (len(word) == 1 and word.isalpha()):
             return match[0]
         if word.isdigit():
             return "…" if word in numbers else match[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import os
 import random
 import tempfile
@@ -204,16 +205,24 @@ def tries(most: int, deadline: Deadline) -> Any:
         import stamina
     except ImportError:
         raise MissingExtraError("stamina", "openai") from None
-    count = 0
+    failures = itertools.count()
 
     def pause(error: Exception) -> float | bool:
-        nonlocal count
-        if not isinstance(error, ModelError) or not error.is_retryable:
-            return False
-        longest = min(FIRST_PAUSE * 2.0**count, LONGEST_PAUSE)
-        count += 1
-        seconds = error.retry_after or longest * random.uniform(0.5, 1.0)  # noqa: S311
-        return seconds if seconds < deadline.left(float("inf")) else False
+        seconds = pause_after(error, next(failures))
+        return seconds is not None and seconds < deadline.left(float("inf")) and seconds
 
     hook: Callable[[Exception], float | bool] = pause
     return stamina.retry_context(on=hook, attempts=most, timeout=None)
+
+
+def pause_after(error: Exception, earlier: int) -> float | None:
+    """Return the seconds to wait before another try, or None if it is not worth one.
+
+    Args:
+        error: What the last try failed with.
+        earlier: How many tries failed before it.
+    """
+    if not isinstance(error, ModelError) or not error.is_retryable:
+        return None
+    longest: float = min(FIRST_PAUSE * 2**earlier, LONGEST_PAUSE)
+    return error.retry_after or longest * random.uniform(0.5, 1.0)  # noqa: S311

@@ -361,7 +361,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
 
     # Connections
 
-    def _options(self) -> dict[str, Any]:
+    def _options(self, make_http_client: Callable[..., Any]) -> dict[str, Any]:
         """Return what a client is made with. A query string is taken off the address."""
         options = dict(self._settings)
         address = options.get("base_url") or os.environ.get("OPENAI_BASE_URL")
@@ -372,8 +372,10 @@ class OpenAIEmbeddingModel(EmbeddingModel):
                 **dict(parse_qsl(query)),
                 **options.get("default_query", {}),
             }
-        # Tries are counted here, and not in the client as well.
-        return options | {"max_retries": 0, "timeout": self._timeout}
+        # Tries are counted here, and not in the client as well. A redirect is not followed: it
+        # would take the texts to another address, or turn the request into another one.
+        http_client = make_http_client(follow_redirects=False)
+        return options | {"max_retries": 0, "timeout": self._timeout, "http_client": http_client}
 
     def _connect(self) -> openai.OpenAI:
         package = _package()
@@ -388,7 +390,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         with self._lock:
             if self._client is None:
                 try:
-                    self._client = package.OpenAI(**self._options())
+                    self._client = package.OpenAI(**self._options(package.DefaultHttpxClient))
                 except Exception as error:  # noqa: BLE001  no key, or a malformed address
                     failure = self._teller().of_exception(error, ())
                 else:
@@ -407,7 +409,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             generator = self._async_clients.get(loop)
             if generator is None:
                 try:
-                    client = package.AsyncOpenAI(**self._options())
+                    client = package.AsyncOpenAI(**self._options(package.DefaultAsyncHttpxClient))
                 except Exception as error:  # noqa: BLE001
                     failure = self._teller().of_exception(error, ())
                 else:
