@@ -41,6 +41,7 @@ from .errors import (
     UnknownModelError,
 )
 from .models.base import EmbeddingModel, SupportsEmbedding
+from .models.cached import cached
 from .models.registry import (
     get_aliases,
     get_embedding_model,
@@ -106,6 +107,7 @@ __all__ = [
     "UnavailableError",
     "UnknownModelError",
     "Vector",
+    "cached",
     "configure_sqlite",
     "cosine_similarity",
     "decode",

@@ -221,9 +221,22 @@ def prefixed(model: SupportsEmbedding, item: Content, role: Role = "document") -
     return prefix + item if prefix and isinstance(item, str) else item
 
 
+def has_own(model: SupportsEmbedding, name: str, general: str) -> bool:
+    """Return whether a model's method goes before a more general one.
+
+    It does not where a subclass overrides the general one alone: then the subclass is asked.
+    """
+    for kind in type(model).__mro__:
+        if name in vars(kind):
+            return True
+        if general in vars(kind):
+            return False
+    return hasattr(model, name)
+
+
 def _call(model: SupportsEmbedding, items: list[Any], role: Role) -> Iterable[VectorLike]:
-    if role == "query" and hasattr(model, "embed_queries"):
-        vectors: Iterable[VectorLike] = model.embed_queries(items)
+    if role == "query" and has_own(model, "embed_queries", "embed_batch"):
+        vectors: Iterable[VectorLike] = model.embed_queries(items)  # type: ignore[attr-defined]
         return vectors
     items = [prefixed(model, item, role) for item in items]
     llm = sys.modules.get("llm")
@@ -238,16 +251,14 @@ async def call_async(
     model: SupportsEmbedding, items: list[Any], role: Role
 ) -> Iterable[VectorLike] | None:
     """Return the answer of a model that can be awaited, or None if it cannot."""
-    if role == "query" and hasattr(model, "embed_queries"):
-        if not hasattr(model, "aembed_queries"):
-            return None
-        vectors: Iterable[VectorLike] = await model.aembed_queries(list(items))
-        return vectors
-    if not hasattr(model, "aembed_batch"):
+    name, general = "aembed_batch", "embed_batch"
+    if role == "query" and has_own(model, "embed_queries", "embed_batch"):
+        name, general = "aembed_queries", "embed_queries"
+    else:
+        items = [prefixed(model, item, role) for item in items]
+    if not has_own(model, name, general):
         return None
-    answer: Iterable[VectorLike] = await model.aembed_batch(
-        [prefixed(model, item, role) for item in items]
-    )
+    answer: Iterable[VectorLike] = await getattr(model, name)(list(items))
     return answer
 
 

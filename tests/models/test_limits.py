@@ -269,11 +269,15 @@ def test_a_pause_that_ends_after_the_deadline_is_not_begun(server, open_model, i
     """The error says how long the service wanted to be left alone."""
     server.usual = error(429, retry_after="30")
     model = open_model(max_retries=9, deadline=20.0)
-    ask = (
-        (lambda: asyncio.run(model.aembed_batch(["a"]))) if is_async else (lambda: model.embed("a"))
-    )
+
+    async def ask() -> None:
+        if is_async:
+            await model.aembed_batch(["hound"])
+        else:
+            model.embed("hound")
+
     with pytest.raises(RateLimitError, match="to be asked again in 30 s") as raised:
-        ask()
+        asyncio.run(ask())
     assert raised.value.retry_after == 30.0
     assert len(server.requests) == 1
 

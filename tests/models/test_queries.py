@@ -176,6 +176,40 @@ def test_prefixes_and_fields_of_a_services_model(server, open_model, is_async: b
     assert sent == [(["passage: one"], "passage"), (["query: hound"], "query")]
 
 
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_subclass_that_overrides_one_method_is_asked(is_async: bool):
+    """What it inherits beside that does not go before it."""
+
+    class Inherited(OwnQueries):
+        async def aembed_batch(self, items: Sequence[Any]) -> list[Any]:
+            raise AssertionError
+
+        async def aembed_queries(self, items: Sequence[Any]) -> list[Any]:
+            raise AssertionError
+
+    class Overridden(Inherited):
+        query_prefix = "query: "
+
+        def embed_batch(self, items: Sequence[Any]) -> list[Any]:
+            return super().embed_batch(items)
+
+    model = Overridden()
+
+    async def main() -> None:
+        async with AsyncCollection[Any]("docs", model=model) as docs:
+            await docs.embed("a", "one")
+            await docs.similar("hound")
+
+    if is_async:
+        asyncio.run(main())
+    else:
+        docs = Collection("docs", model=model)
+        docs.embed("a", "one")
+        docs.similar("hound")
+    assert model.calls == [["passage: one"], ["query: hound"]]
+    assert model.queries == []
+
+
 # Paid once
 
 
