@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from .collection import Collection
 from .errors import EmbeddingsError, MissingExtraError
 from .overview import overview
 from .sessions.open import open_engine
@@ -73,9 +72,9 @@ def status_command(context: click.Context, as_json: bool) -> None:
 def collections_command(database: Target) -> None:
     """Print the names of the collections, one a line."""
     with _one_line_errors():
-        names = Collection.names(database)
-    for name in names:
-        click.echo(name)
+        collections = overview(database).collections
+    for collection in collections:
+        click.echo(collection.name)
 
 
 def commands_on(find_engine: Callable[[], Engine]) -> click.Group:

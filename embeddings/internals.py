@@ -48,6 +48,14 @@ def isolation_level_of_engine(dialect: Dialect) -> str | None:
     return level
 
 
+def registry_of(base: Any) -> Any:
+    """Return the registry of a declarative base.
+
+    SQLModel has it under a name of SQLAlchemy's own, because a model may have a field `registry`.
+    """
+    return getattr(base, "registry", None) or base._sa_registry
+
+
 def tables_to_create(options: Mapping[str, Any]) -> Iterable[Table] | None:
     """Return the tables that `create_all` was asked for, from its event; None for all.
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.engine.mock import MockConnection
 
 from .. import databases
 from ..errors import SchemaError
@@ -49,7 +50,7 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
         SchemaError: A table called `collections` or `embeddings` is there and is not one of ours,
             or there is no pgvector. Nothing was changed.
     """
-    if bind is None and (script := _script_of_host()):
+    if _is_script(bind) and (script := _script_of_host()):
         _write_script(script, revision, upgrades=True)
         return
     revision = revision.rpartition(":")[2]
@@ -60,11 +61,11 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
         with _migration(bind) as connection:
             migrate(connection, revision)
         return
-    _check_bind(bind, "migrate")
-    if not bind.in_transaction():
-        bind.begin()
-    if not is_migrated(bind, revision):
-        _run_alembic(bind, lambda command, config: command.upgrade(config, revision))
+    connection = _checked(bind, "migrate")
+    if not connection.in_transaction():
+        connection.begin()
+    if not is_migrated(connection, revision):
+        _run_alembic(connection, lambda command, config: command.upgrade(config, revision))
 
 
 def downgrade(
@@ -83,18 +84,18 @@ def downgrade(
     Raises:
         SchemaError: Rows would be lost. Nothing was changed.
     """
-    if bind is None and (script := _script_of_host()):
+    if _is_script(bind) and (script := _script_of_host()):
         _write_script(script, revision, upgrades=False)
         return
     if isinstance(bind, Engine):
         with _migration(bind) as connection:
             downgrade(connection, revision, drop_rows=drop_rows)
         return
-    _check_bind(bind, "downgrade")
-    if not bind.in_transaction():
-        bind.begin()
+    connection = _checked(bind, "downgrade")
+    if not connection.in_transaction():
+        connection.begin()
     _run_alembic(
-        bind,
+        connection,
         lambda command, config: command.downgrade(config, revision),
         drop_rows=drop_rows or _host_says_drop(),
     )
@@ -110,13 +111,18 @@ def _host_says_drop() -> bool:
         return False
 
 
+def _is_script(bind: object) -> bool:
+    """Return whether this is what `op.get_bind()` gives where there is no database."""
+    return bind is None or isinstance(bind, MockConnection)
+
+
 def _script_of_host() -> MigrationContext | None:
     """Return the context of a host's Alembic that writes a script, and whose revision calls."""
     with importing():
         from alembic import op
     try:
         context = op.get_context()
-    except NameError:  # not within Alembic
+    except (NameError, AttributeError):  # not within Alembic
         return None
     return context if context.as_sql else None
 
@@ -139,7 +145,7 @@ def _write_script(script: MigrationContext, revision: str, *, upgrades: bool) ->
     _in_scripts[script] = end
 
 
-def _check_bind(bind: object, function: str) -> None:
+def _checked(bind: object, function: str) -> Connection:
     if any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(bind).__mro__):
         raise TypeError(
             f"{function}() works synchronously, and this is an {type(bind).__name__}. Run it on a "
@@ -148,9 +154,10 @@ def _check_bind(bind: object, function: str) -> None:
         )
     if not isinstance(bind, Connection):
         raise TypeError(
-            f"{function}() takes an Engine or a Connection, not {type(bind).__name__}. None is what "
-            "op.get_bind() gives in a script (--sql), within a revision of your own"
+            f"{function}() takes an Engine or a Connection, not {type(bind).__name__}. (What "
+            "op.get_bind() gives in a script, --sql, is for a revision of your own)"
         )
+    return bind
 
 
 def _migration(engine: Engine) -> AbstractContextManager[Connection]:
