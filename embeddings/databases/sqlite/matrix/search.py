@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from sqlalchemy import Subquery, func, literal_column, select
 from sqlalchemy.exc import OperationalError
 
 from ....searching.query import NotConfirmed, Ranking, ScoredRow
@@ -44,7 +45,8 @@ ATTEMPTS = 5
 MOST_ODD = 100  # rows that cannot be compared, and that a warning has to name
 ESTIMATES_AT_ONCE = 2**22  # one for each row and query
 FETCHED, SHARE = 500, 8  # candidates that are fetched at most: so many, or one row in so many
-TRIED = (128, 2048)  # how many of the best to try a filter on before asking for all that it keeps
+TRIED = (256, 2048)  # how many of the best to try a filter on before asking for all that it keeps
+FEW_KEYS = 1_000  # of the host's, whose rows are read sooner than found in memory
 
 
 def search(work: Work, vector: Float64, query: Query) -> Ranking:
@@ -68,7 +70,9 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
         CorruptVectorWarning: Rows whose vector cannot be compared were left out.
     """
     results: list[Ranking] = []
-    filters = query.filters(work)
+    if _has_few_keys(work, query):
+        return [scan(work, vector, query) for vector in vectors]
+    filters = statements.filters_of_few(work, query)
     while rest := vectors[len(results) :]:
         latest = CACHE.latest(work)
         most = max(1, ESTIMATES_AT_ONCE // (1 + len(latest[1].radii))) if latest else 1
@@ -83,6 +87,14 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
                 ranking = scan(work, vector, query)
             results.append(ranking)
     return results
+
+
+def _has_few_keys(work: Work, query: Query) -> bool:
+    """Return whether the host selects few keys."""
+    if not isinstance(query.among, Subquery):
+        return False
+    few = select(literal_column("1")).select_from(query.among).limit(FEW_KEYS + 1).subquery()
+    return int(work.run(select(func.count()).select_from(few)).scalar_one()) <= FEW_KEYS
 
 
 def _search(
@@ -187,11 +199,11 @@ def _views(
     if not filters:
         yield view, query.depth, True
         return
-    for depth in TRIED:
+    for depth in TRIED[:1] if statements.is_among_only(query) else TRIED:
         if query.depth <= depth // 2 and depth * 32 <= view.rows:
             yield view, depth, False
     with _log_may_be_gone(work):
-        position, ids = statements.meeting(work, state.mark, filters)
+        position, ids = statements.meeting(work, state.mark, query, filters)
     if position.mark == state.mark and position.has_base:
         yield view.only(ids), query.depth, True
     else:  # what has a filter must not wait for a search without one

@@ -26,6 +26,7 @@ DEAD_SHARE = 8  # a segment is made anew when one row in so many is dead
 USUAL = 1.5  # times the median, a radius is not one of a few that are far above the others
 WIDE_SHARE = 8  # what is usual is found out anew when one row in so many is wide
 COMPACTED_AT_ONCE = 2  # so that compacting never takes much memory at a time
+SOUGHT_SHARE = 40  # to look an id up takes as long as to go through so many
 JOINED_BYTES = 2 * ITEM_BYTES  # of a row: its scale and radius, in one piece with those of all
 
 
@@ -131,13 +132,13 @@ class State:
         Args:
             ids: A set, of any size.
         """
-        others = [
-            start + at
-            for start, segment in zip(self.starts, self.segments, strict=False)
-            for at, id in enumerate(segment.ids)
-            if id not in ids
-        ]
-        return self._with_dead(others)
+        if len(ids) * len(self.segments) * SOUGHT_SHARE < len(self.radii):
+            positions = self.positions(ids)
+            radii = np.full_like(self.radii, np.inf)
+            radii[positions] = self.radii[positions]
+            return replace(self, radii=radii)
+        parts = [np.fromiter(map(ids.__contains__, s.ids), bool, len(s)) for s in self.segments]
+        return replace(self, radii=np.where(np.concatenate(parts), self.radii, np.float32(np.inf)))
 
     def starting_with(self, prefix: str) -> State:
         """Return the state of the ids that begin so."""
