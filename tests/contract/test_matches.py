@@ -8,6 +8,7 @@ import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from sqlalchemy import (
     BigInteger,
@@ -20,6 +21,7 @@ from sqlalchemy import (
     String,
     Text,
     Uuid,
+    cast,
     event,
     exists,
     func,
@@ -649,3 +651,37 @@ class TestColumnsAsKeys:
             found, found.c.id == PlainUuidArticle.id
         )
         assert [tuple(row) for row in session.execute(statement)] == [(key, key)]
+
+
+@pytest.mark.parametrize("kind", HOSTS)
+def test_among_many_rows_of_the_host(session: Session, kind: str):
+    """However many rows a SELECT keeps, and whatever ids there are, the best of them are found."""
+    article = HOSTS[kind].article
+    Base.metadata.create_all(session.connection())
+    count = 9_000
+    keys: list[Any] = [
+        {"integer": n - 100, "uuid": uuid.UUID(int=n * 2**70), "string": f"a'{n}"}[kind]
+        for n in range(count)
+    ]
+    session.execute(
+        insert(article), [{"id": key, "title": str(n % 1_000)} for n, key in enumerate(keys)]
+    )
+    vectors = np.random.default_rng(5).standard_normal((count, 8)).astype("f4")
+    docs: Collection[Any] = Collection("many", session, model=PlainModel(), key=article.id)
+    docs.store_vectors(zip(keys, vectors, strict=True), batch_size=3_000)
+    # An id that no key is like; to SQLite its number would be that of a key.
+    odd = {"integer": "07", "uuid": "x", "string": "A'7"}[kind]
+    Collection("many", session, model=PlainModel()).store_vectors([(odd, vectors[0])])
+    query = vectors[17]
+    scores = vectors @ query / np.linalg.norm(vectors, axis=1)
+    order = np.argsort(-scores, kind="stable").tolist()
+    for least in (None, 0, 100, 500, 850, 880, 995, 1_000):
+        among = select(article.id)
+        if least is not None:
+            among = among.where(cast(article.title, Integer) >= least)
+        right = [keys[n] for n in order if least is None or n % 1_000 >= least][:10]
+        for chosen in (among, among.distinct(), among.order_by(article.title.desc())):
+            found = docs.similar_by_vector(query, among=chosen)
+            assert [entry.id for entry in found] == right, least
+        matches = docs.matches_by_vector(query, among=among)
+        assert {row.id for row in session.execute(select(matches))} == {*right}

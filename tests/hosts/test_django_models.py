@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
+from sqlalchemy import event, text
 
 from embeddings import DoesNotExist, InvalidItemError, InvalidQueryError, ModelMismatchError
+from embeddings.integrations.django import session
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
@@ -439,3 +443,41 @@ def test_uncommitted_and_deleted_rows(shelf: Any, alias: str, library: ModuleTyp
         with connections[alias].cursor() as cursor:  # past Django, and so past its signals
             cursor.execute("DELETE FROM library_article WHERE title = 'sleep like a log'")
         assert new not in library.articles.nearest(shelf, "sleep like a log")
+
+
+@on_postgresql
+def test_the_index_and_the_primary_key_serve_a_search(alias: str, library: ModuleType):
+    """PostgreSQL walks the index, and looks each instance up by Django's primary key."""
+    objects = library.Article.objects.using(alias)
+    made = objects.bulk_create(
+        library.Article(title=f"about {n}", published=n % 10 > 0) for n in range(3_500)
+    )
+    collection = library.articles.collection(alias)
+    size = np.asarray(library.model.embed_batch(["a question"])[0]).size
+    vectors = np.random.default_rng(1).standard_normal((len(made), size))
+    keys = (article.pk for article in made)
+    collection.store_vectors(zip(keys, vectors, strict=True))
+    collection.create_index(m=4, ef_construction=16)
+    sent: list[tuple[str, Any]] = []
+
+    def note(*args: Any) -> None:
+        sent.append((args[2], args[3]))
+
+    with session(alias) as lent:
+        for name in ("seqscan", "sort", "hashjoin", "mergejoin", "material"):
+            lent.execute(text(f"SET LOCAL enable_{name} = off"))
+        event.listen(lent.get_bind(), "before_cursor_execute", note)
+        try:
+            found = library.articles.nearest(objects.filter(published=True), "a question")
+        finally:
+            event.remove(lent.get_bind(), "before_cursor_execute", note)
+        [search] = [pair for pair in sent if "<=>" in pair[0]]
+        rows = lent.connection().exec_driver_sql(f"EXPLAIN {search[0]}", search[1])
+        plan = "\n".join(line for (line,) in rows)
+
+    assert len(found) == 10
+    assert all(article.published for article in found)
+    walk = plan[plan.index(f"Index Scan using idx_embeddings_{collection.id}_hnsw") :]
+    lookup = r"using library_article_pkey on library_article.*?Index Cond: \(id = CASE"
+    assert re.search(lookup, walk, re.DOTALL), plan
+    collection.delete()

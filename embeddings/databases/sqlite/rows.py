@@ -6,7 +6,23 @@ import functools
 import json
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, bindparam, func, literal, select, true
+from sqlalchemy import (
+    BigInteger,
+    Integer,
+    String,
+    Text,
+    Uuid,
+    and_,
+    bindparam,
+    cast,
+    collate,
+    func,
+    literal,
+    literal_column,
+    select,
+    true,
+    type_coerce,
+)
 from sqlalchemy.dialects import sqlite
 
 from ...tables.ours import schema_map_of
@@ -18,7 +34,7 @@ from ..inserts import Insert, insert_of, own_values
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import ColumnElement, Dialect, Select
+    from sqlalchemy import ColumnElement, Dialect, FromClause, Select
 
     from ...tables.records import Records
     from ...work import Work
@@ -52,6 +68,28 @@ def insert_collection(work: Work, name: str, model_id: str) -> None:
         .from_select(["name", "model", "id"], new)
         .on_conflict_do_nothing(index_elements=["name"])
     )
+
+
+def is_key(id: ColumnElement[str], key: ColumnElement[Any]) -> ColumnElement[bool] | None:
+    """Return the condition that an id is one of the host's keys, for a few ids.
+
+    It is in the type of the keys: their index is asked for each id. `Database.is_among` reads all
+    keys first.
+
+    Returns:
+        None for keys of a type that ids are not compared in.
+    """
+    if isinstance(key.type, Integer):
+        number = cast(id, BigInteger)
+        # SQLite makes a number of any text.
+        found = and_(key == number, cast(number, Text) == id)
+    elif isinstance(key.type, String | Uuid):
+        # The host's column may have a collation for which more is equal.
+        found = type_coerce(key, Text) == collate(id, "BINARY")
+    else:
+        return None
+    table: FromClause = id.table
+    return select(literal_column("1")).where(found).correlate(table).exists()
 
 
 def stored_rows(work: Work, ids: list[str]) -> Iterable[Any]:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from sqlalchemy import Subquery, func, literal_column, select
 from sqlalchemy.exc import OperationalError
 
 from ....searching.query import NotConfirmed, Ranking, ScoredRow
@@ -46,7 +47,8 @@ MOST_INVALID = 100  # rows that cannot be compared: each search reads them, to w
 ESTIMATES_PER_BLOCK = 2**22  # rows times queries whose products are held at a time
 FETCHED_ROWS = 500  # candidates that are always few enough to be fetched
 FETCHED_SHARE = 8  # one in this many rows of the collection is few enough, too
-FILTER_TRIAL_ROWS = (128, 2048)  # best rows that a filter is tried on before all ids are asked
+FILTER_TRIAL_ROWS = (256, 2048)  # best rows that a filter is tried on before all ids are asked
+FEW_KEYS = 1_000  # of the host's, whose rows are read sooner than found in memory
 
 
 def search(work: Work, vector: Float64, query: Query) -> Ranking:
@@ -70,7 +72,9 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
         CorruptVectorWarning: Rows whose vector cannot be compared were left out.
     """
     results: list[Ranking] = []
-    filters = query.filters(work)
+    if _has_few_keys(work, query):
+        return [scan(work, vector, query) for vector in vectors]
+    filters = statements.filters_of_few(work, query)
     while rest := vectors[len(results) :]:
         latest = CACHE.latest(work)
         most = max(1, ESTIMATES_PER_BLOCK // (1 + len(latest[1].radii))) if latest else 1
@@ -85,6 +89,14 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
                 ranking = scan(work, vector, query, str(reason))
             results.append(ranking)
     return results
+
+
+def _has_few_keys(work: Work, query: Query) -> bool:
+    """Return whether the host selects few keys."""
+    if not isinstance(query.among, Subquery):
+        return False
+    few = select(literal_column("1")).select_from(query.among).limit(FEW_KEYS + 1).subquery()
+    return int(work.run(select(func.count()).select_from(few)).scalar_one()) <= FEW_KEYS
 
 
 def _search(
@@ -190,11 +202,11 @@ def _views(
     if not filters:
         yield view, query.depth, True
         return
-    for depth in FILTER_TRIAL_ROWS:
+    for depth in FILTER_TRIAL_ROWS[:1] if statements.is_among_only(query) else FILTER_TRIAL_ROWS:
         if query.depth <= depth // 2 and depth * 32 <= view.rows:
             yield view, depth, False
     with _log_may_be_gone(work):
-        position, ids = statements.ids_matching(work, state.mark, filters)
+        position, ids = statements.ids_matching(work, state.mark, query, filters)
     if position.mark == state.mark and position.has_base:
         yield view.only(ids), query.depth, True
     else:  # the state is out of date: brought up to date here, as by a search without a filter

@@ -26,6 +26,7 @@ DEAD_SHARE = 8  # a segment is rewritten when one in this many of its rows is de
 OUTLIER_FACTOR = 1.5  # a radius above this many times the median is an outlier's
 OUTLIER_SHARE = 8  # common_radius is found anew when one in this many rows is an outlier
 SEGMENTS_COMPACTED = 2  # wasteful segments rewritten after one write: a bound on its memory
+SOUGHT_SHARE = 40  # looking one id up takes as long as going through this many
 JOINED_BYTES = 2 * ITEM_BYTES  # of a row: scale and radius, joined over all segments
 
 
@@ -131,13 +132,13 @@ class State:
         Args:
             ids: A set, of any size.
         """
-        others = [
-            start + at
-            for start, segment in zip(self.starts, self.segments, strict=False)
-            for at, id in enumerate(segment.ids)
-            if id not in ids
-        ]
-        return self._with_dead(others)
+        if len(ids) * len(self.segments) * SOUGHT_SHARE < len(self.radii):
+            positions = self.positions(ids)
+            radii = np.full_like(self.radii, np.inf)
+            radii[positions] = self.radii[positions]
+            return replace(self, radii=radii)
+        parts = [np.fromiter(map(ids.__contains__, s.ids), bool, len(s)) for s in self.segments]
+        return replace(self, radii=np.where(np.concatenate(parts), self.radii, np.float32(np.inf)))
 
     def starting_with(self, prefix: str) -> State:
         """Return the state of the ids that begin so."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
@@ -18,6 +19,7 @@ from sqlalchemy import (
     Integer,
     MetaData,
     Select,
+    Subquery,
     Table,
     Text,
     and_,
@@ -35,13 +37,15 @@ from sqlalchemy import Column as SQLColumn
 from sqlalchemy.types import NullType
 
 from ..changelog import log_name, trigger_names
+from ..rows import is_key
 from .state import Mark
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from sqlalchemy import Dialect, FromClause, Result, Subquery
+    from sqlalchemy import Dialect, FromClause, Result
 
+    from ....searching.query import Query
     from ....tables.records import Records
     from ....work import CollectionRow, Work
 
@@ -302,15 +306,36 @@ def count(work: Work) -> int:
     return int(work.run(statement).scalar_one())
 
 
+def is_among_only(query: Query) -> bool:
+    """Return whether a SELECT of the host's is the only filter, whose keys can be read alone."""
+    return isinstance(query.among, Subquery) and query.where is None
+
+
+def filters_of_few(work: Work, query: Query) -> list[ColumnElement[bool]]:
+    """Return the filters of a query, as they are best where few rows are looked at."""
+    if isinstance(query.among, Subquery):
+        condition = is_key(work.records.embeddings.c.id, query.among.c[0])
+        if condition is not None:
+            return [*replace(query, among=None).filters(work), condition]
+    return query.filters(work)
+
+
 def ids_matching(
     work: Work,
     base: Mark,
+    query: Query,
     conditions: Sequence[ColumnElement[bool]],
 ) -> tuple[Position, set[str]]:
-    """Return where the session is, and the ids that meet the conditions there."""
+    """Return where the session is, and the ids that meet the filters of a query there.
+
+    Those of a host's keys may have no row.
+    """
     columns = work.records.embeddings.c
-    # No "id IS NOT NULL": SQLite would seek by it in place of the ids of a condition.
-    ids = _selected(1, columns.id).where(columns.collection_id == work.row.id, *conditions)
+    if isinstance(query.among, Subquery) and is_among_only(query):
+        ids = _selected(1, work.database.key_as_text(query.among.c[0]))
+    else:
+        # No "id IS NOT NULL": SQLite would seek by it in place of the ids of a condition.
+        ids = _selected(1, columns.id).where(columns.collection_id == work.row.id, *conditions)
     rows = work.run(union_all(_position(work.records), ids), _at(work.row, base)).all()
     return _as_position(rows[0]), {row[1] for row in rows[1:]} - {None}
 
