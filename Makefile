@@ -1,12 +1,15 @@
 # make demo    run the example on the standard library's own docstrings; Q="…" asks a question
 # make test    run the tests
 # make check   what CI runs: lint, types, tests, tests on the oldest supported SQLAlchemy
-# make long    tell ten thousand random histories, search 10,000 times beside a writer, have 16 threads
-#              do 10,000 short transactions on one SQLite file, and write 1,000 overlapping batches
-#              from each of 8 processes on PostgreSQL
+# make long    run the contract over every way to reach a database, tell ten thousand random
+#              histories, search 10,000 times beside a writer, have 16 threads do 10,000 short
+#              transactions on one SQLite file, and write 1,000 overlapping batches from each of 8
+#              processes on PostgreSQL
 # make docs    build the documentation into build/docs; whatever Sphinx warns of is an error
 # make bench   print ratios against other ways to do the same, measured side by side, and draw
 #              the time of a search over the number of rows
+# make writers write to the examples on SQLite, each under four processes, by 16 clients at once, count
+#              the errors, and print how many searches are answered beside a writer and beside none
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +18,7 @@ BIN := $(VENV)/bin
 
 export Q
 
-.PHONY: demo test test-oldest lint types check long docs bench clean
+.PHONY: demo test test-oldest lint types check long docs bench writers clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/stdlib.py $(if $(Q),"$$Q")
@@ -37,6 +40,7 @@ types: $(VENV)/.dev
 check: lint types test test-oldest
 
 long: $(VENV)/.dev
+	EMBEDDINGS_WAYS=all $(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/contract
 	EMBEDDINGS_HISTORIES=10000 EMBEDDINGS_SEARCHES=10000 $(BIN)/python -m pytest \
 		tests/reliability/test_never_stale.py::test_random_histories \
 		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed
@@ -52,6 +56,9 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.postgresql
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.latency
+
+writers: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.writers
 
 # One environment; each stamp file says what was installed into it.
 $(VENV)/bin/python:

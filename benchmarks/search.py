@@ -41,8 +41,7 @@ from benchmarks.contestants import (
 from benchmarks.measure import ratio, seconds
 from embeddings import Collection, EmbeddingRecord
 from embeddings.databases.sqlite.matrix import candidates as screen
-from embeddings.databases.sqlite.matrix import rescore as finalists
-from embeddings.databases.sqlite.matrix import statements
+from embeddings.databases.sqlite.matrix import rescore, statements
 from embeddings.searching.query import where_condition
 
 if TYPE_CHECKING:
@@ -93,7 +92,7 @@ def breakdown(docs: Collection[str], data: Data) -> None:
         timed(screen.Probes, "candidates", "choice of candidates"),
         timed(statements, "run_kept", "the statement"),
         timed(statements, "Answer", "its rows"),
-        timed(finalists.Finalists, "read", "exact scores"),
+        timed(rescore.Rescored, "read", "exact scores"),
     ]
     total = per_query(data, docs.similar_by_vector)
     for restore in undo:

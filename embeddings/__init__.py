@@ -33,6 +33,7 @@ from .errors import (
     SchemaError,
     UnknownModelError,
 )
+from .forks import importing
 from .models.base import EmbeddingModel, SupportsEmbedding
 from .models.registry import (
     get_aliases,
@@ -51,6 +52,7 @@ from .tables.records import Base, CollectionRecord, EmbeddingRecord, Records
 from .vectors import cosine_similarity, decode, encode
 from .writing.items import Prepared
 from .writing.plan import Plan
+from .writing.report import Report
 
 if typing.TYPE_CHECKING:
     from .aio.collection import AsyncCollection, AsyncPlan
@@ -87,6 +89,7 @@ __all__ = [
     "Plan",
     "Prepared",
     "Records",
+    "Report",
     "SchemaError",
     "Status",
     "SupportsEmbedding",
@@ -126,4 +129,6 @@ _LATER = {
 def __getattr__(name: str) -> object:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_LATER[name]}", __name__), name)
+    with importing():
+        module = importlib.import_module(f".{_LATER[name]}", __name__)
+    return getattr(module, name)

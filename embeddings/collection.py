@@ -5,13 +5,13 @@ Each method states its contract and calls one function of `writing`, `searching`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, cast, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast, overload
 
 from . import errors
 from .keys import K, keys_of
 from .models.base import BATCH_SIZE, check_model
 from .searching import read, search
-from .searching.query import Entries, Filters, check_query
+from .searching.query import Entries, Filters, check_query, several
 from .sessions import bind
 from .tables.records import RECORDS, EmbeddingRecord, Records
 from .vectors import as_query
@@ -35,6 +35,20 @@ if TYPE_CHECKING:
     from .values import Metadata
     from .vectors import Float32, VectorLike
     from .writing.plan import Plan
+    from .writing.report import Report
+
+
+def refuse_pickling(collection: Any) -> NoReturn:
+    """Say what to send to another process in place of a collection.
+
+    Raises:
+        TypeError: Always.
+    """
+    kind = type(collection).__name__
+    raise TypeError(
+        f"{kind} {collection.name!r} cannot be pickled or copied: it holds a connection to its "
+        f"database. Send the name, and open it where it is needed: {kind}(name, engine)"
+    )
 
 
 class Collection(Generic[K]):
@@ -51,6 +65,9 @@ class Collection(Generic[K]):
     is opened and migrated and the collection created at once. It is closed with `close()`, at the
     end of a `with`, or when the collection is garbage.
 
+    On an engine, a path or a URL one collection serves any number of threads. On a session it is
+    the session's thread that uses it, but for a `scoped_session`, which has one for each.
+
     Args:
         name: Unique in the database.
         db: The database, as above.
@@ -66,7 +83,8 @@ class Collection(Generic[K]):
     Raises:
         DoesNotExist: There is no such collection, and `create` is false.
         ModelRequiredError: There is no such collection, and no model to create it with.
-        ModelMismatchError: The collection holds the vectors of another model.
+        ModelMismatchError: The collection holds the vectors of another model. One without rows
+            takes the new model with the first write.
         SchemaError: The tables are missing: call `migrate`.
 
         On a session or an engine these come with the first operation.
@@ -175,6 +193,8 @@ class Collection(Generic[K]):
     def __repr__(self) -> str:
         return f"<Collection {self.name!r}>"
 
+    __reduce__ = refuse_pickling
+
     # The collection as a whole
 
     def rename(self, name: str) -> None:
@@ -217,6 +237,34 @@ class Collection(Generic[K]):
             prefix: Only those that begin with it, literally and in the same case.
         """
         return read.ids(self.reference, prefix)
+
+    def get_many(self, ids: Iterable[Key]) -> list[EmbeddingRecord | None]:
+        """Return the records of items in the order of their ids, None where one is missing.
+
+        One statement, however many there are. On a session they are objects of that session; else
+        they are detached, with their collection.
+
+        Args:
+            ids: In the type of the collection's keys; each may be there more than once.
+        """
+        return read.get_many(self.reference, ids)
+
+    def vectors(
+        self, *, prefix: str | None = None, where: Where | None = None
+    ) -> tuple[list[K], Float32]:
+        """Return the ids and the vectors of all items, or of some, in the order of stored ids.
+
+        Args:
+            prefix: Only ids that begin with it, literally and in the same case.
+            where: A SQL expression or a dict of metadata, as in `similar`.
+
+        Returns:
+            The ids, and float32 of shape (items, dimensions), a copy of your own.
+
+        Warns:
+            CorruptVectorWarning: Rows whose vector is not one of the collection's were left out.
+        """
+        return read.vectors(self.reference, prefix, where)
 
     @classmethod
     def exists(cls, db: DatabaseLike, name: str, *, records: Records = RECORDS) -> bool:
@@ -267,8 +315,8 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
-    ) -> None:
-        """Embed and store many values, as `embed` does each.
+    ) -> Report:
+        """Embed and store many values, as `embed` does each; return what was done.
 
         Args:
             entries: (id, value) pairs; a generator of any length, read a batch at a time.
@@ -284,7 +332,7 @@ class Collection(Generic[K]):
         """
         pairs = (unpacked(entry, 2, 2) for entry in entries)
         triples = ((id, value, None) for id, value in pairs)
-        write.embed_multi(self.reference, triples, store, batch_size, force=force)
+        return write.embed_multi(self.reference, triples, store, batch_size, force=force)
 
     def embed_multi_with_metadata(
         self,
@@ -293,8 +341,8 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
-    ) -> None:
-        """Embed and store many values with metadata, as `embed_multi`.
+    ) -> Report:
+        """Embed and store many values with metadata, as `embed_multi`; return what was done.
 
         Args:
             entries: (id, value, metadata) triples; a generator of any length.
@@ -303,7 +351,7 @@ class Collection(Generic[K]):
             force: Call the model even for vectors that are there.
         """
         triples = (unpacked(entry, 3, 3) for entry in entries)
-        write.embed_multi(self.reference, triples, store, batch_size, force=force)
+        return write.embed_multi(self.reference, triples, store, batch_size, force=force)
 
     def plan(
         self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
@@ -333,11 +381,12 @@ class Collection(Generic[K]):
         ]
         return plans.make(self.reference, items, force=force)
 
-    def apply(self, plan: Plan[K]) -> None:
-        """Write what was planned, in one transaction.
+    def apply(self, plan: Plan[K]) -> Report:
+        """Write what was planned, in one transaction, and return what was done.
 
-        What is there is read again. The model is called here only for items that were unchanged
-        when they were planned, and that another writer has changed or deleted since.
+        What is there is read again; the model is not called. A row that was changed, deleted or
+        written since it was planned is left as it is, unless it is what was planned anyway. Its id
+        stands in `skipped` of the report.
 
         Raises:
             InvalidItemError: The plan is another collection's, or has contents without a vector:
@@ -345,7 +394,7 @@ class Collection(Generic[K]):
             ModelMismatchError: The collection has another model by now.
             InvalidVectorError: The vectors have another length than the collection's.
         """
-        plans.apply(self.reference, plan)
+        return plans.apply(self.reference, plan)
 
     def prepare(self, value: Content) -> Prepared:
         """Return a value with its vector, which `embed` is to store later.
@@ -370,10 +419,10 @@ class Collection(Generic[K]):
 
     def store_vectors(
         self, entries: Iterable[tuple[Any, ...]], batch_size: int = BATCH_SIZE
-    ) -> None:
-        """Store vectors that were made elsewhere. No model is called, and none need be known.
+    ) -> Report:
+        """Store vectors that were made elsewhere, and return how many (`reused`).
 
-        Rows that are there are replaced as a whole.
+        No model is called, and none need be known. Rows that are there are replaced as a whole.
 
         Args:
             entries: (id, vector), (id, vector, metadata) or (id, vector, metadata, content)
@@ -385,7 +434,7 @@ class Collection(Generic[K]):
             InvalidItemError: An id, metadata or content cannot be stored.
             InvalidVectorError: A vector is not finite, or not of the collection's length.
         """
-        write.store_vectors(self.reference, entries, batch_size)
+        return write.store_vectors(self.reference, entries, batch_size)
 
     def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
         """Replace the metadata of an item; None removes it. No model is called.
@@ -550,7 +599,7 @@ class Collection(Generic[K]):
                 collection's.
         """
         query = self._query(number, prefix, filters)
-        return search.by_vectors(self.reference, search.several(vectors, "vectors"), query)
+        return search.by_vectors(self.reference, several(vectors, "vectors"), query)
 
     def matches(
         self,

@@ -12,7 +12,7 @@ from sqlalchemy.orm import attributes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sqlalchemy import Dialect, Table
+    from sqlalchemy import Table
     from sqlalchemy.orm import Session
     from sqlalchemy.pool import SingletonThreadPool
 
@@ -54,12 +54,6 @@ def connection_of_thread(pool: SingletonThreadPool) -> Any:
     To check it out, and so in again, would roll its transaction back.
     """
     return getattr(pool._conn, "current", lambda: None)()
-
-
-def isolation_level_of_engine(dialect: Dialect) -> str | None:
-    """Return the `isolation_level` that the engine was created with."""
-    level: str | None = getattr(dialect, "_on_connect_isolation_level", None)
-    return level
 
 
 def tables_to_create(options: Mapping[str, Any]) -> Iterable[Table] | None:

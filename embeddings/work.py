@@ -7,8 +7,6 @@ which every function of `writing` and `searching` and every `Database` works on.
 from __future__ import annotations
 
 import functools
-import os
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
@@ -18,6 +16,7 @@ from sqlalchemy import Executable, bindparam, func, literal_column, select, upda
 
 from . import databases, errors
 from .errors import ModelMismatchError, ModelRequiredError
+from .forks import Lock
 from .keys import K
 from .models import registry
 from .tables.ours import explained, schema_map_of
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, CursorResult, Dialect, Engine, Result, ScalarSelect
     from sqlalchemy.orm import Session
-    from sqlalchemy.sql.compiler import Compiled
 
     from .databases.base import Database
     from .keys import Keys
@@ -48,8 +46,8 @@ class CollectionRow(NamedTuple):
     vector_bytes: int | None
     """The bytes of a vector as float32, by any row of the collection; None if it has no valid one.
     """
-    search_settings: str | None
-    """See `Database.search_settings`."""
+    has_index: bool = False
+    """Whether an index can serve a search. Known of a row that was read by `row_to_search`."""
     is_certain: bool = True
     """Whether it was read in this transaction; else a search has to confirm it."""
 
@@ -128,19 +126,26 @@ class Work:
         """Execute an UPDATE or a DELETE and return the number of rows."""
         return int(self.run(statement, parameters).rowcount)  # type: ignore[attr-defined]
 
+    def row_named(self, name: str) -> CollectionRow | None:
+        """Return the row of a collection's name, read now."""
+        row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
+        return None if row is None else CollectionRow(*row)  # type: ignore[call-arg]
+
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
         self.run(_touch(self.records), {"called": name})
 
 
 def compiled(
-    statement: Executable, dialect: Dialect, schema_map: Iterable[tuple[str | None, str]]
-) -> Compiled:
+    statement: Executable,
+    dialect: Dialect,
+    schema_map: Iterable[tuple[str | None, str]],
+) -> Any:
     """Return a statement for the driver, for those who keep it and execute it themselves."""
-    schemas = dict(schema_map)
-    mapped = {"schema_translate_map": schemas, "render_schema_translate": True}
-    options: dict[str, Any] = mapped if schemas else {}
-    return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined, no-any-return]
+    options: dict[str, Any] = {}
+    if schemas := dict(schema_map):
+        options = {"schema_translate_map": schemas, "render_schema_translate": True}
+    return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
 
 
 @functools.lru_cache(maxsize=256)
@@ -191,6 +196,8 @@ class Reference(Generic[K]):
         with self.sessions.session(write=write) as session:
             work = Work(session, self.records, is_exclusive=write and self.sessions.is_exclusive)
             with explained(work):
+                if write and not work.is_exclusive:
+                    work.database.begin_writing(work)
                 yield work
 
     @contextmanager
@@ -214,19 +221,20 @@ class Reference(Generic[K]):
 
     # The row
 
-    def row_named(self, work: Work, name: str) -> CollectionRow | None:
-        """Return the row of a name, read now."""
-        row = work.run_kept(_by_name(work.database, work.records), {"name": name}).first()
-        return None if row is None else CollectionRow(*row)  # type: ignore[call-arg]
-
-    def find(self, work: Work) -> CollectionRow | None:
+    def find(self, work: Work, *, to_search: bool = False) -> CollectionRow | None:
         """Return the collection's row, read now, or None where it may be created.
+
+        Args:
+            work: Whose row it becomes.
+            to_search: Read what `Database.search` needs to know: see `Database.row_to_search`.
 
         Raises:
             DoesNotExist: There is none, and the collection is not to be created.
             ModelMismatchError: The row is of another model than was given.
         """
-        row = self.row_named(work, self.name)
+        row = (
+            work.database.row_to_search(work, self.name) if to_search else work.row_named(self.name)
+        )
         if self.renamed and (row is None or row.id != self.renamed[-1][1]):
             row = self._before_renaming(work) or row
         if row is None and not self.create:
@@ -239,7 +247,7 @@ class Reference(Generic[K]):
     def _before_renaming(self, work: Work) -> CollectionRow | None:
         """Return the row under a former name, and take that name again: it was rolled back."""
         for position, (name, id) in reversed(list(enumerate(self.renamed))):
-            row = self.row_named(work, name)
+            row = work.row_named(name)
             if row is not None and row.id == id:
                 self.name = name
                 del self.renamed[position:]
@@ -261,7 +269,8 @@ class Reference(Generic[K]):
         """Return the row, created if need be, with that model or the collection's own.
 
         Other writers are kept out of an empty collection, whose first vector settles the
-        dimensions of all; of others as far as the database needs it.
+        dimensions of all; of others as far as the database needs it. A collection without rows
+        takes another model than it was made with.
         """
         work.database.lock_to_write(work, self.name)
         row = self.find(work)
@@ -272,8 +281,20 @@ class Reference(Generic[K]):
             row = self.existing(work)
         if row.vector_bytes is None:
             row = work.database.settle_dimensions(work, self)
+            row = self._with_model(work, row, model_id or self.model_id_of(row))
             work.row = row
         return row
+
+    def _with_model(self, work: Work, row: CollectionRow, model_id: str) -> CollectionRow:
+        """Return the row of a collection that seems to have no embeddings, with that model."""
+        if model_id in {row.model_id, registry.canonical_id(row.model_id)}:
+            return row
+        embedding, entity = self.records.embedding, self.records.collection
+        rows = select(embedding.collection_id).where(embedding.collection_id == row.id).limit(1)
+        if work.run(rows).first() is not None:  # their vectors are corrupt
+            raise ModelMismatchError(self.name, row.model_id, model_id)
+        work.run(update(entity).where(entity.id == row.id).values({entity.model: model_id}))
+        return row._replace(model_id=model_id)
 
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""
@@ -321,7 +342,7 @@ class Reference(Generic[K]):
         """Return the id of the model of a row, or of a collection that is yet to be created.
 
         Raises:
-            ModelMismatchError: The collection was given another model.
+            ModelMismatchError: The collection was given another model, and has vectors.
             ModelRequiredError: There is no row, and no model was given.
         """
         given = self._given_model_id()
@@ -330,6 +351,8 @@ class Reference(Generic[K]):
                 # Aliases are for names: an object has the id that it has.
                 canonical = registry.canonical_id(given) if self.model is None else given
                 if canonical not in {row.model_id, registry.canonical_id(row.model_id)}:
+                    if row.vector_bytes is None:
+                        return canonical
                     raise ModelMismatchError(self.name, row.model_id, canonical)
             return row.model_id
         if self.model is not None:
@@ -396,7 +419,6 @@ def _by_name(database: Database, records: Records) -> Executable:
         columns.name,
         columns.model,
         stored_vector_bytes(database, records),
-        database.search_settings(records),
     ).where(columns.name == bindparam("name"))
 
 
@@ -450,7 +472,7 @@ class RememberedRows:
         self._rows: WeakKeyDictionary[Engine, dict[Any, tuple[CollectionRow, bool]]] = (
             WeakKeyDictionary()
         )
-        self._lock = threading.Lock()
+        self._lock = Lock()
 
     def get(
         self, bind: Engine | Connection, records: Records, name: str, *, committed: bool = False
@@ -494,10 +516,6 @@ class RememberedRows:
         with self._lock:
             self._rows.clear()
 
-    def renew_lock(self) -> None:
-        """Let go of what a thread of the parent process held when it forked."""
-        self._lock = threading.Lock()
-
 
 def _memory_key(bind: Engine | Connection, records: Records, name: str) -> tuple[Any, ...]:
     schema_map = bind.get_execution_options().get("schema_translate_map") or {}
@@ -505,6 +523,3 @@ def _memory_key(bind: Engine | Connection, records: Records, name: str) -> tuple
 
 
 ROWS = RememberedRows()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=ROWS.renew_lock)

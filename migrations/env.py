@@ -6,7 +6,8 @@ From a shell, the database's URL is in EMBEDDINGS_DATABASE_URL.
 import os
 
 from alembic import context
-from sqlalchemy import URL, Connection, create_engine, make_url
+from sqlalchemy import URL, Connection, MetaData, Table, create_engine, make_url
+from sqlalchemy.schema import DropTable
 
 from embeddings import databases
 from embeddings.sessions.own import owned_transaction
@@ -30,6 +31,9 @@ def run(connection: Connection) -> None:
         render_as_batch=True,
     )
     context.run_migrations()
+    if not context.get_context().get_current_heads():  # nothing of ours is to be left
+        table = Table(VERSION_TABLE, MetaData(), schema=schema)
+        connection.execute(DropTable(table, if_exists=True))
 
 
 def url() -> URL:
@@ -41,7 +45,7 @@ def url() -> URL:
 
 if context.is_offline_mode():
     context.configure(
-        dialect_name=url().get_backend_name(),
+        dialect_name=context.config.attributes.get("dialect_name") or url().get_backend_name(),
         literal_binds=True,
         version_table=VERSION_TABLE,
     )

@@ -6,10 +6,21 @@ statement gives way to the event loop, as SQLAlchemy's own asyncio does; models 
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import AsyncIterable, Awaitable, Iterable
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    TypeAlias,
+    TypeVar,
+    overload,
+)
 
-from ..collection import Collection
+from ..collection import Collection, refuse_pickling
 from ..keys import K
 from ..models.base import BATCH_SIZE
 from ..searching import read
@@ -17,29 +28,53 @@ from ..sessions import is_missing_file
 from ..tables.records import RECORDS, Records
 from ..writing import whole
 from ..writing.plan import Plan
-from .greenlets import spawn
+from .greenlets import spawn, wait_for
 from .sessions import AwaitedSessions, awaited
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
     from typing import Self
 
     from sqlalchemy.orm import QueryableAttribute
 
-    from ..models.base import SupportsEmbedding
+    from ..keys import Key
+    from ..models.base import Content, SupportsEmbedding
     from ..tables.records import EmbeddingRecord
+    from ..values import Metadata
+    from ..writing.report import Report
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+Entries: TypeAlias = Iterable[T] | AsyncIterable[T] | Awaitable[Iterable[T] | AsyncIterable[T]]
+"""What is written, also a stream of a session, awaited or not."""
+
+
+async def _read(entries: Entries[T]) -> Iterable[T]:
+    """Return entries to be iterated within a greenlet, which waits for those that have to be."""
+    if inspect.isawaitable(entries):  # `session.stream()`
+        entries = await entries
+    if isinstance(entries, AsyncIterable):
+        return _awaited_items(entries)
+    return entries
+
+
+def _awaited_items(entries: AsyncIterable[T]) -> Iterator[T]:
+    iterator = aiter(entries)
+    while True:
+        try:
+            yield wait_for(iterator.__anext__)
+        except StopAsyncIteration:
+            return
 
 
 class AsyncPlan(Plan[K]):
     """`Plan`, whose `embed` is awaited."""
 
-    async def embed(self, batch_size: int = BATCH_SIZE) -> None:  # type: ignore[override]
+    async def embed(self, batch_size: int = BATCH_SIZE) -> Report:  # type: ignore[override]
         """Call the model for `contents`; no database is touched. As `Plan.embed`."""
         embed = partial(super().embed, batch_size)
-        await spawn(embed, finishes_statements=lambda: False)
+        return await spawn(embed, finishes_statements=lambda: False)
 
 
 async def _run(sessions: AwaitedSessions, records: Records, work: Callable[[], R]) -> R:
@@ -149,30 +184,71 @@ class AsyncCollection(Generic[K]):
     def __repr__(self) -> str:
         return f"<AsyncCollection {self.name!r}>"
 
+    __reduce__ = refuse_pickling
+
     id = property(_awaited(Collection.id.fget))  # type: ignore[attr-defined]
     model_id = property(_awaited(Collection.model_id.fget))  # type: ignore[attr-defined]
     model = _awaited(Collection.model)
     count = _awaited(Collection.count)
     get = _awaited(Collection.get)
+    get_many = _awaited(Collection.get_many)
     ids = _awaited(Collection.ids)
+    vectors = _awaited(Collection.vectors)
     rename = _awaited(Collection.rename)
     delete = _awaited(Collection.delete)
 
     embed = _awaited(Collection.embed)
-    embed_multi = _awaited(Collection.embed_multi)
-    embed_multi_with_metadata = _awaited(Collection.embed_multi_with_metadata)
+
+    async def embed_multi(
+        self,
+        entries: Entries[tuple[Key, Content]],
+        store: bool = False,
+        batch_size: int = BATCH_SIZE,
+        *,
+        force: bool = False,
+    ) -> Report:
+        """Embed and store many values, as `Collection.embed_multi`.
+
+        `entries` may be asynchronous, such as `session.stream(select(Article.id, Article.title))`.
+        """
+        return await _awaited(Collection.embed_multi)(
+            self, await _read(entries), store, batch_size, force=force
+        )
+
+    async def embed_multi_with_metadata(
+        self,
+        entries: Entries[tuple[Key, Content, Metadata | None]],
+        store: bool = False,
+        batch_size: int = BATCH_SIZE,
+        *,
+        force: bool = False,
+    ) -> Report:
+        """Embed and store many values with metadata; `entries` may be asynchronous."""
+        return await _awaited(Collection.embed_multi_with_metadata)(
+            self, await _read(entries), store, batch_size, force=force
+        )
+
     apply = _awaited(Collection.apply)
     prepare = _awaited(Collection.prepare)
     embed_query = _awaited(Collection.embed_query)
-    store_vectors = _awaited(Collection.store_vectors)
+
+    async def store_vectors(
+        self, entries: Entries[tuple[Any, ...]], batch_size: int = BATCH_SIZE
+    ) -> Report:
+        """Store vectors that were made elsewhere; `entries` may be asynchronous."""
+        return await _awaited(Collection.store_vectors)(self, await _read(entries), batch_size)
+
     set_metadata = _awaited(Collection.set_metadata)
     delete_items = _awaited(Collection.delete_items)
 
     async def plan(
-        self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
+        self, entries: Entries[tuple[Any, ...]], store: bool = False, *, force: bool = False
     ) -> AsyncPlan[K]:
-        """Return what writing these values takes, as `Collection.plan`; its `embed` is awaited."""
-        plan = await _awaited(Collection.plan)(self, entries, store, force=force)
+        """Return what writing these values takes, as `Collection.plan`; its `embed` is awaited.
+
+        `entries` may be asynchronous.
+        """
+        plan = await _awaited(Collection.plan)(self, await _read(entries), store, force=force)
         return AsyncPlan(**vars(plan))
 
     content_hash = staticmethod(Collection.content_hash)

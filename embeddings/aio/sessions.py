@@ -73,11 +73,25 @@ class EventLoop(Runtime):
 
 
 async def _embed(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
-    aembed_batch = getattr(model, "aembed_batch", None)
-    if aembed_batch is None:
+    if not _is_awaited(model):
         return await asyncio.to_thread(_in_a_thread, model, items)
-    answer = await aembed_batch(list(items))
+    answer = await model.aembed_batch(list(items))  # type: ignore[attr-defined]
     return await asyncio.to_thread(checked_vectors, model, items, answer)
+
+
+def _is_awaited(model: SupportsEmbedding) -> bool:
+    """Return whether the model has an `aembed_batch` that is not older than its `embed_batch`.
+
+    A class that overrides `embed_batch` alone means that one, and not what its base class awaits.
+    """
+    if getattr(model, "aembed_batch", None) is None:
+        return False
+    places = [getattr(model, "__dict__", {}), *map(vars, type(model).__mro__)]
+
+    def newest(name: str) -> int:
+        return next((at for at, names in enumerate(places) if name in names), len(places))
+
+    return newest("aembed_batch") <= newest("embed_batch")
 
 
 def _in_a_thread(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:

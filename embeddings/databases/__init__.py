@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import importlib
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from sqlalchemy import URL
 
 from ..errors import BindingError
+from ..forks import importing
 from .base import Database
 
 if TYPE_CHECKING:
@@ -35,7 +37,9 @@ def named(name: str) -> Database:
         BindingError: It is not supported. The message says which are.
     """
     if name not in _known and name in BUILT_IN:
-        register(importlib.import_module(f".{name}", __name__).DATABASE)
+        with importing():
+            module = importlib.import_module(f".{name}", __name__)
+        register(module.DATABASE)
     if name not in _known:
         supported = sorted({*BUILT_IN, *_known} - {"default"})
         raise BindingError(
@@ -70,5 +74,8 @@ def every() -> list[Database]:
 
 
 def url_of_file(path: str | None) -> URL:
-    """Return the URL of what a path leads to, which is SQLite's; of no file for None."""
-    return URL.create("sqlite", database=path)
+    """Return the URL of what a path or a URI (`file:...`) leads to; of no file for None."""
+    if path is None or not path.startswith("file:"):
+        return URL.create("sqlite", database=path)
+    database, _, parameters = path.partition("#")[0].partition("?")
+    return URL.create("sqlite", database=database, query=dict(parse_qsl(parameters)))

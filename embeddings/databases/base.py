@@ -1,15 +1,18 @@
 """The port: what a database does its own way, with defaults in SQL that every database knows.
 
 A database of its own is a subclass with a `name`, `search` and `metadata_is`, known by `register`.
-Everything else has a default that is right, if not fast: rows are replaced by DELETE and INSERT,
+Everything else has a default that is right, if not fast: rows are written one after the other,
 whoever writes to a collection keeps the others out of it, and there is nothing beside the tables.
 """
 
 from __future__ import annotations
 
+import itertools
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 from sqlalchemy import (
     ColumnElement,
     Float,
@@ -24,11 +27,12 @@ from sqlalchemy import (
     func,
     insert,
     literal,
-    null,
     select,
     type_coerce,
     union_all,
+    update,
 )
+from sqlalchemy.exc import CompileError
 from sqlalchemy.types import NullType, String, TypeEngine, Uuid
 
 from ..errors import IndexingError
@@ -39,7 +43,7 @@ from .status import IndexInfo, Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sqlalchemy import URL, Connection, Engine, Select, Subquery
+    from sqlalchemy import URL, Connection, Dialect, Engine, Select, Subquery
     from sqlalchemy.exc import DBAPIError
 
     from ..keys import Keys
@@ -47,6 +51,9 @@ if TYPE_CHECKING:
     from ..tables.records import Records
     from ..vectors import Float64
     from ..work import CollectionRow, Reference, Work
+
+
+Bools: TypeAlias = npt.NDArray[np.bool_]
 
 
 class Database:
@@ -96,6 +103,10 @@ class Database:
         """Return the schema of a table that names none; None if that is the only one there is."""
         return None
 
+    def may_read(self, connection: Connection, table: str, schema: str | None) -> bool:
+        """Return whether the connection's role may read a table, or it is not there."""
+        return True
+
     def before_create(self, connection: Connection) -> None:
         """Make what the tables need before they are created."""
 
@@ -140,6 +151,20 @@ class Database:
             at to tell.
         """
         return None
+
+    # Errors
+
+    def hint(self, error: DBAPIError, dialect: Dialect) -> str | None:
+        """Return what to do about an error of the driver's; None if that is not known."""
+        return None
+
+    def why_not_open(self, error: DBAPIError) -> str | None:
+        """Return why a database that we open cannot be opened; None if it is about other things."""
+        return None
+
+    def refuses_writing(self, error: DBAPIError) -> bool:
+        """Return whether an error says that the database can only be read."""
+        return False
 
     # Transactions
 
@@ -209,11 +234,25 @@ class Database:
         """Return the file that a driver's connection has open; None in memory, or on a server."""
         return None
 
+    def can_write(self, driver: Any) -> bool:
+        """Return whether a driver's connection, which is in no transaction, can write."""
+        return True
+
+    def is_of_this_thread(self, driver: Any) -> bool:
+        """Return whether this thread can use a driver's connection."""
+        return True
+
     def before_first_write(self, engine: Engine) -> bool:
         """Set up a database that we opened, and return whether a second connection can write."""
         return True
 
     # The collection's row
+
+    def begin_writing(self, work: Work) -> None:
+        """Keep other writers out, where they take turns, before anything is read to be written.
+
+        Called first by every operation that writes in somebody else's transaction.
+        """
 
     def lock_to_write(self, work: Work, name: str) -> None:
         """Keep a collection from being deleted, and other writers out as far as that takes."""
@@ -237,9 +276,13 @@ class Database:
     def lock_collection(self, work: Work) -> None:
         """Wait for those who write to the collection, and keep others out."""
 
-    def search_settings(self, records: Records) -> ColumnElement[Any]:
-        """Return the SQL of what a search has to know besides the collection's row."""
-        return null()
+    def row_to_search(self, work: Work, name: str) -> CollectionRow | None:
+        """Return the row of a collection that is about to be searched, read now.
+
+        It says whether there is an index. `vector_bytes` may be None where `search` and `matches`
+        find out by themselves.
+        """
+        return work.row_named(name)
 
     # Rows
 
@@ -255,6 +298,18 @@ class Database:
     def vector_as_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return the SQL of a vector as bytes of little-endian float32, as they are stored."""
         return type_coerce(embedding, NullType)
+
+    def as_matrix(self, blobs: Sequence[Any], dimensions: int) -> tuple[Float32, Bools]:
+        """Return vectors as the rows of a matrix, and which of all that were given are in it.
+
+        Args:
+            blobs: What `vector_as_bytes` selects. One of another length is left out.
+            dimensions: Of the collection's vectors.
+
+        Returns:
+            float32, shape (rows, dimensions), and bool, shape (blobs,).
+        """
+        return as_matrix(blobs, dimensions, header=0, dtype="<f4")
 
     def has_id(self, id: ColumnElement[str]) -> ColumnElement[bool]:
         """Return the condition that a row has an id, which does not change how it is sought."""
@@ -277,7 +332,7 @@ class Database:
         raise NotImplementedError
 
     def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
-        """Return (id, hash, is text, is binary, metadata as text, bytes of the vector) of rows."""
+        """Return (id, hash, is text, is binary, metadata as text, vector's bytes, time) of rows."""
         columns = work.records.embeddings.c
         return work.run(
             rows_of(self, work.records, self.is_one_of(columns.id, ids)),
@@ -302,24 +357,32 @@ class Database:
             updated: The time of the write, in seconds since 1970, UTC.
         """
         table = work.records.embeddings
+        is_ours = table.c.collection_id == work.row.id
         ids = [row["id"] for row in rows]
-        work.run(
-            delete(table).where(
-                table.c.collection_id == work.row.id, self.is_one_of(table.c.id, ids)
-            )
-        )
-        work.connection.execute(
-            insert(table),
-            [
-                row
-                | {
-                    "collection_id": work.row.id,
-                    "metadata": row["metadata"] and load_metadata(row["metadata"]),
-                    "updated": updated,
-                }
-                for row in rows
-            ],
-        )
+        stored = select(table.c.id).where(is_ours, self.is_one_of(table.c.id, ids))
+        there = {*work.run(stored).scalars()}
+        new: list[dict[str, Any]] = []
+        for row in rows:
+            metadata = row["metadata"] and load_metadata(row["metadata"])
+            values = row | {"metadata": metadata, "updated": updated}
+            if row["id"] in there:  # a host's own columns stay as they are
+                work.run(update(table).where(is_ours, table.c.id == row["id"]).values(values))
+            else:
+                new.append(values | {"collection_id": work.row.id})
+        if new:
+            work.connection.execute(insert(table), new)
+
+    def add_rows(self, work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
+        """Insert rows that were not there when they were looked for, as `write_rows`.
+
+        Returns:
+            Whether another writer may have been faster. Its rows are left alone.
+        """
+        self.write_rows(work, rows, updated)
+        return False
+
+    def keep_rows(self, work: Work, ids: Sequence[str]) -> None:
+        """Keep others from changing the rows of these ids until the transaction ends."""
 
     def delete_rows(self, work: Work, conditions: Sequence[ColumnElement[bool]]) -> int:
         """Delete rows of embeddings and return how many there were."""
@@ -334,6 +397,15 @@ class Database:
         if isinstance(key.type, String):
             return key
         return cast(key, Text)
+
+    def is_among(self, id: ColumnElement[str], key: ColumnElement[Any]) -> ColumnElement[bool]:
+        """Return the condition that a stored id is one of the host's keys.
+
+        Args:
+            id: The column of stored ids.
+            key: The column of a SELECT of the host's.
+        """
+        return id.in_(select(self.key_as_text(key)))
 
     def key_from_text(self, id: ColumnElement[str], keys: Keys[Any]) -> ColumnElement[Any]:
         """Return the SQL of the host's keys for stored ids."""
@@ -376,6 +448,19 @@ class Database:
         """Return how the next search will go about it. Reads only."""
         return Status("scan", f"on {self.name} every search reads the rows")
 
+    def cosine_similarity(
+        self, vector: ColumnElement[Any], other: ColumnElement[Any]
+    ) -> ColumnElement[float]:
+        """Return the SQL of the cosine similarity of two vectors; NULL if their lengths differ.
+
+        Raises:
+            CompileError: The database cannot compute it. The message says what can be used.
+        """
+        raise CompileError(
+            f"{self.name} computes no cosine similarity: search with Collection.matches(), and "
+            "join what it returns"
+        )
+
     # Indexes
 
     def create_index(
@@ -412,6 +497,17 @@ class Database:
         )
 
 
+def as_matrix(
+    blobs: Sequence[Any], dimensions: int, *, header: int, dtype: str
+) -> tuple[Float32, Bools]:
+    """Return the matrix of `Database.as_matrix` of blobs with so many bytes before the values."""
+    length = header + dimensions * ITEM_BYTES
+    is_whole = np.array([type(blob) is bytes and len(blob) == length for blob in blobs], bool)
+    data = b"".join(blobs) if is_whole.all() else b"".join(itertools.compress(blobs, is_whole))
+    rows = np.frombuffer(data, [("header", f"V{header}"), ("values", dtype, (dimensions,))])
+    return rows["values"].astype(np.float32), is_whole
+
+
 def rows_of(database: Database, records: Records, has_id: ColumnElement[bool]) -> Select[Any]:
     """Return the SELECT of `Database.stored_rows`, with the parameter `collection_id`."""
     columns = records.embeddings.c
@@ -422,6 +518,7 @@ def rows_of(database: Database, records: Records, has_id: ColumnElement[bool]) -
         columns.content_blob.is_not(None),
         cast(columns.metadata, Text),
         database.vector_bytes(columns.embedding),
+        columns.updated,
     ).where(columns.collection_id == bindparam("collection_id"), has_id)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import MissingExtraError
+from ..forks import importing
 from .base import Content, EmbeddingModel, Setting, SupportsEmbedding
 
 if TYPE_CHECKING:
@@ -92,7 +93,8 @@ def _load(dimensions: int) -> Any:
     root, handler = logging.getLogger(), logging.NullHandler()
     root.addHandler(handler)
     try:
-        import wordllama
+        with importing():
+            import wordllama
     except ImportError:
         raise MissingExtraError("wordllama", "local") from None
     finally:

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import binascii
 import os
-import threading
 import weakref
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import InvalidItemError, MissingExtraError, ModelError
+from ..forks import Lock, importing, renew_in_children
 from .base import Content, EmbeddingModel, Setting, SupportsEmbedding
 
 if TYPE_CHECKING:
@@ -95,8 +95,8 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         self._async_clients: weakref.WeakKeyDictionary[
             asyncio.AbstractEventLoop, AsyncGenerator[openai.AsyncOpenAI]
         ] = weakref.WeakKeyDictionary()
-        self._lock = threading.Lock()
-        _INSTANCES.add(self)
+        self._lock = Lock()
+        renew_in_children(self)
 
     def embed_batch(self, items: Sequence[Content]) -> list[VectorLike]:
         """Return one vector for each text, in order, from one request.
@@ -127,11 +127,10 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             return self._in_order(response.data, len(items))
 
     def after_fork(self) -> None:
-        """Renew the lock and open connections anew; called by itself in a forked child process.
+        """Open connections anew; called by itself in a forked child process.
 
         The parent goes on using the connections that the child inherited.
         """
-        self._lock = threading.Lock()
         self._client = None
 
     def _request(self, items: Sequence[Content]) -> dict[str, Any]:
@@ -215,19 +214,6 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         return await generator.asend(None)
 
 
-# Every model of this class that is alive: a forked child renews their locks.
-_INSTANCES: weakref.WeakSet[OpenAIEmbeddingModel] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for model in _INSTANCES:
-        model.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 def _close(client: openai.OpenAI, pid: int) -> None:
     """Close the client in the process that opened it, and in no child of that."""
     if os.getpid() == pid:
@@ -245,7 +231,8 @@ async def _until_loop_ends(client: openai.AsyncOpenAI) -> AsyncGenerator[openai.
 
 def _package() -> Any:
     try:
-        import openai
+        with importing():
+            import openai
     except ImportError:
         raise MissingExtraError("openai", "openai") from None
     return openai

@@ -10,13 +10,13 @@ looked up in the same places and nowhere else: it never becomes a path, a URL or
 from __future__ import annotations
 
 import os
-import threading
 import warnings
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from ..errors import UnknownModelError
+from ..forks import Lock, importing, renew_in_children
 from . import local, openai
 from .base import Provider, Setting, SupportsEmbedding, check_model
 
@@ -62,9 +62,10 @@ class Registry:
         self._frameworks: dict[str, Callable[[], Settings | None]] = {}
         self._built_in = _Once(self._register_built_in)
         self._announced = _Once(self._register_announced)
-        self._lock = threading.RLock()
+        self._lock = Lock()
         # A lock of its own: a package may register by itself while another thread imports it.
-        self._announced_lock = threading.RLock()
+        self._announced_lock = Lock()
+        renew_in_children(self)
 
     def __reduce__(self) -> str:
         """Pickle as the name of the one instance, so that its functions reach other processes."""
@@ -72,8 +73,6 @@ class Registry:
 
     def after_fork(self) -> None:
         """Renew, in a child process, what a thread that exists only in the parent may hold."""
-        self._lock = threading.RLock()
-        self._announced_lock = threading.RLock()
         self._built_in.after_fork()
         self._announced.after_fork()
 
@@ -292,7 +291,9 @@ class Registry:
 
         for entry_point in entry_points(group=ENTRY_POINTS):
             try:
-                entry_point.load()(self._add_announced)
+                with importing():
+                    register = entry_point.load()
+                register(self._add_announced)
             except Exception as error:  # noqa: BLE001  a package of somebody else raises anything
                 warnings.warn(
                     f"The embedding models of {entry_point.value!r} cannot be loaded: {error!r}",
@@ -338,7 +339,8 @@ class _Once:
 
 def _find_in_llm(name: str) -> SupportsEmbedding | None:
     try:
-        import llm
+        with importing():
+            import llm
     except ImportError:
         return None
     try:
@@ -349,9 +351,6 @@ def _find_in_llm(name: str) -> SupportsEmbedding | None:
 
 
 REGISTRY = Registry(PROVIDERS)
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=REGISTRY.after_fork)
 
 register_embedding_model = REGISTRY.register_embedding_model
 set_alias = REGISTRY.set_alias

@@ -38,8 +38,8 @@ class Filters(TypedDict, total=False):
     among: Among | None
     """Only these: a SELECT of your keys, or keys."""
     exact: bool | None
-    """True: use no index. False, for `matches*`: use one. Else `similar*` uses one if it is there,
-    and `matches*` does not."""
+    """True: use no index. Else one is used if it is there and pays; with False, `matches*` use it
+    also where it may not pay."""
 
 
 @dataclass
@@ -127,13 +127,11 @@ class Query:
     def filters(self, work: Work) -> list[ColumnElement[bool]]:
         """Return `where` and `among` as SQL."""
         id = work.records.embeddings.c.id
-        filters: list[ColumnElement[bool]] = []
-        if self.where is not None:
-            filters.append(where_condition(work, self.where))
+        filters = [] if self.where is None else [where_condition(work, self.where)]
         if isinstance(self.among, tuple):
             filters.append(work.database.is_one_of(id, self.among))
         elif self.among is not None:
-            filters.append(id.in_(select(work.database.key_as_text(self.among.c[0]))))
+            filters.append(work.database.is_among(id, self.among.c[0]))
         return filters
 
     def conditions(self, work: Work) -> list[ColumnElement[bool]]:
@@ -292,6 +290,17 @@ def starts_with(id: ColumnElement[str], prefix: object) -> ColumnElement[bool]:
     if not last:
         return id >= prefix
     following = ord(last[-1]) + 1
-    if 0xD800 <= following <= 0xDFFF:  # surrogates are no characters
+    if 0xD800 <= following <= 0xDFFF:  # the surrogates, which no text holds
         following = 0xE000
     return and_(id >= prefix, id < last[:-1] + chr(following))
+
+
+def several(values: Iterable[Any], what: str) -> list[Any]:
+    """Return the values as a list, refusing a single one.
+
+    Raises:
+        InvalidQueryError: It is one value, or none that can be gone through.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise InvalidQueryError(f"{what} must be an iterable, not {type(values).__name__}")
+    return list(values)

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sqlalchemy import func, select
 from sqlalchemy.orm import joinedload
 
 from ..sessions import bind_for_reading
 from ..tables.ours import are_missing, explained
+from ..vectors import ITEM_BYTES
 from ..work import Work
-from .query import starts_with
+from .query import check_query, several, starts_with
+from .scan import warn_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from ..keys import K, Key
     from ..sessions import DatabaseLike
     from ..tables.records import EmbeddingRecord, Records
+    from ..vectors import Float32
     from ..work import Reference
+    from .query import Where
 
 PAGE = 500  # records held at a time while iterating
 
@@ -136,3 +141,48 @@ def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[s
                 return list(work.run(statement).scalars())
     finally:
         sessions.close()
+
+
+def get_many(collection: Reference[Any], keys: Iterable[Key]) -> list[EmbeddingRecord | None]:
+    """Return the records of some items, None where one is missing. See `Collection.get_many`."""
+    texts = [collection.keys.to_text(key) for key in several(keys, "ids")]
+    entity = collection.records.embedding
+    with collection.work() as work:
+        row = collection.find(work)
+        if row is None or not texts:
+            return [None] * len(texts)
+        is_asked_for = work.database.is_one_of(collection.records.embeddings.c.id, {*texts})
+        statement = (
+            select(entity)
+            .options(joinedload(entity.collection))
+            .where(entity.collection_id == row.id, is_asked_for)
+        )
+        records = {record.id: record for record in work.run(statement).scalars()}
+    return [records.get(text) for text in texts]
+
+
+def vectors(
+    collection: Reference[K], prefix: str | None, where: Where | None
+) -> tuple[list[K], Float32]:
+    """Return the ids and the vectors of items as one matrix. See `Collection.vectors`."""
+    query = check_query(collection.records, collection.keys, prefix=prefix, where=where)
+    columns = collection.records.embeddings.c
+    with collection.work() as work:
+        row = collection.find(work)
+        if row is None or row.vector_bytes is None:
+            return [], np.empty((0, 0), np.float32)
+        dimensions = row.vector_bytes // ITEM_BYTES
+        stored = work.database.vector_as_bytes(columns.embedding)
+        statement = (
+            select(columns.id, stored)
+            .where(columns.collection_id == row.id, work.database.has_id(columns.id))
+            .where(*query.conditions(work))
+            .order_by(columns.id)
+        )
+        pairs = work.run(statement).all()
+        matrix, is_whole = work.database.as_matrix([blob for _, blob in pairs], dimensions)
+    if not is_whole.all():
+        corrupt = [id for (id, _), whole in zip(pairs, is_whole, strict=True) if not whole]
+        warn_of(corrupt, dimensions)
+        pairs = [pair for pair, whole in zip(pairs, is_whole, strict=True) if whole]
+    return [collection.keys.from_text(id) for id, _ in pairs], matrix

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import select
 
-from ..errors import DoesNotExist, InvalidQueryError, InvalidVectorError
+from ..errors import DoesNotExist, InvalidVectorError
 from ..models.base import check_content
 from ..values import checked_content
 from ..vectors import as_query
-from .query import Entries, Entry, NotConfirmed
+from .query import Entries, Entry, NotConfirmed, several
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import TypeAlias
 
     from sqlalchemy import Subquery
@@ -97,7 +96,7 @@ def _asked(
             if not query.has_filters and _is_same(collection.remembered(work), row):
                 with suppress(NotConfirmed):
                     return answer(work, vectors)
-            current = collection.find(work)
+            current = collection.find(work, to_search=True)
             if current is None or _is_same(current, row):
                 return nothing if current is None else answer(work, vectors)
         collection.forget()
@@ -125,7 +124,7 @@ def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T]) -> T
     """
     columns = collection.records.embeddings.c
     with collection.work() as work:
-        row = collection.find(work)
+        row = collection.find(work, to_search=True)
         if row is None:
             raise DoesNotExist("ID not found")
         statement = select(columns.embedding).where(
@@ -148,7 +147,7 @@ def by_vector(
         if not query.has_filters and collection.remembered(work) is not None:
             with suppress(NotConfirmed):
                 return form(work, vector, query)
-        if collection.find(work) is None:
+        if collection.find(work, to_search=True) is None:
             return nothing
         return form(work, vector, query)
 
@@ -159,7 +158,7 @@ def by_vectors(
     """Return for each of some vectors the entries nearest to it."""
     queries = [as_query(vector) for vector in vectors]
     with collection.work() as work:
-        if collection.find(work) is None or not queries:
+        if collection.find(work, to_search=True) is None or not queries:
             return [Entries[Any]() for _ in queries]
         rankings = work.database.search_multi(work, queries, query)
     return [_entries_of(ranking, query) for ranking in rankings]
@@ -181,14 +180,3 @@ def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
         for row in ranking.rows
     )
     return Entries(found, exact=ranking.exact)
-
-
-def several(values: Iterable[Any], what: str) -> list[Any]:
-    """Return the values as a list, refusing a single one.
-
-    Raises:
-        InvalidQueryError: It is one value, or none that can be gone through.
-    """
-    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        raise InvalidQueryError(f"{what} must be an iterable, not {type(values).__name__}")
-    return list(values)

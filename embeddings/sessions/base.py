@@ -5,6 +5,9 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import DBAPIError
+
+from .. import databases
 from .runtime import BLOCKING, Runtime
 
 if TYPE_CHECKING:
@@ -54,3 +57,19 @@ class Sessions:
 
     def close(self) -> None:
         """Close what was opened here; nothing that was handed in."""
+
+    def is_missing(self) -> bool:
+        """Return whether this was opened on a file that is not there."""
+        return False
+
+
+@contextmanager
+def hinted(dialect: Dialect) -> Iterator[None]:
+    """Run the block, and add to an error of the driver's what to do about it, where we know."""
+    try:
+        yield
+    except DBAPIError as error:
+        hint = databases.of(dialect).hint(error, dialect)
+        if hint and hint not in getattr(error, "__notes__", ()):
+            error.add_note(hint)
+        raise

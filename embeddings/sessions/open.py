@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def url_of(database: str | os.PathLike[str] | None) -> URL:
     """Return the URL of what may be one, or a path, or None for a database in memory."""
-    if isinstance(database, str) and "://" in database:
+    if isinstance(database, str) and "://" in database and not database.startswith("file:"):
         try:
             url = make_url(database)
         except (ArgumentError, ValueError):
@@ -25,7 +25,9 @@ def url_of(database: str | os.PathLike[str] | None) -> URL:
         if "@" in (url.host or ""):  # drivers would show it in their errors
             raise BindingError("This URL has two @: write one in a password as %40")
         return url
-    return databases.url_of_file(":memory:" if database is None else os.fspath(database))
+    if isinstance(database, os.PathLike):
+        database = os.fspath(database)
+    return databases.url_of_file(database or ":memory:")
 
 
 def open_engine(database: str | os.PathLike[str] | None) -> Engine:

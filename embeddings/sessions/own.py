@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import sessionmaker
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from .. import databases
 from ..errors import BindingError
+from ..forks import Lock
 from ..internals import connection_of_thread
-from .base import Sessions
+from .base import Sessions, hinted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import Session
 
+    from ..databases.base import Database
     from ..tables.records import Records
 
 _writers: weakref.WeakKeyDictionary[Engine, AbstractContextManager[Any]] = (
@@ -48,22 +50,21 @@ class OwnTransactions(Sessions):
         self._make_session = make_session or sessionmaker()
         # A database in memory that we opened is one connection, which threads take in turn.
         shared = opened and isinstance(engine.pool, StaticPool)
-        self._turn = turn or (threading.RLock() if shared else nullcontext())
+        self._turn = turn or (Lock() if shared else nullcontext())
         # Where writers poll for one lock, the unlucky starve: those of one engine queue here.
-        self._writers = writers or _writers.setdefault(engine, threading.RLock())
+        self._writers = writers or _writers.setdefault(engine, Lock())
         self._close = weakref.finalize(self, engine.dispose) if opened else None
-        self._was_written = not opened
+        self._was_opened = self._was_written = not opened
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
         """Yield a session in a transaction that is committed at the end."""
         database = databases.of(self._engine.dialect)
-        if write and not self._was_written:
-            database.before_first_write(self._engine)
-            self._was_written = True
         with (
+            self._opening(database),
             self._turn,
             database.writing_turn(self._writers) if write else nullcontext(),
+            self._before_first_write(database) if write else nullcontext(),
             owned_transaction(self._engine, write=write) as connection,
             self._make_session(
                 bind=connection, binds={}, join_transaction_mode="rollback_only"
@@ -83,6 +84,29 @@ class OwnTransactions(Sessions):
     def bind(self, records: Records) -> Engine:
         """Return the engine."""
         return self._engine
+
+    @contextmanager
+    def _opening(self, database: Database) -> Iterator[None]:
+        """Run the block; until one has ended well, say why a database cannot be opened."""
+        try:
+            yield
+        except DBAPIError as error:
+            reason = None if self._was_opened else database.why_not_open(error)
+            if reason:
+                raise BindingError(reason) from error
+            raise
+        self._was_opened = True
+
+    @contextmanager
+    def _before_first_write(self, database: Database) -> Iterator[None]:
+        if not self._was_written:
+            database.before_first_write(self._engine)
+            self._was_written = True
+        yield
+
+    def is_missing(self) -> bool:
+        """Return whether this was opened on a file that is not there."""
+        return self.eager and databases.of(self._engine.dialect).is_missing(self._engine.url)
 
     def close(self) -> None:
         """Close the database, if it was opened here."""
@@ -108,7 +132,7 @@ def owned_transaction(
     """
     _refuse_a_shared_transaction(engine)
     database = databases.of(engine.dialect)
-    with engine.connect() as connection:
+    with hinted(engine.dialect), engine.connect() as connection:
         isolation_level = isolation_level or database.own_isolation_level(connection)
         if isolation_level:
             connection.execution_options(isolation_level=isolation_level)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.pool import StaticPool
 
 from .. import databases
+from ..forks import Lock
 from .base import Sessions
 from .host import Lent
 from .open import open_engine
@@ -29,7 +29,9 @@ class SqliteUtils(Sessions):
     """A `sqlite_utils.Database`: its transaction while it is in one, and else the file behind it.
 
     The file is opened once more, so that threads can use the collection and writers wait for each
-    other. A database in memory has only the one connection, and that is used.
+    other. The database's own connection is used where that one could not write: in memory, where
+    the database was opened for reading, and where the file has no write-ahead log, for a cursor
+    of the owner's that is half read would keep it out.
     """
 
     eager = True
@@ -44,9 +46,9 @@ class SqliteUtils(Sessions):
         )
         self._database = databases.of(self._lent.dialect)
         self._file = self._database.file_of(driver)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._own: tuple[OwnTransactions, Engine] | None = None
-        self._can_write = False
+        self._writes_beside: bool | None = None  # not known before the first write
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
@@ -77,10 +79,13 @@ class SqliteUtils(Sessions):
             if self._own is None:
                 return None
             own, engine = self._own
-            # A cursor of the owner's, half read, would keep a second connection from writing.
-            if write and not self._can_write:
-                self._can_write = self._database.before_first_write(engine)
-            return own if self._can_write or not write else None
+            if write and self._writes_beside is None:
+                self._writes_beside = self._database.can_write(
+                    self._driver
+                ) and self._database.before_first_write(engine)
+            if write and not self._writes_beside and self._database.is_of_this_thread(self._driver):
+                return None
+            return own
 
     def bind(self, records: Records) -> Engine:
         """Return an engine on the database's own connection."""

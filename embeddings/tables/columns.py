@@ -8,18 +8,35 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import LargeBinary, Text
+from sqlalchemy import JSON, Float, LargeBinary, Text, literal
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator
 
 from .. import databases
 from ..values import Metadata, dump_metadata, load_metadata
-from ..vectors import Float32, VectorLike, encode
+from ..vectors import Float32, VectorLike, as_vector, encode
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy import Dialect
+    from sqlalchemy import ColumnElement, Dialect
+    from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.types import TypeEngine
+
+
+class CosineSimilarity(FunctionElement[float]):
+    """The cosine similarity of a column of vectors and a parameter of its type, in SQL."""
+
+    inherit_cache = True
+    type = Float()
+
+
+@compiles(CosineSimilarity)
+def _compiled(element: CosineSimilarity, compiler: SQLCompiler, **options: Any) -> str:
+    database = databases.of(compiler.dialect)
+    vector, other = element.clauses
+    return compiler.process(database.cosine_similarity(vector, other), **options)
 
 
 class Vector(TypeDecorator[Float32]):
@@ -30,6 +47,23 @@ class Vector(TypeDecorator[Float32]):
 
     impl = LargeBinary
     cache_ok = True
+
+    class comparator_factory(TypeDecorator.Comparator[Float32]):  # noqa: N801  SQLAlchemy's name
+        """What can be asked of a column of vectors in SQL."""
+
+        def cosine_similarity(self, vector: VectorLike) -> ColumnElement[float]:
+            """Return the cosine similarity to a vector, -1 to 1, as an expression.
+
+            It is the database that computes it: on PostgreSQL. NULL where the dimensions differ.
+            On SQLite, compiling it raises CompileError: there `Collection.matches` searches.
+
+            Args:
+                vector: Shape (dimensions,).
+
+            Raises:
+                InvalidVectorError: The vector is empty or not finite.
+            """
+            return CosineSimilarity(self.expr, literal(as_vector(vector), self.type))
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
         """Return the column's type on a database."""
@@ -51,7 +85,7 @@ class Vector(TypeDecorator[Float32]):
 class JSONObject(TypeDecorator[Metadata]):
     """A dict of JSON; on SQLite a TEXT, on PostgreSQL a JSONB. None is SQL's NULL."""
 
-    impl = Text
+    impl = JSON
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:

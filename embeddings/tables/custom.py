@@ -41,7 +41,14 @@ def uninstall(connection: Connection, records: Records = RECORDS) -> None:
     databases.of(connection.dialect).uninstall(connection, records)
 
 
-def make_records(base: Any, *, prefix: str = "", schema: str | None = None) -> Records:
+def make_records(
+    base: Any,
+    *,
+    prefix: str = "",
+    schema: str | None = None,
+    collection_mixin: type[Any] | None = None,
+    embedding_mixin: type[Any] | None = None,
+) -> Records:
     """Return the two tables, mapped in your own declarative base, under names of your choosing.
 
     Pass them to every collection that lives in them: `Collection(..., records=records)`. The
@@ -59,9 +66,13 @@ def make_records(base: Any, *, prefix: str = "", schema: str | None = None) -> R
         base: A declarative base, or a class such as Flask-SQLAlchemy's `db.Model`.
         prefix: Of the names: "search_" makes `search_collections` and `search_embeddings`.
         schema: The schema of the tables; by default that of the base's `MetaData`.
+        collection_mixin: A class with columns of your own for the collections.
+        embedding_mixin: A class with columns of your own for the embeddings, such as a tenant or
+            an owner. What a collection writes leaves them alone in rows that are there, and fills
+            them by their defaults in new ones.
 
     Raises:
-        TypeError: The prefix is no string.
+        TypeError: The prefix is no string, or a mixin no class.
         ValueError: It is too long, or no beginning of a name.
         sqlalchemy.exc.InvalidRequestError: The base has a table of such a name.
     """
@@ -77,7 +88,14 @@ def make_records(base: Any, *, prefix: str = "", schema: str | None = None) -> R
             raise InvalidRequestError(f"This base has a table {table!r} already: give a prefix")
     within = f"{schema}__" if schema else ""
 
-    def mapped(kind: str, columns: type[Any], **attributes: Any) -> Any:
+    for name, mixin in (
+        ("collection_mixin", collection_mixin),
+        ("embedding_mixin", embedding_mixin),
+    ):
+        if mixin is not None and not isinstance(mixin, type):
+            raise TypeError(f"{name} must be a class with mapped columns, not {mixin!r}")
+
+    def mapped(kind: str, columns: type[Any], mixin: type[Any] | None, **attributes: Any) -> Any:
         # In the base's registry and metadata, without its own columns and its constructor.
         attributes |= {
             "__tablename__": f"{prefix}{kind.lower()}s",
@@ -85,13 +103,14 @@ def make_records(base: Any, *, prefix: str = "", schema: str | None = None) -> R
             "__module__": base.__module__,
             "metadata": base.metadata,
         }
-        cls = base.registry.mapped(type(f"{within}{prefix}{kind}Record", (columns,), attributes))
+        bases = (columns,) if mixin is None else (columns, mixin)
+        cls = base.registry.mapped(type(f"{within}{prefix}{kind}Record", bases, attributes))
         for column in cls.__table__.primary_key:  # nullable in the documented schema only
             column.nullable = False
         return cls
 
-    collection = mapped("Collection", CollectionColumns)
-    embedding = mapped("Embedding", EmbeddingColumns, __collection__=collection)
+    collection = mapped("Collection", CollectionColumns, collection_mixin)
+    embedding = mapped("Embedding", EmbeddingColumns, embedding_mixin, __collection__=collection)
     both_ways = relationship(embedding, back_populates="collection", cascade="all, delete-orphan")
     collection.__mapper__.add_property("embeddings", both_ways)
     records = Records(collection, embedding)

@@ -2,47 +2,58 @@
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 
 from .. import databases
 from ..errors import SchemaError
+from ..forks import Lock, importing
 from ..sessions.own import owned_transaction
-from .ours import VERSION_TABLE, schema_of
+from .ours import VERSION_TABLE, are_complete, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
     from alembic.config import Config
+    from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
     from sqlalchemy.orm import Session
 
-_alembic_lock = threading.RLock()
+_alembic_lock = Lock()
 
 
-def migrate(bind: Engine | Connection, revision: str = "head") -> None:
+def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
     """Create the tables, or bring them up to date; also those that `llm` made, keeping every row.
 
     Safe to call at every start and from several processes at once: one does the work, the others
     wait. On an engine the work is one transaction, and a failure leaves nothing. On a connection
     it joins the caller's transaction, which it neither commits nor rolls back.
 
+    In a script (`alembic upgrade --sql`, `flask db upgrade --sql`) there is no connection: within a
+    host's revision `migrate(op.get_bind())` then writes the SQL into the host's script.
+
     On PostgreSQL the tables come into the schema that `schema_translate_map` names for None, or
     into the first of the search path; the extension `vector` is created where it is missing.
 
     Args:
-        bind: The database.
-        revision: An Alembic revision of this library; the newest by default.
+        bind: The database; None in a script.
+        revision: An Alembic revision of this library; the newest by default. In a script that
+            begins after the tables were made, from where to where: "emb_0001:head".
 
     Raises:
         SchemaError: A table called `collections` or `embeddings` is there and is not one of ours,
             or there is no pgvector. Nothing was changed.
     """
+    if bind is None and (script := _script_of_host()):
+        _write_script(script, revision, upgrades=True)
+        return
+    revision = revision.rpartition(":")[2]
     if isinstance(bind, Engine):
         with owned_transaction(bind, write=False) as connection:
             if is_migrated(connection, revision):
@@ -58,20 +69,24 @@ def migrate(bind: Engine | Connection, revision: str = "head") -> None:
 
 
 def downgrade(
-    bind: Engine | Connection, revision: str = "base", *, drop_rows: bool = False
+    bind: Engine | Connection | None, revision: str = "base", *, drop_rows: bool = False
 ) -> None:
     """Take the tables back to an older revision; "base" removes them.
 
-    Transactions are as with `migrate`.
+    Transactions are as with `migrate`, and so are scripts, which drop whatever is there.
 
     Args:
-        bind: The database.
+        bind: The database; None in a script.
         revision: An Alembic revision of this library.
-        drop_rows: Go on even if collections or embeddings are lost.
+        drop_rows: Go on even if collections or embeddings are lost. Within a host's revision
+            `alembic -x drop=yes downgrade` or `flask db downgrade -x drop=yes` say so, too.
 
     Raises:
         SchemaError: Rows would be lost. Nothing was changed.
     """
+    if bind is None and (script := _script_of_host()):
+        _write_script(script, revision, upgrades=False)
+        return
     if isinstance(bind, Engine):
         with _migration(bind) as connection:
             downgrade(connection, revision, drop_rows=drop_rows)
@@ -80,16 +95,62 @@ def downgrade(
     if not bind.in_transaction():
         bind.begin()
     _run_alembic(
-        bind, lambda command, config: command.downgrade(config, revision), drop_rows=drop_rows
+        bind,
+        lambda command, config: command.downgrade(config, revision),
+        drop_rows=drop_rows or _host_says_drop(),
     )
 
 
+def _host_says_drop() -> bool:
+    """Return whether `-x drop=yes` was given to the Alembic of the host, whose revision calls."""
+    with importing():
+        from alembic import context
+    try:
+        return context.get_x_argument(as_dictionary=True).get("drop") == "yes"
+    except (NameError, AttributeError):  # not within Alembic; without a command's options
+        return False
+
+
+def _script_of_host() -> MigrationContext | None:
+    """Return the context of a host's Alembic that writes a script, and whose revision calls."""
+    with importing():
+        from alembic import op
+    try:
+        context = op.get_context()
+    except NameError:  # not within Alembic
+        return None
+    return context if context.as_sql else None
+
+
+_in_scripts: WeakKeyDictionary[MigrationContext, str] = WeakKeyDictionary()
+"""The revision that each script has brought the tables to."""
+
+
+def _write_script(script: MigrationContext, revision: str, *, upgrades: bool) -> None:
+    """Write our SQL into a host's script."""
+    start, _, end = revision.rpartition(":")
+    start = start or _in_scripts.get(script, "base" if upgrades else "head")
+    wanted = {found.revision for found in _revisions().get_revisions(end)}
+    if wanted != {found.revision for found in _revisions().get_revisions(start)}:
+        command, config = _alembic(output_buffer=script.impl.output_buffer)
+        config.attributes["dialect_name"] = script.dialect.name
+        run = command.upgrade if upgrades else command.downgrade
+        with _alembic_globals():
+            run(config, f"{start}:{end}", sql=True)
+    _in_scripts[script] = end
+
+
 def _check_bind(bind: object, function: str) -> None:
+    if any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(bind).__mro__):
+        raise TypeError(
+            f"{function}() works synchronously, and this is an {type(bind).__name__}. Run it on a "
+            "connection of the AsyncEngine: async with engine.begin() as connection: "
+            f"await connection.run_sync(embeddings.{function})"
+        )
     if not isinstance(bind, Connection):
         raise TypeError(
-            f"{function}() takes an Engine or a Connection, not {type(bind).__name__}. There is no "
-            "connection in a script of a migration (--sql): print this library's own, as the "
-            "README says"
+            f"{function}() takes an Engine or a Connection, not {type(bind).__name__}. None is what "
+            "op.get_bind() gives in a script (--sql), within a revision of your own"
         )
 
 
@@ -100,16 +161,28 @@ def _migration(engine: Engine) -> AbstractContextManager[Connection]:
 
 
 def bring_up_to_date(session: Callable[..., AbstractContextManager[Session]]) -> None:
-    """Migrate a database that we opened, in sessions that it gives, if it needs that."""
+    """Migrate a database that we opened, in sessions that it gives, if it needs that.
+
+    One that can only be read stays as it is.
+    """
     with session(write=False) as reading:
-        is_complete = is_migrated(reading.connection())
-    if not is_complete:
+        connection = reading.connection()
+        is_complete, database = is_migrated(connection), databases.of(connection.dialect)
+    if is_complete:
+        return
+    try:
         with session(write=True) as writing:
             migrate(writing.connection())
+    except DBAPIError as error:
+        if not database.refuses_writing(error):
+            raise
 
 
 def is_migrated(connection: Connection, revision: str = "head") -> bool:
-    """Return whether the tables are at a revision already; only reads, and so waits for nobody."""
+    """Return whether the tables are at a revision already; only reads, and so waits for nobody.
+
+    For a role that may not read the revision, they are if they have everything.
+    """
     wanted = _revisions().get_revisions(revision)
     return _current(connection) == {script.revision for script in wanted}
 
@@ -125,14 +198,24 @@ def head_revision() -> str:
 
 
 def _current(connection: Connection) -> set[str]:
-    from alembic.migration import MigrationContext
+    with importing():
+        from alembic.migration import MigrationContext
 
-    options = {"version_table": VERSION_TABLE, "version_table_schema": schema_of(connection)}
+    schema = schema_of(connection)
+    if not databases.of(connection.dialect).may_read(connection, VERSION_TABLE, schema):
+        if are_complete(connection):
+            return {head_revision()}
+        raise SchemaError(
+            f"This role may not read the table {VERSION_TABLE!r}, and the tables of the embeddings "
+            "are not complete: migrate as the role that owns them"
+        )
+    options = {"version_table": VERSION_TABLE, "version_table_schema": schema}
     return set(MigrationContext.configure(connection, opts=options).get_current_heads())
 
 
 def _revisions() -> ScriptDirectory:
-    from alembic.script import ScriptDirectory
+    with importing():
+        from alembic.script import ScriptDirectory
 
     return ScriptDirectory(str(migrations_dir()))
 
@@ -141,11 +224,7 @@ def _run_alembic(
     connection: Connection, run: Callable[[Any, Config], None], **attributes: Any
 ) -> None:
     """Run a command of Alembic in the connection's transaction, while no other process does."""
-    from alembic import command
-    from alembic.config import Config
-
-    config = Config()
-    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
+    command, config = _alembic()
     config.attributes.update(attributes, connection=connection)
     database = databases.of(connection.dialect)
     with database.schema_change(connection):
@@ -153,6 +232,17 @@ def _run_alembic(
         # A failure leaves nothing, and the caller's transaction usable.
         with connection.begin_nested(), _alembic_globals():
             run(command, config)
+
+
+def _alembic(**options: Any) -> tuple[Any, Config]:
+    """Return Alembic's commands, and its configuration for our environment."""
+    with importing():
+        from alembic import command
+        from alembic.config import Config
+
+    config = Config(**options)
+    config.set_main_option("script_location", str(migrations_dir()).replace("%", "%%"))
+    return command, config
 
 
 @contextmanager

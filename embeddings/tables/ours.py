@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError, Progr
 
 from .. import databases
 from ..errors import SchemaError
+from ..sessions.base import hinted
 from .records import RECORDS, Records
 
 if TYPE_CHECKING:
@@ -88,6 +89,11 @@ def are_missing(work: Work) -> bool:
     return None in _lacking(work.connection, work.records).values()
 
 
+def are_complete(connection: Connection) -> bool:
+    """Return whether the two tables are there with every column."""
+    return not any(missing is None or missing for missing in _lacking(connection, RECORDS).values())
+
+
 @contextmanager
 def explained(work: Work) -> Iterator[None]:
     """Run the block, and say what to do about errors that come of the tables.
@@ -95,12 +101,13 @@ def explained(work: Work) -> Iterator[None]:
     Raises:
         SchemaError: They are missing, or somebody else's.
     """
-    try:
-        yield
-    except (OperationalError, ProgrammingError) as error:
-        if reason := _reason(error, work):
-            raise SchemaError(reason) from None
-        raise
+    with hinted(work.dialect):
+        try:
+            yield
+        except (OperationalError, ProgrammingError) as error:
+            if reason := _reason(error, work):
+                raise SchemaError(reason) from None
+            raise
 
 
 def _reason(error: DBAPIError, work: Work) -> str | None:
@@ -115,14 +122,21 @@ def _reason(error: DBAPIError, work: Work) -> str | None:
             (_is_foreign(name, "lacks columns") for name in lacking if lacking[name]), None
         )
     is_incomplete = None in lacking.values() or any(lacking.values())
-    return foreign or (_message_of_missing(records) if is_incomplete else None)
+    return foreign or (_message_of_missing(work) if is_incomplete else None)
 
 
-def _message_of_missing(records: Records) -> str:
+def _message_of_missing(work: Work) -> str:
+    records = work.records
     if records is RECORDS:
+        call = "embeddings.migrate(engine)"
+        if work.dialect.is_async:
+            call = (
+                "async with engine.begin() as connection: "
+                "await connection.run_sync(embeddings.migrate)"
+            )
         return (
             "The tables of the embeddings are not in this database, or are of an older version. "
-            "Create them, or bring them up to date, with embeddings.migrate(engine)"
+            f"Create them, or bring them up to date, with {call}"
         )
     return (
         f"The tables {records.collections.fullname!r} and {records.embeddings.fullname!r} are not "

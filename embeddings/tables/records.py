@@ -7,8 +7,11 @@ the other's files. Anything extra lives in side tables (see `databases`).
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import wraps
+from inspect import signature
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
@@ -21,9 +24,39 @@ if TYPE_CHECKING:
     from sqlalchemy import Table
 
 
+F = TypeVar("F", bound=Callable[..., None])
+COLUMNS = (
+    "collection_id",
+    "id",
+    "embedding",
+    "content",
+    "content_blob",
+    "content_hash",
+    "metadata",
+    "updated",
+)
+"""The columns of an embedding that are this library's. A host may have others beside them."""
+
+
 def now() -> int:
     """Return the time as rows hold it: seconds since 1970, UTC."""
     return int(time.time())
+
+
+def _with_own_columns(init: F) -> F:
+    """Let a constructor take what else the class has mapped: a host's own columns."""
+    parameters = signature(init).parameters
+
+    @wraps(init)
+    def constructor(self: object, **values: Any) -> None:
+        for name in values.keys() - parameters.keys():
+            if not hasattr(type(self), name):
+                kind = type(self).__name__
+                raise TypeError(f"{name!r} is an invalid keyword argument for {kind}")
+            setattr(self, name, values.pop(name))
+        init(self, **values)
+
+    return cast("F", constructor)
 
 
 class Base(DeclarativeBase):
@@ -49,8 +82,14 @@ class CollectionColumns:
     model: Mapped[str] = mapped_column(Text, nullable=True)
     """The id of the embedding model, never an alias."""
 
+    @_with_own_columns
     def __init__(
-        self, *, name: str, model: str, id: int | None = None, embeddings: list[Any] | None = None
+        self,
+        *,
+        name: str,
+        model: str,
+        id: int | None = None,
+        embeddings: list[Any] | None = None,
     ) -> None:
         self.name, self.model = name, model
         if embeddings:
@@ -107,6 +146,7 @@ class EmbeddingColumns:
         return relationship(cls.__collection__, back_populates="embeddings")
 
     # Declarative's own constructor would take metadata=, and store nothing.
+    @_with_own_columns
     def __init__(
         self,
         *,

@@ -6,6 +6,8 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from sqlalchemy import Row
+
 from ..errors import InvalidItemError
 from ..models.base import Content, Kind
 from ..values import checked_content, dump_metadata
@@ -77,12 +79,12 @@ def fold(items: Iterable[Item]) -> list[list[Item]]:
 
 def unpacked(entry: object, least: int, most: int) -> tuple[Any, ...]:
     """Return an entry of a length between the two, or raise InvalidItemError."""
-    if not isinstance(entry, tuple | list) or not least <= len(entry) <= most:
+    if not isinstance(entry, tuple | list | Row) or not least <= len(entry) <= most:
         shape = f"{least}" if least == most else f"{least} to {most}"
         raise InvalidItemError(
             f"each entry must be a tuple of {shape}, (id, value, ...), "
             f"not {type(entry).__name__}"
-            + (f" of {len(entry)}" if isinstance(entry, tuple | list) else "")
+            + (f" of {len(entry)}" if isinstance(entry, tuple | list | Row) else "")
         )
     return tuple(entry)
 

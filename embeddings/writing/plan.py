@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic
 
 from ..errors import InvalidItemError, ModelMismatchError
@@ -11,7 +12,8 @@ from ..models import registry
 from ..models.base import BATCH_SIZE, batches, check_batch_size, check_content, kinds
 from . import rows
 from .items import fold
-from .resolve import resolve
+from .report import CHANGED, DELETED, Report
+from .resolve import resolve, stored_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
     from ..keys import Keys
     from ..models.base import Content, SupportsEmbedding
     from ..vectors import Float32
-    from ..work import Reference
+    from ..work import Reference, Work
     from .items import ContentKey, Item
+    from .resolve import StoredRow
 
 
 @dataclass(repr=False, eq=False)
@@ -48,6 +51,8 @@ class Plan(Generic[K]):
     vectors: dict[ContentKey, Float32]
     new_ids: set[str]
     written_ids: set[str]
+    stored: dict[str, StoredRow]
+    """The rows that were there when the plan was made, by their ids."""
 
     @property
     def new(self) -> list[K]:
@@ -76,10 +81,11 @@ class Plan(Generic[K]):
         """What the model is still to be called with: each content once. Count your tokens here."""
         return list(self.missing.values())
 
-    def embed(self, batch_size: int = BATCH_SIZE) -> None:
-        """Call the model for `contents`; no database is touched.
+    def embed(self, batch_size: int = BATCH_SIZE) -> Report:
+        """Call the model for `contents`, and return how many were embedded.
 
-        If it fails, what was embedded until then is kept, and another call goes on from there.
+        No database is touched. If it fails, what was embedded until then is kept, and another call
+        goes on from there.
 
         Args:
             batch_size: The most values in one call of the model; a smaller `batch_size` of the
@@ -90,12 +96,16 @@ class Plan(Generic[K]):
             ValueError: `batch_size` is not a positive integer.
         """
         check_batch_size(batch_size)
+        began, count, requests = time.perf_counter(), len(self.missing), 0
         own = getattr(self.model, "batch_size", None)
         for batch in batches(list(self.missing), min(batch_size, own or batch_size)):
             made = self.call_model(self.model, [self.missing[key] for key in batch])
             self.vectors |= zip(batch, made, strict=True)
             for key in batch:
                 del self.missing[key]
+            requests += 1
+        seconds = time.perf_counter() - began
+        return Report(embedded=count, requests=requests, seconds=seconds)
 
     def __repr__(self) -> str:
         new, written = len(self.new_ids), len(self.written_ids | self.new_ids)
@@ -127,7 +137,8 @@ def make(
         model = collection.model_of(row)
         for example in {item.key[1]: item.content for item in given}.values():
             check_content(model, example)
-        todo = resolve(work, first, vectors, kinds(model), exists=row is not None, force=force)
+        stored = None if row is None else stored_rows(work, first, kinds(model))
+        todo = resolve(work, first, stored, vectors, kinds(model), force=force)
     # What comes later cannot rely on a row that is about to be replaced.
     missing = {item.key: item.content for item in todo.missing}
     missing |= {i.key: i.content for items in later for i in items if i.key not in vectors}
@@ -144,10 +155,11 @@ def make(
         vectors=todo.vectors,
         new_ids={item.id for items in lists for item in items if item.key in missing},
         written_ids=written.union(item.id for items in later for item in items),
+        stored=stored or {},
     )
 
 
-def apply(collection: Reference[K], plan: Plan[K]) -> None:
+def apply(collection: Reference[K], plan: Plan[K]) -> Report:
     """Write what was planned, in one transaction. See `Collection.apply`."""
     if plan.collection not in {collection.name, *(name for name, _ in collection.renamed)}:
         raise InvalidItemError(
@@ -158,30 +170,101 @@ def apply(collection: Reference[K], plan: Plan[K]) -> None:
             f"{len(plan.contents)} contents of this plan have no vector yet: call plan.embed()"
         )
     collection.check_model_id(plan.model_id)
-    if plan.lists != [[]]:
-        write(collection, plan)
+    return Report() if plan.lists == [[]] else write(collection, plan, gives_way=True)
 
 
-def write(collection: Reference[K], plan: Plan[K]) -> None:
-    """Read again and write; once more if another writer changed the rows in between."""
-    while missing := _written_or_missing(collection, plan):
-        made = collection.embed(plan.model, [item.content for item in missing])
-        plan.vectors |= zip((item.key for item in missing), made, strict=True)
+def write(collection: Reference[K], plan: Plan[K], *, gives_way: bool = False) -> Report:
+    """Read again and write, and return what was done.
+
+    Args:
+        collection: Where to.
+        plan: What. All of it has a vector.
+        gives_way: Leave rows alone that another writer changed or deleted since the plan was made.
+            Else the last writer wins, and the model is called for what is missing by then.
+    """
+    began, requests = time.perf_counter(), 0
+    while (outcome := _write(collection, plan, gives_way=gives_way)).missing:
+        made = collection.embed(plan.model, [item.content for item in outcome.missing])
+        plan.vectors |= zip((item.key for item in outcome.missing), made, strict=True)
+        plan.new_ids |= {item.id for item in outcome.missing}
+        requests += 1
+    written = outcome.written - outcome.skipped.keys()
+    ids = {item.id for items in plan.lists for item in items}
+    return Report(
+        embedded=len(written & plan.new_ids),
+        reused=len(written - plan.new_ids),
+        unchanged=len(ids - outcome.written - outcome.skipped.keys()),
+        skipped=tuple(
+            (plan.keys.from_text(id), why) for id, why in sorted(outcome.skipped.items())
+        ),
+        requests=requests,
+        seconds=time.perf_counter() - began,
+    )
 
 
-def _written_or_missing(collection: Reference[K], plan: Plan[K]) -> list[Item]:
-    """Write in one transaction, or return the items that need the model first."""
+@dataclass
+class _Outcome:
+    """What came of one attempt to write."""
+
+    missing: list[Item] = field(default_factory=list)
+    """Items that need the model first; then nothing was written."""
+    written: set[str] = field(default_factory=set)
+    skipped: dict[str, str] = field(default_factory=dict)
+    """By their ids the reasons."""
+
+
+def _write(collection: Reference[K], plan: Plan[K], *, gives_way: bool) -> _Outcome:
+    """Write in one transaction, unless items need the model first."""
+    outcome, accepted = _Outcome(), kinds(plan.model)
     with collection.work(write=True) as work:
         row = collection.find_or_create(work, plan.model_id)
         if row.model_id != plan.model_id and (
             registry.canonical_id(row.model_id) != registry.canonical_id(plan.model_id)
         ):
             raise ModelMismatchError(collection.name, row.model_id, plan.model_id)
-        for position, items in enumerate(plan.lists):
+        for position, folded in enumerate(plan.lists):
             if position:
                 collection.existing(work)
-            todo = resolve(work, items, plan.vectors, kinds(plan.model), force=plan.force)
+            elif gives_way:
+                work.database.keep_rows(work, [item.id for item in folded])
+            stored = stored_rows(work, folded, accepted)
+            left: set[str] = set()
+            if gives_way and not position:
+                left = _moved(plan, work, stored, outcome)
+            items = [
+                item for item in folded if item.id not in left and item.id not in outcome.skipped
+            ]
+            todo = resolve(work, items, stored, plan.vectors, accepted, force=plan.force)
             if todo.missing:
-                return todo.missing
-            rows.write(work, todo)
-    return []
+                outcome.missing = todo.missing
+                return outcome
+            new = {item.id for item in items} - stored.keys() if gives_way else ()
+            if rows.write(work, todo, new):
+                collection.existing(work)  # read again: it has vectors now
+                again = stored_rows(work, items, accepted)
+                _give_way(plan, work, [item for item in items if item.id in new], again, outcome)
+            outcome.written |= {row["id"] for row in todo.rows + todo.changes}
+    return outcome
+
+
+def _moved(
+    plan: Plan[Any], work: Work, stored: dict[str, StoredRow], outcome: _Outcome
+) -> set[str]:
+    """Return the ids of items whose rows are others than when the plan was made."""
+    items = [item for item in plan.lists[0] if stored.get(item.id) != plan.stored.get(item.id)]
+    _give_way(plan, work, items, stored, outcome)
+    return {item.id for item in items}
+
+
+def _give_way(
+    plan: Plan[Any],
+    work: Work,
+    items: list[Item],
+    stored: dict[str, StoredRow],
+    outcome: _Outcome,
+) -> None:
+    """Skip those of the items that another writer's rows are not what was planned."""
+    as_planned = resolve(work, items, stored, plan.vectors, kinds(plan.model)).unchanged
+    for item in items:
+        if item.id not in as_planned:
+            outcome.skipped[item.id] = CHANGED if item.id in stored else DELETED

@@ -47,6 +47,8 @@ class StoredRow:
     """As JSON text."""
     has_vector: bool
     """Whether its vector has the collection's length."""
+    updated: int | None
+    """Seconds since 1970."""
 
 
 @dataclass
@@ -57,6 +59,8 @@ class Resolution:
     """Rows to write as a whole."""
     changes: list[dict[str, Any]] = field(default_factory=list)
     """Changes to rows that stay; a value of None leaves the column as it is."""
+    unchanged: set[str] = field(default_factory=set)
+    """Ids of rows that are there already, just as they are to be."""
     missing: list[Item] = field(default_factory=list)
     """Items whose content has to be embedded first, each content once."""
     vectors: dict[ContentKey, Float32] = field(default_factory=dict)
@@ -66,10 +70,10 @@ class Resolution:
 def resolve(
     work: Work,
     items: Sequence[Item],
+    stored: Mapping[str, StoredRow] | None,
     vectors: Mapping[ContentKey, Float32],
     kinds: Sequence[Kind],
     *,
-    exists: bool = True,
     force: bool = False,
 ) -> Resolution:
     """Return what is to be done for the items. Reads only.
@@ -77,12 +81,13 @@ def resolve(
     Args:
         work: In the transaction whose rows count.
         items: From `fold`.
+        stored: The rows that are there, from `stored_rows`; None if the collection has no row yet.
         vectors: What the model made of these items by now.
         kinds: What the model takes: tells what a row that does not hold its content was made of.
-        exists: Whether the collection has a row yet.
         force: Leave no vector in place, and reuse none that is stored.
     """
-    stored = _stored_rows(work, kinds, items) if exists else {}
+    exists = stored is not None
+    stored = stored or {}
     # The rows that stay, and among them those whose vector stays too.
     same = {item.id for item in items if item.id in stored and _is_same(item, stored[item.id])}
     settled = {
@@ -108,6 +113,8 @@ def resolve(
             change = _change(work, item, stored[item.id], vector)
             if change is not None:
                 resolution.changes.append(change)
+            else:
+                resolution.unchanged.add(item.id)
         else:
             resolution.rows.append(_row(item, vector))
     resolution.missing = list(missing.values())
@@ -149,7 +156,8 @@ def _change(
     return change if is_needed else None
 
 
-def _stored_rows(work: Work, kinds: Sequence[Kind], items: Sequence[Item]) -> dict[str, StoredRow]:
+def stored_rows(work: Work, items: Sequence[Item], kinds: Sequence[Kind]) -> dict[str, StoredRow]:
+    """Return the rows that are there for items, by their ids. Reads only."""
     expected = work.row.vector_bytes
     return {
         id: StoredRow(
@@ -158,8 +166,9 @@ def _stored_rows(work: Work, kinds: Sequence[Kind], items: Sequence[Item]) -> di
             bool(is_text or is_binary),
             metadata,
             expected is not None and vector_bytes == expected,
+            updated,
         )
-        for id, content_hash, is_text, is_binary, metadata, vector_bytes in (
+        for id, content_hash, is_text, is_binary, metadata, vector_bytes, updated in (
             work.database.stored_rows(work, [item.id for item in items])
         )
     }

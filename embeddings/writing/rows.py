@@ -16,36 +16,48 @@ from ..vectors import ITEM_BYTES
 from . import loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from ..work import CollectionRow, Work
     from .resolve import Resolution
 
 
-def write(work: Work, resolution: Resolution) -> None:
+def write(work: Work, resolution: Resolution, new: Collection[str] = ()) -> bool:
     """Write the rows and changes, in the order of their ids, within the session's transaction.
 
     One order for all writers: those who lock rows in different orders wait for each other forever.
     Records of these rows that the session has loaded are brought up to date.
+
+    Args:
+        work: Of the collection.
+        resolution: What is to be written.
+        new: Ids of rows that are not there. If another writer is faster, its rows are left alone.
+
+    Returns:
+        Whether another writer may have been faster.
 
     Raises:
         InvalidVectorError: A vector is of another length than those of the collection.
     """
     everything = resolution.rows + resolution.changes
     _check_dimensions(work.row, everything)
-    steps = [("row", row) for row in resolution.rows]
+    steps = [("new" if row["id"] in new else "row", row) for row in resolution.rows]
     steps += [
         ("change" if change["embedding"] is None else "vector", change)
         for change in resolution.changes
     ]
     steps.sort(key=lambda step: step[1]["id"])
+    is_in_doubt = False
     for kind, group in itertools.groupby(steps, operator.itemgetter(0)):
         rows = [row for _, row in group]
-        if kind == "row":
+        if kind == "new":
+            is_in_doubt |= work.database.add_rows(work, rows, now())
+        elif kind == "row":
             work.database.write_rows(work, rows, now())
         else:
             _change(work, rows, has_vector=kind == "vector")
     loaded.refresh(work, [row["id"] for row in everything])
+    return is_in_doubt
 
 
 def _check_dimensions(collection: CollectionRow, rows: Sequence[dict[str, Any]]) -> None:

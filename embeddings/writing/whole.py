@@ -26,7 +26,13 @@ def checked_name(name: object) -> str:
 
 
 def open_database(collection: Reference[Any]) -> None:
-    """Migrate a database that was opened for a collection, and create the collection."""
+    """Migrate a database that was opened for a collection, and create the collection.
+
+    Raises:
+        DoesNotExist: There is no such file, and nothing is to be created.
+    """
+    if not collection.create and collection.sessions.is_missing():
+        raise collection.does_not_exist()
     if collection.records is RECORDS:  # others are their host's to create
         bring_up_to_date(collection.sessions.session)
     create_at_once(collection)
@@ -52,7 +58,7 @@ def rename(collection: Reference[Any], name: str) -> None:
     entity = collection.records.collection
     with collection.work(write=True) as work:
         row = collection.existing(work)
-        if collection.row_named(work, name) not in {None, row}:
+        if work.row_named(name) not in {None, row}:
             raise ValueError(f"Collection {name!r} already exists")
         work.run(update(entity).where(entity.id == row.id).values({entity.name: name}))
     collection.forget()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
@@ -14,6 +16,7 @@ from ..values import checked_content, dump_metadata, load_metadata
 from ..vectors import as_vector
 from . import loaded, plan, rows
 from .items import Prepared, checked_item, vector_row
+from .report import Report
 from .resolve import Resolution, stored_vectors
 
 if TYPE_CHECKING:
@@ -59,15 +62,17 @@ def embed_multi(
     batch_size: int,
     *,
     force: bool,
-) -> None:
+) -> Report:
     """Embed and store values, a batch at a time. See `Collection.embed_multi`."""
     check_batch_size(batch_size)
     own = getattr(collection.read_model(), "batch_size", None)
     items = (
         checked_item(collection, id, value, metadata, store) for id, value, metadata in entries
     )
+    report = Report()
     for batch in batches(items, min(batch_size, own or batch_size)):
-        _embed(collection, batch, {}, force=force)
+        report += _embed(collection, batch, {}, force=force)
+    return report
 
 
 def _embed(
@@ -76,11 +81,15 @@ def _embed(
     vectors: dict[ContentKey, Float32],
     *,
     force: bool,
-) -> None:
+) -> Report:
+    began = time.perf_counter()
     planned = plan.make(collection, items, vectors, force=force)
+    report = Report(unchanged=len(planned.unchanged))
     if planned.new_ids or planned.written_ids:
-        planned.embed(len(items))
-        plan.write(collection, planned)
+        called = planned.embed(len(items))
+        report = plan.write(collection, planned)
+        report += Report(requests=called.requests, tokens=called.tokens)
+    return replace(report, seconds=time.perf_counter() - began)
 
 
 def prepare(collection: Reference[Any], value: Content) -> Prepared:
@@ -107,15 +116,18 @@ def embed_query(collection: Reference[Any], value: Content) -> Float32:
 
 def store_vectors(
     collection: Reference[Any], entries: Iterable[tuple[Any, ...]], batch_size: int
-) -> None:
+) -> Report:
     """Store vectors that were made elsewhere. See `Collection.store_vectors`."""
     check_batch_size(batch_size)
+    began, written = time.perf_counter(), 0
     checked = (vector_row(collection, entry) for entry in entries)
     for batch in batches(checked, batch_size):
         by_id = {row["id"]: row for row in batch}
         with collection.work(write=True) as work:
             collection.find_or_create(work)
             rows.write(work, Resolution([by_id[id] for id in sorted(by_id)]))
+        written += len(by_id)
+    return Report(reused=written, seconds=time.perf_counter() - began)
 
 
 def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None) -> None:

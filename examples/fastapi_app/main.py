@@ -25,7 +25,7 @@ MODEL = os.environ.get("EMBEDDINGS_MODEL", "local")
 RESULTS_ON_A_PAGE = 5
 
 engine = create_async_engine(os.environ.get("DATABASE_URL", "sqlite+aiosqlite:///notes.db"))
-embeddings.configure_sqlite(engine)  # transactions that a rollback undoes altogether
+embeddings.configure_sqlite(engine)  # requests that write wait for each other
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 
@@ -119,6 +119,22 @@ async def write(new: NewNote, session: RequestSession, vectors: Vectors) -> Save
         raise HTTPException(409, "There is a note of this title already.") from None
     await vectors.embed(note.id, prepared)
     # Here, and not in the dependency: that ends after the client was told of success.
+    await session.commit()
+    return SavedNote(id=note.id, title=note.title)
+
+
+@app.put("/notes/{id}")
+async def edit(id: Id, new: NewNote, session: RequestSession, vectors: Vectors) -> SavedNote:
+    """Change a note and its vector, or neither."""
+    prepared = await vectors.prepare(f"{new.title}\n\n{new.text}")
+    note = await session.get(Note, id)
+    if note is None:
+        raise HTTPException(404, "There is no such note.")
+    note.title, note.text = new.title, new.text
+    try:
+        await vectors.embed(note.id, prepared)
+    except IntegrityError:
+        raise HTTPException(409, "There is a note of this title already.") from None
     await session.commit()
     return SavedNote(id=note.id, title=note.title)
 

@@ -51,6 +51,18 @@ async def test_more_like_this(client: AsyncClient, notes: dict[str, int]) -> Non
     assert (await client.get("/notes/0/similar")).status_code == 404
 
 
+async def test_a_note_that_is_changed_is_found_by_its_new_words(
+    client: AsyncClient, notes: dict[str, int]
+) -> None:
+    """A title that is taken is refused."""
+    path = f"/notes/{notes['Night trains']}"
+    new = {"title": "Ferries", "text": "waves and a deck chair"}
+    assert (await client.put(path, json=new)).status_code == 200
+    assert (await found(client, "/notes/search", q="deck chair"))[0] == "Ferries"
+    assert (await client.put(path, json=NOTES[0])).status_code == 409
+    assert (await client.put("/notes/0", json=new)).status_code == 404
+
+
 @pytest.mark.usefixtures("notes")
 async def test_an_import_that_fails_half_way_leaves_nothing(client: AsyncClient) -> None:
     """Neither the note before the one that is refused, nor its vector."""

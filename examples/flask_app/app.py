@@ -53,7 +53,7 @@ def create_app(config: dict[str, object] | None = None) -> Flask:
     app.config.update(config or {})
     db.init_app(app)
     with app.app_context():
-        embeddings.configure_sqlite(db.engine)  # transactions that a rollback undoes altogether
+        embeddings.configure_sqlite(db.engine)  # requests that write wait for each other
     # `flask db migrate` leaves the tables of the embeddings alone; `flask db upgrade` makes them:
     # see migrations/versions.
     Migrate(app, db, include_object=embeddings.include_object)
@@ -62,6 +62,9 @@ def create_app(config: dict[str, object] | None = None) -> Flask:
     app.add_url_rule("/", view_func=home)
     app.add_url_rule("/<tenant>/", view_func=search)
     app.add_url_rule("/<tenant>/<int(max=2147483647):id>", view_func=show)
+    app.add_url_rule(
+        "/<tenant>/<int(max=2147483647):id>/edit", view_func=edit, methods=["GET", "POST"]
+    )
     app.add_url_rule("/<tenant>/write", view_func=write, methods=["GET", "POST"])
     app.add_url_rule("/<tenant>/import", view_func=import_articles, methods=["POST"])
     app.cli.add_command(seed)
@@ -162,6 +165,29 @@ def write(tenant: str) -> ResponseReturnValue:
     if not article.published:
         return redirect(url_for("search", tenant=tenant))
     return redirect(url_for("show", tenant=tenant, id=article.id))
+
+
+def edit(tenant: str, id: int) -> ResponseReturnValue:
+    """Show an article in the form; save what it sends."""
+    own = select(Article).where(Article.id == id, Article.tenant == tenant)
+    if request.method == "GET":
+        return render_template("write.html", tenant=tenant, form=db.one_or_404(own), error=None)
+    title, text = (request.form.get(field, "").strip() for field in ("title", "text"))
+    if not title or not text:
+        error = "An article needs a title and a text."
+        return render_template("write.html", tenant=tenant, form=request.form, error=error), 400
+    prepared = vectors.prepare(f"{title}\n\n{text}")  # the model runs before anything is changed
+    article = db.one_or_404(own)
+    article.title, article.text = title, text
+    article.published = "published" in request.form
+    try:
+        vectors.embed(article.id, prepared)
+        db.session.commit()
+    except IntegrityError:
+        db.session.rollback()
+        error = "There is an article of this title already."
+        return render_template("write.html", tenant=tenant, form=request.form, error=error), 409
+    return redirect(url_for("search", tenant=tenant))
 
 
 def import_articles(tenant: str) -> ResponseReturnValue:

@@ -50,6 +50,21 @@ def test_an_article_is_found_as_soon_as_it_is_written(client: FlaskClient) -> No
 
 
 @pytest.mark.usefixtures("articles")
+def test_an_article_that_is_changed_is_found_by_its_new_words(client: FlaskClient) -> None:
+    """By the tenant's own; a title that is taken is refused, and nothing is changed."""
+    found = re.search(r'<a href="(/ours/\d+)">Night trains', client.get("/ours/").text)
+    assert found is not None
+    path = f"{found[1]}/edit"
+    assert "a bunk and a timetable" in client.get(path).text
+    new = {"title": "Ferries", "text": "waves and a deck chair", "published": "on"}
+    assert client.post(path, data=new).status_code == 302
+    assert titles(client, "/ours/?q=deck chair")[0] == "Ferries"
+    assert client.post(path, data={**new, "title": "Baking bread"}).status_code == 409
+    assert titles(client, "/ours/?q=deck chair")[0] == "Ferries"
+    assert client.post(path.replace("ours", "theirs"), data=new).status_code == 404
+
+
+@pytest.mark.usefixtures("articles")
 def test_a_draft_is_not_found(client: FlaskClient) -> None:
     """Nor among the newest, nor as more of the same."""
     assert write(client, "Baking secret bread", "flour, water and yeast") == 302

@@ -19,6 +19,12 @@ branch_labels = None
 depends_on = None
 
 
+REMEDY = (
+    "Delete them first, or say so: downgrade(..., drop_rows=True); in a shell: "
+    "alembic -x drop=yes downgrade REVISION, or flask db downgrade -x drop=yes"
+)
+
+
 def upgrade() -> None:
     if op.get_context().as_sql:
         if op.get_context().dialect.name == "postgresql":
@@ -111,8 +117,8 @@ def downgrade() -> None:
         )
         if rows and not told:
             raise SchemaError(
-                f"Going back would drop {rows} rows of collections and embeddings. Delete them "
-                "first, or say so: downgrade(..., drop_rows=True), alembic -x drop=yes"
+                f"Going back would drop {rows} rows of collections and embeddings. "
+                + context.config.attributes.get("remedy", REMEDY)
             )
     op.drop_table("embeddings")
     op.drop_table("collections")

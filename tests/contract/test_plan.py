@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import Session
 
 from embeddings import (
     AsyncCollection,
@@ -23,14 +26,13 @@ from embeddings import (
     ModelError,
     ModelMismatchError,
     Plan,
+    Report,
 )
 from embeddings.testing import DeterministicModel
 from tests.databases import on_a_session, on_both, on_each_driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-
-    from sqlalchemy.orm import Session
 
     from tests.conftest import Open
 
@@ -406,34 +408,37 @@ def test_vectors_of_another_length(filled: Collection[str], opened: Open):
 # What happened in between
 
 
-def applied(docs: Collection[Any], plan: Plan[Any]) -> list[Any]:
-    """Embed and apply a plan; return what the model was asked for in each step."""
+def applied(docs: Collection[Any], plan: Plan[Any]) -> Report:
+    """Embed and apply a plan; `apply` does not call the model."""
     model: Any = docs.model()
-    model.calls.clear()
     plan.embed()
-    first = [content for call in model.calls for content in call]
-    docs.apply(plan)
-    return [first, [content for call in model.calls for content in call][len(first) :]]
+    model.calls.clear()
+    report = docs.apply(plan)
+    assert model.calls == []
+    return report
+
+
+CHANGED, DELETED = "changed since it was planned", "deleted since it was planned"
 
 
 ABOUT_A = [("a", "one hound"), ("c", "two cats"), ("d", "new")]
 
 
 @pytest.mark.parametrize(
-    ("change", "at_apply"),
+    ("change", "skipped"),
     [
-        (lambda other: None, []),
-        (lambda other: other.delete_items(["a"]), ["one hound"]),
-        (lambda other: other.embed("a", "changed", store=True), ["one hound"]),
-        (lambda other: other.embed("x", "one hound"), []),
-        (lambda other: other.set_metadata("a", {"n": 5}), []),
-        (lambda other: other.delete_items(["b"]), []),
-        (lambda other: other.embed("b", "changed"), []),
-        (lambda other: other.embed("d", "new"), []),
-        (lambda other: other.embed("d", "other", {"n": 4}, store=True), []),
+        (lambda other: None, {}),
+        (lambda other: other.delete_items(["a"]), {"a": DELETED}),
+        (lambda other: other.embed("a", "changed", store=True), {"a": CHANGED}),
+        (lambda other: other.embed("x", "one hound"), {}),
+        (lambda other: other.set_metadata("a", {"n": 5}), {}),
+        (lambda other: other.delete_items(["b"]), {}),
+        (lambda other: other.embed("b", "changed"), {}),
+        (lambda other: other.embed("d", "new"), {}),
+        (lambda other: other.embed("d", "other", {"n": 4}, store=True), {"d": CHANGED}),
         (
             lambda other: other.store_vectors([("a", DeterministicModel().embed("x"))]),
-            ["one hound"],
+            {"a": CHANGED},
         ),
     ],
     ids=[
@@ -443,26 +448,119 @@ ABOUT_A = [("a", "one hound"), ("c", "two cats"), ("d", "new")]
     ],
 )
 @on_each_driver
-def test_another_writer(change: Change, at_apply: list[str], filled: Collection[str], opened: Open):
-    """What is there is read again, and only a row that is gone costs a call of the model."""
+def test_another_writer(
+    change: Change, skipped: dict[str, str], filled: Collection[str], opened: Open
+):
+    """A row that another changed or deleted since is left as it is; its id stands in `skipped`."""
     plan = filled.plan(ABOUT_A)
     change(opened())
+    others = {row[0]: row for row in rows_of_text(filled)}
 
-    assert applied(filled, plan) == [["new"], at_apply]
+    report = applied(filled, plan)
 
+    assert dict(report.skipped) == skipped
+    done = report.embedded + report.reused + report.unchanged
+    assert (done + len(skipped), report.requests) == (len(ABOUT_A), 0)
+    rows = {row[0]: row for row in rows_of_text(filled)}
     for id, content in ABOUT_A:
-        assert filled.similar(content, where=EmbeddingRecord.id == id)[0].score > 0.99
-    assert {"a", "c", "d"} <= set(filled.ids())
+        if id in skipped:
+            assert rows.get(id) == others.get(id)
+        else:
+            assert filled.similar(content, where=EmbeddingRecord.id == id)[0].score > 0.99
+
+
+@on_each_driver
+def test_what_another_planned_and_applied_is_kept(filled: Collection[str], opened: Open):
+    """Of two plans for the same rows the one that is applied first wins."""
+    items = [("a", "changed", {"by": "one"}), ("b", "two cats", {"by": "one"}), ("e", "new")]
+    first = filled.plan(items)
+    second = opened().plan([("a", "other", {"by": "two"}), ("b", "two cats"), ("e", "newer")])
+
+    assert applied(filled, first).skipped == ()
+    assert dict(applied(opened(), second).skipped) == {"a": CHANGED, "e": CHANGED}
+
+    assert filled.similar("changed", number=1)[0].id == "a"
+    assert filled.similar("new", number=1)[0].id == "e"
+    assert {record.id: record.metadata_ for record in filled} == {
+        "a": {"by": "one"},
+        "b": {"by": "one"},
+        "e": None,
+    }
+
+
+@on_both
+def test_what_the_report_of_each_step_says(filled: Collection[str]):
+    """Numbers of items, by what became of them, and the calls of the model."""
+    plan = filled.plan([("a", "one hound"), ("c", "two cats"), ("d", "new"), ("e", "new")])
+    made = plan.embed()
+    assert (made.embedded, made.requests) == (1, 1)
+    report = filled.apply(plan)
+    assert (report.embedded, report.reused, report.unchanged, report.requests) == (2, 1, 1, 0)
+    assert report.seconds > 0
+    report = filled.embed_multi([("a", "one hound"), ("b", "changed"), ("f", "new")], batch_size=2)
+    assert (report.embedded, report.reused, report.unchanged, report.requests) == (1, 1, 1, 1)
+    report = filled.embed_multi_with_metadata([("a", "one hound", {"n": 2})])
+    assert (report.embedded, report.reused, report.unchanged, report.requests) == (0, 1, 0, 0)
+    vector = DeterministicModel().embed("x")
+    report = filled.store_vectors([("x", vector), ("y", vector)], batch_size=1)
+    assert (report.reused, report.requests) == (2, 0)
+    assert filled.apply(filled.plan([])) == Report()
+
+
+def test_two_writers_of_a_new_row_at_once(postgresql_engine: Engine, model: DeterministicModel):
+    """A row that another transaction is about to commit is waited for, and left alone."""
+    docs = Collection("docs", postgresql_engine, model=model)
+    docs.embed("a", "one hound")
+    plan = docs.plan([("b", "two cats"), ("c", "three foxes")])
+    plan.embed()
+    with Session(postgresql_engine) as session, ThreadPoolExecutor(1) as pool:
+        Collection("docs", session, model=model).embed("b", "other", {"n": 1})
+        waiting = pool.submit(docs.apply, plan)
+        until_somebody_waits(postgresql_engine)
+        session.commit()
+        report = waiting.result()
+
+    assert (report.skipped, report.embedded) == ((("b", CHANGED),), 1)
+    record = docs.get("b")
+    assert record is not None
+    assert record.metadata_ == {"n": 1}
+
+
+def test_a_row_that_is_being_deleted(postgresql_engine: Engine, model: DeterministicModel):
+    """A transaction that is about to delete it is waited for; the row is not brought back."""
+    docs = Collection("docs", postgresql_engine, model=model)
+    docs.embed_multi([("a", "one hound"), ("b", "two cats")])
+    plan = docs.plan([("a", "changed"), ("b", "changed")])
+    plan.embed()
+    with Session(postgresql_engine) as session, ThreadPoolExecutor(1) as pool:
+        Collection("docs", session, model=model).delete_items(["b"])
+        waiting = pool.submit(docs.apply, plan)
+        until_somebody_waits(postgresql_engine)
+        session.commit()
+        report = waiting.result()
+
+    assert (report.skipped, docs.ids()) == ((("b", DELETED),), ["a"])
+
+
+def until_somebody_waits(engine: Engine) -> None:
+    """Return when a connection to the database waits for a lock."""
+    waits = text(
+        "SELECT count(*) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        while not connection.scalar(waits):
+            time.sleep(0.01)
 
 
 def test_the_collection_is_deleted_by_another(filled: Collection[str], opened: Open):
-    """It is made again, with all of the plan."""
+    """It is made again, without what was there."""
     plan = filled.plan(ABOUT_A)
     opened().delete()
 
-    assert applied(filled, plan) == [["new"], ["one hound"]]
+    assert applied(filled, plan).skipped == (("a", DELETED),)
 
-    assert filled.ids() == ["a", "c", "d"]
+    assert filled.ids() == ["c", "d"]
 
 
 @on_both
@@ -496,7 +594,7 @@ def test_the_collection_is_created_meanwhile(docs: Collection[str], opened: Open
     plan = docs.plan(ITEMS)
     opened().embed("x", "one hound")
 
-    assert applied(docs, plan) == [["one hound", "two cats"], []]
+    assert applied(docs, plan).embedded == 3
     assert docs.ids() == ["a", "b", "c", "x"]
 
 
@@ -551,7 +649,7 @@ def test_the_collection_is_renamed_in_between(filled: Collection[str], db: Any):
 
 @on_both
 def test_applying_twice(filled: Collection[str], model: DeterministicModel, opened: Open):
-    """The second time there is nothing to do, or what another writer changed is set right."""
+    """The second time there is nothing to do, whatever another writer changed."""
     plan = filled.plan(ABOUT_A, store=True)
     plan.embed()
     filled.apply(plan)
@@ -562,8 +660,8 @@ def test_applying_twice(filled: Collection[str], model: DeterministicModel, open
     assert (contents_of(filled), rows_of_text(filled)) == (before, updated)
 
     opened().embed("d", "changed", store=True)
-    filled.apply(plan)
-    assert contents_of(filled) == before
+    assert filled.apply(plan).skipped == (("d", CHANGED),)
+    assert contents_of(filled) == before | {"d": "changed"}
     assert model.calls == [["new"], ["changed"]]
 
 
@@ -577,15 +675,15 @@ def rows_of_text(docs: Collection[Any]) -> list[Any]:
 
 @on_both
 def test_a_rollback_before_the_plan_is_applied(db: Any, opened: Open):
-    """What was there when it was planned, and is no more, is embedded at `apply`."""
+    """What was there when it was planned, and is no more, is skipped."""
     docs = opened()
     docs.embed("a", "one hound")
     plan = docs.plan([("a", "one hound"), ("b", "two cats")])
     assert plan.unchanged == ["a"]
     db.rollback()
 
-    assert applied(docs, plan) == [["two cats"], ["one hound"]]
-    assert docs.ids() == ["a", "b"]
+    assert applied(docs, plan).skipped == (("a", DELETED),)
+    assert docs.ids() == ["b"]
 
 
 @on_both
@@ -707,28 +805,6 @@ def test_apply_is_one_transaction(db: Engine, opened: Open):
 
     docs.apply(plan)
     assert docs.count() == 301
-
-
-@pytest.mark.parametrize("db", ["engine", "postgresql_engine"], indirect=True)
-def test_the_model_is_called_at_apply_without_a_transaction(db: Engine, opened: Open):
-    """On an engine a row that is gone is embedded while no connection is held."""
-    opened().embed("a", "one hound")
-    seen: list[int] = []
-    before: int = db.pool.checkedout()  # type: ignore[attr-defined]
-
-    class Looking(DeterministicModel):
-        def embed_batch(self, items: Sequence[Any]) -> Any:
-            seen.append(db.pool.checkedout())  # type: ignore[attr-defined]
-            return super().embed_batch(items)
-
-    docs = opened(model=Looking())
-    plan = docs.plan([("a", "one hound"), ("b", "two cats")])
-    opened().delete_items(["a"])
-    plan.embed()
-    docs.apply(plan)
-
-    assert seen == [before, before]
-    assert docs.ids() == ["a", "b"]
 
 
 # With asyncio

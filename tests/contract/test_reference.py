@@ -308,8 +308,8 @@ def test_content_hash_is_the_md5_of_the_bytes():
 
 
 def test_embed_multi_stores_every_pair(docs: Collection[str], model: DeterministicModel):
-    """Each pair becomes an item; the call returns nothing and takes one call of the model."""
-    assert docs.embed_multi(PETS) is None  # type: ignore[func-returns-value]
+    """Each pair becomes an item; the call says so and takes one call of the model."""
+    assert docs.embed_multi(PETS).embedded == 3
     assert docs.ids() == ["cat", "eel", "hound"]
     assert [entry.content for entry in docs.similar("hound")] == [None] * 3
     assert [sorted(call) for call in model.calls] == [sorted(text for _, text in PETS), ["hound"]]

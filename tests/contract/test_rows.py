@@ -954,7 +954,7 @@ class Rows(RuleBasedStateMachine):
         batch_size: int,
         store: bool,
         force: bool,
-        write: Callable[[], None],
+        write: Callable[[], object],
     ) -> None:
         """Write, follow batch by batch, and compare what the model was given."""
         done = len(self.model.calls)

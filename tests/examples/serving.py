@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECONDS_TO_START = 60
+ADDRESS = r"(?:running on|server at|listening at:) (http://[\d.]+:\d+)"
 
 
 def copied(name: str, folder: Path) -> Path:
@@ -65,15 +66,17 @@ def served(*command: str, folder: Path, **environment: str) -> Iterator[str]:
         try:
             yield _address(process, log)
         finally:
-            process.kill()
+            process.terminate()  # so that it ends the processes that it has started
+            try:
+                process.wait(SECONDS_TO_START)
+            finally:
+                process.kill()
 
 
 def _address(process: subprocess.Popen[bytes], log: Path) -> str:
     end = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < end and process.poll() is None:
-        found = re.search(
-            r"(?:running on|server at) (http://[\d.]+:\d+)", log.read_text(), re.IGNORECASE
-        )
+        found = re.search(ADDRESS, log.read_text(), re.IGNORECASE)
         if found:
             return found[1]
         time.sleep(0.05)

@@ -46,16 +46,16 @@ def path(engine: Engine) -> Path:
     return path
 
 
-@pytest.fixture(params=[False, True], ids=["deferred", "immediate"])
-def immediate(request: pytest.FixtureRequest) -> bool:
-    """Whether transactions take the write lock at once."""
+@pytest.fixture(params=[False, True], ids=["read committed", "snapshot"])
+def snapshot(request: pytest.FixtureRequest) -> bool:
+    """Whether transactions see one snapshot."""
     return bool(request.param)
 
 
 @pytest.fixture
-def configured(path: Path, engine: Engine, immediate: bool) -> Engine:
+def configured(path: Path, engine: Engine, snapshot: bool) -> Engine:
     """The host's engine, configured."""
-    configure_sqlite(engine, immediate=immediate)
+    configure_sqlite(engine, snapshot=snapshot)
     return engine
 
 
@@ -113,7 +113,7 @@ def test_a_savepoint_alone_is_rolled_back(configured: Engine, path: Path):
 @pytest.mark.parametrize("first", ["a read", "a savepoint", "a search", "nothing but BEGIN"])
 def test_the_reads_of_a_session_are_one_snapshot(first: str, engine: Engine, path: Path):
     """What another process commits is seen with the next transaction, and not in this one."""
-    configure_sqlite(engine)
+    configure_sqlite(engine, snapshot=True)
     with Session(engine) as session:
         docs = Collection("docs", session, model=DeterministicModel())
         docs.embed("1", "one hound")
@@ -131,6 +131,103 @@ def test_the_reads_of_a_session_are_one_snapshot(first: str, engine: Engine, pat
         session.rollback()
         assert session.execute(text(TITLES)).all() == [*before, ("new",)]
         assert (docs.ids(), [e.id for e in docs.similar("one hound")]) == (["2"], ["2"])
+
+
+def test_a_read_sees_what_is_committed(engine: Engine, path: Path):
+    """Before the first change each does, and so does a search; after it nobody else writes."""
+    configure_sqlite(engine)
+    with Session(engine) as session:
+        docs = Collection("docs", session, model=DeterministicModel())
+        docs.embed("1", "one hound")
+        session.commit()
+        assert session.execute(text(TITLES)).all() == []
+        assert [entry.id for entry in docs.similar("one hound")] == ["1"]
+        write(path, NEW, "UPDATE embeddings SET id = '2'")
+
+        assert session.execute(text(TITLES)).all() == [("new",)]
+        assert [entry.id for entry in docs.similar("one hound")] == ["2"]
+        session.execute(text("UPDATE articles SET title = 'changed' WHERE id = 1"))
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            write(path, "DELETE FROM articles")
+        docs.embed("3", "three")
+        session.rollback()
+        assert (session.execute(text(TITLES)).all(), docs.ids()) == ([("new",)], ["2"])
+
+
+CHANGES = (
+    "INSERT INTO articles VALUES (1, 'one')",
+    "  -- a comment\n /* and (another */ REPLACE INTO articles VALUES (1, 'one')",
+    "UPDATE articles SET title = 'one'",
+    "delete from articles",
+    "WITH new (id, title) AS MATERIALIZED (SELECT 1, ')') INSERT INTO articles SELECT * FROM new",
+    "CREATE TABLE more (x)",
+    "ALTER TABLE articles ADD COLUMN more TEXT",
+    "DROP TABLE shelves",
+    "SAVEPOINT here",
+    "REINDEX articles",
+    "ANALYZE articles",
+)
+READS = (
+    "SELECT replace('a', 'b', 'c')",
+    "WITH found AS (SELECT id FROM articles) SELECT 'INSERT' FROM found",
+    'WITH "INSERT" AS (SELECT 1) VALUES (1)',
+    "VALUES (1)",
+    "PRAGMA user_version",
+    "EXPLAIN DELETE FROM articles",
+)
+
+
+@pytest.mark.parametrize("raw", [False, True], ids=["text", "driver's"])
+@pytest.mark.parametrize("sql", CHANGES + READS)
+def test_the_first_change_takes_the_write_lock(sql: str, raw: bool, engine: Engine, path: Path):
+    """Whatever it is, and however it is executed; a read takes no lock and begins nothing."""
+    configure_sqlite(engine)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(TITLES).all()
+        result = connection.exec_driver_sql(sql) if raw else connection.execute(text(sql))
+        driver: Any = connection.connection.driver_connection
+        assert driver.in_transaction == (sql in CHANGES)
+        result.close()
+        if sql in CHANGES:
+            with pytest.raises(sqlite3.OperationalError, match="locked"):
+                write(path, NEW)
+        else:
+            write(path, NEW)
+        connection.rollback()
+        assert not driver.in_transaction
+    assert committed(path, TITLES) == ([] if sql in CHANGES else [("new",)])
+    assert committed(path, "SELECT 1 FROM sqlite_master WHERE name = 'more'") == []
+
+
+def test_vacuum_is_let_through(engine: Engine, path: Path):
+    """It is a statement that SQLite takes only outside a transaction."""
+    configure_sqlite(engine)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("VACUUM")
+
+
+def test_the_pragmas(engine: Engine, path: Path):
+    """WAL, also of a connection that was in the pool before; a time-out that was given stays."""
+    write(path, "PRAGMA journal_mode = DELETE")
+    given = create_engine(engine.url, connect_args={"timeout": 2})
+    for one in (engine, given):
+        assert rows_of(one, "PRAGMA journal_mode")
+        configure_sqlite(one)
+    assert rows_of(engine, "PRAGMA busy_timeout") == [(60_000,)]
+    assert rows_of(given, "PRAGMA busy_timeout") == [(2_000,)]
+    assert committed(path, "PRAGMA journal_mode") == [("wal",)]
+    given.dispose()
+
+
+def test_a_file_that_is_being_read_keeps_its_journal(engine: Engine, path: Path):
+    """The switch to WAL is left for another time, and everything works."""
+    write(path, "PRAGMA journal_mode = DELETE")
+    with closing(sqlite3.connect(path)) as reader:
+        reader.execute("BEGIN")
+        reader.execute(TITLES).fetchall()
+        configure_sqlite(engine)
+        assert rows_of(engine, TITLES) == []
+    assert committed(path, "PRAGMA journal_mode") == [("delete",)]
 
 
 def test_changes_of_the_schema_are_rolled_back(configured: Engine, path: Path):
@@ -176,11 +273,11 @@ def by_foreign_key(session: Session, path: Path) -> None:
 
 
 def test_a_commit_that_violates_a_foreign_key_is_not_made_durable(
-    engine: Engine, path: Path, immediate: bool
+    engine: Engine, path: Path, snapshot: bool
 ):
     """The next user of the pooled connection does not commit what failed."""
     event.listen(engine, "connect", lambda driver, _: driver.execute("PRAGMA foreign_keys = ON"))
-    configure_sqlite(engine, immediate=immediate)
+    configure_sqlite(engine, snapshot=snapshot)
     with Session(engine) as session:
         by_foreign_key(session, path)
     with Session(engine) as session:
@@ -198,10 +295,16 @@ def test_a_commit_that_violates_a_foreign_key_is_not_made_durable(
 def test_a_commit_that_is_locked_out_is_not_made_durable(
     kind: str, reset: Any, tmp_path: Path, migrated: Path
 ):
-    """With a rollback journal a reader keeps a COMMIT out; the row is gone, and stays so."""
+    """With a rollback journal a reader keeps a COMMIT out; the row is gone, and stays so.
+
+    It also keeps the file from being switched to write-ahead logging.
+    """
     path = tmp_path / "journal.db"
     path.write_bytes(migrated.read_bytes())
     write(path, "PRAGMA journal_mode = DELETE")
+    host = create_engine(f"sqlite:///{path}")
+    HostBase.metadata.create_all(host)
+    host.dispose()
     engine = create_engine(
         f"sqlite:///{path}",
         connect_args={"timeout": 0},
@@ -210,7 +313,6 @@ def test_a_commit_that_is_locked_out_is_not_made_durable(
         pool_reset_on_return=reset,
     )
     configure_sqlite(engine)
-    HostBase.metadata.create_all(engine)
     with closing(sqlite3.connect(path)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM articles").fetchall()
@@ -239,27 +341,33 @@ def test_a_commit_that_is_locked_out_is_not_made_durable(
 
 
 def test_transactions_that_read_and_then_write_take_turns(engine: Engine, path: Path):
-    """With immediate=True nobody is told that the database is locked."""
-    configure_sqlite(engine, immediate=True)
+    """Nobody is told that the database is locked, and what is read after a savepoint holds."""
+    configure_sqlite(engine)
     with Session(engine) as session:
-        session.add(Article(id=1, title="0"))
+        session.add_all([Article(id=1, title="0"), Article(id=2, title="0")])
         session.commit()
 
     def work(_: int) -> None:
         for _ in range(25):
             with Session(engine) as session:
-                article = session.get_one(Article, 1)
-                article.title = str(int(article.title) + 1)
+                session.get_one(Article, 1).title += "."
+                session.commit()
+                with session.begin_nested():  # takes the write lock
+                    article = session.get_one(Article, 2)
+                    article.title = str(int(article.title) + 1)
                 session.commit()
 
     in_threads(work)
 
-    assert committed(path, TITLES) == [("200",)]
+    assert committed(path, TITLES)[1] == ("200",)
 
 
 def test_collections_in_transactions_that_read_and_then_write(engine: Engine, path: Path):
-    """On sessions of such an engine threads search and then write, and all arrives."""
-    configure_sqlite(engine, immediate=True)
+    """On sessions of such an engine threads search and then write, and all arrives.
+
+    Each kind of write reads what it needs under the write lock.
+    """
+    configure_sqlite(engine)
 
     def work(thread: int) -> None:
         for i in range(5):
@@ -268,10 +376,20 @@ def test_collections_in_transactions_that_read_and_then_write(engine: Engine, pa
                 docs.similar("text")
                 docs.embed(f"{thread}-{i}", f"text {thread} {i}")
                 session.commit()
+                docs.similar("text")
+                docs.set_metadata(f"{thread}-{i}", {"thread": thread})
+                session.commit()
+                docs.similar("text")
+                assert docs.delete_items([f"{thread}-{i - 1}"]) == (i > 0)
+                session.commit()
+                docs.similar("text")
+                docs.store_vectors([(f"{thread}-own", DeterministicModel().embed("own"))])
+                session.commit()
 
     in_threads(work)
 
-    assert len(committed(path)) == 40
+    left = [f"{thread}-{end}" for thread in range(8) for end in ("4", "own")]
+    assert committed(path) == [(id,) for id in sorted(left)]
 
 
 def test_collections_on_the_engine_itself(configured: Engine, path: Path):
@@ -291,9 +409,9 @@ def test_collections_on_the_engine_itself(configured: Engine, path: Path):
 # Whatever the engine is
 
 
-def test_calling_it_twice_is_calling_it_once(configured: Engine, immediate: bool, path: Path):
+def test_calling_it_twice_is_calling_it_once(configured: Engine, snapshot: bool, path: Path):
     """A second call does no harm."""
-    configure_sqlite(configured, immediate=immediate)
+    configure_sqlite(configured, snapshot=snapshot)
     begun: list[str] = []
     event.listen(
         configured, "before_cursor_execute", lambda *given: begun.append(given[2].split()[0])
@@ -428,7 +546,7 @@ def test_an_asynchronous_engine(way: str, path: Path):
 
     async def main() -> None:
         engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
-        configure_sqlite(engine if way == "async engine" else engine.sync_engine)
+        configure_sqlite(engine if way == "async engine" else engine.sync_engine, snapshot=True)
         async with AsyncSession(engine) as session:
             docs = AsyncCollection("docs", session, model=DeterministicModel())
             async with session.begin_nested():
@@ -457,6 +575,38 @@ def test_an_asynchronous_engine(way: str, path: Path):
     assert len(committed(path)) == 11
     assert committed(path, TITLES) == [("new",)]
     assert committed(path, "SELECT name FROM sqlite_master WHERE name = 'more'") == []
+
+
+def test_an_asynchronous_engine_without_snapshots(path: Path):
+    """Reads see what is committed, and writers who have read wait for each other."""
+
+    async def main() -> None:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
+        configure_sqlite(engine)
+        async with AsyncSession(engine) as session:
+            assert (await session.execute(text(TITLES))).all() == []
+            write(path, NEW)
+            assert (await session.execute(text(TITLES))).all() == [("new",)]
+            async with session.begin_nested():
+                session.add(Article(id=1, title="one"))
+            await session.rollback()
+
+        async def work(number: int) -> None:
+            for i in range(5):
+                async with AsyncSession(engine) as session:
+                    docs = AsyncCollection("docs", session, model=DeterministicModel())
+                    await docs.similar("text")
+                    (await session.get_one(Article, 9)).title += "."
+                    await docs.embed(f"{number}-{i}", f"text {number} {i}")
+                    await session.commit()
+
+        await asyncio.gather(*map(work, range(8)))
+        await engine.dispose()
+
+    asyncio.run(main())
+
+    assert len(committed(path)) == 40
+    assert len(committed(path, TITLES)) == 1
 
 
 def test_an_asynchronous_commit_that_fails_is_not_made_durable(path: Path):
@@ -488,7 +638,7 @@ def test_an_asynchronous_commit_that_fails_is_not_made_durable(path: Path):
 def test_postgresql_is_left_alone(postgresql_engine: Engine):
     """An engine on another database is as it was."""
     other = create_engine(postgresql_engine.url)
-    configure_sqlite(other, immediate=True)
+    configure_sqlite(other, snapshot=True)
     statements: list[str] = []
     event.listen(other, "before_cursor_execute", lambda *given: statements.append(given[2]))
     with Session(other) as session:
@@ -516,11 +666,11 @@ def test_what_is_no_engine(kind: str, engine: Engine):
             configure_sqlite(others[kind])
 
 
-def test_migrating_by_a_configured_engine(tmp_path: Path, immediate: bool):
+def test_migrating_by_a_configured_engine(tmp_path: Path, snapshot: bool):
     """The tables come, a failure leaves nothing, and the caller's rollback takes them back."""
     path = tmp_path / "new.db"
     engine = create_engine(f"sqlite:///{path}")
-    configure_sqlite(engine, immediate=immediate)
+    configure_sqlite(engine, snapshot=snapshot)
     names = "SELECT name FROM sqlite_master"
     write(path, "CREATE VIEW embeddings_log AS SELECT 1 AS one")
     with pytest.raises((DBAPIError, SchemaError)):
@@ -562,11 +712,11 @@ HISTORY = (
 )
 
 
-@pytest.mark.parametrize("real", [False, True], ids=["plain", "configured"])
-def test_a_search_returns_what_the_session_sees(real: bool, engine: Engine, path: Path):
+@pytest.mark.parametrize("kind", ["plain", "configured", "snapshot"])
+def test_a_search_returns_what_the_session_sees(kind: str, engine: Engine, path: Path):
     """Whatever is committed beside a session's transaction, a search and a SELECT agree."""
-    if real:
-        configure_sqlite(engine)
+    if kind != "plain":
+        configure_sqlite(engine, snapshot=kind == "snapshot")
     with Session(engine) as session:
         docs = Collection("docs", session, model=DeterministicModel())
         docs.embed_multi([(str(i), f"text {i}") for i in range(20)])
@@ -575,12 +725,12 @@ def test_a_search_returns_what_the_session_sees(real: bool, engine: Engine, path
             expected = visible(docs, session)
             assert docs.status().strategy in {"scan", "matrix"}
             write(path, statement)
-            if real:
+            if kind == "snapshot":
                 assert visible(docs, session) == expected
             visible(docs, session)
             session.begin_nested()
             visible(docs, session)
-            if not real:  # a snapshot that is no longer the newest cannot be written to
+            if kind != "snapshot":  # one that is no longer the newest cannot be written to
                 docs.embed("own", "text of its own")
                 assert "own" in visible(docs, session)
             session.rollback()

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from threading import Event
 from time import sleep
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine, Text, cast, create_engine, event, func, literal, select, text
+from sqlalchemy import (
+    BigInteger,
+    Engine,
+    Integer,
+    String,
+    Text,
+    cast,
+    create_engine,
+    event,
+    func,
+    insert,
+    literal,
+    select,
+    text,
+)
 from sqlalchemy.exc import DBAPIError, OperationalError
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from sqlalchemy.pool import NullPool
 
 import embeddings
@@ -1254,12 +1269,11 @@ def test_renaming_keeps_the_index(host: Engine):
 # As a part of the host's statement
 
 
-@pytest.mark.parametrize("exact", [None, True])
-def test_matches_is_exact(large: Engine, exact: bool | None):
-    """Unless asked otherwise, a selectable is exact and uses no index."""
+def test_matches_is_exact(large: Engine):
+    """Asked for, a selectable is exact and uses no index."""
     with forced(large) as session:
         docs = Collection("docs", session)
-        found = docs.matches_by_vector(QUERIES[0], exact=exact)
+        found = docs.matches_by_vector(QUERIES[0], exact=True)
         rows = session.execute(select(found).order_by(found.c.score.desc(), found.c.id)).all()
         right = docs.similar_by_vector(QUERIES[0], exact=True)
 
@@ -1268,12 +1282,13 @@ def test_matches_is_exact(large: Engine, exact: bool | None):
     assert "AS VECTOR(" not in str(found.compile(dialect=large.dialect))
 
 
-@pytest.mark.parametrize("number", [1, 10, 20])
-def test_matches_from_the_index(large: Engine, number: int):
-    """With exact=False the host's statement scans the index, and returns what is asked for."""
+@pytest.mark.parametrize("exact", [None, False])
+@pytest.mark.parametrize("number", [1, 10, 20, 300])
+def test_matches_from_the_index(large: Engine, number: int, exact: bool | None):
+    """Unless exactness is asked for the host's statement scans the index, and is complete."""
     with forced(large) as session:
         docs = Collection("docs", session)
-        found = docs.matches_by_vector(QUERIES[0], number, exact=False)
+        found = docs.matches_by_vector(QUERIES[0], number, exact=exact)
         with statements(large) as sent:
             rows = session.execute(select(found).order_by(found.c.score.desc())).all()
         assert scans(session, docs) == 1
@@ -1318,3 +1333,279 @@ def test_matches_without_exactness_and_without_an_index(host: Engine):
 
     assert [row.id for row in rows] == ids(docs.similar_by_vector(vectors[4], 5))
     assert "00007" not in [row.id for row in rows]
+
+
+# Among the host's rows
+
+
+class Host(DeclarativeBase):
+    """The host's own tables."""
+
+
+class Product(Host):
+    """A row with a key of each kind, each with a unique index."""
+
+    __tablename__ = "products"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    number: Mapped[int] = mapped_column(Integer, unique=True)
+    uid: Mapped[UUID] = mapped_column(unique=True)
+    code: Mapped[str] = mapped_column(String(60), unique=True)
+    percent: Mapped[int]
+
+
+PRODUCTS = 6_000
+KEYS = {
+    "bigint": (Product.id, "products_pkey"),
+    "int": (Product.number, "products_number_key"),
+    "uuid": (Product.uid, "products_uid_key"),
+    "text": (Product.code, "products_code_key"),
+}
+on_each_key = pytest.mark.parametrize("kind", KEYS)
+
+
+@pytest.fixture(scope="module")
+def shop(server: URL, worker_id: str) -> Iterator[Engine]:
+    """A database with products, a collection with an index for each kind of key, and one more.
+
+    The ids of that one are written as no key is. For reading only.
+    """
+    name = f"shop_{worker_id}_{uuid4().hex[:8]}"
+    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with administrator.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    engine = create_engine(server.set(database=name))
+    embeddings.migrate(engine)
+    Host.metadata.create_all(engine)
+    chance = np.random.default_rng(6)
+    numbers = chance.permutation(PRODUCTS).tolist()
+    products = [
+        {
+            "id": (-1) ** n * (2**40 + n),
+            "number": n,
+            "uid": UUID(int=n * 2**90 + 5),
+            "code": f"Product {n}, größer",
+            "percent": chance.integers(0, 100).item(),
+        }
+        for n in numbers
+    ]
+    with engine.begin() as connection:
+        connection.execute(insert(Product), products)
+    stored(engine, some(50, 5), "others")
+    for kind, (key, _) in KEYS.items():
+        docs: Collection[Any] = Collection(kind, engine, model_id="a model", key=key)
+        pairs = zip(products, clustered(PRODUCTS, 7), strict=True)
+        docs.store_vectors(((product[key.key], v) for product, v in pairs), batch_size=2_000)
+        docs.create_index(m=8, ef_construction=64)
+    with engine.begin() as connection:
+        connection.execute(text("ANALYZE"))
+    yield engine
+    engine.dispose()
+    with administrator.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+AMONG: dict[str, Callable[[Any], Any]] = {
+    "every row": select,
+    "nine in ten": lambda key: select(key).where(Product.percent < 90),
+    "half": lambda key: select(key).where(Product.percent < 50),
+    "few": lambda key: select(key).where(Product.percent < 5),
+    "ten": lambda key: select(key).where(Product.number.between(11, 20)),
+    "none": lambda key: select(key).where(Product.percent > 1_000),
+    "distinct": lambda key: select(key).where(Product.percent < 60).distinct(),
+    "a part": lambda key: select(key).order_by(Product.number).limit(3_500),
+    "two": lambda key: select(key).where(Product.percent < 30).union(
+        select(key).where(Product.percent > 50)
+    ),
+    "text": lambda key: text(
+        f"SELECT {key.key} FROM products WHERE percent <> 7"
+    ).columns(key),
+}  # fmt: skip
+
+
+@on_each_key
+@pytest.mark.parametrize("chosen", AMONG)
+def test_among_the_hosts_rows(shop: Engine, kind: str, chosen: str):
+    """Recall is at least .98, no result is short, and few matching rows are compared exactly."""
+    key, _ = KEYS[kind]
+    with Session(shop) as session:
+        docs: Collection[Any] = Collection(kind, session, key=key)
+        among = AMONG[chosen](key)
+        some_ = QUERIES[:15]
+        found = [docs.similar_by_vector(query, among=among) for query in some_]
+        right = [docs.similar_by_vector(query, among=among, exact=True) for query in some_]
+
+    assert [len(entries) for entries in found] == [len(entries) for entries in right]
+    assert {len(entries) for entries in right} == {0 if chosen == "none" else 10}
+    assert {type(entry.id) for entries in found for entry in entries} <= {key.type.python_type}
+    if chosen in {"few", "ten", "none"}:
+        assert all(entries.exact for entries in found)
+        assert found == right
+    else:
+        assert recall(found, right) >= 0.98
+
+
+@on_each_key
+@pytest.mark.parametrize("form", ["similar", "matches"])
+def test_the_index_and_the_hosts_key_serve_a_search_among_rows(shop: Engine, kind: str, form: str):
+    """PostgreSQL's plan walks the graph, and looks each row's key up in the host's own index."""
+    key, index = KEYS[kind]
+    with forced(shop) as session:
+        for setting_ in ("hashjoin", "mergejoin", "material"):
+            session.execute(text(f"SET LOCAL enable_{setting_} = off"))
+        docs: Collection[Any] = Collection(kind, session, key=key)
+        info = docs.index_info()
+        assert info is not None
+        among = select(key).where(Product.percent < 50)
+        with statements(shop) as sent:
+            if form == "similar":
+                assert not docs.similar_by_vector(QUERIES[0], among=among).exact
+            else:
+                found = docs.matches_by_vector(QUERIES[0], among=among)
+                assert len(session.execute(select(found)).all()) == 10
+        assert scans(session, docs) == 1
+        made = plan(session, *next(pair for pair in sent if "<=>" in pair[0]))
+
+    walk = made[made.index(f"Index Scan using {info.name}") :]
+    lookup = rf"using {index} on products.*?Index Cond: \(\(?{key.key}\)?[^=]* = CASE"
+    assert re.search(lookup, walk, re.DOTALL), made
+
+
+ODD = ["x", "", "007", "1.0", "+1", "9" * 19, "9" * 400, "-0", " 1", "1e3", "\u0661", "ab" * 16]
+
+
+@on_each_key
+def test_ids_that_are_written_as_no_key_is(shop: Engine, kind: str):
+    """Rows whose ids cannot be cast are no error, in this collection or another."""
+    key, _ = KEYS[kind]
+    with Session(shop) as session:
+        docs: Collection[Any] = Collection(kind, session, key=key)
+        row = "INSERT INTO embeddings (collection_id, id, embedding) VALUES (:of, :id, :vector)"
+        query = QUERIES[0]
+        vector = f"[{','.join(map(str, query.tolist()))}]"
+        session.execute(text(row), [{"of": docs.id, "id": odd, "vector": vector} for odd in ODD])
+        for scan in ("off", "on"):
+            session.execute(text(f"SET LOCAL enable_indexscan = {scan}"))
+            for among in (select(key), select(key).where(Product.percent < 2)):
+                found = docs.similar_by_vector(query, among=among)
+                right = docs.similar_by_vector(query, among=among, exact=True)
+                assert len(found) == 10
+                assert recall([found], [right]) >= 0.9
+                matches = docs.matches_by_vector(query, among=among)
+                assert len(session.execute(select(matches)).all()) == 10
+        session.rollback()
+
+
+def test_an_id_that_two_kinds_of_keys_share(shop: Engine):
+    """Integers of a host choose among ids of text, which hold other texts, too."""
+    with Session(shop) as session:
+        docs = Collection("int", session)  # its keys were written as integers
+        docs.store_vectors([("a word", QUERIES[0])])
+        among = select(Product.number).where(Product.number.in_([5, 7]))
+        assert {*ids(docs.similar_by_vector(QUERIES[0], among=among))} == {"5", "7"}
+        assert len(docs.similar_by_vector(QUERIES[0], among=select(Product.number))) == 10
+        session.rollback()
+
+
+def test_rows_without_an_embedding_and_embeddings_without_a_row(shop: Engine):
+    """A host's SELECT of every row removes orphans, and keys that are not embedded are none."""
+    with Session(shop) as session:
+        docs: Collection[int] = Collection("bigint", session, key=Product.id)
+        docs.store_vectors([(n, QUERIES[0] + n * 1e-3) for n in range(20)])
+        session.execute(insert(Product), [
+            {"id": 2**50 + n, "number": 10**6 + n, "uid": uuid4(), "code": f"new {n}",
+             "percent": 77} for n in range(3_000)
+        ])  # fmt: skip
+        assert {*ids(docs.similar_by_vector(QUERIES[0]))} <= {*range(20)}
+        everything = docs.similar_by_vector(QUERIES[0], among=select(Product.id))
+        assert not {*ids(everything)} & {*range(20)}
+        assert len(everything) == 10
+        new = docs.similar_by_vector(QUERIES[0], 100, among=select(Product.id).where(
+            Product.percent == 77))  # fmt: skip
+        right = docs.similar_by_vector(QUERIES[0], 100, exact=True, among=select(
+            Product.id).where(Product.percent == 77))  # fmt: skip
+        assert (new, new.exact) == (right, True)
+        session.rollback()
+
+
+@pytest.mark.parametrize(("filters", "number", "offset", "count"), NUMBERS)
+def test_matches_are_never_fewer_than_there_are(
+    large: Engine, filters: dict[str, Any], number: int, offset: int, count: int
+):
+    """Also with exact=False a selectable is complete, under any settings of the host's."""
+    with forced(large) as session:
+        session.execute(text("SET LOCAL hnsw.ef_search = 1"))
+        docs = Collection("docs", session)
+        found = docs.matches_by_vector(QUERIES[1], number, offset=offset, exact=False, **filters)
+        rows = session.execute(select(found)).all()
+        right = docs.similar_by_vector(QUERIES[1], number, offset=offset, exact=True, **filters)
+        assert setting(session, "hnsw.ef_search") == "1"
+
+    assert len(rows) == len({row.id for row in rows}) == len(right) == count
+    if count:
+        assert len({row.id for row in rows} & {*ids(right)}) / count >= 0.9
+
+
+def test_several_matches_in_one_statement(large: Engine):
+    """Searches by the index do not disturb each other, nor the host's settings."""
+    with forced(large) as session:
+        session.execute(text("SET LOCAL hnsw.ef_search = 77"))
+        docs = Collection("docs", session)
+        some_, others = (
+            docs.matches_by_vector(query, among=of_docs(docs)) for query in QUERIES[:2]
+        )
+        both = select(some_.c.id, some_.c.score).union_all(select(others.c.id, others.c.score))
+        rows = session.execute(both).all()
+        assert scans(session, docs) == 2
+        right = [docs.similar_by_vector(query, exact=True) for query in QUERIES[:2]]
+        assert setting(session, "hnsw.ef_search") == "77"
+        again = some_.alias()
+        twice = select(some_.c.id).join(again, again.c.id == some_.c.id)
+        assert len(session.execute(twice).all()) == 10
+
+    assert len(rows) == 20
+    assert len({row.id for row in rows} & {*ids(right[0]), *ids(right[1])}) >= 19
+
+
+def of_docs(docs: Docs) -> Any:
+    """Return a SELECT of all ids of a collection."""
+    return select(EmbeddingRecord.id).where(EmbeddingRecord.collection_id == docs.id)
+
+
+@pytest.mark.parametrize("options", [{}, {"exact": False}, {"where": {"percent": 7}}])
+def test_matches_leave_the_settings_of_a_new_connection(large: Engine, options: dict[str, Any]):
+    """The host's statement sets nothing that stays, be it the first one that loads pgvector."""
+    with fresh(large) as session:
+        docs = Collection("docs", session)
+        found = docs.matches_by_vector(QUERIES[0], **options)
+        assert len(session.execute(select(found)).all()) == 10
+        assert tuple(setting(session, name) for name in SETTINGS) == ("40", "off")
+        session.execute(text("SET LOCAL hnsw.ef_search = 66"))
+        session.execute(text("SET LOCAL hnsw.iterative_scan = strict_order"))
+        assert len(session.execute(select(found).limit(1)).all()) == 1
+        within = tuple(setting(session, name) for name in SETTINGS)
+        session.commit()
+        after = tuple(setting(session, name) for name in SETTINGS)
+
+    assert (within, after) == (("66", "strict_order"), ("40", "off"))
+
+
+def test_what_is_asked_of_the_server(large: Engine):
+    """A search is two statements, and none about the rows names the system catalog."""
+    with forced(large) as session:
+        docs = Collection("docs", session)
+        docs.similar_by_vector(QUERIES[0])
+        with statements(large) as sent:
+            docs.similar_by_vector(QUERIES[0])
+            assert len(sent) == 2
+            docs.similar_by_vector(QUERIES[0], among=of_docs(docs))
+            docs.similar_by_id("00001")
+            docs.similar_by_vector(QUERIES[0], where={"percent": 7}, exact=False)
+            session.execute(select(docs.matches_by_vector(QUERIES[0])))
+            docs.count()
+            docs.similar_multi_by_vector(QUERIES[:2])
+            docs.store_vectors([("new", QUERIES[0])])
+            docs.delete_items(["new"])
+        session.rollback()
+
+    about_rows = [sql for sql, _ in sent if re.search(r"\bembeddings\b", sql)]
+    assert not [sql for sql in about_rows if re.search(r"\bpg_|to_reg", sql)]

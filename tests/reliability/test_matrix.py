@@ -37,7 +37,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import embeddings
 from embeddings import Collection, EmbeddingRecord, set_memory_budget
 from embeddings.databases.sqlite import changelog
-from embeddings.databases.sqlite.matrix import build, cache, kernel, statements
+from embeddings.databases.sqlite.matrix import build, kernel, statements
 from embeddings.databases.sqlite.matrix import candidates as screen
 from embeddings.databases.sqlite.matrix import search as strategy
 from embeddings.databases.sqlite.matrix.cache import CACHE
@@ -380,7 +380,7 @@ def test_a_renaming_that_was_rolled_back(engine: Engine):
 def test_many_names(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """An engine with very many collections does not keep all their names."""
     monkeypatch.setattr("embeddings.work.MOST_NAMES", 3)
-    monkeypatch.setattr(cache, "MOST_COLLECTIONS", 3)
+    monkeypatch.setattr("embeddings.databases.sqlite.matrix.cache.MOST_COLLECTIONS", 3)
     collections = [filled(engine, 20, f"docs-{at}") for at in range(7)]
     for docs in collections * 2:
         assert_right(docs)
@@ -1196,7 +1196,7 @@ def test_not_reading_the_head_again_is_shown(
     is_ours: bool, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ):
     """A fault seeded on purpose: with the head that was read after the load, and not before."""
-    monkeypatch.setattr(build, "_same", lambda before, after, _: after.mark)
+    monkeypatch.setattr(build, "_mark_if_unchanged", lambda before, after, _: after.mark)
     stale = _stale_after_a_write_during_the_load(2, is_ours, engine, monkeypatch)
     assert stale
 

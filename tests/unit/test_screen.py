@@ -56,7 +56,7 @@ def packed(matrix: Any) -> State:
     for start in range(0, len(matrix), 100):
         part = enumerate(matrix[start : start + 100], start)
         packer.add((f"{at:06}", row.tobytes()) for at, row in part)
-    return State.of(Mark(1, b"token"), packer.segments(), packer.odd)
+    return State.of(Mark(1, b"token"), packer.segments(), packer.invalid)
 
 
 def assert_right(probes: Probes, state: State, matrix: Any) -> None:
@@ -105,7 +105,7 @@ def test_none_of_the_best_is_left_out(
     ids = {f"{at:06}" for at in range(0, 1500, 3)}
     packer = Packer(SIZE)
     packer.add((f"{at:06}", changed[at].tobytes()) for at in range(0, 1500, 3))
-    later = state.patched(Mark(2, b"other"), ids, packer.segments(), packer.odd)
+    later = state.patched(Mark(2, b"other"), ids, packer.segments(), packer.invalid)
     matrix[::3] = changed[::3]
     assert later.rows == len(matrix)
     assert_right(probes, later, matrix)
@@ -139,7 +139,7 @@ def test_bounds_hold_along_what_the_codes_leave(spike: float):
     """Queries lie along that; a spike makes it so much that each row has a margin of its own."""
     matrix = clustered(300)
     matrix[:7, 3] += np.float32(spike)
-    assert bool(len(packed(matrix).wide)) == bool(spike)
+    assert bool(len(packed(matrix).outliers)) == bool(spike)
     units = matrix[:7].astype(np.float64) / np.linalg.norm(matrix[:7], axis=1, keepdims=True)
     probes = Probes([as_query(query) for query in left_by_a_digit(units)])
     assert_found(probes, matrix, {number: [number] for number in range(7)})
@@ -159,5 +159,5 @@ def test_that_most_rows_are_zeros():
     """Where nothing has a direction yet, the other rows are still compared all at once."""
     matrix = isotropic(1000)
     matrix[:700] = 0.0
-    assert len(packed(matrix).wide) < 10
-    assert packed(matrix[:700]).reach == 0.0
+    assert len(packed(matrix).outliers) < 10
+    assert packed(matrix[:700]).common_radius == 0.0

@@ -15,6 +15,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Integer,
+    LargeBinary,
     Text,
     cast,
     collate,
@@ -29,7 +30,7 @@ from sqlalchemy.types import String, TypeEngine, Uuid
 
 from ...errors import MissingExtraError, SchemaError
 from ...vectors import ITEM_BYTES, Float32, VectorLike
-from ..base import Database
+from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, Status
 from . import extension, index, rows, search
 from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
@@ -90,6 +91,10 @@ class PostgreSQL(Database):
         """Return the first schema of the search path."""
         return connection.scalar(select(func.current_schema()))
 
+    def may_read(self, connection: Connection, table: str, schema: str | None) -> bool:
+        """Return whether the role may, or the table is not there."""
+        return extension.may_read(connection, table, schema)
+
     def before_create(self, connection: Connection) -> None:
         """Create pgvector's extension."""
         extension.create(connection)
@@ -126,9 +131,15 @@ class PostgreSQL(Database):
     def lock_migrations(self, connection: Connection) -> None:
         """Take an advisory lock until the transaction ends."""
         if self.commits_each_statement(connection):
+            remedy = "pass the engine"
+            if connection.dialect.is_async:
+                remedy = (
+                    "async with engine.execution_options(isolation_level='READ COMMITTED').begin() "
+                    "as connection: await connection.run_sync(embeddings.migrate)"
+                )
             raise SchemaError(
                 "This connection commits every statement (AUTOCOMMIT), and a migration is one "
-                "transaction: pass the engine"
+                f"transaction: {remedy}"
             )
         connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
 
@@ -168,9 +179,9 @@ class PostgreSQL(Database):
         """Lock the row."""
         rows.lock_collection(work)
 
-    def search_settings(self, records: Records) -> ColumnElement[Any]:
-        """Return pgvector's settings, if the collection has an index."""
-        return index.search_settings(records)
+    def row_to_search(self, work: Work, name: str) -> CollectionRow | None:
+        """Return the row, read together with the collection's index instead of its rows."""
+        return index.row_to_search(work, name)
 
     # Rows
 
@@ -181,6 +192,14 @@ class PostgreSQL(Database):
     def is_vector(self, embedding: ColumnElement[Any]) -> ColumnElement[bool]:
         """Return the condition. To look into the vectors would fetch them all."""
         return embedding.is_not(None)
+
+    def vector_as_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return what pgvector sends: see `types.to_pgvector`."""
+        return func.vector_send(type_coerce(embedding, PGVector), type_=LargeBinary)
+
+    def as_matrix(self, blobs: Sequence[Any], dimensions: int) -> tuple[Float32, Bools]:
+        """Return the matrix of what pgvector sends."""
+        return as_matrix([bytes(blob) for blob in blobs], dimensions, header=4, dtype=">f4")
 
     def is_one_of(self, id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
         """Return the condition; the ids travel as one parameter, an array."""
@@ -203,6 +222,16 @@ class PostgreSQL(Database):
     def write_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> None:
         """Write by INSERT ... ON CONFLICT."""
         rows.write(work, rows_, updated)
+
+    def add_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> bool:
+        """Write by INSERT ... ON CONFLICT DO NOTHING."""
+        return rows.add(work, rows_, updated)
+
+    def keep_rows(self, work: Work, ids: Sequence[str]) -> None:
+        """Lock the rows."""
+        columns = work.records.embeddings.c
+        has_id = self.is_one_of(columns.id, ids)
+        rows.lock_rows(work, [columns.collection_id == work.row.id, has_id])
 
     def delete_rows(self, work: Work, conditions: Sequence[ColumnElement[bool]]) -> int:
         """Lock the rows in the order of all writers, and delete those."""
@@ -237,6 +266,12 @@ class PostgreSQL(Database):
     def status(self, work: Work, row: CollectionRow | None) -> Status:
         """Return that the database searches."""
         return Status("database")
+
+    def cosine_similarity(
+        self, vector: ColumnElement[Any], other: ColumnElement[Any]
+    ) -> ColumnElement[float]:
+        """Return 1 minus pgvector's distance."""
+        return search.cosine_similarity(vector, other)
 
     # Indexes
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 from sqlalchemy import text
@@ -42,6 +43,15 @@ def create(connection: Connection) -> None:
     # The first schema of the search path may be one tenant's only.
     is_shared = connection.scalar(text("SELECT 'public' = ANY (current_schemas(false))"))
     schema = " SCHEMA public" if is_shared else ""
+    if not is_shared:
+        first = connection.scalar(text("SELECT current_schema()"))
+        warnings.warn(
+            f"pgvector's extension goes into the schema {first!r}, the first of the search_path, "
+            "which has no public. A database has the extension once: every other connection that "
+            f"uses it needs {first!r} on its search_path. If that schema is one tenant's, create "
+            "the extension before, in a schema for all: CREATE EXTENSION vector SCHEMA shared",
+            stacklevel=2,
+        )
     try:
         with connection.begin_nested():
             connection.execute(text(f"CREATE EXTENSION IF NOT EXISTS vector{schema}"))
@@ -52,6 +62,16 @@ def create(connection: Connection) -> None:
             "This role may not create the extension pgvector. Ask the administrator to run, in "
             f"the database {database!r}: CREATE EXTENSION vector"
         ) from None
+
+
+def may_read(connection: Connection, table: str, schema: str | None) -> bool:
+    """Return what `Database.may_read` does."""
+    allowed = text(
+        "SELECT has_table_privilege(c.oid, 'SELECT') FROM pg_class c "
+        "JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.relname = :table AND n.nspname = :schema"
+    )
+    return connection.scalar(allowed, {"table": table, "schema": schema}) is not False
 
 
 def sqlstate(error: DBAPIError) -> str | None:

@@ -6,6 +6,7 @@ the vectors cast to the collection's dimensions. A query uses it if it says the 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ColumnElement,
+    Executable,
+    Text,
+    bindparam,
     cast,
     column,
     func,
@@ -21,7 +25,6 @@ from sqlalchemy import (
     select,
     table,
     text,
-    true,
 )
 from sqlalchemy.types import UserDefinedType
 
@@ -29,6 +32,7 @@ from ...errors import BindingError, IndexingError, InvalidQueryError
 from ...tables.custom import MAX_NAME_BYTES
 from ...tables.ours import schema_map_of
 from ...vectors import ITEM_BYTES
+from ...work import CollectionRow
 from ..status import IndexInfo
 
 if TYPE_CHECKING:
@@ -37,7 +41,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from ...tables.records import Records
-    from ...work import CollectionRow, Reference
+    from ...work import Reference, Work
 
 BUILD_LOCK = int.from_bytes(b"embeddin") + 1  # advisory; one build at a time in a database
 POLL = 0.5  # seconds between two looks at a build
@@ -72,39 +76,49 @@ def prefix(records: Records) -> str:
     return f"idx_{table}_"
 
 
-def search_settings(records: Records) -> ColumnElement[Any]:
-    """Return the SQL of pgvector's settings, if the collection of the outer query has an index.
+def row_to_search(work: Work, called: str) -> CollectionRow | None:
+    """Return the row of a collection with the length of the vectors in its valid index.
 
-    They are those that a search by the index changes and puts back: `hnsw.ef_search` and
-    `hnsw.iterative_scan` with a bar between them. NULL without a valid index.
+    The rows are not looked at: no statement names them and the system catalog together.
     """
-    collections, embeddings = records.collections, records.embeddings
+    parameters = {"name": called, "table": table_name(work.connection, work.records)}
+    row = work.run_kept(_with_index(work.records), parameters).first()
+    if row is None:
+        return None
+    return CollectionRow(
+        row.id, row.name, row.model, row.vector_bytes, row.vector_bytes is not None
+    )
+
+
+@functools.cache
+def _with_index(records: Records) -> Executable:
+    collections = records.collections
     index = table("pg_index", *map(column, ("indexrelid", "indrelid", "indisvalid")))
     relation = table("pg_class", column("oid"), column("relname"))
-    of_the_table = (  # by any row, because a name may be another schema's
-        select(literal_column(f"{quoted(embeddings.name)}.tableoid"))
-        .select_from(embeddings)
-        .where(embeddings.c.collection_id == collections.c.id)
-        .order_by(embeddings.c.id)
-        .limit(1)
-        .correlate(collections)
-        .scalar_subquery()
-    )
-    setting = (
-        func.coalesce(func.current_setting(literal(f"hnsw.{name}"), true()), "")
-        for name in ("ef_search", "iterative_scan")
-    )
-    return (
-        select(func.concat_ws("|", *setting))
-        .select_from(index.join(relation, relation.c.oid == index.c.indexrelid))
+    attribute = table("pg_attribute", *map(column, ("attrelid", "attnum", "atttypmod")))
+    # pgvector keeps the dimensions of vector(n) and halfvec(n) in the modifier of the type.
+    vector_bytes = (
+        select(attribute.c.atttypmod * literal_column(str(ITEM_BYTES)))
+        .select_from(
+            index.join(relation, relation.c.oid == index.c.indexrelid).join(
+                attribute, attribute.c.attrelid == index.c.indexrelid
+            )
+        )
         .where(
             relation.c.relname == func.concat(prefix(records), collections.c.id, literal("_hnsw")),
-            index.c.indrelid == of_the_table,
+            index.c.indrelid == func.to_regclass(bindparam("table", type_=Text)),
             index.c.indisvalid,
+            attribute.c.attnum == literal_column("1"),
         )
         .correlate(collections)
         .scalar_subquery()
     )
+    return select(
+        collections.c.id,
+        collections.c.name,
+        collections.c.model,
+        vector_bytes.label("vector_bytes"),
+    ).where(collections.c.name == bindparam("name"))
 
 
 def index_name(records: Records, collection_id: int) -> str:

@@ -5,13 +5,25 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, Executable, LargeBinary, Text, bindparam, cast, func, literal, select
+from sqlalchemy import (
+    ARRAY,
+    REAL,
+    Executable,
+    LargeBinary,
+    Text,
+    bindparam,
+    cast,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.dialects import postgresql
 
 from ...tables.ours import schema_map_of
-from ...work import compiled
+from ...tables.records import COLUMNS
 from ..base import by_hash, rows_of
-from .drivers import vector_writer
+from ..inserts import Insert, insert_of, own_values
+from .drivers import sender
 from .types import as_jsonb
 
 if TYPE_CHECKING:
@@ -90,19 +102,35 @@ def _by_hashes(database: Database, records: Records) -> Select[Any]:
 
 
 def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
-    """Write the rows of `Database.write_rows` as the driver takes them.
+    """Write the rows of `Database.write_rows`."""
+    _write(work, rows, updated, replaces=True)
+
+
+def add(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
+    """Write the rows of `Database.add_rows`."""
+    return _write(work, rows, updated, replaces=False) != len(rows)
+
+
+def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces: bool) -> int:
+    """Write rows as the driver takes them, and return how many; not every driver can tell.
 
     SQLAlchemy's own processing of parameters, a row at a time, costs as much as the insert.
     """
     connection, collection_id = work.connection, work.row.id
     schema_map = tuple(schema_map_of(connection).items())
-    sql, names = _upsert(work.records, connection.dialect, schema_map)
-    as_sent = vector_writer(connection)
-    values = [
+    vectors = sender(connection)
+    statement = _insert(
+        work.records,
+        connection.dialect,
+        schema_map,
+        replaces=replaces,
+        has_arrays=vectors.is_array,
+    )
+    values = (
         (
             collection_id,
             row["id"],
-            as_sent(row["embedding"]),
+            vectors.as_sent(row["embedding"]),
             row["content"],
             row["content_blob"],
             row["content_hash"],
@@ -110,29 +138,34 @@ def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
             updated,
         )
         for row in rows
-    ]
-    if connection.dialect.positional:
-        connection.exec_driver_sql(sql, values)
-    else:
-        connection.exec_driver_sql(sql, [dict(zip(names, row, strict=True)) for row in values])
+    )
+    with vectors.within():
+        return statement.run(connection, values)
 
 
 @functools.lru_cache(maxsize=64)
-def _upsert(
-    records: Records, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
-) -> tuple[str, list[str]]:
-    """Return the statement, and its parameters in the order of the table's columns."""
+def _insert(
+    records: Records,
+    dialect: Dialect,
+    schema_map: tuple[tuple[str | None, str], ...],
+    *,
+    replaces: bool,
+    has_arrays: bool,
+) -> Insert:
+    """Return the statement. A host's own columns of rows that are there are left alone."""
     table = records.embeddings
-    statement = postgresql.insert(table)
-    upsert = statement.on_conflict_do_update(
-        index_elements=table.primary_key,
-        set_={
-            column.name: statement.excluded[column.name]
-            for column in table.c
-            if not column.primary_key
-        },
+    values = own_values(table)
+    if has_arrays:
+        vector = table.c.embedding.name
+        values[vector] = cast(bindparam(vector, type_=ARRAY(REAL)), ARRAY(REAL))
+    statement = postgresql.insert(table).values(values)
+    replaced = {name: statement.excluded[name] for name in COLUMNS if not table.c[name].primary_key}
+    statement = (
+        statement.on_conflict_do_update(index_elements=table.primary_key, set_=replaced)
+        if replaces
+        else statement.on_conflict_do_nothing(index_elements=table.primary_key)
     )
-    return str(compiled(upsert, dialect, schema_map)), [column.name for column in table.c]
+    return insert_of(statement, dialect, schema_map)
 
 
 def lock_rows(work: Work, conditions: Sequence[ColumnElement[bool]]) -> list[str]:

@@ -5,26 +5,34 @@ from __future__ import annotations
 import functools
 import json
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
+    CTE,
     Boolean,
     ClauseElement,
     ColumnElement,
+    CompoundSelect,
     Executable,
     Float,
     Integer,
     Select,
     Subquery,
     Text,
+    and_,
     bindparam,
     case,
+    column,
     func,
     literal,
     literal_column,
+    or_,
     select,
+    table,
     true,
     type_coerce,
+    union_all,
 )
 from sqlalchemy.ext.compiler import compiles
 
@@ -33,33 +41,51 @@ from ...searching.scan import check_dimensions
 from ...vectors import ITEM_BYTES
 from .drivers import vector_writer
 from .index import distance
+from .keys import id_as_key
 from .types import PGJSON, PGVector, as_jsonb, to_pgvector_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
+    from sqlalchemy import Dialect
     from sqlalchemy.sql.compiler import SQLCompiler
+    from sqlalchemy.types import TypeEngine
 
     from ...keys import Keys
     from ...tables.records import Records
     from ...values import Metadata
     from ...vectors import Float64
     from ...work import Work
+    from ..base import Database
 
-LARGEST = 2**63 - 1  # number that LIMIT and OFFSET take
+MAX_LIMIT = 2**63 - 1  # the largest number that LIMIT and OFFSET take
 MAX_CANDIDATES = 20_000  # that an index scan looks at, by pgvector's hnsw.max_scan_tuples
 EF_SEARCH, MAX_EF_SEARCH = 200, 1_000  # candidates of an index scan; pgvector's own default is 40
 STORED_APART = 1_900  # bytes of a vector from which PostgreSQL keeps it in another table (TOAST)
 SPARE, SPARE_FILTERED = 2, 10  # candidates that are scored exactly, for each result wanted
 SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector())
-FEW = 10_000  # rows that are read sooner than found in a graph of more
+FEW = 10_000  # rows, by PostgreSQL's estimate, that are read sooner than found in a graph of more
+FEW_KEYS = 2_500  # keys of the host's whose rows are
+HOST = "embeddings_among"  # the host's SELECT in a statement that is kept
+
+
+class Search(NamedTuple):
+    """What a statement is made of, besides the vector and the conditions."""
+
+    database: Database
+    records: Records
+    collection_id: int
+    dimensions: int
+    number: int
+    offset: int
+    min_score: float | None
+    candidates: int
+    """How many rows an index is to find, whose exact scores are then compared."""
 
 
 def search(work: Work, vector: Float64, query: Query) -> Ranking:
     """Return the rows nearest to the vector, best first, ties by id. Reads only.
 
-    An index of the collection is used unless the query asks for exact results, or it yields fewer
-    than asked for. It finds candidates; the scores are those of the stored vectors.
+    An index of the collection is used unless the query asks for exact results, few rows match, or
+    it yields fewer than asked for. It finds candidates; the scores are those of the stored vectors.
 
     Args:
         work: What its session sees is searched.
@@ -72,68 +98,130 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     check_dimensions(work, vector.size)
     if not query.depth:
         return Ranking([])
-    conditions = query.conditions(work)
-    send = vector_writer(work.connection)
-    sought = {"sought": send(vector.astype("f4"))}
-    settings = work.row.search_settings
-    if settings is not None and _may_use_index(work, query, conditions):
-        parameters = _parameters(settings, query)
-        statement = _built(_nearly_and_settings, work, vector.size, query, conditions)
-        nearest = work.run(statement, sought | parameters).all()
-        if not nearest:
-            work.run(select(*_END), parameters)
-        # Fewer candidates than wanted: the index has given up, or does not hold all that match.
-        elif nearest[0].candidates == _candidates(query):
-            best = [ScoredRow(*row[:4]) for row in nearest[query.offset :]]
-            least = -2.0 if query.min_score is None else query.min_score
-            return Ranking([row for row in best if row.score >= least], exact=False)
-    statement = _built(_exactly, work, vector.size, query, conditions)
-    return Ranking([ScoredRow(*row) for row in work.run(statement, sought)])
-
-
-def _built(
-    make: Callable[..., Select[Any]],
-    work: Work,
-    dimensions: int,
-    query: Query,
-    conditions: Sequence[ColumnElement[bool]],
-) -> Select[Any]:
-    """Return the statement for the parameter `sought`, kept for the next time where it is plain."""
-    if conditions:
-        return make(work.records, work.row.id, SOUGHT, dimensions, query, conditions)
-    return _kept(make, work.records, work.row.id, dimensions, query)
-
-
-@functools.lru_cache(maxsize=256)
-def _kept(
-    make: Callable[..., Select[Any]],
-    records: Records,
-    collection_id: int,
-    dimensions: int,
-    query: Query,
-) -> Select[Any]:
-    return make(records, collection_id, SOUGHT, dimensions, query, ())
+    values = {"sought": vector_writer(work.connection)(vector.astype("f4"))}
+    if query.skip_id is not None:
+        values["skip_id"] = query.skip_id
+    rows = work.run(_statement(work, vector.size, query), values).all()
+    if not rows and not work.row.has_index:
+        _check_stored_dimensions(work, vector.size)
+    return Ranking([ScoredRow(*row[:4]) for row in rows], not rows or rows[0].is_exact)
 
 
 def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
     """Return the search as a selectable with the columns `id` and `score`, for the host to join.
 
-    It is exact unless the query says `exact=False`; then an index of the collection serves it,
-    under the host's own `hnsw.ef_search`, which also limits how many there can be.
+    It uses an index where `search` would, and with `exact=False` also where that may not pay.
     """
     check_dimensions(work, vector.size)
+    if not work.row.has_index:
+        _check_stored_dimensions(work, vector.size)
     sought = bindparam(None, vector.astype("f4"), _Sent())
-    has_index = work.row.search_settings is not None
-    make = _nearly if query.exact is False and has_index else _exactly
-    conditions = query.conditions(work)
-    best = make(work.records, work.row.id, sought, vector.size, query, conditions).subquery()
+    filters = _filters(work, query)
+    by_index = _may_use_index(work, query) and (query.exact is False or _pays(work, query, filters))
+    best = _made(_search(work, vector.size, query), sought, filters, by_index=by_index).subquery()
     id = work.database.key_from_text(best.c.id, keys)
-    statement = select(id.label("id"), best.c.score)
-    if make is _nearly:
-        statement = statement.order_by(best.c.score.desc(), best.c.id).offset(query.offset)
-        if query.min_score is not None:
-            statement = statement.where(best.c.score >= query.min_score)
-    return statement.subquery()
+    return select(id.label("id"), best.c.score).subquery()
+
+
+def _check_stored_dimensions(work: Work, dimensions: int) -> None:
+    """Do nothing if the rows of a collection without an index have vectors of these dimensions."""
+    row = work.row_named(work.row.name)
+    if row is not None:
+        work.row = row
+        check_dimensions(work, dimensions)
+
+
+def _search(work: Work, dimensions: int, query: Query) -> Search:
+    of = (work.database, work.records, work.row.id, dimensions)
+    return Search(*of, query.number, query.offset, query.min_score, _candidates(query))
+
+
+def _statement(work: Work, dimensions: int, query: Query) -> Select[Any]:
+    """Return the statement for the parameters `sought` and `skip_id`.
+
+    To put one together takes longer than all else that is done here, so it is kept if it can be.
+    """
+    search, by_index = _search(work, dimensions, query), _may_use_index(work, query)
+    if query.where is None and query.prefix is None:
+        skips = query.skip_id is not None
+        if query.among is None:
+            return _kept(search, by_index, skips)
+        if by_index and isinstance(query.among, Subquery):
+            key = query.among.c[0]
+            kept = _kept_among(search, skips, key.type, work.dialect)
+            if kept is not None:
+                among = select(key.label("key")).cte(HOST).prefix_with("NOT MATERIALIZED")
+                return kept.add_cte(among)
+    filters = _filters(work, query)
+    return _made(search, SOUGHT, filters, by_index=by_index and _pays(work, query, filters))
+
+
+@functools.lru_cache(maxsize=256)
+def _kept(search: Search, by_index: bool, skips: bool) -> Select[Any]:
+    filters = Filters(_skipped(search.records) if skips else ())
+    return _made(search, SOUGHT, filters, by_index=by_index)
+
+
+@functools.lru_cache(maxsize=256)
+def _kept_among(
+    search: Search, skips: bool, key: TypeEngine[Any], dialect: Dialect
+) -> Select[Any] | None:
+    """Return the statement by the index among keys that the SELECT called `HOST` selects."""
+    host = table(HOST, column("key", key))
+    among = _among(search.database, search.records, search.collection_id, host.c.key, dialect)
+    rows = _skipped(search.records) if skips else ()
+    return among and _by_index(search, SOUGHT, Filters(rows, among))
+
+
+def _skipped(records: Records) -> tuple[ColumnElement[bool]]:
+    return (records.embeddings.c.id != bindparam("skip_id", type_=Text),)
+
+
+def _made(
+    search: Search, sought: ColumnElement[Any], filters: Filters, *, by_index: bool
+) -> Select[Any]:
+    make = _by_index if by_index else _exactly
+    return make(search, sought, filters)
+
+
+def _may_use_index(work: Work, query: Query) -> bool:
+    """Return whether there is an index, and the query can be answered from it."""
+    if not work.row.has_index or query.exact is True or _candidates(query) > MAX_CANDIDATES:
+        return False
+    return not isinstance(query.among, tuple) or len(query.among) > FEW_KEYS
+
+
+def _pays(work: Work, query: Query, filters: Filters) -> bool:
+    """Return whether many rows match, by PostgreSQL's estimate.
+
+    A graph is walked from neighbour to neighbour, and the few that a filter lets through are far
+    apart in it: reading them all is faster, and exact. How many keys the host selects, the
+    statement itself finds out.
+    """
+    if not filters.rows or not (query.has_filters or query.prefix):
+        return True
+    id = work.records.embeddings.c.id
+    matching = select(id).where(_of(work.records, work.row.id), *filters.rows)
+    plan: str = work.run(Explain(matching)).scalars().all()[0]
+    return int(re.findall(r"rows=(\d+)", plan)[0]) > FEW
+
+
+class Explain(Executable, ClauseElement):
+    """EXPLAIN of a statement: its plan, a line a row."""
+
+    inherit_cache = False
+
+    def __init__(self, statement: Select[Any]) -> None:
+        self.statement = statement
+
+
+@compiles(Explain, "postgresql")
+def _explain(element: Explain, compiler: SQLCompiler, **options: Any) -> str:
+    return f"EXPLAIN {compiler.process(element.statement, **options)}"
+
+
+def _candidates(query: Query) -> int:
+    return (SPARE_FILTERED if query.has_conditions else SPARE) * query.depth
 
 
 def contains(metadata: ColumnElement[Any], value: Metadata) -> ColumnElement[bool]:
@@ -159,7 +247,7 @@ def _of(records: Records, collection_id: int) -> ColumnElement[bool]:
 
 def _limit(number: int) -> ColumnElement[int]:
     # A literal, or a plan for any number is made, in which an index does not pay.
-    return literal_column(str(min(number, LARGEST)))
+    return literal_column(str(min(number, MAX_LIMIT)))
 
 
 def _cosine_distance(
@@ -184,162 +272,191 @@ def _cosine_distance(
     )
 
 
-def _exactly(
-    records: Records,
-    collection_id: int,
-    sought: ColumnElement[Any],
-    dimensions: int,
-    query: Query,
-    conditions: Sequence[ColumnElement[bool]],
-) -> Select[Any]:
-    rows = _rows_of(records, collection_id, dimensions, conditions)
-    apart = _cosine_distance(rows.embedding, sought, dimensions).label("distance")
-    best = (
-        rows.select.add_columns(apart)
-        .order_by(apart, rows.id)
-        .limit(_limit(query.number))
-        .offset(_limit(query.offset))
-        .subquery()
-    )
-    return _scored(best, best.c.distance, query.min_score)
+def cosine_similarity(
+    vector: ColumnElement[Any], other: ColumnElement[Any]
+) -> ColumnElement[float]:
+    """Return the SQL of the cosine similarity of two vectors; NULL if their lengths differ."""
+    vector = type_coerce(vector, PGVector)
+    apart: ColumnElement[float] = vector.op("<=>", return_type=Float())(other)
+    # It raises on vectors of different lengths, and is NaN for one of zeros.
+    similarity = literal_column("1.0", Float) - func.nullif(apart, literal_column("'NaN'::float8"))
+    have_one_length = func.vector_dims(vector) == func.vector_dims(other)
+    return case((have_one_length, func.coalesce(similarity, literal_column("0.0", Float))))
 
 
-class _Rows(NamedTuple):
-    """The rows to score: a SELECT of id, content and metadata, and expressions for it."""
+class Among(NamedTuple):
+    """The rows of keys that the host selects.
 
-    select: Select[Any]
-    id: ColumnElement[str]
-    embedding: ColumnElement[Any]
-
-
-def _rows_of(
-    records: Records,
-    collection_id: int,
-    dimensions: int,
-    conditions: Sequence[ColumnElement[bool]],
-) -> _Rows:
-    columns = records.embeddings.c
-    vector = type_coerce(columns.embedding, PGVector)
-    rows = select(columns.id, columns.content, columns.metadata).where(
-        _of(records, collection_id), *conditions
-    )
-    if dimensions * ITEM_BYTES < STORED_APART:
-        return _Rows(rows, columns.id, vector)
-    # Fetched once, by pgvector's cast to any number of dimensions, and not by each function that
-    # it is given to. OFFSET 0 keeps the planner from merging the two again.
-    any_number, explicit = literal_column("-1", Integer), literal_column("true", Boolean)
-    fetched = func.vector(vector, any_number, explicit, type_=PGVector()).label("embedding")
-    inner = rows.add_columns(fetched).offset(_limit(0)).subquery()
-    outer = select(inner.c.id, inner.c.content, inner.c.metadata)
-    return _Rows(outer, inner.c.id, inner.c.embedding)
-
-
-def _may_use_index(work: Work, query: Query, conditions: Sequence[ColumnElement[bool]]) -> bool:
-    """Return whether an index could pay: not if exactness is asked for, or few rows match.
-
-    A graph is walked from neighbour to neighbour, and the few that a filter lets through are far
-    apart in it: reading them all is faster, and exact. How many there are is PostgreSQL's estimate.
+    Attributes:
+        is_chosen: The condition, in the type of the keys, whose index serves it.
+        are_chosen: The same for very many rows: all keys are read, and hashed.
+        are_few: Whether the host selects so few keys that their rows are read.
+        is_one_of_few: The condition about one row, by the first few keys.
     """
-    if query.exact is True or _candidates(query) > MAX_CANDIDATES:
-        return False
-    if not conditions:
-        return True
-    id = work.records.embeddings.c.id
-    matching = select(id).where(_of(work.records, work.row.id), *conditions)
-    plan: str = work.run(Explain(matching)).scalars().all()[0]
-    return int(re.findall(r"rows=(\d+)", plan)[0]) > FEW
+
+    is_chosen: ColumnElement[bool]
+    are_chosen: ColumnElement[bool]
+    are_few: ColumnElement[bool]
+    is_one_of_few: ColumnElement[bool]
 
 
-class Explain(Executable, ClauseElement):
-    """EXPLAIN of a statement: its plan, a line a row."""
+class Filters(NamedTuple):
+    """The conditions of a query: about rows of the collection, and about the host's keys."""
 
-    inherit_cache = False
+    rows: tuple[ColumnElement[bool], ...] = ()
+    among: Among | None = None
 
-    def __init__(self, statement: Select[Any]) -> None:
-        self.statement = statement
-
-
-@compiles(Explain, "postgresql")
-def _explain(element: Explain, compiler: SQLCompiler, **options: Any) -> str:
-    return f"EXPLAIN {compiler.process(element.statement, **options)}"
+    @property
+    def all(self) -> tuple[ColumnElement[bool], ...]:
+        """All of it, as is best where very many rows are looked at."""
+        return self.rows if self.among is None else (*self.rows, self.among.are_chosen)
 
 
-def _candidates(query: Query) -> int:
-    return (SPARE_FILTERED if query.has_conditions else SPARE) * query.depth
+NO_FILTERS = Filters()
 
 
-def _nearly(
+def _filters(work: Work, query: Query) -> Filters:
+    if isinstance(query.among, Subquery):
+        of = (work.database, work.records, work.row.id)
+        among = _among(*of, query.among.c[0], work.dialect)
+        if among is not None:
+            return Filters(tuple(replace(query, among=None).conditions(work)), among)
+    return Filters(tuple(query.conditions(work)))
+
+
+def _among(
+    database: Database,
     records: Records,
     collection_id: int,
+    key: ColumnElement[Any],
+    dialect: Dialect,
+) -> Among | None:
+    """Return the conditions, or None for keys of a type that ids are not compared in."""
+    id = records.embeddings.c.id
+    as_key = id_as_key(id, _of(records, collection_id), key.type, dialect)
+    if as_key is None:
+        return None
+    few = _once(select(key.label("key")).limit(_limit(FEW_KEYS + 1)))
+    number = _once(select(func.count().label("keys")).select_from(few)).c["keys"]
+    ids = select(database.key_as_text(few.c.key)).scalar_subquery()
+    return Among(
+        as_key.in_(select(key)),
+        database.is_among(id, key),
+        select(number).scalar_subquery() <= literal_column(str(FEW_KEYS)),
+        id == func.any(func.array(ids)),
+    )
+
+
+def _exactly(search: Search, sought: ColumnElement[Any], filters: Filters) -> Select[Any]:
+    return _best(search, sought, _rows(search, *filters.all), true())
+
+
+def _rows(search: Search, *conditions: ColumnElement[bool]) -> Select[Any]:
+    columns = search.records.embeddings.c
+    vector = type_coerce(columns.embedding, PGVector).label("embedding")
+    return select(columns.id, columns.content, columns.metadata, vector).where(
+        _of(search.records, search.collection_id), *conditions
+    )
+
+
+def _best(
+    search: Search,
     sought: ColumnElement[Any],
-    dimensions: int,
-    query: Query,
-    conditions: Sequence[ColumnElement[bool]],
+    rows: Select[Any] | CompoundSelect[Any],
+    is_exact: ColumnElement[bool],
 ) -> Select[Any]:
-    columns = records.embeddings.c
-    vector = type_coerce(columns.embedding, PGVector)
-    nearest = (
-        select(columns.id, columns.content, columns.metadata, vector.label("embedding"))
-        .where(_of(records, collection_id), *conditions)
-        .order_by(distance(vector, sought, dimensions))
-        .limit(_limit(_candidates(query)))
-        .subquery()
-    )
-    apart = _cosine_distance(nearest.c.embedding, sought, dimensions).label("distance")
-    count = func.count().over().label("candidates")
+    """Return the best of some rows by their exact scores."""
+    row = rows.subquery().c
+    if search.dimensions * ITEM_BYTES >= STORED_APART:
+        # Fetched once, by pgvector's cast to any number of dimensions, and not by each function
+        # that it is given to. OFFSET 0 keeps the planner from merging the two again.
+        any_number, explicit = literal_column("-1", Integer), literal_column("true", Boolean)
+        fetched = func.vector(row.embedding, any_number, explicit, type_=PGVector())
+        inner = select(row.id, row.content, row.metadata, fetched.label("embedding"))
+        row = inner.offset(_limit(0)).subquery().c
+    apart = _cosine_distance(row.embedding, sought, search.dimensions).label("distance")
     best = (
-        select(nearest.c.id, nearest.c.content, nearest.c.metadata, apart, count)
-        .order_by(apart, nearest.c.id)
-        .limit(_limit(query.depth))
+        select(row.id, row.content, row.metadata, apart)
+        .order_by(apart, row.id)
+        .limit(_limit(search.number))
+        .offset(_limit(search.offset))
         .subquery()
+        .c
     )
-    return _scored(best, best.c.distance, None).add_columns(best.c.candidates)
-
-
-def _scored(best: Subquery, apart: ColumnElement[float], min_score: float | None) -> Select[Any]:
-    score: ColumnElement[float] = literal_column("1.0", Float) - apart
+    score: ColumnElement[float] = literal_column("1.0", Float) - best.distance
     statement = (
-        select(best.c.id, score.label("score"), best.c.content, best.c.metadata)
-        .where(apart.is_not(None))
-        .order_by(apart, best.c.id)
+        select(best.id, score.label("score"), best.content, best.metadata)
+        .add_columns(is_exact.label("is_exact"))
+        .where(best.distance.is_not(None))
+        .order_by(best.distance, best.id)
     )
-    return statement if min_score is None else statement.where(score >= min_score)
+    return statement if search.min_score is None else statement.where(score >= search.min_score)
+
+
+def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> Select[Any]:
+    """Return the search by the index, or by reading where that is faster or the index falls short.
+
+    One of the parts yields rows. Conditions about no column tell which: they are evaluated before
+    a part is read, and a part for which they are false is not read.
+    """
+    wanted = literal_column(str(search.candidates), Integer)
+    among = filters.among
+    old, new = _settings(search.candidates)
+    conditions = (*filters.rows, select(new.c.are_set).scalar_subquery())
+    if among is not None:
+        conditions = (*conditions, among.is_chosen, ~among.are_few)
+    vector = type_coerce(search.records.embeddings.c.embedding, PGVector)
+    nearest = _rows(search, *conditions).order_by(distance(vector, sought, search.dimensions))
+    near = _once(nearest.limit(wanted))
+    is_short = select(_after(near, old).c.found).scalar_subquery() < wanted
+    found = select(near).where(~is_short)
+    if among is None:
+        everything = _rows(search, *filters.rows, is_short)
+        return _best(search, sought, union_all(found, everything), is_short)
+    few = _rows(search, *filters.rows, among.is_one_of_few, among.are_few)
+    everything = _rows(search, *filters.all, ~among.are_few, is_short)
+    is_exact = or_(among.are_few, is_short)
+    return _best(search, sought, union_all(found, few, everything), is_exact)
 
 
 # The settings of a search by the index. They are put back: the transaction may be the host's.
-_SETTINGS = ("ef_search", "iterative_scan")
-_BEGIN = tuple(
-    select(func.set_config(f"hnsw.{name}", bindparam(f"new_{name}", type_=Text), true()))
-    .scalar_subquery()
-    .is_not(None)
-    for name in _SETTINGS
-)
-_END = tuple(
-    func.set_config(f"hnsw.{name}", bindparam(f"old_{name}", type_=Text), true())
-    for name in _SETTINGS
-)
+SETTINGS = ("ef_search", "iterative_scan")
 
 
-def _parameters(settings: str, query: Query) -> dict[str, str | None]:
-    candidates = min(MAX_EF_SEARCH, max(EF_SEARCH, _candidates(query)))
-    old = [value or None for value in settings.split("|")]
-    return {
-        "new_ef_search": str(candidates),
-        "new_iterative_scan": "relaxed_order",
-        **{f"old_{name}": value for name, value in zip(_SETTINGS, old, strict=True)},
-    }
+def _settings(candidates: int) -> tuple[CTE, CTE]:
+    """Return what the settings are, and what sets them once that is known."""
+    values = (str(min(MAX_EF_SEARCH, max(EF_SEARCH, candidates))), "relaxed_order")
+    settings = (func.current_setting(_setting(name), true()) for name in SETTINGS)
+    old = _once(
+        select(
+            *(
+                func.nullif(setting, literal_column("''")).label(name)
+                for setting, name in zip(settings, SETTINGS, strict=True)
+            )
+        )
+    )
+    are_set = and_(
+        *(
+            func.set_config(_setting(name), literal_column(f"'{value}'"), true()).is_not(None)
+            for name, value in zip(SETTINGS, values, strict=True)
+        )
+    )
+    return old, _once(select(are_set.label("are_set")).select_from(old))
 
 
-def _nearly_and_settings(
-    records: Records,
-    collection_id: int,
-    sought: ColumnElement[Any],
-    dimensions: int,
-    query: Query,
-    conditions: Sequence[ColumnElement[bool]],
-) -> Select[Any]:
-    # A condition about no column is looked at before the index is read; and it has been read when
-    # the first row comes out of the sorted subquery.
-    all_of_it = (*conditions, *_BEGIN)
-    statement = _nearly(records, collection_id, sought, dimensions, query, all_of_it)
-    return statement.add_columns(*_END)
+def _after(near: CTE, old: CTE) -> CTE:
+    """Return the number of rows found, which is known when the index has been read to the end."""
+    put_back = (
+        func.set_config(_setting(name), select(old.c[name]).scalar_subquery(), true())
+        for name in SETTINGS
+    )
+    return _once(select(func.count().label("found"), *put_back).select_from(near))
+
+
+def _once(statement: Select[Any]) -> CTE:
+    """Return the statement as one that is executed once, however often it is read."""
+    return statement.cte().prefix_with("MATERIALIZED")
+
+
+def _setting(name: str) -> ColumnElement[str]:
+    return literal_column(f"'hnsw.{name}'", Text)

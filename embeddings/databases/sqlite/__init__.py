@@ -1,11 +1,12 @@
 """SQLite: tables as `llm` documents them, a change log beside them, searches from memory.
 
-In the order in which one meets them: `transactions` begin and end, `changelog` and `llm` stand
-beside the tables, `rows` are written, `matrix` is searched.
+In the order in which one meets them: `opening` a file, `transactions` begin and end, `changelog`
+and `llm` stand beside the tables, `rows` are written, `matrix` is searched.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -24,15 +25,14 @@ from sqlalchemy import (
 )
 
 from ..base import Database
-from . import changelog, llm, rows, transactions
+from . import changelog, hints, llm, opening, rows, transactions
 from .matrix import memory, search
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
-    from sqlalchemy import URL, Connection, Engine, Subquery
+    from sqlalchemy import URL, Connection, Dialect, Engine, Subquery
     from sqlalchemy.exc import DBAPIError
 
     from ...keys import Keys
@@ -81,6 +81,20 @@ class SQLite(Database):
         message = str(error.orig)
         return None if "no such" in message or "has no column" in message else {}
 
+    # Errors
+
+    def hint(self, error: DBAPIError, dialect: Dialect) -> str | None:
+        """Return what to do about locks, and about files that can only be read."""
+        return hints.hint(error, dialect)
+
+    def why_not_open(self, error: DBAPIError) -> str | None:
+        """Return why, by the result code."""
+        return hints.why_not_open(error)
+
+    def refuses_writing(self, error: DBAPIError) -> bool:
+        """Return whether the file, its folder or its URL is read-only."""
+        return hints.primary_code(error) == sqlite3.SQLITE_READONLY
+
     # Transactions
 
     def begin(self, connection: Connection, *, write: bool, fresh: bool = False) -> bool:
@@ -103,30 +117,40 @@ class SQLite(Database):
 
     def url(self, url: URL, *, asynchronous: bool) -> URL:
         """Return the URL with a driver."""
-        return transactions.with_driver(url, asynchronous=asynchronous)
+        return opening.with_driver(url, asynchronous=asynchronous)
 
     def new_engine(self, url: URL, create: Callable[..., Engine]) -> Engine:
         """Return an engine with our pragmas."""
-        return transactions.new_engine(url, create)
+        return opening.new_engine(url, create)
 
     def is_missing(self, url: URL) -> bool:
         """Return whether the file is not there."""
-        return transactions.is_missing_file(url)
+        return opening.is_missing(url)
 
     def file_of(self, driver: sqlite3.Connection) -> str | None:
         """Return the main database's file."""
-        return transactions.main_file(driver)
+        return opening.main_file(driver)
+
+    def can_write(self, driver: sqlite3.Connection) -> bool:
+        """Return whether it was opened for writing."""
+        return opening.can_write(driver)
+
+    def is_of_this_thread(self, driver: sqlite3.Connection) -> bool:
+        """Return whether the driver admits this thread."""
+        return opening.is_of_this_thread(driver)
 
     def before_first_write(self, engine: Engine) -> bool:
-        """Ask for write-ahead logging."""
-        return transactions.use_write_ahead_log(engine)
+        """Switch a new file to write-ahead logging."""
+        return opening.use_write_ahead_log(engine)
 
     # The collection's row
 
+    def begin_writing(self, work: Work) -> None:
+        """Take the write lock. Without a transaction, in AUTOCOMMIT, there is none to be kept."""
+        transactions.take_write_lock(work.connection, work.records.collections)
+
     def lock_to_write(self, work: Work, name: str) -> None:
-        """Take the write lock, even where there is no such row."""
-        if not work.is_exclusive:
-            work.touch(name)
+        """Do nothing: `begin_writing` did, or the transaction was begun for writing."""
 
     def insert_collection(self, work: Work, name: str, model_id: str) -> None:
         """Insert the row under an id that no embedding carries."""

@@ -169,6 +169,8 @@ def uninstall(connection: Connection, records: Records) -> None:
         statements += llm.downgrade_sql(records)
     for statement in statements:
         connection.exec_driver_sql(statement)
+    if statements and _sql_of(connection, records, llm.TABLE) is not None:
+        llm.drop_if_empty(connection, records)
 
 
 def side_tables_down(records: Records, schema: str | None = None) -> list[str]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from ...tables.records import RECORDS
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from ...tables.records import Records
 
 TABLE = "_sqlite_migrations"
@@ -46,3 +48,11 @@ def downgrade_sql(records: Records) -> list[str]:
     if not _is_documented(records):
         return []
     return [f"DELETE FROM {TABLE} WHERE migration_set = 'llm.embeddings'"]
+
+
+def drop_if_empty(connection: Connection, records: Records) -> None:
+    """Drop the table, which is there, unless other migrations of `llm` are in it."""
+    if not _is_documented(records):
+        return
+    if connection.exec_driver_sql(f'SELECT 1 FROM "{TABLE}" LIMIT 1').first() is None:
+        connection.exec_driver_sql(f'DROP TABLE "{TABLE}"')

@@ -10,9 +10,10 @@ from sqlalchemy import Text, bindparam, func, literal, select, true
 from sqlalchemy.dialects import sqlite
 
 from ...tables.ours import schema_map_of
+from ...tables.records import COLUMNS
 from ...vectors import as_stored
-from ...work import compiled
 from ..base import by_hash, rows_of
+from ..inserts import Insert, insert_of, own_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -92,8 +93,8 @@ def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
     SQLAlchemy's own processing of parameters, a row at a time, costs as much as the insert.
     """
     connection, collection_id = work.connection, work.row.id
-    sql = _upsert(work.records, connection.dialect, tuple(schema_map_of(connection).items()))
-    values = [
+    statement = _upsert(work.records, connection.dialect, tuple(schema_map_of(connection).items()))
+    values = (
         (
             collection_id,
             row["id"],
@@ -105,23 +106,19 @@ def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
             updated,
         )
         for row in rows
-    ]
-    connection.exec_driver_sql(sql, values)
+    )
+    statement.run(connection, values)
 
 
 @functools.lru_cache(maxsize=64)
 def _upsert(
     records: Records, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
-) -> str:
-    """Return the statement; its parameters are the table's columns in order."""
+) -> Insert:
+    """Return the statement. A host's own columns of rows that are there are left alone."""
     table = records.embeddings
-    statement = sqlite.insert(table)
+    statement = sqlite.insert(table).values(own_values(table))
     upsert = statement.on_conflict_do_update(
         index_elements=table.primary_key,
-        set_={
-            column.name: statement.excluded[column.name]
-            for column in table.c
-            if not column.primary_key
-        },
+        set_={name: statement.excluded[name] for name in COLUMNS if not table.c[name].primary_key},
     )
-    return str(compiled(upsert, dialect, schema_map))
+    return insert_of(upsert, dialect, schema_map)

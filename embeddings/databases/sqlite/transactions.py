@@ -1,29 +1,37 @@
-"""Transactions on SQLite, which Python's driver puts off, and engines that are opened here."""
+"""Transactions on SQLite, which Python's driver puts off to the first change."""
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import time
 from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
-from sqlalchemy import Engine, event
-from sqlalchemy.pool import StaticPool
-
-from ...errors import MissingExtraError
-from ...internals import isolation_level_of_engine
+from sqlalchemy import Engine, delete, event, false
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
-    from sqlalchemy import URL, Connection
+    from sqlalchemy import Connection, Dialect, Table
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 BUSY_TIMEOUT = 60.0  # seconds to wait for another writer
+DRIVERS_TIMEOUT = 5  # seconds, where nobody says anything else
 WAL_ATTEMPTS = 25
-MAPPED_BYTES = 2**30
+
+_configured: WeakSet[Dialect] = WeakSet()
+_PREPARED = "embeddings.is_prepared"
+_CHANGES = frozenset({"INSERT", "UPDATE", "DELETE", "REPLACE", "CREATE", "ALTER", "DROP"}) | {
+    "REINDEX",
+    "ANALYZE",
+    "SAVEPOINT",
+}
+_COMMENT = r"--[^\n]*|/\*.*?\*/"
+_FIRST_WORD = re.compile(rf"(?:\s|;|{_COMMENT})*(\w+)", re.DOTALL)
+# What is quoted is one part, and so are comments: no parenthesis or word in them counts.
+_PARTS = re.compile(rf"""{_COMMENT}|'[^']*'|"[^"]*"|`[^`]*`|\[[^\]]*\]|[()]|\w+""", re.DOTALL)
 
 
 @contextmanager
@@ -67,46 +75,108 @@ def begin_sqlite(connection: Connection, *, write: bool, fresh: bool = False) ->
     return True
 
 
-def configure_sqlite(engine: Engine | AsyncEngine, *, immediate: bool = False) -> None:
-    """Give a host's SQLite engine real transactions, from their first statement to their end.
+def take_write_lock(connection: Connection, table: Table) -> None:
+    """Take the write lock, in a transaction that may have been begun, and without a change.
 
-    Python's driver begins one only at the first INSERT, UPDATE or DELETE. Until then two reads of
-    one session can differ, a savepoint is committed when it is released, and changes of the schema
-    are committed at once. With this each transaction is one snapshot, and a rollback undoes all.
-    Elsewhere than on SQLite nothing happens.
+    Where the connection commits every statement at once nothing happens.
+    """
+    if _driver_connection(connection).in_transaction:
+        connection.execute(delete(table).where(false()))
+    elif not commits_each_statement(connection):
+        begin_sqlite(connection, write=True)
+
+
+def configure_sqlite(engine: Engine | AsyncEngine, *, snapshot: bool = False) -> None:
+    """Make a host's SQLite engine work for requests that read, change and commit at the same time.
+
+    - The file is switched to write-ahead logging (WAL), which it keeps: readers and a writer do
+      not wait for each other.
+    - Writers wait for each other, up to 60 seconds in place of the driver's 5. Another `timeout`
+      that the engine was made with stays.
+    - Each read sees what is committed when it begins, as under READ COMMITTED. The first change of
+      a transaction, of rows or of the schema, or its first savepoint, begins with the write lock:
+      nothing that it reads from then on changes before it ends, and a rollback undoes it all.
+
+    Connections in AUTOCOMMIT have no transactions, as before. Elsewhere than on SQLite nothing
+    happens.
 
     Args:
         engine: Call this once, where the engine is made.
-        immediate: Take the write lock at the beginning of each transaction. Transactions that read
-            before they write need that where several run at once: SQLite refuses with "database is
-            locked" whoever wants to write after somebody else has.
+        snapshot: Every transaction sees one snapshot, from its first statement to its end. SQLite
+            then refuses, with "database is locked", whoever reads first and wants to write after
+            somebody else has: roll back and try again.
 
-    Source: https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#serializable-isolation-savepoints-transactional-ddl
+    Source: https://docs.sqlalchemy.org/en/20/dialects/sqlite.html#sqlite-transactions,
+        https://sqlite.org/isolation.html
     """
     synchronous: Any = getattr(engine, "sync_engine", engine)
     if not isinstance(synchronous, Engine):
         raise TypeError(
             f"configure_sqlite() takes an Engine or an AsyncEngine, not {type(engine).__name__}"
         )
-    if synchronous.dialect.name != "sqlite":
+    if synchronous.dialect.name != "sqlite" or is_configured(synchronous.dialect):
         return
-    of_the_engine = isolation_level_of_engine(synchronous.dialect)
+    _configured.add(synchronous.dialect)
 
     @event.listens_for(synchronous, "begin")
     def begin(connection: Connection) -> None:
-        options = connection.get_execution_options()
-        if options.get("isolation_level", of_the_engine) == "AUTOCOMMIT":
+        if _driver_connection(connection).in_transaction:
             return
-        if not _driver_connection(connection).in_transaction:
-            # Set anew each time: the pool sets it back.
-            _adapted_connection(connection).isolation_level = None
-            begin_sqlite(connection, write=immediate)
+        _prepare(connection)
+        if snapshot and not commits_each_statement(connection):
+            begin_sqlite(connection, write=False)
+
+    @event.listens_for(synchronous, "before_cursor_execute")
+    def before_cursor_execute(connection: Connection, _: object, sql: str, *__: object) -> None:
+        if (
+            is_change(sql)
+            and not _driver_connection(connection).in_transaction
+            and not commits_each_statement(connection)
+        ):
+            begin_sqlite(connection, write=True)
 
     @event.listens_for(synchronous, "checkin")
     def checkin(adapted: Any, _: object) -> None:
         # As in `owned_transaction`: a COMMIT that failed may have left it open.
         if adapted is not None and getattr(adapted, "driver_connection", adapted).in_transaction:
             adapted.rollback()
+
+
+def is_configured(dialect: Dialect) -> bool:
+    """Return whether `configure_sqlite` was called for the engine of a dialect."""
+    return dialect in _configured
+
+
+def _prepare(connection: Connection) -> None:
+    """Set the pragmas once for each of the driver's connections, whenever it was opened."""
+    if connection.info.setdefault(_PREPARED, False):
+        return
+    connection.info[_PREPARED] = True
+    cursor: Any = connection.connection.cursor()
+    try:
+        if pragma(cursor, "busy_timeout") == DRIVERS_TIMEOUT * 1000:
+            pragma(cursor, f"busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
+        switch_to_wal(cursor)
+    finally:
+        cursor.close()
+
+
+def is_change(sql: str) -> bool:
+    """Return whether a statement changes rows or the schema, or is a savepoint."""
+    found = _FIRST_WORD.match(sql)
+    word = found[1].upper() if found else ""
+    return word in _CHANGES or (word == "WITH" and _main_word(sql) in _CHANGES)
+
+
+def _main_word(sql: str) -> str | None:
+    """Return the verb of a statement that begins with WITH: the first one outside parentheses."""
+    depth = 0
+    for part in _PARTS.finditer(sql):
+        text = part[0].upper()
+        depth += (text == "(") - (text == ")")
+        if depth == 0 and (text in _CHANGES or text in {"SELECT", "VALUES"}):
+            return text
+    return None
 
 
 def commits_each_statement(connection: Connection) -> bool:
@@ -118,79 +188,32 @@ def _driver_connection(connection: Connection) -> Any:
     return connection.connection.driver_connection
 
 
-def _adapted_connection(connection: Connection) -> Any:
-    """Return the driver's connection, or SQLAlchemy's adapter of one that is asynchronous."""
-    return connection.connection.dbapi_connection
+def switch_to_wal(cursor: Any) -> bool:
+    """Switch the database to write-ahead logging, and return whether it has that now.
 
-
-def with_driver(url: URL, *, asynchronous: bool) -> URL:
-    """Return the URL with a driver that is asynchronous, where it names none and that is asked for.
-
-    Raises:
-        MissingExtraError: It is not installed.
+    SQLite refuses while somebody else is at work in the file, and does not let those wait who ask
+    for it at the same time. Without it all works as well, with more waiting.
     """
-    if not asynchronous or url.drivername != "sqlite":
-        return url
-    if not find_spec("aiosqlite"):
-        raise MissingExtraError("aiosqlite", "async")
-    return url.set(drivername="sqlite+aiosqlite")
-
-
-def new_engine(url: URL, create: Callable[..., Engine]) -> Engine:
-    """Return an engine of our own, set up for what we do with it; nothing is connected yet."""
-    if url.database in {None, "", ":memory:"}:
-        return create(
-            url,
-            hide_parameters=True,
-            poolclass=StaticPool,
-            connect_args={"check_same_thread": False},
-        )
-    engine = create(url, hide_parameters=True, connect_args={"timeout": BUSY_TIMEOUT})
-    event.listen(engine, "connect", _map_into_memory)
-    return engine
-
-
-def _map_into_memory(driver: Any, _: object) -> None:
-    driver.execute(f"PRAGMA mmap_size = {MAPPED_BYTES}")  # halves the time of a scan
-
-
-def use_write_ahead_log(engine: Engine) -> bool:
-    """Let readers and a writer work side by side, and return whether they can.
-
-    The file keeps the setting. SQLite does not let those wait who ask for it at the same time, and
-    refuses while a reader is at work. Without it all works as well, with more waiting.
-    """
-    if isinstance(engine.pool, StaticPool):  # in memory, on the one connection of all threads
-        return False
-    pooled = engine.raw_connection()
-    cursor = pooled.cursor()
-    cursor.execute("PRAGMA busy_timeout = 0")
+    timeout = pragma(cursor, "busy_timeout")
+    pragma(cursor, "busy_timeout = 0")
     try:
         for _ in range(WAL_ATTEMPTS):
             try:
-                cursor.execute("PRAGMA journal_mode = WAL")
-            except sqlite3.OperationalError:
+                return bool(pragma(cursor, "journal_mode = WAL") == "wal")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in {
+                    sqlite3.SQLITE_BUSY,
+                    sqlite3.SQLITE_LOCKED,
+                }:
+                    return False
                 time.sleep(0.02)
-            else:
-                row = cursor.fetchone()
-                return row is not None and row[0] == "wal"
         return False
     finally:
-        cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT * 1000)}")
-        cursor.close()
-        pooled.close()
+        pragma(cursor, f"busy_timeout = {timeout}")
 
 
-def main_file(driver: sqlite3.Connection) -> str | None:
-    """Return the file that the connection has open; None in memory."""
-    cursor = driver.cursor()
-    cursor.row_factory = None
-    for _, name, file in cursor.execute("PRAGMA database_list"):
-        if name == "main" and file:
-            return str(file)
-    return None
-
-
-def is_missing_file(url: URL) -> bool:
-    """Return whether the URL leads to a file that is not there."""
-    return not Path(url.database or "").is_file()
+def pragma(cursor: Any, text: str) -> Any:
+    """Execute a pragma and return its first value; None if it gives none."""
+    cursor.execute(f"PRAGMA {text}")
+    row = cursor.fetchone()
+    return None if row is None else row[0]

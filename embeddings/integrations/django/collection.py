@@ -15,6 +15,7 @@ from sqlalchemy import BigInteger, Text, TextualSelect, Uuid, column
 from ...collection import Collection
 from ...errors import InvalidItemError, InvalidQueryError
 from ...models.base import BATCH_SIZE, batches
+from ...writing.report import Report
 from .database import DjangoTransactions, keys_of
 from .internals import yields_instances
 
@@ -134,8 +135,8 @@ class ModelCollection(Generic[M]):
         batch_size: int = BATCH_SIZE,
         *,
         using: str | None = None,
-    ) -> None:
-        """Embed many instances: those whose text is unchanged cost nothing.
+    ) -> Report:
+        """Embed many instances, and return what was done: unchanged texts cost nothing.
 
         Outside `atomic()` every batch is a transaction, so that what was paid for stays.
 
@@ -148,10 +149,12 @@ class ModelCollection(Generic[M]):
             instances = instances.all()
         if isinstance(instances, QuerySet) and not instances.query.is_sliced:
             instances = _in_pages(instances, batch_size)
+        report = Report()
         for batch in batches(instances, batch_size):
             entries = [(self._key_of(instance), self._text(instance)) for instance in batch]
             alias = using or router.db_for_write(self.model, instance=batch[0])
-            self.collection(alias).embed_multi(entries, batch_size=batch_size)
+            report += self.collection(alias).embed_multi(entries, batch_size=batch_size)
+        return report
 
     # Searching
 

@@ -28,8 +28,13 @@ EMBEDDINGS = {
 SQLITE = {
     "ENGINE": "django.db.backends.sqlite3",
     "NAME": BASE_DIR / "helpdesk.db",
-    # So that a request that reads first and writes later waits for others that write.
-    "OPTIONS": {"transaction_mode": "IMMEDIATE"},
+    "OPTIONS": {
+        # Those who read and one who writes do not wait for each other.
+        "init_command": "PRAGMA journal_mode = WAL",
+        # A transaction that reads first and writes later waits for others that write.
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 60,  # seconds
+    },
 }
 POSTGRESQL = {
     "ENGINE": "django.db.backends.postgresql",

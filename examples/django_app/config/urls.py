@@ -11,4 +11,5 @@ urlpatterns = [
     path("<slug:slug>/ask", views.ask, name="ask"),
     path("<slug:slug>/import", views.import_tickets, name="import"),
     path("<slug:slug>/<int:pk>", views.show, name="ticket"),
+    path("<slug:slug>/<int:pk>/edit", views.edit, name="edit"),
 ]

@@ -42,6 +42,16 @@ class HelpDeskTests(TestCase):
         self.assertEqual(response.status_code, 200)
         return re.findall(r'<a href="/ours/\d+">(.+?)</a>', response.text)
 
+    def test_a_ticket_that_is_changed_is_found_by_its_new_words(self) -> None:
+        """By the customer whose ticket it is."""
+        ticket = Ticket.objects.get(customer=self.ours, subject="Printer ink")
+        form = {"subject": "Screen", "question": "it flickers and hums"}
+        path = f"/ours/{ticket.pk}/edit"
+        self.assertContains(self.client.get(path), "the printer prints grey")
+        self.assertEqual(self.client.post(path, form).status_code, 302)
+        self.assertEqual(self.subjects("/ours/?q=flickers and hums")[0], "Screen")
+        self.assertEqual(self.client.post(f"/theirs/{ticket.pk}/edit", form).status_code, 404)
+
     def test_the_nearest_in_meaning_come_first(self) -> None:
         """Only the customer's own are found."""
         expected = ["Printer jam", "Printer ink", "Forgotten password"]

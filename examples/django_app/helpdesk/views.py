@@ -66,7 +66,17 @@ def show(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
 def ask(request: HttpRequest, slug: str) -> HttpResponse:
     """Show the form; save what it sends."""
     customer = get_object_or_404(Customer, slug=slug)
-    form = AskForm(request.POST or None, instance=Ticket(customer=customer))
+    return _ask(request, customer, Ticket(customer=customer))
+
+
+def edit(request: HttpRequest, slug: str, pk: int) -> HttpResponse:
+    """Show a ticket in the form; save what it sends."""
+    customer = get_object_or_404(Customer, slug=slug)
+    return _ask(request, customer, get_object_or_404(Ticket, customer=customer, pk=pk))
+
+
+def _ask(request: HttpRequest, customer: Customer, ticket: Ticket) -> HttpResponse:
+    form = AskForm(request.POST or None, instance=ticket)
     context = {"customer": customer, "form": form}
     if request.method != "POST":
         return render(request, "helpdesk/ask.html", context)
@@ -76,7 +86,7 @@ def ask(request: HttpRequest, slug: str) -> HttpResponse:
         except IntegrityError:
             form.add_error("subject", "You have asked this already.")
         else:
-            return redirect("search", slug=slug)
+            return redirect("search", slug=customer.slug)
     return render(request, "helpdesk/ask.html", context, status=400)
 
 

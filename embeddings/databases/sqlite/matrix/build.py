@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from .state import Mark
     from .statements import Position
 
-REBUILT_SHARE = 8  # more changes than one row in so many: reading all of them takes no longer
+REBUILT_SHARE = 8  # where more than one in this many rows changed, all are read anew
+FEWEST_REBUILT = 1000  # changed rows, up to which a state is patched all the same
 
 
 class MustScan(Exception):  # noqa: N818  no error: it ends an attempt
-    """Only a scan can tell; the text says why."""
+    """The rows have to be scanned; the message says why."""
 
 
 def dimensions_of(work: Work) -> int:
@@ -30,7 +31,7 @@ def dimensions_of(work: Work) -> int:
     return (work.row.vector_bytes or 0) // ITEM_BYTES
 
 
-def mistrust(work: Work) -> None:
+def forget(work: Work) -> None:
     """Forget the collection's row and its latest state until they are known anew."""
     ROWS.forget(work.bind, work.records, work.row.name)
     CACHE.forget_latest(work)
@@ -42,7 +43,7 @@ def catch_up(work: Work) -> tuple[Key, State]:
     Raises:
         MustScan: There is none, and this is not the thread or the time to build it.
     """
-    position = logged(statements.position(work))
+    position = checked_position(statements.position(work))
     key = Key(position.lineage, work.row.id, dimensions_of(work))  # type: ignore[arg-type]
     ROWS.put(work.bind, work.records, work.row, committed=False)
     slot = CACHE.slot(work, key)
@@ -62,7 +63,7 @@ def catch_up(work: Work) -> tuple[Key, State]:
         return key, state
 
 
-def logged(position: Position) -> Position:
+def checked_position(position: Position) -> Position:
     """Return the position, if the log tells of all writes.
 
     Raises:
@@ -75,23 +76,23 @@ def logged(position: Position) -> Position:
     return position
 
 
-def needed(work: Work) -> int:
+def needed_bytes(work: Work) -> int:
     """Return about how many bytes a state takes.
 
     Raises:
         MustScan: More than all states may take.
     """
     rows = statements.count(work)
-    size = SLOT_BYTES + expected_bytes(rows, dimensions_of(work))
-    if size > CACHE.budget:
-        raise MustScan(f"{rows} rows need {size} bytes in memory, and {CACHE.budget} are allowed")
-    return size
+    nbytes = SLOT_BYTES + expected_bytes(rows, dimensions_of(work))
+    if nbytes > CACHE.budget:
+        raise MustScan(f"{rows} rows need {nbytes} bytes in memory, and {CACHE.budget} are allowed")
+    return nbytes
 
 
 def base_of(work: Work, slot: Slot) -> State | None:
     """Return the newest of the states that are part of the session's history."""
     states = {state.mark: state for state in slot.states}
-    marks = statements.known(work, states) if states else ()
+    marks = statements.held_marks(work, states) if states else ()
     return states[max(marks)] if marks else None
 
 
@@ -105,24 +106,28 @@ def _updated(work: Work, key: Key, base: State) -> State | None:
             if not isinstance(id, str):
                 return None
             changed.add(id)
-        if len(changed) * REBUILT_SHARE > len(base.radii) and len(changed) > 1000:
+        if len(changed) * REBUILT_SHARE > len(base.radii) and len(changed) > FEWEST_REBUILT:
             return None
         packer.add((id, blob) for id, blob, is_there in part if is_there)  # type: ignore[misc]
-    mark = _same(before, statements.position(work, base.mark), key)
+    mark = _mark_if_unchanged(before, statements.position(work, base.mark), key)
     if not before.has_base:
         return None
-    return base.patched(mark, changed, packer.segments(), packer.odd)
+    return base.patched(mark, changed, packer.segments(), packer.invalid)
 
 
 def _built(work: Work, key: Key) -> State:
-    CACHE.forget(key)  # before there is twice as much
-    if not CACHE.make_room(key, needed(work)):
+    CACHE.forget(key)  # the old state first: the two together would take twice the memory
+    if not CACHE.make_room(key, needed_bytes(work)):
         raise MustScan("the matrix does not fit into memory")
     before = statements.position(work)
     packer = Packer(dimensions_of(work))
     for part in statements.load(work, None):
         packer.add(_texts(part))
-    return State.of(_same(before, statements.position(work), key), packer.segments(), packer.odd)
+    return State.of(
+        _mark_if_unchanged(before, statements.position(work), key),
+        packer.segments(),
+        packer.invalid,
+    )
 
 
 def _texts(part: Iterable[tuple[Any, Any, bool]]) -> Iterable[tuple[str, Any]]:
@@ -132,12 +137,12 @@ def _texts(part: Iterable[tuple[Any, Any, bool]]) -> Iterable[tuple[str, Any]]:
         yield id, blob
 
 
-def _same(before: Position, after: Position, key: Key) -> Mark:
+def _mark_if_unchanged(before: Position, after: Position, key: Key) -> Mark:
     """Return the mark of what was read in between, if nothing was written meanwhile.
 
     Raises:
         MustScan: Something was; the next search tries again.
     """
-    if before != after or logged(after).lineage != key.lineage or after.mark is None:
+    if before != after or checked_position(after).lineage != key.lineage or after.mark is None:
         raise MustScan("rows were written while the matrix was built")
     return after.mark

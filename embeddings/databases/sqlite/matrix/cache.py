@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+from ....forks import Lock, renew_in_children
 from .state import bytes_of
 
 if TYPE_CHECKING:
@@ -20,10 +19,10 @@ if TYPE_CHECKING:
     from ....work import Work
     from .state import State
 
-BUDGET = 256 * 2**20
-KEPT = 2  # states of a collection: sessions may see it before and after a write
-BUILT_AT = 2  # the search that builds: a program that searches once is served sooner by a scan
-SLOT_BYTES = 1024
+BUDGET = 256 * 2**20  # bytes
+KEPT = 2  # states of a collection: one session may see it before a write, another after
+BUILT_AT = 2  # the search of a process that builds: a program that searches once only scans
+SLOT_BYTES = 1024  # of an empty slot, in the budget
 MOST_COLLECTIONS = 10_000  # whose key is remembered for each engine
 
 
@@ -74,7 +73,8 @@ class Cache:
         self._budget = budget
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
         self._latest: WeakKeyDictionary[Engine, dict[Any, Key]] = WeakKeyDictionary()
-        self._lock = threading.Lock()
+        self._lock = Lock()
+        renew_in_children(self)
 
     @property
     def budget(self) -> int:
@@ -175,7 +175,6 @@ class Cache:
 
     def after_fork(self) -> None:
         """Let go of what other threads of the parent held."""
-        self._lock = threading.Lock()
         for slot in self._slots.values():
             slot.builder = None
 
@@ -185,6 +184,3 @@ def _collection_of(work: Work) -> tuple[Any, ...]:
 
 
 CACHE = Cache()
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=CACHE.after_fork)

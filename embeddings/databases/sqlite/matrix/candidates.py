@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from .kernel import Int8
     from .state import State
 
-CLOSER_BYTES = 2**21  # codes that are gathered at a time
-FOLDED, COLUMNS = 64, 8  # rows of which only the best counts, and how many such for each result
-OFF = 0.03  # of the width of its bounds, a score is rarely further off the middle
-NOTHING = 1e-30  # so little is left to the rest, because a float32 hardly holds less
-TINY = 1e-6  # covers what float32 rounds in sums and products of a few numbers up to 1
+SECOND_PASS_BYTES = 2**21  # codes gathered at a time for the products with the second digits
+MOST_FOLDED_ROWS = 64  # rows of which `_best` keeps the best only
+COLUMNS_PER_RESULT = 8  # such bests that `_best` looks at for each result wanted
+ESTIMATE_ERROR = 0.03  # share of its bounds' width that a score is rarely off their middle
+SMALLEST_VALUE = 1e-30  # below, a value is taken for zero: float32 hardly holds less
+FLOAT32_SLACK = 1e-6  # covers the rounding of a few float32 operations on numbers up to 1
 
 
 @dataclass(frozen=True)
@@ -43,20 +44,20 @@ class Candidates:
     floor: float
 
     def reaching(self, score: float) -> int:
-        """Return how many of them, from the first on, may score so much."""
+        """Return how many candidates, from the first on, may reach a score."""
         return int(np.searchsorted(-self.upper, -score, side="right"))
 
-    def likely(self, depth: int) -> int:
-        """Return how many, from the first on, have to be read to tell the best, in all likelihood.
+    def first_reads(self, depth: int) -> int:
+        """Return how many candidates to read first, so that these probably hold the best.
 
-        The estimates are in the middle of the bounds, and much nearer to the scores than these. It
-        is a guess, and nothing but time rests on it.
+        The middle of the bounds estimates the score, and is much closer to it than they are. This
+        number affects the time of a search, never its result.
         """
         if depth >= len(self.ids):
             return len(self.ids)
         estimates, width = (self.lower + self.upper) / 2, self.upper[0] - self.lower[0]
         kth = np.partition(estimates, len(estimates) - depth)[len(estimates) - depth]
-        return self.reaching(float(kth - OFF * width))
+        return self.reaching(float(kth - ESTIMATE_ERROR * width))
 
     def agree(self, positions: Sequence[int], scores: Float64, gone: int) -> bool:
         """Return whether the rows that were read can be those of the state.
@@ -84,40 +85,42 @@ class Probes:
 
     def __init__(self, vectors: Sequence[Float64]) -> None:
         self.vectors = np.array(vectors)
-        self._first = _Digit.of(self.vectors)
-        self._second = _Digit.of(self._first.rests)
-        self._rounding = rounding(self.vectors.shape[1]) + TINY
+        self._first = _QuantisedQueries.of(self.vectors)
+        self._second = _QuantisedQueries.of(self._first.rests)
+        self._rounding = rounding(self.vectors.shape[1]) + FLOAT32_SLACK
         self._products: dict[Segment, Float32] = {}
         self._latest: tuple[tuple[Segment, ...], Float32] | None = None
 
     def candidates(
-        self, number: int, state: State, depth: int, min_score: float | None = None
+        self, query_index: int, state: State, depth: int, min_score: float | None = None
     ) -> Candidates:
         """Return all rows that may be among the best for one of the queries.
 
         Args:
-            number: Of the query.
+            query_index: Which of the queries.
             state: Whose rows.
             depth: How many of the best to find.
             min_score: Leave out what scores less.
         """
-        products = self._inner_products(state.segments)[number]
-        scale, rest = self._first.scale_and_rest(number)
+        products = self._inner_products(state.segments)[query_index]
+        scale, rest = self._first.scale_and_rest(query_index)
         estimates = products * state.scales  # of a query that is not scaled yet: one pass less
-        if state.aside is not None:
-            estimates[state.aside] = -np.inf
-        # One margin for all rows but those aside: a pass over the rows takes as long as all else.
-        margin = state.reach * (1.0 + rest) + rest + self._rounding
+        if state.excluded is not None:
+            estimates[state.excluded] = -np.inf
+        # One margin serves all but the excluded rows: a pass over the rows is the cost.
+        margin = state.common_radius * (1.0 + rest) + rest + self._rounding
         least = -np.inf if min_score is None else float(np.clip(min_score, -2.0, 2.0))
         floor = max(scale * _best(estimates, depth) - margin, least)
         near = np.flatnonzero(estimates >= (floor - margin) / scale)
-        if state.aside is not None:
-            near = near[state.radii[near] <= state.reach]
-            wide = state.wide
-            upper = products[wide] * state.scales[wide] * np.float32(scale)
-            upper += state.radii[wide] * np.float32(1.0 + rest) + np.float32(rest + self._rounding)
-            near = np.sort(np.concatenate([near, wide[upper >= floor]]))
-        return self._closer(number, state, near, depth, floor)
+        if state.excluded is not None:
+            near = near[state.radii[near] <= state.common_radius]
+            outliers = state.outliers
+            upper = products[outliers] * state.scales[outliers] * np.float32(scale)
+            upper += state.radii[outliers] * np.float32(1.0 + rest) + np.float32(
+                rest + self._rounding
+            )
+            near = np.sort(np.concatenate([near, outliers[upper >= floor]]))
+        return self._closer(query_index, state, near, depth, floor)
 
     def _inner_products(self, segments: tuple[Segment, ...]) -> Float32:
         """Return the products with the first digits, float32, shape (queries, rows)."""
@@ -141,7 +144,7 @@ class Probes:
 
     def _closer(
         self,
-        number: int,
+        query_index: int,
         state: State,
         near: npt.NDArray[np.intp],
         depth: int,
@@ -149,14 +152,14 @@ class Probes:
     ) -> Candidates:
         """Narrow the candidates down by both digits."""
         more = np.empty((1, len(near)), np.float32)
-        step = max(1, CLOSER_BYTES // self.vectors.shape[1])
+        step = max(1, SECOND_PASS_BYTES // self.vectors.shape[1])
         for start in range(0, len(near), step):
             part = slice(start, start + step)
-            digits = self._second.codes[number : number + 1]
+            digits = self._second.codes[query_index : query_index + 1]
             inner_products(digits, state.codes(near[part]), more[:, part])
-        products = self._inner_products(state.segments)[number]
-        scale, _ = self._first.scale_and_rest(number)
-        fine, rest = self._second.scale_and_rest(number)
+        products = self._inner_products(state.segments)[query_index]
+        scale, _ = self._first.scale_and_rest(query_index)
+        fine, rest = self._second.scale_and_rest(query_index)
         estimates = products[near] * np.float32(scale) + more[0] * np.float32(fine)
         estimates *= state.scales[near]
         margins = state.radii[near] * np.float32(1.0 + rest) + np.float32(rest + self._rounding)
@@ -173,14 +176,14 @@ class Probes:
 
 
 @dataclass(frozen=True)
-class _Digit:
-    """Vectors as whole numbers and a scale each, and what that leaves.
+class _QuantisedQueries:
+    """Vectors rounded to int8 with a scale each, and the rest that rounding leaves.
 
     Attributes:
         codes: int8, shape (vectors, dimensions), from -127 to 127.
         scales: float64, shape (vectors,).
-        rests: float64, shape (vectors, dimensions): what is left of the vectors.
-        lengths: float64, shape (vectors,): those of the rests.
+        rests: float64, shape (vectors, dimensions): the vectors less their rounded form.
+        lengths: float64, shape (vectors,): the lengths of the rests.
     """
 
     codes: Int8
@@ -190,27 +193,27 @@ class _Digit:
 
     @classmethod
     def of(cls, vectors: Float64) -> Self:
-        """Return the digits of vectors, shape (vectors, dimensions)."""
+        """Return vectors quantised, shape (vectors, dimensions)."""
         largest = np.abs(vectors).max(axis=1)
-        scales = np.where(largest < NOTHING, 1.0, largest / LEVELS)
+        scales = np.where(largest < SMALLEST_VALUE, 1.0, largest / LEVELS)
         codes = np.rint(vectors / scales[:, np.newaxis])
         rests = vectors - codes * scales[:, np.newaxis]
         lengths = np.sqrt(np.einsum("ij,ij->i", rests, rests))
         return cls(codes.astype(np.int8), scales, rests, lengths)
 
-    def scale_and_rest(self, number: int) -> tuple[float, float]:
+    def scale_and_rest(self, query_index: int) -> tuple[float, float]:
         """Return the scale of one vector, and the length of its rest."""
-        return float(self.scales[number]), float(self.lengths[number])
+        return float(self.scales[query_index]), float(self.lengths[query_index])
 
 
 def _best(scores: Float32, depth: int) -> float:
     """Return a score that the best `depth` of these reach; minus infinity if there are fewer."""
     if depth > len(scores):
         return -np.inf
-    fold = min(len(scores) // (COLUMNS * depth), FOLDED)
+    fold = min(len(scores) // (COLUMNS_PER_RESULT * depth), MOST_FOLDED_ROWS)
     if fold > 1:
-        # The best of every so many rows: the kth of these is no higher than the kth of all, hardly
-        # lower, and quicker to find.
+        # Only the best of each `fold` rows is kept. The kth of these bests is never above the kth
+        # of all rows, and seldom much below. A partition of fewer values is faster.
         columns = len(scores) // fold
         scores = scores[: columns * fold].reshape(fold, columns).max(axis=0)
     return float(np.partition(scores, len(scores) - depth)[len(scores) - depth])

@@ -16,7 +16,7 @@ Int8: TypeAlias = npt.NDArray[np.int8]
 MOST_DIMENSIONS = 2**16
 """Above, sums of products of values up to 127 would come near what int32 holds."""
 
-BLOCK_VALUES = 2**18  # NumPy widens as many values at a time as stay in the processor's cache
+BLOCK_VALUES = 2**18  # int8 values that NumPy widens at a time: they stay in the cache
 
 
 def inner_products(queries: Int8, codes: Int8, out: Float32) -> None:
@@ -32,21 +32,21 @@ def inner_products(queries: Int8, codes: Int8, out: Float32) -> None:
     if not len(codes):
         return
     if simsimd := _simsimd():
-        # Not into `out` at once: simsimd 6 then returns a None that it has not counted, and Python
-        # 3.11 dies when as many are gone as there were.
+        # Copied, and not passed as `out=`: simsimd 6 then returns None without counting the
+        # reference. Python 3.11 aborts when the reference count of None reaches zero.
         out[:] = simsimd.cdist(queries, codes, metric="dot", out_dtype="float32")
         return
-    wide = queries.astype(np.float32)
+    widened = queries.astype(np.float32)
     step = max(1, BLOCK_VALUES // codes.shape[1])
     for start in range(0, len(codes), step):
         block = codes[start : start + step].astype(np.float32)
-        np.matmul(wide, block.T, out=out[:, start : start + step])
+        np.matmul(widened, block.T, out=out[:, start : start + step])
 
 
 def rounding(dimensions: int) -> float:
-    """Return how far a float32 inner product can be off, of a unit vector and one of length 1.6.
+    """Return a bound on the error of a float32 inner product of lengths up to 1 and 1.6.
 
-    As long may be what int8 holds of a unit vector. Nearly twice that is returned.
+    A unit vector rounded to int8 can be as long as 1.6. The bound has a margin of nearly two.
 
     Source: |error| <= n u / (1 - n u) * sum |products| with u = 2**-24 (Higham, Accuracy and
     Stability of Numerical Algorithms, section 3.1), and sum |products| at most the lengths'

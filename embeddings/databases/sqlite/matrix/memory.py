@@ -8,7 +8,7 @@ from ....errors import InvalidQueryError
 from ....work import ROWS
 from ...status import Status
 from . import statements
-from .build import MustScan, base_of, dimensions_of, logged, needed
+from .build import MustScan, base_of, checked_position, dimensions_of, needed_bytes
 from .cache import CACHE, Key
 from .state import bytes_of
 
@@ -21,12 +21,12 @@ def memory_status(work: Work, row: CollectionRow | None) -> Status:
     if row is None or row.vector_bytes is None:
         return Status("scan", "there is nothing to search", budget=CACHE.budget)
     try:
-        position = logged(statements.position(work))
+        position = checked_position(statements.position(work))
         key = Key(position.lineage, row.id, dimensions_of(work))  # type: ignore[arg-type]
         ROWS.put(work.bind, work.records, row, committed=False)
         base = base_of(work, CACHE.slot(work, key))
         if base is None:
-            needed(work)
+            needed_bytes(work)
             raise MustScan("nothing is in memory yet: the second search of a process loads it")
     except MustScan as reason:
         return Status("scan", str(reason), budget=CACHE.budget)

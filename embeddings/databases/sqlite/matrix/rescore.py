@@ -1,4 +1,4 @@
-"""The last look: the candidates' own rows, scored exactly."""
+"""The candidates' own rows, read from the database and scored exactly."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from .candidates import Candidates
     from .statements import Answer, Row
 
-AT_ONCE = 64  # candidates that are read after the first of them
+RESCORE_BATCH = 64  # candidates read per fetch after the first
 
 
-class Finalists:
+class Rescored:
     """The best of the rows that were read.
 
     Args:
@@ -37,23 +37,23 @@ class Finalists:
         self._rows: dict[str, Row] = {}
         self._corrupt: list[str] = []
 
-    def read(self, answer: Answer, odd: int, chosen: Candidates, first: int) -> bool:
-        """Read until the rest is too far, and return whether the rows are as the state has them.
+    def read(self, answer: Answer, invalid: int, chosen: Candidates, first: int) -> bool:
+        """Read until no other can be among the best; return whether the rows agree with the state.
 
         Args:
             answer: At its beginning.
-            odd: How many rows that cannot be compared come first.
+            invalid: How many rows that cannot be compared come first.
             chosen: The candidates, which follow.
-            first: How many of them to read before looking how far the rest is.
+            first: How many of them to read before the rest is compared with the best.
         """
         changed = {change.row.id for change in answer.changes}
-        others = [change.row for change in answer.changes if change.is_meant]
-        others += [row for row in answer.rows(odd) if row.id not in changed]
+        others = [change.row for change in answer.changes if change.matches_filter]
+        others += [row for row in answer.rows(invalid) if row.id not in changed]
         if others:
-            self._score([row for row in others if self._is_meant(row)])
-        at, until, size = 0, len(chosen.ids), first
+            self._score([row for row in others if self._matches_arguments(row)])
+        at, until, batch_size = 0, len(chosen.ids), first
         while at < until:
-            asked = chosen.ids[at : min(at + size, until)]
+            asked = chosen.ids[at : min(at + batch_size, until)]
             pairs = zip(asked, answer.rows(len(asked)), strict=True)
             same = [(n, id, row) for n, (id, row) in enumerate(pairs, at) if id not in changed]
             there = [(n, row) for n, id, row in same if row.id == id]
@@ -61,7 +61,7 @@ class Finalists:
             gone = 0 if self._may_be_gone else len(same) - len(there)
             if not chosen.agree([n for n, _ in there], scores, gone):
                 return False
-            at, size = at + len(asked), AT_ONCE
+            at, batch_size = at + len(asked), RESCORE_BATCH
             self._best.cut()
             until = chosen.reaching(self._best.floor)
         return True
@@ -82,12 +82,12 @@ class Finalists:
             warn_of(self._corrupt, self._vector.size)
 
     def _score(self, rows: Sequence[Row]) -> Float64:
-        """Take the rows in and return their scores, NaN for one that cannot be compared."""
-        size = self._vector.size * ITEM_BYTES
+        """Score rows, keep the best, and return the scores; NaN where a row cannot be compared."""
+        vector_bytes = self._vector.size * ITEM_BYTES
         blobs = [row.embedding for row in rows]
         fit = np.ones(len(rows), bool)
-        if not are_vectors(blobs, size):
-            fit[:] = [are_vectors((blob,), size) for blob in blobs]
+        if not are_vectors(blobs, vector_bytes):
+            fit[:] = [are_vectors((blob,), vector_bytes) for blob in blobs]
             blobs = [blob for blob, fits in zip(blobs, fit.tolist(), strict=True) if fits]
         stored = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self._vector.size)
         scores = np.full(len(rows), np.nan)
@@ -98,8 +98,8 @@ class Finalists:
         self._corrupt += [ids[at] for at in np.flatnonzero(np.isnan(scores)).tolist()]
         return scores
 
-    def _is_meant(self, row: Row) -> bool:
-        """Return whether the row is one of those to search, as the candidates are."""
+    def _matches_arguments(self, row: Row) -> bool:
+        """Return whether the row meets `prefix` and `skip_id`, which chose the candidates too."""
         prefix, skip_id = self._query.prefix, self._query.skip_id
         return (
             row.id is not None

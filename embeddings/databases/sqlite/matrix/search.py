@@ -22,11 +22,11 @@ from ....searching.query import NotConfirmed, Ranking, ScoredRow
 from ....searching.scan import are_vectors, scan
 from ....vectors import ITEM_BYTES
 from . import statements
-from .build import MustScan, catch_up, dimensions_of, logged, mistrust
+from .build import MustScan, catch_up, checked_position, dimensions_of, forget
 from .cache import CACHE, Key
 from .candidates import Probes
 from .kernel import MOST_DIMENSIONS
-from .rescore import Finalists
+from .rescore import Rescored
 from .segments import Packer
 
 if TYPE_CHECKING:
@@ -40,11 +40,12 @@ if TYPE_CHECKING:
     from .state import Mark, State
     from .statements import Answer, Position
 
-ATTEMPTS = 5
-MOST_ODD = 100  # rows that cannot be compared, and that a warning has to name
-ESTIMATES_AT_ONCE = 2**22  # one for each row and query
-FETCHED, SHARE = 500, 8  # candidates that are fetched at most: so many, or one row in so many
-TRIED = (128, 2048)  # how many of the best to try a filter on before asking for all that it keeps
+ATTEMPTS = 5  # at a search from memory, before the rows are scanned
+MOST_INVALID = 100  # rows that cannot be compared: each search reads them, to warn of them
+ESTIMATES_PER_BLOCK = 2**22  # rows times queries whose products are held at a time
+FETCHED_ROWS = 500  # candidates that are always few enough to be fetched
+FETCHED_SHARE = 8  # one in this many rows of the collection is few enough, too
+FILTER_TRIAL_ROWS = (128, 2048)  # best rows that a filter is tried on before all ids are asked
 
 
 def search(work: Work, vector: Float64, query: Query) -> Ranking:
@@ -71,12 +72,12 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
     filters = query.filters(work)
     while rest := vectors[len(results) :]:
         latest = CACHE.latest(work)
-        most = max(1, ESTIMATES_AT_ONCE // (1 + len(latest[1].radii))) if latest else 1
+        most = max(1, ESTIMATES_PER_BLOCK // (1 + len(latest[1].radii))) if latest else 1
         block = list(takewhile(lambda vector: vector.size == rest[0].size, rest[:most]))
         probes = Probes(block)
-        for number, vector in enumerate(block):
+        for query_index, vector in enumerate(block):
             try:
-                ranking = Ranking(_search(work, probes, number, query, filters))
+                ranking = Ranking(_search(work, probes, query_index, query, filters))
             except MustScan:
                 if not work.row.is_certain:
                     raise NotConfirmed from None
@@ -88,7 +89,7 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
 def _search(
     work: Work,
     probes: Probes,
-    number: int,
+    query_index: int,
     query: Query,
     filters: Sequence[ColumnElement[bool]],
 ) -> list[ScoredRow]:
@@ -97,14 +98,14 @@ def _search(
     Raises:
         MustScan: Only a scan can tell.
     """
-    dimensions = probes.vectors[number].size
+    dimensions = probes.vectors[query_index].size
     if not query.depth or work.row.vector_bytes != dimensions * ITEM_BYTES:
         raise MustScan("there is nothing to compare with")
     if dimensions > MOST_DIMENSIONS:
         raise MustScan(f"vectors of over {MOST_DIMENSIONS} dimensions are not kept in memory")
     for _ in range(ATTEMPTS):
         key, state = _base(work)
-        rows = _attempt(work, key, state, probes, number, query, filters)
+        rows = _attempt(work, key, state, probes, query_index, query, filters)
         if rows is not None:
             return rows
     raise MustScan("rows were written faster than they could be compared")
@@ -114,13 +115,13 @@ def _base(work: Work) -> tuple[Key, State]:
     """Return a state to begin with.
 
     Raises:
-        MustScan: There is none, or none that goes with a guess of the collection's row: with odd
-            rows, the collection may have vectors of another length by now.
+        MustScan: There is none, or none that goes with a guess of the collection's row: with
+            invalid rows, the collection may have vectors of another length by now.
     """
     latest = CACHE.latest(work)
     if work.row.is_certain:
         return latest or catch_up(work)
-    if latest is None or latest[1].odd:
+    if latest is None or latest[1].invalid:
         raise MustScan("the collection's row is not known for certain")
     return latest
 
@@ -130,30 +131,30 @@ def _attempt(
     key: Key,
     state: State,
     probes: Probes,
-    number: int,
+    query_index: int,
     query: Query,
     filters: Sequence[ColumnElement[bool]],
 ) -> list[ScoredRow] | None:
     """Return the best rows, or None where the session sees others than those of the state."""
-    if len(state.odd) > MOST_ODD:
-        raise MustScan(f"{len(state.odd)} rows hold no vector that can be compared")
-    vector = probes.vectors[number]
+    if len(state.invalid) > MOST_INVALID:
+        raise MustScan(f"{len(state.invalid)} rows hold no vector that can be compared")
+    vector = probes.vectors[query_index]
     for view, depth, is_last in _views(work, state, query, filters):
-        chosen = probes.candidates(number, view, depth, query.min_score)
-        if len(chosen.ids) > max(FETCHED, state.rows // SHARE):
+        chosen = probes.candidates(query_index, view, depth, query.min_score)
+        if len(chosen.ids) > max(FETCHED_ROWS, state.rows // FETCHED_SHARE):
             if is_last:
                 raise MustScan("most of the rows may be among the best")
             continue
-        first = chosen.likely(query.depth)
-        finalists = Finalists(vector, query, may_be_gone=not is_last)
+        first = chosen.first_reads(query.depth)
+        rescored = Rescored(vector, query, may_be_gone=not is_last)
         with _asked(
-            work, state, [*view.odd, *chosen.ids], len(view.odd) + first, filters
+            work, state, [*view.invalid, *chosen.ids], len(view.invalid) + first, filters
         ) as answer:
             holds = _holds(work, key, answer)
-            agrees = holds and finalists.read(answer, len(view.odd), chosen, first)
+            agrees = holds and rescored.read(answer, len(view.invalid), chosen, first)
         if not holds:
             if not work.row.is_certain and not answer.position.has_collection:
-                mistrust(work)
+                forget(work)
                 raise MustScan("the name is another collection's, or nobody's")
             catch_up(work)
             return None
@@ -165,9 +166,9 @@ def _attempt(
             CACHE.put(key, _with_changes(work, state, answer))
             if filters and is_last:
                 return None  # other rows may meet the conditions now
-        if finalists.are_best(chosen.floor):
-            finalists.warn()
-            return _decoded(work, finalists)
+        if rescored.are_best(chosen.floor):
+            rescored.warn()
+            return _decoded(work, rescored)
         if answer.changes:
             return None
     return None
@@ -187,14 +188,14 @@ def _views(
     if not filters:
         yield view, query.depth, True
         return
-    for depth in TRIED:
+    for depth in FILTER_TRIAL_ROWS:
         if query.depth <= depth // 2 and depth * 32 <= view.rows:
             yield view, depth, False
     with _log_may_be_gone(work):
-        position, ids = statements.meeting(work, state.mark, filters)
+        position, ids = statements.ids_matching(work, state.mark, filters)
     if position.mark == state.mark and position.has_base:
         yield view.only(ids), query.depth, True
-    else:  # what has a filter must not wait for a search without one
+    else:  # the state is out of date: brought up to date here, as by a search without a filter
         catch_up(work)
 
 
@@ -216,16 +217,16 @@ def _log_may_be_gone(work: Work) -> Iterator[None]:
         yield
     except OperationalError as error:
         if "no such" in str(error.orig):  # not for a lock, which would be waited for again
-            _logged(work, statements.position(work))
+            _checked_position(work, statements.position(work))
         raise
 
 
-def _logged(work: Work, position: Position) -> Position:
+def _checked_position(work: Work, position: Position) -> Position:
     """Return the position as `logged` does; where it raises, no guess is made the next time."""
     try:
-        return logged(position)
+        return checked_position(position)
     except MustScan:
-        mistrust(work)
+        forget(work)
         raise
 
 
@@ -235,7 +236,7 @@ def _holds(work: Work, key: Key, answer: Answer) -> bool:
     Raises:
         MustScan: Nobody can tell.
     """
-    position, changes = _logged(work, answer.position), answer.changes
+    position, changes = _checked_position(work, answer.position), answer.changes
     return (
         position.has_base
         and position.lineage == key.lineage
@@ -262,12 +263,12 @@ def _with_changes(work: Work, state: State, answer: Answer) -> State:
     packer.add((row.id, row.embedding) for row in rows)
     changed = {change.row.id for change in answer.changes}
     mark: Mark = answer.position.mark  # type: ignore[assignment]  # a position that holds has one
-    return state.patched(mark, changed, packer.segments(), packer.odd)
+    return state.patched(mark, changed, packer.segments(), packer.invalid)
 
 
-def _decoded(work: Work, finalists: Finalists) -> list[ScoredRow]:
+def _decoded(work: Work, rescored: Rescored) -> list[ScoredRow]:
     as_content, as_metadata = statements.decoders(work.records, work.dialect)
     return [
         ScoredRow(row.id, score, as_content(row.content), as_metadata(row.metadata))
-        for row, score in finalists.ranked()
+        for row, score in rescored.ranked()
     ]

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from ....vectors import Float32
     from .kernel import Int8
 
-SEGMENT_BYTES, SEGMENT_ROWS = 6 * 2**20, 2**14  # at most: few to search, and soon made anew
+SEGMENT_BYTES = 6 * 2**20  # of codes in a segment, at most
+SEGMENT_ROWS = 2**14  # in a segment, at most: few segments, each rewritten in milliseconds
 ID_BYTES = 80  # of a short id as a Python string, with its place in a tuple
 LEVELS = 127
 
@@ -105,7 +106,7 @@ class Packer:
     """Makes segments of stored rows, in memory of about one segment more than they take.
 
     Args:
-        dimensions: Of the vectors; rows of other lengths are odd.
+        dimensions: Of the vectors; rows of other lengths are invalid.
     """
 
     def __init__(self, dimensions: int) -> None:
@@ -114,17 +115,17 @@ class Packer:
         self._parts: list[Segment] = []
         self._waiting = 0
         self._segments: list[Segment] = []
-        self.odd: list[str] = []
+        self.invalid: list[str] = []
         """The ids of rows that hold no finite vector of this length."""
 
     def add(self, rows: Iterable[tuple[str, Any]]) -> None:
         """Take in ids with what is stored as their embeddings: some dozens at a time."""
-        size = self._dimensions * ITEM_BYTES
+        vector_bytes = self._dimensions * ITEM_BYTES
         rows = list(rows)
-        fit = [row for row in rows if type(row[1]) is bytes and len(row[1]) == size]
+        fit = [row for row in rows if type(row[1]) is bytes and len(row[1]) == vector_bytes]
         if len(fit) < len(rows):
             chosen = {id for id, _ in fit}
-            self.odd += [id for id, _ in rows if id not in chosen]
+            self.invalid += [id for id, _ in rows if id not in chosen]
         if not fit:
             return
         ids, blobs = zip(*fit, strict=True)
@@ -133,7 +134,7 @@ class Packer:
         part = Segment(ids, codes, scales, radii)
         finite = np.isfinite(radii)
         if not finite.all():
-            self.odd += [ids[at] for at in np.flatnonzero(~finite).tolist()]
+            self.invalid += [ids[at] for at in np.flatnonzero(~finite).tolist()]
             part = gathered([(part, np.flatnonzero(finite))])
         self._parts.append(part)
         self._waiting += len(part)

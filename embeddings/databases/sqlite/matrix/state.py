@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from ....vectors import Float32
     from .kernel import Int8
 
-DEAD_SHARE = 8  # a segment is made anew when one row in so many is dead
-USUAL = 1.5  # times the median, a radius is not one of a few that are far above the others
-WIDE_SHARE = 8  # what is usual is found out anew when one row in so many is wide
-COMPACTED_AT_ONCE = 2  # so that compacting never takes much memory at a time
-JOINED_BYTES = 2 * ITEM_BYTES  # of a row: its scale and radius, in one piece with those of all
+DEAD_SHARE = 8  # a segment is rewritten when one in this many of its rows is dead
+OUTLIER_FACTOR = 1.5  # a radius above this many times the median is an outlier's
+OUTLIER_SHARE = 8  # common_radius is found anew when one in this many rows is an outlier
+SEGMENTS_COMPACTED = 2  # wasteful segments rewritten after one write: a bound on its memory
+JOINED_BYTES = 2 * ITEM_BYTES  # of a row: scale and radius, joined over all segments
 
 
 class Mark(NamedTuple):
@@ -44,22 +44,22 @@ class State:
         mark: The newest row of the log, for this collection, that is taken into account.
         segments: The rows, and among them dead ones, which are out of date.
         radii: float32, shape (rows,): those of the segments; infinite for a dead row.
-        reach: One bound for the radii of nearly all rows. Those above it are wide, and bounded one
-            by one; dead and wide rows stand aside.
-        odd: The ids of rows that cannot be compared.
+        common_radius: A bound on the radii of nearly all rows. Rows above it are outliers, with a
+            bound each. Dead rows and outliers are excluded from the common bound.
+        invalid: The ids of rows whose vector cannot be compared.
     """
 
     mark: Mark
     segments: tuple[Segment, ...]
     radii: Float32
-    reach: float
-    odd: frozenset[str]
+    common_radius: float
+    invalid: frozenset[str]
 
     @classmethod
-    def of(cls, mark: Mark, segments: Sequence[Segment], odd: Iterable[str] = ()) -> Self:
+    def of(cls, mark: Mark, segments: Sequence[Segment], invalid: Iterable[str] = ()) -> Self:
         """Return the state of these segments, without dead rows."""
         radii = _joined([segment.radii for segment in segments])
-        return cls(mark, tuple(segments), radii, _reach(radii), frozenset(odd))
+        return cls(mark, tuple(segments), radii, _common_radius(radii), frozenset(invalid))
 
     @cached_property
     def starts(self) -> list[int]:
@@ -72,17 +72,17 @@ class State:
         return _joined([segment.scales for segment in self.segments])
 
     @cached_property
-    def aside(self) -> npt.NDArray[np.bool_] | None:
-        """Which rows are dead or wide, shape (rows,); None if none is."""
-        aside = self.radii > self.reach
-        return aside if aside.any() else None
+    def excluded(self) -> npt.NDArray[np.bool_] | None:
+        """Which rows are dead or outliers, shape (rows,); None if none is."""
+        is_excluded = self.radii > self.common_radius
+        return is_excluded if is_excluded.any() else None
 
     @cached_property
-    def wide(self) -> npt.NDArray[np.intp]:
-        """Where the wide rows stand."""
-        if self.aside is None:
+    def outliers(self) -> npt.NDArray[np.intp]:
+        """Where the outliers stand."""
+        if self.excluded is None:
             return np.empty(0, np.intp)
-        positions = np.flatnonzero(self.aside)
+        positions = np.flatnonzero(self.excluded)
         return positions[self.radii[positions] < np.inf]
 
     @cached_property
@@ -147,11 +147,11 @@ class State:
             for start, segment, part in zip(self.starts, self.segments, segments, strict=False)
             for low in ([segment.position(part.ids[0]) or 0] if part.ids else [0])
         ]
-        odd = frozenset(id for id in self.odd if id.startswith(prefix))
-        return replace(self, segments=tuple(segments), radii=_joined(radii), odd=odd)
+        invalid = frozenset(id for id in self.invalid if id.startswith(prefix))
+        return replace(self, segments=tuple(segments), radii=_joined(radii), invalid=invalid)
 
     def patched(
-        self, mark: Mark, changed: Ids[str], segments: Sequence[Segment], odd: Iterable[str]
+        self, mark: Mark, changed: Ids[str], segments: Sequence[Segment], invalid: Iterable[str]
     ) -> State:
         """Return the state after some rows were written.
 
@@ -159,12 +159,12 @@ class State:
             mark: The newest row of the log by then.
             changed: All ids that were written, or deleted.
             segments: Those of them that are there.
-            odd: Those that are there and cannot be compared.
+            invalid: Those that are there and cannot be compared.
         """
         old = self.without(changed)
         radii = _joined([old.radii, *(segment.radii for segment in segments)])
-        rest = (old.odd - set(changed)) | set(odd)
-        return State(mark, (*old.segments, *segments), radii, self.reach, rest).tidied()
+        rest = (old.invalid - set(changed)) | set(invalid)
+        return State(mark, (*old.segments, *segments), radii, self.common_radius, rest).tidied()
 
     def _with_dead(self, positions: Sequence[int]) -> State:
         if not positions:
@@ -185,7 +185,7 @@ class State:
         ]
         wasteful = [at for at, part in enumerate(parts) if part.dead * DEAD_SHARE > len(part.radii)]
         wasteful.sort(key=lambda at: -parts[at].dead)
-        for at in wasteful[:COMPACTED_AT_ONCE]:
+        for at in wasteful[:SEGMENTS_COMPACTED]:
             parts[at] = _Part.of(parts[at : at + 1])
         most = segment_rows(self.segments[0].codes.shape[1]) if self.segments else 0
         at = len(parts) - 1
@@ -196,8 +196,8 @@ class State:
             at -= 1
         segments = tuple(part.segment for part in parts)
         tidy = replace(self, segments=segments, radii=_joined([part.radii for part in parts]))
-        if len(tidy.wide) * WIDE_SHARE > tidy.rows:
-            return replace(tidy, reach=_reach(tidy.radii))
+        if len(tidy.outliers) * OUTLIER_SHARE > tidy.rows:
+            return replace(tidy, common_radius=_common_radius(tidy.radii))
         return tidy
 
 
@@ -227,10 +227,10 @@ def expected_bytes(rows: int, dimensions: int) -> int:
     return rows * (row_bytes(dimensions) + JOINED_BYTES)
 
 
-def _reach(radii: Float32) -> float:
+def _common_radius(radii: Float32) -> float:
     """Return what all but few of the finite radii are at most, however many rows are zeros."""
     finite = radii[(radii > 0.0) & (radii < np.inf)]
-    return float(min(finite.max(), USUAL * np.median(finite))) if len(finite) else 0.0
+    return float(min(finite.max(), OUTLIER_FACTOR * np.median(finite))) if len(finite) else 0.0
 
 
 def _joined(arrays: Sequence[Float32]) -> Float32:

@@ -45,9 +45,9 @@ if TYPE_CHECKING:
     from ....tables.records import Records
     from ....work import CollectionRow, Work
 
-MOST_CHANGES = 64  # rows of the log that the answer to a search brings along
-CHUNK_ROWS = 256
-WIDTH = 6  # columns of a statement's parts, beside the one that tells the part
+MOST_CHANGES = 64  # changed rows that the answer to a search brings along
+CHUNK_ROWS = 256  # rows fetched at a time while a state is built
+WIDTH = 6  # columns of each part of a statement, after the number of the part
 
 
 class Position(NamedTuple):
@@ -81,8 +81,8 @@ class Change(NamedTuple):
     row: Row
     """With the id also where it was deleted."""
     is_there: bool
-    is_meant: bool
-    """Whether it is there and meets the conditions."""
+    matches_filter: bool
+    """Whether the row is there and meets the conditions."""
 
 
 class Answer:
@@ -105,11 +105,11 @@ class Answer:
         self.changes += [_as_change(row) for row in rows if row[0] == 1]
         self._waiting = [Row._make(row[1:5]) for row in rows if row[0] == 2]
 
-    def rows(self, number: int) -> list[Row]:
-        """Read on: return the rows of the next so many candidates, in their order."""
-        rows = self._waiting[:number]
-        del self._waiting[:number]
-        if missing := number - len(rows):
+    def rows(self, count: int) -> list[Row]:
+        """Read on, and return the rows of the next `count` candidates, in their order."""
+        rows = self._waiting[:count]
+        del self._waiting[:count]
+        if missing := count - len(rows):
             rows += [Row._make(row[1:5]) for row in self._result.fetchmany(missing)]
         return rows
 
@@ -170,7 +170,7 @@ def _is_logged(records: Records) -> ColumnElement[bool]:
         objects.type == _constant("trigger"), objects.name.in_(names), objects.tbl_name.in_(ours)
     )
     stand = triggers.scalar_subquery() == _constant(len(names))
-    # A temporary table of the name goes first, and has no log.
+    # A temporary table of the same name hides ours, and has no log.
     shadowed = exists(select(_constant(1)).where(shadows.name.in_(ours)))
     return stand if records.embeddings.schema else and_(stand, ~shadowed)
 
@@ -184,13 +184,13 @@ def _position(records: Records) -> Select[Any]:
     lineage = select(log.token).where(log.seq == _constant(0)).scalar_subquery()
     is_base = and_(ours, log.seq == _given("seq"), log.token == _given("token"))
     row = records.collections.c
-    is_meant = and_(
+    is_this_row = and_(
         row.id == _given("of"),
         row.name == _given("name"),
         row.model.is_not_distinct_from(_given("model")),
     )
     has_base, has_collection = (
-        exists(select(_constant(1)).where(condition)) for condition in (is_base, is_meant)
+        exists(select(_constant(1)).where(condition)) for condition in (is_base, is_this_row)
     )
     columns = (seq, token, lineage, has_base, has_collection, _is_logged(records))
     return _selected(0, *map(_raw, columns))
@@ -211,7 +211,7 @@ def _changes(records: Records, conditions: Sequence[ColumnElement[bool]] = ()) -
     changed = _changed(records)
     row = _rows(records, and_(true(), *conditions))
     stored = (row.c.embedding, row.c.content, row.c.metadata)
-    flags = (row.c.id.is_not(None), row.c.is_meant)
+    flags = (row.c.id.is_not(None), row.c.matches_filter)
     changes = _selected(1, changed.c.id, *map(_raw, stored + flags))
     return changes.select_from(changed.outerjoin(row, row.c.id == changed.c.id))
 
@@ -236,13 +236,13 @@ def _unfiltered(records: Records) -> CompoundSelect[Any]:
 
 def _rows(
     records: Records,
-    is_meant: ColumnElement[bool],
+    matches_filter: ColumnElement[bool],
     conditions: Sequence[ColumnElement[bool]] = (),
 ) -> Subquery:
     """Return the collection's rows, alone: a host's condition may name a column without a table."""
     columns = records.embeddings.c
     stored = (columns.id, columns.embedding, columns.content, columns.metadata)
-    statement = select(*stored, is_meant.label("is_meant"))
+    statement = select(*stored, matches_filter.label("matches_filter"))
     return statement.where(columns.collection_id == _given("of"), *conditions).subquery()
 
 
@@ -280,15 +280,15 @@ def position(work: Work, base: Mark | None = None) -> Position:
         work: What its session sees, of its collection.
         base: The mark to look for.
     """
-    # The log is not named before it is known to be there.
+    # A statement that names the log fails where there is none: the triggers are looked for first.
     if not work.run(select(_is_logged(work.records))).scalar_one():
         return Position(False, None, None, False, False)
     rows = work.run(_position(work.records), _at(work.row, base))
     return _as_position(rows.one())
 
 
-def known(work: Work, marks: Iterable[Mark]) -> set[Mark]:
-    """Return those of the marks that the session's log holds."""
+def held_marks(work: Work, marks: Iterable[Mark]) -> set[Mark]:
+    """Return those of the marks that are in the log, as the session sees it."""
     log = _tables(work.records).log.c
     statement = select(log.seq, log.token).where(
         log.collection_id == work.row.id, log.seq.in_([mark.seq for mark in marks])
@@ -302,14 +302,14 @@ def count(work: Work) -> int:
     return int(work.run(statement).scalar_one())
 
 
-def meeting(
+def ids_matching(
     work: Work,
     base: Mark,
     conditions: Sequence[ColumnElement[bool]],
 ) -> tuple[Position, set[str]]:
     """Return where the session is, and the ids that meet the conditions there."""
     columns = work.records.embeddings.c
-    # Not "id IS NOT NULL": SQLite would seek by that, and not by the ids of a condition.
+    # No "id IS NOT NULL": SQLite would seek by it in place of the ids of a condition.
     ids = _selected(1, columns.id).where(columns.collection_id == work.row.id, *conditions)
     rows = work.run(union_all(_position(work.records), ids), _at(work.row, base)).all()
     return _as_position(rows[0]), {row[1] for row in rows[1:]} - {None}

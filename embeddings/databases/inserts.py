@@ -1,0 +1,66 @@
+"""INSERT as drivers take it: this library's columns, and a host's own by their defaults."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import bindparam
+
+from ..tables.records import COLUMNS
+from ..work import compiled
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from sqlalchemy import Column, ColumnElement, Connection, Dialect, Executable, Table
+
+
+class Insert(NamedTuple):
+    """A statement, and what its parameters are beside the values of `COLUMNS`."""
+
+    sql: str
+    names: tuple[str, ...]
+    """All parameters, in the statement's order where it has one."""
+    is_positional: bool
+    defaults: tuple[tuple[str, Callable[[], Any]], ...]
+    """A host's own columns that have a default in Python."""
+
+    def run(self, connection: Connection, rows: Iterable[tuple[Any, ...]]) -> int:
+        """Execute it for rows, and return how many were written; not every driver can tell.
+
+        Args:
+            connection: Whose dialect the statement was made for.
+            rows: Values of `COLUMNS`, as the driver takes them.
+        """
+        parameters: Any = list(rows)
+        if not self.is_positional or self.names != COLUMNS:
+            parameters = [self._by_name(row) for row in parameters]
+        return connection.exec_driver_sql(self.sql, parameters).rowcount
+
+    def _by_name(self, row: tuple[Any, ...]) -> Any:
+        values = dict(zip(COLUMNS, row, strict=True))
+        values |= {name: default() for name, default in self.defaults}
+        return tuple(values[name] for name in self.names) if self.is_positional else values
+
+
+def own_values(table: Table) -> dict[str, ColumnElement[Any]]:
+    """Return a parameter for each of `COLUMNS`, by its name: the values of an INSERT."""
+    return {name: bindparam(name, type_=table.c[name].type) for name in COLUMNS}
+
+
+def insert_of(
+    statement: Executable, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
+) -> Insert:
+    """Return an INSERT of `own_values`, ready to be executed many times."""
+    made = compiled(statement, dialect, schema_map)
+    by_host = tuple((column.key, _default_of(column, dialect)) for column in made.insert_prefetch)
+    names = getattr(made, "positiontup", None) or [*COLUMNS, *(name for name, _ in by_host)]
+    return Insert(str(made), tuple(names), bool(dialect.positional), by_host)
+
+
+def _default_of(column: Column[Any], dialect: Dialect) -> Callable[[], Any]:
+    default: Any = column.default
+    processor = column.type.dialect_impl(dialect).bind_processor(dialect)
+    make: Any = functools.partial(default.arg, None) if default.is_callable else lambda: default.arg
+    return make if processor is None else lambda: processor(make())
