@@ -6,17 +6,14 @@ can put them into a command of its own.
 
 from __future__ import annotations
 
-import json
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from .collection import Collection
+from . import commands
 from .errors import EmbeddingsError, MissingExtraError
-from .overview import overview
 from .sessions.open import open_engine
 from .tables.migrate import head_revision, migrate
 
@@ -27,6 +24,8 @@ try:
     import click
 except ImportError:
     raise MissingExtraError("click", "cli") from None
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 Target = Engine | str
 """An engine, or the URL or path of a database."""
@@ -58,24 +57,53 @@ def migrate_command(database: Target) -> None:
 
 
 @embeddings.command("status")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 @click.pass_context
 def status_command(context: click.Context, as_json: bool) -> None:
     """Show the schema and every collection; exit with 1 if there is something to migrate."""
     with _one_line_errors():
-        found = overview(context.obj)
-    click.echo(json.dumps(asdict(found), ensure_ascii=False) if as_json else found)
-    context.exit(0 if found.is_current else 1)
+        outcome = commands.status(context.obj, as_json=as_json)
+    _end(context, outcome)
 
 
-@embeddings.command("collections")
-@click.pass_obj
-def collections_command(database: Target) -> None:
-    """Print the names of the collections, one a line."""
+@embeddings.command("search")
+@click.argument("collection")
+@click.argument("text")
+@click.option("--number", "-n", default=10, show_default=True, help="The most results.")
+@click.option("--prefix", help="Only ids that begin with this.")
+@json_option
+@click.pass_context
+def search_command(
+    context: click.Context,
+    collection: str,
+    text: str,
+    number: int,
+    prefix: str | None,
+    as_json: bool,
+) -> None:
+    """Print what COLLECTION has nearest to TEXT: score, id and content; exit with 1 if nothing."""
     with _one_line_errors():
-        names = Collection.names(database)
-    for name in names:
-        click.echo(name)
+        outcome = commands.search(
+            context.obj, collection, text, number=number, prefix=prefix, as_json=as_json
+        )
+    _end(context, outcome)
+
+
+@embeddings.command("show")
+@click.argument("collection")
+@click.argument("id", required=False)
+@json_option
+@click.pass_context
+def show_command(context: click.Context, collection: str, id: str | None, as_json: bool) -> None:
+    """Show COLLECTION, or the item ID in it; exit with 1 if it is not there."""
+    with _one_line_errors():
+        outcome = commands.show(context.obj, collection, id, as_json=as_json)
+    _end(context, outcome)
+
+
+def _end(context: click.Context, outcome: commands.Outcome) -> None:
+    click.echo(outcome.text)
+    context.exit(0 if outcome.is_good else 1)
 
 
 def commands_on(find_engine: Callable[[], Engine]) -> click.Group:

@@ -11,7 +11,7 @@ from . import errors
 from .keys import K, keys_of
 from .models.base import BATCH_SIZE, check_model
 from .searching import read, search
-from .searching.query import Entries, Filters, check_query, several
+from .searching.query import Entries, Filters, check_filters, check_query, several
 from .sessions import bind
 from .tables.records import RECORDS, EmbeddingRecord, Records
 from .vectors import as_query
@@ -217,7 +217,7 @@ class Collection(Generic[K]):
     # Reading
 
     def get(self, id: Key) -> EmbeddingRecord | None:
-        """Return an item's record, or None.
+        """Return an item's record, or None. Its `key` is in the type of the collection's keys.
 
         On a session it is an object of that session; else it is detached, with its collection.
         """
@@ -227,7 +227,10 @@ class Collection(Generic[K]):
         return read.contains(self.reference, id)
 
     def __iter__(self) -> Iterator[EmbeddingRecord]:
-        """Yield every record, in the order of the stored ids, a page at a time."""
+        """Yield every record, in the order of the stored ids, a page at a time.
+
+        Their `key` is in the type of the collection's keys.
+        """
         return read.pages(self.reference)
 
     def ids(self, prefix: str | None = None) -> list[K]:
@@ -330,7 +333,7 @@ class Collection(Generic[K]):
 
             And what `embed` raises; the batches before the failing one are written.
         """
-        pairs = (unpacked(entry, 2, 2) for entry in entries)
+        pairs = (unpacked(entry, 2, 2, at) for at, entry in enumerate(entries))
         triples = ((id, value, None) for id, value in pairs)
         return write.embed_multi(self.reference, triples, store, batch_size, force=force)
 
@@ -350,7 +353,7 @@ class Collection(Generic[K]):
             batch_size: As in `embed_multi`.
             force: Call the model even for vectors that are there.
         """
-        triples = (unpacked(entry, 3, 3) for entry in entries)
+        triples = (unpacked(entry, 3, 3, at) for at, entry in enumerate(entries))
         return write.embed_multi(self.reference, triples, store, batch_size, force=force)
 
     def plan(
@@ -374,10 +377,10 @@ class Collection(Generic[K]):
         Raises:
             InvalidItemError: Something cannot be stored.
         """
-        triples = ((*unpacked(entry, 2, 3), None)[:3] for entry in entries)
+        triples = ((*unpacked(entry, 2, 3, at), None)[:3] for at, entry in enumerate(entries))
         items = [
-            checked_item(self.reference, id, value, metadata, store)
-            for id, value, metadata in triples
+            checked_item(self.reference, id, value, metadata, store, at)
+            for at, (id, value, metadata) in enumerate(triples)
         ]
         return plans.make(self.reference, items, force=force)
 
@@ -414,8 +417,11 @@ class Collection(Generic[K]):
 
         Where a session has no connection out of its pool, it has none while the model runs. No
         database is touched if the collection was given its model.
+
+        Raises:
+            InvalidQueryError: The value is empty.
         """
-        return write.embed_query(self.reference, value)
+        return write.embed_query(self.reference, search.sought(value))
 
     def store_vectors(
         self, entries: Iterable[tuple[Any, ...]], batch_size: int = BATCH_SIZE
@@ -480,9 +486,9 @@ class Collection(Generic[K]):
     ) -> Entries[K]:
         """Return the items nearest in meaning to the value, best first, ties by id.
 
-        The model is not called if there is nothing to compare with. A session that has no
-        connection out of its pool has none while the model runs, and what it holds is flushed
-        afterwards.
+        The model is not called if there is nothing to compare with. A text of blanks finds
+        nothing, and so does one whose vector is all zeros. A session that has no connection out of
+        its pool has none while the model runs, and what it holds is flushed afterwards.
 
         All conditions hold at once, and before the best are taken: there are `number` results if so
         many items fit.
@@ -490,7 +496,7 @@ class Collection(Generic[K]):
             docs.similar("dog", number=5, offset=5, where={"tag": "pet"})
 
         Args:
-            value: Text or bytes.
+            value: Text or bytes, not empty.
             number: The most results.
             prefix: Only ids that begin with it, literally and in the same case; no character in it
                 is a wildcard.
@@ -508,9 +514,9 @@ class Collection(Generic[K]):
 
         Raises:
             InvalidItemError: The model does not take such a value.
-            InvalidQueryError: An argument means nothing.
+            InvalidQueryError: The value is empty, or an argument means nothing.
         """
-        query = self._query(number, prefix, filters)
+        query = self._query("similar", number, prefix, filters)
         return search.by_value(self.reference, value, query, search.entries, Entries[K]())
 
     def similar_by_id(
@@ -522,13 +528,15 @@ class Collection(Generic[K]):
     ) -> Entries[K]:
         """Return the items nearest to a stored one, without that one. Arguments as in `similar`.
 
+        Nothing is near to an item whose vector is all zeros.
+
         Raises:
             DoesNotExist: There is no item of this id.
             InvalidVectorError: Its stored vector is corrupt.
         """
-        text = self.reference.keys.to_text(id)
-        query = self._query(number, prefix, filters, skip_id=text)
-        return search.by_id(self.reference, text, query, search.entries)
+        text = self.reference.id_of(id)
+        query = self._query("similar_by_id", number, prefix, filters, skip_id=text)
+        return search.by_id(self.reference, text, query, search.entries, Entries[K]())
 
     def similar_by_vector(
         self,
@@ -541,7 +549,8 @@ class Collection(Generic[K]):
         """Return the items nearest to a vector. No model is called. Arguments as in `similar`.
 
         Args:
-            vector: Shape (dimensions,), any numbers; its length does not matter.
+            vector: Shape (dimensions,), any numbers; its length does not matter. To one that is
+                all zeros everything scores 0.0.
             number: The most results.
             skip_id: An id to leave out.
             prefix: Only ids that begin with it.
@@ -551,7 +560,9 @@ class Collection(Generic[K]):
             InvalidVectorError: The vector is not finite, or has other dimensions than the
                 collection's.
         """
-        query = self._query(number, prefix, filters, skip_id=self._text_or_none(skip_id))
+        query = self._query(
+            "similar_by_vector", number, prefix, filters, skip_id=self._text_or_none(skip_id)
+        )
         return search.by_vector(
             self.reference, as_query(vector), query, search.entries, Entries[K]()
         )
@@ -577,7 +588,9 @@ class Collection(Generic[K]):
             InvalidItemError: The model does not take such a value.
             InvalidQueryError: An argument means nothing.
         """
-        return search.by_values(self.reference, values, self._query(number, prefix, filters))
+        return search.by_values(
+            self.reference, values, self._query("similar_multi", number, prefix, filters)
+        )
 
     def similar_multi_by_vector(
         self,
@@ -598,7 +611,7 @@ class Collection(Generic[K]):
             InvalidVectorError: A vector is not finite, or has other dimensions than the
                 collection's.
         """
-        query = self._query(number, prefix, filters)
+        query = self._query("similar_multi_by_vector", number, prefix, filters)
         return search.by_vectors(self.reference, several(vectors, "vectors"), query)
 
     def matches(
@@ -618,7 +631,7 @@ class Collection(Generic[K]):
         `id` is in the type of the collection's keys. On SQLite the search takes place now; on
         PostgreSQL it is a part of your statement, and exact unless `exact=False` is given.
         """
-        query = self._query(number, prefix, filters)
+        query = self._query("matches", number, prefix, filters)
         nothing = self.reference.keys.none_found()
         return search.by_value(self.reference, value, query, search.selectable, nothing)
 
@@ -630,9 +643,10 @@ class Collection(Generic[K]):
         **filters: Unpack[Filters],
     ) -> Subquery:
         """Return what `similar_by_id` finds as a selectable, as `matches` does."""
-        text = self.reference.keys.to_text(id)
-        query = self._query(number, prefix, filters, skip_id=text)
-        return search.by_id(self.reference, text, query, search.selectable)
+        text = self.reference.id_of(id)
+        query = self._query("matches_by_id", number, prefix, filters, skip_id=text)
+        nothing = self.reference.keys.none_found()
+        return search.by_id(self.reference, text, query, search.selectable, nothing)
 
     def matches_by_vector(
         self,
@@ -643,7 +657,9 @@ class Collection(Generic[K]):
         **filters: Unpack[Filters],
     ) -> Subquery:
         """Return what `similar_by_vector` finds as a selectable, as `matches` does."""
-        query = self._query(number, prefix, filters, skip_id=self._text_or_none(skip_id))
+        query = self._query(
+            "matches_by_vector", number, prefix, filters, skip_id=self._text_or_none(skip_id)
+        )
         nothing = self.reference.keys.none_found()
         return search.by_vector(self.reference, as_query(vector), query, search.selectable, nothing)
 
@@ -653,11 +669,16 @@ class Collection(Generic[K]):
             return work.database.status(work, self.reference.find(work))
 
     def _query(
-        self, number: int, prefix: str | None, filters: Filters, skip_id: str | None = None
+        self,
+        method: str,
+        number: int,
+        prefix: str | None,
+        filters: Filters,
+        skip_id: str | None = None,
     ) -> Query:
+        check_filters(method, filters)
         return check_query(
-            self.reference.records,
-            self.reference.keys,
+            self.reference,
             number=number,
             prefix=prefix,
             skip_id=skip_id,
@@ -665,7 +686,7 @@ class Collection(Generic[K]):
         )
 
     def _text_or_none(self, id: Key | None) -> str | None:
-        return None if id is None else self.reference.keys.to_text(id)
+        return None if id is None else self.reference.id_of(id)
 
     # The index of a large collection
 

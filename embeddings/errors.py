@@ -81,7 +81,15 @@ class InvalidItemError(EmbeddingsError, ValueError):
 
 
 class InvalidVectorError(EmbeddingsError, ValueError):
-    """A vector that is empty, not one-dimensional, not finite, or of the wrong length."""
+    """A vector that is empty, not one-dimensional, not finite, or of the wrong length.
+
+    Attributes:
+        position: Which of several vectors it is, from 0; None if it was alone.
+    """
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class InvalidQueryError(EmbeddingsError, ValueError):

@@ -6,12 +6,12 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import ColumnElement, Float, Integer, Subquery, Text, false, null, select
+from sqlalchemy import BigInteger, ColumnElement, Float, Subquery, Text, false, null, select
 from sqlalchemy.orm import QueryableAttribute
-from sqlalchemy.types import NullType, TypeEngine, Uuid
+from sqlalchemy.types import Integer, NullType, SmallInteger, String, TypeEngine, Uuid
 
 from .errors import InvalidItemError
-from .values import check_text
+from .values import check_text, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,6 +20,7 @@ Key: TypeAlias = str | int | uuid.UUID
 K = TypeVar("K", bound=Key)
 
 MAX_ID_BYTES = 1024  # fits the key of an index row in every database
+SHOWN = 80  # characters of what is no id, in an error: it may be a content that was passed as one
 
 
 @dataclass(frozen=True)
@@ -41,11 +42,12 @@ class Keys(Generic[K]):
         Raises:
             InvalidItemError: The key is of another type, empty, over-long, or cannot be stored.
         """
+        key = plain(key)
         # The documented API takes integers, too, and stores their decimals.
         accepted = (str, int) if self.python_type is str else self.python_type
         if isinstance(key, bool) or not isinstance(key, accepted):
             raise InvalidItemError(
-                f"The ids of this collection are {self.python_type.__name__}, and {key!r} is "
+                f"The ids of this collection are {self.python_type.__name__}, and {_shown(key)} is "
                 f"{type(key).__name__}. Collection(..., key=) sets the type"
             )
         if key == "":
@@ -54,6 +56,8 @@ class Keys(Generic[K]):
             text = self._to_text(key)
         except ValueError as error:
             raise InvalidItemError(f"This id cannot be stored: {error}") from None
+        if self.python_type is int and not _fits(int(key), 64):
+            raise InvalidItemError(f"The id {text[:SHOWN]} is beyond 64 bits")
         check_text(text, "The id", text)
         if len(text) > MAX_ID_BYTES // 4 and len(text.encode()) > MAX_ID_BYTES:
             raise InvalidItemError(
@@ -75,10 +79,42 @@ class Keys(Generic[K]):
                 "this collection was written with another key="
             ) from None
 
+    def takes(self, sql_type: TypeEngine[Any]) -> bool:
+        """Return whether the values of a column may be keys; True where its type is not known."""
+        kinds: tuple[type[TypeEngine[Any]], ...] = (String, Integer, Uuid)
+        if self.python_type is int:
+            kinds = (Integer,)
+        elif self.python_type is uuid.UUID or isinstance(self.sql_type, Uuid):
+            kinds = (Uuid,)
+        try:
+            python_type: type = sql_type.python_type
+        except NotImplementedError:
+            return True
+        return python_type is object or isinstance(sql_type, kinds)
+
+    def exceeds_column(self, id: str) -> bool:
+        """Return whether a stored id is an integer beyond the range of the host's column."""
+        if self.python_type is not int:
+            return False
+        bits = 16 if isinstance(self.sql_type, SmallInteger) else 32
+        return not isinstance(self.sql_type, BigInteger) and not _fits(int(id), bits)
+
     def none_found(self) -> Subquery:
         """Return a selectable with the columns `id` and `score`, and no rows."""
         columns = (null().cast(self.sql_type).label("id"), null().cast(Float).label("score"))
         return select(*columns).where(false()).subquery()
+
+
+def _fits(number: int, bits: int) -> bool:
+    return -(1 << bits - 1) <= number < 1 << bits - 1
+
+
+def _shown(key: object) -> str:
+    if key is None or isinstance(key, bool | int | float | uuid.UUID):
+        return repr(key)
+    if isinstance(key, str | bytes):
+        return repr(key[:SHOWN]) + "..." * (len(key) > SHOWN)
+    return f"an object of {type(key).__module__}"  # its repr may hold a content
 
 
 def _canonical_int(text: str) -> int:
@@ -102,7 +138,7 @@ def _decimal_or_text(key: str | int) -> str:
 
 _KINDS: dict[type, Keys[Any]] = {
     str: Keys(str, Text(), _decimal_or_text, str),
-    int: Keys(int, Integer(), int.__repr__, _canonical_int),
+    int: Keys(int, BigInteger(), int.__repr__, _canonical_int),
     uuid.UUID: Keys(uuid.UUID, Uuid(), lambda key: key.hex, _canonical_uuid),
 }
 

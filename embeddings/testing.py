@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .errors import UnknownModelError
 from .models.base import Content, EmbeddingModel, SupportsEmbedding, kinds
-from .models.registry import substitute_models
+from .models.registry import get_embedding_model, substitute_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,18 +69,35 @@ def _bag_of_words(item: Content) -> Float32:
 def replace_models() -> Iterator[Callable[[str], DeterministicModel]]:
     """Within the block, every model is a `DeterministicModel` of the same id.
 
-    Yields a function that returns the model with an id, for a test to read its `calls`.
+    Yields a function that returns the model of an id or an alias, for a test to read its `calls`.
+    A name that no model has may be asked for before models are called. Once some were, and none
+    of that name, it raises UnknownModelError: nothing could be asserted about it.
     """
     models: dict[str, DeterministicModel] = {}
+    known: set[str] = set()
 
     def model_of(model_id: str, replaced: SupportsEmbedding | None = None) -> DeterministicModel:
         model = models.setdefault(model_id, DeterministicModel(model_id))
-        if replaced is not None and "binary" in kinds(replaced):
-            model.supports_binary = True
+        if replaced is not None:
+            known.add(model_id)
+            model.supports_binary |= "binary" in kinds(replaced)
         return model
 
+    def called(name: str) -> DeterministicModel:
+        if name not in models:
+            asked = {*models}
+            model_id = get_embedding_model(name).model_id
+            others = sorted(id for id, model in models.items() if model.calls)
+            if others and model_id not in known | asked:
+                del models[model_id]
+                error = UnknownModelError(name)
+                error.add_note(f"Called were: {', '.join(others)}")
+                raise error
+            return models[model_id]
+        return models[name]
+
     with substitute_models(model_of):
-        yield model_of
+        yield called
 
 
 try:

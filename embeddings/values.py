@@ -6,6 +6,8 @@ import json
 import math
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
+
 from .errors import InvalidItemError
 
 if TYPE_CHECKING:
@@ -14,8 +16,19 @@ if TYPE_CHECKING:
 Metadata: TypeAlias = dict[str, Any]
 
 
+def plain(value: object) -> object:
+    """Return NumPy's integers, floats and bools as Python's, and anything else as it is."""
+    if isinstance(value, np.integer):
+        return int(value)
+    if isinstance(value, np.floating):
+        return float(value)
+    return bool(value) if isinstance(value, np.bool_) else value
+
+
 def dump_metadata(metadata: Mapping[str, Any]) -> str:
     """Return the JSON text under which the metadata is stored.
+
+    NumPy's integers, floats and bools are stored as Python's.
 
     Raises:
         InvalidItemError: It is not a dict of JSON values with strings as keys, or holds NaN,
@@ -25,7 +38,7 @@ def dump_metadata(metadata: Mapping[str, Any]) -> str:
         raise InvalidItemError(f"metadata must be a dict, not {type(metadata).__name__}")
     try:
         _check_json(metadata, "metadata")
-        return json.dumps(metadata, allow_nan=False)
+        return json.dumps(metadata, allow_nan=False, default=plain)
     except RecursionError:
         raise InvalidItemError("metadata is nested too deeply, or contains itself") from None
     except ValueError as error:
@@ -74,6 +87,7 @@ def check_text(text: str, what: str, shown: str = "") -> None:
 
 
 def _check_json(value: object, place: str) -> None:
+    value = plain(value)
     if isinstance(value, str):
         check_text(value, place)
     elif isinstance(value, dict):

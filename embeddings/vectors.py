@@ -48,7 +48,13 @@ def as_vectors(values: Sequence[VectorLike], *, label: str = "") -> list[Float32
     matrix = _as_matrix(values)
     if matrix is not None:
         return list(matrix)
-    return [as_vector(row, label=f"vector {i} {label}") for i, row in enumerate(values)]
+    vectors = []
+    for position, row in enumerate(values):
+        try:
+            vectors.append(as_vector(row, label=f"vector {position} {label}"))
+        except InvalidVectorError as error:
+            raise InvalidVectorError(str(error), position) from None
+    return vectors
 
 
 def _as_matrix(values: Sequence[VectorLike]) -> Float32 | None:
@@ -67,16 +73,20 @@ def _as_matrix(values: Sequence[VectorLike]) -> Float32 | None:
     return matrix if is_fine else None
 
 
-def as_query(values: VectorLike) -> Float64:
+def as_query(values: VectorLike, label: str = "query vector") -> Float64:
     """Return the values as a float64 array of shape (dimensions,) and length 1, or all zeros.
+
+    Args:
+        values: As in `as_vector`.
+        label: What the vector is called in an error.
 
     Raises:
         InvalidVectorError: As `as_vector`, except that float64's range is allowed.
     """
     with np.errstate(over="ignore"):
-        vector = _wide(values, "query vector").astype(np.float64)
+        vector = _wide(values, label).astype(np.float64)
     if not np.isfinite(vector).all():
-        raise InvalidVectorError("query vector: holds NaN or infinity")
+        raise InvalidVectorError(f"{label}: holds NaN or infinity")
     largest = np.abs(vector).max()
     if largest == 0.0:
         return vector

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from sqlalchemy import Executable, bindparam, func, literal_column, select, update
 
 from . import databases, errors
-from .errors import ModelMismatchError, ModelRequiredError
+from .errors import InvalidItemError, ModelMismatchError, ModelRequiredError
 from .forks import Lock
 from .keys import K
 from .models import registry
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from .databases.base import Database
+    from .databases.status import Searched
     from .keys import Keys
     from .models.base import Content, SupportsEmbedding
     from .sessions.base import Sessions
@@ -60,6 +61,7 @@ class Work:
         records: The mapped classes.
         database: What the session's database does its own way.
         is_exclusive: Whether the session keeps other writers out, where they take turns.
+        searched: How the latest search in it went about it; None if the database does not tell.
     """
 
     def __init__(self, session: Session, records: Records, *, is_exclusive: bool = False) -> None:
@@ -68,6 +70,7 @@ class Work:
         self.dialect: Dialect = session.get_bind(records.embedding.__mapper__).dialect
         self.database: Database = databases.of(self.dialect)
         self.is_exclusive = is_exclusive
+        self.searched: Searched | None = None
         self._row: CollectionRow | None = None
 
     @property
@@ -218,6 +221,41 @@ class Reference(Generic[K]):
     def database(self) -> Database:
         """What the database does its own way; nothing is connected."""
         return databases.of(self.sessions.dialect(self.records))
+
+    # Ids
+
+    def id_of(self, key: object, what: str = "", position: int | None = None) -> str:
+        """Return the stored id of a key.
+
+        Args:
+            key: In the type of the collection's keys.
+            what: Of which argument it is a part, for an error.
+            position: Where in it, from 0.
+
+        Raises:
+            InvalidItemError: It cannot be one.
+        """
+        try:
+            id = self.keys.to_text(key)
+            if self.keys.exceeds_column(id) and not self.database.has_wide_integers:
+                raise InvalidItemError(
+                    f"The id {id} is beyond the range of {type(self.keys.sql_type).__name__}, the "
+                    "type of the column that was given as key="
+                )
+        except InvalidItemError as error:
+            if position is None:
+                raise
+            raise InvalidItemError(f"{what}[{position}]: {error}") from None
+        return id
+
+    def ids_of(self, keys: Iterable[object], what: str) -> list[str]:
+        """Return the stored ids of keys. Arguments as in `id_of`."""
+        return [self.id_of(key, what, position) for position, key in enumerate(keys)]
+
+    def id_not_found(self, id: str) -> errors.DoesNotExist:
+        """Return the error that says that there is no item of this stored id."""
+        key = self.keys.from_text(id)
+        return errors.DoesNotExist(f"ID not found: {key!r} in collection {self.name!r}")
 
     # The row
 

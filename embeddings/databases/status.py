@@ -1,4 +1,4 @@
-"""What a database tells of its searches: how the next one will go about it, and its index."""
+"""What a database tells of its searches: how one went, how the next one will, and its index."""
 
 from __future__ import annotations
 
@@ -12,18 +12,45 @@ class Status:
 
     Attributes:
         strategy: `"matrix"`: from memory, scored exactly from the database; `"scan"`: by reading
-            every row; `"database"`: by the database itself.
-        reason: Why not from memory; None if it is.
-        rows: The rows in memory.
-        bytes: The memory that they take, of this process.
+            every row; `"database"`: exactly, by the database itself; `"index"`: by an index.
+        reason: Why not from memory or by an index; None if it is.
+        rows: The rows in memory; where the database searches, those of the collection.
+        bytes: The memory that they take, of this process; where an index serves, its size on disk.
         budget: The bytes that all collections of this process may take together.
+        index: The index of the collection; None if there is none.
     """
 
-    strategy: Literal["matrix", "scan", "database"]
+    strategy: Literal["matrix", "scan", "database", "index"]
     reason: str | None = None
     rows: int = 0
     bytes: int = 0
     budget: int = 0
+    index: IndexInfo | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """How a search went about it, for the log.
+
+    Attributes:
+        strategy: As in `Status`.
+        rows: The rows that were looked at, where it is known.
+        candidates: Those of them that were scored exactly, where it is known.
+        reason: Why not by another strategy.
+    """
+
+    strategy: str
+    rows: int | None = None
+    candidates: int | None = None
+    reason: str | None = None
+
+    def __str__(self) -> str:
+        facts = [self.strategy if self.reason is None else f"{self.strategy} ({self.reason})"]
+        if self.rows is not None:
+            facts.append(f"{self.rows} rows")
+        if self.candidates is not None:
+            facts.append(f"{self.candidates} candidates")
+        return ", ".join(facts)
 
 
 @dataclass(frozen=True)

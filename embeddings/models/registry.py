@@ -57,6 +57,7 @@ class Registry:
         self._providers = tuple(providers)
         self._models: dict[str, SupportsEmbedding] = {}
         self._aliases: dict[str, str] = {}
+        self._built_in_aliases: dict[str, str] = {}
         self._default: str | None = None
         self._substitute: Substitute | None = None
         self._frameworks: dict[str, Callable[[], Settings | None]] = {}
@@ -86,6 +87,10 @@ class Registry:
         A package registers its models for every application that installs it by naming a function
         in the entry-point group `embeddings.models`; it is called with this function as its
         argument.
+
+        Raises:
+            ValueError: An alias is the id of a model; or the id or an alias is the alias of a
+                built-in model: `remove_alias` and `set_alias` replace that on purpose.
         """
         check_model(model)
         if isinstance(aliases, str):
@@ -93,11 +98,26 @@ class Registry:
         with self._lock:
             self._built_in.run()  # before, so that no built-in model replaces the application's
             new_aliases = list(aliases)
+            self._check_is_free(model.model_id)
             for alias in new_aliases:
+                self._check_is_free(alias, model.model_id)
                 if alias in self._models or alias == model.model_id:
                     raise ValueError(f"{alias!r} is the id of a model and cannot be an alias")
             self._models[model.model_id] = model
             self._aliases.update(dict.fromkeys(new_aliases, model.model_id))
+
+    def _check_is_free(self, name: str, model_id: str | None = None) -> None:
+        """Do nothing unless a name that is to be registered is the alias of another built-in model.
+
+        Raises:
+            ValueError: It is.
+        """
+        built_in = self._built_in_aliases.get(name)
+        if built_in not in {None, model_id} and self._aliases.get(name) == built_in:
+            raise ValueError(
+                f"{name!r} is the alias of the built-in model {built_in!r}: choose another name, "
+                f"or call remove_alias({name!r}) first"
+            )
 
     def set_alias(self, alias: str, name: str) -> None:
         """Let `alias` stand for the model called `name` (an id or an alias), in this process.
@@ -235,6 +255,7 @@ class Registry:
 
         Raises:
             TypeError: The default is neither a name nor a model.
+            ValueError: The default's id is the alias of a built-in model.
         """
         models: dict[str, SupportsEmbedding] = {}
 
@@ -248,6 +269,9 @@ class Registry:
         if default is None or isinstance(default, str):
             return Settings(default, models)
         check_model(default)
+        with self._lock:
+            self._built_in.run()
+            self._check_is_free(default.model_id)
         add(default)
         return Settings(default.model_id, models)
 
@@ -285,6 +309,7 @@ class Registry:
     def _register_built_in(self) -> None:
         for provider in self._providers:
             provider.register(self.register_embedding_model)
+        self._built_in_aliases = dict(self._aliases)
 
     def _register_announced(self) -> None:
         from importlib.metadata import entry_points
@@ -306,6 +331,8 @@ class Registry:
         check_model(model)
         with self._lock:
             self._built_in.run()
+            if model.model_id in self._aliases:
+                return
             self._models.setdefault(model.model_id, model)
             for alias in aliases:
                 if alias not in self._models:

@@ -6,19 +6,21 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict
 
-from sqlalchemy import ColumnElement, Subquery, and_, select, true
+from sqlalchemy import ColumnElement, Row, Subquery, and_, select, true
+from sqlalchemy.orm import Query as LegacyQuery
 from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
 from ..keys import K, Keys
-from ..values import check_text
+from ..values import check_text, plain
 
 if TYPE_CHECKING:
     from ..tables.records import Records
     from ..values import Metadata
-    from ..work import Work
+    from ..work import Reference, Work
 
 Scalar: TypeAlias = str | int | float | bool | None
 Where: TypeAlias = "ColumnElement[bool] | Mapping[str, Scalar]"
@@ -149,9 +151,38 @@ class NotConfirmed(Exception):  # noqa: N818  no error: it ends an attempt
     """The collection's row was remembered, and may be another."""
 
 
+RIGHT_WORDS = {
+    "limit": "number", "k": "number", "n": "number", "top_k": "number", "topk": "number",
+    "n_results": "number", "count": "number", "size": "number", "max_results": "number",
+    "skip": "offset", "start": "offset", "threshold": "min_score", "score": "min_score",
+    "score_threshold": "min_score", "min_similarity": "min_score", "filter": "where",
+    "filters": "where", "metadata": "where", "ids": "among", "keys": "among",
+    "approximate": "exact",
+}  # fmt: skip
+"""What others call the arguments of a search, and what they are called here."""
+
+
+def check_filters(method: str, filters: Mapping[str, Any]) -> None:
+    """Do nothing if every keyword that a search was given is one that it has.
+
+    Args:
+        method: The name of the method that was called.
+        filters: What it was given besides its own arguments.
+
+    Raises:
+        TypeError: There is another one.
+    """
+    for name in filters:
+        if name not in Filters.__annotations__:
+            words = ["number", "prefix", *Filters.__annotations__]
+            close = get_close_matches(name, words, 1)
+            right = RIGHT_WORDS.get(name.lower()) or (close[0] if close else None)
+            hint = f"use {right}=" if right else f"it takes {', '.join(words)}"
+            raise TypeError(f"{method}() got an unexpected keyword argument {name!r}: {hint}")
+
+
 def check_query(
-    records: Records,
-    keys: Keys[Any],
+    collection: Reference[Any],
     *,
     number: int = 10,
     offset: int = 0,
@@ -165,8 +196,7 @@ def check_query(
     """Return the query for a collection's arguments.
 
     Args:
-        records: The mapped classes.
-        keys: The type of the host's keys.
+        collection: Whose items are searched.
         number: The most results; zero or more.
         offset: How many of the best to leave out before these.
         min_score: Leave out what scores less.
@@ -179,9 +209,8 @@ def check_query(
     Raises:
         InvalidQueryError: An argument means nothing.
     """
-    for name, value in (("number", number), ("offset", offset)):
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise InvalidQueryError(f"{name} must be a whole number, zero or more, not {value!r}")
+    number, offset = _whole("number", number), _whole("offset", offset)
+    min_score = plain(min_score)  # type: ignore[assignment]
     if min_score is not None and not (
         isinstance(min_score, int | float)
         and not isinstance(min_score, bool)
@@ -199,10 +228,17 @@ def check_query(
         exact,
         prefix or None,
         skip_id,
-        None if where is None else checked_where(records, where),
-        None if among is None else _checked_among(keys, among),
-        keys,
+        None if where is None else checked_where(collection.records, where),
+        None if among is None else _checked_among(collection, among),
+        collection.keys,
     )
+
+
+def _whole(name: str, given: object) -> int:
+    value = plain(given)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise InvalidQueryError(f"{name} must be a whole number, zero or more, not {value!r}")
+    return value
 
 
 def checked_where(records: Records, where: object) -> CheckedWhere:
@@ -213,9 +249,10 @@ def checked_where(records: Records, where: object) -> CheckedWhere:
             table, which would multiply the rows.
     """
     if isinstance(where, Mapping):
-        for key, value in where.items():
+        pairs = tuple((key, plain(value)) for key, value in where.items())
+        for key, value in pairs:
             _check_metadata(key, value)
-        return tuple(where.items())
+        return pairs  # type: ignore[return-value]
     condition = where.__clause_element__() if hasattr(where, "__clause_element__") else where
     if not isinstance(condition, ColumnElement):
         raise InvalidQueryError(
@@ -260,19 +297,34 @@ def where_condition(work: Work, where: CheckedWhere) -> ColumnElement[bool]:
     return and_(true(), *pairs)
 
 
-def _checked_among(keys: Keys[Any], among: Among) -> Subquery | tuple[str, ...]:
+def _checked_among(collection: Reference[Any], among: Among) -> Subquery | tuple[str, ...]:
     if isinstance(among, SelectBase):
         chosen = among.subquery()
         if len(chosen.c) != 1:
             raise InvalidQueryError(
                 f"among must select the keys and nothing else, not {len(chosen.c)} columns"
             )
+        column = chosen.c[0]
+        if not collection.keys.takes(column.type):
+            raise InvalidQueryError(
+                f"among selects {column.name!r}, which is {type(column.type).__name__}; the keys "
+                f"of this collection are {collection.keys.python_type.__name__}"
+            )
         return chosen
+    if isinstance(among, LegacyQuery):
+        raise InvalidQueryError(
+            "among must be a SELECT of keys, not a Query: pass its statement, query.statement"
+        )
     if isinstance(among, str | bytes) or not isinstance(among, Iterable):
         raise InvalidQueryError(
             f"among must be a SELECT of keys or an iterable of them, not {type(among).__name__}"
         )
-    return tuple(keys.to_text(key) for key in among)
+    given = list(among)
+    if any(isinstance(key, Row) for key in given):
+        raise InvalidQueryError(
+            "among must be keys, not rows: pass the SELECT itself, or what scalars() returns"
+        )
+    return tuple(collection.ids_of(given, "among"))
 
 
 def check_prefix(prefix: object) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy.orm import joinedload
 
 from ..sessions import bind_for_reading
 from ..tables.ours import are_missing, explained
+from ..tables.records import remember_key
 from ..vectors import ITEM_BYTES
 from ..work import Work
 from .query import check_query, several, starts_with
@@ -41,7 +42,7 @@ def count(collection: Reference[Any]) -> int:
 
 def get(collection: Reference[Any], id: Key) -> EmbeddingRecord | None:
     """Return an item's record, or None. See `Collection.get`."""
-    text = collection.keys.to_text(id)
+    text = collection.id_of(id)
     entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
@@ -53,12 +54,17 @@ def get(collection: Reference[Any], id: Key) -> EmbeddingRecord | None:
             .where(entity.collection_id == row.id, entity.id == text)
         )
         record: EmbeddingRecord | None = work.run(statement).scalar()
-        return record
+        return record and _with_key(collection, record)
+
+
+def _with_key(collection: Reference[Any], record: EmbeddingRecord) -> EmbeddingRecord:
+    remember_key(record, collection.keys.from_text(record.id))
+    return record
 
 
 def contains(collection: Reference[Any], id: object) -> bool:
     """Return whether there is an item of this id."""
-    text = collection.keys.to_text(id)
+    text = collection.id_of(id)
     columns = collection.records.embeddings.c
     with collection.work() as work:
         row = collection.find(work)
@@ -98,7 +104,7 @@ def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRe
             .order_by(entity.id)
             .limit(PAGE)
         )
-        return list(work.run(page).scalars())
+        return [_with_key(collection, record) for record in work.run(page).scalars()]
 
 
 def ids(collection: Reference[K], prefix: str | None) -> list[K]:
@@ -145,7 +151,7 @@ def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[s
 
 def get_many(collection: Reference[Any], keys: Iterable[Key]) -> list[EmbeddingRecord | None]:
     """Return the records of some items, None where one is missing. See `Collection.get_many`."""
-    texts = [collection.keys.to_text(key) for key in several(keys, "ids")]
+    texts = collection.ids_of(several(keys, "ids"), "ids")
     entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
@@ -157,7 +163,8 @@ def get_many(collection: Reference[Any], keys: Iterable[Key]) -> list[EmbeddingR
             .options(joinedload(entity.collection))
             .where(entity.collection_id == row.id, is_asked_for)
         )
-        records = {record.id: record for record in work.run(statement).scalars()}
+        found = work.run(statement).scalars()
+        records = {record.id: _with_key(collection, record) for record in found}
     return [records.get(text) for text in texts]
 
 
@@ -165,7 +172,7 @@ def vectors(
     collection: Reference[K], prefix: str | None, where: Where | None
 ) -> tuple[list[K], Float32]:
     """Return the ids and the vectors of items as one matrix. See `Collection.vectors`."""
-    query = check_query(collection.records, collection.keys, prefix=prefix, where=where)
+    query = check_query(collection, prefix=prefix, where=where)
     columns = collection.records.embeddings.c
     with collection.work() as work:
         row = collection.find(work)

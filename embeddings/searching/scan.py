@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy import ColumnElement, select
 
+from ..databases.status import Searched
 from ..errors import CorruptVectorWarning, InvalidVectorError
 from ..vectors import ITEM_BYTES, Float64, TopK, contenders, cosine_scores
 from .query import Query, Ranking, ScoredRow
@@ -22,13 +23,14 @@ NAMED = 5  # corrupt rows that a warning names
 ATTEMPTS = 3
 
 
-def scan(work: Work, vector: Float64, query: Query) -> Ranking:
+def scan(work: Work, vector: Float64, query: Query, reason: str | None = None) -> Ranking:
     """Return the rows nearest to the vector, best first, ties by id. Reads only.
 
     Args:
         work: What its session sees is searched.
         vector: Shape (dimensions,), from `as_query`.
         query: How many, and under which conditions.
+        reason: Why by a scan, for the log.
 
     Raises:
         InvalidVectorError: The vector has another length than those of the collection.
@@ -44,7 +46,7 @@ def scan(work: Work, vector: Float64, query: Query) -> Ranking:
     # Outside a real transaction (Python's driver begins none to read) the two statements see two
     # snapshots; so what the second one reads is scored again, and has to agree.
     for attempt in range(ATTEMPTS):
-        ranked = _rank(work, conditions, vector, query)
+        ranked = _rank(work, conditions, vector, query, reason)
         read = _read(work, conditions, vector, [id for id, _ in ranked])
         agrees = all(id in read and read[id].score == score for id, score in ranked)
         if agrees or attempt == ATTEMPTS - 1:
@@ -58,6 +60,7 @@ def _rank(
     conditions: Sequence[ColumnElement[bool]],
     vector: Float64,
     query: Query,
+    reason: str | None,
 ) -> list[tuple[str, float]]:
     columns = work.records.embeddings.c
     size = vector.size * ITEM_BYTES
@@ -68,8 +71,10 @@ def _rank(
     chunk = max(1, CHUNK_BYTES // size)
     best = TopK(query.depth, query.min_score)
     corrupt: list[Any] = []
+    count = candidates = 0
     rows = work.run(statement.execution_options(yield_per=chunk))
     for part in rows.partitions(chunk):
+        count += len(part)
         ids, blobs = zip(*part, strict=True)
         if not are_vectors(blobs, size):
             corrupt += [id for id, blob in part if not are_vectors((blob,), size)]
@@ -81,11 +86,13 @@ def _rank(
         near = contenders(matrix, vector, best.floor)
         if not near.size:
             continue
+        candidates += near.size
         near_ids = [ids[i] for i in near.tolist()]
         scores = cosine_scores(matrix[near], vector)
         if np.isnan(scores).any():
             corrupt += [near_ids[i] for i in np.flatnonzero(np.isnan(scores)).tolist()]
         best.add(near_ids, scores)
+    work.searched = Searched("scan", count, candidates, reason)
     if corrupt:
         warn_of(corrupt, vector.size)
     return best.result()[query.offset :]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import select
 
-from ..errors import DoesNotExist, InvalidVectorError
+from ..errors import InvalidItemError, InvalidQueryError, InvalidVectorError
 from ..models.base import check_content
 from ..values import checked_content
 from ..vectors import as_query
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     Form: TypeAlias = Callable[["Work", Float64, Query], "T"]
 
 T = TypeVar("T")
+LOG = logging.getLogger("embeddings")
 
 
 def by_value(
@@ -35,19 +38,24 @@ def by_value(
 ) -> T:
     """Return what is nearest to a value, in a form; `nothing` without a call of the model.
 
+    A text of blanks, and one whose vector is all zeros, is near to nothing.
+
     Args:
         collection: Whose items are searched.
         value: Text or bytes.
         query: How many, and under which conditions.
         form: `entries` or `selectable`.
         nothing: What is returned if there is nothing to compare with.
+
+    Raises:
+        InvalidQueryError: The value is empty.
     """
-    content = checked_content(value)
-    if not query.depth:
+    content = sought(value)
+    if not query.depth or _is_blank(content):
         return nothing
 
     def answer(work: Work, vectors: list[Float64]) -> T:
-        return form(work, vectors[0], query)
+        return _search(form, work, vectors[0], query) if vectors[0].any() else nothing
 
     return _asked(collection, [content], query, answer, nothing)
 
@@ -56,16 +64,21 @@ def by_values(
     collection: Reference[K], values: Iterable[Content], query: Query
 ) -> list[Entries[K]]:
     """Return for each of some values the entries nearest to it. The model is called once."""
-    contents = [checked_content(value) for value in several(values, "values")]
-    nothing = [Entries[Any]() for _ in contents]
-    if not contents or not query.depth:
-        return nothing
+    contents = [_sought(value, at) for at, value in enumerate(several(values, "values"))]
+    asked = [at for at, content in enumerate(contents) if not _is_blank(content)]
+    if not asked or not query.depth:
+        return [Entries[Any]() for _ in contents]
 
     def answer(work: Work, vectors: list[Float64]) -> list[Entries[Any]]:
-        rankings = work.database.search_multi(work, vectors, query)
-        return [_entries_of(ranking, query) for ranking in rankings]
+        found = [Entries[Any]() for _ in contents]
+        near = [(at, vector) for at, vector in zip(asked, vectors, strict=True) if vector.any()]
+        rankings = _search_multi(work, [vector for _, vector in near], query)
+        for (at, _), ranking in zip(near, rankings, strict=True):
+            found[at] = _entries_of(ranking, query)
+        return found
 
-    return _asked(collection, contents, query, answer, nothing)
+    nothing = [Entries[Any]() for _ in contents]
+    return _asked(collection, [contents[at] for at in asked], query, answer, nothing)
 
 
 def _asked(
@@ -108,6 +121,29 @@ def _is_same(current: CollectionRow | None, row: CollectionRow) -> bool:
     return current is not None and current.model_id == row.model_id
 
 
+def sought(value: Content) -> Content:
+    """Return a content that can be searched for.
+
+    Raises:
+        InvalidQueryError: It is empty.
+    """
+    content = checked_content(value)
+    if not content:
+        raise InvalidQueryError("there is nothing to search for: the query is empty")
+    return content
+
+
+def _sought(value: Content, position: int) -> Content:
+    try:
+        return sought(value)
+    except (InvalidItemError, InvalidQueryError) as error:
+        raise type(error)(f"values[{position}]: {error}") from None
+
+
+def _is_blank(content: Content) -> bool:
+    return isinstance(content, str) and not content.strip()
+
+
 def _is_empty(work: Work) -> bool:
     if work.row.vector_bytes is not None:
         return False
@@ -115,8 +151,10 @@ def _is_empty(work: Work) -> bool:
     return work.run(statement.limit(1)).first() is None
 
 
-def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T]) -> T:
+def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T], nothing: T) -> T:
     """Return what is nearest to the item of a stored id, in a form.
+
+    Nothing is near to a vector that is all zeros.
 
     Raises:
         DoesNotExist: There is no such item.
@@ -126,16 +164,17 @@ def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T]) -> T
     with collection.work() as work:
         row = collection.find(work, to_search=True)
         if row is None:
-            raise DoesNotExist("ID not found")
+            raise collection.id_not_found(id)
         statement = select(columns.embedding).where(
             columns.collection_id == row.id, columns.id == id
         )
         stored = work.run(statement).first()
         if stored is None:
-            raise DoesNotExist("ID not found")
+            raise collection.id_not_found(id)
         if stored.embedding is None:
             raise InvalidVectorError(f"the stored vector of {id!r} is missing")
-        return form(work, as_query(stored.embedding), query)
+        vector = as_query(stored.embedding)
+        return _search(form, work, vector, query) if vector.any() else nothing
 
 
 def by_vector(
@@ -146,21 +185,46 @@ def by_vector(
         # A filter that fails must not hide what has become of the collection.
         if not query.has_filters and collection.remembered(work) is not None:
             with suppress(NotConfirmed):
-                return form(work, vector, query)
+                return _search(form, work, vector, query)
         if collection.find(work, to_search=True) is None:
             return nothing
+        return _search(form, work, vector, query)
+
+
+def _search(form: Form[T], work: Work, vector: Float64, query: Query) -> T:
+    """Return what is nearest, and write a line about the search to the log at DEBUG."""
+    if not LOG.isEnabledFor(logging.DEBUG):
         return form(work, vector, query)
+    began = perf_counter()
+    found = form(work, vector, query)
+    _log(work, began, "search")
+    return found
+
+
+def _search_multi(work: Work, vectors: list[Float64], query: Query) -> list[Ranking]:
+    """Return what is nearest to each vector, with such a line for all of them."""
+    began = perf_counter()
+    rankings = work.database.search_multi(work, vectors, query) if vectors else []
+    if LOG.isEnabledFor(logging.DEBUG):
+        _log(work, began, f"{len(vectors)} searches")
+    return rankings
+
+
+def _log(work: Work, began: float, what: str) -> None:
+    took = (perf_counter() - began) * 1000
+    how = work.searched or work.database.name
+    LOG.debug("%s in %r: %s, %.2f ms", what, work.row.name, how, took)
 
 
 def by_vectors(
     collection: Reference[K], vectors: Iterable[VectorLike], query: Query
 ) -> list[Entries[K]]:
     """Return for each of some vectors the entries nearest to it."""
-    queries = [as_query(vector) for vector in vectors]
+    queries = [as_query(vector, f"vectors[{at}]") for at, vector in enumerate(vectors)]
     with collection.work() as work:
         if collection.find(work, to_search=True) is None or not queries:
             return [Entries[Any]() for _ in queries]
-        rankings = work.database.search_multi(work, queries, query)
+        rankings = _search_multi(work, queries, query)
     return [_entries_of(ranking, query) for ranking in rankings]
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
 from sqlalchemy.exc import DBAPIError
 
 from .. import databases
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
     from sqlalchemy.orm import Session
 
+LOG = logging.getLogger("embeddings")
 _alembic_lock = Lock()
 
 
@@ -61,11 +64,11 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
         with _migration(bind) as connection:
             migrate(connection, revision)
         return
-    _check_bind(bind, "migrate")
-    if not bind.in_transaction():
-        bind.begin()
-    if not is_migrated(bind, revision):
-        _run_alembic(bind, lambda command, config: command.upgrade(config, revision))
+    connection = _checked(bind, "migrate")
+    if not connection.in_transaction():
+        connection.begin()
+    if not is_migrated(connection, revision):
+        _run_alembic(connection, lambda command, config: command.upgrade(config, revision))
 
 
 def downgrade(
@@ -91,11 +94,11 @@ def downgrade(
         with _migration(bind) as connection:
             downgrade(connection, revision, drop_rows=drop_rows)
         return
-    _check_bind(bind, "downgrade")
-    if not bind.in_transaction():
-        bind.begin()
+    connection = _checked(bind, "downgrade")
+    if not connection.in_transaction():
+        connection.begin()
     _run_alembic(
-        bind,
+        connection,
         lambda command, config: command.downgrade(config, revision),
         drop_rows=drop_rows or _host_says_drop(),
     )
@@ -140,7 +143,7 @@ def _write_script(script: MigrationContext, revision: str, *, upgrades: bool) ->
     _in_scripts[script] = end
 
 
-def _check_bind(bind: object, function: str) -> None:
+def _checked(bind: object, function: str) -> Connection:
     if any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(bind).__mro__):
         raise TypeError(
             f"{function}() works synchronously, and this is an {type(bind).__name__}. Run it on a "
@@ -149,9 +152,10 @@ def _check_bind(bind: object, function: str) -> None:
         )
     if not isinstance(bind, Connection):
         raise TypeError(
-            f"{function}() takes an Engine or a Connection, not {type(bind).__name__}. None is what "
-            "op.get_bind() gives in a script (--sql), within a revision of your own"
+            f"{function}() takes an Engine or a Connection, not {type(bind).__name__}. None is "
+            "what op.get_bind() gives in a script (--sql), within a revision of your own"
         )
+    return bind
 
 
 def _migration(engine: Engine) -> AbstractContextManager[Connection]:
@@ -198,9 +202,6 @@ def head_revision() -> str:
 
 
 def _current(connection: Connection) -> set[str]:
-    with importing():
-        from alembic.migration import MigrationContext
-
     schema = schema_of(connection)
     if not databases.of(connection.dialect).may_read(connection, VERSION_TABLE, schema):
         if are_complete(connection):
@@ -209,15 +210,18 @@ def _current(connection: Connection) -> set[str]:
             f"This role may not read the table {VERSION_TABLE!r}, and the tables of the embeddings "
             "are not complete: migrate as the role that owns them"
         )
-    options = {"version_table": VERSION_TABLE, "version_table_schema": schema}
-    return set(MigrationContext.configure(connection, opts=options).get_current_heads())
+    # Alembic's own way would write two lines to the log at each start of an application.
+    if not inspect(connection).has_table(VERSION_TABLE, schema):
+        return set()
+    table = Table(VERSION_TABLE, MetaData(), Column("version_num", String), schema=schema)
+    return set(connection.scalars(select(table.c.version_num)))
 
 
 def _revisions() -> ScriptDirectory:
-    with importing():
+    with importing(), _quiet_alembic():  # which tells of its plugins when it is imported
         from alembic.script import ScriptDirectory
 
-    return ScriptDirectory(str(migrations_dir()))
+        return ScriptDirectory(str(migrations_dir()))
 
 
 def _run_alembic(
@@ -230,8 +234,32 @@ def _run_alembic(
     with database.schema_change(connection):
         database.lock_migrations(connection)
         # A failure leaves nothing, and the caller's transaction usable.
-        with connection.begin_nested(), _alembic_globals():
+        before = _shown(connection)
+        with connection.begin_nested(), _alembic_globals(), _quiet_alembic():
             run(command, config)
+        LOG.info("the tables were migrated from %s to %s", before, _shown(connection))
+
+
+def _shown(connection: Connection) -> str:
+    return current_revision(connection) or "nothing"
+
+
+@contextmanager
+def _quiet_alembic() -> Iterator[None]:
+    """Keep Alembic from telling of what it does for us; of a migration one line of ours tells."""
+    thread = threading.get_ident()
+
+    def is_told(record: logging.LogRecord) -> bool:
+        return record.thread != thread or record.levelno >= logging.WARNING
+
+    loggers = [logging.getLogger(f"alembic.runtime.{name}") for name in ("migration", "plugins")]
+    for logger in loggers:
+        logger.addFilter(is_told)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_told)
 
 
 def _alembic(**options: Any) -> tuple[Any, Config]:

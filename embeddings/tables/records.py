@@ -36,6 +36,8 @@ COLUMNS = (
     "updated",
 )
 """The columns of an embedding that are this library's. A host may have others beside them."""
+KEY = "_key_of_host"
+"""Where a record holds its key, if a collection has told it. No column: nothing is written."""
 
 
 def now() -> int:
@@ -169,8 +171,22 @@ class EmbeddingColumns:
         if collection_id is not None:
             self.collection_id = collection_id
 
+    @property
+    def key(self) -> Any:
+        """The id in the type of the host's keys, if `Collection(..., key=)` loaded the record.
+
+        So do `get` and iteration. It is remembered with the object, also where that is pickled.
+        Of a record that came another way it is the stored text, `id`.
+        """
+        return vars(self).get(KEY, self.id)
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id!r}>"
+
+
+def remember_key(record: EmbeddingColumns, key: object) -> None:
+    """Let a record that was loaded have this key."""
+    vars(record)[KEY] = key
 
 
 class CollectionRecord(CollectionColumns, Base):

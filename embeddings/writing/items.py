@@ -77,12 +77,12 @@ def fold(items: Iterable[Item]) -> list[list[Item]]:
     return [[folded[id] for id in sorted(folded)] for folded in lists]
 
 
-def unpacked(entry: object, least: int, most: int) -> tuple[Any, ...]:
+def unpacked(entry: object, least: int, most: int, position: int) -> tuple[Any, ...]:
     """Return an entry of a length between the two, or raise InvalidItemError."""
     if not isinstance(entry, tuple | list | Row) or not least <= len(entry) <= most:
         shape = f"{least}" if least == most else f"{least} to {most}"
         raise InvalidItemError(
-            f"each entry must be a tuple of {shape}, (id, value, ...), "
+            f"entries[{position}]: each entry must be a tuple of {shape}, (id, value, ...), "
             f"not {type(entry).__name__}"
             + (f" of {len(entry)}" if isinstance(entry, tuple | list | Row) else "")
         )
@@ -96,32 +96,66 @@ def content_hash(content: Content) -> bytes:
 
 
 def checked_item(
-    collection: Reference[Any], id: Key, value: object, metadata: Metadata | None, store: bool
+    collection: Reference[Any],
+    id: Key,
+    value: object,
+    metadata: Metadata | None,
+    store: bool,
+    position: int | None = None,
 ) -> Item:
-    """Return an item of a collection, or raise InvalidItemError."""
-    text = collection.keys.to_text(id)
-    content = checked_content(value)
-    described = None if metadata is None else dump_metadata(metadata)
+    """Return an item of a collection.
+
+    Raises:
+        InvalidItemError: It cannot be stored. The message names its id, or its position if that is
+            what is wrong.
+    """
+    text = collection.id_of(id, "entries", position)
+    content = item_content(text, value)
+    described = None if metadata is None else item_metadata(text, metadata)
     kind: Kind = "text" if isinstance(content, str) else "binary"
     key = (collection.content_hash(content), kind)
     return Item(text, content, key, described, bool(store))
 
 
-def vector_row(collection: Reference[Any], entry: object) -> dict[str, Any]:
+def item_content(id: str, value: object) -> Content:
+    """Return an item's content as `checked_content` does; an error names the item."""
+    try:
+        return checked_content(value)
+    except InvalidItemError as error:
+        raise of_item(id, error) from None
+
+
+def item_metadata(id: str, metadata: Metadata) -> str:
+    """Return an item's metadata as `dump_metadata` does; an error names the item."""
+    try:
+        return dump_metadata(metadata)
+    except InvalidItemError as error:
+        raise of_item(id, error) from None
+
+
+def of_item(id: str, error: InvalidItemError) -> InvalidItemError:
+    """Return an error that says about which item it is."""
+    return InvalidItemError(f"item {id!r}: {error}")
+
+
+def vector_row(collection: Reference[Any], entry: object, position: int) -> dict[str, Any]:
     """Return a row whose vector was made elsewhere, by the columns of the table.
 
     Args:
         collection: Where it is to be stored.
         entry: (id, vector), (id, vector, metadata) or (id, vector, metadata, content).
+        position: Of the entry, from 0.
 
     Raises:
         InvalidItemError: The id, the metadata or the content cannot be stored.
         InvalidVectorError: The vector is not finite.
     """
-    id, vector, metadata, content = (*unpacked(entry, 2, 4), None, None)[:4]
-    text = collection.keys.to_text(id)
-    if content is not None and not isinstance(checked_content(content), str):
-        raise InvalidItemError("the content of a vector from elsewhere must be a str")
+    id, vector, metadata, content = (*unpacked(entry, 2, 4, position), None, None)[:4]
+    text = collection.id_of(id, "entries", position)
+    if content is not None and not isinstance(item_content(text, content), str):
+        raise InvalidItemError(
+            f"item {text!r}: the content of a vector from elsewhere must be a str"
+        )
     return {
         "id": text,
         # A copy: a generator may hand out one piece of memory again and again.
@@ -129,5 +163,5 @@ def vector_row(collection: Reference[Any], entry: object) -> dict[str, Any]:
         "content": content,
         "content_blob": None,
         "content_hash": None if content is None else collection.content_hash(content),
-        "metadata": None if metadata is None else dump_metadata(metadata),
+        "metadata": None if metadata is None else item_metadata(text, metadata),
     }

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import time
+import logging
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic
 
-from ..errors import InvalidItemError, ModelMismatchError
+from ..errors import InvalidItemError, InvalidVectorError, ModelMismatchError
 from ..keys import K
 from ..models import registry
 from ..models.base import BATCH_SIZE, batches, check_batch_size, check_content, kinds
 from . import rows
-from .items import fold
+from .items import fold, of_item
 from .report import CHANGED, DELETED, Report
 from .resolve import resolve, stored_rows
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from ..work import Reference, Work
     from .items import ContentKey, Item
     from .resolve import StoredRow
+
+
+LOG = logging.getLogger("embeddings")
 
 
 @dataclass(repr=False, eq=False)
@@ -96,16 +100,34 @@ class Plan(Generic[K]):
             ValueError: `batch_size` is not a positive integer.
         """
         check_batch_size(batch_size)
-        began, count, requests = time.perf_counter(), len(self.missing), 0
+        began, count, requests = perf_counter(), len(self.missing), 0
         own = getattr(self.model, "batch_size", None)
         for batch in batches(list(self.missing), min(batch_size, own or batch_size)):
-            made = self.call_model(self.model, [self.missing[key] for key in batch])
-            self.vectors |= zip(batch, made, strict=True)
+            start = perf_counter()
+            self.call({key: self.missing[key] for key in batch})
             for key in batch:
                 del self.missing[key]
             requests += 1
-        seconds = time.perf_counter() - began
+            took = (perf_counter() - start) * 1000
+            LOG.debug("batch for %r: %d embedded, %.1f ms", self.collection, len(batch), took)
+        seconds = perf_counter() - began
         return Report(embedded=count, requests=requests, seconds=seconds)
+
+    def call(self, contents: dict[ContentKey, Content]) -> None:
+        """Call the model once, and take up the vectors.
+
+        Raises:
+            InvalidVectorError: A vector cannot be stored; the message names the item.
+        """
+        try:
+            made = self.call_model(self.model, list(contents.values()))
+        except InvalidVectorError as error:
+            if error.position is None:
+                raise
+            key = list(contents)[error.position]
+            ids = (item.id for items in self.lists for item in items if item.key == key)
+            raise InvalidVectorError(f"item {next(ids)!r}: {error}", error.position) from None
+        self.vectors |= zip(contents, made, strict=True)
 
     def __repr__(self) -> str:
         new, written = len(self.new_ids), len(self.written_ids | self.new_ids)
@@ -135,8 +157,11 @@ def make(
         if row is None:
             collection.refuse_if_deleted()
         model = collection.model_of(row)
-        for example in {item.key[1]: item.content for item in given}.values():
-            check_content(model, example)
+        for item in {item.key[1]: item for item in reversed(given)}.values():
+            try:
+                check_content(model, item.content)
+            except InvalidItemError as error:
+                raise of_item(item.id, error) from None
         stored = None if row is None else stored_rows(work, first, kinds(model))
         todo = resolve(work, first, stored, vectors, kinds(model), force=force)
     # What comes later cannot rely on a row that is about to be replaced.
@@ -173,6 +198,20 @@ def apply(collection: Reference[K], plan: Plan[K]) -> Report:
     return Report() if plan.lists == [[]] else write(collection, plan, gives_way=True)
 
 
+def log_batch(plan: Plan[Any], report: Report) -> None:
+    """Write a line about a batch that was written to the log at DEBUG."""
+    if LOG.isEnabledFor(logging.DEBUG):
+        counts = report.embedded, report.reused, report.unchanged, len(report.skipped)
+        LOG.debug(
+            "batch in %r: %d embedded by %r, %d written without, %d unchanged, %d skipped, %.1f ms",
+            plan.collection,
+            counts[0],
+            plan.model_id,
+            *counts[1:],
+            report.seconds * 1000,
+        )
+
+
 def write(collection: Reference[K], plan: Plan[K], *, gives_way: bool = False) -> Report:
     """Read again and write, and return what was done.
 
@@ -182,15 +221,19 @@ def write(collection: Reference[K], plan: Plan[K], *, gives_way: bool = False) -
         gives_way: Leave rows alone that another writer changed or deleted since the plan was made.
             Else the last writer wins, and the model is called for what is missing by then.
     """
-    began, requests = time.perf_counter(), 0
+    began, requests = perf_counter(), 0
     while (outcome := _write(collection, plan, gives_way=gives_way)).missing:
-        made = collection.embed(plan.model, [item.content for item in outcome.missing])
-        plan.vectors |= zip((item.key for item in outcome.missing), made, strict=True)
+        LOG.warning(
+            "other writers changed %d items in %r meanwhile: the model is called for them again",
+            len(outcome.missing),
+            collection.name,
+        )
+        plan.call({item.key: item.content for item in outcome.missing})
         plan.new_ids |= {item.id for item in outcome.missing}
         requests += 1
     written = outcome.written - outcome.skipped.keys()
     ids = {item.id for items in plan.lists for item in items}
-    return Report(
+    report = Report(
         embedded=len(written & plan.new_ids),
         reused=len(written - plan.new_ids),
         unchanged=len(ids - outcome.written - outcome.skipped.keys()),
@@ -198,8 +241,10 @@ def write(collection: Reference[K], plan: Plan[K], *, gives_way: bool = False) -
             (plan.keys.from_text(id), why) for id, why in sorted(outcome.skipped.items())
         ),
         requests=requests,
-        seconds=time.perf_counter() - began,
+        seconds=perf_counter() - began,
     )
+    log_batch(plan, report)
+    return report
 
 
 @dataclass

@@ -61,16 +61,17 @@ def write(work: Work, resolution: Resolution, new: Collection[str] = ()) -> bool
 
 
 def _check_dimensions(collection: CollectionRow, rows: Sequence[dict[str, Any]]) -> None:
-    lengths = {row["embedding"].size for row in rows if row["embedding"] is not None}
-    if not lengths:
+    sizes = {row["id"]: row["embedding"].size for row in rows if row["embedding"] is not None}
+    if not sizes:
         return
     stored = collection.vector_bytes
-    expected = min(lengths) if stored is None else stored // ITEM_BYTES
-    if unexpected := lengths - {expected}:
-        raise InvalidVectorError(
-            f"vectors of {min(unexpected)} dimensions do not fit in a collection whose "
-            f"vectors have {expected}. Nothing of this batch was written"
-        )
+    expected = min(sizes.values()) if stored is None else stored // ITEM_BYTES
+    for id, size in sizes.items():
+        if size != expected:
+            raise InvalidVectorError(
+                f"item {id!r}: vectors of {size} dimensions do not fit in a collection whose "
+                f"vectors have {expected}. Nothing of this batch was written"
+            )
 
 
 def _change(work: Work, changes: Sequence[dict[str, Any]], *, has_vector: bool) -> None:

@@ -8,6 +8,7 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy import update
 
 from ..errors import InvalidItemError
+from ..keys import MAX_ID_BYTES
 from ..models import registry
 from ..tables.migrate import bring_up_to_date
 from ..tables.records import RECORDS
@@ -22,6 +23,10 @@ def checked_name(name: object) -> str:
     if not isinstance(name, str) or not name:
         raise InvalidItemError(f"The name of a collection must be a string and not empty: {name!r}")
     check_text(name, "The name", name)
+    if len(name.encode()) > MAX_ID_BYTES:
+        raise InvalidItemError(
+            f"The name {name[:80]!r}... is over {MAX_ID_BYTES} bytes long in UTF-8"
+        )
     return name
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import time
+import logging
 from dataclasses import replace
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import update
 
-from ..errors import DoesNotExist, InvalidQueryError, ModelMismatchError
+from ..errors import InvalidQueryError, ModelMismatchError
 from ..models.base import batches, check_batch_size, check_content, kinds
 from ..searching.query import checked_where, starts_with, where_condition
 from ..tables.records import now
-from ..values import checked_content, dump_metadata, load_metadata
+from ..values import checked_content, load_metadata
 from ..vectors import as_vector
 from . import loaded, plan, rows
-from .items import Prepared, checked_item, vector_row
+from .items import Prepared, checked_item, item_metadata, vector_row
 from .report import Report
 from .resolve import Resolution, stored_vectors
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from ..vectors import Float32
     from ..work import Reference
     from .items import ContentKey, Item
+
+LOG = logging.getLogger("embeddings")
 
 
 def embed(
@@ -51,7 +54,7 @@ def embed(
             model_id = collection.model_id_of(collection.find(work))
         if value.model_id != model_id:
             raise ModelMismatchError(collection.name, model_id, value.model_id)
-        vectors[item.key] = as_vector(value.vector, label="prepared vector")
+        vectors[item.key] = as_vector(value.vector, label=f"prepared vector of {item.id!r}")
     _embed(collection, [item], vectors, force=force)
 
 
@@ -67,7 +70,8 @@ def embed_multi(
     check_batch_size(batch_size)
     own = getattr(collection.read_model(), "batch_size", None)
     items = (
-        checked_item(collection, id, value, metadata, store) for id, value, metadata in entries
+        checked_item(collection, id, value, metadata, store, position)
+        for position, (id, value, metadata) in enumerate(entries)
     )
     report = Report()
     for batch in batches(items, min(batch_size, own or batch_size)):
@@ -82,14 +86,18 @@ def _embed(
     *,
     force: bool,
 ) -> Report:
-    began = time.perf_counter()
+    began = perf_counter()
     planned = plan.make(collection, items, vectors, force=force)
     report = Report(unchanged=len(planned.unchanged))
     if planned.new_ids or planned.written_ids:
-        called = planned.embed(len(items))
-        report = plan.write(collection, planned)
-        report += Report(requests=called.requests, tokens=called.tokens)
-    return replace(report, seconds=time.perf_counter() - began)
+        requests = bool(planned.missing)
+        if planned.missing:
+            planned.call(planned.missing)
+            planned.missing = {}
+        report = plan.write(collection, planned) + Report(requests=requests)
+    else:
+        plan.log_batch(planned, report)
+    return replace(report, seconds=perf_counter() - began)
 
 
 def prepare(collection: Reference[Any], value: Content) -> Prepared:
@@ -119,28 +127,31 @@ def store_vectors(
 ) -> Report:
     """Store vectors that were made elsewhere. See `Collection.store_vectors`."""
     check_batch_size(batch_size)
-    began, written = time.perf_counter(), 0
-    checked = (vector_row(collection, entry) for entry in entries)
+    start, written = perf_counter(), 0
+    checked = (vector_row(collection, entry, at) for at, entry in enumerate(entries))
     for batch in batches(checked, batch_size):
+        began = perf_counter()
         by_id = {row["id"]: row for row in batch}
         with collection.work(write=True) as work:
             collection.find_or_create(work)
             rows.write(work, Resolution([by_id[id] for id in sorted(by_id)]))
         written += len(by_id)
-    return Report(reused=written, seconds=time.perf_counter() - began)
+        took = (perf_counter() - began) * 1000
+        LOG.debug("batch in %r: %d vectors stored, %.1f ms", collection.name, len(batch), took)
+    return Report(reused=written, seconds=perf_counter() - start)
 
 
 def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None) -> None:
     """Replace the metadata of an item. See `Collection.set_metadata`."""
-    text = collection.keys.to_text(id)
+    text = collection.id_of(id)
     # A copy, which the record of a session may keep.
-    copy = None if metadata is None else load_metadata(dump_metadata(metadata))
+    copy = None if metadata is None else load_metadata(item_metadata(text, metadata))
     entity = collection.records.embedding
     statement = update(entity).values({entity.metadata_: copy, entity.updated: now()})
     with collection.work(write=True) as work:
         row = collection.existing(work)
         if not work.changed(statement.where(entity.collection_id == row.id, entity.id == text)):
-            raise DoesNotExist("ID not found")
+            raise collection.id_not_found(text)
 
 
 def delete_items(
@@ -152,7 +163,7 @@ def delete_items(
     """Delete items and return how many there were. See `Collection.delete_items`."""
     if isinstance(ids, str | bytes):
         raise InvalidQueryError("ids must be an iterable of ids, not a single one")
-    texts = None if ids is None else [collection.keys.to_text(id) for id in ids]
+    texts = None if ids is None else collection.ids_of(ids, "ids")
     id = collection.records.embeddings.c.id
     conditions: list[ColumnElement[bool]] = []
     if prefix is not None and prefix != "":

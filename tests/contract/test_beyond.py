@@ -432,7 +432,7 @@ class TestSetMetadata:
         with pytest.raises(DoesNotExist):
             docs.set_metadata("a", {"b": 1})
         docs.embed("a", "1 0")
-        with pytest.raises(Collection.DoesNotExist, match=r"^ID not found$"):
+        with pytest.raises(Collection.DoesNotExist, match=r"^ID not found: "):
             docs.set_metadata("A", {"b": 1})
         assert docs.get("a").metadata_ is None
 

@@ -243,17 +243,16 @@ def test_a_prefix_that_no_id_can_have_is_refused(
 
 
 def test_a_zero_vector_scores_zero(opened: Open):
-    """Neither a stored zero vector nor a query of zeros is an error."""
+    """A stored zero vector is no error, nor is a query of zeros, which finds nothing."""
     docs = opened(model=Scripted(lambda items: [[float(len(item)), 0.0] for item in items]))
     docs.embed_multi([("zero", ""), ("one", "x")])
     docs.store_vectors([("against", [-1.0, 0.0])])
     expected = [("one", 1.0), ("zero", 0.0), ("against", -1.0)]
     assert [(entry.id, entry.score) for entry in docs.similar("x")] == expected
     zeros = [("against", 0.0), ("one", 0.0), ("zero", 0.0)]
-    assert [(entry.id, entry.score) for entry in docs.similar("")] == zeros
     assert [(e.id, e.score) for e in docs.similar_by_vector([0, 0])] == zeros
-    assert [(e.id, e.score) for e in docs.similar_by_id("zero")] == [*zeros[:2]]
-    assert [str(entry.score) for entry in docs.similar("")] == ["0.0"] * 3
+    assert docs.similar_by_id("zero") == []
+    assert [str(entry.score) for entry in docs.similar_by_vector([0, 0])] == ["0.0"] * 3
 
 
 # 9: wrong dimensions
@@ -503,7 +502,6 @@ HUGE = pytest.param({"x": 10**5000}, id="an integer of 5,000 digits")
         {"\udfff": 1},
         HUGE,
         {"x": 1j},
-        {"x": np.int64(1)},
         {"x": np.zeros(2)},
         [1, 2],
         "text",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import unittest
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from embeddings import (
 )
 from embeddings.models.registry import default_model_name
 from embeddings.tables.migrate import migrations_dir
-from embeddings.testing import DeterministicModel
+from embeddings.testing import DeterministicModel, replace_models
 from tests.databases import in_threads
 
 if TYPE_CHECKING:
@@ -492,6 +493,33 @@ def test_migrate_and_back_again(bare: tuple[str, Callable[..., str]]):
     with session(alias) as lent, pytest.raises(SchemaError, match="migrate"):
         docs(lent).embed("hound", "my happy hound")
     assert "0002_change_log... OK" in command("migrate", "embeddings")
+
+
+def test_the_commands_of_every_framework(bare: tuple[str, Callable[..., str]]):
+    """migrate, status, search and show; what is not there is an error, and so exits with 1."""
+    from django.core.management import CommandError
+
+    alias, command = bare
+    assert "0001_documented_schema... OK" in command("embeddings", "migrate")
+    with session(alias) as lent:
+        docs(lent).embed("hound", "my happy hound", {"year": 2022}, store=True)
+    facts = json.loads(command("embeddings", "status", "--json"))
+    assert [row["name"] for row in facts["collections"]] == ["docs"]
+    with replace_models():
+        found = command("embeddings", "search", "docs", "my happy hound")
+        assert found == "1.0000  hound  my happy hound\n"
+        found = command("embeddings", "search", "docs", "hound", "--json", "-n", "1")
+        assert [entry["id"] for entry in json.loads(found)] == ["hound"]
+        with pytest.raises(CommandError, match="Nothing was found"):
+            command("embeddings", "search", "docs", "hound", "--prefix", "x")
+        with pytest.raises(CommandError, match="query is empty"):
+            command("embeddings", "search", "docs", "")
+    assert json.loads(command("embeddings", "show", "docs", "--json"))["rows"] == 1
+    item = json.loads(command("embeddings", "show", "docs", "hound", "--json"))
+    assert item["metadata"] == {"year": 2022}
+    for missing in (["cats"], ["docs", "cat"]):
+        with pytest.raises(CommandError, match=r"does not exist|ID not found: 'cat'"):
+            command("embeddings", "show", *missing)
 
 
 def test_tables_that_are_there_already(bare: tuple[str, Callable[..., str]]):

@@ -308,7 +308,26 @@ def test_the_commands_work_on_the_applications_database(url: str, model: Determi
     after = run(app, "status", "--json")
     assert [row["rows"] for row in json.loads(after.output)["collections"]] == [1]
     assert after.exit_code == 0
-    assert run(app, "collections").output == "articles\n"
+    assert "articles" in run(app, "status").output
+    dispose(app)
+
+
+def test_search_and_show_ask_the_applications_own_model(url: str, model: DeterministicModel):
+    """Which is in its configuration, and known nowhere else; exit 1 for what is not there."""
+    app = application(url, EMBEDDINGS_MODEL=model)
+    run(app, "migrate")
+    with app.app_context():
+        articles.embed(1, "a hound", store=True)
+        db.session.commit()
+    model.calls.clear()
+    found = run(app, "search", "articles", "a hound")
+    assert (found.output, found.exit_code) == ("1.0000  1  a hound\n", 0)
+    assert model.calls == [["a hound"]]
+    assert json.loads(run(app, "show", "articles", "1", "--json").output)["content"] == "a hound"
+    assert json.loads(run(app, "show", "articles", "--json").output)["rows"] == 1
+    missing = run(app, "show", "articles", "2")
+    assert missing.output == "Error: ID not found: '2' in collection 'articles'\n"
+    assert missing.exit_code == 1
     dispose(app)
 
 
@@ -364,7 +383,7 @@ def test_the_tables_can_be_in_another_bind(
             articles.embed(article.id, article.title)
             end()
     assert stored(app) == (1, 1)
-    assert run(app, "collections").output == "articles\n"
+    assert "articles" in run(app, "status").output
     dispose(app)
 
 

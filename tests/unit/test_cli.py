@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from sqlalchemy import Engine, create_engine, text
 
 import embeddings
-from embeddings import Collection
+from embeddings import Collection, Status
 from embeddings.cli import embeddings as program
 from embeddings.overview import CollectionOverview, Overview, overview
 from embeddings.tables.migrate import head_revision
@@ -64,7 +64,10 @@ def test_status_shows_every_collection(filled: str):
     result = run("--database", filled, "status")
     lines = [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
     search = (
-        ["database", "database"]
+        [
+            "database: there is no index: create_index() makes one",
+            "database: there is no index: create_index() makes one",
+        ]
         if filled.startswith("postgresql")
         else [
             "scan: nothing is in memory yet: the second search of a process loads it",
@@ -94,7 +97,127 @@ def test_status_as_json_has_the_same_facts(filled: str):
 
 def test_the_database_can_be_named_by_the_environment(filled: str):
     """In EMBEDDINGS_DATABASE_URL, as for Alembic."""
-    assert run("collections", EMBEDDINGS_DATABASE_URL=filled).stdout == "docs\nempty\n"
+    assert "docs" in run("status", EMBEDDINGS_DATABASE_URL=filled).stdout
+
+
+def test_the_commands_are_those_of_every_way_to_run_them():
+    """What was `collections` is part of `status`."""
+    assert set(program.commands) == {"migrate", "status", "search", "show"}
+
+
+@pytest.fixture
+def stored(url: str, deterministic_models: object) -> str:
+    """A collection of a model that the program can find, with contents and metadata."""
+    with Collection("docs", url, model_id="3-small") as docs:
+        docs.embed("a/1", "a hound in the snow", {"year": 2022}, store=True)
+        docs.embed("a/2", f"a cat\nand {'many words ' * 20}", store=True)
+        docs.embed("b/1", "quarterly tax report")
+    return url
+
+
+def test_search_prints_score_id_and_content(stored: str):
+    """Best first, each in one line, a long content shortened."""
+    result = run("--database", stored, "search", "docs", "a hound in the snow")
+    lines = [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
+    assert lines[0] == ["1.0000", "a/1", "a hound in the snow"]
+    [cat] = [line for line in lines if line[1] == "a/2"]
+    assert cat[2].startswith("a cat and many words")
+    assert cat[2].endswith("...")
+    assert len(cat[2]) < 70
+    assert {line[1].strip() for line in lines} == {"a/1", "a/2", "b/1"}
+    assert result.exit_code == 0
+
+
+def test_search_as_json_has_the_entries(stored: str):
+    """As `similar` gives them."""
+    result = run("--database", stored, "search", "docs", "a hound in the snow", "-n", 1, "--json")
+    assert json.loads(result.stdout) == [
+        {
+            "id": "a/1",
+            "score": pytest.approx(1.0),
+            "content": "a hound in the snow",
+            "metadata": {"year": 2022},
+        }
+    ]
+    few = run("--database", stored, "search", "docs", "hound", "--prefix", "b/", "--json")
+    assert [entry["id"] for entry in json.loads(few.stdout)] == ["b/1"]
+
+
+def test_search_that_finds_nothing_exits_with_1(stored: str):
+    """So that a pipeline can tell; the output is no error."""
+    nothing = run("--database", stored, "search", "docs", "hound", "--prefix", "c/")
+    assert (nothing.stdout, nothing.exit_code) == ("Nothing was found.\n", 1)
+    as_json = run("--database", stored, "search", "docs", "hound", "--prefix", "c/", "--json")
+    assert (as_json.stdout, as_json.exit_code) == ("[]\n", 1)
+
+
+def test_show_a_collection(stored: str):
+    """Its model, rows and how it is searched."""
+    result = run("--database", stored, "show", "docs")
+    facts = dict(re.split(r" {2,}", line, maxsplit=1) for line in result.stdout.splitlines())
+    assert (facts["name"], facts["rows"]) == ("docs", "3")
+    assert facts["model"] == "text-embedding-3-small"
+    assert facts["strategy"] == ("database" if stored.startswith("postgresql") else "scan")
+    as_json = json.loads(run("--database", stored, "show", "docs", "--json").stdout)
+    assert (as_json["rows"], as_json["index"]) == (3, None)
+    assert result.exit_code == 0
+
+
+def test_show_an_item(stored: str):
+    """Its content, metadata and vector's length, and when it was written."""
+    result = run("--database", stored, "show", "docs", "a/1", "--json")
+    found = json.loads(result.stdout)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]+\+00:00", found.pop("updated"))
+    assert found == {
+        "id": "a/1",
+        "dimensions": 256,
+        "metadata": {"year": 2022},
+        "content": "a hound in the snow",
+        "content_bytes": None,
+    }
+    lines = run("--database", stored, "show", "docs", "b/1").stdout.splitlines()
+    assert lines[0].split() == ["id", "b/1"]
+    assert ["content", "-"] in [line.split() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "nothing", "hound"], "Collection 'nothing' does not exist"),
+        (["search", "docs", ""], "there is nothing to search for: the query is empty"),
+        (["search", "docs", "hound", "-n", -1], "number must be a whole number"),
+        (["show", "nothing"], "Collection 'nothing' does not exist"),
+        (["show", "docs", "none"], "ID not found: 'none' in collection 'docs'"),
+    ],
+)
+def test_what_cannot_be_found_or_meant_is_one_line(stored: str, arguments: Any, message: str):
+    """It exits with 1."""
+    result = run("--database", stored, *arguments)
+    assert result.stderr.startswith(f"Error: {message}")
+    assert (result.stderr.count("\n"), result.stdout, result.exit_code) == (1, "", 1)
+
+
+def test_a_model_that_cannot_be_had_is_one_line(filled: str):
+    """The collection's own model is asked, and no other."""
+    result = run("--database", filled, "search", "docs", "hound")
+    assert result.stderr == "Error: Unknown model: deterministic\n"
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("command", [["search", "docs", "hound"], ["show", "docs"]])
+def test_looking_changes_nothing(tmp_path: Path, model: DeterministicModel, command: list[str]):
+    """No file is created, and none is migrated."""
+    missing, old = tmp_path / "mistyped.db", tmp_path / "old.db"
+    result = run("--database", missing, *command)
+    assert result.stderr.startswith("Error: Collection 'docs' does not exist: there is no such")
+    assert not missing.exists()
+    engine = create_engine(f"sqlite:///{old}")
+    embeddings.migrate(engine, "emb_0001")
+    Collection("docs", engine, model=model)
+    engine.dispose()
+    run("--database", old, *command)
+    before = run("--database", old, "status")
+    assert before.stdout.startswith("Schema emb_0001, but")
 
 
 def test_migrate_brings_an_old_schema_up_to_date(tmp_path: Path, model: DeterministicModel):
@@ -130,14 +253,13 @@ def test_a_file_that_is_not_there_is_not_created_by_looking(tmp_path: Path):
     """A mistyped path stays without a file, and status exits with 1."""
     path = tmp_path / "mistyped.db"
     assert run("--database", path, "status").exit_code == 1
-    assert run("--database", path, "collections").stdout == ""
     assert not path.exists()
 
 
 # Errors
 
 
-@pytest.mark.parametrize("command", ["migrate", "status", "collections"])
+@pytest.mark.parametrize("command", ["migrate", "status", "show docs"])
 @pytest.mark.parametrize(
     ("database", "message"),
     [
@@ -150,7 +272,7 @@ def test_a_file_that_is_not_there_is_not_created_by_looking(tmp_path: Path):
 )
 def test_an_error_is_one_line_without_the_password(command: str, database: str, message: str):
     """It exits with 1; there is no traceback."""
-    result = run("--database", database, command)
+    result = run("--database", database, *command.split())
     assert result.stderr.startswith(f"Error: {message}")
     assert result.stderr.count("\n") == 1
     assert "s3cret" not in result.output
@@ -245,6 +367,13 @@ def test_an_overview_tells_of_the_index(db: Any, model: DeterministicModel):
     docs.embed("a", "a hound")
     docs.create_index()
     assert [row.strategy for row in overview(db).collections] == ["index"]
+    info = docs.index_info()
+    assert info is not None
+    assert docs.status() == Status("index", None, 1, info.bytes, index=info)
+    docs.drop_index()
+    status = docs.status()
+    assert (status.strategy, status.rows, status.index) == ("database", 1, None)
+    assert status.reason == "there is no index: create_index() makes one"
 
 
 def test_an_overview_of_one_schema_among_several(postgresql_engine: Engine):

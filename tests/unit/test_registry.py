@@ -30,7 +30,7 @@ from embeddings import (
     set_default_model,
 )
 from embeddings.models.base import Setting
-from embeddings.models.registry import Registry, Settings
+from embeddings.models.registry import REGISTRY, Registry, Settings, is_known, settings_from
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
@@ -350,6 +350,52 @@ def test_a_model_whose_id_is_no_name_is_refused(model_id):
     with pytest.raises(TypeError):
         register_embedding_model(types.SimpleNamespace(model_id=model_id, embed_batch=list))
     assert get_embedding_models() == before
+
+
+@pytest.mark.parametrize("alias", ["3-small", "local"])
+def test_the_alias_of_a_built_in_model_is_not_replaced_in_silence(alias):
+    """Neither by a model of that id, nor by an alias of another one, nor by an application's."""
+    before, model = get_embedding_model(alias), new_model()
+    named = DeterministicModel(alias)
+    for replace in (
+        lambda: register_embedding_model(named),
+        lambda: register_embedding_model(model, aliases=[new_alias(), alias]),
+        lambda: set_default_model(named),
+        lambda: settings_from({}, named),
+    ):
+        with pytest.raises(ValueError, match=rf"'{alias}' is the alias .*remove_alias\("):
+            replace()
+    assert get_embedding_model(alias) is before
+    assert not is_known(model.model_id)
+
+
+def test_the_alias_of_a_built_in_model_is_replaced_on_purpose():
+    """What the error says to do, does it."""
+    remove_alias("3-small")
+    model = DeterministicModel("3-small")
+    register_embedding_model(model)
+    try:
+        assert get_embedding_model("3-small") is model
+    finally:
+        del REGISTRY._models["3-small"]
+
+
+def test_a_built_in_model_in_another_dress_keeps_its_aliases():
+    """With a key of its own, say: the alias stands for the same id."""
+    model = DeterministicModel("text-embedding-3-small")
+    before = get_embedding_model("3-small")
+    register_embedding_model(model, aliases=["3-small"])
+    try:
+        assert get_embedding_model("3-small") is model
+    finally:
+        register_embedding_model(before)
+
+
+def test_an_announced_model_takes_no_name_that_is_in_use():
+    """Not even the alias of a built-in model as its id."""
+    before = get_embedding_model("3-small")
+    REGISTRY._add_announced(DeterministicModel("3-small"), [])
+    assert get_embedding_model("3-small") is before
 
 
 def test_a_string_in_place_of_aliases_is_refused():

@@ -19,9 +19,12 @@ from embeddings import (
     Collection,
     EmbeddingModel,
     InvalidItemError,
+    UnknownModelError,
     cosine_similarity,
     get_embedding_model,
     get_embedding_models,
+    remove_alias,
+    set_alias,
 )
 from embeddings.testing import DIMENSIONS, DeterministicModel, replace_models
 
@@ -211,6 +214,35 @@ def test_collections_by_name_and_by_object_use_it(session):
         assert model_of("text-embedding-3-small").calls == expected
         assert model_of("paid").calls == expected
         assert by_object.model() is model_of("paid")
+
+
+def test_what_is_asserted_about_is_what_was_called(session):
+    """By the id, by an alias of any kind, and for names that nobody knows."""
+    set_alias("of-mine", "of-some-plugin")
+    try:
+        with replace_models() as model_of:
+            before = [model_of(name) for name in ("3-small", "of-some-plugin")]
+            for name in ("3-small", "of-mine"):
+                Collection(name, session, model_id=name).embed("hound", "my happy hound")
+            names = [("3-small", "text-embedding-3-small"), ("of-mine", "of-some-plugin")]
+            for same, asked in zip(names, before, strict=True):
+                assert {id(model_of(name)) for name in same} == {id(asked)}
+                assert asked.calls == [["my happy hound"]]
+    finally:
+        remove_alias("of-mine")
+
+
+def test_a_name_that_nobody_knows_and_nobody_called_is_an_error(session):
+    """An assertion about a mistyped name would hold whatever was called."""
+    with replace_models() as model_of:
+        assert model_of("of-some-plugin").calls == []
+        Collection("docs", session, model_id="3-small").embed("hound", "my happy hound")
+        assert model_of("3-large").calls == []
+        assert model_of("of-some-plugin").calls == []
+        for _ in range(2):
+            with pytest.raises(UnknownModelError, match="Unknown model: 3-smal") as raised:
+                model_of("3-smal")
+            assert raised.value.__notes__ == ["Called were: text-embedding-3-small"]
 
 
 def test_a_collection_from_before_the_block_uses_it_too(session):

@@ -264,8 +264,17 @@ class PostgreSQL(Database):
         return search.matches(work, keys, vector, query)
 
     def status(self, work: Work, row: CollectionRow | None) -> Status:
-        """Return that the database searches."""
-        return Status("database")
+        """Return that the database searches, and by which index."""
+        if row is None:
+            return Status("database", "there is nothing to search")
+        rows = index.count(work.connection, work.records, row.id)
+        info = index.index_info(work.connection, work.records, row.id)
+        if info is None:
+            return Status("database", "there is no index: create_index() makes one", rows)
+        if not info.is_valid:
+            reason = f"the index {info.name} is not valid: create_index() builds it anew"
+            return Status("database", reason, rows, index=info)
+        return Status("index", None, rows, info.bytes, index=info)
 
     def cosine_similarity(
         self, vector: ColumnElement[Any], other: ColumnElement[Any]

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import logging
 import re
 from contextlib import contextmanager
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -48,6 +50,9 @@ POLL = 0.5  # seconds between two looks at a build
 CONNECTIONS, CANDIDATES = (2, 100), (4, 1_000)  # of a graph, as pgvector takes them
 OLDEST_PGVECTOR = (0, 8, 0)  # the first with iterative scans, without which filters starve
 MAX_VECTOR, MAX_HALFVEC = 2_000, 4_000  # dimensions that HNSW takes
+
+
+LOG = logging.getLogger("embeddings")
 
 
 class Sized(UserDefinedType[Any]):
@@ -292,6 +297,7 @@ def create(
 ) -> IndexInfo:
     """Build an index of a collection, and return what it is. See `Collection.create_index`."""
     _check_options(m, ef_construction)
+    began = perf_counter()
     engine = collection.sessions.engine
     if progress is not None and engine is None:
         raise BindingError(
@@ -336,7 +342,10 @@ def create(
                     raise
     with collection.work() as work:
         row = collection.existing(work)
-        return existing_info(work.connection, records, row.id)
+        info = existing_info(work.connection, records, row.id)
+    took = perf_counter() - began
+    LOG.info("index of %r built: %s, %d bytes, %.1f s", row.name, info.name, info.bytes, took)
+    return info
 
 
 def drop_of(collection: Reference[Any]) -> bool:

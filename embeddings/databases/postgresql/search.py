@@ -39,6 +39,7 @@ from sqlalchemy.ext.compiler import compiles
 from ...searching.query import Query, Ranking, ScoredRow
 from ...searching.scan import check_dimensions
 from ...vectors import ITEM_BYTES
+from ..status import Searched
 from .drivers import vector_writer
 from .index import distance
 from .keys import id_as_key
@@ -104,7 +105,9 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     rows = work.run(_statement(work, vector.size, query), values).all()
     if not rows and not work.row.has_index:
         _check_stored_dimensions(work, vector.size)
-    return Ranking([ScoredRow(*row[:4]) for row in rows], not rows or rows[0].is_exact)
+    is_exact = not rows or rows[0].is_exact
+    work.searched = Searched("database" if is_exact else "index", candidates=_candidates(query))
+    return Ranking([ScoredRow(*row[:4]) for row in rows], is_exact)
 
 
 def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
@@ -113,6 +116,7 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
     It uses an index where `search` would, and with `exact=False` also where that may not pay.
     """
     check_dimensions(work, vector.size)
+    work.searched = Searched("database", reason="as a part of your statement")
     if not work.row.has_index:
         _check_stored_dimensions(work, vector.size)
     sought = bindparam(None, vector.astype("f4"), _Sent())

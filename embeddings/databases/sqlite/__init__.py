@@ -49,6 +49,7 @@ class SQLite(Database):
     name = "sqlite"
     finishes_statements = True  # closing a connection within one would leave the file locked
     confirms_rows = True
+    has_wide_integers = True
 
     # Tables
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ....vectors import ITEM_BYTES
@@ -9,7 +11,7 @@ from ....work import ROWS
 from . import statements
 from .cache import BUILT_AT, CACHE, SLOT_BYTES, Key, Slot
 from .segments import Packer
-from .state import State, expected_bytes
+from .state import State, bytes_of, expected_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from .state import Mark
     from .statements import Position
 
+LOG = logging.getLogger("embeddings")
 REBUILT_SHARE = 8  # where more than one in this many rows changed, all are read anew
 FEWEST_REBUILT = 1000  # changed rows, up to which a state is patched all the same
 
@@ -119,15 +122,15 @@ def _built(work: Work, key: Key) -> State:
     CACHE.forget(key)  # the old state first: the two together would take twice the memory
     if not CACHE.make_room(key, needed_bytes(work)):
         raise MustScan("the matrix does not fit into memory")
-    before = statements.position(work)
+    before, began = statements.position(work), perf_counter()
     packer = Packer(dimensions_of(work))
     for part in statements.load(work, None):
         packer.add(_texts(part))
-    return State.of(
-        _mark_if_unchanged(before, statements.position(work), key),
-        packer.segments(),
-        packer.invalid,
-    )
+    mark = _mark_if_unchanged(before, statements.position(work), key)
+    state = State.of(mark, packer.segments(), packer.invalid)
+    facts = state.rows, bytes_of(state), (perf_counter() - began) * 1000
+    LOG.info("matrix of %r built: %d rows, %d bytes, %.0f ms", work.row.name, *facts)
+    return state
 
 
 def _texts(part: Iterable[tuple[Any, Any, bool]]) -> Iterable[tuple[str, Any]]:

@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 from ....searching.query import NotConfirmed, Ranking, ScoredRow
 from ....searching.scan import are_vectors, scan
 from ....vectors import ITEM_BYTES
+from ...status import Searched
 from . import statements
 from .build import MustScan, catch_up, checked_position, dimensions_of, forget
 from .cache import CACHE, Key
@@ -78,10 +79,10 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
         for query_index, vector in enumerate(block):
             try:
                 ranking = Ranking(_search(work, probes, query_index, query, filters))
-            except MustScan:
+            except MustScan as reason:
                 if not work.row.is_certain:
                     raise NotConfirmed from None
-                ranking = scan(work, vector, query)
+                ranking = scan(work, vector, query, str(reason))
             results.append(ranking)
     return results
 
@@ -168,6 +169,7 @@ def _attempt(
                 return None  # other rows may meet the conditions now
         if rescored.are_best(chosen.floor):
             rescored.warn()
+            work.searched = Searched("matrix", state.rows, len(chosen.ids))
             return _decoded(work, rescored)
         if answer.changes:
             return None

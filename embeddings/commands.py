@@ -1,0 +1,172 @@
+"""What the commands do, whoever offers them: the program `embeddings`, Flask or Django.
+
+Each reads a database, and returns what to print and whether that is good news, by which the program
+ends with 0 or with 1.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from .collection import Collection
+from .errors import DoesNotExist
+from .overview import overview
+from .sessions import bind_for_reading
+from .tables.records import RECORDS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from .sessions import DatabaseLike
+    from .tables.records import EmbeddingRecord
+
+SHOWN = 60  # characters of a content in a list
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command found.
+
+    Attributes:
+        text: To print.
+        is_good: Whether the program ends with 0.
+    """
+
+    text: str
+    is_good: bool = True
+
+
+def status(db: DatabaseLike, *, as_json: bool = False) -> Outcome:
+    """Return the schema and every collection; bad if there is something to migrate."""
+    found = overview(db)
+    return Outcome(_json(asdict(found)) if as_json else str(found), found.is_current)
+
+
+def search(
+    db: DatabaseLike,
+    name: str,
+    text: str,
+    *,
+    number: int = 10,
+    prefix: str | None = None,
+    as_json: bool = False,
+) -> Outcome:
+    """Return what a collection has that is nearest to a text; bad if that is nothing.
+
+    Args:
+        db: Nothing is created or migrated there.
+        name: Of the collection.
+        text: What to search for, by the collection's own model.
+        number: The most results.
+        prefix: Only ids that begin with it.
+        as_json: As a list of JSON objects, and not as lines of score, id and content.
+
+    Raises:
+        DoesNotExist: There is no such collection.
+
+        And what `Collection.similar` raises.
+    """
+    with _collection(db, name) as collection:
+        collection.count()  # there has to be one
+        entries = collection.similar(text, number, prefix)
+    if as_json:
+        return Outcome(_json([vars(entry) for entry in entries]), bool(entries))
+    lines = [(f"{entry.score:.4f}", entry.id, _short(entry.content)) for entry in entries]
+    return Outcome(_aligned(lines) or "Nothing was found.", bool(entries))
+
+
+def show(db: DatabaseLike, name: str, id: str | None = None, *, as_json: bool = False) -> Outcome:
+    """Return what there is to know of a collection, or of one item in it.
+
+    Args:
+        db: Nothing is created or migrated there.
+        name: Of the collection.
+        id: The item's, as it is stored.
+        as_json: As a JSON object, and not as lines.
+
+    Raises:
+        DoesNotExist: There is no such collection, or no such item in it.
+    """
+    with _collection(db, name) as collection:
+        facts = _facts(collection) if id is None else _item(collection, id)
+    if as_json:
+        return Outcome(_json(facts))
+    return Outcome(_aligned([(key, _cell(value)) for key, value in facts.items()]))
+
+
+@contextmanager
+def _collection(db: DatabaseLike, name: str) -> Iterator[Collection[str]]:
+    """Yield a collection for reading, of a database that is left as it is."""
+    sessions = bind_for_reading(db, RECORDS)
+    if sessions is None:
+        raise DoesNotExist(f"Collection {name!r} does not exist: there is no such file")
+    try:
+        sessions.eager = False  # a path would be migrated
+        yield Collection(name, sessions, create=False)
+    finally:
+        sessions.close()
+
+
+def _facts(collection: Collection[str]) -> dict[str, Any]:
+    rows, status = collection.count(), collection.status()
+    return {
+        "name": collection.name,
+        "model": collection.model_id,
+        "rows": rows,
+        "strategy": status.strategy,
+        "reason": status.reason,
+        "rows_in_memory": status.rows,
+        "bytes": status.bytes,
+        "index": None if status.index is None else asdict(status.index),
+    }
+
+
+def _item(collection: Collection[str], id: str) -> dict[str, Any]:
+    record = collection.get(id)
+    if record is None:
+        raise collection.reference.id_not_found(id)
+    return {
+        "id": record.id,
+        "dimensions": None if record.embedding is None else len(record.embedding),
+        "updated": _time(record),
+        "metadata": record.metadata_,
+        "content": record.content,
+        "content_bytes": None if record.content_blob is None else len(record.content_blob),
+    }
+
+
+def _time(record: EmbeddingRecord) -> str | None:
+    if record.updated is None:
+        return None
+    return datetime.fromtimestamp(record.updated, UTC).isoformat()
+
+
+def _json(found: object) -> str:
+    return json.dumps(found, ensure_ascii=False)
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, dict):
+        return _json(value)
+    return "-" if value is None else str(value)
+
+
+def _short(content: str | None) -> str:
+    text = " ".join((content or "").split())
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    """Return cells in columns, of which the last is as long as it is."""
+    if not lines:
+        return ""
+    *widths, _ = (max(map(len, column)) for column in zip(*lines, strict=True))
+    return "\n".join(
+        "  ".join([*(cell.ljust(width) for cell, width in zip(line, widths, strict=False)), last])
+        for line in lines
+        for last in line[-1:]
+    )
