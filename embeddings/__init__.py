@@ -18,6 +18,8 @@ from .databases.sqlite.matrix.memory import set_memory_budget
 from .databases.sqlite.transactions import configure_sqlite
 from .databases.status import IndexInfo, Status
 from .errors import (
+    AnswerError,
+    AuthenticationError,
     BindingError,
     CorruptVectorWarning,
     DoesNotExist,
@@ -30,11 +32,17 @@ from .errors import (
     ModelError,
     ModelMismatchError,
     ModelRequiredError,
+    QuotaError,
+    RateLimitError,
+    RefusedError,
     SchemaError,
+    TooLongError,
+    UnavailableError,
     UnknownModelError,
 )
 from .forks import importing
 from .models.base import EmbeddingModel, SupportsEmbedding
+from .models.cached import cached
 from .models.registry import (
     get_aliases,
     get_embedding_model,
@@ -61,8 +69,10 @@ if typing.TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AnswerError",
     "AsyncCollection",
     "AsyncPlan",
+    "AuthenticationError",
     "Base",
     "BinaryText",
     "BindingError",
@@ -88,13 +98,19 @@ __all__ = [
     "ModelRequiredError",
     "Plan",
     "Prepared",
+    "QuotaError",
+    "RateLimitError",
     "Records",
+    "RefusedError",
     "Report",
     "SchemaError",
     "Status",
     "SupportsEmbedding",
+    "TooLongError",
+    "UnavailableError",
     "UnknownModelError",
     "Vector",
+    "cached",
     "configure_sqlite",
     "cosine_similarity",
     "decode",

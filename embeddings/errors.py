@@ -9,6 +9,13 @@ EmbeddingsError
 ├── InvalidVectorError (ValueError)     a vector with wrong length, shape or values
 ├── InvalidQueryError (ValueError)      an argument of a search that means nothing
 ├── ModelError (RuntimeError)           an embedding model failed, or its service did
+│   ├── AuthenticationError             the service does not take the key
+│   ├── QuotaError                      the account has nothing left to spend
+│   ├── RateLimitError                  too many requests or tokens for the moment
+│   ├── RefusedError                    the service does not take the request, or an item
+│   │   └── TooLongError                an item or a request is longer than the model takes
+│   ├── UnavailableError                no answer: a broken connection, a time-out, a server error
+│   └── AnswerError                     an answer that does not hold the vectors asked for
 ├── MissingExtraError (ImportError)     an optional package is not installed
 ├── SchemaError (RuntimeError)          the tables are missing, or are not ours
 ├── IndexingError (RuntimeError)        an index that cannot be made here
@@ -21,9 +28,37 @@ Errors of SQLAlchemy and of the database driver pass through unchanged.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SHOWN_IDS = 5  # of the items concerned, in a message
+
 
 class EmbeddingsError(Exception):
-    """Everything that this library raises of its own accord."""
+    """Everything that this library raises of its own accord.
+
+    Attributes:
+        ids: Of the items concerned, where they have ids.
+        positions: Of the items concerned, among those that the model was called with. Empty where
+            it is all of them.
+    """
+
+    ids: tuple[Any, ...] = ()
+    positions: tuple[int, ...] = ()
+
+    def add_ids(self, ids: Iterable[Any]) -> None:
+        """Say which items are concerned, also in the message. The first ids said stay."""
+        if self.ids:
+            return
+        self.ids = tuple(ids)
+        if self.ids and self.args:
+            shown = ", ".join(repr(id)[:80] for id in self.ids[:SHOWN_IDS])
+            more = len(self.ids) - SHOWN_IDS
+            word = "id" if len(self.ids) == 1 else "ids"
+            shown = f"{shown} and {more} more" if more > 0 else shown
+            self.args = (f"{self.args[0]} [{word} {shown}]", *self.args[1:])
 
 
 class DoesNotExist(EmbeddingsError, LookupError):  # noqa: N818  the documented name
@@ -81,15 +116,7 @@ class InvalidItemError(EmbeddingsError, ValueError):
 
 
 class InvalidVectorError(EmbeddingsError, ValueError):
-    """A vector that is empty, not one-dimensional, not finite, or of the wrong length.
-
-    Attributes:
-        position: Which of several vectors it is, from 0; None if it was alone.
-    """
-
-    def __init__(self, message: str, position: int | None = None) -> None:
-        super().__init__(message)
-        self.position = position
+    """A vector that is empty, not one-dimensional, not finite, or of the wrong length."""
 
 
 class InvalidQueryError(EmbeddingsError, ValueError):
@@ -97,7 +124,64 @@ class InvalidQueryError(EmbeddingsError, ValueError):
 
 
 class ModelError(EmbeddingsError, RuntimeError):
-    """An embedding model or its service failed. The message never holds a key or a content."""
+    """An embedding model or its service failed. The message never holds a key or a content.
+
+    Attributes:
+        status: The HTTP status that the service answered with, or None.
+        reason: What the service said of it, shortened, without keys and contents, or None.
+        retry_after: The seconds after which the service wants to be asked again, or None.
+        is_retryable: Whether the same call may succeed later, with nothing changed.
+    """
+
+    is_retryable: bool = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        reason: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.reason, self.retry_after = status, reason, retry_after
+
+
+class AuthenticationError(ModelError):
+    """The service does not take the key, or the key may not use the model."""
+
+
+class QuotaError(ModelError):
+    """The account has nothing left to spend, which waiting does not change."""
+
+
+class RateLimitError(ModelError):
+    """Too many requests or tokens for the moment; `retry_after` may say how long to wait."""
+
+    is_retryable = True
+
+
+class RefusedError(ModelError):
+    """The service does not take the request.
+
+    If it is for one item, `positions` and `ids` tell which; if for all requests, they are empty.
+    """
+
+
+class TooLongError(RefusedError):
+    """An item, or a request, is longer than the model takes."""
+
+
+class UnavailableError(ModelError):
+    """The service gave no answer: a broken connection, a time-out, or an error on its side."""
+
+    is_retryable = True
+
+
+class AnswerError(ModelError):
+    """The service's answer does not hold the vectors that it was asked for."""
+
+    is_retryable = True
 
 
 class MissingExtraError(EmbeddingsError, ImportError):

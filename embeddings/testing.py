@@ -41,8 +41,10 @@ class DeterministicModel(EmbeddingModel):
         supports_binary: Whether it takes bytes too.
 
     Attributes:
-        calls: What `embed_batch` was given, call by call.
+        calls: What `embed_batch` was given, call by call; every query is.
     """
+
+    query_cache = 0
 
     def __init__(self, model_id: str = "deterministic", *, supports_binary: bool = False) -> None:
         self.model_id = model_id

@@ -43,7 +43,7 @@ def as_vectors(values: Sequence[VectorLike], *, label: str = "") -> list[Float32
         label: What they are called in an error, after their number.
 
     Raises:
-        InvalidVectorError: As `as_vector`; the message tells which one it is.
+        InvalidVectorError: As `as_vector`; the message and `positions` tell which one it is.
     """
     matrix = _as_matrix(values)
     if matrix is not None:
@@ -53,7 +53,8 @@ def as_vectors(values: Sequence[VectorLike], *, label: str = "") -> list[Float32
         try:
             vectors.append(as_vector(row, label=f"vector {position} {label}"))
         except InvalidVectorError as error:
-            raise InvalidVectorError(str(error), position) from None
+            error.positions = (position,)
+            raise
     return vectors
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .databases.base import Database
     from .databases.status import Searched
     from .keys import Keys
-    from .models.base import Content, SupportsEmbedding
+    from .models.base import Content, Role, SupportsEmbedding
     from .sessions.base import Sessions
     from .tables.records import Records
     from .vectors import Float32
@@ -444,9 +444,11 @@ class Reference(Generic[K]):
             row = self.find(work)
         return self.model_of(row)
 
-    def embed(self, model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
+    def embed(
+        self, model: SupportsEmbedding, items: list[Any], role: Role = "document"
+    ) -> list[Float32]:
         """Return the vectors of items, checked. No transaction of ours is open meanwhile."""
-        return self.sessions.runtime.embed(model, items)
+        return self.sessions.runtime.embed(model, items, role)
 
 
 @functools.cache

@@ -23,7 +23,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from .. import databases
 from ..errors import BindingError, ModelError
-from ..models.base import checked_vectors, embed_checked
+from ..models.base import call_async, checked_vectors, embed_checked
 from ..sessions import engine_of
 from ..sessions.base import Sessions
 from ..sessions.host import HostConnection, HostSession
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import URL, Connection, Engine
 
-    from ..models.base import Content, SupportsEmbedding
+    from ..models.base import Content, Role, SupportsEmbedding
     from ..vectors import Float32
 
 _writers: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
@@ -50,9 +50,9 @@ _migrating = Turn()
 class EventLoop(Runtime):
     """Waits by giving way to the event loop, in a greenlet."""
 
-    def embed(self, model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
+    def call(self, model: SupportsEmbedding, items: list[Any], role: Role) -> list[Float32]:
         """Return the vectors of items: awaited if the model can be, else made in a thread."""
-        return wait_for(_embed, model, items)
+        return wait_for(_embed, model, items, role)
 
     def pause(self, seconds: float) -> None:
         """Wait so long."""
@@ -72,31 +72,16 @@ class EventLoop(Runtime):
                 wait_for(asyncio.wait, [working])
 
 
-async def _embed(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
-    if not _is_awaited(model):
-        return await asyncio.to_thread(_in_a_thread, model, items)
-    answer = await model.aembed_batch(list(items))  # type: ignore[attr-defined]
+async def _embed(model: SupportsEmbedding, items: list[Content], role: Role) -> list[Float32]:
+    answer = await call_async(model, items, role)
+    if answer is None:
+        return await asyncio.to_thread(_in_a_thread, model, items, role)
     return await asyncio.to_thread(checked_vectors, model, items, answer)
 
 
-def _is_awaited(model: SupportsEmbedding) -> bool:
-    """Return whether the model has an `aembed_batch` that is not older than its `embed_batch`.
-
-    A class that overrides `embed_batch` alone means that one, and not what its base class awaits.
-    """
-    if getattr(model, "aembed_batch", None) is None:
-        return False
-    places = [getattr(model, "__dict__", {}), *map(vars, type(model).__mro__)]
-
-    def newest(name: str) -> int:
-        return next((at for at, names in enumerate(places) if name in names), len(places))
-
-    return newest("aembed_batch") <= newest("embed_batch")
-
-
-def _in_a_thread(model: SupportsEmbedding, items: list[Content]) -> list[Float32]:
+def _in_a_thread(model: SupportsEmbedding, items: list[Content], role: Role) -> list[Float32]:
     try:
-        return embed_checked(model, items)
+        return embed_checked(model, items, role)
     except StopIteration as error:  # which would never reach the one who waits
         raise ModelError(f"Model {model.model_id!r} raised StopIteration") from error
 

@@ -29,6 +29,8 @@ class Embeddings:
 
     - `EMBEDDINGS_MODEL`: the model of new collections that name none; an id, an alias, or a model
       object of your own, which is then known in this application by its `model_id`.
+    - `EMBEDDINGS_MODELS`: models of services that speak OpenAI's protocol: a dict of ids, each with
+      the keyword arguments of `OpenAIEmbeddingModel`.
     - The settings of the built-in models, such as their keys, by the names of the environment
       variables.
 
@@ -50,7 +52,9 @@ class Embeddings:
 
     def init_app(self, app: Flask) -> None:
         """Read the settings of an application, and add the command to it."""
-        app.extensions[EXTENSION] = settings_from(app.config, app.config.get("EMBEDDINGS_MODEL"))
+        app.extensions[EXTENSION] = settings_from(
+            app.config, app.config.get("EMBEDDINGS_MODEL"), app.config.get("EMBEDDINGS_MODELS")
+        )
         use_settings("flask", _current_settings)
         app.cli.add_command(commands_on(with_appcontext(_engine)))
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Content: TypeAlias = str | bytes
 Kind: TypeAlias = Literal["text", "binary"]
+Role: TypeAlias = Literal["document", "query"]
+"""What an item is embedded for: to be stored, or to be searched for."""
 BATCH_SIZE = 100  # items in one call of a model, unless the model or the caller says otherwise
 T = TypeVar("T")
 
@@ -24,7 +26,9 @@ T = TypeVar("T")
 class SupportsEmbedding(Protocol):
     """What a collection needs of a model: this library's, `llm`'s, or an object of your own.
 
-    `batch_size`, `supports_text` and `supports_binary` are read where they exist.
+    `batch_size`, `supports_text`, `supports_binary`, `query_prefix`, `document_prefix` and
+    `query_cache` are read where they exist, and `check_item` and `embed_queries` called, as those
+    of `EmbeddingModel`.
     """
 
     model_id: str
@@ -52,6 +56,12 @@ class EmbeddingModel(ABC):
     """The most items to pass to `embed_batch` at once; None for any number."""
     supports_text: bool = True
     supports_binary: bool = False
+    query_prefix: str = ""
+    """What a text to search for is preceded by."""
+    document_prefix: str = ""
+    """What a text to store is preceded by; the hash by which it is recognised is of both."""
+    query_cache: int = 1000
+    """The most vectors of queries that are kept in memory; 0 for none."""
 
     @abstractmethod
     def embed_batch(self, items: Sequence[Content]) -> Iterable[VectorLike]:
@@ -61,14 +71,23 @@ class EmbeddingModel(ABC):
             items: A list of strings, or of bytes, never an exhausted or one-shot iterator.
         """
 
+    def check_item(self, item: Content) -> None:  # noqa: B027  most models take everything
+        """Do nothing if the model may take an item; called before `embed_batch`, for each.
+
+        Raises:
+            InvalidItemError: It does not take it.
+        """
+
     def embed(self, item: Content) -> list[float]:
         """Return the item's vector as a list of floats, each rounded to float32.
+
+        It is the vector that a collection stores: `document_prefix` is added.
 
         Raises:
             InvalidItemError: The model does not take this kind of content.
             ModelError: The model returned something else than one vector.
         """
-        check_content(self, item)
+        check_kind(self, item)
         return _floats(embed_checked(self, [item])[0])
 
     def embed_multi(
@@ -86,7 +105,7 @@ class EmbeddingModel(ABC):
         """
         for batch in batches(items, self.batch_size if batch_size is None else batch_size):
             for item in batch:
-                check_content(self, item)
+                check_kind(self, item)
             yield from map(_floats, embed_checked(self, batch))
 
     def __repr__(self) -> str:
@@ -168,8 +187,8 @@ def kinds(model: SupportsEmbedding) -> tuple[Kind, ...]:
     return tuple(kind for kind, is_supported in supported if is_supported)
 
 
-def check_content(model: SupportsEmbedding, item: object) -> None:
-    """Do nothing if the model takes this item.
+def check_kind(model: SupportsEmbedding, item: object) -> None:
+    """Do nothing if the model takes items of this kind.
 
     Raises:
         InvalidItemError: It does not, or the item is neither a string nor bytes.
@@ -182,7 +201,44 @@ def check_content(model: SupportsEmbedding, item: object) -> None:
         raise InvalidItemError("This model does not support text strings, only binary data")
 
 
-def _call(model: SupportsEmbedding, items: list[Any]) -> Iterable[VectorLike]:
+def check_content(model: SupportsEmbedding, item: object) -> None:
+    """Do nothing if the model may take this item.
+
+    Raises:
+        InvalidItemError: It does not, or the item is neither a string nor bytes.
+
+        And what the model's `check_item` raises.
+    """
+    check_kind(model, item)
+    check_item = getattr(model, "check_item", None)
+    if check_item is not None:
+        check_item(item)
+
+
+def prefixed(model: SupportsEmbedding, item: Content, role: Role = "document") -> Content:
+    """Return what the model is given for an item: a text with the prefix of its role."""
+    prefix = getattr(model, f"{role}_prefix", "")
+    return prefix + item if prefix and isinstance(item, str) else item
+
+
+def has_own(model: SupportsEmbedding, name: str, general: str) -> bool:
+    """Return whether a model's method goes before a more general one.
+
+    It does not where a subclass overrides the general one alone: then the subclass is asked.
+    """
+    for kind in type(model).__mro__:
+        if name in vars(kind):
+            return True
+        if general in vars(kind):
+            return False
+    return hasattr(model, name)
+
+
+def _call(model: SupportsEmbedding, items: list[Any], role: Role) -> Iterable[VectorLike]:
+    if role == "query" and has_own(model, "embed_queries", "embed_batch"):
+        vectors: Iterable[VectorLike] = model.embed_queries(items)  # type: ignore[attr-defined]
+        return vectors
+    items = [prefixed(model, item, role) for item in items]
     llm = sys.modules.get("llm")
     if llm is not None and isinstance(model, llm.EmbeddingModel):
         # A model of llm looks up its key in embed_multi, not in embed_batch.
@@ -191,8 +247,30 @@ def _call(model: SupportsEmbedding, items: list[Any]) -> Iterable[VectorLike]:
     return model.embed_batch(items)
 
 
-def embed_checked(model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
+async def call_async(
+    model: SupportsEmbedding, items: list[Any], role: Role
+) -> Iterable[VectorLike] | None:
+    """Return the answer of a model that can be awaited, or None if it cannot."""
+    name, general = "aembed_batch", "embed_batch"
+    if role == "query" and has_own(model, "embed_queries", "embed_batch"):
+        name, general = "aembed_queries", "embed_queries"
+    else:
+        items = [prefixed(model, item, role) for item in items]
+    if not has_own(model, name, general):
+        return None
+    answer: Iterable[VectorLike] = await getattr(model, name)(list(items))
+    return answer
+
+
+def embed_checked(
+    model: SupportsEmbedding, items: list[Any], role: Role = "document"
+) -> list[Float32]:
     """Return one float32 vector of shape (dimensions,) for each item, from one call of the model.
+
+    Args:
+        model: The model.
+        items: Without the prefix of their role.
+        role: What they are embedded for.
 
     Raises:
         ModelError: The model returned another number of vectors than it was given items, or
@@ -200,7 +278,7 @@ def embed_checked(model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
         InvalidVectorError: A vector is empty, not finite or not of numbers.
     """
     # The model gets a copy: it may change its list.
-    return checked_vectors(model, items, _call(model, list(items)))
+    return checked_vectors(model, items, _call(model, list(items), role))
 
 
 def checked_vectors(

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
+import json
 import os
+import time
 import weakref
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from inspect import signature
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import parse_qsl
 
-import numpy as np
-
-from ..errors import InvalidItemError, MissingExtraError, ModelError
+from ..errors import (
+    AnswerError,
+    InvalidItemError,
+    MissingExtraError,
+    ModelError,
+    TooLongError,
+    UnavailableError,
+)
 from ..forks import Lock, importing, renew_in_children
-from .base import Content, EmbeddingModel, Setting, SupportsEmbedding
+from .answers import largest, vectors_in
+from .base import Content, EmbeddingModel, Role, Setting, SupportsEmbedding
+from .conversation import Learnt, Limits, TooLong, requests_for
+from .failures import Failure, Teller
+from .limits import Deadline, Pace, Tokens, tries
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     import openai
 
@@ -38,34 +49,46 @@ MODELS: tuple[tuple[str, str, int | None, tuple[str, ...]], ...] = (
     ("text-embedding-3-large-1024", "text-embedding-3-large", 1024, ("3-large-1024",)),
 )
 
-# The error codes that a message of ours shows. A service could echo the request in any other.
-SHOWN_CODES = {
-    "context_length_exceeded",
-    "insufficient_quota",
-    "invalid_api_key",
-    "model_not_found",
-    "rate_limit_exceeded",
-    "unsupported_country_region_territory",
-}
-
 
 class OpenAIEmbeddingModel(EmbeddingModel):
-    """A model behind OpenAI's `/embeddings`.
+    """A model behind OpenAI's `/embeddings`, at OpenAI or at a service that imitates it.
 
     The key and the address come from the arguments or, when the model is first called, from
-    OPENAI_API_KEY and OPENAI_BASE_URL. Rate limits, server errors and broken connections are
-    tried again by the `openai` package; an exhausted quota is not. A forked child process opens
-    connections of its own.
+    OPENAI_API_KEY and OPENAI_BASE_URL. Rate limits, server errors, broken connections and answers
+    that are no vectors are tried again; an exhausted quota or a key that is not taken is not. A
+    forked child process opens connections of its own.
 
     Args:
         model_id: The name under which collections remember the model.
         api_name: What the service calls it; `model_id` by default.
         dimensions: The number of dimensions to ask the service for; None for its own.
         api_key: Instead of OPENAI_API_KEY.
-        base_url: Instead of OPENAI_BASE_URL, for example of a compatible service.
-        batch_size: The most texts in one request; the service takes 2,048.
+        base_url: Instead of OPENAI_BASE_URL. A query string in it goes with every request.
+        organization: Instead of OPENAI_ORG_ID.
+        default_headers: To send with every request.
+        default_query: Parameters to add to the address of every request.
+        extra_body: Fields to add to every request.
+        query_extra_body: Instead of `extra_body`, to requests for queries.
+        client: An `openai.OpenAI`, `AsyncOpenAI` or one of Azure's, which has its own key, address,
+            headers and connections. An asynchronous one can only be awaited.
+        query_prefix: Put before each query.
+        document_prefix: Put before each text that is stored, as part of its hash.
+        batch_size: The most texts in one request; OpenAI takes 2,048.
+        max_tokens: The most tokens of one text; None for any number.
+        max_request_tokens: The most tokens of all texts of a request; None for any number. They
+            are counted by tiktoken where its vocabulary is on this machine; else by bytes of
+            UTF-8, of which a token has one or more.
+        too_long: What becomes of a text that has more than `max_tokens`. "error" raises
+            `TooLongError`, before anything is sent where that is certain. "truncate" embeds as
+            much of its beginning as the service takes.
+        requests_per_minute: The most, spread evenly; None for any number.
+        tokens_per_minute: The most, spread evenly; None for any number.
         max_retries: How often a failed request is sent again.
-        timeout: Seconds to wait for an answer.
+        timeout: Seconds to wait for an answer to begin, and between its parts.
+        deadline: Seconds for a request with all its retries; None for any time.
+
+    Raises:
+        ValueError: A limit is not positive, or `client` is given together with what it has.
     """
 
     def __init__(
@@ -76,20 +99,58 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         dimensions: int | None = None,
         api_key: str | None = None,
         base_url: str | None = None,
+        organization: str | None = None,
+        default_headers: Mapping[str, str] | None = None,
+        default_query: Mapping[str, object] | None = None,
+        extra_body: Mapping[str, Any] | None = None,
+        query_extra_body: Mapping[str, Any] | None = None,
+        client: openai.OpenAI | openai.AsyncOpenAI | None = None,
+        query_prefix: str = "",
+        document_prefix: str = "",
         batch_size: int = 100,
-        max_retries: int = 2,
+        max_tokens: int | None = 8192,
+        max_request_tokens: int | None = 300_000,
+        too_long: TooLong = "error",
+        requests_per_minute: float | None = None,
+        tokens_per_minute: float | None = None,
+        max_retries: int = 6,
         timeout: float = 60.0,
+        deadline: float | None = 120.0,
     ) -> None:
         self.model_id = model_id
         self.api_name = api_name or model_id
         self.dimensions = dimensions
+        self.query_prefix, self.document_prefix = query_prefix, document_prefix
         self.batch_size = batch_size
-        self._options = {
+        if too_long not in {"error", "truncate"}:
+            raise ValueError(f'too_long must be "error" or "truncate", not {too_long!r}')
+        for name, limit in (("max_tokens", max_tokens), ("max_request_tokens", max_request_tokens)):
+            if limit is not None and (not isinstance(limit, int) or limit < 1):
+                raise ValueError(f"{name} must be a positive integer or None, not {limit!r}")
+        given = {
             "api_key": api_key,
             "base_url": base_url,
-            "max_retries": max_retries,
-            "timeout": timeout,
+            "organization": organization,
+            "default_headers": default_headers,
+            "default_query": default_query,
         }
+        self._settings: dict[str, Any] = {
+            name: value for name, value in given.items() if value is not None
+        }
+        if client is not None and self._settings:
+            raise ValueError(f"client= has its own {', '.join(self._settings)}: give one or other")
+        self._bodies = {
+            "document": dict(extra_body or {}),
+            "query": dict((query_extra_body or extra_body) or {}),
+        }
+        self._limits = Limits(
+            Tokens(self.api_name), batch_size, max_request_tokens, max_tokens, too_long
+        )
+        self._learnt = Learnt()
+        self._pace = Pace(requests_per_minute, tokens_per_minute)
+        self._tries = max_retries + 1
+        self._timeout, self._deadline = timeout, deadline
+        self._given = client
         self._client: openai.OpenAI | None = None
         # A connection belongs to the event loop in which it was opened.
         self._async_clients: weakref.WeakKeyDictionary[
@@ -98,19 +159,18 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         self._lock = Lock()
         renew_in_children(self)
 
+    # Embedding
+
     def embed_batch(self, items: Sequence[Content]) -> list[VectorLike]:
-        """Return one vector for each text, in order, from one request.
+        """Return one vector for each text, in order, from as few requests as the limits allow.
 
         Raises:
             MissingExtraError: The `openai` package is not installed.
             InvalidItemError: A text is empty, which the service refuses.
-            ModelError: The request failed, or the answer was not one vector for each text.
+            TooLongError: A text has too many tokens.
+            ModelError: A request failed, or an answer was not one vector for each text.
         """
-        request = self._request(items)
-        client = self._connect()
-        with self._failures():
-            response = client.embeddings.create(**request, encoding_format="base64")
-            return self._in_order(response.data, len(items))
+        return self._embed(items, "document")
 
     async def aembed_batch(self, items: Sequence[Content]) -> list[VectorLike]:
         """Return the same, without a thread.
@@ -120,75 +180,243 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         Raises:
             MissingExtraError, InvalidItemError, ModelError: As `embed_batch`.
         """
-        request = self._request(items)
-        client = await self._connect_async()
-        with self._failures():
-            response = await client.embeddings.create(**request, encoding_format="base64")
-            return self._in_order(response.data, len(items))
+        return await self._aembed(items, "document")
 
-    def after_fork(self) -> None:
-        """Open connections anew; called by itself in a forked child process.
+    def embed_queries(self, items: Sequence[Content]) -> list[VectorLike]:
+        """Return one vector for each text to search for; `query_prefix` is added here."""
+        return self._embed([self.query_prefix + str(item) for item in items], "query")
 
-        The parent goes on using the connections that the child inherited.
+    async def aembed_queries(self, items: Sequence[Content]) -> list[VectorLike]:
+        """Return the same, without a thread."""
+        return await self._aembed([self.query_prefix + str(item) for item in items], "query")
+
+    def check_item(self, item: Content) -> None:
+        """Do nothing if the service may take a text.
+
+        Raises:
+            InvalidItemError: It is empty.
+            TooLongError: It is certain that it has too many tokens.
         """
-        self._client = None
+        if not item:
+            raise InvalidItemError(f"The content is empty, which {self.model_id!r} refuses")
+        self._check_length(self.document_prefix + str(item))
 
-    def _request(self, items: Sequence[Content]) -> dict[str, Any]:
+    def _check_length(self, text: str) -> None:
+        if self._limits.too_long == "error" and self._limits.is_too_long(text):
+            raise TooLongError(
+                f"A text of {len(text)} characters has more than the "
+                f"{self._limits.tokens_in_text} tokens that {self.model_id!r} takes. Shorten it, "
+                'or give the model too_long="truncate"'
+            )
+
+    def _checked(self, items: Sequence[Content]) -> list[str]:
         for position, item in enumerate(items):
             if not item:
-                raise InvalidItemError(
+                refusal = InvalidItemError(
                     f"Item {position} of the batch is empty, which {self.model_id!r} refuses"
                 )
-        request: dict[str, Any] = {"model": self.api_name, "input": list(items)}
+                refusal.positions = (position,)
+                raise refusal
+            try:
+                self._check_length(str(item))
+            except TooLongError as error:
+                error.positions = (position,)
+                raise
+        return [str(item) for item in items]
+
+    def _embed(self, items: Sequence[Content], role: Role) -> list[VectorLike]:
+        texts = self._checked(items)
+        client = self._connect()
+        requests = requests_for(texts, self._limits, self._learnt)
+        try:
+            request = next(requests)
+            while True:
+                request = requests.send(self._outcome(client, request, role))
+        except StopIteration as end:
+            vectors: list[VectorLike] = end.value
+        return vectors
+
+    async def _aembed(self, items: Sequence[Content], role: Role) -> list[VectorLike]:
+        if self._given is not None and not _is_async(self._given):
+            return await asyncio.to_thread(self._embed, items, role)
+        texts = self._checked(items)
+        client = await self._connect_async()
+        requests = requests_for(texts, self._limits, self._learnt)
+        try:
+            request = next(requests)
+            while True:
+                request = requests.send(await self._aoutcome(client, request, role))
+        except StopIteration as end:
+            vectors: list[VectorLike] = end.value
+        return vectors
+
+    # One request, with its tries
+
+    def _outcome(
+        self, client: openai.OpenAI, texts: list[str], role: Role
+    ) -> list[VectorLike] | Failure:
+        deadline, failure = Deadline(self._deadline), None
+        with suppress(ModelError):
+            for attempt in tries(self._tries, deadline):
+                with attempt:
+                    wait = self._pace.wait_for(self._tokens_of(texts))
+                    time.sleep(wait)
+                    deadline.extend(wait)
+                    outcome = self._ask(client, texts, role, deadline)
+                    if not isinstance(outcome, Failure):
+                        return outcome
+                    failure = outcome
+                    raise failure.error
+        return cast("Failure", failure)
+
+    async def _aoutcome(
+        self, client: openai.AsyncOpenAI, texts: list[str], role: Role
+    ) -> list[VectorLike] | Failure:
+        deadline, failure = Deadline(self._deadline), None
+        with suppress(ModelError):
+            async for attempt in tries(self._tries, deadline):
+                with attempt:
+                    wait = self._pace.wait_for(self._tokens_of(texts))
+                    await asyncio.sleep(wait)
+                    deadline.extend(wait)
+                    outcome = await self._aask(client, texts, role, deadline)
+                    if not isinstance(outcome, Failure):
+                        return outcome
+                    failure = outcome
+                    raise failure.error
+        return cast("Failure", failure)
+
+    def _ask(
+        self, client: openai.OpenAI, texts: list[str], role: Role, deadline: Deadline
+    ) -> list[VectorLike] | Failure:
+        # The original error holds the key in its request's headers. So it is raised nowhere, nor
+        # is anything raised while it is handled, which Python would remember as the context.
+        body = _Body(len(texts), deadline)
+        try:
+            with client.embeddings.with_streaming_response.create(
+                **self._request(texts, role, deadline)
+            ) as response:
+                for chunk in response.iter_bytes():
+                    body.add(chunk)
+        except Exception as error:  # noqa: BLE001  a malformed answer can surface as anything
+            return self._teller().of_exception(error, texts)
+        return self._read(body, texts)
+
+    async def _aask(
+        self, client: openai.AsyncOpenAI, texts: list[str], role: Role, deadline: Deadline
+    ) -> list[VectorLike] | Failure:
+        body = _Body(len(texts), deadline)
+        try:
+            async with client.embeddings.with_streaming_response.create(
+                **self._request(texts, role, deadline)
+            ) as response:
+                async for chunk in response.iter_bytes():
+                    body.add(chunk)
+        except Exception as error:  # noqa: BLE001
+            return self._teller().of_exception(error, texts)
+        return self._read(body, texts)
+
+    def _request(self, texts: list[str], role: Role, deadline: Deadline) -> dict[str, Any]:
+        extra: dict[str, Any] = dict(self._bodies[role])
+        if not self._learnt.takes_base64:
+            extra["encoding_format"] = _package().Omit()
+        request: dict[str, Any] = {
+            "model": self.api_name,
+            "input": texts,
+            "encoding_format": "base64",
+            "extra_body": extra,
+            "timeout": max(deadline.left(self._timeout), 0.001),
+        }
         if self.dimensions is not None:
             request["dimensions"] = self.dimensions
         return request
 
-    @contextmanager
-    def _failures(self) -> Iterator[None]:
+    def _read(self, body: _Body, texts: list[str]) -> list[VectorLike] | Failure:
         try:
-            yield
-        except ModelError:
-            raise
-        except Exception as error:  # noqa: BLE001  a malformed answer can surface as anything
-            # `from None`, because the original error holds the request's headers with the key.
-            raise ModelError(self._describe(error)) from None
+            answer = json.loads(body.content())
+            failure = self._teller().of_answer(answer, texts)
+            return failure or vectors_in(answer, len(texts), self.model_id)
+        except AnswerError as error:
+            return Failure(error)
+        except Exception as error:  # noqa: BLE001  no JSON, or nested too deeply
+            return self._teller().unreadable(error)
 
-    def _in_order(self, data: Any, count: int) -> list[VectorLike]:
-        embeddings = {item.index: item.embedding for item in data}
-        if len(data) != count or embeddings.keys() != set(range(count)):
-            raise ModelError(
-                f"Model {self.model_id!r} answered {count} texts with {len(data)} vectors, "
-                f"numbered {sorted(embeddings)[:10]}"
-            )
-        return [_values(embeddings[index]) for index in range(count)]
+    def _tokens_of(self, texts: list[str]) -> int:
+        return sum(map(self._limits.tokens.most, texts)) if self._pace.counts_tokens else 0
 
-    def _describe(self, error: Exception) -> str:
-        status = getattr(error, "status_code", None)
-        code = getattr(error, "code", None)
-        details = [type(error).__name__]
-        if status is not None:
-            details.append(f"HTTP {status}")
-        if isinstance(code, str) and code in SHOWN_CODES:
-            details.append(code)
-        hint = ""
-        if status == 401 or (status is None and type(error).__name__ == "OpenAIError"):
-            hint = ". Set OPENAI_API_KEY or pass api_key="
-        return f"Model {self.model_id!r}: the service failed ({', '.join(details)}){hint}"
+    def _teller(self) -> Teller:
+        client = self._given or self._client
+        settings = self._settings
+        values: list[object] = [
+            settings.get("api_key"),
+            getattr(client, "api_key", None),
+            os.environ.get("OPENAI_API_KEY"),
+            *settings.get("default_headers", {}).values(),
+            *settings.get("default_query", {}).values(),
+            *self._bodies["document"].values(),
+            *self._bodies["query"].values(),
+        ]
+        secrets = tuple(value for value in values if isinstance(value, str) and len(value) > 3)
+        return Teller(self.model_id, secrets)
+
+    # Connections
+
+    def _options(self, make_http_client: Callable[..., Any]) -> dict[str, Any]:
+        """Return what a client is made with. A query string is taken off the address."""
+        options = dict(self._settings)
+        address = options.get("base_url") or os.environ.get("OPENAI_BASE_URL")
+        if address and "?" in address:
+            address, _, query = address.partition("?")
+            options["base_url"] = address
+            options["default_query"] = {
+                **dict(parse_qsl(query)),
+                **options.get("default_query", {}),
+            }
+        # Tries are counted here, and not in the client as well. A redirect is not followed: it
+        # would take the texts to another address, or turn the request into another one.
+        http_client = make_http_client(follow_redirects=False)
+        return options | {"max_retries": 0, "timeout": self._timeout, "http_client": http_client}
 
     def _connect(self) -> openai.OpenAI:
-        openai = _package()
+        package = _package()
+        if self._given is not None:
+            if _is_async(self._given):
+                raise ModelError(
+                    f"Model {self.model_id!r} has an asynchronous client=, which can only be "
+                    "awaited: use AsyncCollection, or give it an openai.OpenAI"
+                )
+            return cast("openai.OpenAI", self._given.with_options(max_retries=0))
+        failure = None
         with self._lock:
             if self._client is None:
-                with self._failures():  # there is no key, or the address is malformed
-                    self._client = openai.OpenAI(
-                        **self._options,
-                        http_client=openai.DefaultHttpxClient(
-                            event_hooks={"response": [_refuse_retry_of_exhausted_quota]}
-                        ),
-                    )
-                weakref.finalize(self, _close, self._client, os.getpid())
-            return self._client
+                try:
+                    self._client = package.OpenAI(**self._options(package.DefaultHttpxClient))
+                except Exception as error:  # noqa: BLE001  no key, or a malformed address
+                    failure = self._teller().of_exception(error, ())
+                else:
+                    weakref.finalize(self, _close, self._client, os.getpid())
+            client = self._client
+        if failure is not None:
+            raise failure.error
+        return cast("openai.OpenAI", client)
+
+    async def _connect_async(self) -> openai.AsyncOpenAI:
+        package = _package()
+        if self._given is not None:
+            return cast("openai.AsyncOpenAI", self._given.with_options(max_retries=0))
+        loop, failure = asyncio.get_running_loop(), None
+        with self._lock:
+            generator = self._async_clients.get(loop)
+            if generator is None:
+                try:
+                    client = package.AsyncOpenAI(**self._options(package.DefaultAsyncHttpxClient))
+                except Exception as error:  # noqa: BLE001
+                    failure = self._teller().of_exception(error, ())
+                else:
+                    generator = self._async_clients[loop] = _until_loop_ends(client)
+        if failure is not None:
+            raise failure.error
+        return await cast("AsyncGenerator[openai.AsyncOpenAI]", generator).asend(None)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next call opens others."""
@@ -197,21 +425,38 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         if generator is not None:
             await generator.aclose()
 
-    async def _connect_async(self) -> openai.AsyncOpenAI:
-        openai = _package()
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            generator = self._async_clients.get(loop)
-            if generator is None:
-                with self._failures():
-                    client = openai.AsyncOpenAI(
-                        **self._options,
-                        http_client=openai.DefaultAsyncHttpxClient(
-                            event_hooks={"response": [_arefuse_retry_of_exhausted_quota]}
-                        ),
-                    )
-                generator = self._async_clients[loop] = _until_loop_ends(client)
-        return await generator.asend(None)
+    def after_fork(self) -> None:
+        """Open connections anew; called by itself in a forked child process.
+
+        The parent goes on using the connections that the child inherited.
+        """
+        self._client = None
+
+
+class _Body:
+    """The parts of an answer, as far as it is not larger and slower than vectors can be."""
+
+    def __init__(self, count: int, deadline: Deadline) -> None:
+        self._largest, self._deadline = largest(count), deadline
+        self._chunks: list[bytes] = []
+        self._size = 0
+
+    def add(self, chunk: bytes) -> None:
+        """Add a part."""
+        self._chunks.append(chunk)
+        self._size += len(chunk)
+        if self._size > self._largest:
+            raise AnswerError(f"the service's answer is larger than {self._largest} bytes")
+        if self._deadline.left(1.0) <= 0:
+            raise UnavailableError("the service's answer was not complete before the deadline")
+
+    def content(self) -> bytes:
+        """Return the whole."""
+        return b"".join(self._chunks)
+
+
+def _is_async(client: Any) -> bool:
+    return isinstance(client, _package().AsyncOpenAI)
 
 
 def _close(client: openai.OpenAI, pid: int) -> None:
@@ -238,23 +483,24 @@ def _package() -> Any:
     return openai
 
 
-def _values(embedding: Any) -> VectorLike:
-    if isinstance(embedding, str):  # a service that does not know base64 answers with numbers
-        try:
-            return np.frombuffer(base64.b64decode(embedding, validate=True), "<f4")
-        except (binascii.Error, ValueError):
-            raise ModelError("the service answered with a malformed vector") from None
-    return embedding  # type: ignore[no-any-return]
+def from_options(model_id: str, options: Mapping[str, Any]) -> OpenAIEmbeddingModel:
+    """Return a model as an application's configuration describes it.
 
+    Args:
+        model_id: Its id.
+        options: The keyword arguments of `OpenAIEmbeddingModel`.
 
-def _refuse_retry_of_exhausted_quota(response: Any) -> None:
-    if response.status_code == 429 and b"insufficient_quota" in response.read():
-        response.headers["x-should-retry"] = "false"  # a header that the openai package obeys
-
-
-async def _arefuse_retry_of_exhausted_quota(response: Any) -> None:
-    if response.status_code == 429 and b"insufficient_quota" in await response.aread():
-        response.headers["x-should-retry"] = "false"
+    Raises:
+        TypeError: There is no such argument. The message shows no value.
+    """
+    known = signature(OpenAIEmbeddingModel).parameters.keys() - {"model_id"}
+    unknown = sorted(options.keys() - known)
+    if unknown:
+        raise TypeError(
+            f"the model {model_id!r} has no setting {', '.join(map(repr, unknown))}; there are "
+            + ", ".join(sorted(known))
+        )
+    return OpenAIEmbeddingModel(model_id, **options)
 
 
 def register(

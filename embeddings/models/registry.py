@@ -9,8 +9,10 @@ looked up in the same places and nowhere else: it never becomes a path, a URL or
 
 from __future__ import annotations
 
+import json
 import os
 import warnings
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
@@ -21,7 +23,7 @@ from . import local, openai
 from .base import Provider, Setting, SupportsEmbedding, check_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
     from .base import EmbeddingModel
 
@@ -31,6 +33,8 @@ PROVIDERS: tuple[Provider, ...] = (openai, local)
 """The built-in ones; each is one file beside this one."""
 ENTRY_POINTS = "embeddings.models"
 DEFAULT_MODEL_VARIABLE = "EMBEDDINGS_MODEL"
+MODELS_VARIABLE = "EMBEDDINGS_MODELS"
+"""Models of services, in the environment as JSON, in an application's configuration as a dict."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,10 @@ class Registry:
         return tuple(setting for provider in self._providers for setting in provider.SETTINGS)
 
     def settings_from(
-        self, given: Mapping[str, Any], default: SupportsEmbedding | str | None
+        self,
+        given: Mapping[str, Any],
+        default: SupportsEmbedding | str | None,
+        declared: Mapping[str, Any] | None = None,
     ) -> Settings:
         """Return the settings of an application, with models of its own where it sets a key.
 
@@ -252,9 +259,10 @@ class Registry:
                 looked up; other names, and empty values, are ignored.
             default: Its default model: an id, an alias, or an object, which is then known in this
                 application by its `model_id`.
+            declared: Its models of services, as `declared_models` takes them.
 
         Raises:
-            TypeError: The default is neither a name nor a model.
+            TypeError: The default is neither a name nor a model, or a declaration has no meaning.
             ValueError: The default's id is the alias of a built-in model.
         """
         models: dict[str, SupportsEmbedding] = {}
@@ -266,6 +274,8 @@ class Registry:
             options = {s.option: given[s.name] for s in provider.SETTINGS if given.get(s.name)}
             if options:
                 provider.register(add, **options)
+        for model in declared_models(declared or {}):
+            add(model)
         if default is None or isinstance(default, str):
             return Settings(default, models)
         check_model(default)
@@ -310,6 +320,10 @@ class Registry:
         for provider in self._providers:
             provider.register(self.register_embedding_model)
         self._built_in_aliases = dict(self._aliases)
+        declared = os.environ.get(MODELS_VARIABLE)
+        if declared:
+            for model in declared_models(_from_json(declared)):
+                self.register_embedding_model(model)
 
     def _register_announced(self) -> None:
         from importlib.metadata import entry_points
@@ -337,6 +351,53 @@ class Registry:
             for alias in aliases:
                 if alias not in self._models:
                     self._aliases.setdefault(alias, model.model_id)
+
+
+def declared_models(declared: object) -> list[SupportsEmbedding]:
+    """Return the models that a configuration declares.
+
+    Args:
+        declared: A dict of ids, each with the keyword arguments of `OpenAIEmbeddingModel`, or with
+            a model object of this id.
+
+    Raises:
+        TypeError, ValueError: It is something else. The message shows no value, which could be a
+            key.
+    """
+    if not isinstance(declared, Mapping):
+        raise TypeError(
+            f"{MODELS_VARIABLE} must be a dict of model ids, each with the settings of its model, "
+            f"not {type(declared).__name__}"
+        )
+    models: list[SupportsEmbedding] = []
+    for model_id, options in declared.items():
+        if not isinstance(model_id, str) or not model_id:
+            raise TypeError(f"{MODELS_VARIABLE}: {model_id!r} is no id of a model")
+        if isinstance(options, Mapping):
+            models.append(openai.from_options(model_id, options))
+            continue
+        try:
+            check_model(options)
+        except TypeError:
+            raise TypeError(
+                f"{MODELS_VARIABLE}: {model_id!r} needs a dict of settings, or a model object, not "
+                + type(options).__name__
+            ) from None
+        if options.model_id != model_id:
+            raise ValueError(f"{MODELS_VARIABLE}: {model_id!r} is the model {options.model_id!r}")
+        models.append(options)
+    return models
+
+
+def _from_json(text: str) -> object:
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        # The text may hold a key.
+        problem = f"The environment variable {MODELS_VARIABLE} is not JSON"
+    else:
+        return value
+    raise ValueError(problem)
 
 
 class _Once:

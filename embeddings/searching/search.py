@@ -103,7 +103,7 @@ def _asked(
         model = collection.model_of(row)
         for content in contents:
             check_content(model, content)
-        vectors = [as_query(vector) for vector in collection.embed(model, list(contents))]
+        vectors = [as_query(vector) for vector in collection.embed(model, contents, "query")]
         with collection.work() as work:
             # A filter that fails must not hide what has become of the collection.
             if not query.has_filters and _is_same(collection.remembered(work), row):

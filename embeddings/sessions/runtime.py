@@ -7,20 +7,35 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 from ..models.base import embed_checked
+from ..models.queries import QUERIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ..models.base import SupportsEmbedding
+    from ..models.base import Role, SupportsEmbedding
     from ..vectors import Float32
 
 
 class Runtime:
     """Waits by blocking the thread."""
 
-    def embed(self, model: SupportsEmbedding, items: list[Any]) -> list[Float32]:
+    def embed(
+        self, model: SupportsEmbedding, items: list[Any], role: Role = "document"
+    ) -> list[Float32]:
         """Return the vectors of items, checked: the one place where a collection calls a model."""
-        return embed_checked(model, items)
+        if role == "document":
+            return self.call(model, items, role)
+        known = QUERIES.get(model, items)
+        missing = [item for item in dict.fromkeys(items) if item not in known]
+        if missing:
+            made = dict(zip(missing, self.call(model, missing, role), strict=True))
+            QUERIES.keep(model, made)
+            known |= made
+        return [known[item].copy() for item in items]
+
+    def call(self, model: SupportsEmbedding, items: list[Any], role: Role) -> list[Float32]:
+        """Return the vectors of items, from one call of the model."""
+        return embed_checked(model, items, role)
 
     def pause(self, seconds: float) -> None:
         """Wait so long."""

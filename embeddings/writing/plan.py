@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic
 
-from ..errors import InvalidItemError, InvalidVectorError, ModelMismatchError
+from ..errors import EmbeddingsError, InvalidItemError, ModelMismatchError
 from ..keys import K
 from ..models import registry
-from ..models.base import BATCH_SIZE, batches, check_batch_size, check_content, kinds
+from ..models.base import (
+    BATCH_SIZE,
+    batches,
+    check_batch_size,
+    check_content,
+    check_kind,
+    kinds,
+    prefixed,
+)
 from . import rows
 from .items import fold, of_item
 from .report import CHANGED, DELETED, Report
 from .resolve import resolve, stored_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
 
     from ..keys import Keys
     from ..models.base import Content, SupportsEmbedding
@@ -83,7 +92,7 @@ class Plan(Generic[K]):
     @property
     def contents(self) -> list[Content]:
         """What the model is still to be called with: each content once. Count your tokens here."""
-        return list(self.missing.values())
+        return [prefixed(self.model, content) for content in self.missing.values()]
 
     def embed(self, batch_size: int = BATCH_SIZE) -> Report:
         """Call the model for `contents`, and return how many were embedded.
@@ -96,7 +105,7 @@ class Plan(Generic[K]):
                 model goes first.
 
         Raises:
-            ModelError: The model failed.
+            ModelError: The model failed; its `ids` are those of the items concerned.
             ValueError: `batch_size` is not a positive integer.
         """
         check_batch_size(batch_size)
@@ -114,20 +123,24 @@ class Plan(Generic[K]):
         return Report(embedded=count, requests=requests, seconds=seconds)
 
     def call(self, contents: dict[ContentKey, Content]) -> None:
-        """Call the model once, and take up the vectors.
-
-        Raises:
-            InvalidVectorError: A vector cannot be stored; the message names the item.
-        """
-        try:
+        """Call the model once, and take up the vectors. Errors tell which items they are about."""
+        with self._naming(list(contents)):
             made = self.call_model(self.model, list(contents.values()))
-        except InvalidVectorError as error:
-            if error.position is None:
-                raise
-            key = list(contents)[error.position]
-            ids = (item.id for items in self.lists for item in items if item.key == key)
-            raise InvalidVectorError(f"item {next(ids)!r}: {error}", error.position) from None
         self.vectors |= zip(contents, made, strict=True)
+
+    @contextmanager
+    def _naming(self, batch: list[ContentKey]) -> Iterator[None]:
+        """Add the ids of the items concerned to an error in the block."""
+        try:
+            yield
+        except EmbeddingsError as error:
+            concerned = {batch[i] for i in error.positions} if error.positions else {*batch}
+            error.add_ids(
+                self._sorted(
+                    {item.id for items in self.lists for item in items if item.key in concerned}
+                )
+            )
+            raise
 
     def __repr__(self) -> str:
         new, written = len(self.new_ids), len(self.written_ids | self.new_ids)
@@ -137,7 +150,7 @@ class Plan(Generic[K]):
 def make(
     collection: Reference[K],
     given: list[Item],
-    vectors: dict[ContentKey, Float32] | None = None,
+    prepared: Float32 | None = None,
     *,
     force: bool,
 ) -> Plan[K]:
@@ -146,27 +159,29 @@ def make(
     Args:
         collection: Where they are to be written.
         given: In the order in which they were given.
-        vectors: Those that are at hand.
+        prepared: The vector of the first item, where it is at hand.
         force: Call the model even for vectors that are there.
     """
-    vectors = vectors or {}
-    lists = fold(given)
-    first, later = lists[0], lists[1:]
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             collection.refuse_if_deleted()
         model = collection.model_of(row)
+        given = [_as_embedded(collection, model, item) for item in given]
         for item in {item.key[1]: item for item in reversed(given)}.values():
             try:
-                check_content(model, item.content)
+                check_kind(model, item.content)
             except InvalidItemError as error:
                 raise of_item(item.id, error) from None
+        vectors = {} if prepared is None else {given[0].key: prepared}
+        lists = fold(given)
+        first, later = lists[0], lists[1:]
         stored = None if row is None else stored_rows(work, first, kinds(model))
         todo = resolve(work, first, stored, vectors, kinds(model), force=force)
     # What comes later cannot rely on a row that is about to be replaced.
     missing = {item.key: item.content for item in todo.missing}
     missing |= {i.key: i.content for items in later for i in items if i.key not in vectors}
+    _check_missing(collection, model, lists, missing)
     written = {row["id"] for row in todo.rows + todo.changes}
     return Plan(
         collection=collection.name,
@@ -182,6 +197,30 @@ def make(
         written_ids=written.union(item.id for items in later for item in items),
         stored=stored or {},
     )
+
+
+def _as_embedded(collection: Reference[Any], model: SupportsEmbedding, item: Item) -> Item:
+    """Return an item under the hash of what the model is given, the document prefix included."""
+    content = prefixed(model, item.content)
+    if content is item.content:
+        return item
+    return item._replace(key=(collection.content_hash(content), item.key[1]))
+
+
+def _check_missing(
+    collection: Reference[Any],
+    model: SupportsEmbedding,
+    lists: list[list[Item]],
+    missing: Collection[ContentKey],
+) -> None:
+    for items in lists:
+        for item in items:
+            if item.key in missing:
+                try:
+                    check_content(model, item.content)
+                except EmbeddingsError as error:
+                    error.add_ids([collection.keys.from_text(item.id)])
+                    raise
 
 
 def apply(collection: Reference[K], plan: Plan[K]) -> Report:

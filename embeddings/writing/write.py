@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import update
 
 from ..errors import InvalidQueryError, ModelMismatchError
-from ..models.base import batches, check_batch_size, check_content, kinds
+from ..models.base import batches, check_batch_size, check_content, kinds, prefixed
 from ..searching.query import checked_where, starts_with, where_condition
 from ..tables.records import now
 from ..values import checked_content, load_metadata
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..values import Metadata
     from ..vectors import Float32
     from ..work import Reference
-    from .items import ContentKey, Item
+    from .items import Item
 
 LOG = logging.getLogger("embeddings")
 
@@ -48,14 +48,14 @@ def embed(
     """Embed a value and store its vector. See `Collection.embed`."""
     content = value.content if isinstance(value, Prepared) else value
     item = checked_item(collection, id, content, metadata, store)
-    vectors: dict[ContentKey, Float32] = {}
+    vector: Float32 | None = None
     if isinstance(value, Prepared):
         with collection.work() as work:
             model_id = collection.model_id_of(collection.find(work))
         if value.model_id != model_id:
             raise ModelMismatchError(collection.name, model_id, value.model_id)
-        vectors[item.key] = as_vector(value.vector, label=f"prepared vector of {item.id!r}")
-    _embed(collection, [item], vectors, force=force)
+        vector = as_vector(value.vector, label=f"prepared vector of {item.id!r}")
+    _embed(collection, [item], vector, force=force)
 
 
 def embed_multi(
@@ -75,19 +75,19 @@ def embed_multi(
     )
     report = Report()
     for batch in batches(items, min(batch_size, own or batch_size)):
-        report += _embed(collection, batch, {}, force=force)
+        report += _embed(collection, batch, None, force=force)
     return report
 
 
 def _embed(
     collection: Reference[Any],
     items: list[Item],
-    vectors: dict[ContentKey, Float32],
+    prepared: Float32 | None,
     *,
     force: bool,
 ) -> Report:
     began = perf_counter()
-    planned = plan.make(collection, items, vectors, force=force)
+    planned = plan.make(collection, items, prepared, force=force)
     report = Report(unchanged=len(planned.unchanged))
     if planned.new_ids or planned.written_ids:
         requests = bool(planned.missing)
@@ -104,11 +104,11 @@ def prepare(collection: Reference[Any], value: Content) -> Prepared:
     """Return a value with its vector, to be stored later. See `Collection.prepare`."""
     content = checked_content(value)
     kind: Kind = "text" if isinstance(content, str) else "binary"
-    key = (collection.content_hash(content), kind)
     with collection.look() as work:
         row = collection.find(work)
         model = collection.model_of(row)
         check_content(model, content)
+        key = (collection.content_hash(prefixed(model, content)), kind)
         known = {} if row is None else stored_vectors(work, kinds(model), {key})
     vector = known[key] if key in known else collection.embed(model, [content])[0]
     return Prepared(content, vector, model.model_id)
@@ -119,7 +119,7 @@ def embed_query(collection: Reference[Any], value: Content) -> Float32:
     content = checked_content(value)
     model = collection.known_model()
     check_content(model, content)
-    return collection.embed(model, [content])[0]
+    return collection.embed(model, [content], "query")[0]
 
 
 def store_vectors(

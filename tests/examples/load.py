@@ -18,6 +18,7 @@ from tests.examples.serving import SECONDS_TO_START, copied, run, served
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+    from typing import Self
 
 WORKERS = "4"
 JSON = {"Content-Type": "application/json"}
@@ -31,10 +32,16 @@ FORM = {
 
 
 class Client:
-    """One connection to a server, kept open."""
+    """One connection to a server, kept open until the end of a `with`."""
 
     def __init__(self, address: str) -> None:
         self._connection = HTTPConnection(urlsplit(address).netloc, timeout=120)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
 
     def ask(
         self, method: str, path: str, body: str | None = None, headers: dict[str, str] | None = None
@@ -50,7 +57,8 @@ def wait_for(address: str) -> None:
     end = time.monotonic() + SECONDS_TO_START
     while True:
         try:
-            Client(address).ask("GET", "/")
+            with Client(address) as client:
+                client.ask("GET", "/")
         except ConnectionRefusedError:
             if time.monotonic() > end:
                 raise
@@ -88,14 +96,16 @@ class Example:
         with served(*self.server, folder=here, **self.environment) as address:
             wait_for(address)
             if self.name == "fastapi_app":
-                for number in range(12):
-                    note = {"title": f"Note {number}", "text": f"{number} loaves of bread"}
-                    Client(address).ask("POST", "/notes", json.dumps(note), JSON)
+                with Client(address) as client:
+                    for number in range(12):
+                        note = {"title": f"Note {number}", "text": f"{number} loaves of bread"}
+                        client.ask("POST", "/notes", json.dumps(note), JSON)
             yield address
 
-    def ids(self, client: Client) -> list[int]:
+    def ids(self, address: str) -> list[int]:
         """Return the ids of what there is."""
-        _, answer = client.ask("GET", self.search)
+        with Client(address) as client:
+            _, answer = client.ask("GET", self.search)
         found = re.findall(r'(?:/\w+/|"id":)(\d+)', answer)
         return sorted(map(int, set(found)))
 
@@ -160,20 +170,21 @@ def failed_edits(example: Example, address: str, *, writers: int, edits: int) ->
         writers: Clients that change things at the same time.
         edits: Changes that each makes.
     """
-    ids = example.ids(Client(address))
+    ids = example.ids(address)
     done = threading.Event()
 
     def write(number: int) -> int:
-        client = Client(address)
-        return sum(
-            not example.change(client, ids[(number + at) % len(ids)], f"text {number} of {at}")
-            for at in range(edits)
-        )
+        with Client(address) as client:
+            return sum(
+                not example.change(client, ids[(number + at) % len(ids)], f"text {number} of {at}")
+                for at in range(edits)
+            )
 
     def read(_: int) -> int:
-        client, failed = Client(address), 0
-        while not done.is_set():
-            failed += not example.read(client)
+        failed = 0
+        with Client(address) as client:
+            while not done.is_set():
+                failed += not example.read(client)
         return failed
 
     with ThreadPoolExecutor(writers + 2) as pool:
@@ -189,22 +200,24 @@ def searches(
     example: Example, address: str, *, readers: int, seconds: float, edits_a_second: float
 ) -> float:
     """Return how many searches a second are answered, beside one writer or, at 0, none."""
-    ids = example.ids(Client(address))
+    ids = example.ids(address)
     end = time.monotonic() + seconds
 
     def read(_: int) -> int:
-        client, number = Client(address), 0
-        while time.monotonic() < end:
-            assert example.read(client)
-            number += 1
+        number = 0
+        with Client(address) as client:
+            while time.monotonic() < end:
+                assert example.read(client)
+                number += 1
         return number
 
     def write() -> None:
-        client, at = Client(address), 0
-        while edits_a_second and time.monotonic() < end:
-            assert example.change(client, ids[at % len(ids)], f"text {at}")
-            at += 1
-            time.sleep(1 / edits_a_second)
+        at = 0
+        with Client(address) as client:
+            while edits_a_second and time.monotonic() < end:
+                assert example.change(client, ids[at % len(ids)], f"text {at}")
+                at += 1
+                time.sleep(1 / edits_a_second)
 
     with ThreadPoolExecutor(readers + 1) as pool:
         writing = pool.submit(write)

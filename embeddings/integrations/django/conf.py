@@ -1,4 +1,4 @@
-"""The setting EMBEDDINGS: a dict with the model of new collections, and the keys of services."""
+"""The setting EMBEDDINGS: the model of new collections, models of services, and their keys."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from django.core.checks import Error
 
 from ...models.base import SupportsEmbedding, check_model
 from ...models.registry import (
+    declared_models,
     get_embedding_models,
     is_known,
     provider_settings,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from django.core.checks import CheckMessage
 
 MODEL = "MODEL"
+MODELS = "MODELS"
 
 
 def apply() -> None:
@@ -29,7 +31,10 @@ def apply() -> None:
     given = _given()
     default = given.get(MODEL)
     is_usable = isinstance(default, str) or _is_model(default)
-    found = settings_from(given, default if is_usable else None)
+    declared = given.get(MODELS)
+    if _problem_of(declared):
+        declared = None
+    found = settings_from(given, default if is_usable else None, declared)
     use_settings("django", lambda: found)
 
 
@@ -54,10 +59,10 @@ def _errors() -> Iterator[CheckMessage]:
         )
         return
     of_providers = [setting.name for setting in provider_settings()]
-    for name in sorted(given.keys() - {MODEL, *of_providers}, key=str):
+    for name in sorted(given.keys() - {MODEL, MODELS, *of_providers}, key=str):
         yield Error(
             f"EMBEDDINGS has no setting {name!r}.",
-            hint=f"It takes {', '.join((MODEL, *of_providers))}.",
+            hint=f"It takes {', '.join((MODEL, MODELS, *of_providers))}.",
             id="embeddings.E002",
         )
     for name in of_providers:
@@ -66,6 +71,13 @@ def _errors() -> Iterator[CheckMessage]:
                 f'EMBEDDINGS["{name}"] must be a string, not {type(given[name]).__name__}.',
                 id="embeddings.E003",
             )
+    problem = _problem_of(given.get(MODELS))
+    if problem:
+        yield Error(
+            f'EMBEDDINGS["MODELS"]: {problem}.',
+            hint='For example {"nomic": {"base_url": "http://127.0.0.1:11434/v1"}}.',
+            id="embeddings.E005",
+        )
     model = given.get(MODEL)
     if isinstance(model, str) and not is_known(model):
         known = ", ".join(model.model_id for model in get_embedding_models())
@@ -80,6 +92,15 @@ def _errors() -> Iterator[CheckMessage]:
             f"not {type(model).__name__}.",
             id="embeddings.E004",
         )
+
+
+def _problem_of(declared: object) -> str | None:
+    """Return what is wrong with the declared models, or None."""
+    try:
+        declared_models({} if declared is None else declared)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return None
 
 
 def _given() -> dict[str, Any]:

@@ -10,17 +10,13 @@ import json
 import logging
 import os
 import socket
-import struct
 import subprocess
 import sys
 import textwrap
-import threading
-import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -36,208 +32,36 @@ from embeddings import (
     ModelError,
 )
 from embeddings.models.openai import OpenAIEmbeddingModel
+from tests.provider import (
+    KEY,
+    SECRETS,
+    Answer,
+    answered,
+    body,
+    changed,
+    cut_short,
+    embedding,
+    entries,
+    error,
+    hang_up,
+    index,
+    keep_waiting,
+    packed,
+    reset,
+    right,
+    shown,
+    vector_of,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sqlalchemy.orm import Session
 
 pytest.importorskip("openai", reason="the extra is not installed")
 
 ROOT = Path(embeddings.__file__).parents[1]
-KEY = "sk-canary-4f1d8e"
-SECRETS = ("alpha secret", "beta secret")
 NAN, INF = float("nan"), float("inf")
-
-Answer = Any
-"""A callable that is given the handler and the request, and answers."""
-
-
-class Request(NamedTuple):
-    """What the server was sent."""
-
-    method: str
-    path: str
-    authorization: str | None
-    body: dict[str, Any]
-
-
-class Server(ThreadingHTTPServer):
-    """Gives the answers of `script` in turn, and afterwards right ones."""
-
-    daemon_threads = True
-    request_queue_size = 64
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: list[Answer] = []
-        self.requests: list[Request] = []
-        self.released = threading.Event()
-        self.keeps_alive = False
-        self.base_url = f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that went away."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    """One request to the server."""
-
-    protocol_version = "HTTP/1.1"
-    server: Server
-
-    def do_POST(self) -> None:
-        size = int(self.headers["content-length"])
-        request = Request(
-            self.command,
-            self.path,
-            self.headers["authorization"],
-            json.loads(self.rfile.read(size)),
-        )
-        self.server.requests.append(request)
-        answer = self.server.script.pop(0) if self.server.script else right
-        answer(self, request)
-
-    def send(
-        self, body: bytes, status: int = 200, kind: str = "application/json", **headers: str
-    ) -> None:
-        self.send_response(status)
-        headers |= {"content-type": kind, "content-length": str(len(body))}
-        if not self.server.keeps_alive:
-            headers["connection"] = "close"
-        for name, value in headers.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
-
-
-def vector_of(text: str) -> list[float]:
-    """Return what the service makes of a text, exact in float32."""
-    return [float(len(text)), float(ord(text[0])), 1.0, 0.5]
-
-
-def packed(*values: float) -> str:
-    """Return the values as the service packs them."""
-    return base64.b64encode(struct.pack(f"<{len(values)}f", *values)).decode()
-
-
-def entries(request: Request) -> list[dict[str, Any]]:
-    """Return the right entries for a request."""
-    return [
-        {"object": "embedding", "index": index, "embedding": packed(*vector_of(text))}
-        for index, text in enumerate(request.body["input"])
-    ]
-
-
-def answered(data: object) -> dict[str, Any]:
-    """Return a whole answer with this data."""
-    usage = {"prompt_tokens": 1, "total_tokens": 1}
-    return {"object": "list", "model": "toy", "data": data, "usage": usage}
-
-
-def right(handler: Handler, request: Request) -> None:
-    """Answer as the service does."""
-    handler.send(json.dumps(answered(entries(request))).encode())
-
-
-def changed(change: Callable[[list[dict[str, Any]]], object]) -> Answer:
-    """Return an answer whose data was changed: what `change` returns, or did to the list."""
-
-    def answer(handler: Handler, request: Request) -> None:
-        data = entries(request)
-        result = change(data)
-        handler.send(json.dumps(answered(data if result is None else result)).encode())
-
-    return answer
-
-
-def embedding(value: object) -> Answer:
-    """Return an answer whose second vector is this."""
-    return changed(lambda data: data[1].update(embedding=value))
-
-
-def index(value: object) -> Answer:
-    """Return an answer whose second vector has this number."""
-    return changed(lambda data: data[1].update(index=value))
-
-
-def body(content: object, status: int = 200, **options: str) -> Answer:
-    """Return an answer of this body, as it is or as JSON."""
-    data = content if isinstance(content, bytes) else json.dumps(content).encode()
-    return lambda handler, request: handler.send(data, status, **options)
-
-
-def error(status: int, code: object = None, **headers: str) -> Answer:
-    """Return an error as the service words it; the message repeats the key and a content."""
-    message = f"Incorrect API key provided: {KEY}. In: {SECRETS[0]}"
-    return body(
-        {"error": {"message": message, "type": code, "code": code, "param": None}},
-        status,
-        **headers,
-    )
-
-
-def cut_short(handler: Handler, request: Request) -> None:
-    """Announce a whole answer, send half of it and close."""
-    data = json.dumps(answered(entries(request))).encode()
-    handler.send_response(200)
-    handler.send_header("content-type", "application/json")
-    handler.send_header("content-length", str(len(data)))
-    handler.end_headers()
-    handler.wfile.write(data[: len(data) // 2])
-    handler.close_connection = True
-
-
-def hang_up(handler: Handler, request: Request) -> None:
-    """Close the connection without an answer."""
-    handler.close_connection = True
-
-
-def reset(handler: Handler, request: Request) -> None:
-    """Reset the connection."""
-    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    handler.connection.shutdown(socket.SHUT_RD)
-    handler.close_connection = True
-
-
-def keep_waiting(handler: Handler, request: Request) -> None:
-    """Give no answer until the test is over."""
-    handler.server.released.wait(120)
-    handler.close_connection = True
-
-
-@pytest.fixture(autouse=True)
-def _clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.upper().startswith("OPENAI_") or name.upper().endswith("_PROXY"):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    """A service of its own for the test."""
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=[0.01])
-    thread.start()
-    yield server
-    server.released.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def open_model(server: Server) -> Callable[..., OpenAIEmbeddingModel]:
-    """Make a model that talks to the server, and tries once unless told otherwise."""
-
-    def open_model(model_id: str = "toy", **options: Any) -> OpenAIEmbeddingModel:
-        chosen: dict[str, Any] = {"api_key": KEY, "base_url": server.base_url, "timeout": 60.0}
-        return OpenAIEmbeddingModel(model_id, **({"max_retries": 0} | chosen | options))
-
-    return open_model
 
 
 @pytest.fixture
@@ -249,11 +73,6 @@ def docs(session: Session, open_model: Callable[..., Any]) -> Collection[str]:
 def stored(docs: Collection[str]) -> dict[str, list[float]]:
     """Return every vector of a collection by its id."""
     return {record.id: record.embedding.tolist() for record in docs}
-
-
-def shown(raised: BaseException) -> str:
-    """Return all that a log or a terminal would show of an exception."""
-    return "".join([str(raised), repr(raised), *traceback.format_exception(raised)])
 
 
 def fresh(code: str, *folders: Path, **environment: str) -> Any:
@@ -543,9 +362,9 @@ def test_a_fault_of_the_service_is_the_same_error_when_awaited(server, open_mode
         assert [secret for secret in (KEY, *SECRETS) if secret in shown(raised.value)] == []
         return str(raised.value)
 
-    server.script = [MODEL_FAULTS[name]]
+    server.script = [MODEL_FAULTS[name]] * 50
     awaited = asyncio.run(main())
-    server.script = [MODEL_FAULTS[name]]
+    server.script = [MODEL_FAULTS[name]] * 50
     with pytest.raises(ModelError) as called:
         model.embed_batch(list(SECRETS))
     assert awaited == str(called.value)
@@ -635,8 +454,9 @@ def test_an_empty_text_is_refused_before_any_request(server, docs, texts):
     """The service would refuse the whole batch; the error tells which text it is."""
     with pytest.raises(InvalidItemError, match=f"{texts.index('')}.*is empty.*'toy'"):
         list(docs.model().embed_multi(texts))
-    with pytest.raises(InvalidItemError):
-        docs.embed_multi(enumerate(texts))
+    with pytest.raises(InvalidItemError, match=r"is empty.*'toy'.*id 'the empty one'") as raised:
+        docs.embed_multi((text or "the empty one", text) for text in texts)
+    assert raised.value.ids == ("the empty one",)
     assert server.requests == []
     assert docs.count() == 0
 
@@ -704,11 +524,13 @@ MODEL_FAULTS: dict[str, Answer] = {
     "long-list": changed(lambda data: [*data, data[1] | {"index": 2}]),
     "long-list-with-a-duplicate": changed(lambda data: [*data, data[1]]),
     "empty-list": changed(lambda data: []),
-    "duplicated-index": index(0),
+    "duplicated-index": index(1, of=0),
     "index-out-of-range": index(2),
     "negative-index": index(-1),
     "index-null": index(None),
-    "index-as-text": index("1"),
+    "index-as-a-word": index("one"),
+    "index-as-a-fraction": index(1.0),
+    "index-as-a-truth": index(True),
     "index-as-list": index([1]),
     "index-that-repeats-a-text": index(SECRETS[0]),
     "no-index": changed(lambda data: data[1].pop("index") and None),
@@ -790,8 +612,7 @@ def test_a_fault_of_the_service_is_typed_stores_nothing_and_shows_no_secret(
     docs = Collection("docs", session, model=model)
     docs.embed("before", "a text from before")
     before = stored(docs)
-    server.script = [fault] * (50 if fault is MODEL_FAULTS["endless-redirect"] else 1)
-    patience, model._client.timeout = model._client.timeout, 0.5 if fault is keep_waiting else 60.0
+    server.script = [fault] * 50  # each half of a refused batch is refused too
     with pytest.raises(EmbeddingsError) as raised:
         docs.embed_multi([("a", SECRETS[0]), ("b", SECRETS[1])])
     assert isinstance(raised.value, expected)
@@ -802,7 +623,6 @@ def test_a_fault_of_the_service_is_typed_stores_nothing_and_shows_no_secret(
     assert KEY not in repr(model)
 
     server.script = []
-    model._client.timeout = patience
     docs.embed_multi([("a", SECRETS[0]), ("b", SECRETS[1])])
     assert stored(docs) == before | {"a": vector_of(SECRETS[0]), "b": vector_of(SECRETS[1])}
     assert docs.similar("a text from before", number=1)[0].id == "before"
@@ -831,7 +651,7 @@ def test_a_first_batch_with_a_fault_creates_no_collection(server, session, docs)
 
 def test_the_batches_before_a_fault_stay(server, engine, open_model):
     """On an engine, what was paid for is kept, and a second run asks for the rest alone."""
-    server.script = [right, right, error(400)]
+    server.script = [right, right, error(400), error(400)]
     docs = Collection("docs", engine, model=open_model(batch_size=2))
     items = [(str(number), f"text {number}") for number in range(6)]
     with pytest.raises(ModelError):

@@ -1,0 +1,316 @@
+"""Vectors that were paid for, kept in a file or a database of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    Column,
+    Engine,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    create_engine,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
+from sqlalchemy.schema import CreateIndex, CreateTable
+
+from ..errors import BindingError
+from ..forks import Lock
+from .base import (
+    EmbeddingModel,
+    batches,
+    call_async,
+    check_model,
+    checked_vectors,
+    embed_checked,
+    kinds,
+    prefixed,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from ..vectors import Float32
+    from .base import Content, Role, SupportsEmbedding
+
+MAX_BYTES = 1_000_000_000
+KEYS_AT_ONCE = 500  # in one statement
+DAY = 86_400  # seconds: when a vector was last used is known to the day
+ROW_BYTES = 100  # beside the vector, about
+TRIES = 3  # to write what another process writes as well
+WAIT = 30  # seconds, for another process that writes to the file
+
+log = logging.getLogger("embeddings")
+
+TABLE = Table(
+    "embeddings_paid",
+    MetaData(),
+    Column("key", LargeBinary, primary_key=True),
+    Column("vector", LargeBinary, nullable=False),
+    Column("bytes", Integer, nullable=False),
+    Column("used", BigInteger, nullable=False),
+)
+BY_USE = Index("idx_embeddings_paid_used", TABLE.c.used, TABLE.c.bytes)
+
+
+def cached(
+    model: SupportsEmbedding,
+    path_or_engine: str | os.PathLike[str] | Engine,
+    *,
+    max_bytes: int = MAX_BYTES,
+) -> CachedModel:
+    """Return a model of the same id that asks the given one only for what it was never asked.
+
+    What was paid for is written at once, in a transaction of its own: it survives a rollback, a
+    crash, and a collection that is deleted. Processes may share it. Contents are not stored, only
+    their SHA-256.
+
+    Args:
+        model: The model that is paid.
+        path_or_engine: The path of an SQLite file, which is created; or an engine, on whose
+            database the table `embeddings_paid` is created. On SQLite use a file of its own: an
+            application that is writing to its file keeps the cache out.
+        max_bytes: The most bytes of vectors to keep. Those that were used least lately go first.
+
+    Raises:
+        TypeError: `model` is no model.
+        ValueError: `max_bytes` is not positive.
+        BindingError: The engine has one connection, which would be in the caller's transaction.
+    """
+    check_model(model)
+    if max_bytes < 1:
+        raise ValueError(f"max_bytes must be a positive integer, not {max_bytes!r}")
+    return CachedModel(model, PaidVectors(path_or_engine, max_bytes))
+
+
+class CachedModel(EmbeddingModel):
+    """See `cached`. What the model says of itself is said here too.
+
+    Attributes:
+        model: The model that is paid.
+    """
+
+    def __init__(self, model: SupportsEmbedding, paid: PaidVectors) -> None:
+        self.model = model
+        self._paid = paid
+        self.model_id = model.model_id
+        self.batch_size = getattr(model, "batch_size", None)
+        self.supports_text = "text" in kinds(model)
+        self.supports_binary = "binary" in kinds(model)
+        self.query_prefix = getattr(model, "query_prefix", "")
+        self.document_prefix = getattr(model, "document_prefix", "")
+        self.query_cache = getattr(model, "query_cache", EmbeddingModel.query_cache)
+
+    def check_item(self, item: Content) -> None:
+        """Ask the model."""
+        check_item = getattr(self.model, "check_item", None)
+        if check_item is not None:
+            check_item(item)
+
+    def embed_batch(self, items: Sequence[Content]) -> list[Float32]:
+        """Return one vector for each item; the model is called for those that are not there."""
+        return self._embed(self._without_prefix(items), "document")
+
+    def embed_queries(self, items: Sequence[Content]) -> list[Float32]:
+        """Return the same for queries, which are kept apart from documents."""
+        return self._embed(list(items), "query")
+
+    async def aembed_batch(self, items: Sequence[Content]) -> list[Float32]:
+        """Return what `embed_batch` does; the model is awaited if it can be."""
+        return await self._aembed(self._without_prefix(items), "document")
+
+    async def aembed_queries(self, items: Sequence[Content]) -> list[Float32]:
+        """Return what `embed_queries` does; the model is awaited if it can be."""
+        return await self._aembed(list(items), "query")
+
+    def _without_prefix(self, items: Sequence[Content]) -> list[Content]:
+        # The model's prefix is added where the model is called.
+        prefix = self.document_prefix
+        return [item.removeprefix(prefix) if isinstance(item, str) else item for item in items]
+
+    def _embed(self, items: list[Content], role: Role) -> list[Float32]:
+        keys = [self._key(item, role) for item in items]
+        vectors = self._paid.get(keys)
+        missing = self._missing(items, keys, vectors)
+        if missing:
+            made = embed_checked(self.model, list(missing.values()), role)
+            vectors |= self._keep(missing, made)
+        return [vectors[key] for key in keys]
+
+    async def _aembed(self, items: list[Content], role: Role) -> list[Float32]:
+        keys = [self._key(item, role) for item in items]
+        vectors = await asyncio.to_thread(self._paid.get, keys)
+        missing = self._missing(items, keys, vectors)
+        if missing:
+            contents = list(missing.values())
+            answer = await call_async(self.model, contents, role)
+            if answer is None:
+                made = await asyncio.to_thread(embed_checked, self.model, contents, role)
+            else:
+                made = checked_vectors(self.model, contents, answer)
+            # Not given up when the task is cancelled: it was paid for.
+            vectors |= await asyncio.shield(asyncio.to_thread(self._keep, missing, made))
+        return [vectors[key] for key in keys]
+
+    @staticmethod
+    def _missing(
+        items: list[Content], keys: list[bytes], vectors: dict[bytes, Float32]
+    ) -> dict[bytes, Content]:
+        pairs = zip(keys, items, strict=True)
+        return {key: item for key, item in pairs if key not in vectors}
+
+    def _keep(self, missing: dict[bytes, Content], made: list[Float32]) -> dict[bytes, Float32]:
+        vectors = dict(zip(missing, made, strict=True))
+        try:
+            self._paid.keep(vectors)
+        except DBAPIError as error:
+            # What was paid for is still of use to the caller.
+            log.warning("Paid vectors were not kept: %s", type(error.orig).__name__)
+        return vectors
+
+    def _key(self, item: Content, role: Role) -> bytes:
+        given = prefixed(self.model, item, role)
+        kind, data = ("text", given.encode()) if isinstance(given, str) else ("binary", given)
+        dimensions = getattr(self.model, "dimensions", None)
+        described = "\0".join([self.model_id, str(dimensions), role, kind, ""])
+        return hashlib.sha256(described.encode() + data).digest()
+
+
+class PaidVectors:
+    """Vectors by the hash of what they were made of, on an engine.
+
+    Args:
+        path_or_engine: See `cached`.
+        max_bytes: See `cached`.
+    """
+
+    def __init__(self, path_or_engine: str | os.PathLike[str] | Engine, max_bytes: int) -> None:
+        if isinstance(path_or_engine, Engine):
+            self._engine = path_or_engine
+            if isinstance(self._engine.pool, StaticPool | SingletonThreadPool):
+                raise BindingError(
+                    "This engine has one connection, which is in the transaction of whoever uses "
+                    "it. Give cached() the path of a file, or an engine with a pool"
+                )
+        else:
+            # No connection outlives a call, so none is shared by a forked child.
+            self._engine = create_engine(
+                URL.create("sqlite", database=os.fspath(path_or_engine)),
+                poolclass=NullPool,
+                connect_args={"timeout": WAIT},
+            )
+        self._max_bytes = max_bytes
+        self._is_there = False
+        self._lock = Lock()
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, Float32]:
+        """Return the vectors that are there, by their key."""
+        self._create()
+        columns, today = TABLE.c, int(time.time())
+        found: dict[bytes, Float32] = {}
+        stale: list[bytes] = []
+        with self._engine.connect() as connection:
+            for some in batches(list(dict.fromkeys(keys)), KEYS_AT_ONCE):
+                statement = select(columns.key, columns.vector, columns.used)
+                for key, vector, used in connection.execute(statement.where(columns.key.in_(some))):
+                    found[bytes(key)] = np.frombuffer(vector, "<f4").astype(np.float32)
+                    if used < today - DAY:
+                        stale.append(bytes(key))
+        if stale:
+            self._touch(stale, today)
+        return found
+
+    def keep(self, vectors: dict[bytes, Float32]) -> None:
+        """Write vectors, and remove those that are too many."""
+        self._create()
+        for attempt in range(TRIES):
+            present = self.get(list(vectors))
+            rows = [
+                {
+                    "key": key,
+                    "vector": (data := vector.astype("<f4").tobytes()),
+                    "bytes": len(data) + ROW_BYTES,
+                    "used": int(time.time()),
+                }
+                for key, vector in sorted(vectors.items())
+                if key not in present
+            ]
+            if not rows:
+                return
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(insert(TABLE), rows)
+                    self._shrink(connection)
+            except IntegrityError:  # another process was faster with one of them
+                if attempt == TRIES - 1:
+                    raise
+            else:
+                return
+
+    def _shrink(self, connection: Connection) -> None:
+        columns = TABLE.c
+        total = connection.execute(select(func.sum(columns.bytes))).scalar() or 0
+        excess = int(total) - self._max_bytes
+        if excess <= 0:
+            return
+        oldest = connection.execute(
+            select(columns.key, columns.bytes).order_by(columns.used, columns.key)
+        )
+        gone: list[bytes] = []
+        for key, size in oldest:
+            gone.append(bytes(key))
+            excess -= size
+            if excess <= 0:
+                break
+        oldest.close()
+        for some in batches(gone, KEYS_AT_ONCE):
+            connection.execute(delete(TABLE).where(columns.key.in_(some)))
+
+    def _touch(self, keys: list[bytes], moment: int) -> None:
+        try:
+            with self._engine.begin() as connection:
+                for some in batches(sorted(keys), KEYS_AT_ONCE):
+                    connection.execute(
+                        update(TABLE).where(TABLE.c.key.in_(some)).values(used=moment)
+                    )
+        except DBAPIError as error:  # a day more or less does not matter
+            log.debug("The use of paid vectors was not noted: %s", type(error.orig).__name__)
+
+    def _create(self) -> None:
+        if self._is_there:
+            return
+        with self._lock:
+            for statement in (
+                CreateTable(TABLE, if_not_exists=True),
+                CreateIndex(BY_USE, if_not_exists=True),
+            ):
+                self._execute_ddl(statement)
+            self._is_there = True
+
+    def _execute_ddl(self, statement: Any) -> None:
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(statement)
+        except DBAPIError:
+            # Two processes that create it at once: of one PostgreSQL says that it is there.
+            with self._engine.begin() as connection:
+                connection.execute(statement)

@@ -1,0 +1,253 @@
+"""`embeddings.cached`: vectors that are paid once, whatever becomes of the rows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.pool import StaticPool
+
+import embeddings
+from embeddings import AsyncCollection, BindingError, Collection, InvalidVectorError, cached
+from embeddings.testing import DeterministicModel
+from tests.provider import vector_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.orm import Session
+
+ROOT = Path(embeddings.__file__).parents[1]
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "paid.db"
+
+
+def test_a_rollback_costs_nothing(session: Session, file: Path):
+    """The vectors are there, and not in the caller's transaction."""
+    model = DeterministicModel()
+    docs = Collection("docs", session, model=cached(model, file))
+    docs.embed_multi([("a", "one"), ("b", "two")])
+    session.rollback()
+    assert docs.count() == 0
+    docs.embed_multi([("a", "one"), ("b", "two"), ("c", "three")])
+    assert model.calls == [["one", "two"], ["three"]]
+    assert docs.count() == 3
+
+
+def test_a_deleted_collection_costs_nothing(session: Session, file: Path):
+    """Nor does another collection, or another model object of the same id."""
+    Collection("docs", session, model=cached(DeterministicModel(), file)).embed("a", "one")
+    Collection("docs", session).delete()
+    other = DeterministicModel()
+    docs = Collection("others", session, model=cached(other, file))
+    docs.embed("b", "one")
+    assert other.calls == []
+    assert docs.model_id == "deterministic"
+    record = docs.get("b")
+    assert record is not None
+    assert record.embedding.tolist() == DeterministicModel().embed("one")
+
+
+def test_a_crash_costs_nothing(server, file: Path, tmp_path: Path):
+    """What was paid for is in the file when the process dies before its commit."""
+    code = f"""
+        import os
+        import embeddings
+        from sqlalchemy import create_engine
+        from sqlalchemy.orm import Session
+
+        engine = create_engine("sqlite:///{tmp_path / "app.db"}")
+        embeddings.migrate(engine)
+        model = embeddings.models.openai.OpenAIEmbeddingModel(
+            "toy", base_url="{server.base_url}", api_key="x"
+        )
+        docs = embeddings.Collection(
+            "docs", Session(engine), model=embeddings.cached(model, "{file}")
+        )
+        docs.embed_multi([("a", "one"), ("b", "two")])
+        os._exit(3)
+    """
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 3, done.stderr
+    assert len(server.requests) == 1
+
+
+def test_on_a_server():
+    """An engine will do."""
+    engine = create_engine(os.environ["POSTGRESQL_URL"])
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE IF EXISTS embeddings_paid"))
+    model = DeterministicModel()
+    assert cached(model, engine).embed("one") == cached(model, engine).embed("one")
+    assert model.calls == [["one"]]
+    with engine.begin() as connection:
+        connection.execute(text("DROP TABLE embeddings_paid"))
+    engine.dispose()
+
+
+class Roles(DeterministicModel):
+    """A model with other vectors for queries, and a setting."""
+
+    document_prefix = "passage: "
+
+    def __init__(self, dimensions: int | None = None) -> None:
+        super().__init__(supports_binary=True)
+        self.dimensions = dimensions
+        self.queries: list[list[Any]] = []
+
+    def embed_queries(self, items: Sequence[Any]) -> list[Any]:
+        self.queries.append(list(items))
+        return [[1.0] * 256 for _ in items]
+
+
+def test_role_dimensions_and_kind_keep_vectors_apart(session: Session, file: Path):
+    """As the prefix does."""
+    model = Roles()
+    docs = Collection("docs", session, model=cached(model, file))
+    docs.embed("a", "one")
+    docs.embed("b", b"one")
+    assert docs.embed_query("one").tolist() == [1.0] * 256
+    assert model.calls == [["passage: one"], [b"one"]]
+    assert model.queries == [["one"]]
+
+    other = Roles(dimensions=64)
+    cached(other, file).embed("one")
+    assert other.calls == [["passage: one"]]
+    again = Roles()
+    cached(again, file).embed("one")
+    assert cached(again, file).embed_queries(["one"])[0].tolist() == [1.0] * 256
+    assert again.calls == again.queries == []
+
+
+def test_awaited(server, open_model, file: Path):
+    """The model is awaited, and asked once."""
+    model = open_model(query_prefix="query: ")
+
+    async def main() -> list[float]:
+        async with AsyncCollection[Any]("docs", model=cached(model, file)) as docs:
+            await docs.embed_multi([("a", "one"), ("b", "two")])
+            await docs.similar("one")
+            record = await docs.get("a")
+            assert record is not None
+            values: list[float] = record.embedding.tolist()
+            return values
+
+    for _ in range(2):
+        assert asyncio.run(main()) == vector_of("one")
+    assert [request.body["input"] for request in server.requests] == [
+        ["one", "two"],
+        ["query: one"],
+    ]
+
+
+def test_it_is_bounded(file: Path):
+    """The vectors that were used least lately go."""
+    model = DeterministicModel()
+    kept = cached(model, file, max_bytes=20_000)  # 256 dimensions have 1 kB
+    for number in range(100):
+        kept.embed(f"text {number}")
+    connection = sqlite3.connect(file)
+    count, size = connection.execute("SELECT count(*), sum(bytes) FROM embeddings_paid").fetchone()
+    connection.close()
+    assert 10 < count <= 20
+    assert size <= 20_000
+
+
+def test_contents_are_not_in_the_file(file: Path):
+    """Only their hashes."""
+    cached(DeterministicModel(), file).embed("a secret text")
+    assert b"secret" not in file.read_bytes()
+
+
+def test_an_unfit_vector_is_not_kept(session: Session, file: Path):
+    """The model is asked again."""
+
+    class Unfit(DeterministicModel):
+        def embed_batch(self, items: Sequence[Any]) -> list[Any]:
+            made = super().embed_batch(items)
+            return [[float("nan")]] if len(self.calls) == 1 else made
+
+    model = Unfit()
+    docs = Collection("docs", session, model=cached(model, file))
+    with pytest.raises(InvalidVectorError):
+        docs.embed("a", "one")
+    docs.embed("a", "one")
+    assert len(model.calls) == 2
+
+
+def test_processes_share_it(file: Path):
+    """Several that write the same at once all succeed, and each vector is there once."""
+    code = f"""
+        import embeddings
+        from embeddings.testing import DeterministicModel
+
+        model = embeddings.cached(DeterministicModel(), "{file}")
+        for number in range(30):
+            model.embed(f"text {{number}}")
+    """
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(code)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(3)
+    ]
+    for process in processes:
+        _, told = process.communicate(timeout=120)
+        assert process.returncode == 0, told
+    connection = sqlite3.connect(file)
+    assert connection.execute("SELECT count(*) FROM embeddings_paid").fetchone() == (30,)
+    connection.close()
+
+
+def test_a_cache_that_cannot_be_written_costs_no_answer(file: Path, caplog):
+    """What was paid for is returned, and a line of the log says why it was not kept."""
+    model = DeterministicModel()
+    kept = cached(model, file)
+    kept.embed("one")
+    connection = sqlite3.connect(file)
+    connection.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON embeddings_paid BEGIN SELECT RAISE(ABORT, 'no'); END"
+    )
+    connection.commit()
+    connection.close()
+    assert kept.embed("two") == DeterministicModel().embed("two")
+    assert "not kept" in caplog.text
+
+
+def test_an_engine_with_one_connection_is_refused():
+    """It would write in the caller's transaction."""
+    engine = create_engine("sqlite://", poolclass=StaticPool)
+    with pytest.raises(BindingError, match="path of a file"):
+        cached(DeterministicModel(), engine)
+    engine.dispose()
+
+
+def test_arguments_that_mean_nothing(file: Path):
+    """Are refused."""
+    with pytest.raises(ValueError, match="max_bytes"):
+        cached(DeterministicModel(), file, max_bytes=0)
+    with pytest.raises(TypeError, match="model="):
+        cached("3-small", file)  # type: ignore[arg-type]
+    assert not file.exists()

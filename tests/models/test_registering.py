@@ -1,0 +1,175 @@
+"""Models of services, from code, from a framework's configuration or from the environment."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+import embeddings
+from embeddings import Collection, UnknownModelError
+from embeddings.integrations.flask import Embeddings
+from embeddings.models.openai import OpenAIEmbeddingModel
+from embeddings.models.registry import Registry, declared_models
+from embeddings.testing import DeterministicModel
+from tests.provider import KEY, shown, vector_of
+
+ROOT = Path(embeddings.__file__).parents[1]
+
+
+def declared(address: str) -> dict[str, Any]:
+    """Return two services, as a configuration has them."""
+    return {
+        "nomic": {"base_url": address, "api_key": KEY, "query_prefix": "search_query: "},
+        "bge": {"base_url": address, "api_key": KEY, "api_name": "bge-m3", "max_tokens": 512},
+    }
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a new interpreter."""
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_in_code(server):
+    """One line each."""
+    for model in declared_models(declared(server.base_url)):
+        embeddings.register_embedding_model(model, aliases=[f"my-{model.model_id}"])
+    assert embeddings.get_embedding_model("my-bge").embed("hound") == vector_of("hound")
+    assert server.requests[0].body["model"] == "bge-m3"
+
+
+def test_in_the_environment(server):
+    """Several at once, as JSON."""
+    code = """
+        import embeddings
+
+        for name in ("nomic", "bge"):
+            print(embeddings.get_embedding_model(name).embed("hound"))
+    """
+    done = run(code, EMBEDDINGS_MODELS=json.dumps(declared(server.base_url)))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [str(vector_of("hound"))] * 2
+    assert [request.body["model"] for request in server.requests] == ["nomic", "bge-m3"]
+
+
+def test_in_flasks_configuration(server):
+    """Each application has its own."""
+    apps = [Flask("one"), Flask("two")]
+    apps[0].config.update(EMBEDDINGS_MODELS=declared(server.base_url), EMBEDDINGS_MODEL="nomic")
+    for app in apps:
+        Embeddings(app)
+    with apps[0].app_context():
+        assert embeddings.get_embedding_model("nomic").embed("hound") == vector_of("hound")
+    with apps[1].app_context(), pytest.raises(UnknownModelError):
+        embeddings.get_embedding_model("nomic-of-app-two")
+
+
+def test_in_djangos_settings(server):
+    """As EMBEDDINGS["MODELS"]; mistakes are found by `manage.py check`."""
+    code = f"""
+        import django
+        from django.conf import settings
+
+        settings.configure(
+            INSTALLED_APPS=["embeddings.integrations.django"],
+            EMBEDDINGS={{"MODEL": "nomic", "MODELS": {declared(server.base_url)!r}}},
+        )
+        django.setup()
+
+        import embeddings
+        from django.core.checks import run_checks
+        from django.test import override_settings
+
+        print(embeddings.get_embedding_model("nomic").embed("hound"))
+        print(run_checks())
+        with override_settings(EMBEDDINGS={{"MODELS": {{"x": {{"adress": "{KEY}"}}}}}}):
+            print([(error.id, error.msg) for error in run_checks()])
+    """
+    done = run(code)
+    assert done.returncode == 0, done.stderr
+    first, second, third = done.stdout.splitlines()
+    assert first == str(vector_of("hound"))
+    assert second == "[]"
+    assert "embeddings.E005" in third
+    assert "adress" in third
+    assert KEY not in third
+
+
+def test_a_model_object_may_be_declared():
+    """Under its own id."""
+    model = DeterministicModel("mine")
+    assert declared_models({"mine": model}) == [model]
+    with pytest.raises(ValueError, match="'yours' is the model 'mine'"):
+        declared_models({"yours": model})
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (KEY, "must be a dict.*str"),
+        ([{"api_key": KEY}], "must be a dict.*list"),
+        ({"": {}}, "no id"),
+        ({"x": KEY}, "'x' needs a dict of settings.*str"),
+        ({"x": {"adress": KEY}}, "'x' has no setting 'adress'; there are api_key, api_name"),
+        ({"x": {"too_long": "cut", "api_key": KEY}}, "too_long"),
+    ],
+)
+def test_a_declaration_without_meaning_says_what_is_wrong(value, told):
+    """And shows no value, which could be a key."""
+    with pytest.raises((TypeError, ValueError), match=told) as raised:
+        declared_models(value)
+    assert KEY not in shown(raised.value)
+
+
+def test_an_environment_that_is_no_json_says_so(monkeypatch):
+    """Without showing it."""
+    monkeypatch.setenv("EMBEDDINGS_MODELS", f'{{"x": "{KEY}"')
+    with pytest.raises(ValueError, match="EMBEDDINGS_MODELS is not JSON") as raised:
+        Registry(()).get_embedding_models()
+    assert KEY not in shown(raised.value)
+
+
+def test_an_address_never_comes_from_a_database_row(session, server):
+    """A row that names a model like a declaration names an unknown model."""
+    name = json.dumps(declared(server.base_url))
+    Collection("docs", session, model=DeterministicModel(name)).embed("a", "text")
+    with pytest.raises(UnknownModelError):
+        Collection("docs", session).similar("text")
+    assert server.requests == []
+
+
+def test_every_argument_of_the_model_can_be_declared():
+    """But its id, which is the key of the dict."""
+    options: dict[str, Any] = {"dimensions": 4, "too_long": "truncate", "requests_per_minute": 60}
+    (model,) = declared_models({"x": options})
+    assert isinstance(model, OpenAIEmbeddingModel)
+    assert model.dimensions == 4
+
+
+def test_the_page_about_services_runs():
+    """Its code, as it stands; no service is called."""
+    page = (ROOT / "docs" / "providers.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    done = run("\n".join(blocks) + "\nprint(embeddings.get_embedding_model('azure').api_name)")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "my-deployment\n"
+    (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    assert [model.model_id for model in declared_models(json.loads(shown))] == [
+        "nomic-embed-text",
+        "bge-m3",
+    ]
