@@ -56,6 +56,14 @@ def connection_of_thread(pool: SingletonThreadPool) -> Any:
     return getattr(pool._conn, "current", lambda: None)()
 
 
+def registry_of(base: Any) -> Any:
+    """Return the registry of a declarative base.
+
+    SQLModel has it under a name of SQLAlchemy's own, because a model may have a field `registry`.
+    """
+    return getattr(base, "registry", None) or base._sa_registry
+
+
 def tables_to_create(options: Mapping[str, Any]) -> Iterable[Table] | None:
     """Return the tables that `create_all` was asked for, from its event; None for all.
 

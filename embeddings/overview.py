@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from .collection import Collection
+from .errors import SchemaError
 from .sessions import bind_for_reading
+from .tables.custom import found
 from .tables.migrate import current_revision, head_revision
-from .tables.ours import are_missing, check_adoptable
+from .tables.ours import check_adoptable
 from .tables.records import RECORDS
 from .vectors import ITEM_BYTES
 from .work import Work, stored_vector_bytes
@@ -33,6 +35,7 @@ class CollectionOverview:
         strategy: How a search in this process would go about it: `"matrix"`, `"scan"`,
             `"database"` or `"index"`.
         reason: Why it scans; None if it does not.
+        table: The table of its embeddings, which is another with `make_records`.
     """
 
     name: str
@@ -41,6 +44,7 @@ class CollectionOverview:
     rows: int
     strategy: str
     reason: str | None
+    table: str = RECORDS.embeddings.name
 
 
 @dataclass(frozen=True)
@@ -48,22 +52,28 @@ class Overview:
     """A database; as a string, a table to read.
 
     Attributes:
-        revision: Of the schema in the database; None where `migrate` never ran.
+        revision: Of the schema in the database; None where `migrate` never ran, as where all
+            tables are of `make_records`.
         head: Of the schema that this version of the library works with.
-        collections: By name.
+        collections: By table and name.
+        tables: The tables of embeddings.
     """
 
     revision: str | None
     head: str
     collections: tuple[CollectionOverview, ...]
+    tables: tuple[str, ...] = ()
 
     @property
     def is_current(self) -> bool:
         """Whether there is nothing to migrate."""
-        return self.revision == self.head
+        are_the_hosts = bool(self.tables) and RECORDS.embeddings.name not in self.tables
+        return self.revision == self.head or (self.revision is None and are_the_hosts)
 
     def __str__(self) -> str:
-        if self.is_current:
+        if self.is_current and self.revision is None:
+            schema = f"Tables of your own migrations: {', '.join(self.tables)}."
+        elif self.is_current:
             schema = f"Schema {self.head}, up to date."
         elif self.revision is None:
             schema = f"No schema: migrate to {self.head}."
@@ -71,7 +81,11 @@ class Overview:
             schema = f"Schema {self.revision}, but this library's is {self.head}: migrate."
         if not self.collections:
             return f"{schema}\nNo collections."
+        has_one = {one.table for one in self.collections} == {RECORDS.embeddings.name}
         lines = [HEADINGS, *map(_cells, self.collections)]
+        if not has_one:
+            tables = ["table", *(one.table for one in self.collections)]
+            lines = [(*cells, table) for cells, table in zip(lines, tables, strict=True)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         return "\n".join([schema, "", *(_line(cells, widths) for cells in lines)])
 
@@ -91,30 +105,48 @@ def overview(db: DatabaseLike) -> Overview:
     try:
         with sessions.session(write=False) as session:
             work = Work(session, RECORDS)
-            check_adoptable(work.connection)
-            collections = () if are_missing(work) else _collections(work)
-            return Overview(current_revision(work.connection), head_revision(), collections)
+            records = found(work.connection)
+            try:
+                check_adoptable(work.connection)
+            except SchemaError:  # somebody else's, beside which ours have other names
+                records = [each for each in records if each is not RECORDS]
+                if not records:
+                    raise
+            collections = [one for each in records for one in _collections(Work(session, each))]
+            return Overview(
+                current_revision(work.connection),
+                head_revision(),
+                tuple(collections),
+                tuple(each.embeddings.fullname for each in records),
+            )
     finally:
         sessions.close()
 
 
 def _collections(work: Work) -> tuple[CollectionOverview, ...]:
-    collections, embeddings = RECORDS.collections.c, RECORDS.embeddings.c
+    collections, embeddings = work.records.collections.c, work.records.embeddings.c
     rows = select(func.count()).where(embeddings.collection_id == collections.id).scalar_subquery()
-    vector_bytes = stored_vector_bytes(work.database, RECORDS)
+    vector_bytes = stored_vector_bytes(work.database, work.records)
     statement = (
         select(collections.name, collections.model, vector_bytes, rows)
         .where(collections.name.is_not(None))
         .order_by(collections.name)
     )
     return tuple(
-        CollectionOverview(name, model_id, size and size // ITEM_BYTES, count, *_search(work, name))
+        CollectionOverview(
+            name,
+            model_id,
+            size and size // ITEM_BYTES,
+            count,
+            *_search(work, name),
+            work.records.embeddings.fullname,
+        )
         for name, model_id, size, count in work.run(statement).all()
     )
 
 
 def _search(work: Work, name: str) -> tuple[str, str | None]:
-    collection = Collection(name, work.session)
+    collection = Collection(name, work.session, records=work.records)
     index = collection.index_info()
     if index is not None and index.is_valid:
         return "index", None
@@ -129,12 +161,13 @@ def _cells(collection: CollectionOverview) -> tuple[str, ...]:
 
 
 def _line(cells: tuple[str, ...], widths: list[int]) -> str:
-    name, model_id, dimensions, rows, search = cells
+    name, model_id, dimensions, rows, search, *table = cells
     aligned = (
         name.ljust(widths[0]),
         model_id.ljust(widths[1]),
         dimensions.rjust(widths[2]),
         rows.rjust(widths[3]),
-        search,
+        search.ljust(widths[4]),
+        *table,
     )
-    return "  ".join(aligned)
+    return "  ".join(aligned).rstrip()

@@ -50,6 +50,8 @@ if context.is_offline_mode():
         version_table=VERSION_TABLE,
     )
     context.run_migrations()
+    if not context.get_revision_argument():
+        context.execute(DropTable(Table(VERSION_TABLE, MetaData())))
 elif handed_over := context.config.attributes.get("connection"):
     run(handed_over)
 else:

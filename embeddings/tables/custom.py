@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, MetaData, Table, event
+from sqlalchemy import Connection, Inspector, MetaData, Table, event, inspect
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.orm import relationship
+from sqlalchemy.orm import DeclarativeBase, relationship
 from sqlalchemy.schema import DropTable
 
 from .. import databases
-from ..internals import tables_to_create
-from .ours import VERSION_TABLE, check_adoptable
+from ..internals import registry_of, tables_to_create
+from .ours import VERSION_TABLE, check_adoptable, schema_map_of
 from .records import RECORDS, CollectionColumns, EmbeddingColumns, Records
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def make_records(
     with several binds names them: `binds={records.collection: engine, records.embedding: engine}`.
 
     Args:
-        base: A declarative base, or a class such as Flask-SQLAlchemy's `db.Model`.
+        base: A declarative base, or a class such as Flask-SQLAlchemy's `db.Model` or `SQLModel`.
         prefix: Of the names: "search_" makes `search_collections` and `search_embeddings`.
         schema: The schema of the tables; by default that of the base's `MetaData`.
         collection_mixin: A class with columns of your own for the collections.
@@ -86,14 +86,25 @@ def make_records(
     for table in (f"{prefix}collections", f"{prefix}embeddings"):
         if (f"{schema}.{table}" if schema else table) in base.metadata.tables:
             raise InvalidRequestError(f"This base has a table {table!r} already: give a prefix")
-    within = f"{schema}__" if schema else ""
-
     for name, mixin in (
         ("collection_mixin", collection_mixin),
         ("embedding_mixin", embedding_mixin),
     ):
         if mixin is not None and not isinstance(mixin, type):
             raise TypeError(f"{name} must be a class with mapped columns, not {mixin!r}")
+    records = _records(base, prefix, schema, collection_mixin, embedding_mixin)
+    watch(records)
+    return records
+
+
+def _records(
+    base: Any,
+    prefix: str,
+    schema: str | None,
+    collection_mixin: type[Any] | None = None,
+    embedding_mixin: type[Any] | None = None,
+) -> Records:
+    within = f"{schema}__" if schema else ""
 
     def mapped(kind: str, columns: type[Any], mixin: type[Any] | None, **attributes: Any) -> Any:
         # In the base's registry and metadata, without its own columns and its constructor.
@@ -104,7 +115,8 @@ def make_records(
             "metadata": base.metadata,
         }
         bases = (columns,) if mixin is None else (columns, mixin)
-        cls = base.registry.mapped(type(f"{within}{prefix}{kind}Record", bases, attributes))
+        kind_name = f"{within}{prefix}{kind}Record"
+        cls = registry_of(base).mapped(type(kind_name, bases, attributes))
         for column in cls.__table__.primary_key:  # nullable in the documented schema only
             column.nullable = False
         return cls
@@ -113,9 +125,57 @@ def make_records(
     embedding = mapped("Embedding", EmbeddingColumns, embedding_mixin, __collection__=collection)
     both_ways = relationship(embedding, back_populates="collection", cascade="all, delete-orphan")
     collection.__mapper__.add_property("embeddings", both_ways)
-    records = Records(collection, embedding)
-    watch(records)
-    return records
+    return Records(collection, embedding)
+
+
+def found(connection: Connection) -> list[Records]:
+    """Return the records whose tables are in a database, the documented ones first.
+
+    Those of `make_records` too, whether or not this process made them: in the schemas that are
+    known, and in that in which the connection puts a table.
+    """
+    inspector, schema_map = inspect(connection), schema_map_of(connection)
+    names: dict[str | None, set[str]] = {}
+
+    def are_there(records: Records) -> bool:
+        schema = schema_map.get(records.embeddings.schema, records.embeddings.schema)
+        if schema not in names:
+            names[schema] = {*inspector.get_table_names(schema=schema)}
+        return {records.collections.name, records.embeddings.name} <= names[schema]
+
+    there = {records.embeddings.fullname: records for records in KNOWN if are_there(records)}
+    default = schema_map.get(None)
+    names.setdefault(default, {*inspector.get_table_names(schema=default)})
+    for name in sorted(names[default]):
+        prefix = name.removesuffix(COLLECTIONS)
+        if name.endswith(COLLECTIONS) and prefix and f"{prefix}{EMBEDDINGS}" not in there:
+            there |= _unknown(inspector, default, prefix, names[default])
+    return list(there.values())
+
+
+COLLECTIONS, EMBEDDINGS = "collections", "embeddings"
+_made: dict[str, Records] = {}
+"""Those that were found in databases, by prefix."""
+
+
+def _unknown(
+    inspector: Inspector, schema: str | None, prefix: str, names: set[str]
+) -> dict[str, Records]:
+    """Return the records of a prefix, if the tables are of that kind."""
+    name = f"{prefix}{EMBEDDINGS}"
+    if name not in names or not prefix.isidentifier():
+        return {}
+    for table in RECORDS.embeddings, RECORDS.collections:
+        columns = {column["name"] for column in inspector.get_columns(prefix + table.name, schema)}
+        if not {column.name for column in table.columns} <= columns:
+            return {}
+    if prefix not in _made:
+
+        class Found(DeclarativeBase):
+            """Of tables that another process declares."""
+
+        _made[prefix] = _records(Found, prefix, None)
+    return {name: _made[prefix]}
 
 
 def watch(records: Records) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
+from sqlalchemy.engine.mock import MockConnection
 from sqlalchemy.exc import DBAPIError
 
 from .. import databases
@@ -53,7 +54,7 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
         SchemaError: A table called `collections` or `embeddings` is there and is not one of ours,
             or there is no pgvector. Nothing was changed.
     """
-    if bind is None and (script := _script_of_host()):
+    if _is_script(bind) and (script := _script_of_host()):
         _write_script(script, revision, upgrades=True)
         return
     revision = revision.rpartition(":")[2]
@@ -87,7 +88,7 @@ def downgrade(
     Raises:
         SchemaError: Rows would be lost. Nothing was changed.
     """
-    if bind is None and (script := _script_of_host()):
+    if _is_script(bind) and (script := _script_of_host()):
         _write_script(script, revision, upgrades=False)
         return
     if isinstance(bind, Engine):
@@ -114,13 +115,18 @@ def _host_says_drop() -> bool:
         return False
 
 
+def _is_script(bind: object) -> bool:
+    """Return whether this is what `op.get_bind()` gives where there is no database."""
+    return bind is None or isinstance(bind, MockConnection)
+
+
 def _script_of_host() -> MigrationContext | None:
     """Return the context of a host's Alembic that writes a script, and whose revision calls."""
     with importing():
         from alembic import op
     try:
         context = op.get_context()
-    except NameError:  # not within Alembic
+    except (NameError, AttributeError):  # not within Alembic
         return None
     return context if context.as_sql else None
 
@@ -152,8 +158,8 @@ def _checked(bind: object, function: str) -> Connection:
         )
     if not isinstance(bind, Connection):
         raise TypeError(
-            f"{function}() takes an Engine or a Connection, not {type(bind).__name__}. None is "
-            "what op.get_bind() gives in a script (--sql), within a revision of your own"
+            f"{function}() takes an Engine or a Connection, not {type(bind).__name__}. (What "
+            "op.get_bind() gives in a script, --sql, is for a revision of your own)"
         )
     return bind
 

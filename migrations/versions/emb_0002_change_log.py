@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from embeddings import databases, install
+from embeddings import databases, install, uninstall
 from embeddings.tables.records import RECORDS
 
 revision = "emb_0002"
@@ -21,5 +21,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    if not op.get_context().as_sql:
+        uninstall(op.get_bind())
+        return
     for statement in databases.of(op.get_context().dialect).uninstall_script(RECORDS):
         op.execute(sa.text(statement))

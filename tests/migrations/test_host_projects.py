@@ -576,14 +576,6 @@ def test_revisions_and_their_table_are_not_the_hosts(host: Host):
     assert all(script.revision.startswith("emb_") for script in scripts)
 
 
-def test_migrate_in_an_offline_revision_says_so(host: Host):
-    """Without a connection `migrate` cannot run in a host's script: the error tells the way."""
-    host.write("one", "embeddings.migrate(op.get_bind())")
-
-    with pytest.raises((SchemaError, TypeError), match=r"(?i)offline|--sql"):
-        host.script()
-
-
 FLASK = """
 import sys
 from pathlib import Path
