@@ -22,7 +22,9 @@ myst_heading_anchors = 3
 
 # In a docstring `x` is code, and an indented block after a colon is a block of code.
 default_role = "code"
+smartquotes = False
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autodoc_class_signature = "mixed"
 napoleon_use_rtype = False
@@ -35,14 +37,29 @@ def setup(app: Sphinx) -> None:
     app.connect("autodoc-process-docstring", as_restructured_text, priority=1)
 
 
-def as_restructured_text(*given: object) -> None:
-    """Write `::` for the colon before an indented block, and a backslash before a final `_`."""
+def as_restructured_text(_app: Sphinx, what: str, *given: object) -> None:
+    """Write what our docstrings leave to the reader as Napoleon and reStructuredText want it.
+
+    Indented blocks are code. A paragraph that ends a section `Raises` is not an error's name. The
+    first line of an attribute is no type where a colon is in it.
+    """
     lines: list[str] = given[-1]  # type: ignore[assignment]
-    for number, line in enumerate(lines):
-        lines[number] = re.sub(r'(?<=")(\w+)_(?=")', r"\1\_", line)
-    for number in range(len(lines) - 2):
-        line, blank, block = lines[number : number + 3]
-        indent = len(line) - len(line.lstrip())
-        is_indented = len(block) - len(block.lstrip()) > indent
-        if line.endswith(":") and not line.endswith("::") and not blank.strip() and is_indented:
-            lines[number] = f"{line}:"
+    written = ["..", ""] if what in {"attribute", "property"} else []
+    section = None  # the indent of `Raises:`, while its lines last
+    is_after = False  # after its list of errors
+    for line, following, block in zip(lines, [*lines[1:], ""], [*lines[2:], "", ""], strict=False):
+        indent = _indent(line)
+        if line.strip() and section is not None and indent <= section:
+            section, is_after = None, False
+        if line.strip() == "Raises:":
+            section = indent
+        is_after = is_after or (section is not None and not line.strip())
+        text = line[4:] if is_after else line
+        written.append(re.sub(r'(?<=")(\w+)_(?=")', r"\1\_", text))
+        if line.strip() and not following.strip() and _indent(block) > indent:
+            written += ["", " " * indent + "::"]
+    lines[:] = written
+
+
+def _indent(line: str) -> int:
+    return len(line) - len(line.lstrip())
