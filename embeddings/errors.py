@@ -77,7 +77,15 @@ class ModelMismatchError(EmbeddingsError, ValueError):
 
 
 class InvalidItemError(EmbeddingsError, ValueError):
-    """An id, a content or a metadata that cannot be stored. Raised before any model is called."""
+    """An id, a content or a metadata that cannot be stored. Raised before any model is called.
+
+    Attributes:
+        position: Which of several contents that a model was given it is, from 0; else None.
+    """
+
+    def __init__(self, message: str, position: int | None = None) -> None:
+        super().__init__(message)
+        self.position = position
 
 
 class InvalidVectorError(EmbeddingsError, ValueError):

@@ -138,7 +138,8 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         for position, item in enumerate(items):
             if not item:
                 raise InvalidItemError(
-                    f"Item {position} of the batch is empty, which {self.model_id!r} refuses"
+                    f"Item {position} of the batch is empty, which {self.model_id!r} refuses",
+                    position,
                 )
         request: dict[str, Any] = {"model": self.api_name, "input": list(items)}
         if self.dimensions is not None:

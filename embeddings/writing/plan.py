@@ -108,16 +108,17 @@ class Plan(Generic[K]):
         """Call the model once, and take up the vectors.
 
         Raises:
-            InvalidVectorError: A vector cannot be stored; the message names the item.
+            InvalidItemError: The model refuses a content.
+            InvalidVectorError: A vector cannot be stored. Both messages name the item.
         """
         try:
             made = self.call_model(self.model, list(contents.values()))
-        except InvalidVectorError as error:
+        except (InvalidItemError, InvalidVectorError) as error:
             if error.position is None:
                 raise
             key = list(contents)[error.position]
             ids = (item.id for items in self.lists for item in items if item.key == key)
-            raise InvalidVectorError(f"item {next(ids)!r}: {error}", error.position) from None
+            raise type(error)(f"item {next(ids)!r}: {error}", error.position) from None
         self.vectors |= zip(contents, made, strict=True)
 
     def __repr__(self) -> str:
