@@ -51,6 +51,7 @@ class Command(BaseCommand):
         """Do what the subcommand says."""
         if command == "migrate":
             verbosity = options["verbosity"]
+            self.stdout.ending = ""  # which the other command's output has
             call_command(
                 "migrate", APP_LABEL, database=database, verbosity=verbosity, stdout=self.stdout
             )
