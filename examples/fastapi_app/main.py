@@ -97,6 +97,7 @@ def get_vectors(session: RequestSession) -> AsyncCollection[int]:
 
 Vectors = Annotated[AsyncCollection[int], Depends(get_vectors)]
 Page = Annotated[int, Query(ge=1, le=100)]
+Question = Annotated[str, Query(min_length=1)]
 Id = Annotated[int, Path(le=2**31 - 1)]
 
 
@@ -158,7 +159,7 @@ async def import_notes(news: list[NewNote], session: RequestSession, vectors: Ve
 
 @app.get("/notes/search")
 async def search(
-    q: str, session: RequestSession, vectors: Vectors, page: Page = 1
+    q: Question, session: RequestSession, vectors: Vectors, page: Page = 1
 ) -> list[FoundNote]:
     """Return a page of the notes nearest in meaning, best first."""
     found = await vectors.matches(

@@ -177,6 +177,14 @@ def test_an_error_about_a_vector_names_the_item(opened: Open):
     assert docs.ids() == ["a", "b"]
 
 
+@on_a_session
+def test_what_the_model_itself_refuses_names_the_item(opened: Open):
+    """OpenAI's do not embed the empty text, and say so before anything is sent."""
+    docs = opened(model_id="text-embedding-3-small")
+    with pytest.raises(InvalidItemError, match=r"item 'b': .* is empty"):
+        docs.embed_multi([("a", "a hound"), ("b", "")])
+
+
 @on_both
 def test_an_id_that_is_not_there_is_named_with_its_collection(opened: Open):
     """In the type of the collection's keys, before and after the first write."""

@@ -316,11 +316,18 @@ def test_without_click_the_program_names_the_extra(tmp_path: Path):
     assert (done.stderr.count("\n"), done.returncode) == (1, 1)
 
 
-def test_the_commands_of_the_documentation_work(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("page", "heading"),
+    [
+        ("docs/schema.md", "## On the command line\n"),
+        ("docs/command-line.md", "# On the command line\n"),
+    ],
+)
+def test_the_commands_of_the_documentation_work(tmp_path: Path, page: str, heading: str):
     """The installed program runs them as they stand there."""
-    page = (REPOSITORY / "docs" / "schema.md").read_text()
-    section = page.partition("## On the command line\n")[2]
-    commands = section.partition("```sh\n")[2].partition("```")[0]
+    section = (REPOSITORY / page).read_text().partition(heading)[2]
+    commands = "".join(re.findall(r"```sh\n(.*?)```", section.partition("\n## ")[0], re.DOTALL))
+    Collection("docs", tmp_path / "app.db", model_id="local").close()
     programs = Path(sys.executable).parent
     done = subprocess.run(
         [shutil.which("sh") or "sh", "-e", "-c", commands],

@@ -6,6 +6,7 @@ import logging
 import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,7 +21,6 @@ from tests.databases import on_both, on_postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 CONTENT = "a content that no log shows"
 
@@ -138,6 +138,13 @@ def test_a_second_call_of_the_model_is_a_warning(
     assert lines(log, logging.WARNING) == [
         "other writers changed 1 items in 'docs' meanwhile: the model is called for them again"
     ]
+
+
+def test_the_code_of_the_page_about_the_log_runs():
+    """As it stands there, in a process of its own."""
+    page = (Path(embeddings.__file__).parents[1] / "docs" / "logging.md").read_text()
+    [block] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    subprocess.run([sys.executable, "-c", block], check=True)
 
 
 def test_nothing_is_written_where_nobody_listens(

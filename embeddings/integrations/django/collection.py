@@ -125,7 +125,9 @@ class ModelCollection(Generic[M]):
         """
         key, content = self._key_of(instance), self._text(instance)
         if prepared is not None and prepared.content != content:
-            raise InvalidItemError("The text of the instance is not the one that was prepared")
+            raise InvalidItemError(
+                f"item {str(key)!r}: the text of the instance is not the one that was prepared"
+            )
         alias = using or router.db_for_write(self.model, instance=instance)
         self.collection(alias).embed(key, prepared or content)
 
@@ -149,9 +151,13 @@ class ModelCollection(Generic[M]):
             instances = instances.all()
         if isinstance(instances, QuerySet) and not instances.query.is_sliced:
             instances = _in_pages(instances, batch_size)
-        report = Report()
+        report, count = Report(), 0
         for batch in batches(instances, batch_size):
-            entries = [(self._key_of(instance), self._text(instance)) for instance in batch]
+            entries = [
+                (self._key_of(instance, position), self._text(instance))
+                for position, instance in enumerate(batch, count)
+            ]
+            count += len(batch)
             alias = using or router.db_for_write(self.model, instance=batch[0])
             report += self.collection(alias).embed_multi(entries, batch_size=batch_size)
         return report
@@ -226,13 +232,14 @@ class ModelCollection(Generic[M]):
 
     # The steps of the operations above
 
-    def _key_of(self, instance: M) -> Any:
+    def _key_of(self, instance: M, position: int | None = None) -> Any:
         if not isinstance(instance, self.model):
             raise TypeError(
                 f"This collection is of {self.model._meta.label}, not of {type(instance).__name__}"
             )
         if instance.pk is None:
-            raise InvalidItemError("The instance has no primary key yet: save it first")
+            which = "The instance" if position is None else f"instances[{position}]"
+            raise InvalidItemError(f"{which} has no primary key yet: save it first")
         return self.model._meta.pk.to_python(instance.pk)
 
     def _among(

@@ -50,7 +50,11 @@ class Command(BaseCommand):
     def handle(self, *, command: str, database: str, **options: Any) -> None:
         """Do what the subcommand says."""
         if command == "migrate":
-            call_command("migrate", APP_LABEL, database=database, verbosity=options["verbosity"])
+            verbosity = options["verbosity"]
+            self.stdout.ending = ""  # which the other command's output has
+            call_command(
+                "migrate", APP_LABEL, database=database, verbosity=verbosity, stdout=self.stdout
+            )
             return
         db, as_json = DjangoTransactions(database), options["json"]
         try:
