@@ -257,7 +257,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     ) -> list[VectorLike] | Failure:
         deadline, failure = Deadline(self._deadline), None
         with suppress(ModelError):
-            for attempt in tries(self._tries, deadline):
+            for attempt in tries(self._tries, deadline, awaited=False):
                 with attempt:
                     wait = self._pace.wait_for(self._tokens_of(texts))
                     time.sleep(wait)
@@ -274,7 +274,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     ) -> list[VectorLike] | Failure:
         deadline, failure = Deadline(self._deadline), None
         with suppress(ModelError):
-            async for attempt in tries(self._tries, deadline):
+            async for attempt in tries(self._tries, deadline, awaited=True):
                 with attempt:
                     wait = self._pace.wait_for(self._tokens_of(texts))
                     await asyncio.sleep(wait)
