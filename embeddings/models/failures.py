@@ -200,7 +200,8 @@ def _kind(status: int, code: Any, said: str) -> type[ModelError]:
     if status in {401, 403}:
         return AuthenticationError
     if status == 429:
-        return RateLimitError
+        # OpenAI says so of one request that has more tokens than a minute may have.
+        return TooLongError if "request too large" in said.lower() else RateLimitError
     # llama.cpp says with status 500 that an input is too large.
     is_too_long = status == 413 or code == "context_length_exceeded" or TOO_LONG.search(said)
     if is_too_long and status in MAY_BE_FOR_AN_ITEM | {500}:

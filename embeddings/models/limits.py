@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import logging
+import math
 import os
 import random
 import tempfile
@@ -16,7 +18,9 @@ from ..errors import MissingExtraError, ModelError
 from ..forks import Lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
+
+log = logging.getLogger("embeddings")
 
 FIRST_PAUSE = 0.5  # seconds before the second try; it doubles each time
 LONGEST_PAUSE = 20.0  # seconds, unless the service asks for more
@@ -184,8 +188,8 @@ class Deadline:
         return most if self._ends is None else min(self._ends - time.monotonic(), most)
 
 
-def tries(most: int, deadline: Deadline) -> Any:
-    """Return stamina's tries: to be gone through with `for` or `async for`, each a context.
+def tries(most: int, deadline: Deadline, *, awaited: bool) -> Any:
+    """Return tenacity's tries: to be gone through with `for` or `async for`, each a context.
 
     What a service asks for with Retry-After is waited for; else pauses double and are random.
     A pause that does not end before the deadline is not begun.
@@ -193,25 +197,39 @@ def tries(most: int, deadline: Deadline) -> Any:
     Args:
         most: The most tries.
         deadline: Of all of them.
+        awaited: Whether they are gone through with `async for`.
 
     Raises:
-        MissingExtraError: The `stamina` package is not installed.
+        MissingExtraError: The `tenacity` package is not installed.
     """
     try:
-        import stamina
+        import tenacity
     except ImportError:
-        raise MissingExtraError("stamina", "openai") from None
+        raise MissingExtraError("tenacity", "openai") from None
+    pause = 0.0
     failures = itertools.count()
 
-    def pause(error: Exception) -> float | bool:
+    def is_worth_another(error: BaseException) -> bool:
+        nonlocal pause
         seconds = pause_after(error, next(failures))
-        return seconds is not None and seconds < deadline.left(float("inf")) and seconds
+        pause = seconds or 0.0
+        return seconds is not None and seconds < deadline.left(math.inf)
 
-    hook: Callable[[Exception], float | bool] = pause
-    return stamina.retry_context(on=hook, attempts=most, timeout=None)
+    def note(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        log.info("%s; asked again in %.1f s", error, pause)
+
+    kind = tenacity.AsyncRetrying if awaited else tenacity.Retrying
+    return kind(
+        stop=tenacity.stop_after_attempt(most),
+        retry=tenacity.retry_if_exception(is_worth_another),
+        wait=lambda _: pause,
+        before_sleep=note,
+        reraise=True,
+    )
 
 
-def pause_after(error: Exception, earlier: int) -> float | None:
+def pause_after(error: BaseException, earlier: int) -> float | None:
     """Return the seconds to wait before another try, or None if it is not worth one.
 
     Args:

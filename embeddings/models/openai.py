@@ -257,7 +257,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     ) -> list[VectorLike] | Failure:
         deadline, failure = Deadline(self._deadline), None
         with suppress(ModelError):
-            for attempt in tries(self._tries, deadline):
+            for attempt in tries(self._tries, deadline, awaited=False):
                 with attempt:
                     wait = self._pace.wait_for(self._tokens_of(texts))
                     time.sleep(wait)
@@ -274,7 +274,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     ) -> list[VectorLike] | Failure:
         deadline, failure = Deadline(self._deadline), None
         with suppress(ModelError):
-            async for attempt in tries(self._tries, deadline):
+            async for attempt in tries(self._tries, deadline, awaited=True):
                 with attempt:
                     wait = self._pace.wait_for(self._tokens_of(texts))
                     await asyncio.sleep(wait)
@@ -291,7 +291,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     ) -> list[VectorLike] | Failure:
         # The original error holds the key in its request's headers. So it is raised nowhere, nor
         # is anything raised while it is handled, which Python would remember as the context.
-        body = _Body(len(texts), deadline)
+        body = _Body(self.model_id, len(texts), deadline)
         try:
             with client.embeddings.with_streaming_response.create(
                 **self._request(texts, role, deadline)
@@ -305,7 +305,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     async def _aask(
         self, client: openai.AsyncOpenAI, texts: list[str], role: Role, deadline: Deadline
     ) -> list[VectorLike] | Failure:
-        body = _Body(len(texts), deadline)
+        body = _Body(self.model_id, len(texts), deadline)
         try:
             async with client.embeddings.with_streaming_response.create(
                 **self._request(texts, role, deadline)
@@ -436,7 +436,8 @@ class OpenAIEmbeddingModel(EmbeddingModel):
 class _Body:
     """The parts of an answer, as far as it is not larger and slower than vectors can be."""
 
-    def __init__(self, count: int, deadline: Deadline) -> None:
+    def __init__(self, model_id: str, count: int, deadline: Deadline) -> None:
+        self._name = f"Model {model_id!r}"
         self._largest, self._deadline = largest(count), deadline
         self._chunks: list[bytes] = []
         self._size = 0
@@ -446,9 +447,9 @@ class _Body:
         self._chunks.append(chunk)
         self._size += len(chunk)
         if self._size > self._largest:
-            raise AnswerError(f"the service's answer is larger than {self._largest} bytes")
+            raise AnswerError(f"{self._name}: the answer is larger than {self._largest} bytes")
         if self._deadline.left(1.0) <= 0:
-            raise UnavailableError("the service's answer was not complete before the deadline")
+            raise UnavailableError(f"{self._name}: the answer was not complete at the deadline")
 
     def content(self) -> bytes:
         """Return the whole."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Generic
 
-from ..errors import EmbeddingsError, InvalidItemError, ModelMismatchError
+from ..errors import InvalidItemError, InvalidVectorError, ModelError, ModelMismatchError
 from ..keys import K
 from ..models import registry
 from ..models.base import (
@@ -133,7 +133,7 @@ class Plan(Generic[K]):
         """Add the ids of the items concerned to an error in the block."""
         try:
             yield
-        except EmbeddingsError as error:
+        except (InvalidItemError, InvalidVectorError, ModelError) as error:
             concerned = {batch[i] for i in error.positions} if error.positions else {*batch}
             error.add_ids(
                 self._sorted(
@@ -218,7 +218,7 @@ def _check_missing(
             if item.key in missing:
                 try:
                     check_content(model, item.content)
-                except EmbeddingsError as error:
+                except (InvalidItemError, InvalidVectorError, ModelError) as error:
                     error.add_ids([collection.keys.from_text(item.id)])
                     raise
 

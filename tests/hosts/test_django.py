@@ -642,10 +642,10 @@ def test_the_model_and_the_keys_are_settings(settings: Callable[..., Any]):
     with settings(EMBEDDINGS=given):
         assert default_model_name() == "3-small"
         model: Any = get_embedding_model("3-small")
-        assert (model._options["api_key"], model._options["base_url"]) == ("sk-x", "http://x")
+        assert model._settings == {"api_key": "sk-x", "base_url": "http://x"}
     assert default_model_name() == before
     again: Any = get_embedding_model("3-small")
-    assert again._options["api_key"] is None
+    assert again._settings == {}
 
 
 @on_sqlite
@@ -671,6 +671,9 @@ def test_a_model_of_ones_own(alias: str, library: ModuleType, settings: Callable
         ({"MODEL": "locl"}, ["embeddings.E004"]),
         ({"MODEL": 5}, ["embeddings.E004"]),
         ({"MODEL": DeterministicModel}, ["embeddings.E004"]),
+        ({"MODELS": {"nomic": {"base_url": "http://x", "api_key": "sk-secret"}}}, []),
+        ({"MODELS": {"nomic": {"base_ur": "sk-secret"}}}, ["embeddings.E005"]),
+        ({"MODELS": ["sk-secret"]}, ["embeddings.E005"]),
     ],
 )
 def test_the_settings_are_checked(given: Any, ids: list[str], settings: Callable[..., Any]):

@@ -302,13 +302,20 @@ def test_a_parameter_that_is_refused_is_not_looked_for_among_the_items(server, s
     assert len(server.requests) == 1
 
 
-def test_a_request_refused_for_its_size_is_halved(server, session, open_model):
+@pytest.mark.parametrize(
+    ("status", "message"),
+    [
+        (413, "batch size 100 > maximum allowed batch size 32"),
+        (400, "Requested 400000 tokens, max 300000 tokens per request"),
+        (429, "Request too large for toy on tokens per min (TPM): Limit 40, Requested 100."),
+    ],
+)
+def test_a_request_refused_for_its_size_is_halved(server, session, open_model, status, message):
     """It is never repeated as it is, and all is stored."""
 
     def at_most_32(handler: Handler, request: Request) -> None:
         if len(request.body["input"]) > 32:
-            message = "batch size 100 > maximum allowed batch size 32"
-            handler.send(json.dumps({"error": message}).encode(), 413)
+            handler.send(json.dumps({"error": {"message": message}}).encode(), status)
         else:
             right(handler, request)
 

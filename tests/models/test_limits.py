@@ -16,7 +16,7 @@ from embeddings import Collection, QuotaError, RateLimitError, TooLongError, Una
 from embeddings.models import limits
 from embeddings.models.limits import Pace, Tokens, pause_after, requests
 from embeddings.models.openai import OpenAIEmbeddingModel
-from tests.provider import error, right, vector_of
+from tests.provider import SECRETS, error, right, vector_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -288,6 +288,17 @@ def test_tries_end_at_the_deadline(server, open_model):
     with pytest.raises(UnavailableError):
         open_model(max_retries=1000, deadline=1.0).embed("hound")
     assert 1 <= len(server.requests) <= 4
+
+
+def test_a_try_that_failed_is_a_line_in_the_log(server, open_model, caplog):
+    """What failed and how long the pause is, on the library's own logger, and no content."""
+    caplog.set_level("INFO", logger="embeddings")
+    server.script = [error(503, retry_after_ms="1")]
+    open_model(max_retries=1).embed(SECRETS[0])
+    (record,) = [record for record in caplog.records if record.name == "embeddings"]
+    assert "HTTP 503" in record.getMessage()
+    assert "asked again in 0.0 s" in record.getMessage()
+    assert SECRETS[0] not in caplog.text
 
 
 def test_pauses_grow_and_are_random():
