@@ -505,7 +505,7 @@ def test_the_optional_attributes_of_an_object_count(session):
     assert model.sizes == [2, 2, 1]
     with pytest.raises(InvalidItemError) as raised:
         docs.embed("text", "text")
-    assert str(raised.value) == TEXT_REFUSED
+    assert str(raised.value) == f"item 'text': {TEXT_REFUSED}"
 
 
 def test_an_embed_multi_of_an_objects_own_does_not_matter(session):
@@ -667,11 +667,11 @@ def test_a_model_of_llm_works_in_a_collection(session):
 
 
 def test_a_model_of_llm_refuses_bytes_with_the_same_message(session):
-    """The check comes before llm's own, and is the same."""
+    """The check comes before llm's own, and is the same, behind the item's id."""
     docs = Collection("docs", session, model=LlmModel())
     with pytest.raises(InvalidItemError) as raised:
         docs.embed("a", b"bytes")
-    assert str(raised.value) == BINARY_REFUSED
+    assert str(raised.value) == f"item 'a': {BINARY_REFUSED}"
 
 
 @pytest.mark.parametrize("kind", [LlmModelWithKey, LlmModelTakingKey])
