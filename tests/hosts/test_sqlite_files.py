@@ -256,7 +256,7 @@ def host(tmp_path: Path) -> Iterator[Engine]:
 def titles(session: Session) -> Iterator[Any]:
     """Yield the rows as they are read."""
     rows = session.execute(select(Article.id, Article.title).execution_options(yield_per=10))
-    yield from rows
+    yield from map(tuple, rows)
 
 
 def test_rows_that_are_read_while_they_are_embedded(host: Engine):
