@@ -55,7 +55,7 @@ def test_matches_join_to_a_hosts_statement(third_engine: Engine):
         statement = select(EmbeddingRecord.id, found.c.score).join(
             found, found.c.id == EmbeddingRecord.id
         )
-        scores: dict[str, float] = dict(session.execute(statement).tuples().all())
+        scores: dict[str, float] = {row.id: row.score for row in session.execute(statement)}
 
     assert scores["hound"] == pytest.approx(1.0)
     assert len(scores) == 2
