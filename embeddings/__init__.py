@@ -40,7 +40,7 @@ from .errors import (
     UnavailableError,
     UnknownModelError,
 )
-from .forks import importing
+from .forks import importing as _importing
 from .models.base import EmbeddingModel, SupportsEmbedding
 from .models.cached import cached
 from .models.registry import (
@@ -145,6 +145,6 @@ _LATER = {
 def __getattr__(name: str) -> object:
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    with importing():
+    with _importing():
         module = importlib.import_module(f".{_LATER[name]}", __name__)
     return getattr(module, name)

@@ -363,7 +363,10 @@ def test_an_overview_tells_what_is_in_memory(engine: Engine, model: Deterministi
     for _ in range(2):
         docs.similar("hound")
     assert overview(engine) == Overview(
-        HEAD, HEAD, (CollectionOverview("docs", "deterministic", 256, 1, "matrix", None),)
+        HEAD,
+        HEAD,
+        (CollectionOverview("docs", "deterministic", 256, 1, "matrix", None),),
+        ("embeddings",),
     )
 
 
