@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict
 
 from sqlalchemy import ColumnElement, Subquery, and_, select, true
 from sqlalchemy.sql.expression import SelectBase
@@ -71,8 +71,7 @@ class Entries(list[Entry[K]]):
         self.exact = exact
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredRow:
+class ScoredRow(NamedTuple):
     """What a strategy finds."""
 
     id: str

@@ -269,6 +269,7 @@ EXAMPLES = [
     errors.IndexingError("index"),
     errors.BindingError("binding"),
     errors.CorruptVectorWarning("corrupt"),
+    errors.MemoryBudgetWarning("large"),
 ]
 
 

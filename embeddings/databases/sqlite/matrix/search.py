@@ -19,15 +19,26 @@ from typing import TYPE_CHECKING
 from sqlalchemy.exc import OperationalError
 
 from ....searching.query import NotConfirmed, Ranking, ScoredRow
-from ....searching.scan import are_vectors, scan
+from ....searching.scan import are_vectors, scan_multi
 from ....vectors import ITEM_BYTES
 from . import statements
-from .build import MustScan, catch_up, checked_position, dimensions_of, forget
+from .build import (
+    MustScan,
+    NotKept,
+    NotYet,
+    TooLarge,
+    catch_up,
+    checked_position,
+    dimensions_of,
+    forget,
+    warn_of_budget,
+)
 from .cache import CACHE, Key
 from .candidates import Probes
 from .kernel import MOST_DIMENSIONS
 from .rescore import Rescored
 from .segments import Packer
+from .turns import is_read, turn, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,6 +78,7 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
 
     Warns:
         CorruptVectorWarning: Rows whose vector cannot be compared were left out.
+        MemoryBudgetWarning: The rows do not fit into memory; once for a collection.
     """
     results: list[Ranking] = []
     filters = query.filters(work)
@@ -75,15 +87,57 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
         most = max(1, ESTIMATES_PER_BLOCK // (1 + len(latest[1].radii))) if latest else 1
         block = list(takewhile(lambda vector: vector.size == rest[0].size, rest[:most]))
         probes = Probes(block)
-        for query_index, vector in enumerate(block):
-            try:
-                ranking = Ranking(_search(work, probes, query_index, query, filters))
-            except MustScan:
-                if not work.row.is_certain:
-                    raise NotConfirmed from None
-                ranking = scan(work, vector, query)
-            results.append(ranking)
+        for query_index in range(len(block)):
+            found = _from_memory(work, probes, query_index, query, filters)
+            if isinstance(found, NotKept):
+                return results + _scanned(work, vectors[len(results) :], query)
+            results += (
+                _scanned(work, block[query_index : query_index + 1], query)
+                if (found is None)
+                else [Ranking(found)]
+            )
     return results
+
+
+def _from_memory(
+    work: Work,
+    probes: Probes,
+    query_index: int,
+    query: Query,
+    filters: Sequence[ColumnElement[bool]],
+) -> list[ScoredRow] | NotKept | None:
+    """Return the best rows; or None, or why no search is answered from memory: then by a scan.
+
+    Raises:
+        NotConfirmed: The collection's row was remembered, and does not hold.
+    """
+    has_waited = False
+    while True:
+        try:
+            return _search(work, probes, query_index, query, filters)
+        except MustScan as reason:
+            if not work.row.is_certain:
+                raise NotConfirmed from None
+            if isinstance(reason, TooLarge):
+                warn_of_budget(work, reason)
+            if isinstance(reason, NotKept):
+                return reason
+            # Whoever reads the rows now may be loading them.
+            if has_waited or not isinstance(reason, NotYet) or not is_read(CACHE.reading_key(work)):
+                return None
+            wait(CACHE.reading_key(work), work.runtime)
+            has_waited = True
+
+
+def _scanned(work: Work, vectors: Sequence[Float64], query: Query) -> list[Ranking]:
+    """Return what a scan finds, when nobody else reads the collection's rows."""
+    key = CACHE.reading_key(work)
+    while True:
+        with turn(key, work.runtime) as reader:
+            if reader is not None:
+                return scan_multi(work, vectors, query, reader.has_read)
+        if not wait(key, work.runtime):
+            return scan_multi(work, vectors, query)
 
 
 def _search(
@@ -102,7 +156,7 @@ def _search(
     if not query.depth or work.row.vector_bytes != dimensions * ITEM_BYTES:
         raise MustScan("there is nothing to compare with")
     if dimensions > MOST_DIMENSIONS:
-        raise MustScan(f"vectors of over {MOST_DIMENSIONS} dimensions are not kept in memory")
+        raise NotKept(f"vectors of over {MOST_DIMENSIONS} dimensions are not kept in memory")
     for _ in range(ATTEMPTS):
         key, state = _base(work)
         rows = _attempt(work, key, state, probes, query_index, query, filters)
@@ -140,8 +194,11 @@ def _attempt(
         raise MustScan(f"{len(state.invalid)} rows hold no vector that can be compared")
     vector = probes.vectors[query_index]
     for view, depth, is_last in _views(work, state, query, filters):
+        most = max(FETCHED_ROWS, state.rows // FETCHED_SHARE)
+        if query.min_score is None and is_last and min(depth, view.rows) > most:
+            raise MustScan("most of the rows are wanted")
         chosen = probes.candidates(query_index, view, depth, query.min_score)
-        if len(chosen.ids) > max(FETCHED_ROWS, state.rows // FETCHED_SHARE):
+        if len(chosen.ids) > most:
             if is_last:
                 raise MustScan("most of the rows may be among the best")
             continue
