@@ -47,6 +47,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.sqlite
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.postgresql
 	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.crowd
 	$(BIN)/python -m benchmarks.latency
 
 # One environment; each stamp file says what was installed into it.

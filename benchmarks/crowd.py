@@ -4,13 +4,18 @@
 
 The slowest of k searches at once is divided by what it takes to bring one search's matrix up to
 date, alone, plus k warm searches, one after the other. Without memory it is divided by k scans,
-one after the other. In threads each search has a Session; under asyncio, an AsyncSession.
+one after the other. In threads each search has a Session; under asyncio, an AsyncSession. The
+second ratio is that of the processor's time, which other work on the machine hardly changes.
+
+At the end, the memory (PSS) of four workers forked after `warm()`, divided by that of one.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
+import multiprocessing
 import os
 import sqlite3
 import statistics
@@ -20,7 +25,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sqlalchemy import create_engine
@@ -56,6 +61,18 @@ for line in sys.stdin:
     connection.execute("COMMIT")
     print("done", flush=True)
 """
+
+
+class Taken(NamedTuple):
+    """What some searches took.
+
+    Attributes:
+        slowest: Seconds from their common start to the end of the slowest.
+        processor: Seconds of the processor for all of them.
+    """
+
+    slowest: float
+    processor: float
 
 
 class Crowd:
@@ -94,8 +111,8 @@ class Crowd:
         self.writer.stdin.flush()
         self.writer.stdout.readline()
 
-    def in_threads(self, count: int) -> list[float]:
-        """Return the seconds of each of so many searches at once, from their common start."""
+    def in_threads(self, count: int) -> Taken:
+        """Search so often at once."""
         ready = threading.Barrier(count + 1)
         taken: list[float] = []
 
@@ -110,13 +127,13 @@ class Crowd:
         for thread in threads:
             thread.start()
         ready.wait()
-        start = time.perf_counter()
+        start, used = time.perf_counter(), time.process_time()
         for thread in threads:
             thread.join()
-        return [end - start for end in taken]
+        return Taken(max(taken) - start, time.process_time() - used)
 
-    def in_tasks(self, count: int) -> list[float]:
-        """Return the same of searches in one event loop."""
+    def in_tasks(self, count: int) -> Taken:
+        """Search so often at once, in one event loop."""
 
         async def search(at: int, ready: asyncio.Barrier, taken: list[float]) -> None:
             async with AsyncSession(self.awaited) as session:
@@ -125,14 +142,15 @@ class Crowd:
                 await AsyncCollection("docs", session).similar_by_vector(self.queries[at])
                 taken.append(time.perf_counter())
 
-        async def search_all() -> list[float]:
+        async def search_all() -> Taken:
             ready, taken = asyncio.Barrier(count + 1), list[float]()
             tasks = [asyncio.create_task(search(at, ready, taken)) for at in range(count)]
             await ready.wait()
-            start = time.perf_counter()
+            start, used = time.perf_counter(), time.process_time()
             await asyncio.gather(*tasks)
+            used = time.process_time() - used
             await self.awaited.dispose()
-            return [end - start for end in taken]
+            return Taken(max(taken) - start, used)
 
         return asyncio.run(search_all())
 
@@ -149,7 +167,12 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, default=384)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--most", type=int, default=AT_ONCE[-1])
+    parser.add_argument("--workers", nargs=2, type=int, default=(100_000, 1536))
+    parser.add_argument("--only-workers", action="store_true")
     options = parser.parse_args()
+    if options.only_workers:
+        workers(*options.workers)
+        return
     print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, {options.rounds} rounds")
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         crowd = Crowd(folder, options.rows, options.dimensions)
@@ -158,46 +181,46 @@ def main() -> None:
         assert crowd.writer.stdin
         crowd.writer.stdin.close()
         crowd.writer.wait()
+    workers(*options.workers)
 
 
 def _compare(
-    crowd: Crowd, way: str, search: Callable[[int], list[float]], rounds: int, most: int
+    crowd: Crowd, way: str, search: Callable[[int], Taken], rounds: int, most: int
 ) -> None:
     counts = [count for count in AT_ONCE if count <= most]
 
-    def warm() -> None:
-        search(1)
-        search(1)
-
-    def cold() -> None:
-        forget()
-
     def written(count: int) -> Callable[[], None]:
         def prepare() -> None:
-            warm()
+            search(1)
+            search(1)
             crowd.write(count)
 
         return prepare
 
-    def built_alone(prepare: Callable[[], None]) -> float:
+    def alone(prepare: Callable[[], None]) -> Taken:
         prepare()
-        if prepare is not cold:
-            return search(1)[0]
-        search(1)
-        return search(1)[0]  # the second search of a process builds
+        if prepare is forget:
+            search(1)  # the second search of a process builds
+        return search(1)
 
-    events = {"a cold process": cold} | {
+    def median_of(count: int) -> Taken:
+        taken = [search(1) for _ in range(count)]
+        return Taken(*(statistics.median(seconds) for seconds in zip(*taken, strict=True)))
+
+    events = {"a cold process": forget} | {
         f"{count:,} rows were written": written(count) for count in WRITTEN if count < crowd.rows
     }
     for event, prepare in events.items():
         for count in counts:
             ratios, slowest = [], []
             for _ in range(rounds):
-                alone = built_alone(prepare)
-                one = statistics.median(search(1)[0] for _ in range(9))
+                first, one = alone(prepare), median_of(9)
                 prepare()
-                slowest.append(max(search(count)))
-                ratios.append(slowest[-1] / (alone + count * one))
+                taken = search(count)
+                slowest.append(taken.slowest)
+                ratios.append(
+                    Taken(*(k / (a + count * w) for k, a, w in zip(taken, first, one, strict=True)))
+                )
             _print(f"{way}, {event}, {count} at once", ratios, slowest, "1.5")
     budget = CACHE.budget
     CACHE.budget = 0
@@ -205,20 +228,76 @@ def _compare(
         ratios, slowest = [], []
         for _ in range(rounds):
             forget()
-            one = statistics.median(search(1)[0] for _ in range(3))
-            slowest.append(max(search(count)))
-            ratios.append(slowest[-1] / (count * one))
+            one, taken = median_of(3), search(count)
+            slowest.append(taken.slowest)
+            ratios.append(Taken(*(k / (count * w) for k, w in zip(taken, one, strict=True))))
         _print(f"{way}, without memory, {count} at once", ratios, slowest, "1.2")
     CACHE.budget = budget
 
 
-def _print(name: str, ratios: list[float], slowest: list[float], target: str) -> None:
-    ratios.sort()
+def _print(name: str, ratios: list[Taken], slowest: list[float], target: str) -> None:
+    walls, processors = (sorted(each) for each in zip(*ratios, strict=True))
     print(
-        f"{name:50} {statistics.median(ratios):7.2f}  ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        f"{name:46} {statistics.median(walls):6.2f}  ({walls[0]:.2f} to {walls[-1]:.2f})"
+        f"   processor {statistics.median(processors):6.2f}"
         f"   slowest {statistics.median(slowest) * 1000:9.1f} ms   to reach: {target}",
         flush=True,
     )
+
+
+def _pss() -> int:
+    """Return the bytes of this process, of shared pages its share."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))
+
+
+def _work(url: str, queries: Any, results: Any, all_ready: Any, may_end: Any) -> None:
+    engine = create_engine(url)
+    with Session(engine) as session:
+        docs = Collection("docs", session)
+        for query in queries:
+            docs.similar_by_vector(query)
+        all_ready.wait()  # a page that several have is counted among them
+        results.put(_pss())
+        may_end.wait()
+
+
+def workers(rows: int, dimensions: int) -> None:
+    """Print the memory of four workers forked after `warm()`, as a ratio to that of one."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        crowd = Crowd(folder, rows, dimensions)
+        assert crowd.writer.stdin
+        crowd.writer.stdin.close()
+        crowd.writer.wait()
+        docs = Collection("docs", crowd.engine)
+        context = multiprocessing.get_context("fork")
+
+        def measured(count: int) -> int:
+            results, all_ready, may_end = (
+                context.Queue(),
+                context.Barrier(count),
+                context.Barrier(count + 1),
+            )
+            given = (str(crowd.engine.url), crowd.queries, results, all_ready, may_end)
+            forked = [context.Process(target=_work, args=given) for _ in range(count)]
+            for process in forked:
+                process.start()
+            total = int(sum(results.get() for _ in forked)) + _pss()
+            may_end.wait()
+            for process in forked:
+                process.join()
+            return total
+
+        docs.warm()
+        assert docs.status().strategy == "matrix"
+        crowd.engine.dispose()
+        gc.freeze()
+        one, four = measured(1), measured(4)
+        print(
+            f"{rows:,} x {dimensions}, four workers and their parent / one worker and its parent: "
+            f"{four / one:.2f} ({four >> 20} MB against {one >> 20} MB)   to reach: 1.5",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

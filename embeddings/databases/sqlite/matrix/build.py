@@ -13,7 +13,7 @@ from . import statements
 from .cache import BUILT_AT, CACHE, SLOT_BYTES, Key, Slot
 from .segments import Packer
 from .state import State, expected_bytes
-from .turns import turn, wait
+from .turns import is_read, turn, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -73,20 +73,23 @@ def forget(work: Work) -> None:
     CACHE.forget_latest(work)
 
 
-def catch_up(work: Work, *, at_once: bool = False) -> tuple[Key, State]:
+def catch_up(work: Work, guess: Key | None = None, *, at_once: bool = False) -> tuple[Key, State]:
     """Return a state to search from, of where the session is now or of shortly before.
 
     If another search builds it already, this one waits for it.
 
     Args:
         work: What its session sees is loaded. Nothing is written.
+        guess: The key, in all likelihood.
         at_once: Whether the first call of a process builds, too.
 
     Raises:
         MustScan: There is none, and this is not the search to build it.
     """
-    before: State | None = None
-    has_waited = False
+    if guess is not None and is_read(guess):
+        state = _awaited(work, guess, CACHE.slot(work, guess))
+        if state is not None:
+            return guess, state
     while True:
         position = checked_position(statements.position(work))
         key = Key(position.lineage, work.row.id, dimensions_of(work))  # type: ignore[arg-type]
@@ -94,20 +97,33 @@ def catch_up(work: Work, *, at_once: bool = False) -> tuple[Key, State]:
         slot = CACHE.slot(work, key)
         states = slot.states
         base = base_of(work, slot)
-        if base is not None and (base.mark == position.mark or (has_waited and base is not before)):
+        if base is not None and base.mark == position.mark:
             CACHE.put(key, base)
             return key, base
-        if has_waited and base is None and states:
-            raise MustScan("the rows in memory are of another moment")
         with turn(key, work.runtime) as reader:
             if reader is not None and slot.states is states:
                 state = _brought_up(work, key, slot, base, reader, at_once=at_once)
                 CACHE.put(key, state)
                 return key, state
-        if reader is None:
-            if not wait(key, work.runtime):
-                raise MustScan("the search that builds the matrix waits for this one")
-            before, has_waited = base, True
+        if reader is None and (state := _awaited(work, key, slot)) is not None:
+            return key, state
+
+
+def _awaited(work: Work, key: Key, slot: Slot) -> State | None:
+    """Wait for the reader of a collection, and return what the session can use of what it built.
+
+    Raises:
+        MustScan: The reader waits for this search, or built of another moment than the session's.
+    """
+    states = slot.states
+    if not wait(key, work.runtime):
+        raise MustScan("the search that builds the matrix waits for this one")
+    if not slot.states or slot.states is states:
+        return None
+    base = base_of(work, slot)
+    if base is None:
+        raise MustScan("the rows in memory are of another moment")
+    return None if base in states else base
 
 
 def _brought_up(

@@ -12,7 +12,7 @@ it does not, the caller is to read it and to search again.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -50,9 +50,11 @@ if TYPE_CHECKING:
     from ....work import Work
     from .state import Mark, State
     from .statements import Answer, Position
+    from .turns import Reader
 
 ATTEMPTS = 5  # at a search from memory, before the rows are scanned
 MOST_INVALID = 100  # rows that cannot be compared: each search reads them, to warn of them
+FIRST_PARTS = 16  # of a scan, after which it ends even if others wait for it
 ESTIMATES_PER_BLOCK = 2**22  # rows times queries whose products are held at a time
 FETCHED_ROWS = 500  # candidates that are always few enough to be fetched
 FETCHED_SHARE = 8  # one in this many rows of the collection is few enough, too
@@ -88,33 +90,29 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
         block = list(takewhile(lambda vector: vector.size == rest[0].size, rest[:most]))
         probes = Probes(block)
         for query_index in range(len(block)):
-            found = _from_memory(work, probes, query_index, query, filters)
-            if isinstance(found, NotKept):
+            ranking = _ranking(work, probes, query_index, query, filters)
+            if isinstance(ranking, NotKept):
                 return results + _scanned(work, vectors[len(results) :], query)
-            results += (
-                _scanned(work, block[query_index : query_index + 1], query)
-                if (found is None)
-                else [Ranking(found)]
-            )
+            results.append(ranking)
     return results
 
 
-def _from_memory(
+def _ranking(
     work: Work,
     probes: Probes,
     query_index: int,
     query: Query,
     filters: Sequence[ColumnElement[bool]],
-) -> list[ScoredRow] | NotKept | None:
-    """Return the best rows; or None, or why no search is answered from memory: then by a scan.
+) -> Ranking | NotKept:
+    """Return the best rows, or why all searches have to scan.
 
     Raises:
         NotConfirmed: The collection's row was remembered, and does not hold.
     """
-    has_waited = False
+    is_first = True
     while True:
         try:
-            return _search(work, probes, query_index, query, filters)
+            return Ranking(_search(work, probes, query_index, query, filters))
         except MustScan as reason:
             if not work.row.is_certain:
                 raise NotConfirmed from None
@@ -122,22 +120,44 @@ def _from_memory(
                 warn_of_budget(work, reason)
             if isinstance(reason, NotKept):
                 return reason
-            # Whoever reads the rows now may be loading them.
-            if has_waited or not isinstance(reason, NotYet) or not is_read(CACHE.reading_key(work)):
-                return None
-            wait(CACHE.reading_key(work), work.runtime)
-            has_waited = True
+            is_first = is_first and isinstance(reason, NotYet)
+        if not is_first:
+            return _scanned(work, probes.vectors[query_index : query_index + 1], query)[0]
+        is_first = False
+        key = CACHE.reading_key(work)
+        if is_read(key):  # perhaps by a search that loads them
+            wait(key, work.runtime)
+            continue
+        with suppress(_AwaitedError):
+            vectors = probes.vectors[query_index : query_index + 1]
+            return _scanned(work, vectors, query, gives_way=True)[0]
 
 
-def _scanned(work: Work, vectors: Sequence[Float64], query: Query) -> list[Ranking]:
-    """Return what a scan finds, when nobody else reads the collection's rows."""
+class _AwaitedError(Exception):
+    """Other searches have come, for which it pays to load the rows."""
+
+
+def _scanned(
+    work: Work, vectors: Sequence[Float64] | Float64, query: Query, *, gives_way: bool = False
+) -> list[Ranking]:
+    """Return what a scan finds, when nobody else reads the collection's rows.
+
+    Raises:
+        _AwaitedError: It was to give way, and others came soon after its beginning.
+    """
     key = CACHE.reading_key(work)
     while True:
         with turn(key, work.runtime) as reader:
             if reader is not None:
-                return scan_multi(work, vectors, query, reader.has_read)
+
+                def has_read(reader: Reader = reader) -> None:
+                    reader.has_read()
+                    if gives_way and reader.waiting and reader.parts <= FIRST_PARTS:
+                        raise _AwaitedError
+
+                return scan_multi(work, list(vectors), query, has_read)
         if not wait(key, work.runtime):
-            return scan_multi(work, vectors, query)
+            return scan_multi(work, list(vectors), query)
 
 
 def _search(
@@ -213,7 +233,7 @@ def _attempt(
             if not work.row.is_certain and not answer.position.has_collection:
                 forget(work)
                 raise MustScan("the name is another collection's, or nobody's")
-            catch_up(work)
+            catch_up(work, key)
             return None
         if not agrees:
             if not filters:

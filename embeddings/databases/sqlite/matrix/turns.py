@@ -29,11 +29,13 @@ class Reader:
     Attributes:
         done: Ends with the turn.
         parts: How many parts of the rows were read: its progress.
+        waiting: How many searches have come to wait for it.
     """
 
     def __init__(self, runtime: Runtime) -> None:
         self.done: Future[None] = Future()
         self.parts = 0
+        self.waiting = 0
         self._runtime = runtime
         self._thread = threading.get_ident()
 
@@ -89,6 +91,7 @@ def wait(key: Hashable, runtime: Runtime) -> bool:
         return True
     if reader.blocks(runtime):
         return False
+    reader.waiting += 1
     parts, idle = reader.parts, 0
     while _readers.get(key) is reader:
         runtime.wait(reader.done, LOOK_SECONDS)
