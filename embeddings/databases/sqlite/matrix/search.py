@@ -128,12 +128,12 @@ def _ranking(
         if is_read(key):  # perhaps by a search that loads them
             wait(key, work.runtime)
             continue
-        with suppress(_AwaitedError):
+        with suppress(_GivesWay):
             vectors = probes.vectors[query_index : query_index + 1]
             return _scanned(work, vectors, query, gives_way=True)[0]
 
 
-class _AwaitedError(Exception):
+class _GivesWay(Exception):  # noqa: N818  no error: it ends a scan
     """Other searches have come, for which it pays to load the rows."""
 
 
@@ -143,7 +143,7 @@ def _scanned(
     """Return what a scan finds, when nobody else reads the collection's rows.
 
     Raises:
-        _AwaitedError: It was to give way, and others came soon after its beginning.
+        _GivesWay: It was to give way, and others came soon after its beginning.
     """
     key = CACHE.reading_key(work)
     while True:
@@ -153,7 +153,7 @@ def _scanned(
                 def has_read(reader: Reader = reader) -> None:
                     reader.has_read()
                     if gives_way and reader.waiting and reader.parts <= FIRST_PARTS:
-                        raise _AwaitedError
+                        raise _GivesWay
 
                 return scan_multi(work, list(vectors), query, has_read)
         if not wait(key, work.runtime):
