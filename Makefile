@@ -55,6 +55,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.sqlite
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.postgresql
 	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.crowd
 	$(BIN)/python -m benchmarks.latency
 
 writers: $(VENV)/.dev

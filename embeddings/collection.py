@@ -663,6 +663,19 @@ class Collection(Generic[K]):
         nothing = self.reference.keys.none_found()
         return search.by_vector(self.reference, as_query(vector), query, search.selectable, nothing)
 
+    def warm(self) -> None:
+        """Load what searches keep in memory, so that the first one is as fast as the next.
+
+        Call it when a program starts: before a server forks its workers, which then share the
+        memory, or in each worker. On SQLite it reads every row once; what is written later is
+        taken in by the searches. Elsewhere, and for a collection that does not exist, it does
+        nothing. `status` tells what came of it.
+
+        Warns:
+            MemoryBudgetWarning: The rows do not fit into the memory allowed.
+        """
+        read.warm(self.reference)
+
     def status(self) -> Status:
         """Return how the next search will go about it, and what is kept in memory for it."""
         with self.reference.work() as work:

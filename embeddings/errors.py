@@ -22,6 +22,7 @@ EmbeddingsError
 └── BindingError (RuntimeError)         a database that cannot be used in this way
 
 CorruptVectorWarning (UserWarning)      stored vectors that a search had to leave out
+MemoryBudgetWarning (UserWarning)       a collection that is too large to be searched from memory
 
 Errors of SQLAlchemy and of the database driver pass through unchanged.
 """
@@ -213,6 +214,13 @@ class IndexingError(EmbeddingsError, RuntimeError):
 
 class BindingError(EmbeddingsError, RuntimeError):
     """A database object that cannot be used in this way; the message says what to pass instead."""
+
+
+class MemoryBudgetWarning(UserWarning):
+    """Each search of a collection reads every row, because they do not fit into the memory allowed.
+
+    `set_memory_budget` allows more. It is given once for a collection, in each process.
+    """
 
 
 class CorruptVectorWarning(UserWarning):

@@ -211,8 +211,8 @@ def cosine_scores(matrix: npt.NDArray[Any], query: Float64) -> Float64:
     return clipped
 
 
-def contenders(matrix: Float32, query: Float64, floor: float) -> npt.NDArray[np.intp]:
-    """Return the indices of all rows that may score `floor` or more, and of few others.
+def are_contenders(matrix: Float32, queries: Float64, floors: Float64) -> npt.NDArray[np.bool_]:
+    """Return which rows may score a floor or more: all that do, and few others.
 
     A look in float32, which takes a fraction of the time of `cosine_scores`. Every row is among
     them whose numbers leave the range in which the bound holds, and every one that is not finite.
@@ -223,17 +223,23 @@ def contenders(matrix: Float32, query: Float64, floor: float) -> npt.NDArray[np.
 
     Args:
         matrix: Shape (rows, dimensions).
-        query: Shape (dimensions,), from `as_query`.
-        floor: The score to reach.
+        queries: Shape (queries, dimensions), each from `as_query`.
+        floors: The score to reach for each query.
+
+    Returns:
+        Shape (queries, rows).
     """
-    if floor <= -1.0:
-        return np.arange(len(matrix))
-    margin = 2.0 * (query.size + 16) * 2.0**-24
+    if (floors <= -1.0).all():
+        return np.ones((len(queries), len(matrix)), bool)
+    margin = 2.0 * (queries.shape[1] + 16) * 2.0**-24
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         squares = np.einsum("ij,ij->i", matrix, matrix)
-        scores = (matrix @ query.astype(np.float32)) / np.sqrt(squares)
-        is_below = (scores < floor - margin) & (squares > 1e-20) & (squares < 1e30)
-    return np.flatnonzero(~is_below)
+        scores = (queries.astype(np.float32) @ matrix.T) / np.sqrt(squares)
+        is_in_range = (squares > 1e-20) & (squares < 1e30)
+        is_below = (scores < (floors - margin)[:, np.newaxis]) & is_in_range
+    is_below[floors <= -1.0] = False
+    contenders: npt.NDArray[np.bool_] = ~is_below
+    return contenders
 
 
 class TopK:

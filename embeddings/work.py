@@ -19,6 +19,7 @@ from .errors import InvalidItemError, ModelMismatchError, ModelRequiredError
 from .forks import Lock
 from .keys import K
 from .models import registry
+from .sessions.runtime import BLOCKING
 from .tables.ours import explained, schema_map_of
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .keys import Keys
     from .models.base import Content, Role, SupportsEmbedding
     from .sessions.base import Sessions
+    from .sessions.runtime import Runtime
     from .tables.records import Records
     from .vectors import Float32
 
@@ -62,15 +64,24 @@ class Work:
         database: What the session's database does its own way.
         is_exclusive: Whether the session keeps other writers out, where they take turns.
         searched: How the latest search in it went about it; None if the database does not tell.
+        runtime: How the operation waits.
     """
 
-    def __init__(self, session: Session, records: Records, *, is_exclusive: bool = False) -> None:
+    def __init__(
+        self,
+        session: Session,
+        records: Records,
+        *,
+        is_exclusive: bool = False,
+        runtime: Runtime = BLOCKING,
+    ) -> None:
         self.session = session
         self.records = records
         self.dialect: Dialect = session.get_bind(records.embedding.__mapper__).dialect
         self.database: Database = databases.of(self.dialect)
         self.is_exclusive = is_exclusive
         self.searched: Searched | None = None
+        self.runtime = runtime
         self._row: CollectionRow | None = None
 
     @property
@@ -197,7 +208,12 @@ class Reference(Generic[K]):
     def work(self, *, write: bool = False) -> Iterator[Work]:
         """Yield one operation's work; its transaction ends with it if it is this library's own."""
         with self.sessions.session(write=write) as session:
-            work = Work(session, self.records, is_exclusive=write and self.sessions.is_exclusive)
+            work = Work(
+                session,
+                self.records,
+                is_exclusive=write and self.sessions.is_exclusive,
+                runtime=self.sessions.runtime,
+            )
             with explained(work):
                 if write and not work.is_exclusive:
                     work.database.begin_writing(work)

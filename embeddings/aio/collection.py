@@ -258,6 +258,7 @@ class AsyncCollection(Generic[K]):
     similar_by_vector = _awaited(Collection.similar_by_vector)
     similar_multi = _awaited(Collection.similar_multi)
     similar_multi_by_vector = _awaited(Collection.similar_multi_by_vector)
+    warm = _awaited(Collection.warm)
     status = _awaited(Collection.status)
     matches = _awaited(Collection.matches)
     matches_by_id = _awaited(Collection.matches_by_id)

@@ -36,6 +36,7 @@ from .greenlets import Turn, checkpoint, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
     from sqlalchemy import URL, Connection, Engine
 
@@ -50,6 +51,8 @@ _migrating = Turn()
 class EventLoop(Runtime):
     """Waits by giving way to the event loop, in a greenlet."""
 
+    holds_thread = False
+
     def call(self, model: SupportsEmbedding, items: list[Any], role: Role) -> list[Float32]:
         """Return the vectors of items: awaited if the model can be, else made in a thread."""
         return wait_for(_embed, model, items, role)
@@ -57,6 +60,14 @@ class EventLoop(Runtime):
     def pause(self, seconds: float) -> None:
         """Wait so long."""
         wait_for(asyncio.sleep, seconds)
+
+    def wait(self, done: Future[None], seconds: float) -> None:
+        """Wait until somebody else is done, in this event loop or in another thread."""
+        wait_for(asyncio.wait, [asyncio.wrap_future(done)], timeout=seconds)
+
+    def checkpoint(self) -> None:
+        """Let a cancellation take effect that came during a statement."""
+        checkpoint()
 
     def with_reports(
         self, work: Callable[[], object], report: Callable[[], object], seconds: float

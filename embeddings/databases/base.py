@@ -446,6 +446,9 @@ class Database:
         ]
         return union_all(*best).subquery() if best else keys.none_found()
 
+    def warm(self, work: Work) -> None:
+        """Load what searches of the collection keep in memory. Reads only; by default nothing."""
+
     def status(self, work: Work, row: CollectionRow | None) -> Status:
         """Return how the next search will go about it. Reads only."""
         return Status("scan", f"on {self.name} every search reads the rows")

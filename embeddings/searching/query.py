@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict
 
 from sqlalchemy import ColumnElement, Row, Subquery, and_, select, true
 from sqlalchemy.orm import Query as LegacyQuery
@@ -73,8 +73,7 @@ class Entries(list[Entry[K]]):
         self.exact = exact
 
 
-@dataclass(frozen=True, slots=True)
-class ScoredRow:
+class ScoredRow(NamedTuple):
     """What a strategy finds."""
 
     id: str

@@ -62,6 +62,13 @@ def _with_key(collection: Reference[Any], record: EmbeddingRecord) -> EmbeddingR
     return record
 
 
+def warm(collection: Reference[Any]) -> None:
+    """Load what searches keep in memory. See `Collection.warm`."""
+    with collection.work() as work:
+        if collection.find(work) is not None:
+            work.database.warm(work)
+
+
 def contains(collection: Reference[Any], id: object) -> bool:
     """Return whether there is an item of this id."""
     text = collection.id_of(id)

@@ -239,8 +239,9 @@ def selectable(work: Work, vector: Float64, query: Query) -> Subquery:
 
 
 def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
-    found = (
-        Entry(query.keys.from_text(row.id), row.score, row.content, row.metadata)
-        for row in ranking.rows
-    )
+    from_text = query.keys.from_text
+    found = [
+        Entry(from_text(id), score, content, metadata)
+        for id, score, content, metadata in ranking.rows
+    ]
     return Entries(found, exact=ranking.exact)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any
 
 from ..models.base import embed_checked
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 class Runtime:
     """Waits by blocking the thread."""
+
+    holds_thread: bool = True
+    """Whether nothing else goes on in the thread that waits."""
 
     def embed(
         self, model: SupportsEmbedding, items: list[Any], role: Role = "document"
@@ -40,6 +43,13 @@ class Runtime:
     def pause(self, seconds: float) -> None:
         """Wait so long."""
         time.sleep(seconds)
+
+    def wait(self, done: Future[None], seconds: float) -> None:
+        """Wait until somebody else is done, at most so long."""
+        wait([done], timeout=seconds)
+
+    def checkpoint(self) -> None:
+        """Let a cancellation take effect, where what waits can be cancelled."""
 
     def with_reports(
         self, work: Callable[[], object], report: Callable[[], object], seconds: float

@@ -37,11 +37,12 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import embeddings
 from embeddings import Collection, EmbeddingRecord, set_memory_budget
 from embeddings.databases.sqlite import changelog
-from embeddings.databases.sqlite.matrix import build, kernel, statements
+from embeddings.databases.sqlite.matrix import build, kernel, statements, turns
 from embeddings.databases.sqlite.matrix import candidates as screen
 from embeddings.databases.sqlite.matrix import search as strategy
 from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.searching.scan import scan
+from embeddings.sessions.runtime import BLOCKING
 from embeddings.tables.columns import JSONObject, Vector
 from embeddings.tables.records import RECORDS
 from embeddings.vectors import as_query
@@ -130,7 +131,7 @@ def from_memory() -> Iterator[None]:
         raise AssertionError("scanned")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strategy, "scan", refuse)
+        patch.setattr(strategy, "scan_multi", refuse)
         yield
 
 
@@ -887,7 +888,9 @@ def test_a_budget_that_is_a_little_too_small(missing: int, engine: Engine):
     set_memory_budget(CACHE.budget - missing)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(statements, "load", lambda *_: pytest.fail("loaded"))
-        for _ in range(3):
+        with pytest.warns(embeddings.MemoryBudgetWarning):
+            searched(docs, vectors(1)[0])
+        for _ in range(2):
             searched(docs, vectors(1)[0])
     assert "bytes in memory" in str(docs.status().reason)
 
@@ -905,6 +908,8 @@ def test_the_budget(engine: Engine):
     assert CACHE.nbytes <= size * 3 // 2
     set_memory_budget(1000)
     query = vectors(1)[0]
+    with pytest.warns(embeddings.MemoryBudgetWarning, match="'second'.*set_memory_budget"):
+        assert searched(second, query) == scanned(second, query)
     assert searched(second, query) == scanned(second, query)
     assert CACHE.nbytes <= 1000
     assert "1000" in str(second.status().reason)
@@ -977,8 +982,7 @@ def test_a_fork_while_another_thread_builds(engine: Engine):
     results = context.Queue()
     with remembered(engine) as work:
         key = CACHE.latest(work)[0]  # type: ignore[index]
-        slot = CACHE.slot(work, key)
-    with CACHE.turn(slot), CACHE._lock:
+    with turns.turn(key, BLOCKING), CACHE._lock:
         child = context.Process(target=_in_the_child, args=(file_of(engine), results))
         child.start()
     assert results.get(timeout=60) == ["child"]

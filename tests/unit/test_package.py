@@ -278,6 +278,7 @@ EXAMPLES = [
     errors.IndexingError("index"),
     errors.BindingError("binding"),
     errors.CorruptVectorWarning("corrupt"),
+    errors.MemoryBudgetWarning("large"),
 ]
 
 

@@ -230,6 +230,10 @@ class SQLite(Database):
             type_coerce(func.json_extract(pair, "$[1]"), Float).label("score"),
         ).subquery()
 
+    def warm(self, work: Work) -> None:
+        """Load the matrix."""
+        memory.warm(work)
+
     def status(self, work: Work, row: CollectionRow | None) -> Status:
         """Return what is in memory."""
         return memory.memory_status(work, row)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
+import warnings
+from contextlib import closing
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+from ....errors import MemoryBudgetWarning
 from ....vectors import ITEM_BYTES
 from ....work import ROWS
 from . import statements
 from .cache import BUILT_AT, CACHE, SLOT_BYTES, Key, Slot
 from .segments import Packer
 from .state import State, bytes_of, expected_bytes
+from .turns import is_read, turn, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +23,7 @@ if TYPE_CHECKING:
     from ....work import Work
     from .state import Mark
     from .statements import Position
+    from .turns import Reader
 
 LOG = logging.getLogger("embeddings")
 REBUILT_SHARE = 8  # where more than one in this many rows changed, all are read anew
@@ -27,6 +32,37 @@ FEWEST_REBUILT = 1000  # changed rows, up to which a state is patched all the sa
 
 class MustScan(Exception):  # noqa: N818  no error: it ends an attempt
     """The rows have to be scanned; the message says why."""
+
+
+class NotYet(MustScan):
+    """The next search builds the matrix; this one only if others are ahead of it."""
+
+
+class NotKept(MustScan):
+    """The rows are not kept in memory, whatever is searched for."""
+
+
+class TooLarge(NotKept):
+    """The rows need more memory than all collections may take together."""
+
+    def __init__(self, rows: int, nbytes: int) -> None:
+        super().__init__(
+            f"{rows} rows need {nbytes} bytes in memory, and {CACHE.budget} are allowed"
+        )
+        self.enough = (nbytes // 2**20 + 2) * 2**20
+        """A budget in which the rows fit, for some time."""
+
+
+def warn_of_budget(work: Work, reason: TooLarge) -> None:
+    """Warn once for a collection that its rows do not fit; never where nothing is to be kept."""
+    if CACHE.budget and CACHE.warns_first(CACHE.reading_key(work)):
+        warnings.warn(
+            f"Each search of the collection {work.row.name!r} reads every row: {reason}. If the "
+            f"machine has as much, call embeddings.set_memory_budget({reason.enough}) or more "
+            "when the program starts",
+            MemoryBudgetWarning,
+            stacklevel=3,
+        )
 
 
 def dimensions_of(work: Work) -> int:
@@ -40,42 +76,82 @@ def forget(work: Work) -> None:
     CACHE.forget_latest(work)
 
 
-def catch_up(work: Work) -> tuple[Key, State]:
-    """Return the state of where the session is now, and keep it. Reads only.
+def catch_up(work: Work, guess: Key | None = None, *, at_once: bool = False) -> tuple[Key, State]:
+    """Return a state to search from, of where the session is now or of shortly before.
+
+    If another search builds it already, this one waits for it.
+
+    Args:
+        work: What its session sees is loaded. Nothing is written.
+        guess: The key, in all likelihood.
+        at_once: Whether the first call of a process builds, too.
 
     Raises:
-        MustScan: There is none, and this is not the thread or the time to build it.
+        MustScan: There is none, and this is not the search to build it.
     """
-    position = checked_position(statements.position(work))
-    key = Key(position.lineage, work.row.id, dimensions_of(work))  # type: ignore[arg-type]
-    ROWS.put(work.bind, work.records, work.row, committed=False)
-    slot = CACHE.slot(work, key)
-    with CACHE.turn(slot) as is_mine:
-        if not is_mine:
-            raise MustScan("another thread is building the matrix")
+    if guess is not None and is_read(guess):
+        state = _awaited(work, guess, CACHE.slot(work, guess))
+        if state is not None:
+            return guess, state
+    while True:
+        position = checked_position(statements.position(work))
+        key = Key(position.lineage, work.row.id, dimensions_of(work))  # type: ignore[arg-type]
+        ROWS.put(work.bind, work.records, work.row, committed=False)
+        slot = CACHE.slot(work, key)
+        states = slot.states
         base = base_of(work, slot)
         if base is not None and base.mark == position.mark:
             CACHE.put(key, base)
             return key, base
-        if base is None:
-            slot.searches += 1
-            if slot.searches < BUILT_AT:
-                raise MustScan("the next search builds the matrix")
-        state = (base and _updated(work, key, base)) or _built(work, key)
-        CACHE.put(key, state)
-        return key, state
+        with turn(key, work.runtime) as reader:
+            if reader is not None and slot.states is states:
+                state = _brought_up(work, key, slot, base, reader, at_once=at_once)
+                CACHE.put(key, state)
+                return key, state
+        if reader is None and (state := _awaited(work, key, slot)) is not None:
+            return key, state
+
+
+def _awaited(work: Work, key: Key, slot: Slot) -> State | None:
+    """Wait for the reader of a collection, and return what the session can use of what it built.
+
+    Raises:
+        MustScan: The reader waits for this search, or built of another moment than the session's.
+    """
+    states = slot.states
+    if not wait(key, work.runtime):
+        raise MustScan("the search that builds the matrix waits for this one")
+    if not slot.states or slot.states is states:
+        return None
+    base = base_of(work, slot)
+    if base is None:
+        raise MustScan("the rows in memory are of another moment")
+    return None if base in states else base
+
+
+def _brought_up(
+    work: Work, key: Key, slot: Slot, base: State | None, reader: Reader, *, at_once: bool
+) -> State:
+    if base is not None and (state := _updated(work, key, base, reader)) is not None:
+        return state
+    nbytes = needed_bytes(work)
+    if base is None:
+        slot.searches += 1
+        if slot.searches < BUILT_AT and not at_once:
+            raise NotYet("the next search builds the matrix")
+    return _built(work, key, nbytes, reader)
 
 
 def checked_position(position: Position) -> Position:
     """Return the position, if the log tells of all writes.
 
     Raises:
-        MustScan: It does not.
+        NotKept: It does not.
     """
     if not position.is_logged or position.lineage is None:
-        raise MustScan("the triggers of the change log are missing: call embeddings.install")
+        raise NotKept("the triggers of the change log are missing: call embeddings.install")
     if position.mark is None:
-        raise MustScan("the change log knows nothing of the collection: call embeddings.install")
+        raise NotKept("the change log knows nothing of the collection: call embeddings.install")
     return position
 
 
@@ -83,12 +159,12 @@ def needed_bytes(work: Work) -> int:
     """Return about how many bytes a state takes.
 
     Raises:
-        MustScan: More than all states may take.
+        TooLarge: More than all states may take.
     """
     rows = statements.count(work)
     nbytes = SLOT_BYTES + expected_bytes(rows, dimensions_of(work))
     if nbytes > CACHE.budget:
-        raise MustScan(f"{rows} rows need {nbytes} bytes in memory, and {CACHE.budget} are allowed")
+        raise TooLarge(rows, nbytes)
     return nbytes
 
 
@@ -99,33 +175,37 @@ def base_of(work: Work, slot: Slot) -> State | None:
     return states[max(marks)] if marks else None
 
 
-def _updated(work: Work, key: Key, base: State) -> State | None:
+def _updated(work: Work, key: Key, base: State, reader: Reader) -> State | None:
     """Return the base with what was written since; None if building anew is better."""
     before = statements.position(work, base.mark)
     packer = Packer(dimensions_of(work))
     changed: set[str] = set()
-    for part in statements.load(work, base.mark):
-        for id, _, _ in part:
-            if not isinstance(id, str):
+    with closing(statements.load(work, base.mark)) as parts:
+        for part in parts:
+            for id, _, _ in part:
+                if not isinstance(id, str):
+                    return None
+                changed.add(id)
+            if len(changed) * REBUILT_SHARE > len(base.radii) and len(changed) > FEWEST_REBUILT:
                 return None
-            changed.add(id)
-        if len(changed) * REBUILT_SHARE > len(base.radii) and len(changed) > FEWEST_REBUILT:
-            return None
-        packer.add((id, blob) for id, blob, is_there in part if is_there)  # type: ignore[misc]
+            packer.add((id, blob) for id, blob, is_there in part if is_there)  # type: ignore[misc]
+            reader.has_read()
     mark = _mark_if_unchanged(before, statements.position(work, base.mark), key)
     if not before.has_base:
         return None
     return base.patched(mark, changed, packer.segments(), packer.invalid)
 
 
-def _built(work: Work, key: Key) -> State:
+def _built(work: Work, key: Key, nbytes: int, reader: Reader) -> State:
     CACHE.forget(key)  # the old state first: the two together would take twice the memory
-    if not CACHE.make_room(key, needed_bytes(work)):
+    if not CACHE.make_room(key, nbytes):
         raise MustScan("the matrix does not fit into memory")
     before, began = statements.position(work), perf_counter()
     packer = Packer(dimensions_of(work))
-    for part in statements.load(work, None):
-        packer.add(_texts(part))
+    with closing(statements.load(work, None)) as parts:
+        for part in parts:
+            packer.add(_texts(part))
+            reader.has_read()
     mark = _mark_if_unchanged(before, statements.position(work), key)
     state = State.of(mark, packer.segments(), packer.invalid)
     facts = state.rows, bytes_of(state), (perf_counter() - began) * 1000
@@ -136,7 +216,7 @@ def _built(work: Work, key: Key) -> State:
 def _texts(part: Iterable[tuple[Any, Any, bool]]) -> Iterable[tuple[str, Any]]:
     for id, blob, _ in part:
         if not isinstance(id, str):
-            raise MustScan(f"the id {id!r} is no text")
+            raise NotKept(f"the id {id!r} is no text")
         yield id, blob
 
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
-from ....forks import Lock, renew_in_children
+from ....forks import Lock
 from .state import bytes_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Hashable
 
     from sqlalchemy import Engine
 
@@ -40,8 +39,6 @@ class Slot:
     """The states of one collection."""
 
     searches: int = 0
-    builder: object = None
-    """Whose turn it is to build; None if it is nobody's."""
     _kept: tuple[tuple[State, ...], int] = (), SLOT_BYTES
 
     @property
@@ -73,8 +70,8 @@ class Cache:
         self._budget = budget
         self._slots: OrderedDict[Key, Slot] = OrderedDict()
         self._latest: WeakKeyDictionary[Engine, dict[Any, Key]] = WeakKeyDictionary()
+        self._warned: dict[Hashable, object] = {}
         self._lock = Lock()
-        renew_in_children(self)
 
     @property
     def budget(self) -> int:
@@ -121,6 +118,17 @@ class Cache:
             self._evict(0)
             return slot
 
+    def reading_key(self, work: Work) -> Hashable:
+        """Return by what the readers of a collection know that it is the same one."""
+        with self._lock:
+            collection = _collection_of(work)
+            return self._latest.get(work.engine, {}).get(collection) or (work.engine, collection)
+
+    def warns_first(self, key: Hashable) -> bool:
+        """Return whether nobody was warned yet that the rows of a key do not fit."""
+        me = object()
+        return self._warned.setdefault(key, me) is me
+
     def put(self, key: Key, state: State) -> None:
         """Keep a state, as the one used latest."""
         with self._lock:
@@ -148,35 +156,18 @@ class Cache:
             self._evict(nbytes)
             return True
 
-    @contextmanager
-    def turn(self, slot: Slot) -> Iterator[bool]:
-        """Yield whether this thread is the one to build."""
-        me = object()
-        try:
-            with self._lock:
-                slot.builder = slot.builder or me
-            yield slot.builder is me
-        finally:
-            # Unlike a lock, this leaves no moment in which an interrupt would keep the turn.
-            if slot.builder is me:
-                slot.builder = None
-
     def clear(self) -> None:
         """Let go of everything."""
         with self._lock:
             self._slots.clear()
             self._latest.clear()
+            self._warned.clear()
 
     def _evict(self, coming: int) -> None:
         left = self.nbytes + coming
         while self._slots and left > self._budget:
             _, slot = self._slots.popitem(last=False)
             left -= slot.nbytes
-
-    def after_fork(self) -> None:
-        """Let go of what other threads of the parent held."""
-        for slot in self._slots.values():
-            slot.builder = None
 
 
 def _collection_of(work: Work) -> tuple[Any, ...]:

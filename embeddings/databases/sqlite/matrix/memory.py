@@ -8,7 +8,16 @@ from ....errors import InvalidQueryError
 from ....work import ROWS
 from ...status import Status
 from . import statements
-from .build import MustScan, base_of, checked_position, dimensions_of, needed_bytes
+from .build import (
+    MustScan,
+    TooLarge,
+    base_of,
+    catch_up,
+    checked_position,
+    dimensions_of,
+    needed_bytes,
+    warn_of_budget,
+)
 from .cache import CACHE, Key
 from .state import bytes_of
 
@@ -31,6 +40,17 @@ def memory_status(work: Work, row: CollectionRow | None) -> Status:
     except MustScan as reason:
         return Status("scan", str(reason), budget=CACHE.budget)
     return Status("matrix", None, base.rows, bytes_of(base), CACHE.budget)
+
+
+def warm(work: Work) -> None:
+    """Load the collection's rows, if there are any and they fit; else the next search says why."""
+    if work.row.vector_bytes is not None:
+        try:
+            catch_up(work, at_once=True)
+        except TooLarge as reason:
+            warn_of_budget(work, reason)
+        except MustScan:
+            pass  # the status tells why
 
 
 def set_memory_budget(nbytes: int) -> None:

@@ -12,7 +12,7 @@ it does not, the caller is to read it and to search again.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -20,16 +20,27 @@ from sqlalchemy import Subquery, func, literal_column, select
 from sqlalchemy.exc import OperationalError
 
 from ....searching.query import NotConfirmed, Ranking, ScoredRow
-from ....searching.scan import are_vectors, scan
+from ....searching.scan import are_vectors, scan_multi
 from ....vectors import ITEM_BYTES
 from ...status import Searched
 from . import statements
-from .build import MustScan, catch_up, checked_position, dimensions_of, forget
+from .build import (
+    MustScan,
+    NotKept,
+    NotYet,
+    TooLarge,
+    catch_up,
+    checked_position,
+    dimensions_of,
+    forget,
+    warn_of_budget,
+)
 from .cache import CACHE, Key
 from .candidates import Probes
 from .kernel import MOST_DIMENSIONS
 from .rescore import Rescored
 from .segments import Packer
+from .turns import is_read, turn, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -41,9 +52,11 @@ if TYPE_CHECKING:
     from ....work import Work
     from .state import Mark, State
     from .statements import Answer, Position
+    from .turns import Reader
 
 ATTEMPTS = 5  # at a search from memory, before the rows are scanned
 MOST_INVALID = 100  # rows that cannot be compared: each search reads them, to warn of them
+FIRST_PARTS = 16  # of a scan, after which it ends even if others wait for it
 ESTIMATES_PER_BLOCK = 2**22  # rows times queries whose products are held at a time
 FETCHED_ROWS = 500  # candidates that are always few enough to be fetched
 FETCHED_SHARE = 8  # one in this many rows of the collection is few enough, too
@@ -70,23 +83,22 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
 
     Warns:
         CorruptVectorWarning: Rows whose vector cannot be compared were left out.
+        MemoryBudgetWarning: The rows do not fit into memory; once for a collection.
     """
     results: list[Ranking] = []
     if _has_few_keys(work, query):
-        return [scan(work, vector, query) for vector in vectors]
+        return scan_multi(work, list(vectors), query)
     filters = statements.filters_of_few(work, query)
     while rest := vectors[len(results) :]:
         latest = CACHE.latest(work)
         most = max(1, ESTIMATES_PER_BLOCK // (1 + len(latest[1].radii))) if latest else 1
         block = list(takewhile(lambda vector: vector.size == rest[0].size, rest[:most]))
         probes = Probes(block)
-        for query_index, vector in enumerate(block):
-            try:
-                ranking = Ranking(_search(work, probes, query_index, query, filters))
-            except MustScan as reason:
-                if not work.row.is_certain:
-                    raise NotConfirmed from None
-                ranking = scan(work, vector, query, str(reason))
+        for query_index in range(len(block)):
+            ranking = _ranking(work, probes, query_index, query, filters)
+            if isinstance(ranking, NotKept):
+                left = vectors[len(results) :]
+                return results + _scanned(work, left, query, str(ranking))
             results.append(ranking)
     return results
 
@@ -97,6 +109,75 @@ def _has_few_keys(work: Work, query: Query) -> bool:
         return False
     few = select(literal_column("1")).select_from(query.among).limit(FEW_KEYS + 1).subquery()
     return int(work.run(select(func.count()).select_from(few)).scalar_one()) <= FEW_KEYS
+
+
+def _ranking(
+    work: Work,
+    probes: Probes,
+    query_index: int,
+    query: Query,
+    filters: Sequence[ColumnElement[bool]],
+) -> Ranking | NotKept:
+    """Return the best rows, or why all searches have to scan.
+
+    Raises:
+        NotConfirmed: The collection's row was remembered, and does not hold.
+    """
+    is_first, why = True, ""
+    while True:
+        try:
+            return Ranking(_search(work, probes, query_index, query, filters))
+        except MustScan as reason:
+            if not work.row.is_certain:
+                raise NotConfirmed from None
+            why = str(reason)
+            if isinstance(reason, TooLarge):
+                warn_of_budget(work, reason)
+            if isinstance(reason, NotKept):
+                return reason
+            is_first = is_first and isinstance(reason, NotYet)
+        if not is_first:
+            return _scanned(work, probes.vectors[query_index : query_index + 1], query, why)[0]
+        is_first = False
+        key = CACHE.reading_key(work)
+        if is_read(key):  # perhaps by a search that loads them
+            wait(key, work.runtime)
+            continue
+        with suppress(_GivesWay):
+            vectors = probes.vectors[query_index : query_index + 1]
+            return _scanned(work, vectors, query, why, gives_way=True)[0]
+
+
+class _GivesWay(Exception):  # noqa: N818  no error: it ends a scan
+    """Other searches have come, for which it pays to load the rows."""
+
+
+def _scanned(
+    work: Work,
+    vectors: Sequence[Float64] | Float64,
+    query: Query,
+    reason: str,
+    *,
+    gives_way: bool = False,
+) -> list[Ranking]:
+    """Return what a scan finds, when nobody else reads the collection's rows.
+
+    Raises:
+        _GivesWay: It was to give way, and others came soon after its beginning.
+    """
+    key = CACHE.reading_key(work)
+    while True:
+        with turn(key, work.runtime) as reader:
+            if reader is not None:
+
+                def has_read(reader: Reader = reader) -> None:
+                    reader.has_read()
+                    if gives_way and reader.waiting and reader.parts <= FIRST_PARTS:
+                        raise _GivesWay
+
+                return scan_multi(work, list(vectors), query, reason, has_read)
+        if not wait(key, work.runtime):
+            return scan_multi(work, list(vectors), query, reason)
 
 
 def _search(
@@ -115,7 +196,7 @@ def _search(
     if not query.depth or work.row.vector_bytes != dimensions * ITEM_BYTES:
         raise MustScan("there is nothing to compare with")
     if dimensions > MOST_DIMENSIONS:
-        raise MustScan(f"vectors of over {MOST_DIMENSIONS} dimensions are not kept in memory")
+        raise NotKept(f"vectors of over {MOST_DIMENSIONS} dimensions are not kept in memory")
     for _ in range(ATTEMPTS):
         key, state = _base(work)
         rows = _attempt(work, key, state, probes, query_index, query, filters)
@@ -153,8 +234,11 @@ def _attempt(
         raise MustScan(f"{len(state.invalid)} rows hold no vector that can be compared")
     vector = probes.vectors[query_index]
     for view, depth, is_last in _views(work, state, query, filters):
+        most = max(FETCHED_ROWS, state.rows // FETCHED_SHARE)
+        if query.min_score is None and is_last and min(depth, view.rows) > most:
+            raise MustScan("most of the rows are wanted")
         chosen = probes.candidates(query_index, view, depth, query.min_score)
-        if len(chosen.ids) > max(FETCHED_ROWS, state.rows // FETCHED_SHARE):
+        if len(chosen.ids) > most:
             if is_last:
                 raise MustScan("most of the rows may be among the best")
             continue
@@ -169,7 +253,7 @@ def _attempt(
             if not work.row.is_certain and not answer.position.has_collection:
                 forget(work)
                 raise MustScan("the name is another collection's, or nobody's")
-            catch_up(work)
+            catch_up(work, key)
             return None
         if not agrees:
             if not filters:

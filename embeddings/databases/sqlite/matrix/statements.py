@@ -41,7 +41,7 @@ from ..rows import is_key
 from .state import Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 
     from sqlalchemy import Dialect, FromClause, Result
 
@@ -340,7 +340,7 @@ def ids_matching(
     return _as_position(rows[0]), {row[1] for row in rows[1:]} - {None}
 
 
-def load(work: Work, since: Mark | None) -> Iterator[list[tuple[str | None, Any, bool]]]:
+def load(work: Work, since: Mark | None) -> Generator[list[tuple[str | None, Any, bool]]]:
     """Yield all rows of the collection, or what was written after a mark, in parts.
 
     What else is written on the same connection meanwhile may be among them or not.
@@ -360,8 +360,9 @@ def load(work: Work, since: Mark | None) -> Iterator[list[tuple[str | None, Any,
     parameters = _at(work.row, since) | _values(most=-1)
     options = {"yield_per": CHUNK_ROWS}
     result = work.run(statement.execution_options(**options), parameters)
-    for part in result.partitions():
-        yield [(id, blob, bool(is_there)) for id, blob, is_there in part]
+    with closing(result):
+        for part in result.partitions():
+            yield [(id, blob, bool(is_there)) for id, blob, is_there in part]
 
 
 @functools.lru_cache(maxsize=64)
