@@ -242,8 +242,10 @@ def log_batch(plan: Plan[Any], report: Report) -> None:
     if LOG.isEnabledFor(logging.DEBUG):
         counts = report.embedded, report.reused, report.unchanged, len(report.skipped)
         LOG.debug(
-            "batch in %r: %d embedded by %r, %d written without, %d unchanged, %d skipped, %.1f ms",
+            "batch in %r: %d items, %d embedded by %r, %d written without, %d unchanged, "
+            "%d skipped, %.1f ms",
             plan.collection,
+            sum(counts),
             counts[0],
             plan.model_id,
             *counts[1:],

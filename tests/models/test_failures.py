@@ -18,6 +18,7 @@ from embeddings import (
     Collection,
     EmbeddingsError,
     InvalidItemError,
+    InvalidQueryError,
     InvalidVectorError,
     ModelError,
     QuotaError,
@@ -368,7 +369,7 @@ def test_an_empty_text_is_refused_by_its_id(server, session, open_model):
         docs.plan([*items, ("last", "")])
     assert server.requests == []
     docs.embed("a", "text")
-    with pytest.raises(InvalidItemError, match="is empty"):
+    with pytest.raises(InvalidQueryError, match="is empty"):
         docs.similar("")
     assert len(server.requests) == 1
 

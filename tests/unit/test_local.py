@@ -15,7 +15,13 @@ import numpy as np
 import pytest
 
 import embeddings
-from embeddings import Collection, EmbeddingModel, InvalidItemError, get_embedding_model
+from embeddings import (
+    Collection,
+    EmbeddingModel,
+    InvalidItemError,
+    InvalidQueryError,
+    get_embedding_model,
+)
 from embeddings.models.local import WordLlamaModel
 
 if TYPE_CHECKING:
@@ -176,7 +182,7 @@ def test_an_odd_text_has_a_finite_vector_of_length_one_or_zero(local, text):
 
 
 def test_the_empty_text_is_the_zero_vector(session, local):
-    """It is stored, is near to nothing, and breaks no search."""
+    """It is stored, is near to nothing, and breaks no search; to search for it is an error."""
     assert local.embed("") == [0.0] * 256
     docs = Collection("docs", session, model=local)
     docs.embed_multi([("empty", ""), ("hound", "my happy hound")])
@@ -184,7 +190,8 @@ def test_the_empty_text_is_the_zero_vector(session, local):
         ("hound", 1.0),
         ("empty", 0.0),
     ]
-    assert [entry.score for entry in docs.similar("")] == [0.0, 0.0]
+    with pytest.raises(InvalidQueryError, match="empty"):
+        docs.similar("")
 
 
 def test_odd_texts_do_not_disturb_their_neighbours(local):

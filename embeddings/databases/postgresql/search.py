@@ -106,7 +106,9 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     if not rows and not work.row.has_index:
         _check_stored_dimensions(work, vector.size)
     is_exact = not rows or rows[0].is_exact
-    work.searched = Searched("database" if is_exact else "index", candidates=_candidates(query))
+    work.searched = (
+        Searched("database") if is_exact else Searched("index", candidates=_candidates(query))
+    )
     return Ranking([ScoredRow(*row[:4]) for row in rows], is_exact)
 
 
