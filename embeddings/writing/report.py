@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 CHANGED = "changed since it was planned"
@@ -40,7 +40,7 @@ class Report:
     pending: int = 0
     requests: int = 0
     tokens: int = 0
-    seconds: float = 0.0
+    seconds: float = field(default=0.0, compare=False)
 
     def __add__(self, other: Report) -> Report:
         """Return what both did."""

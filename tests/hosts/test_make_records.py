@@ -212,6 +212,11 @@ OPERATIONS: dict[str, Callable[[Collection[Any], Any, Records], Any]] = {
     "get": lambda docs, _db, _: [shown(docs.get(id)) for id in ("1", "2", "8", "nothing")],
     "ids": lambda docs, _db, _: (docs.ids(), docs.ids(prefix="1"), "1" in docs, "x" in docs),
     "page_after": lambda docs, _db, _: [record.id for record in page_after(docs.reference, "3")],
+    "get_many": lambda docs, _db, _: [
+        record and shown(record) for record in docs.get_many(["3", "nothing", "1"])
+    ],
+    "vectors": lambda docs, _db, _: (docs.vectors()[0], docs.vectors(prefix="1")[1].tolist()),
+    "warm": lambda docs, _db, _: docs.warm(),
     "iteration": lambda docs, _db, _: [shown(record) for record in docs],
     "similar": lambda docs, _db, records: [
         found(docs.similar("a hound")),

@@ -114,7 +114,7 @@ def scanned(docs: Collection[Any], query: Any, **options: Any) -> list[tuple[Any
     skip_id = options.pop("skip_id", None)
     with docs.reference.work() as work:
         docs.reference.existing(work)
-        asked = docs._query(number, prefix, options, skip_id)  # type: ignore[arg-type]
+        asked = docs._query("similar", number, prefix, options, skip_id)  # type: ignore[arg-type]
         rows = scan(work, as_query(query), asked).rows
     return [(row.id, row.score) for row in rows]
 
