@@ -135,12 +135,14 @@ def found(connection: Connection) -> list[Records]:
     known, and in that in which the connection puts a table.
     """
     inspector, schema_map = inspect(connection), schema_map_of(connection)
+    schemas = inspector.get_schema_names()
     names: dict[str | None, set[str]] = {}
 
     def are_there(records: Records) -> bool:
         schema = schema_map.get(records.embeddings.schema, records.embeddings.schema)
         if schema not in names:
-            names[schema] = {*inspector.get_table_names(schema=schema)}
+            is_there = schema is None or schema in schemas
+            names[schema] = {*inspector.get_table_names(schema=schema)} if is_there else set()
         return {records.collections.name, records.embeddings.name} <= names[schema]
 
     there = {records.embeddings.fullname: records for records in KNOWN if are_there(records)}

@@ -13,7 +13,7 @@ from functools import wraps
 from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, Text
+from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, Text, inspect
 from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
 
 from ..values import Metadata  # noqa: TC001  SQLAlchemy reads the annotations
@@ -51,8 +51,9 @@ def _with_own_columns(init: F) -> F:
 
     @wraps(init)
     def constructor(self: object, **values: Any) -> None:
+        mapped = inspect(type(self)).all_orm_descriptors
         for name in values.keys() - parameters.keys():
-            if not hasattr(type(self), name):
+            if name not in mapped:
                 kind = type(self).__name__
                 raise TypeError(f"{name!r} is an invalid keyword argument for {kind}")
             setattr(self, name, values.pop(name))

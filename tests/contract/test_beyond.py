@@ -881,43 +881,42 @@ class TestModelsThatNobodyCanCall:
 
 
 class TestPrepare:
-    """The model is called without a database."""
+    """The model is called where no transaction waits for it."""
 
     @pytest.fixture
     def nowhere(self, tmp_path: Path) -> Engine:
         """An engine that cannot connect."""
         return create_engine(f"sqlite:///{tmp_path}/no/such/folder/app.db")
 
-    def test_no_database_is_touched(self, nowhere, plain):
-        """With the model given, prepare and embed_query work without any connection."""
+    def test_a_query_touches_no_database(self, nowhere, plain):
+        """With the model given, embed_query works without any connection."""
         docs = Collection("docs", nowhere, model=plain)
-        prepared = docs.prepare("1 2")
-        assert type(prepared) is Prepared
-        assert (prepared.content, prepared.model_id) == ("1 2", "plain")
-        assert prepared.vector.tolist() == [1.0, 2.0]
         assert docs.embed_query("3 4").tolist() == [3.0, 4.0]
         assert docs.embed_query("3 4").dtype == np.float32
-        nothing: Any = None
-        with pytest.raises(InvalidItemError):
-            docs.prepare(nothing)
 
     def test_nor_with_a_model_id(self, nowhere, deterministic_models):
         """The id of a model is enough."""
         docs = Collection("docs", nowhere, model_id="some model")
-        assert docs.prepare("hound").model_id == "some model"
         assert docs.embed_query("hound").shape == (256,)
-        assert deterministic_models("some model").calls == [["hound"], ["hound"]]
+        assert deterministic_models("some model").calls == [["hound"]]
 
-    def test_no_statement_is_executed(self, engine, plain):
-        """Where there is a database, it is not asked."""
-        statements: list[str] = []
-        event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    def test_what_is_refused_touches_no_database(self, nowhere, plain):
+        """A content that cannot be embedded is an error first of all."""
+        nothing: Any = None
+        with pytest.raises(InvalidItemError):
+            Collection("docs", nowhere, model=plain).prepare(nothing)
+
+    def test_the_transaction_begins_afterwards(self, engine, plain):
+        """What prepare looks up, it looks up on a short connection."""
         with Session(engine) as session:
             docs = Collection("docs", session, model=plain)
-            docs.prepare("1 0")
+            prepared = docs.prepare("1 2")
+            assert type(prepared) is Prepared
+            assert (prepared.content, prepared.model_id) == ("1 2", "plain")
+            assert prepared.vector.tolist() == [1.0, 2.0]
             docs.embed_query("1 0")
             assert not session.in_transaction()
-        assert statements == []
+        assert plain.calls == 2
 
     def test_what_was_prepared_is_embedded_without_the_model(self, docs, plain):
         """The content, the vector and everything else come to be as by embed."""

@@ -233,7 +233,7 @@ def test_magnitudes_do_not_matter(pair, scale, what):
 
 
 def test_a_zero_vector_is_alike(pair):
-    """It scores 0.0 on both, as a row and as the query, and stands by its id among such."""
+    """It scores 0.0 on both, as a row and as a query's vector, and stands by its id among such."""
     pair.store([("d", [0, 0]), ("c", [0, 1]), ("a", [0, 0]), ("b", [-1, 0]), ("e", [1, 0])])
     for docs in (pair.sqlite, pair.postgresql):
         assert [(entry.id, entry.score) for entry in docs.similar_by_vector([1, 0])] == [
@@ -242,9 +242,10 @@ def test_a_zero_vector_is_alike(pair):
         assert [(entry.id, entry.score) for entry in docs.similar_by_vector([0, 0])] == [
             (id, 0.0) for id in "abcde"
         ]
-        assert [(entry.id, entry.score) for entry in docs.similar_by_id("d", min_score=0)] == [
-            (id, 0.0) for id in "abce"
+        assert [(entry.id, entry.score) for entry in docs.similar_by_id("e", min_score=0)] == [
+            (id, 0.0) for id in "acd"
         ]
+        assert docs.similar_by_id("d") == []
 
 
 def test_collections_of_several_dimensions_are_in_one_table(pair_of):

@@ -781,11 +781,17 @@ def test_what_was_prepared_replaces_and_reuses_as_embed_does(bound: Any):
     docs.embed("a", docs.prepare("one"))
     assert stored(docs) == {"a": ("one", {"n": 1})}
     assert vector_of(docs, "a")[1] == 1.0
-    docs.embed("a", docs.prepare("one"), force=True)
-    assert vector_of(docs, "a")[1] == 3.0
+    assert len(model.calls) == 1
+    two = docs.prepare("two")
+    docs.embed("b", "two")
+    assert (vector_of(docs, "b")[1], len(model.calls)) == (3.0, 3)
+    docs.embed("b", two)
+    assert vector_of(docs, "b")[1] == 3.0
+    docs.embed("b", two, force=True)
+    assert vector_of(docs, "b")[1] == 2.0
     docs.embed("a", docs.prepare("two"))
-    assert stored(docs) == {"a": (None, None)}
-    assert len(model.calls) == 4
+    assert stored(docs)["a"] == (None, None)
+    assert len(model.calls) == 3
 
 
 @pytest.mark.parametrize("content", ["a\0b", "\ud800", 1, None, b"bytes"])

@@ -1104,15 +1104,23 @@ async def test_no_connection_is_held_while_a_model_runs(url, way):
 
 
 @asynchronous
-async def test_prepare_and_embed_query_touch_no_database(tmp_path):
+async def test_embed_query_touches_no_database(tmp_path):
     """A session can call the model first, and open its transaction afterwards."""
     url = f"sqlite+aiosqlite:///{tmp_path / 'none.db'}"
     async with connected(url) as engine, AsyncSession(engine) as session:
         docs: AsyncCollection[Any] = AsyncCollection("docs", session, model=DeterministicModel())
-        assert (await docs.prepare("x")).vector.tolist() == DeterministicModel().embed("x")
         assert (await docs.embed_query("x")).tolist() == DeterministicModel().embed("x")
         assert not session.in_transaction()
     assert list(tmp_path.iterdir()) == []
+
+
+@asynchronous
+async def test_prepare_leaves_the_session_alone(url):
+    """What it looks up, it looks up on a short connection."""
+    async with connected(url) as engine, AsyncSession(engine) as session:
+        docs: AsyncCollection[Any] = AsyncCollection("docs", session, model=DeterministicModel())
+        assert (await docs.prepare("x")).vector.tolist() == DeterministicModel().embed("x")
+        assert not session.in_transaction()
 
 
 @asynchronous

@@ -70,6 +70,8 @@ READS: dict[str, Callable[[Any], Any]] = {
     "in": lambda docs: "a" in docs,
     "iter": list,
     "get": lambda docs: docs.get("a"),
+    "get_many": lambda docs: docs.get_many(["a", "b"]),
+    "vectors": lambda docs: docs.vectors(["a", "b"]),
     "ids": lambda docs: docs.ids(),
     "page_after": lambda docs: page_after(docs.reference, "a"),
     "plan": lambda docs: docs.plan(ITEMS),
@@ -85,6 +87,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "matches_by_id": lambda docs: docs.matches_by_id("a"),
     "matches_by_vector": lambda docs: docs.matches_by_vector(VECTOR),
     "status": lambda docs: docs.status(),
+    "warm": lambda docs: docs.warm(),
     "index_info": lambda docs: docs.index_info(),
 }
 INDEXES: dict[str, Callable[[Any], Any]] = {

@@ -561,8 +561,9 @@ def test_filtered_searches_take_in_what_was_written(engine: Engine):
     assert_right(docs, where={"part": 3})
 
 
-def test_a_flag_that_moves_between_two_statements(engine: Engine):
+def test_a_flag_that_moves_between_two_statements(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """At every moment one row has it, and that one is found, although nothing of it is logged."""
+    monkeypatch.setattr(strategy, "FEW_KEYS", 0)
     write_ahead(engine)
     docs = filled(engine)
     engine_of_host = sqlite3.connect(file_of(engine), isolation_level=None)

@@ -8,11 +8,12 @@ or an interrupt, and is taken from a reader that has stopped.
 
 from __future__ import annotations
 
-import os
 import threading
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from ....forks import renew_in_children
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterator
@@ -49,7 +50,18 @@ class Reader:
         return runtime.holds_thread and self._thread == threading.get_ident()
 
 
-_readers: dict[Hashable, Reader] = {}
+class _Readers(dict["Hashable", Reader]):
+    """By collection."""
+
+    __hash__ = object.__hash__
+
+    def after_fork(self) -> None:
+        """Leave the parent's readers to the parent."""
+        self.clear()
+
+
+_readers = _Readers()
+renew_in_children(_readers)
 
 
 @contextmanager
@@ -65,10 +77,17 @@ def turn(key: Hashable, runtime: Runtime) -> Iterator[Reader | None]:
         # One call of C, which nothing can come between.
         yield me if _readers.setdefault(key, me) is me else None
     finally:
-        if _readers.get(key) is me:
-            del _readers[key]
+        try:
+            _end(key, me)
+        finally:
+            _end(key, me)  # for an interrupt that came within
         # Where an interrupt prevents this, those who wait find out at their next look.
         me.done.set_result(None)
+
+
+def _end(key: Hashable, reader: Reader) -> None:
+    if _readers.get(key) is reader:
+        del _readers[key]
 
 
 def is_read(key: Hashable) -> bool:
@@ -100,7 +119,3 @@ def wait(key: Hashable, runtime: Runtime) -> bool:
         if idle == MOST_IDLE_LOOKS and _readers.get(key) is reader:
             del _readers[key]
     return True
-
-
-if hasattr(os, "register_at_fork"):  # the parent's readers go on in the parent
-    os.register_at_fork(after_in_child=_readers.clear)
