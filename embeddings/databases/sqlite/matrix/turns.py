@@ -50,18 +50,17 @@ class Reader:
         return runtime.holds_thread and self._thread == threading.get_ident()
 
 
-class _Readers(dict["Hashable", Reader]):
-    """By collection."""
+_readers: dict[Hashable, Reader] = {}
 
-    __hash__ = object.__hash__
 
+class _InChildren:
     def after_fork(self) -> None:
         """Leave the parent's readers to the parent."""
-        self.clear()
+        _readers.clear()
 
 
-_readers = _Readers()
-renew_in_children(_readers)
+_in_children = _InChildren()
+renew_in_children(_in_children)
 
 
 @contextmanager
