@@ -74,7 +74,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
 def test_there_is_a_page_on_each_subject(site: dict[Path, Page]):
     """And the reference, and how the house is built."""
     names = {file.stem for file in site}
-    assert names >= {*SUBJECTS, "async-sessions", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG"}
+    assert names >= {*SUBJECTS, "asyncio", "ARCHITECTURE", "CONTRIBUTING", "CHANGELOG"}
 
 
 def test_every_link_within_the_site_leads_somewhere(site: dict[Path, Page]):
