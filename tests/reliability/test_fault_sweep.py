@@ -71,7 +71,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "iter": list,
     "get": lambda docs: docs.get("a"),
     "get_many": lambda docs: docs.get_many(["a", "b"]),
-    "vectors": lambda docs: docs.vectors(["a", "b"]),
+    "vectors": lambda docs: docs.vectors(),
     "ids": lambda docs: docs.ids(),
     "page_after": lambda docs: page_after(docs.reference, "a"),
     "plan": lambda docs: docs.plan(ITEMS),
