@@ -203,18 +203,18 @@ def test_each_application_has_its_own_model(tmp_path: Path):
     """Of two in one process, in whatever order they are asked; outside of them there is none."""
     first, second = (
         application(f"sqlite:///{tmp_path / name}.db", EMBEDDINGS_MODEL=Named(name))
-        for name in ("first", "second")
+        for name in ("shop", "blog")
     )
-    for app, name in ((first, "first"), (second, "second"), (first, "first")):
+    for app, name in ((first, "shop"), (second, "blog"), (first, "shop")):
         with app.app_context():
             embeddings.migrate(db.engine)
             assert articles.model_id == name
             assert isinstance(articles.model(), Named)
             assert name in [model.model_id for model in get_embedding_models()]
     with first.app_context(), second.app_context():
-        assert articles.model_id == "second"
+        assert articles.model_id == "blog"
     with pytest.raises(UnknownModelError):
-        get_embedding_model("first")
+        get_embedding_model("shop")
     dispose(first)
     dispose(second)
 
