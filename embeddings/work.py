@@ -294,7 +294,8 @@ class Reference(Generic[K]):
         if row is None and not self.create:
             raise self.does_not_exist()
         if row is not None:
-            self.model_id_of(row)
+            if self.model_id_of(row) != row.model_id and to_search:
+                return self.find(work)  # only a collection without vectors takes another model
             work.row = row
         return row
 
