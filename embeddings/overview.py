@@ -109,7 +109,8 @@ def overview(db: DatabaseLike) -> Overview:
             try:
                 check_adoptable(work.connection)
             except SchemaError:  # somebody else's, beside which ours have other names
-                records = [each for each in records if each is not RECORDS]
+                theirs = RECORDS.embeddings.fullname
+                records = [each for each in records if each.embeddings.fullname != theirs]
                 if not records:
                     raise
             collections = [one for each in records for one in _collections(Work(session, each))]

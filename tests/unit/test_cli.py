@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import DeclarativeBase
 
 import embeddings
 from embeddings import Collection, Status
@@ -281,7 +282,12 @@ def test_an_error_is_one_line_without_the_password(command: str, database: str, 
 
 @pytest.mark.parametrize("command", ["migrate", "status"])
 def test_tables_of_somebody_else_are_left_alone(command: str, tmp_path: Path):
-    """The library's own error, in one line."""
+    """The library's own error, in one line, also where the program has made records of that name."""
+
+    class Base(DeclarativeBase):
+        """Of an application that has these tables elsewhere."""
+
+    embeddings.make_records(Base)
     path = tmp_path / "app.db"
     engine = create_engine(f"sqlite:///{path}")
     with engine.begin() as connection:
