@@ -20,6 +20,7 @@ from sqlalchemy.pool import StaticPool
 import embeddings
 from embeddings import Collection
 from embeddings.testing import DeterministicModel
+from embeddings.work import ROWS
 from tests import asynchronous
 from tests.databases import PATIENT, POSTGRESQL, SQLITE, connection_to, is_postgresql
 
@@ -137,6 +138,7 @@ def empty_postgresql(postgresql_engines: Callable[[str], Engine]) -> Callable[[s
         else:  # a fifth of the time, but without vacuum the dead rows stay
             connection.execute(text("DELETE FROM embeddings; DELETE FROM collections"))
             connection.execute(text("ALTER SEQUENCE collections_id_seq RESTART"))
+    ROWS.clear()  # the engines outlive what is in the tables
     return postgresql_engines
 
 
