@@ -151,15 +151,8 @@ def test_the_same_when_awaited(kind: type[Any]):
     assert model.calls[1:] == ([["query: hound"]] if kind is Prefixed else [["hound"]])
 
 
-@pytest.mark.parametrize("is_async", [False, True])
-def test_prefixes_and_fields_of_a_services_model(server, open_model, is_async: bool):
-    """They are arguments; queries may have other fields in the request too."""
-    model = open_model(
-        query_prefix="query: ",
-        document_prefix="passage: ",
-        extra_body={"input_type": "passage"},
-        query_extra_body={"input_type": "query"},
-    )
+def write_and_ask(model: EmbeddingModel, *, is_async: bool) -> None:
+    """Embed "one", and search for "hound"."""
 
     async def main() -> None:
         async with AsyncCollection[Any]("docs", model=model) as docs:
@@ -172,6 +165,19 @@ def test_prefixes_and_fields_of_a_services_model(server, open_model, is_async: b
         docs = Collection("docs", model=model)
         docs.embed("a", "one")
         docs.similar("hound")
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_prefixes_and_fields_of_a_services_model(server, open_model, is_async: bool):
+    """They are arguments; queries may have other fields in the request too."""
+    model = open_model(
+        query_prefix="query: ",
+        document_prefix="passage: ",
+        extra_body={"input_type": "passage"},
+        query_extra_body={"input_type": "query"},
+    )
+
+    write_and_ask(model, is_async=is_async)
     sent = [(r.body["input"], r.body["input_type"]) for r in server.requests]
     assert sent == [(["passage: one"], "passage"), (["query: hound"], "query")]
 
@@ -195,17 +201,7 @@ def test_a_subclass_that_overrides_one_method_is_asked(is_async: bool):
 
     model = Overridden()
 
-    async def main() -> None:
-        async with AsyncCollection[Any]("docs", model=model) as docs:
-            await docs.embed("a", "one")
-            await docs.similar("hound")
-
-    if is_async:
-        asyncio.run(main())
-    else:
-        docs = Collection("docs", model=model)
-        docs.embed("a", "one")
-        docs.similar("hound")
+    write_and_ask(model, is_async=is_async)
     assert model.calls == [["passage: one"], ["query: hound"]]
     assert model.queries == []
 
