@@ -282,7 +282,7 @@ def test_an_error_is_one_line_without_the_password(command: str, database: str, 
 
 @pytest.mark.parametrize("command", ["migrate", "status"])
 def test_tables_of_somebody_else_are_left_alone(command: str, tmp_path: Path):
-    """The library's own error, in one line, also where the program has made records of that name."""
+    """The library's own error, in one line, also where the program has records of that name."""
 
     class Base(DeclarativeBase):
         """Of an application that has these tables elsewhere."""
