@@ -112,9 +112,13 @@ def checked_item(
     text = collection.id_of(id, "entries", position)
     content = item_content(text, value)
     described = None if metadata is None else item_metadata(text, metadata)
+    return Item(text, content, key_of(collection, content), described, bool(store))
+
+
+def key_of(collection: Reference[Any], content: Content) -> ContentKey:
+    """Return what the vector of a content is looked up by."""
     kind: Kind = "text" if isinstance(content, str) else "binary"
-    key = (collection.content_hash(content), kind)
-    return Item(text, content, key, described, bool(store))
+    return collection.content_hash(content), kind
 
 
 def item_content(id: str, value: object) -> Content:

@@ -21,7 +21,7 @@ from ..models.base import (
     prefixed,
 )
 from . import rows
-from .items import fold, of_item
+from .items import fold, key_of, of_item
 from .report import CHANGED, DELETED, Report
 from .resolve import resolve, stored_rows
 
@@ -204,7 +204,7 @@ def _as_embedded(collection: Reference[Any], model: SupportsEmbedding, item: Ite
     content = prefixed(model, item.content)
     if content is item.content:
         return item
-    return item._replace(key=(collection.content_hash(content), item.key[1]))
+    return item._replace(key=key_of(collection, content))
 
 
 def _check_missing(

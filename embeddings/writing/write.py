@@ -16,7 +16,7 @@ from ..tables.records import now
 from ..values import checked_content, load_metadata
 from ..vectors import as_vector
 from . import loaded, plan, rows
-from .items import Prepared, checked_item, item_metadata, vector_row
+from .items import Prepared, checked_item, item_metadata, key_of, vector_row
 from .report import Report
 from .resolve import Resolution, stored_vectors
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
     from ..keys import Key
-    from ..models.base import Content, Kind
+    from ..models.base import Content
     from ..searching.query import Where
     from ..values import Metadata
     from ..vectors import Float32
@@ -103,12 +103,11 @@ def _embed(
 def prepare(collection: Reference[Any], value: Content) -> Prepared:
     """Return a value with its vector, to be stored later. See `Collection.prepare`."""
     content = checked_content(value)
-    kind: Kind = "text" if isinstance(content, str) else "binary"
     with collection.look() as work:
         row = collection.find(work)
         model = collection.model_of(row)
         check_content(model, content)
-        key = (collection.content_hash(prefixed(model, content)), kind)
+        key = key_of(collection, prefixed(model, content))
         known = {} if row is None else stored_vectors(work, kinds(model), {key})
     vector = known[key] if key in known else collection.embed(model, [content])[0]
     return Prepared(content, vector, model.model_id)
