@@ -33,7 +33,7 @@ from ...tables.pending import pending_name
 from ...vectors import ITEM_BYTES, Float32, VectorLike
 from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, Status
-from . import extension, index, pending, rows, search
+from . import extension, follow, index, pending, rows, search
 from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Subquery
     from sqlalchemy.exc import DBAPIError
 
+    from ...following.literals import Follow
     from ...keys import Keys
     from ...searching.query import Query, Ranking
     from ...tables.records import Records
@@ -138,6 +139,32 @@ class PostgreSQL(Database):
                 if code == UNDEFINED_TABLE:
                     return {name: None}
         return {}
+
+    # Following
+
+    def follow(self, connection: Connection, given: Follow) -> None:
+        """Make the triggers."""
+        follow.follow(connection, given)
+
+    def unfollow(self, connection: Connection, given: Follow) -> None:
+        """Drop the triggers."""
+        follow.unfollow(connection, given)
+
+    def follow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `follow`."""
+        return follow.script(given)
+
+    def unfollow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `unfollow`."""
+        return follow.script_down(given)
+
+    def follow_problems(self, connection: Connection, given: Follow) -> list[str]:
+        """Compare the catalog with what `follow` makes."""
+        return follow.problems(connection, given)
+
+    def follows(self, connection: Connection, records: Records) -> list[Follow]:
+        """Read the catalog."""
+        return follow.follows(connection, records)
 
     # Transactions
 
