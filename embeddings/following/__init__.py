@@ -1,1 +1,1 @@
-"""Rows of the host -> a collection: what is compared, what is pending, and how it is brought in."""
+"""Rows of the host that a collection follows: declared, by triggers, compared, brought in."""
