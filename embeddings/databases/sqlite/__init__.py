@@ -26,7 +26,7 @@ from sqlalchemy import (
 
 from ...tables.pending import pending_name
 from ..base import Database
-from . import changelog, hints, llm, opening, pending, rows, transactions
+from . import changelog, followed, hints, llm, opening, pending, rows, transactions
 from .matrix import memory, search
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
     from ...keys import Keys
+    from ...models.base import Content
     from ...searching.query import Query, Ranking
     from ...tables.records import Records
     from ...vectors import Float64
@@ -222,6 +223,20 @@ class SQLite(Database):
     def write_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> None:
         """Write by INSERT ... ON CONFLICT."""
         rows.write(work, rows_, updated)
+
+    # Rows of the host's that a collection follows
+
+    def text_hash(
+        self, work: Work, text: ColumnElement[str], content_hash: Callable[[Content], bytes]
+    ) -> ColumnElement[bytes]:
+        """Return a function that the connection is given."""
+        return followed.text_hash(work, text, content_hash)
+
+    def has_metadata(
+        self, stored: ColumnElement[Any], given: ColumnElement[Any] | dict[str, ColumnElement[Any]]
+    ) -> ColumnElement[bool]:
+        """Return the condition: objects as their text, named values one by one."""
+        return followed.has_metadata(stored, given)
 
     # Searches
 
