@@ -127,6 +127,23 @@ class Database:
         """Return the SQL of `uninstall` for the documented tables, for a script."""
         return []
 
+    def install_pending(self, connection: Connection, records: Records) -> None:
+        """Make the table of rows that are pending, and what removes vectors at once.
+
+        Without it no table of a host's can be followed.
+        """
+
+    def uninstall_pending(self, connection: Connection, records: Records) -> None:
+        """Remove what `install_pending` made, and all that names it, if it is there."""
+
+    def pending_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install_pending` for the documented tables, for a script."""
+        return []
+
+    def pending_script_down(self, records: Records) -> list[str]:
+        """Return the SQL of `uninstall_pending` for the documented tables, for a script."""
+        return []
+
     def check_side_tables(self, connection: Connection, records: Records) -> None:
         """Do nothing if the names of what stands beside the tables are free, or taken by it.
 

@@ -29,10 +29,11 @@ from sqlalchemy.dialects.postgresql import base as dialect
 from sqlalchemy.types import String, TypeEngine, Uuid
 
 from ...errors import MissingExtraError, SchemaError
+from ...tables.pending import pending_name
 from ...vectors import ITEM_BYTES, Float32, VectorLike
 from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, Status
-from . import extension, fields, index, rows, search
+from . import extension, fields, index, pending, rows, search
 from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
@@ -99,6 +100,26 @@ class PostgreSQL(Database):
     def before_create(self, connection: Connection) -> None:
         """Create pgvector's extension."""
         extension.create(connection)
+
+    def install_pending(self, connection: Connection, records: Records) -> None:
+        """Make the table and its trigger."""
+        pending.install(connection, records)
+
+    def uninstall_pending(self, connection: Connection, records: Records) -> None:
+        """Remove them, and the triggers of hosts' tables."""
+        pending.uninstall(connection, records)
+
+    def pending_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install_pending`."""
+        return pending.script(records)
+
+    def pending_script_down(self, records: Records) -> list[str]:
+        """Return the SQL of `uninstall_pending`."""
+        return pending.script_down(records)
+
+    def side_tables(self, records: Records) -> set[str]:
+        """Return the rows that are pending."""
+        return {pending_name(records)}
 
     def is_own_index(self, name: str, records: Records) -> bool:
         """Return whether the name is that of a collection's HNSW index."""

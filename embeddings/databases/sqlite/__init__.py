@@ -22,8 +22,9 @@ from sqlalchemy import (
     type_coerce,
 )
 
+from ...tables.pending import pending_name
 from ..base import Database
-from . import changelog, fields, hints, llm, opening, rows, transactions
+from . import changelog, fields, hints, llm, opening, pending, rows, transactions
 from .matrix import memory, search
 
 if TYPE_CHECKING:
@@ -68,13 +69,29 @@ class SQLite(Database):
         """Return the SQL of `uninstall`."""
         return changelog.side_tables_down(records)
 
+    def install_pending(self, connection: Connection, records: Records) -> None:
+        """Make the table and its trigger."""
+        pending.install(connection, records)
+
+    def uninstall_pending(self, connection: Connection, records: Records) -> None:
+        """Remove them, and the triggers of hosts' tables."""
+        pending.uninstall(connection, records)
+
+    def pending_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install_pending`."""
+        return pending.script(records)
+
+    def pending_script_down(self, records: Records) -> list[str]:
+        """Return the SQL of `uninstall_pending`."""
+        return pending.script_down(records)
+
     def check_side_tables(self, connection: Connection, records: Records) -> None:
         """Refuse somebody else's table of the change log's name."""
         changelog.check_log(connection, records)
 
     def side_tables(self, records: Records) -> set[str]:
-        """Return the change log, and the table of `llm`'s migrations."""
-        return {changelog.log_name(records), llm.TABLE}
+        """Return the change log, the rows that are pending, and the table of `llm`'s migrations."""
+        return {changelog.log_name(records), pending_name(records), llm.TABLE}
 
     def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
         """Return nothing, or None where the error may come of the tables."""
