@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
     from ..keys import Keys
     from ..models.base import Content
+    from ..searching.filters import Comparison
     from ..searching.query import Query, Ranking
     from ..tables.records import Records
     from ..vectors import Float64
@@ -341,14 +342,17 @@ class Database:
         return id.in_(list(ids))
 
     def metadata_is(
-        self, metadata: ColumnElement[Any], key: str, value: Any
+        self, metadata: ColumnElement[Any], comparison: Comparison
     ) -> ColumnElement[bool]:
-        """Return the condition that metadata has a key with a value.
+        """Return the condition that a field of the metadata is what the comparison says.
+
+        Numbers, strings, bools and null are apart, and what is of another kind is not equal, less
+        or greater. A path leads through objects only. Strings are compared by code points. NULL
+        stands for false, and no stored value may make the statement fail.
 
         Args:
             metadata: The column.
-            key: Any text.
-            value: A string, a finite number of at most 64 bits, a bool or None.
+            comparison: Its path, operator and value.
         """
         raise NotImplementedError
 

@@ -34,7 +34,7 @@ from ...vectors import ITEM_BYTES, Float32, VectorLike
 from ...writing.items import content_hash as md5
 from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, Status
-from . import extension, followed, index, pending, rows, search
+from . import extension, fields, followed, index, pending, rows, search
 from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from ...keys import Keys
     from ...models.base import Content
+    from ...searching.filters import Comparison
     from ...searching.query import Query, Ranking
     from ...tables.records import Records
     from ...vectors import Float64
@@ -229,10 +230,10 @@ class PostgreSQL(Database):
         return rows.is_one_of(id, literal(list(ids), ARRAY(Text)))
 
     def metadata_is(
-        self, metadata: ColumnElement[Any], key: str, value: Any
+        self, metadata: ColumnElement[Any], comparison: Comparison
     ) -> ColumnElement[bool]:
-        """Return containment, which an index of the host's can serve, and which minds the types."""
-        return search.contains(metadata, {key: value})
+        """Return the condition by operators of JSONB, which indexes of the host's can serve."""
+        return fields.condition(metadata, comparison)
 
     def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
         """Return the rows by one statement."""

@@ -16,17 +16,15 @@ from sqlalchemy import (
     LargeBinary,
     Text,
     case,
-    exists,
     func,
     literal,
     select,
-    true,
     type_coerce,
 )
 
 from ...tables.pending import pending_name
 from ..base import Database
-from . import changelog, followed, hints, llm, opening, pending, rows, transactions
+from . import changelog, fields, followed, hints, llm, opening, pending, rows, transactions
 from .matrix import memory, search
 
 if TYPE_CHECKING:
@@ -38,6 +36,7 @@ if TYPE_CHECKING:
 
     from ...keys import Keys
     from ...models.base import Content
+    from ...searching.filters import Comparison
     from ...searching.query import Query, Ranking
     from ...tables.records import Records
     from ...vectors import Float64
@@ -192,25 +191,10 @@ class SQLite(Database):
         return rows.is_one_of(id, literal(rows.as_json(ids), Text))
 
     def metadata_is(
-        self, metadata: ColumnElement[Any], key: str, value: Any
+        self, metadata: ColumnElement[Any], comparison: Comparison
     ) -> ColumnElement[bool]:
-        """Return the condition by json_each, which takes any key: a JSON path does not."""
-        member = func.json_each(type_coerce(metadata, Text)).table_valued(
-            "key", "value", "type", joins_implicitly=True
-        )
-        equals: ColumnElement[bool]
-        if value is None:
-            types, equals = ["null"], true()
-        elif isinstance(value, bool):
-            types, equals = ["true" if value else "false"], true()
-        else:
-            types = ["text"] if isinstance(value, str) else ["integer", "real"]
-            equals = member.c.value == literal(value)
-        return exists(
-            select(1)
-            .select_from(member)
-            .where(member.c.key == key, member.c.type.in_(types), equals)
-        )
+        """Return the condition by SQLite's functions of JSON."""
+        return fields.condition(metadata, comparison)
 
     def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
         """Return the rows by one kept statement."""
