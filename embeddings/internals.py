@@ -40,6 +40,14 @@ def has_connection(session: Session) -> bool:
     return False
 
 
+def has_listeners(session: Session) -> bool:
+    """Return whether somebody listens to the session's `do_orm_execute`.
+
+    There a host puts conditions to every SELECT, and there is no public way to ask.
+    """
+    return bool(session.dispatch.do_orm_execute)
+
+
 def will_expire_on_rollback(session: Session, objects: Iterable[object]) -> None:
     """Have a rollback, of a savepoint too, take back what was loaded into objects past a flush.
 
