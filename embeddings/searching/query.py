@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Mapping
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict
 
@@ -126,6 +128,13 @@ class Query:
     def has_conditions(self) -> bool:
         """Whether not every row of the collection is meant."""
         return self.has_filters or self.prefix is not None or self.skip_id is not None
+
+    def as_seen(self, work: Work) -> Query:
+        """Return the query with what the listeners of the host's session require of every row."""
+        if not work.has_listeners:
+            return self
+        asked = () if self.where is None else (where_condition(work, self.where),)
+        return replace(self, where=and_(work.visible(), *asked))
 
     def filters(self, work: Work) -> list[ColumnElement[bool]]:
         """Return `where` and `among` as SQL."""
