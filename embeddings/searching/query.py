@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict
@@ -133,8 +131,7 @@ class Query:
         """Return the query with what the listeners of the host's session require of every row."""
         if not work.has_listeners:
             return self
-        asked = () if self.where is None else (where_condition(work, self.where),)
-        return replace(self, where=and_(work.visible(), *asked))
+        return replace(self, where=(work.visible(), *(self.where or ())))
 
     def filters(self, work: Work) -> list[ColumnElement[bool]]:
         """Return `where` and `among` as SQL."""
