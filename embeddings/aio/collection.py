@@ -238,6 +238,7 @@ class AsyncCollection(Generic[K]):
         """Store vectors that were made elsewhere; `entries` may be asynchronous."""
         return await _awaited(Collection.store_vectors)(self, await _read(entries), batch_size)
 
+    sync = _awaited(Collection.sync)
     set_metadata = _awaited(Collection.set_metadata)
     delete_items = _awaited(Collection.delete_items)
 

@@ -26,7 +26,7 @@ from .report import CHANGED, DELETED, Report
 from .resolve import resolve, stored_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from ..keys import Keys
     from ..models.base import Content, SupportsEmbedding
@@ -253,7 +253,13 @@ def log_batch(plan: Plan[Any], report: Report) -> None:
         )
 
 
-def write(collection: Reference[K], plan: Plan[K], *, gives_way: bool = False) -> Report:
+def write(
+    collection: Reference[K],
+    plan: Plan[K],
+    *,
+    gives_way: bool = False,
+    admit: Callable[[Work, list[str]], Mapping[str, str]] | None = None,
+) -> Report:
     """Read again and write, and return what was done.
 
     Args:
@@ -261,9 +267,11 @@ def write(collection: Reference[K], plan: Plan[K], *, gives_way: bool = False) -
         plan: What. All of it has a vector.
         gives_way: Leave rows alone that another writer changed or deleted since the plan was made.
             Else the last writer wins, and the model is called for what is missing by then.
+        admit: Called in the transaction that writes, with the ids of all items, before anything is
+            read: which are to be left alone, and why. The others are kept from other writers.
     """
     began, requests = perf_counter(), 0
-    while (outcome := _write(collection, plan, gives_way=gives_way)).missing:
+    while (outcome := _write(collection, plan, gives_way=gives_way, admit=admit)).missing:
         LOG.warning(
             "other writers changed %d items in %r meanwhile: the model is called for them again",
             len(outcome.missing),
@@ -299,7 +307,13 @@ class _Outcome:
     """By their ids the reasons."""
 
 
-def _write(collection: Reference[K], plan: Plan[K], *, gives_way: bool) -> _Outcome:
+def _write(
+    collection: Reference[K],
+    plan: Plan[K],
+    *,
+    gives_way: bool,
+    admit: Callable[[Work, list[str]], Mapping[str, str]] | None,
+) -> _Outcome:
     """Write in one transaction, unless items need the model first."""
     outcome, accepted = _Outcome(), kinds(plan.model)
     with collection.work(write=True) as work:
@@ -311,6 +325,8 @@ def _write(collection: Reference[K], plan: Plan[K], *, gives_way: bool) -> _Outc
         for position, folded in enumerate(plan.lists):
             if position:
                 collection.existing(work)
+            elif admit:
+                outcome.skipped |= admit(work, [item.id for item in folded])
             elif gives_way:
                 work.database.keep_rows(work, [item.id for item in folded])
             stored = stored_rows(work, folded, accepted)
@@ -324,7 +340,7 @@ def _write(collection: Reference[K], plan: Plan[K], *, gives_way: bool) -> _Outc
             if todo.missing:
                 outcome.missing = todo.missing
                 return outcome
-            new = {item.id for item in items} - stored.keys() if gives_way else ()
+            new = {item.id for item in items} - stored.keys() if gives_way or admit else ()
             if rows.write(work, todo, new):
                 collection.existing(work)  # read again: it has vectors now
                 again = stored_rows(work, items, accepted)
