@@ -121,6 +121,7 @@ class ModelCollection(Generic[M]):
         keys_of(fields["key"])  # type: ignore[arg-type]
         for field, value in fields.items():
             object.__setattr__(self, field, value)
+        triggers.declare(self)
 
     def __repr__(self) -> str:
         return f"<ModelCollection {self.name!r} of {self.source.__name__}>"
