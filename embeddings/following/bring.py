@@ -15,6 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..models.base import kinds, prefixed
 from ..writing import plan
+from ..writing.calls import ask
 from ..writing.items import Item, key_of
 from ..writing.report import BUSY, CHANGED, Report
 from ..writing.resolve import resolve, stored_rows
@@ -71,18 +72,18 @@ def bring(collection: Reference[Any], rows: Rows, ids: Iterable[str]) -> Report:
     planned = plan.make(collection, items_of(collection, model, rows, read), force=False)
     report = Report(unchanged=len(planned.unchanged))
     if planned.new_ids or planned.written_ids:
-        requests = bool(planned.missing)
+        spent = Report()
         if planned.missing:
-            planned.call(planned.missing)
-            planned.missing = {}
+            contents = dict(planned.missing)
+            spent = planned.take(ask(planned.model, planned.runtime, contents, skips=False))
         try:
             admit = partial(_still_so, collection, rows, read)
-            report = plan.write(collection, planned, admit=admit) + Report(requests=requests)
+            report = plan.write(collection, planned, admit=admit) + spent
         except DBAPIError as error:
             if not collection.database.was_kept_waiting(error):
                 raise
             busy = tuple((collection.keys.from_text(id), BUSY) for id in read)
-            report = Report(skipped=busy, requests=requests)
+            report = Report(skipped=busy) + spent
     return replace(report, seconds=perf_counter() - began)
 
 
