@@ -19,7 +19,6 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
-from sqlalchemy.util import greenlet_spawn
 
 from .. import databases
 from ..errors import BindingError, ModelError
@@ -32,7 +31,7 @@ from ..sessions.own import OwnTransactions
 from ..sessions.runtime import Runtime
 from ..tables.migrate import bring_up_to_date
 from ..tables.records import RECORDS, Records
-from .greenlets import Turn, checkpoint, wait_for
+from .greenlets import Turn, checkpoint, spawn, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -73,7 +72,7 @@ class EventLoop(Runtime):
         self, work: Callable[[], object], report: Callable[[], object], seconds: float
     ) -> None:
         """Do the work, and report every so many seconds meanwhile."""
-        working = asyncio.ensure_future(greenlet_spawn(work))
+        working = asyncio.ensure_future(spawn(work, finishes_statements=lambda: False))
         try:
             while wait_for(asyncio.wait, [working], timeout=seconds)[1]:
                 report()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 from ..models.base import embed_checked
@@ -56,7 +57,7 @@ class Runtime:
     ) -> None:
         """Do the work, and report every so many seconds meanwhile."""
         with ThreadPoolExecutor(1) as pool:
-            working = pool.submit(work)
+            working = pool.submit(copy_context().run, work)
             while wait([working], timeout=seconds).not_done:
                 report()
             working.result()

@@ -1,0 +1,254 @@
+"""What is pending brought into a collection, batch by batch, by any number of refreshers.
+
+For each batch: claim it, and note all pending rows of its items; then read the rows; call the model
+with no transaction open; then write, in one short transaction, those for which nothing else is
+pending and whose rows nobody else is changing. The others are given back.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..errors import AuthenticationError, EmbeddingsError, InvalidItemError, ModelError, QuotaError
+from ..models.base import batches, check_batch_size
+from ..writing.report import Report
+from .bring import bring, remove
+from .pending import LEASE, Noted, Pending, message_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ..keys import Key
+    from ..work import Reference
+    from ..writing.plan import Plan
+    from .rows import Rows, SourceRow
+
+LOG = logging.getLogger("embeddings")
+POLL = 1.0  # seconds between two looks whether something is pending
+STEP = 0.1  # seconds after which a wait looks whether it is to stop
+MOST_TRIES = 6  # to write an item that others are at, before a refresh leaves it pending
+SHORTEST, LONGEST = 0.05, 60.0  # seconds of a pause after which one is tried again
+
+
+OnError: TypeAlias = Literal["raise", "skip"]
+Progress: TypeAlias = "Callable[[int, int | None], object]"
+
+
+class Stop(Protocol):
+    """What tells that a refresh is to end: `threading.Event`, `asyncio.Event`, or of one's own."""
+
+    def is_set(self) -> bool:
+        """Return whether it is."""
+        ...
+
+
+@dataclass
+class _Refresh:
+    """One refresh in progress."""
+
+    collection: Reference[Any]
+    rows: Rows
+    pending: Pending
+    batch_size: int
+    raises: bool
+    report: Report = field(default_factory=Report)
+    tries: dict[str, int] = field(default_factory=dict)
+    """How often an item was given back."""
+
+    def batch(self, noted: Noted) -> set[str]:
+        """Bring in what was claimed, and return the ids of what others were at, given back."""
+        done: Report | None = None
+        try:
+            done = self._brought(noted)
+        finally:
+            if done is None:
+                self.pending.give_back(noted)
+        kept = {self.collection.id_of(key) for key, _ in done.skipped}
+        self.pending.give_back({id: noted[id] for id in kept})
+        for id in kept:
+            self.tries[id] = self.tries.get(id, 0) + 1
+        self.report += replace(done, skipped=())
+        return kept
+
+    def _brought(self, noted: Noted) -> Report:
+        collection, rows, pending = self.collection, self.rows, self.pending
+        errors: dict[str, Exception] = {}
+        with collection.work() as work:
+            read = rows.read(work, noted, errors)
+        report = Report()
+        gone = noted.keys() - read.keys() - errors.keys()
+        if gone:
+            report += remove(collection, rows, gone, pending=pending, noted=noted)
+        groups = [read] if read else []
+        while groups:
+            group = groups.pop()
+            try:
+                report += bring(collection, rows, group, self._embed, pending=pending, noted=noted)
+            except Exception as error:
+                failed = self._concerned(error, group)
+                if failed is None:
+                    raise
+                if len(failed) == len(group) > 1:  # which of them it is shows when they are apart
+                    groups += _halves(group)
+                    continue
+                errors |= dict.fromkeys(failed, error)
+                if rest := {id: row for id, row in group.items() if id not in failed}:
+                    groups.append(rest)
+        if errors:
+            self._failed(noted, errors)
+        return report
+
+    def _embed(self, plan: Plan[Any]) -> Report:
+        """Call the model, and hold the claim for as long as that takes."""
+        runtime = self.collection.sessions.runtime
+        if not self.pending.claims:
+            return plan.embed(self.batch_size)
+        made: list[Report] = []
+        runtime.with_reports(
+            lambda: made.append(plan.embed(self.batch_size)), self.pending.renew, LEASE / 3
+        )
+        return made[0]
+
+    def _concerned(self, error: Exception, group: dict[str, SourceRow]) -> set[str] | None:
+        """Return which items an error is about; None if it is about none of them."""
+        if not self.pending.claims:
+            return None  # in a transaction of the caller's, who is told
+        if not isinstance(error, EmbeddingsError):
+            return None if isinstance(error, SQLAlchemyError) else {*group}
+        ids = {id for key in error.ids if (id := self.collection.id_of(key)) in group}
+        is_service = isinstance(error, ModelError) and not error.positions
+        if isinstance(error, AuthenticationError | QuotaError) or is_service:
+            return None
+        return ids or None
+
+    def _failed(self, noted: Noted, errors: dict[str, Exception]) -> None:
+        """Put off items that cannot be embedded; raise if that is how the model takes all."""
+        first = next(iter(errors.values()))
+        is_strange = not any(isinstance(error, EmbeddingsError) for error in errors.values())
+        if not self.pending.claims or (is_strange and len(errors) == len(noted) > 1):
+            raise first
+        self.pending.put_off(noted, errors)
+        if self.raises:
+            raise first
+        for id, error in errors.items():
+            key, reason = self.collection.keys.from_text(id), message_of(error)
+            LOG.warning("item %r of %r was put off: %s", key, self.collection.name, reason)
+            self.report += Report(skipped=((key, reason),))
+
+
+def _halves(group: dict[str, SourceRow]) -> list[dict[str, SourceRow]]:
+    ids = [*group]
+    middle = len(ids) // 2
+    return [{id: group[id] for id in part} for part in (ids[middle:], ids[:middle])]
+
+
+def refresh(
+    collection: Reference[Any],
+    rows: Rows,
+    *,
+    batch_size: int,
+    limit: int | None,
+    keys: Iterable[Key] | None,
+    progress: Callable[[int, int | None], object] | None,
+    on_error: str,
+    forever: bool,
+    stop: Stop | None,
+) -> Report:
+    """Bring in what is pending. See `ModelCollection.refresh`."""
+    check_batch_size(batch_size)
+    began = perf_counter()
+    pending = Pending(collection)
+    if forever and not pending.claims:
+        raise InvalidItemError("forever=True takes an engine: it has many short transactions")
+    run = _Refresh(collection, rows, pending, batch_size, on_error == "raise")
+    if keys is not None:
+        _these(run, collection.ids_of(keys, "keys"))
+    else:
+        while True:
+            _all_pending(run, limit, progress, forever=forever, stop=stop)
+            if not forever or _is_over(run, limit, stop):
+                break
+            _wait(collection, POLL, stop)
+            run.tries.clear()
+    with collection.work() as work:
+        count = pending.count(work)
+    given_up = tuple(
+        (collection.keys.from_text(id), "others were changing it")
+        for id, tries in run.tries.items()
+        if tries >= MOST_TRIES
+    )
+    report = replace(run.report, skipped=run.report.skipped + given_up, pending=count)
+    return replace(report, seconds=perf_counter() - began)
+
+
+def _these(run: _Refresh, ids: list[str]) -> None:
+    """Bring in some items, pending or not."""
+    for batch in batches(dict.fromkeys(ids), run.batch_size):
+        todo, pause = {*batch}, SHORTEST
+        for _ in range(MOST_TRIES):
+            todo = run.batch(run.pending.claim_these(todo))
+            if not todo:
+                break
+            run.collection.sessions.runtime.pause(pause)
+            pause *= 2
+
+
+def _all_pending(
+    run: _Refresh,
+    limit: int | None,
+    progress: Callable[[int, int | None], object] | None,
+    *,
+    forever: bool,
+    stop: Stop | None,
+) -> None:
+    """Bring in what was pending when this began, or, for ever, whatever is."""
+    pending, collection = run.pending, run.collection
+    with collection.work() as work:
+        upto = None if forever else pending.newest(work)
+        total = None if forever or progress is None else pending.count(work)
+    pause, failures = SHORTEST, 0
+    while not _is_over(run, limit, stop):
+        size = run.batch_size if limit is None else min(run.batch_size, limit - _done(run))
+        left = {id for id, tries in run.tries.items() if tries >= MOST_TRIES}
+        noted = pending.claim(size, upto, left)
+        if not noted:
+            return
+        try:
+            kept = run.batch(noted)
+        except ModelError as error:
+            if not forever or not error.is_retryable:
+                raise
+            failures += 1
+            seconds = max(min(LONGEST, 2.0**failures), error.retry_after or 0)
+            LOG.warning("refresh of %r waits: %s", collection.name, message_of(error))
+            _wait(collection, seconds, stop)
+            continue
+        failures = 0
+        if progress is not None:
+            progress(_done(run), total)
+        if len(kept) < len(noted):
+            pause = SHORTEST
+        else:
+            _wait(collection, pause, stop)
+            pause = min(2 * pause, LONGEST)
+
+
+def _done(run: _Refresh) -> int:
+    report = run.report
+    return report.embedded + report.reused + report.unchanged + report.removed + len(report.skipped)
+
+
+def _is_over(run: _Refresh, limit: int | None, stop: Stop | None) -> bool:
+    return (limit is not None and _done(run) >= limit) or (stop is not None and stop.is_set())
+
+
+def _wait(collection: Reference[Any], seconds: float, stop: Stop | None) -> None:
+    """Wait so long, or until it is to stop."""
+    until = perf_counter() + seconds
+    while (left := until - perf_counter()) > 0 and not (stop is not None and stop.is_set()):
+        collection.sessions.runtime.pause(min(left, STEP if stop is not None else left))
