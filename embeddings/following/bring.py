@@ -14,8 +14,9 @@ from sqlalchemy.exc import DBAPIError
 
 from ..models.base import kinds, prefixed
 from ..writing import loaded, plan
+from ..writing.calls import calls_at_once
 from ..writing.items import Item, key_of
-from ..writing.report import BUSY, CHANGED, Report
+from ..writing.report import BUSY, CHANGED, DELETED, Report
 from ..writing.resolve import resolve, stored_rows
 
 if TYPE_CHECKING:
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
     from ..writing.plan import Plan
     from .pending import Noted, Pending
     from .rows import Rows, SourceRow
+
+GIVEN_BACK = frozenset({BUSY, CHANGED, DELETED})
+"""The reasons for which an item may be written the next time."""
+
+
+def items_at_once(model: SupportsEmbedding, batch_size: int, concurrency: int | None = None) -> int:
+    """Return how many items are embedded and written at once: as many as are in flight."""
+    own = getattr(model, "batch_size", None)
+    return min(batch_size, own or batch_size) * calls_at_once(model, concurrency)
 
 
 def items_of(
@@ -100,6 +110,7 @@ def bring(
     read: Mapping[str, SourceRow],
     embed: Callable[[Plan[Any]], Report],
     *,
+    skips: bool = False,
     pending: Pending | None = None,
     noted: Noted | None = None,
 ) -> Report:
@@ -109,30 +120,49 @@ def bring(
         collection: Where to.
         rows: Where from.
         read: What was read of them, after what is pending was noted.
-        embed: What calls the model for a plan. No transaction of ours is open then.
+        embed: What calls the model for a plan. No transaction of ours is open then. If it fails,
+            what has a vector by then is written.
+        skips: Leave out what the model refuses by itself.
         pending: What is taken off of the items that are up to date then; None for nothing.
         noted: Of the items.
 
     Returns:
-        The report. In `skipped` are those that another writer was at.
+        The report. In `skipped` are those that another writer was at, see `GIVEN_BACK`, and those
+        that the model refuses.
     """
     began = perf_counter()
     with collection.work() as work:
         model = collection.model_of(collection.find(work))
-    planned = plan.make(collection, items_of(collection, model, rows, read), force=False)
-    embedded = embed(planned) if planned.missing else Report()
-    report = Report(requests=embedded.requests, tokens=embedded.tokens)
+    items = items_of(collection, model, rows, read)
+    planned = plan.make(collection, items, force=False, skips=skips)
     gate = StillSo(collection, rows, read, pending, noted)
-    if planned.new_ids or planned.written_ids or pending is not None:
+    report = Report(skipped=planned.without_refused())
+    if planned.missing:
         try:
-            report += plan.write(collection, planned, gate=gate)
-        except DBAPIError as error:
-            if not collection.database.was_kept_waiting(error):
-                raise
-            report += Report(skipped=busy(collection, read))
+            made = embed(planned)
+        except Exception:
+            planned.refused |= dict.fromkeys(planned.missing, "")
+            planned.missing.clear()
+            planned.without_refused()
+            if planned.new_ids:
+                _write(collection, planned, gate, skips=skips)
+            raise
+        report += Report(skipped=made.skipped, requests=made.requests, tokens=made.tokens)
+    if planned.new_ids or planned.written_ids or pending is not None:
+        report += _write(collection, planned, gate, skips=skips)
     else:
-        report += Report(unchanged=len(read))
+        report += Report(unchanged=len(planned.unchanged_ids))
     return replace(report, seconds=perf_counter() - began)
+
+
+def _write(collection: Reference[Any], planned: Plan[Any], gate: StillSo, *, skips: bool) -> Report:
+    """Write a plan, unless a lock is waited for too long."""
+    try:
+        return plan.write(collection, planned, gate=gate, skips=skips)
+    except DBAPIError as error:
+        if not collection.database.was_kept_waiting(error):
+            raise
+        return Report(skipped=busy(collection, {item.id for item in planned.items()}))
 
 
 def remove(
@@ -149,7 +179,7 @@ def remove(
     or that another writer is at.
     """
     ids = {*ids}
-    columns = collection.records.embeddings.c
+    columns, count = collection.records.embeddings.c, 0
     try:
         with collection.work(write=True) as work:
             if collection.sessions.engine is not None:
@@ -157,16 +187,15 @@ def remove(
             gone = {*ids}
             if pending is not None and noted is not None:
                 gone = pending.are_all(work, {id: noted[id] for id in gone})
-            count = 0
-            if collection.find(work) is not None:
+            has_row = collection.find(work) is not None
+            if has_row:
                 gone = work.database.free_rows(work, sorted(gone))
-                gone -= rows.there(work, gone)
+            gone -= rows.there(work, gone)
+            if has_row:
                 is_gone = work.database.is_one_of(columns.id, sorted(gone))
                 conditions = [columns.collection_id == work.row.id, is_gone]
                 count = work.database.delete_rows(work, conditions)
                 loaded.refresh(work)
-            else:
-                gone -= rows.there(work, gone)
             if pending is not None and noted is not None:
                 pending.take_off(work, noted, gone)
     except DBAPIError as error:

@@ -191,7 +191,7 @@ class Pending:
             with self._collection.work(write=True) as work:
                 self._set(work, _all(noted), claimed_until=None, claimed_by=None)
 
-    def put_off(self, noted: Mapping[str, frozenset[int]], errors: Mapping[str, Exception]) -> None:
+    def put_off(self, noted: Mapping[str, frozenset[int]], errors: Mapping[str, str]) -> None:
         """Say why items cannot be embedded, and let them be tried after a pause, a few times."""
         with self._collection.work(write=True) as work:
             columns = pending_table(work.records).c
@@ -210,7 +210,7 @@ class Pending:
                     attempts=attempts + 1,
                     claimed_until=now() + pause,
                     claimed_by=None,
-                    error=message_of(error),
+                    error=error[:SHOWN],
                 )
 
     # In the transaction that writes
@@ -248,7 +248,7 @@ class Pending:
 def message_of(error: Exception) -> str:
     """Return what may be shown of an error: of others than our own only the kind."""
     kind = type(error).__name__
-    return f"{kind}: {error}"[:SHOWN] if isinstance(error, EmbeddingsError) else kind
+    return f"{kind}: {error}" if isinstance(error, EmbeddingsError) else kind
 
 
 def _all(noted: Mapping[str, frozenset[int]]) -> list[int]:

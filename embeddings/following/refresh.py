@@ -10,22 +10,26 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..errors import AuthenticationError, EmbeddingsError, InvalidItemError, ModelError, QuotaError
 from ..models.base import batches, check_batch_size
+from ..writing.calls import check_on_error
+from ..writing.progress import teller
 from ..writing.report import Report
-from .bring import bring, remove
+from .bring import GIVEN_BACK, bring, items_at_once, remove
 from .pending import LEASE, Noted, Pending, message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from ..keys import Key
     from ..work import Reference
+    from ..writing.calls import OnError
     from ..writing.plan import Plan
+    from ..writing.progress import Progress
     from .rows import Rows, SourceRow
 
 LOG = logging.getLogger("embeddings")
@@ -33,10 +37,6 @@ POLL = 1.0  # seconds between two looks whether something is pending
 STEP = 0.1  # seconds after which a wait looks whether it is to stop
 MOST_TRIES = 6  # to write an item that others are at, before a refresh leaves it pending
 SHORTEST, LONGEST = 0.05, 60.0  # seconds of a pause after which one is tried again
-
-
-OnError: TypeAlias = Literal["raise", "skip"]
-Progress: TypeAlias = "Callable[[int, int | None], object]"
 
 
 class Stop(Protocol):
@@ -55,6 +55,7 @@ class _Refresh:
     rows: Rows
     pending: Pending
     batch_size: int
+    concurrency: int | None
     raises: bool
     report: Report = field(default_factory=Report)
     tries: dict[str, int] = field(default_factory=dict)
@@ -68,11 +69,12 @@ class _Refresh:
         finally:
             if done is None:
                 self.pending.give_back(noted)
-        kept = {self.collection.id_of(key) for key, _ in done.skipped}
+        kept = {self.collection.id_of(key) for key, why in done.skipped if why in GIVEN_BACK}
         self.pending.give_back({id: noted[id] for id in kept})
         for id in kept:
             self.tries[id] = self.tries.get(id, 0) + 1
-        self.report += replace(done, skipped=())
+        failed = tuple((key, why) for key, why in done.skipped if why not in GIVEN_BACK)
+        self.report += replace(done, skipped=failed)
         return kept
 
     def _brought(self, noted: Noted) -> Report:
@@ -100,18 +102,29 @@ class _Refresh:
                 if rest := {id: row for id, row in group.items() if id not in failed}:
                     groups.append(rest)
         if errors:
-            self._failed(noted, errors)
+            report += self._failed(noted, errors)
+        refused = {collection.id_of(key): why for key, why in report.skipped}
+        pending.put_off(
+            noted,
+            {id: why for id, why in refused.items() if why not in GIVEN_BACK and id not in errors},
+        )
         return report
 
     def _embed(self, plan: Plan[Any]) -> Report:
         """Call the model, and hold the claim for as long as that takes."""
         runtime = self.collection.sessions.runtime
-        if not self.pending.claims:
-            return plan.embed(self.batch_size)
+        on_error: OnError = "skip" if self.pending.claims and not self.raises else "raise"
+
+        def embed() -> None:
+            made.append(
+                plan.embed(self.batch_size, concurrency=self.concurrency, on_error=on_error)
+            )
+
         made: list[Report] = []
-        runtime.with_reports(
-            lambda: made.append(plan.embed(self.batch_size)), self.pending.renew, LEASE / 3
-        )
+        if self.pending.claims:
+            runtime.with_reports(embed, self.pending.renew, LEASE / 3)
+        else:
+            embed()
         return made[0]
 
     def _concerned(self, error: Exception, group: dict[str, SourceRow]) -> set[str] | None:
@@ -126,19 +139,18 @@ class _Refresh:
             return None
         return ids or None
 
-    def _failed(self, noted: Noted, errors: dict[str, Exception]) -> None:
+    def _failed(self, noted: Noted, errors: dict[str, Exception]) -> Report:
         """Put off items that cannot be embedded; raise if that is how the model takes all."""
         first = next(iter(errors.values()))
         is_strange = not any(isinstance(error, EmbeddingsError) for error in errors.values())
         if not self.pending.claims or (is_strange and len(errors) == len(noted) > 1):
             raise first
-        self.pending.put_off(noted, errors)
+        reasons = {id: message_of(error) for id, error in errors.items()}
+        self.pending.put_off(noted, reasons)
         if self.raises:
             raise first
-        for id, error in errors.items():
-            key, reason = self.collection.keys.from_text(id), message_of(error)
-            LOG.warning("item %r of %r was put off: %s", key, self.collection.name, reason)
-            self.report += Report(skipped=((key, reason),))
+        key = self.collection.keys.from_text
+        return Report(skipped=tuple((key(id), why) for id, why in reasons.items()))
 
 
 def _halves(group: dict[str, SourceRow]) -> list[dict[str, SourceRow]]:
@@ -152,10 +164,11 @@ def refresh(
     rows: Rows,
     *,
     batch_size: int,
+    concurrency: int | None,
     limit: int | None,
     keys: Iterable[Key] | None,
-    progress: Callable[[int, int | None], object] | None,
-    on_error: str,
+    progress: Progress,
+    on_error: OnError,
     forever: bool,
     stop: Stop | None,
 ) -> Report:
@@ -165,12 +178,14 @@ def refresh(
     pending = Pending(collection)
     if forever and not pending.claims:
         raise InvalidItemError("forever=True takes an engine: it has many short transactions")
-    run = _Refresh(collection, rows, pending, batch_size, on_error == "raise")
+    raises = not check_on_error(on_error)
+    size = items_at_once(collection.read_model(), batch_size, concurrency)
+    run = _Refresh(collection, rows, pending, batch_size, concurrency, raises)
     if keys is not None:
-        _these(run, collection.ids_of(keys, "keys"))
+        _these(run, collection.ids_of(keys, "keys"), size)
     else:
         while True:
-            _all_pending(run, limit, progress, forever=forever, stop=stop)
+            _all_pending(run, size, limit, progress, forever=forever, stop=stop)
             if not forever or _is_over(run, limit, stop):
                 break
             _wait(collection, POLL, stop)
@@ -186,9 +201,9 @@ def refresh(
     return replace(report, seconds=perf_counter() - began)
 
 
-def _these(run: _Refresh, ids: list[str]) -> None:
+def _these(run: _Refresh, ids: list[str], size: int) -> None:
     """Bring in some items, pending or not."""
-    for batch in batches(dict.fromkeys(ids), run.batch_size):
+    for batch in batches(dict.fromkeys(ids), size):
         todo, pause = {*batch}, SHORTEST
         for _ in range(MOST_TRIES):
             todo = run.batch(run.pending.claim_these(todo))
@@ -200,8 +215,9 @@ def _these(run: _Refresh, ids: list[str]) -> None:
 
 def _all_pending(
     run: _Refresh,
+    size: int,
     limit: int | None,
-    progress: Callable[[int, int | None], object] | None,
+    progress: Progress,
     *,
     forever: bool,
     stop: Stop | None,
@@ -210,12 +226,13 @@ def _all_pending(
     pending, collection = run.pending, run.collection
     with collection.work() as work:
         upto = None if forever else pending.newest(work)
-        total = None if forever or progress is None else pending.count(work)
+        total = None if forever or not progress else pending.count(work)
+    tell = teller(progress, total)
     pause, failures = SHORTEST, 0
     while not _is_over(run, limit, stop):
-        size = run.batch_size if limit is None else min(run.batch_size, limit - _done(run))
+        most = size if limit is None else min(size, limit - _done(run))
         left = {id for id, tries in run.tries.items() if tries >= MOST_TRIES}
-        noted = pending.claim(size, upto, left)
+        noted = pending.claim(most, upto, left)
         if not noted:
             return
         try:
@@ -229,8 +246,7 @@ def _all_pending(
             _wait(collection, seconds, stop)
             continue
         failures = 0
-        if progress is not None:
-            progress(_done(run), total)
+        tell(_done(run))
         if len(kept) < len(noted):
             pause = SHORTEST
         else:

@@ -31,8 +31,10 @@ if TYPE_CHECKING:
     from ..models.base import SupportsEmbedding
     from ..sessions import DatabaseLike
     from ..values import Metadata
+    from ..writing.calls import OnError
+    from ..writing.progress import Progress
     from ..writing.report import Report
-    from .refresh import OnError, Progress, Stop
+    from .refresh import Stop
 
 M = TypeVar("M")
 BETWEEN = "\n\n"
@@ -149,7 +151,7 @@ class ModelCollection(Generic[M]):
         allow_empty: bool = False,
         dry_run: bool = False,
         batch_size: int = BATCH_SIZE,
-        progress: Progress | None = None,
+        progress: Progress = None,
     ) -> Report:
         """Compare every row of the class with the collection, and bring in what differs.
 
@@ -174,10 +176,11 @@ class ModelCollection(Generic[M]):
         self,
         database: DatabaseLike,
         *,
+        concurrency: int | None = None,
         batch_size: int = BATCH_SIZE,
         limit: int | None = None,
         keys: Iterable[Key] | None = None,
-        progress: Progress | None = None,
+        progress: Progress = None,
         on_error: OnError = "skip",
         forever: bool = False,
         stop: Stop | None = None,
@@ -197,7 +200,9 @@ class ModelCollection(Generic[M]):
 
         Args:
             database: A session, a connection or an engine.
-            batch_size: The most values in one call of the model, and the rows written at once.
+            concurrency: The most calls of the model at a time; by default what the model says. As
+                many batches are claimed and written at once.
+            batch_size: The most values in one call of the model.
             limit: The most items; those that were put off count, too.
             keys: Only the rows of these keys, whether they are pending or not.
             progress: Called after each batch with the items done, and those pending at first.
@@ -212,6 +217,7 @@ class ModelCollection(Generic[M]):
         return refreshing.refresh(
             self.collection(database).reference,
             self.source_rows(),
+            concurrency=concurrency,
             batch_size=batch_size,
             limit=limit,
             keys=keys,

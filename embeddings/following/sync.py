@@ -12,17 +12,19 @@ from sqlalchemy import and_, case, literal, select
 from ..errors import InvalidQueryError
 from ..models.base import batches, check_batch_size, kinds
 from ..searching import read
+from ..writing.progress import teller
 from ..writing.report import Report
-from .bring import bring, remove, unchanged
+from .bring import bring, items_at_once, remove, unchanged
 from .rows import Made
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from sqlalchemy import ColumnElement, Subquery
 
     from ..models.base import SupportsEmbedding
     from ..work import Reference, Work
+    from ..writing.progress import Progress
     from .rows import Rows
 
 LOG = logging.getLogger("embeddings")
@@ -39,9 +41,7 @@ class Found(NamedTuple):
 class Comparison:
     """One pass over all rows of a source, a page at a time, each in a transaction of its own."""
 
-    def __init__(
-        self, collection: Reference[Any], rows: Rows, progress: Callable[..., object] | None
-    ) -> None:
+    def __init__(self, collection: Reference[Any], rows: Rows, progress: Progress) -> None:
         self._collection = collection
         self._rows = rows
         self._progress = progress
@@ -53,22 +53,21 @@ class Comparison:
     def differences(self) -> Iterator[Found]:
         """Yield the items that are missing, and those that may differ."""
         collection, rows = self._collection, self._rows
-        after, total = None, self._total()
+        after, tell = None, teller(self._progress, self._total())
         while True:
             with collection.work() as work:
                 upto = rows.page_end(work, after, PAGE)
                 count, found = self._page(work, after, upto)
             self.seen += count
             self.same += count - len(found)
-            if self._progress is not None:
-                self._progress(self.seen, total)
+            tell(self.seen)
             yield from found
             if upto is None:
                 return
             after = upto
 
     def _total(self) -> int | None:
-        if self._progress is None:
+        if not self._progress:
             return None
         with self._collection.work() as work:
             return self._rows.count(work)
@@ -141,7 +140,7 @@ def sync(
     allow_empty: bool,
     dry_run: bool,
     batch_size: int,
-    progress: Callable[..., object] | None,
+    progress: Progress,
 ) -> Report:
     """Bring in what differs and remove what is gone, or say what that is. See `Collection.sync`."""
     check_batch_size(batch_size)
@@ -152,13 +151,14 @@ def sync(
     report = Report()
     again: list[Any] = []
     ids = (found.id for found in comparison.differences())
-    for batch in batches(ids, _batch_size(collection, batch_size)):
-        done = _brought(collection, rows, batch)
+    size = items_at_once(collection.read_model(), batch_size)
+    for batch in batches(ids, size):
+        done = _brought(collection, rows, batch, batch_size)
         again += [key for key, _ in done.skipped]
         report += replace(done, skipped=())
         LOG.debug("sync of %r: %d rows compared", collection.name, comparison.seen)
-    for batch in batches(again, _batch_size(collection, batch_size)):
-        report += _brought(collection, rows, collection.ids_of(batch, "ids"))
+    for batch in batches(again, size):
+        report += _brought(collection, rows, collection.ids_of(batch, "ids"), batch_size)
     report += Report(unchanged=comparison.same)
     if prune and not comparison.seen and not allow_empty:
         _refuse_empty(collection)
@@ -167,20 +167,13 @@ def sync(
     return replace(report, seconds=perf_counter() - began)
 
 
-def _brought(collection: Reference[Any], rows: Rows, ids: list[str]) -> Report:
+def _brought(collection: Reference[Any], rows: Rows, ids: list[str], batch_size: int) -> Report:
     with collection.work() as work:
         read = rows.read(work, ids)
-    return bring(collection, rows, read, lambda plan: plan.embed())
+    return bring(collection, rows, read, lambda plan: plan.embed(batch_size))
 
 
-def _batch_size(collection: Reference[Any], batch_size: int) -> int:
-    own = getattr(collection.read_model(), "batch_size", None)
-    return min(batch_size, own or batch_size)
-
-
-def _audit(
-    collection: Reference[Any], rows: Rows, progress: Callable[..., object] | None
-) -> Report:
+def _audit(collection: Reference[Any], rows: Rows, progress: Progress) -> Report:
     """Return which ids are stale, missing and orphaned. No model is called, nothing written."""
     comparison = Comparison(collection, rows, progress)
     stale: list[str] = []
