@@ -597,9 +597,10 @@ class Collection(Generic[K]):
             **filters: By name, any of these:
             offset: Leave out so many of the best: those of the pages before. 0 by default.
             min_score: Leave out what scores less; a cosine similarity, -1 to 1.
-            where: Only items with this metadata, a dict of names and values that are all to be
-                there; or only rows for which a SQL expression over `EmbeddingRecord` (or
-                `records.embedding`) is true, such as `EmbeddingRecord.updated > 1_700_000_000`.
+            where: Only items with this metadata: a dict of names and values, or operators such as
+                `{"year": {"$gte": 2020}, "address.city": "Oslo"}`; or only rows for which a SQL
+                expression over `EmbeddingRecord` (or `records.embedding`) is true, such as
+                `EmbeddingRecord.updated > 1_700_000_000`; or a list of these, all of which hold.
             among: Only these items: a SELECT of their keys from your own tables, such as
                 `select(Article.id).where(Article.published)`, or a list of keys; in the type of
                 the collection's keys.

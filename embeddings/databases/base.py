@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import CompileError
 from sqlalchemy.types import NullType, String, TypeEngine, Uuid
 
-from ..errors import IndexingError
+from ..errors import IndexingError, SchemaError
 from ..values import load_metadata
 from ..vectors import ITEM_BYTES, Float32, VectorLike, decode_array, encode
 from .status import IndexInfo, Status
@@ -47,8 +47,10 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Column, Connection, Dialect, Engine, Select, Subquery
     from sqlalchemy.exc import DBAPIError
 
+    from ..following.literals import Follow
     from ..keys import Keys
     from ..models.base import Content
+    from ..searching.filters import Comparison
     from ..searching.query import Query, Ranking
     from ..tables.records import Records
     from ..vectors import Float64
@@ -144,6 +146,46 @@ class Database:
     def pending_script_down(self, records: Records) -> list[str]:
         """Return the SQL of `uninstall_pending` for the documented tables, for a script."""
         return []
+
+    # Following
+
+    def follow(self, connection: Connection, given: Follow) -> None:
+        """Make the triggers by which a collection follows a table, in place of those there are.
+
+        Raises:
+            SchemaError: They cannot be made on this database, or from where the table is.
+            ValueError: They cannot evaluate the condition.
+        """
+        raise self.no_triggers()
+
+    def unfollow(self, connection: Connection, given: Follow) -> None:
+        """Drop them, if they are there."""
+        raise self.no_triggers()
+
+    def follow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `follow`, for a script."""
+        raise self.no_triggers()
+
+    def unfollow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `unfollow`, for a script."""
+        raise self.no_triggers()
+
+    def follow_problems(self, connection: Connection, given: Follow) -> list[str]:
+        """Return what of the triggers is missing, disabled, or not as `follow` makes it."""
+        return [f"no triggers are made on {self.name}"]
+
+    def follows(self, connection: Connection, records: Records) -> list[Follow]:
+        """Return what is followed beside these records, as the triggers that are there tell."""
+        return []
+
+    def no_triggers(self) -> SchemaError:
+        """Return the error that says that no table can be followed."""
+        return SchemaError(
+            f"No table can be followed on {self.name}, for which no triggers are known; they are "
+            "for SQLite and PostgreSQL"
+        )
+
+    # Side tables
 
     def check_side_tables(self, connection: Connection, records: Records) -> None:
         """Do nothing if the names of what stands beside the tables are free, or taken by it.
@@ -341,14 +383,17 @@ class Database:
         return id.in_(list(ids))
 
     def metadata_is(
-        self, metadata: ColumnElement[Any], key: str, value: Any
+        self, metadata: ColumnElement[Any], comparison: Comparison
     ) -> ColumnElement[bool]:
-        """Return the condition that metadata has a key with a value.
+        """Return the condition that a field of the metadata is what the comparison says.
+
+        Numbers, strings, bools and null are apart, and what is of another kind is not equal, less
+        or greater. A path leads through objects only. Strings are compared by code points. NULL
+        stands for false, and no stored value may make the statement fail.
 
         Args:
             metadata: The column.
-            key: Any text.
-            value: A string, a finite number of at most 64 bits, a bool or None.
+            comparison: Its path, operator and value.
         """
         raise NotImplementedError
 

@@ -12,18 +12,22 @@ from ..collection import Collection
 from ..errors import InvalidItemError
 from ..keys import keys_of
 from ..models.base import BATCH_SIZE, check_model
+from ..sessions import bind
+from ..sessions.base import hinted
 from ..tables.records import RECORDS, Records
 from ..writing.whole import checked_name
 from . import refresh as refreshing
 from . import sync as syncing
+from . import triggers
 from .columns import attributes_of, checked_condition, key_of, mapper_of
 from .pending import Pending, PendingState
 from .rows import Made, Rows, as_json, host_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+    from typing import Self
 
-    from sqlalchemy import Row, Select
+    from sqlalchemy import Connection, Row, Select
     from sqlalchemy.orm import Mapper, QueryableAttribute
 
     from ..aio.collection import AsyncCollection
@@ -37,6 +41,7 @@ if TYPE_CHECKING:
     from .refresh import Stop
 
 M = TypeVar("M")
+R = TypeVar("R")
 BETWEEN = "\n\n"
 """What stands between the texts of two columns."""
 
@@ -140,6 +145,38 @@ class ModelCollection(Generic[M]):
             key=self.key,
             records=self.records,
         )
+
+    # Triggers
+
+    def install(self, database: DatabaseLike) -> None:
+        """Make the triggers by which the collection follows the rows, or make them anew.
+
+        For those whose revisions do not: there it is `op.follow_rows`. What was changed before is
+        found by `sync`. On a session or a connection it is a part of the caller's transaction.
+
+        Raises:
+            SchemaError: The table or ours are not there, or in another file than ours on SQLite.
+            ValueError: The condition cannot be evaluated by a trigger of this database.
+        """
+        self._on(database, write=True, function=triggers.install)
+
+    def uninstall(self, database: DatabaseLike) -> None:
+        """Drop the triggers, if they are there. Vectors and pending rows stay."""
+        self._on(database, write=True, function=triggers.uninstall)
+
+    def trigger_problems(self, database: DatabaseLike) -> list[str]:
+        """Return what of the triggers is missing, disabled or not as declared; only reads.
+
+        `install`, or a new revision, makes them as they are to be.
+        """
+        return self._on(database, write=False, function=triggers.problems)
+
+    def _on(
+        self, database: DatabaseLike, *, write: bool, function: Callable[[Connection, Self], R]
+    ) -> R:
+        sessions = bind(database, self.records)
+        with sessions.session(write=write) as session, hinted(sessions.dialect(self.records)):
+            return function(session.connection({"mapper": self.mapper}), self)
 
     # Bringing the collection up to date
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..work import Work
 
 VERSION_TABLE = "embeddings_alembic_version"
+REMEDY = "embeddings.remedy"
+"""In the `info` of a session: a function that returns what its users do for want of the tables."""
 # Columns without which a table of a documented name is not ours: llm's first version had these.
 OLDEST_COLUMNS = {
     "collections": {"id", "name", "model"},
@@ -143,13 +145,15 @@ def _reason(error: DBAPIError, work: Work) -> str | None:
 
 def _message_of_missing(work: Work) -> str:
     records = work.records
-    if records is RECORDS:
+    if records is RECORDS or REMEDY in work.session.info:
         call = "embeddings.migrate(engine)"
         if work.dialect.is_async:
             call = (
                 "async with engine.begin() as connection: "
                 "await connection.run_sync(embeddings.migrate)"
             )
+        if REMEDY in work.session.info:
+            call = work.session.info[REMEDY]()
         return (
             "The tables of the embeddings are not in this database, or are of an older version. "
             f"Create them, or bring them up to date, with {call}"

@@ -271,9 +271,7 @@ def delete_items(
     if prefix is not None and prefix != "":
         conditions.append(starts_with(id, prefix))
     condition = None if where is None else checked_where(collection.records, where)
-    if isinstance(condition, tuple) and not condition:  # an empty dict picks nothing
-        condition = None
-    if texts is None and not conditions and condition is None:
+    if texts is None and not conditions and not condition:  # an empty dict picks nothing
         raise InvalidQueryError("give ids, prefix= or where=; delete() deletes the collection")
     with collection.work(write=True) as work:
         row = collection.find(work)
@@ -281,7 +279,7 @@ def delete_items(
             return 0
         if texts is not None:
             conditions.append(work.database.is_one_of(id, texts))
-        if condition is not None:
+        if condition:
             conditions.append(where_condition(work, condition))
         conditions.append(collection.records.embeddings.c.collection_id == row.id)
         count = work.database.delete_rows(work, conditions)

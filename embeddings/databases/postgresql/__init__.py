@@ -34,7 +34,7 @@ from ...vectors import ITEM_BYTES, Float32, VectorLike
 from ...writing.items import content_hash as md5
 from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, Status
-from . import extension, followed, index, pending, rows, search
+from . import extension, fields, followed, index, pending, rows, search, triggers
 from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
@@ -43,8 +43,10 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Column, Select, Subquery
     from sqlalchemy.exc import DBAPIError
 
+    from ...following.literals import Follow
     from ...keys import Keys
     from ...models.base import Content
+    from ...searching.filters import Comparison
     from ...searching.query import Query, Ranking
     from ...tables.records import Records
     from ...vectors import Float64
@@ -141,6 +143,32 @@ class PostgreSQL(Database):
                     return {name: None}
         return {}
 
+    # Following
+
+    def follow(self, connection: Connection, given: Follow) -> None:
+        """Make the triggers."""
+        triggers.follow(connection, given)
+
+    def unfollow(self, connection: Connection, given: Follow) -> None:
+        """Drop the triggers."""
+        triggers.unfollow(connection, given)
+
+    def follow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `follow`."""
+        return triggers.script(given)
+
+    def unfollow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `unfollow`."""
+        return triggers.script_down(given)
+
+    def follow_problems(self, connection: Connection, given: Follow) -> list[str]:
+        """Compare the catalog with what `follow` makes."""
+        return triggers.problems(connection, given)
+
+    def follows(self, connection: Connection, records: Records) -> list[Follow]:
+        """Read the catalog."""
+        return triggers.follows(connection, records)
+
     # Transactions
 
     def own_isolation_level(self, connection: Connection) -> str | None:
@@ -229,10 +257,10 @@ class PostgreSQL(Database):
         return rows.is_one_of(id, literal(list(ids), ARRAY(Text)))
 
     def metadata_is(
-        self, metadata: ColumnElement[Any], key: str, value: Any
+        self, metadata: ColumnElement[Any], comparison: Comparison
     ) -> ColumnElement[bool]:
-        """Return containment, which an index of the host's can serve, and which minds the types."""
-        return search.contains(metadata, {key: value})
+        """Return the condition by operators of JSONB, which indexes of the host's can serve."""
+        return fields.condition(metadata, comparison)
 
     def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
         """Return the rows by one statement."""
