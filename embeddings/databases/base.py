@@ -496,6 +496,13 @@ class Database:
         """
         return work.run(select(key).where(key.in_(keys)).order_by(key)).scalars()
 
+    def skipping_locked(self, statement: Select[Any]) -> Select[Any]:
+        """Return a SELECT of the rows that nobody else has locked, which locks them.
+
+        Where writers take turns it is the SELECT itself.
+        """
+        return statement
+
     def free_rows(self, work: Work, ids: Sequence[str]) -> set[str]:
         """Return the ids whose embeddings nobody else is writing, and keep those from others.
 
