@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Executable, bindparam, func, literal_column, select, update
+from sqlalchemy import Executable, bindparam, event, func, literal_column, select, update
+from sqlalchemy.engine import IteratorResult
+from sqlalchemy.engine.result import SimpleResultMetaData
 
 from . import databases, errors
 from .errors import InvalidItemError, ModelMismatchError, ModelRequiredError
 from .forks import Lock
+from .internals import has_listeners
 from .keys import K
 from .models import registry
 from .sessions.runtime import BLOCKING
@@ -25,8 +28,16 @@ from .tables.ours import explained, schema_map_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from sqlalchemy import Connection, CursorResult, Dialect, Engine, Result, ScalarSelect
-    from sqlalchemy.orm import Session
+    from sqlalchemy import (
+        ColumnElement,
+        Connection,
+        CursorResult,
+        Dialect,
+        Engine,
+        Result,
+        ScalarSelect,
+    )
+    from sqlalchemy.orm import ORMExecuteState, Session
 
     from .databases.base import Database
     from .databases.status import Searched
@@ -65,6 +76,8 @@ class Work:
         is_exclusive: Whether the session keeps other writers out, where they take turns.
         searched: How the latest search in it went about it; None if the database does not tell.
         runtime: How the operation waits.
+        has_listeners: Whether a host may have conditions of its own for every SELECT, by
+            `do_orm_execute`.
     """
 
     def __init__(
@@ -82,6 +95,7 @@ class Work:
         self.is_exclusive = is_exclusive
         self.searched: Searched | None = None
         self.runtime = runtime
+        self.has_listeners = has_listeners(session)
         self._row: CollectionRow | None = None
 
     @property
@@ -139,6 +153,31 @@ class Work:
     def changed(self, statement: Executable, parameters: Any = None) -> int:
         """Execute an UPDATE or a DELETE and return the number of rows."""
         return int(self.run(statement, parameters).rowcount)  # type: ignore[attr-defined]
+
+    def visible(self) -> ColumnElement[bool]:
+        """Return the condition that a row of embeddings is one that the session's listeners leave.
+
+        They are shown a SELECT of the ids, which is not executed.
+        """
+        entity = self.records.embedding
+        shown = [select(entity.id).where(entity.collection_id == self.row.id)]
+
+        def note(state: ORMExecuteState) -> Result[Any]:
+            shown.append(state.statement)  # type: ignore[arg-type]
+            return IteratorResult(SimpleResultMetaData(()), iter(()))
+
+        event.listen(self.session, "do_orm_execute", note)
+        try:
+            self.run(shown[0])
+        finally:
+            event.remove(self.session, "do_orm_execute", note)
+        return self.records.embeddings.c.id.in_(shown[-1])
+
+    def sees_collection(self, name: str) -> bool:
+        """Return whether the session's listeners, if there are any, leave the collection's row."""
+        entity = self.records.collection
+        statement = select(entity.id).where(entity.name == name)
+        return not self.has_listeners or self.run(statement).first() is not None
 
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
@@ -286,9 +325,8 @@ class Reference(Generic[K]):
             DoesNotExist: There is none, and the collection is not to be created.
             ModelMismatchError: The row is of another model than was given.
         """
-        row = (
-            work.database.row_to_search(work, self.name) if to_search else work.row_named(self.name)
-        )
+        read = work.database.row_to_search if to_search else Work.row_named
+        row = read(work, self.name) if work.sees_collection(self.name) else None
         if self.renamed and (row is None or row.id != self.renamed[-1][1]):
             row = self._before_renaming(work) or row
         if row is None and not self.create:
@@ -353,7 +391,7 @@ class Reference(Generic[K]):
 
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""
-        if not work.database.confirms_rows:
+        if not work.database.confirms_rows or work.has_listeners:
             return None
         row = self._acceptable(ROWS.get(work.bind, self.records, self.name))
         if row is not None:

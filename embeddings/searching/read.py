@@ -31,12 +31,13 @@ PAGE = 500  # records held at a time while iterating
 
 def count(collection: Reference[Any]) -> int:
     """Return the number of items. See `Collection.count`."""
-    columns = collection.records.embeddings.c
+    entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             return 0
-        statement = select(func.count()).where(columns.collection_id == row.id)
+        rows = select(func.count()).select_from(entity)
+        statement = rows.where(entity.collection_id == row.id)
         return int(work.run(statement).scalar_one())
 
 
@@ -72,12 +73,12 @@ def warm(collection: Reference[Any]) -> None:
 def contains(collection: Reference[Any], id: object) -> bool:
     """Return whether there is an item of this id."""
     text = collection.id_of(id)
-    columns = collection.records.embeddings.c
+    entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             return False
-        statement = select(columns.id).where(columns.collection_id == row.id, columns.id == text)
+        statement = select(entity.id).where(entity.collection_id == row.id, entity.id == text)
         return work.run(statement).first() is not None
 
 
@@ -116,17 +117,15 @@ def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRe
 
 def ids(collection: Reference[K], prefix: str | None) -> list[K]:
     """Return the ids, in the order in which they are stored. See `Collection.ids`."""
-    columns = collection.records.embeddings.c
+    entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             return []
-        statement = select(columns.id).where(
-            columns.collection_id == row.id, columns.id.is_not(None)
-        )
+        statement = select(entity.id).where(entity.collection_id == row.id, entity.id.is_not(None))
         if prefix is not None and prefix != "":
-            statement = statement.where(starts_with(columns.id, prefix))
-        stored = work.run(statement.order_by(columns.id)).scalars()
+            statement = statement.where(starts_with(collection.records.embeddings.c.id, prefix))
+        stored = work.run(statement.order_by(entity.id)).scalars()
         return [collection.keys.from_text(id) for id in stored]
 
 
@@ -190,7 +189,7 @@ def vectors(
         statement = (
             select(columns.id, stored)
             .where(columns.collection_id == row.id, work.database.has_id(columns.id))
-            .where(*query.conditions(work))
+            .where(*query.as_seen(work).conditions(work))
             .order_by(columns.id)
         )
         pairs = work.run(statement).all()

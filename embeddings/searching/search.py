@@ -160,14 +160,12 @@ def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T], noth
         DoesNotExist: There is no such item.
         InvalidVectorError: It has no vector.
     """
-    columns = collection.records.embeddings.c
+    entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work, to_search=True)
         if row is None:
             raise collection.id_not_found(id)
-        statement = select(columns.embedding).where(
-            columns.collection_id == row.id, columns.id == id
-        )
+        statement = select(entity.embedding).where(entity.collection_id == row.id, entity.id == id)
         stored = work.run(statement).first()
         if stored is None:
             raise collection.id_not_found(id)
@@ -193,6 +191,7 @@ def by_vector(
 
 def _search(form: Form[T], work: Work, vector: Float64, query: Query) -> T:
     """Return what is nearest, and write a line about the search to the log at DEBUG."""
+    query = query.as_seen(work)
     if not LOG.isEnabledFor(logging.DEBUG):
         return form(work, vector, query)
     began = perf_counter()
@@ -203,6 +202,7 @@ def _search(form: Form[T], work: Work, vector: Float64, query: Query) -> T:
 
 def _search_multi(work: Work, vectors: list[Float64], query: Query) -> list[Ranking]:
     """Return what is nearest to each vector, with such a line for all of them."""
+    query = query.as_seen(work)
     began = perf_counter()
     rankings = work.database.search_multi(work, vectors, query) if vectors else []
     if LOG.isEnabledFor(logging.DEBUG):

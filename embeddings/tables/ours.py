@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError, Progr
 from .. import databases
 from ..errors import SchemaError
 from ..sessions.base import hinted
+from .pending import pending_table
 from .records import RECORDS, Records
 
 if TYPE_CHECKING:
@@ -80,6 +81,21 @@ def check_adoptable(connection: Connection, records: Records = RECORDS) -> None:
     if reason:
         raise SchemaError(f"{reason}. Nothing was changed")
     databases.of(connection.dialect).check_side_tables(connection, records)
+    _check_pending(connection, records)
+
+
+def _check_pending(connection: Connection, records: Records) -> None:
+    table = pending_table(records)
+    schema = schema_map_of(connection).get(table.schema, table.schema) or schema_of(connection)
+    try:
+        columns = {column["name"] for column in inspect(connection).get_columns(table.name, schema)}
+    except NoSuchTableError:
+        return
+    if not {column.name for column in table.columns} <= columns:
+        raise SchemaError(
+            f"This database has a table {table.name!r}, a name that this library needs for the "
+            "rows that are pending. Nothing was changed"
+        )
 
 
 def _lacking(connection: Connection, records: Records) -> dict[str, set[str] | None]:

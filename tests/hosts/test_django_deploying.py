@@ -149,14 +149,15 @@ def test_the_sql_of_the_migrations(prefix: str, bare: Bare):
             driver.cursor().execute(sql.replace("%", "%%"))
 
     with settings(EMBEDDINGS={"TABLE_PREFIX": prefix}):
-        run("0001")
-        run("0002")
+        names = ["0001", "0002", "0003"]
+        for name in names:
+            run(name)
         command("migrate", "embeddings", fake=True)
         made = {*tables(alias)}
         assert f"{prefix}embeddings" in made
         assert "to date" in command("embeddings", "status") or prefix
-        run("0002", backwards=True)
-        run("0001", backwards=True)
+        for name in reversed(names):
+            run(name, backwards=True)
         assert f"{prefix}embeddings" not in tables(alias)
 
 
