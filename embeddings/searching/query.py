@@ -9,8 +9,21 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict
 
-from sqlalchemy import ColumnElement, Row, Subquery, and_, select, true
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Row,
+    ScalarSelect,
+    Subquery,
+    TypeDecorator,
+    Values,
+    and_,
+    select,
+    true,
+    type_coerce,
+)
 from sqlalchemy.orm import Query as LegacyQuery
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
@@ -18,13 +31,17 @@ from ..keys import K, Keys
 from ..values import check_text, plain
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import FromClause
+
     from ..tables.records import Records
     from ..values import Metadata
     from ..work import Reference, Work
 
 Scalar: TypeAlias = str | int | float | bool | None
 Where: TypeAlias = "ColumnElement[bool] | Mapping[str, Scalar]"
-Among: TypeAlias = "SelectBase | Iterable[Any]"
+Among: TypeAlias = "SelectBase | ScalarSelect[Any] | Subquery | CTE | Values | Iterable[Any]"
 CheckedWhere: TypeAlias = "ColumnElement[bool] | tuple[tuple[str, Scalar], ...]"
 
 
@@ -38,7 +55,7 @@ class Filters(TypedDict, total=False):
     where: Where | None
     """A SQL expression over `EmbeddingRecord`, or a dict of metadata that items must have."""
     among: Among | None
-    """Only these: a SELECT of your keys, or keys."""
+    """Only these: a SELECT of your keys, as such or as a subquery, a CTE or VALUES; or keys."""
     exact: bool | None
     """True: use no index. Else one is used if it is there and pays; with False, `matches*` use it
     also where it may not pay."""
@@ -259,22 +276,41 @@ def checked_where(records: Records, where: object) -> CheckedWhere:
         for key, value in pairs:
             _check_metadata(key, value)
         return pairs  # type: ignore[return-value]
+    ours = records.embeddings
     condition = where.__clause_element__() if hasattr(where, "__clause_element__") else where
     if not isinstance(condition, ColumnElement):
         raise InvalidQueryError(
             f"where must be a SQL expression or a dict of metadata, not {type(where).__name__}"
         )
-    strangers = {
-        str(getattr(table, "name", table))
-        for table in select(records.embeddings.c.id).where(condition).get_final_froms()
-        if table is not records.embeddings
-    }
+    strangers = _strangers(records, condition)
+    if aliases := [table for table in strangers if getattr(table, "element", None) is ours]:
+        condition = _of_the_table(condition, aliases, ours)
+        strangers = _strangers(records, condition)
     if strangers:
+        names = sorted(str(getattr(table, "name", table)) for table in strangers)
         raise InvalidQueryError(
-            f"where is about {', '.join(sorted(strangers))}; to search among the rows of another "
+            f"where is about {', '.join(names)}; to search among the rows of another "
             "table, pass among= a SELECT of its keys"
         )
     return condition
+
+
+def _strangers(records: Records, condition: ColumnElement[Any]) -> list[FromClause]:
+    """Return what a condition about rows of embeddings brings into its statement besides."""
+    froms = select(records.embeddings.c.id).where(condition).get_final_froms()
+    return [table for table in froms if table is not records.embeddings]
+
+
+def _of_the_table(
+    condition: ColumnElement[Any], aliases: Sequence[FromClause], table: FromClause
+) -> ColumnElement[Any]:
+    """Return a condition about `aliased(EmbeddingRecord)` as one about the table itself."""
+
+    def replaced(element: Any, **_: Any) -> ColumnElement[Any] | None:
+        return table.c[element.name] if getattr(element, "table", None) in aliases else None
+
+    about_the_table: ColumnElement[Any] = visitors.replacement_traverse(condition, {}, replaced)
+    return about_the_table
 
 
 def _check_metadata(key: object, value: object) -> None:
@@ -304,6 +340,12 @@ def where_condition(work: Work, where: CheckedWhere) -> ColumnElement[bool]:
 
 
 def _checked_among(collection: Reference[Any], among: Among) -> Subquery | tuple[str, ...]:
+    if isinstance(among, ScalarSelect):
+        among = among.element
+    if isinstance(among, Values) and hasattr(among, "cte"):  # SQLite takes it in no other place
+        among = among.cte()
+    if isinstance(among, Subquery | CTE | Values):
+        among = select(among)
     if isinstance(among, SelectBase):
         chosen = among.subquery()
         if len(chosen.c) != 1:
@@ -311,6 +353,11 @@ def _checked_among(collection: Reference[Any], among: Among) -> Subquery | tuple
                 f"among must select the keys and nothing else, not {len(chosen.c)} columns"
             )
         column = chosen.c[0]
+        if isinstance(column.type, TypeDecorator):
+            dialect = collection.sessions.dialect(collection.records)
+            key = type_coerce(column, column.type.type_engine(dialect))
+            chosen = select(key.label("key")).subquery()
+            column = chosen.c[0]
         if not collection.keys.takes(column.type):
             raise InvalidQueryError(
                 f"among selects {column.name!r}, which is {type(column.type).__name__}; the keys "

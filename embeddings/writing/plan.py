@@ -20,6 +20,7 @@ from ..models.base import (
     kinds,
     prefixed,
 )
+from ..work import retried
 from . import rows
 from .items import fold, key_of, of_item
 from .report import CHANGED, DELETED, Report
@@ -147,6 +148,7 @@ class Plan(Generic[K]):
         return f"<Plan for {self.collection!r}: {written} to write, {new} of them new>"
 
 
+@retried
 def make(
     collection: Reference[K],
     given: list[Item],
@@ -299,6 +301,7 @@ class _Outcome:
     """By their ids the reasons."""
 
 
+@retried
 def _write(collection: Reference[K], plan: Plan[K], *, gives_way: bool) -> _Outcome:
     """Write in one transaction, unless items need the model first."""
     outcome, accepted = _Outcome(), kinds(plan.model)
