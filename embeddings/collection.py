@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast, overload
 
 from . import errors
+from .following import sync as syncing
+from .following.rows import rows_of
 from .keys import K, keys_of
 from .models.base import BATCH_SIZE, check_model
 from .searching import read, search
@@ -19,6 +21,7 @@ from .work import Reference
 from .writing import plan as plans
 from .writing import whole, write
 from .writing.items import Prepared, checked_item, content_hash, unpacked
+from .writing.progress import length_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Subquery
     from sqlalchemy.orm import QueryableAttribute
+    from sqlalchemy.sql.selectable import SelectBase
 
     from .databases.status import IndexInfo, Status
     from .keys import Key
@@ -34,7 +38,9 @@ if TYPE_CHECKING:
     from .sessions import DatabaseLike
     from .values import Metadata
     from .vectors import Float32, VectorLike
+    from .writing.calls import OnError
     from .writing.plan import Plan
+    from .writing.progress import Progress
     from .writing.report import Report
 
 
@@ -138,7 +144,10 @@ class Collection(Generic[K]):
             model=model if model_id is None else None,
             model_id=model_id,
             create=create,
-            content_hash=self.content_hash,
+            # The function itself, by which a database knows what it can compute by its own means.
+            content_hash=content_hash
+            if self.content_hash is Collection.content_hash
+            else self.content_hash,
         )
         if self.reference.sessions.eager:
             whole.open_database(self.reference)
@@ -318,6 +327,9 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Embed and store many values, as `embed` does each; return what was done.
 
@@ -327,15 +339,34 @@ class Collection(Generic[K]):
             batch_size: The most values in one call of the model; a smaller `batch_size` of the
                 model goes first. On an engine each batch is a transaction: what was paid for stays.
             force: Call the model even for vectors that are there.
+            concurrency: The most calls of the model at a time, in threads; by default what the
+                model says: 4 for services, 1 for others. Rows are read and written meanwhile, in
+                order, in the caller's thread.
+            progress: Called after each batch with the items done and the items in all, which is
+                None for a generator; True draws a bar.
+            on_error: With "skip" items that the model refuses by themselves are left out, and
+                stand in `skipped` of the report with the reason. Any other failure is raised.
 
         Raises:
-            ValueError: `batch_size` is not a positive integer.
+            ValueError: `batch_size` or `concurrency` is not a positive integer, or `on_error`
+                neither of the two.
 
-            And what `embed` raises; the batches before the failing one are written.
+            And what `embed` raises. The batches before the failing one are written, and those
+            after it that the model was called for.
         """
         pairs = (unpacked(entry, 2, 2, at) for at, entry in enumerate(entries))
         triples = ((id, value, None) for id, value in pairs)
-        return write.embed_multi(self.reference, triples, store, batch_size, force=force)
+        return write.embed_multi(
+            self.reference,
+            triples,
+            store,
+            batch_size,
+            total=length_of(entries),
+            force=force,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
 
     def embed_multi_with_metadata(
         self,
@@ -344,6 +375,9 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Embed and store many values with metadata, as `embed_multi`; return what was done.
 
@@ -352,9 +386,22 @@ class Collection(Generic[K]):
             store: Store the values as well.
             batch_size: As in `embed_multi`.
             force: Call the model even for vectors that are there.
+            concurrency: As in `embed_multi`.
+            progress: As in `embed_multi`.
+            on_error: As in `embed_multi`.
         """
         triples = (unpacked(entry, 3, 3, at) for at, entry in enumerate(entries))
-        return write.embed_multi(self.reference, triples, store, batch_size, force=force)
+        return write.embed_multi(
+            self.reference,
+            triples,
+            store,
+            batch_size,
+            total=length_of(entries),
+            force=force,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
 
     def plan(
         self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
@@ -442,6 +489,52 @@ class Collection(Generic[K]):
         """
         return write.store_vectors(self.reference, entries, batch_size)
 
+    def sync(
+        self,
+        statement: SelectBase,
+        *,
+        prune: bool = True,
+        allow_empty: bool = False,
+        dry_run: bool = False,
+        batch_size: int = BATCH_SIZE,
+        progress: Callable[[int, int | None], object] | None = None,
+    ) -> Report:
+        """Compare every row of a SELECT with the collection, and bring in what differs.
+
+        What is new or differs is embedded, what is gone is removed. On an engine each page that is
+        compared and each batch that is written is a short transaction, and none is open while the
+        model runs: one that is interrupted goes on where it stopped. Others may write meanwhile: a
+        row that changes is left to them, and is in `skipped` if it still changes at the end.
+
+            docs.sync(select(Article.id, Article.body).where(Article.published))
+
+        Args:
+            statement: A SELECT of key, text and, if wanted, metadata: a column of JSON objects, or
+                columns that become metadata under their names. One row for each key; a row whose
+                text is NULL or empty is no item. It is read a page at a time, by its keys.
+            prune: Remove what the SELECT does not have.
+            allow_empty: Whether to remove everything if the SELECT has no rows.
+            dry_run: Write nothing and call no model; the report has the ids that are `stale`,
+                `missing` and `orphaned`.
+            batch_size: The most values in one call of the model, and the rows written at once.
+            progress: Called with the rows compared and the rows in all.
+
+        Raises:
+            InvalidQueryError: It is no such SELECT, or it has no rows and the collection has.
+            InvalidItemError: A row cannot be stored. The batches before it are written.
+
+            And what `embed` raises.
+        """
+        return syncing.sync(
+            self.reference,
+            rows_of(statement, self.reference),
+            prune=prune,
+            allow_empty=allow_empty,
+            dry_run=dry_run,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
     def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
         """Replace the metadata of an item; None removes it. No model is called.
 
@@ -503,9 +596,10 @@ class Collection(Generic[K]):
             **filters: By name, any of these:
             offset: Leave out so many of the best: those of the pages before. 0 by default.
             min_score: Leave out what scores less; a cosine similarity, -1 to 1.
-            where: Only items with this metadata, a dict of names and values that are all to be
-                there; or only rows for which a SQL expression over `EmbeddingRecord` (or
-                `records.embedding`) is true, such as `EmbeddingRecord.updated > 1_700_000_000`.
+            where: Only items with this metadata: a dict of names and values, or operators such as
+                `{"year": {"$gte": 2020}, "address.city": "Oslo"}`; or only rows for which a SQL
+                expression over `EmbeddingRecord` (or `records.embedding`) is true, such as
+                `EmbeddingRecord.updated > 1_700_000_000`; or a list of these, all of which hold.
             among: Only these items: a SELECT of their keys from your own tables, such as
                 `select(Article.id).where(Article.published)`, or a list of keys; in the type of
                 the collection's keys.

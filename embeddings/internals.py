@@ -13,7 +13,7 @@ from sqlalchemy.orm import attributes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sqlalchemy import Table
+    from sqlalchemy import Select, Table
     from sqlalchemy.orm import Session
     from sqlalchemy.pool import SingletonThreadPool
 
@@ -85,3 +85,11 @@ def tables_to_create(options: Mapping[str, Any]) -> Iterable[Table] | None:
     """
     tables: Iterable[Table] | None = options["_ddl_runner"].tables
     return tables
+
+
+def has_limit(statement: Select[Any]) -> bool:
+    """Return whether a SELECT has LIMIT, OFFSET or FETCH, to which its order matters.
+
+    PostgreSQL sorts all rows of a subquery with an order, for each page that is taken of it.
+    """
+    return statement._has_row_limiting_clause

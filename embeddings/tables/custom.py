@@ -27,22 +27,26 @@ KNOWN: list[Records] = []
 
 
 def install(connection: Connection, records: Records = RECORDS) -> None:
-    """Create what stands beside the tables: on SQLite the change log and its triggers.
+    """Create what stands beside the tables: pending rows, and on SQLite the change log.
 
     Can be repeated: what is there is kept or made anew. Runs in the connection's transaction.
     `migrate` and `create_all` do this by themselves; a migration of your own, which creates the
     tables of `make_records` or rebuilds them, calls it afterwards.
     """
-    databases.of(connection.dialect).install(connection, records)
+    database = databases.of(connection.dialect)
+    database.install(connection, records)
+    database.install_pending(connection, records)
 
 
 def uninstall(connection: Connection, records: Records = RECORDS) -> None:
-    """Remove what `install` made.
+    """Remove what `install` made, and the triggers on tables that collections follow.
 
     `downgrade` and `drop_all` do this by themselves; the downgrade of a migration of your own calls
     it before or after it drops the tables. Runs in the connection's transaction.
     """
-    databases.of(connection.dialect).uninstall(connection, records)
+    database = databases.of(connection.dialect)
+    database.uninstall_pending(connection, records)
+    database.uninstall(connection, records)
 
 
 def make_records(

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError, Progr
 from .. import databases
 from ..errors import SchemaError
 from ..sessions.base import hinted
+from .pending import pending_table
 from .records import RECORDS, Records
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from ..work import Work
 
 VERSION_TABLE = "embeddings_alembic_version"
+REMEDY = "embeddings.remedy"
+"""In the `info` of a session: a function that returns what its users do for want of the tables."""
 # Columns without which a table of a documented name is not ours: llm's first version had these.
 OLDEST_COLUMNS = {
     "collections": {"id", "name", "model"},
@@ -52,6 +55,21 @@ def check_adoptable(connection: Connection, records: Records = RECORDS) -> None:
     if reason:
         raise SchemaError(f"{reason}. Nothing was changed")
     databases.of(connection.dialect).check_side_tables(connection, records)
+    _check_pending(connection, records)
+
+
+def _check_pending(connection: Connection, records: Records) -> None:
+    table = pending_table(records)
+    schema = schema_map_of(connection).get(table.schema, table.schema) or schema_of(connection)
+    try:
+        columns = {column["name"] for column in inspect(connection).get_columns(table.name, schema)}
+    except NoSuchTableError:
+        return
+    if not {column.name for column in table.columns} <= columns:
+        raise SchemaError(
+            f"This database has a table {table.name!r}, a name that this library needs for the "
+            "rows that are pending. Nothing was changed"
+        )
 
 
 def _lacking(connection: Connection, records: Records) -> dict[str, set[str] | None]:
@@ -127,13 +145,15 @@ def _reason(error: DBAPIError, work: Work) -> str | None:
 
 def _message_of_missing(work: Work) -> str:
     records = work.records
-    if records is RECORDS:
+    if records is RECORDS or REMEDY in work.session.info:
         call = "embeddings.migrate(engine)"
         if work.dialect.is_async:
             call = (
                 "async with engine.begin() as connection: "
                 "await connection.run_sync(embeddings.migrate)"
             )
+        if REMEDY in work.session.info:
+            call = work.session.info[REMEDY]()
         return (
             "The tables of the embeddings are not in this database, or are of an older version. "
             f"Create them, or bring them up to date, with {call}"

@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
 
-TABLES = ("comment", "essay", "article", "author", "photo", "country")
+TABLES = (
+    *("leaflet_tags", "leaflet", "tag"),
+    *("comment", "essay", "article", "author", "photo", "country", "game"),
+)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +24,6 @@ from sqlalchemy import (
     case,
     column,
     func,
-    literal,
     literal_column,
     or_,
     select,
@@ -43,7 +41,7 @@ from ..status import Searched
 from .drivers import vector_writer
 from .index import distance
 from .keys import id_as_key
-from .types import PGJSON, PGVector, as_jsonb, to_pgvector_text
+from .types import PGVector, to_pgvector_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
@@ -52,7 +50,6 @@ if TYPE_CHECKING:
 
     from ...keys import Keys
     from ...tables.records import Records
-    from ...values import Metadata
     from ...vectors import Float64
     from ...work import Work
     from ..base import Database
@@ -228,12 +225,6 @@ def _explain(element: Explain, compiler: SQLCompiler, **options: Any) -> str:
 
 def _candidates(query: Query) -> int:
     return (SPARE_FILTERED if query.has_conditions else SPARE) * query.depth
-
-
-def contains(metadata: ColumnElement[Any], value: Metadata) -> ColumnElement[bool]:
-    """Return the condition that JSONB contains a value."""
-    parameter = literal(as_jsonb(json.dumps(value)), PGJSON)
-    return type_coerce(metadata, PGJSON).op("@>", return_type=Boolean())(parameter)
 
 
 class _Sent(PGVector):

@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from ..... import commands
 from .....errors import EmbeddingsError
-from ...collection import APP_LABEL
+from ...conf import app_label
 from ...database import DjangoTransactions
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Command(BaseCommand):
             verbosity = options["verbosity"]
             self.stdout.ending = ""  # which the other command's output has
             call_command(
-                "migrate", APP_LABEL, database=database, verbosity=verbosity, stdout=self.stdout
+                "migrate", app_label(), database=database, verbosity=verbosity, stdout=self.stdout
             )
             return
         db, as_json = DjangoTransactions(database), options["json"]
