@@ -21,6 +21,7 @@ from .work import Reference
 from .writing import plan as plans
 from .writing import whole, write
 from .writing.items import Prepared, checked_item, content_hash, unpacked
+from .writing.progress import length_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from .sessions import DatabaseLike
     from .values import Metadata
     from .vectors import Float32, VectorLike
+    from .writing.calls import OnError
     from .writing.plan import Plan
+    from .writing.progress import Progress
     from .writing.report import Report
 
 
@@ -324,6 +327,9 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Embed and store many values, as `embed` does each; return what was done.
 
@@ -333,15 +339,34 @@ class Collection(Generic[K]):
             batch_size: The most values in one call of the model; a smaller `batch_size` of the
                 model goes first. On an engine each batch is a transaction: what was paid for stays.
             force: Call the model even for vectors that are there.
+            concurrency: The most calls of the model at a time, in threads; by default what the
+                model says: 4 for services, 1 for others. Rows are read and written meanwhile, in
+                order, in the caller's thread.
+            progress: Called after each batch with the items done and the items in all, which is
+                None for a generator; True draws a bar.
+            on_error: With "skip" items that the model refuses by themselves are left out, and
+                stand in `skipped` of the report with the reason. Any other failure is raised.
 
         Raises:
-            ValueError: `batch_size` is not a positive integer.
+            ValueError: `batch_size` or `concurrency` is not a positive integer, or `on_error`
+                neither of the two.
 
-            And what `embed` raises; the batches before the failing one are written.
+            And what `embed` raises. The batches before the failing one are written, and those
+            after it that the model was called for.
         """
         pairs = (unpacked(entry, 2, 2, at) for at, entry in enumerate(entries))
         triples = ((id, value, None) for id, value in pairs)
-        return write.embed_multi(self.reference, triples, store, batch_size, force=force)
+        return write.embed_multi(
+            self.reference,
+            triples,
+            store,
+            batch_size,
+            total=length_of(entries),
+            force=force,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
 
     def embed_multi_with_metadata(
         self,
@@ -350,6 +375,9 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Embed and store many values with metadata, as `embed_multi`; return what was done.
 
@@ -358,9 +386,22 @@ class Collection(Generic[K]):
             store: Store the values as well.
             batch_size: As in `embed_multi`.
             force: Call the model even for vectors that are there.
+            concurrency: As in `embed_multi`.
+            progress: As in `embed_multi`.
+            on_error: As in `embed_multi`.
         """
         triples = (unpacked(entry, 3, 3, at) for at, entry in enumerate(entries))
-        return write.embed_multi(self.reference, triples, store, batch_size, force=force)
+        return write.embed_multi(
+            self.reference,
+            triples,
+            store,
+            batch_size,
+            total=length_of(entries),
+            force=force,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
 
     def plan(
         self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
@@ -456,7 +497,7 @@ class Collection(Generic[K]):
         allow_empty: bool = False,
         dry_run: bool = False,
         batch_size: int = BATCH_SIZE,
-        progress: Callable[[int, int | None], object] | None = None,
+        progress: Progress = None,
     ) -> Report:
         """Compare every row of a SELECT with the collection, and bring in what differs.
 
@@ -475,8 +516,9 @@ class Collection(Generic[K]):
             allow_empty: Whether to remove everything if the SELECT has no rows.
             dry_run: Write nothing and call no model; the report has the ids that are `stale`,
                 `missing` and `orphaned`.
-            batch_size: The most values in one call of the model, and the rows written at once.
-            progress: Called with the rows compared and the rows in all.
+            batch_size: The most values in one call of the model. As many batches are written at
+                once as the model takes at a time.
+            progress: Called with the rows compared and the rows in all; True draws a bar.
 
         Raises:
             InvalidQueryError: It is no such SELECT, or it has no rows and the collection has.

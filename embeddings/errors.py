@@ -29,10 +29,11 @@ Errors of SQLAlchemy and of the database driver pass through unchanged.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 SHOWN_IDS = 5  # of the items concerned, in a message
 
@@ -166,7 +167,12 @@ class RefusedError(ModelError):
     """The service does not take the request.
 
     If it is for one item, `positions` and `ids` tell which; if for all requests, they are empty.
+
+    Attributes:
+        made: Vectors of other items of the call that came before, by their position.
     """
+
+    made: Mapping[int, Any] = MappingProxyType({})
 
 
 class TooLongError(RefusedError):

@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from ..models.base import Content, SupportsEmbedding
     from ..tables.records import EmbeddingRecord
     from ..values import Metadata
+    from ..writing.calls import OnError
+    from ..writing.progress import Progress
     from ..writing.report import Report
 
 P = ParamSpec("P")
@@ -71,9 +73,22 @@ def _awaited_items(entries: AsyncIterable[T]) -> Iterator[T]:
 class AsyncPlan(Plan[K]):
     """`Plan`, whose `embed` is awaited."""
 
-    async def embed(self, batch_size: int = BATCH_SIZE) -> Report:  # type: ignore[override]
+    async def embed(  # type: ignore[override]
+        self,
+        batch_size: int = BATCH_SIZE,
+        *,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
+    ) -> Report:
         """Call the model for `contents`; no database is touched. As `Plan.embed`."""
-        embed = partial(super().embed, batch_size)
+        embed = partial(
+            super().embed,
+            batch_size,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
         return await spawn(embed, finishes_statements=lambda: False)
 
 
@@ -176,6 +191,10 @@ class AsyncCollection(Generic[K]):
     async def _run(self, work: Callable[[], R]) -> R:
         return await _run(self._sessions, self._records, work)
 
+    async def run(self, work: Callable[[Collection[K]], R]) -> R:
+        """Return what a function of the `Collection` returns; its methods wait within it."""
+        return await self._run(partial(work, self._collection))
+
     @property
     def name(self) -> str:
         """The name, unique in the database."""
@@ -206,13 +225,23 @@ class AsyncCollection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Embed and store many values, as `Collection.embed_multi`.
 
         `entries` may be asynchronous, such as `session.stream(select(Article.id, Article.title))`.
         """
         return await _awaited(Collection.embed_multi)(
-            self, await _read(entries), store, batch_size, force=force
+            self,
+            await _read(entries),
+            store,
+            batch_size,
+            force=force,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
         )
 
     async def embed_multi_with_metadata(
@@ -222,10 +251,20 @@ class AsyncCollection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Embed and store many values with metadata; `entries` may be asynchronous."""
         return await _awaited(Collection.embed_multi_with_metadata)(
-            self, await _read(entries), store, batch_size, force=force
+            self,
+            await _read(entries),
+            store,
+            batch_size,
+            force=force,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
         )
 
     apply = _awaited(Collection.apply)

@@ -227,6 +227,10 @@ class Database:
         """Return why a database that we open cannot be opened; None if it is about other things."""
         return None
 
+    def asks_to_try_again(self, error: DBAPIError) -> bool:
+        """Return whether the same transaction may succeed now, because of what others have done."""
+        return False
+
     def refuses_writing(self, error: DBAPIError) -> bool:
         """Return whether an error says that the database can only be read."""
         return False
@@ -497,6 +501,13 @@ class Database:
         Others are kept from it until the transaction ends. Nobody is waited for.
         """
         return work.run(select(key).where(key.in_(keys)).order_by(key)).scalars()
+
+    def skipping_locked(self, statement: Select[Any]) -> Select[Any]:
+        """Return a SELECT of the rows that nobody else has locked, which locks them.
+
+        Where writers take turns it is the SELECT itself.
+        """
+        return statement
 
     def free_rows(self, work: Work, ids: Sequence[str]) -> set[str]:
         """Return the ids whose embeddings nobody else is writing, and keep those from others.

@@ -26,9 +26,9 @@ T = TypeVar("T")
 class SupportsEmbedding(Protocol):
     """What a collection needs of a model: this library's, `llm`'s, or an object of your own.
 
-    `batch_size`, `supports_text`, `supports_binary`, `query_prefix`, `document_prefix` and
-    `query_cache` are read where they exist, and `check_item` and `embed_queries` called, as those
-    of `EmbeddingModel`.
+    `batch_size`, `concurrency`, `supports_text`, `supports_binary`, `query_prefix`,
+    `document_prefix` and `query_cache` are read where they exist, and `check_item` and
+    `embed_queries` called, as those of `EmbeddingModel`.
     """
 
     model_id: str
@@ -54,6 +54,8 @@ class EmbeddingModel(ABC):
     """The name under which collections remember the model."""
     batch_size: int | None = None
     """The most items to pass to `embed_batch` at once; None for any number."""
+    concurrency: int = 1
+    """The most calls of `embed_batch` at a time, each in a thread of its own if above 1."""
     supports_text: bool = True
     supports_binary: bool = False
     query_prefix: str = ""
@@ -157,9 +159,18 @@ def check_batch_size(size: int) -> int:
     Raises:
         ValueError: It is not.
     """
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"batch_size must be a positive integer, not {size!r}")
-    return size
+    return check_positive("batch_size", size)
+
+
+def check_positive(name: str, number: int) -> int:
+    """Return an argument if it is a positive integer.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ValueError(f"{name} must be a positive integer, not {number!r}")
+    return number
 
 
 def check_model(model: object) -> None:

@@ -40,7 +40,7 @@ from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sqlalchemy import URL, Column, Subquery
+    from sqlalchemy import URL, Column, Select, Subquery
     from sqlalchemy.exc import DBAPIError
 
     from ...following.literals import Follow
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 MIGRATION_LOCK = int.from_bytes(b"embeddin")
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 UNDEFINED_TABLE, UNDEFINED_COLUMN = "42P01", "42703"
+SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 
 
 class PostgreSQL(Database):
@@ -168,6 +169,12 @@ class PostgreSQL(Database):
     def follows(self, connection: Connection, records: Records) -> list[Follow]:
         """Read the catalog."""
         return triggers.follows(connection, records)
+
+    # Errors
+
+    def asks_to_try_again(self, error: DBAPIError) -> bool:
+        """Return whether it could not be serialized, or was chosen to end a deadlock."""
+        return extension.sqlstate(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}
 
     # Transactions
 
@@ -314,6 +321,10 @@ class PostgreSQL(Database):
     def keep_keys(self, work: Work, key: Column[Any], keys: list[Any]) -> Iterable[Any]:
         """Return what FOR KEY SHARE SKIP LOCKED gets."""
         return followed.keep_keys(work, key, keys)
+
+    def skipping_locked(self, statement: Select[Any]) -> Select[Any]:
+        """Return it with FOR UPDATE SKIP LOCKED, of the table that it is about alone."""
+        return statement.with_for_update(skip_locked=True, of=statement.get_final_froms()[0])
 
     def free_rows(self, work: Work, ids: Sequence[str]) -> set[str]:
         """Return what FOR UPDATE SKIP LOCKED gets, and the ids without a row."""
