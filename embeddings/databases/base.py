@@ -225,6 +225,10 @@ class Database:
         """Return why a database that we open cannot be opened; None if it is about other things."""
         return None
 
+    def asks_to_try_again(self, error: DBAPIError) -> bool:
+        """Return whether the same transaction may succeed now, because of what others have done."""
+        return False
+
     def refuses_writing(self, error: DBAPIError) -> bool:
         """Return whether an error says that the database can only be read."""
         return False

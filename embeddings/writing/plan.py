@@ -25,6 +25,7 @@ from ..models.base import (
     kinds,
     prefixed,
 )
+from ..work import retried
 from . import rows
 from .calls import Calls, ask, calls_at_once, check_on_error, in_order, reason_of
 from .items import fold, key_of, of_item
@@ -220,6 +221,7 @@ class Plan(Generic[K]):
         return f"<Plan for {self.collection!r}: {written} to write, {new} of them new>"
 
 
+@retried
 def make(
     collection: Reference[K],
     given: list[Item],
@@ -396,6 +398,7 @@ class _Outcome:
     """By their ids the reasons."""
 
 
+@retried
 def _write(
     collection: Reference[K],
     plan: Plan[K],

@@ -44,7 +44,7 @@ class Base(DeclarativeBase):
 class Author(Base):
     """Whose articles go with it."""
 
-    __tablename__ = "followed_authors"
+    __tablename__ = "noted_authors"
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
 
@@ -52,8 +52,8 @@ class Author(Base):
 class Article(Base):
     """What is followed."""
 
-    __tablename__ = "followed_articles"
-    __table_args__ = (Index("followed_lower", text("lower(code)"), unique=True),)
+    __tablename__ = "noted_articles"
+    __table_args__ = (Index("noted_lower", text("lower(code)"), unique=True),)
     id: Mapped[int] = mapped_column(primary_key=True)
     slug: Mapped[str | None] = mapped_column(unique=True)
     code: Mapped[str | None]
@@ -68,7 +68,7 @@ class Article(Base):
 class Chapter(Article):
     """Of joined inheritance, in a table of its own."""
 
-    __tablename__ = "followed_chapters"
+    __tablename__ = "noted_chapters"
     id: Mapped[int] = mapped_column(ForeignKey(Article.id, ondelete="CASCADE"), primary_key=True)
     heading: Mapped[str]
 
@@ -76,7 +76,7 @@ class Chapter(Article):
 class Animal(Base):
     """Of single inheritance."""
 
-    __tablename__ = "followed_animals"
+    __tablename__ = "noted_animals"
     __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "animal"}  # noqa: RUF012
     id: Mapped[str] = mapped_column(primary_key=True)
     kind: Mapped[str]
@@ -92,7 +92,7 @@ class Dog(Animal):
 class Token(Base):
     """With a key that is a UUID."""
 
-    __tablename__ = "followed_tokens"
+    __tablename__ = "noted_tokens"
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
     words: Mapped[str]
 
@@ -180,10 +180,10 @@ def test_what_is_noted(database: Engine):
         settle(connection, ARTICLES)
         docs = ARTICLES.collection(session)
 
-        assert changes("UPDATE followed_articles SET views = views + 1") == {}
-        assert changes("UPDATE followed_articles SET title = title, views = 2") == {}
-        assert changes("UPDATE followed_articles SET title = upper(title)") == {"1": "written"}
-        assert changes("UPDATE followed_articles SET lang = 'en'") == {"1": "written"}
+        assert changes("UPDATE noted_articles SET views = views + 1") == {}
+        assert changes("UPDATE noted_articles SET title = title, views = 2") == {}
+        assert changes("UPDATE noted_articles SET title = upper(title)") == {"1": "written"}
+        assert changes("UPDATE noted_articles SET lang = 'en'") == {"1": "written"}
         assert changes(update(Article).values(body=Article.title)) == {"1": "written"}
         session.get_one(Article, 1).body = "changed"
         session.flush()
@@ -192,17 +192,17 @@ def test_what_is_noted(database: Engine):
         flip = update(Article).values(published=~Article.published)
         assert changes(flip) == {"1": "removed", "2": "written"}
         assert docs.ids() == []
-        assert changes("UPDATE followed_articles SET title = 'x' WHERE id = 1") == {}
-        assert changes("DELETE FROM followed_articles WHERE id = 1") == {}
+        assert changes("UPDATE noted_articles SET title = 'x' WHERE id = 1") == {}
+        assert changes("DELETE FROM noted_articles WHERE id = 1") == {}
         settle(connection, ARTICLES)
         assert docs.ids() == [2]
-        assert changes("UPDATE followed_articles SET id = 7") == {"2": "removed", "7": "written"}
+        assert changes("UPDATE noted_articles SET id = 7") == {"2": "removed", "7": "written"}
         assert docs.ids() == []
         settle(connection, ARTICLES)
         connection.execute(insert(ARTICLE), [article(id) for id in (8, 9)])
         assert noted(connection, ARTICLES) == {"8": "written", "9": "written"}
         upsert = (
-            "INSERT INTO followed_articles (id, title, published, views) VALUES (7, 'u', {}, 0) "
+            "INSERT INTO noted_articles (id, title, published, views) VALUES (7, 'u', {}, 0) "
             "ON CONFLICT (id) DO {}"
         )
         assert changes(upsert.format("true", "UPDATE SET title = excluded.title")) == {
@@ -211,7 +211,7 @@ def test_what_is_noted(database: Engine):
         changed = changes(upsert.format("true", "NOTHING"))
         assert changed == ({} if is_postgresql(database) else {"7": "displaced"})
         assert docs.ids() == [7]
-        assert changes("DELETE FROM followed_articles") == dict.fromkeys("789", "removed")
+        assert changes("DELETE FROM noted_articles") == dict.fromkeys("789", "removed")
         assert docs.ids() == []
 
 
@@ -224,7 +224,7 @@ def test_cascades(database: Engine):
         session.add(Article(id=1, title="one", author_id=1))
         session.flush()
         settle(session.connection(), ARTICLES)
-        session.execute(text("DELETE FROM followed_authors"))
+        session.execute(text("DELETE FROM noted_authors"))
         assert noted(session.connection(), ARTICLES) == {"1": "removed"}
         assert ARTICLES.collection(session).ids() == []
 
@@ -271,10 +271,10 @@ def test_joined_inheritance(database: Engine):
         assert noted(connection, CHAPTERS)["1"] == "written"
         settle(connection, CHAPTERS)
         for statement, change in {
-            "UPDATE followed_articles SET title = 'x' WHERE id = 1": {"1": "written"},
-            "UPDATE followed_chapters SET heading = 'x'": {"1": "written"},
-            "UPDATE followed_articles SET body = 'x'": {},
-            "UPDATE followed_articles SET lang = 'de' WHERE id = 1": {"1": "removed"},
+            "UPDATE noted_articles SET title = 'x' WHERE id = 1": {"1": "written"},
+            "UPDATE noted_chapters SET heading = 'x'": {"1": "written"},
+            "UPDATE noted_articles SET body = 'x'": {},
+            "UPDATE noted_articles SET lang = 'de' WHERE id = 1": {"1": "removed"},
         }.items():
             session.execute(text(statement))
             assert noted(connection, CHAPTERS) == change
@@ -322,11 +322,11 @@ def test_rows_that_replace_displaces(engine: Engine, steps: list[tuple[Any, ...]
                 continue
             values = article(id, slug=slug, code=code, published=published, title=title)
             what = {
-                "INSERT": f"{verb} INTO followed_articles (id, slug, code, published, title, views)"
+                "INSERT": f"{verb} INTO noted_articles (id, slug, code, published, title, views)"
                 " VALUES (:id, :slug, :code, :published, :title, 0)",
-                "UPDATE": f"{verb} followed_articles SET id = :id, slug = :slug, code = :code, "
+                "UPDATE": f"{verb} noted_articles SET id = :id, slug = :slug, code = :code, "
                 "published = :published WHERE title = :title",
-                "DELETE": "DELETE FROM followed_articles WHERE id = :id",
+                "DELETE": "DELETE FROM noted_articles WHERE id = :id",
             }[verb.split()[0]]
             try:
                 connection.exec_driver_sql(what, values)
@@ -349,7 +349,7 @@ def test_a_replace_of_another_rows_slug(engine: Engine):
         settle(connection, ARTICLES)
         for values in ("(4, 'a', NULL, 't', 1, 0)", "(5, NULL, 'cODE', 't', 1, 0)"):
             connection.exec_driver_sql(
-                "INSERT OR REPLACE INTO followed_articles (id, slug, code, title, published, views)"
+                "INSERT OR REPLACE INTO noted_articles (id, slug, code, title, published, views)"
                 f" VALUES {values}"
             )
         assert ARTICLES.collection(connection).ids() == [3]
@@ -383,12 +383,12 @@ def test_collations_do_not_hide_a_change(engine: Engine):
     """In a column where Cat and cat are the same, a change from one to the other is noted."""
     with engine.begin() as connection:
         connection.exec_driver_sql(
-            "CREATE TABLE followed_tokens (id CHAR(32) PRIMARY KEY, words TEXT COLLATE NOCASE)"
+            "CREATE TABLE noted_tokens (id CHAR(32) PRIMARY KEY, words TEXT COLLATE NOCASE)"
         )
         TOKENS.install(connection)
-        connection.exec_driver_sql("INSERT INTO followed_tokens VALUES ('0f', 'Cat')")
+        connection.exec_driver_sql("INSERT INTO noted_tokens VALUES ('0f', 'Cat')")
         noted(connection, TOKENS)
-        connection.exec_driver_sql("UPDATE followed_tokens SET words = 'cat'")
+        connection.exec_driver_sql("UPDATE noted_tokens SET words = 'cat'")
         assert noted(connection, TOKENS) == {"0f": "written"}
 
 
@@ -398,14 +398,14 @@ def test_collations_do_not_hide_a_change(engine: Engine):
 def test_problems(database: Engine):
     """Missing, disabled, differing, and what makes them right: `install`, which can be repeated."""
     [missing] = ARTICLES.trigger_problems(database)
-    assert missing == "the triggers on 'followed_articles' are missing"
+    assert missing == "the triggers on 'noted_articles' are missing"
     ARTICLES.install(database)
     ARTICLES.install(database)
     assert ARTICLES.trigger_problems(database) == []
     other = ModelCollection(Article, text=[Article.title], name=ARTICLES.name)
     assert other.trigger_problems(database) != []
     postgresql = is_postgresql(database)
-    on = " ON followed_articles" if postgresql else ""
+    on = " ON noted_articles" if postgresql else ""
     with database.begin() as connection:
         names = connection.scalars(
             text(
@@ -422,7 +422,7 @@ def test_problems(database: Engine):
     if postgresql:
         ARTICLES.install(database)
         with database.begin() as connection:
-            connection.execute(text("ALTER TABLE followed_articles DISABLE TRIGGER USER"))
+            connection.execute(text("ALTER TABLE noted_articles DISABLE TRIGGER USER"))
         assert all("is disabled" in each for each in ARTICLES.trigger_problems(database))
     ARTICLES.install(database)
     assert ARTICLES.trigger_problems(database) == []
@@ -442,7 +442,7 @@ def test_tables_that_are_not_there(database: Engine):
     with pytest.raises(SchemaError, match=r"'not_there_embeddings_pending'.*install\("):
         elsewhere.install(database)
     Base.metadata.drop_all(database)
-    with pytest.raises(SchemaError, match="no table 'followed_articles'"):
+    with pytest.raises(SchemaError, match="no table 'noted_articles'"):
         ARTICLES.install(database)
 
 
@@ -481,11 +481,11 @@ def test_truncate_and_copy(postgresql_engine: Engine):
         with engine.begin() as connection:
             cursor: Any = connection.connection.cursor()
             columns = "id, title, published, views"
-            with cursor.copy(f"COPY followed_articles ({columns}) FROM STDIN") as copy:
+            with cursor.copy(f"COPY noted_articles ({columns}) FROM STDIN") as copy:
                 copy.write("1\tone\ttrue\t0\n2\ttwo\tfalse\t0\n")
             assert noted(connection, ARTICLES) == {"1": "written"}
             settle(connection, ARTICLES)
-            connection.execute(text("TRUNCATE followed_authors CASCADE"))
+            connection.execute(text("TRUNCATE noted_authors CASCADE"))
             assert noted(connection, ARTICLES) == {"1": "removed"}
             assert ARTICLES.collection(connection).ids() == []
     finally:
@@ -499,9 +499,9 @@ def test_partitions(postgresql_engine: Engine):
     with engine.begin() as connection:
         connection.execute(
             text(
-                "CREATE TABLE followed_tokens (id UUID, words TEXT) PARTITION BY LIST (words);"
-                "CREATE TABLE followed_tokens_a PARTITION OF followed_tokens FOR VALUES IN ('a');"
-                "CREATE TABLE followed_tokens_b PARTITION OF followed_tokens DEFAULT"
+                "CREATE TABLE noted_tokens (id UUID, words TEXT) PARTITION BY LIST (words);"
+                "CREATE TABLE noted_tokens_a PARTITION OF noted_tokens FOR VALUES IN ('a');"
+                "CREATE TABLE noted_tokens_b PARTITION OF noted_tokens DEFAULT"
             )
         )
     a, b = uuid.UUID(int=1), uuid.UUID(int=2)
@@ -509,32 +509,27 @@ def test_partitions(postgresql_engine: Engine):
         TOKENS.install(engine)
         assert TOKENS.trigger_problems(engine) == []
         with engine.begin() as connection:
-            connection.execute(text("INSERT INTO followed_tokens_a VALUES (:a, 'a')"), {"a": a})
-            connection.execute(text("INSERT INTO followed_tokens VALUES (:b, 'b')"), {"b": b})
+            connection.execute(text("INSERT INTO noted_tokens_a VALUES (:a, 'a')"), {"a": a})
+            connection.execute(text("INSERT INTO noted_tokens VALUES (:b, 'b')"), {"b": b})
             assert noted(connection, TOKENS) == {a.hex: "written", b.hex: "written"}
             settle(connection, TOKENS)
-            connection.execute(
-                text("UPDATE followed_tokens SET words = 'c' WHERE id = :a"), {"a": a}
-            )
+            connection.execute(text("UPDATE noted_tokens SET words = 'c' WHERE id = :a"), {"a": a})
             assert noted(connection, TOKENS) == {a.hex: "written"}
             settle(connection, TOKENS)
-            connection.execute(text("TRUNCATE followed_tokens_a"))
+            connection.execute(text("TRUNCATE noted_tokens_a"))
             assert noted(connection, TOKENS) == {}
-            connection.execute(text("TRUNCATE followed_tokens"))
+            connection.execute(text("TRUNCATE noted_tokens"))
             assert noted(connection, TOKENS) == {a.hex: "removed", b.hex: "removed"}
             assert TOKENS.collection(connection).ids() == []
             connection.execute(
-                text(
-                    "CREATE TABLE followed_tokens_n PARTITION OF followed_tokens "
-                    "FOR VALUES IN ('n')"
-                )
+                text("CREATE TABLE noted_tokens_n PARTITION OF noted_tokens FOR VALUES IN ('n')")
             )
             [problem] = TOKENS.trigger_problems(connection)
-            assert "truncate on followed_tokens_n is missing" in problem
+            assert "truncate on noted_tokens_n is missing" in problem
     finally:
         TOKENS.uninstall(engine)
         with engine.begin() as connection:
-            connection.execute(text("DROP TABLE followed_tokens"))
+            connection.execute(text("DROP TABLE noted_tokens"))
 
 
 def test_a_role_with_rights_on_its_own_table_alone(postgresql_engine: Engine):
@@ -547,9 +542,9 @@ def test_a_role_with_rights_on_its_own_table_alone(postgresql_engine: Engine):
             connection.execute(
                 text(
                     "CREATE ROLE follower; GRANT INSERT, UPDATE, DELETE, SELECT, TRUNCATE "
-                    "ON followed_articles TO follower; "
-                    "ALTER TABLE followed_articles ENABLE ROW LEVEL SECURITY; "
-                    "CREATE POLICY own ON followed_articles TO follower USING (id < 10)"
+                    "ON noted_articles TO follower; "
+                    "ALTER TABLE noted_articles ENABLE ROW LEVEL SECURITY; "
+                    "CREATE POLICY own ON noted_articles TO follower USING (id < 10)"
                 )
             )
         with engine.connect() as connection:
@@ -557,8 +552,8 @@ def test_a_role_with_rights_on_its_own_table_alone(postgresql_engine: Engine):
             connection.execute(text("CREATE TEMP TABLE embeddings_pending (collection text)"))
             connection.execute(text("CREATE TEMP TABLE embeddings (id text)"))
             connection.execute(insert(ARTICLE), [article(1), article(2)])
-            connection.execute(text("UPDATE followed_articles SET title = 'x' WHERE id = 1"))
-            connection.execute(text("DELETE FROM followed_articles WHERE id = 2"))
+            connection.execute(text("UPDATE noted_articles SET title = 'x' WHERE id = 1"))
+            connection.execute(text("DELETE FROM noted_articles WHERE id = 2"))
             with pytest.raises(DBAPIError, match="row-level security"), connection.begin_nested():
                 connection.execute(insert(ARTICLE), article(11))
             connection.execute(text("RESET ROLE; DROP TABLE embeddings_pending, embeddings"))
@@ -586,7 +581,7 @@ def test_repeatable_read(postgresql_engine: Engine):
             refresher.execute(text(ids[0]))
             refresher.commit()
             refresher.execute(text("UPDATE embeddings SET updated = 1 WHERE id = '2'"))
-            host.execute(text("DELETE FROM followed_articles"))
+            host.execute(text("DELETE FROM noted_articles"))
             host.commit()
             refresher.commit()
             assert noted(refresher, ARTICLES) == {"1": "removed", "2": "removed"}

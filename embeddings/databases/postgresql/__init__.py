@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 MIGRATION_LOCK = int.from_bytes(b"embeddin")
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 UNDEFINED_TABLE, UNDEFINED_COLUMN = "42P01", "42703"
+SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 
 
 class PostgreSQL(Database):
@@ -168,6 +169,12 @@ class PostgreSQL(Database):
     def follows(self, connection: Connection, records: Records) -> list[Follow]:
         """Read the catalog."""
         return triggers.follows(connection, records)
+
+    # Errors
+
+    def asks_to_try_again(self, error: DBAPIError) -> bool:
+        """Return whether it could not be serialized, or was chosen to end a deadlock."""
+        return extension.sqlstate(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}
 
     # Transactions
 
