@@ -323,12 +323,13 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         return self._read(body, texts)
 
     def _request(self, texts: list[str], role: Role, deadline: Deadline) -> dict[str, Any]:
-        extra: dict[str, Any] = dict(self._bodies[role])
+        # The package looks at each text of input=, which takes as long as all the rest of it.
+        extra: dict[str, Any] = {"input": texts, **self._bodies[role]}
         if not self._learnt.takes_base64:
             extra["encoding_format"] = _package().Omit()
         request: dict[str, Any] = {
             "model": self.api_name,
-            "input": texts,
+            "input": (),
             "encoding_format": "base64",
             "extra_body": extra,
             "timeout": max(deadline.left(self._timeout), 0.001),
