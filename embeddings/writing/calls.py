@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from ..errors import EmbeddingsError, InvalidItemError, RefusedError
@@ -39,6 +40,7 @@ class Answer:
     """Why the rest has no vectors."""
     asked: list[ContentKey] = field(default_factory=list)
     """What the call was for that failed."""
+    seconds: float = 0.0
 
     def concerned(self) -> set[ContentKey]:
         """Return the contents that the error is about."""
@@ -91,7 +93,7 @@ def ask(
         contents: What is to be embedded.
         skips: Whether the model is called for the rest where it refuses some by themselves.
     """
-    answer, rest = Answer(), dict(contents)
+    answer, rest, began = Answer(), dict(contents), perf_counter()
     while rest:
         answer.asked = list(rest)
         usage = Usage()
@@ -114,6 +116,7 @@ def ask(
         finally:
             answer.usage.requests += usage.requests
             answer.usage.tokens += usage.tokens
+            answer.seconds = perf_counter() - began
         rest = {
             key: content
             for key, content in rest.items()
