@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
-from ..errors import EmbeddingsError, InvalidItemError, RefusedError
+from ..errors import EmbeddingsError, InvalidItemError, ModelError, RefusedError
 from ..models.base import check_positive, checked_vectors
 from ..models.usage import Usage
 from .report import Report
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 OnError: TypeAlias = Literal["raise", "skip"]
 
 
-class NotCalledError(Exception):
-    """A call of the model that was not begun, because one before it failed."""
+def not_called(model: SupportsEmbedding) -> ModelError:
+    """Return that a call was not begun. Whoever takes them in order meets the failure first."""
+    return ModelError(f"Model {model.model_id!r} was not called: a call before it failed")
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Calls:
 
     def _ask(self, contents: dict[ContentKey, Content]) -> Answer:
         if self._has_failed:
-            return Answer(error=NotCalledError(), asked=list(contents))
+            return Answer(error=not_called(self._model), asked=list(contents))
         answer = ask(self._model, self._runtime, contents, skips=self.skips)
         self._has_failed |= answer.error is not None
         return answer
