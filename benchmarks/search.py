@@ -42,7 +42,7 @@ from benchmarks.measure import ratio, seconds
 from embeddings import Collection, EmbeddingRecord
 from embeddings.databases.sqlite.matrix import candidates as screen
 from embeddings.databases.sqlite.matrix import rescore, statements
-from embeddings.searching.query import where_condition
+from embeddings.searching.query import checked_where, where_condition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -216,7 +216,7 @@ def filters(data: Data, rounds: int) -> None:
             "0.5",
         )
         with docs.reference.work() as work:
-            has_part = where_condition(work, tuple(where.items()))
+            has_part = where_condition(work, checked_where(work.records, where))
         ids = select(columns.id).where(columns.collection_id == docs.id, has_part)
         ratio(
             f"{data}, where that keeps 1 % / SELECT id",

@@ -41,6 +41,7 @@ from .errors import (
     UnavailableError,
     UnknownModelError,
 )
+from .following.source import ModelCollection
 from .forks import importing as _importing
 from .models.base import EmbeddingModel, SupportsEmbedding
 from .models.cached import cached
@@ -95,6 +96,7 @@ __all__ = [
     "JSONObject",
     "MemoryBudgetWarning",
     "MissingExtraError",
+    "ModelCollection",
     "ModelError",
     "ModelMismatchError",
     "ModelRequiredError",

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast, overload
 
 from . import errors
+from .following import sync as syncing
+from .following.rows import rows_of
 from .keys import K, keys_of
 from .models.base import BATCH_SIZE, check_model
 from .searching import read, search
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Subquery
     from sqlalchemy.orm import QueryableAttribute
+    from sqlalchemy.sql.selectable import SelectBase
 
     from .databases.status import IndexInfo, Status
     from .keys import Key
@@ -141,7 +144,10 @@ class Collection(Generic[K]):
             model=model if model_id is None else None,
             model_id=model_id,
             create=create,
-            content_hash=self.content_hash,
+            # The function itself, by which a database knows what it can compute by its own means.
+            content_hash=content_hash
+            if self.content_hash is Collection.content_hash
+            else self.content_hash,
         )
         if self.reference.sessions.eager:
             whole.open_database(self.reference)
@@ -483,6 +489,53 @@ class Collection(Generic[K]):
         """
         return write.store_vectors(self.reference, entries, batch_size)
 
+    def sync(
+        self,
+        statement: SelectBase,
+        *,
+        prune: bool = True,
+        allow_empty: bool = False,
+        dry_run: bool = False,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = None,
+    ) -> Report:
+        """Compare every row of a SELECT with the collection, and bring in what differs.
+
+        What is new or differs is embedded, what is gone is removed. On an engine each page that is
+        compared and each batch that is written is a short transaction, and none is open while the
+        model runs: one that is interrupted goes on where it stopped. Others may write meanwhile: a
+        row that changes is left to them, and is in `skipped` if it still changes at the end.
+
+            docs.sync(select(Article.id, Article.body).where(Article.published))
+
+        Args:
+            statement: A SELECT of key, text and, if wanted, metadata: a column of JSON objects, or
+                columns that become metadata under their names. One row for each key; a row whose
+                text is NULL or empty is no item. It is read a page at a time, by its keys.
+            prune: Remove what the SELECT does not have.
+            allow_empty: Whether to remove everything if the SELECT has no rows.
+            dry_run: Write nothing and call no model; the report has the ids that are `stale`,
+                `missing` and `orphaned`.
+            batch_size: The most values in one call of the model. As many batches are written at
+                once as the model takes at a time.
+            progress: Called with the rows compared and the rows in all; True draws a bar.
+
+        Raises:
+            InvalidQueryError: It is no such SELECT, or it has no rows and the collection has.
+            InvalidItemError: A row cannot be stored. The batches before it are written.
+
+            And what `embed` raises.
+        """
+        return syncing.sync(
+            self.reference,
+            rows_of(statement, self.reference),
+            prune=prune,
+            allow_empty=allow_empty,
+            dry_run=dry_run,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
     def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
         """Replace the metadata of an item; None removes it. No model is called.
 
@@ -544,9 +597,10 @@ class Collection(Generic[K]):
             **filters: By name, any of these:
             offset: Leave out so many of the best: those of the pages before. 0 by default.
             min_score: Leave out what scores less; a cosine similarity, -1 to 1.
-            where: Only items with this metadata, a dict of names and values that are all to be
-                there; or only rows for which a SQL expression over `EmbeddingRecord` (or
-                `records.embedding`) is true, such as `EmbeddingRecord.updated > 1_700_000_000`.
+            where: Only items with this metadata: a dict of names and values, or operators such as
+                `{"year": {"$gte": 2020}, "address.city": "Oslo"}`; or only rows for which a SQL
+                expression over `EmbeddingRecord` (or `records.embedding`) is true, such as
+                `EmbeddingRecord.updated > 1_700_000_000`; or a list of these, all of which hold.
             among: Only these items: a SELECT of their keys from your own tables, such as
                 `select(Article.id).where(Article.published)`, or a list of keys; in the type of
                 the collection's keys.

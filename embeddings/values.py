@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from datetime import date
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -25,10 +26,16 @@ def plain(value: object) -> object:
     return bool(value) if isinstance(value, np.bool_) else value
 
 
+def as_json(value: object) -> object:
+    """Return what JSON has for a value: dates as ISO strings, NumPy's numbers as Python's."""
+    # A datetime is a date, too.
+    return value.isoformat() if isinstance(value, date) else plain(value)
+
+
 def dump_metadata(metadata: Mapping[str, Any]) -> str:
     """Return the JSON text under which the metadata is stored.
 
-    NumPy's integers, floats and bools are stored as Python's.
+    Dates and datetimes are stored as ISO strings, NumPy's integers, floats and bools as Python's.
 
     Raises:
         InvalidItemError: It is not a dict of JSON values with strings as keys, or holds NaN,
@@ -38,7 +45,7 @@ def dump_metadata(metadata: Mapping[str, Any]) -> str:
         raise InvalidItemError(f"metadata must be a dict, not {type(metadata).__name__}")
     try:
         _check_json(metadata, "metadata")
-        return json.dumps(metadata, allow_nan=False, default=plain)
+        return json.dumps(metadata, allow_nan=False, default=as_json)
     except RecursionError:
         raise InvalidItemError("metadata is nested too deeply, or contains itself") from None
     except ValueError as error:
@@ -87,7 +94,7 @@ def check_text(text: str, what: str, shown: str = "") -> None:
 
 
 def _check_json(value: object, place: str) -> None:
-    value = plain(value)
+    value = as_json(value)
     if isinstance(value, str):
         check_text(value, place)
     elif isinstance(value, dict):

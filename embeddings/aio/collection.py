@@ -191,6 +191,10 @@ class AsyncCollection(Generic[K]):
     async def _run(self, work: Callable[[], R]) -> R:
         return await _run(self._sessions, self._records, work)
 
+    async def run(self, work: Callable[[Collection[K]], R]) -> R:
+        """Return what a function of the `Collection` returns; its methods wait within it."""
+        return await self._run(partial(work, self._collection))
+
     @property
     def name(self) -> str:
         """The name, unique in the database."""
@@ -273,6 +277,7 @@ class AsyncCollection(Generic[K]):
         """Store vectors that were made elsewhere; `entries` may be asynchronous."""
         return await _awaited(Collection.store_vectors)(self, await _read(entries), batch_size)
 
+    sync = _awaited(Collection.sync)
     set_metadata = _awaited(Collection.set_metadata)
     delete_items = _awaited(Collection.delete_items)
 

@@ -24,6 +24,7 @@ from sqlalchemy import (
     cast,
     delete,
     exists,
+    false,
     func,
     insert,
     literal,
@@ -35,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import CompileError
 from sqlalchemy.types import NullType, String, TypeEngine, Uuid
 
-from ..errors import IndexingError
+from ..errors import IndexingError, SchemaError
 from ..values import load_metadata
 from ..vectors import ITEM_BYTES, Float32, VectorLike, decode_array, encode
 from .status import IndexInfo, Status
@@ -43,10 +44,13 @@ from .status import IndexInfo, Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sqlalchemy import URL, Connection, Dialect, Engine, Select, Subquery
+    from sqlalchemy import URL, Column, Connection, Dialect, Engine, Select, Subquery
     from sqlalchemy.exc import DBAPIError
 
+    from ..following.literals import Follow
     from ..keys import Keys
+    from ..models.base import Content
+    from ..searching.filters import Comparison
     from ..searching.query import Query, Ranking
     from ..tables.records import Records
     from ..vectors import Float64
@@ -126,6 +130,63 @@ class Database:
         """Return the SQL of `uninstall` for the documented tables, for a script."""
         return []
 
+    def install_pending(self, connection: Connection, records: Records) -> None:
+        """Make the table of rows that are pending, and what removes vectors at once.
+
+        Without it no table of a host's can be followed.
+        """
+
+    def uninstall_pending(self, connection: Connection, records: Records) -> None:
+        """Remove what `install_pending` made, and all that names it, if it is there."""
+
+    def pending_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install_pending` for the documented tables, for a script."""
+        return []
+
+    def pending_script_down(self, records: Records) -> list[str]:
+        """Return the SQL of `uninstall_pending` for the documented tables, for a script."""
+        return []
+
+    # Following
+
+    def follow(self, connection: Connection, given: Follow) -> None:
+        """Make the triggers by which a collection follows a table, in place of those there are.
+
+        Raises:
+            SchemaError: They cannot be made on this database, or from where the table is.
+            ValueError: They cannot evaluate the condition.
+        """
+        raise self.no_triggers()
+
+    def unfollow(self, connection: Connection, given: Follow) -> None:
+        """Drop them, if they are there."""
+        raise self.no_triggers()
+
+    def follow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `follow`, for a script."""
+        raise self.no_triggers()
+
+    def unfollow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `unfollow`, for a script."""
+        raise self.no_triggers()
+
+    def follow_problems(self, connection: Connection, given: Follow) -> list[str]:
+        """Return what of the triggers is missing, disabled, or not as `follow` makes it."""
+        return [f"no triggers are made on {self.name}"]
+
+    def follows(self, connection: Connection, records: Records) -> list[Follow]:
+        """Return what is followed beside these records, as the triggers that are there tell."""
+        return []
+
+    def no_triggers(self) -> SchemaError:
+        """Return the error that says that no table can be followed."""
+        return SchemaError(
+            f"No table can be followed on {self.name}, for which no triggers are known; they are "
+            "for SQLite and PostgreSQL"
+        )
+
+    # Side tables
+
     def check_side_tables(self, connection: Connection, records: Records) -> None:
         """Do nothing if the names of what stands beside the tables are free, or taken by it.
 
@@ -163,6 +224,10 @@ class Database:
     def why_not_open(self, error: DBAPIError) -> str | None:
         """Return why a database that we open cannot be opened; None if it is about other things."""
         return None
+
+    def asks_to_try_again(self, error: DBAPIError) -> bool:
+        """Return whether the same transaction may succeed now, because of what others have done."""
+        return False
 
     def refuses_writing(self, error: DBAPIError) -> bool:
         """Return whether an error says that the database can only be read."""
@@ -322,14 +387,17 @@ class Database:
         return id.in_(list(ids))
 
     def metadata_is(
-        self, metadata: ColumnElement[Any], key: str, value: Any
+        self, metadata: ColumnElement[Any], comparison: Comparison
     ) -> ColumnElement[bool]:
-        """Return the condition that metadata has a key with a value.
+        """Return the condition that a field of the metadata is what the comparison says.
+
+        Numbers, strings, bools and null are apart, and what is of another kind is not equal, less
+        or greater. A path leads through objects only. Strings are compared by code points. NULL
+        stands for false, and no stored value may make the statement fail.
 
         Args:
             metadata: The column.
-            key: Any text.
-            value: A string, a finite number of at most 64 bits, a bool or None.
+            comparison: Its path, operator and value.
         """
         raise NotImplementedError
 
@@ -390,6 +458,72 @@ class Database:
         """Delete rows of embeddings and return how many there were."""
         return work.changed(delete(work.records.embedding).where(*conditions))
 
+    # Rows of the host's that a collection follows
+
+    def text_hash(
+        self, work: Work, text: ColumnElement[str], content_hash: Callable[[Content], bytes]
+    ) -> ColumnElement[bytes] | None:
+        """Return the SQL of a text's hash; None if the database cannot compute it.
+
+        Args:
+            work: In whose transaction it is to be computed.
+            text: The text.
+            content_hash: What computes it in Python.
+        """
+        return None
+
+    def has_length(self, embedding: ColumnElement[Any], vector_bytes: int) -> ColumnElement[bool]:
+        """Return the condition that a vector is of a length, as far as rows can differ in it."""
+        return self.vector_bytes(embedding) == vector_bytes
+
+    def has_metadata(
+        self, stored: ColumnElement[Any], given: ColumnElement[Any] | dict[str, ColumnElement[Any]]
+    ) -> ColumnElement[bool]:
+        """Return a condition that holds only if stored metadata are those that a row has.
+
+        Where it does not hold they may be the same: they are compared once more then.
+
+        Args:
+            stored: The column.
+            given: A column of JSON objects, or columns by the names of their values.
+        """
+        return false()
+
+    def can_keep_keys(self, work: Work, key: Column[Any]) -> bool:
+        """Return whether `keep_keys` keeps rows of a key's table, in this role and there."""
+        return True
+
+    def keep_keys(self, work: Work, key: Column[Any], keys: list[Any]) -> Iterable[Any]:
+        """Return the keys of a table that nobody else is deleting or changing just now.
+
+        Others are kept from it until the transaction ends. Nobody is waited for.
+        """
+        return work.run(select(key).where(key.in_(keys)).order_by(key)).scalars()
+
+    def skipping_locked(self, statement: Select[Any]) -> Select[Any]:
+        """Return a SELECT of the rows that nobody else has locked, which locks them.
+
+        Where writers take turns it is the SELECT itself.
+        """
+        return statement
+
+    def free_rows(self, work: Work, ids: Sequence[str]) -> set[str]:
+        """Return the ids whose embeddings nobody else is writing, and keep those from others.
+
+        An id without a row is free. Nobody is waited for.
+        """
+        return {*ids}
+
+    def wait_briefly(self, work: Work) -> None:
+        """Let the rest of the transaction wait for nobody longer than for a moment.
+
+        So nobody else is ended by a deadlock with it.
+        """
+
+    def was_kept_waiting(self, error: DBAPIError) -> bool:
+        """Return whether an error says that the moment was over."""
+        return False
+
     # Keys
 
     def key_as_text(self, key: ColumnElement[Any]) -> ColumnElement[str]:
@@ -412,6 +546,13 @@ class Database:
     def key_from_text(self, id: ColumnElement[str], keys: Keys[Any]) -> ColumnElement[Any]:
         """Return the SQL of the host's keys for stored ids."""
         return cast(id, keys.sql_type)
+
+    def sought_key(self, id: ColumnElement[str], keys: Keys[Any]) -> ColumnElement[Any]:
+        """Return the SQL of the host's key to seek for a stored id.
+
+        For an id that is none it gives NULL or any key: the id is compared as well.
+        """
+        return self.key_from_text(id, keys)
 
     # Searches
 

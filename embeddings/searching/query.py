@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-import math
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict
 
-from sqlalchemy import ColumnElement, Row, Subquery, and_, select, true
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Row,
+    ScalarSelect,
+    Subquery,
+    TypeDecorator,
+    Values,
+    and_,
+    select,
+    true,
+    type_coerce,
+)
 from sqlalchemy.orm import Query as LegacyQuery
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
 from ..keys import K, Keys
 from ..values import check_text, plain
+from .filters import Condition, as_sql, checked_filter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import FromClause
+
     from ..tables.records import Records
     from ..values import Metadata
     from ..work import Reference, Work
 
-Scalar: TypeAlias = str | int | float | bool | None
-Where: TypeAlias = "ColumnElement[bool] | Mapping[str, Scalar]"
-Among: TypeAlias = "SelectBase | Iterable[Any]"
-CheckedWhere: TypeAlias = "ColumnElement[bool] | tuple[tuple[str, Scalar], ...]"
+Where: TypeAlias = (
+    "ColumnElement[bool] | Mapping[str, Any] | Sequence[ColumnElement[bool] | Mapping[str, Any]]"
+)
+Among: TypeAlias = "SelectBase | ScalarSelect[Any] | Subquery | CTE | Values | Iterable[Any]"
+CheckedWhere: TypeAlias = tuple[ColumnElement[bool] | Condition, ...]
+"""All of it has to hold."""
 
 
 class Filters(TypedDict, total=False):
@@ -36,9 +55,9 @@ class Filters(TypedDict, total=False):
     min_score: float | None
     """Leave out what scores less."""
     where: Where | None
-    """A SQL expression over `EmbeddingRecord`, or a dict of metadata that items must have."""
+    """A dict of metadata, with operators, a SQL expression over `EmbeddingRecord`, or a list."""
     among: Among | None
-    """Only these: a SELECT of your keys, or keys."""
+    """Only these: a SELECT of your keys, as such or as a subquery, a CTE or VALUES; or keys."""
     exact: bool | None
     """True: use no index. Else one is used if it is there and pays; with False, `matches*` use it
     also where it may not pay."""
@@ -125,6 +144,12 @@ class Query:
         """Whether not every row of the collection is meant."""
         return self.has_filters or self.prefix is not None or self.skip_id is not None
 
+    def as_seen(self, work: Work) -> Query:
+        """Return the query with what the listeners of the host's session require of every row."""
+        if not work.has_listeners:
+            return self
+        return replace(self, where=(work.visible(), *(self.where or ())))
+
     def filters(self, work: Work) -> list[ColumnElement[bool]]:
         """Return `where` and `among` as SQL."""
         id = work.records.embeddings.c.id
@@ -200,7 +225,7 @@ def check_query(
         offset: How many of the best to leave out before these.
         min_score: Leave out what scores less.
         prefix: Only ids that begin with it, literally and in the same case.
-        where: A SQL expression over the records, or metadata that rows must have.
+        where: Metadata that rows must have, a SQL expression over the records, or a list of these.
         among: Only these ids: a SELECT of the host's keys, or keys.
         exact: Whether to use no index.
         skip_id: Not this stored id.
@@ -241,62 +266,77 @@ def _whole(name: str, given: object) -> int:
 
 
 def checked_where(records: Records, where: object) -> CheckedWhere:
-    """Return `where=` as an expression over the table of embeddings, or as pairs of metadata.
+    """Return the conditions of `where=`, which all have to hold.
 
     Raises:
-        InvalidQueryError: It is neither an expression nor a dict of scalars, or is about another
-            table, which would multiply the rows.
+        InvalidQueryError: It is neither an expression nor a dict of metadata, nor a list of these,
+            or is about another table, which would multiply the rows.
     """
     if isinstance(where, Mapping):
-        pairs = tuple((key, plain(value)) for key, value in where.items())
-        for key, value in pairs:
-            _check_metadata(key, value)
-        return pairs  # type: ignore[return-value]
-    condition = where.__clause_element__() if hasattr(where, "__clause_element__") else where
+        return checked_filter(where)
+    if isinstance(where, list | tuple) and where:
+        parts = (_checked_part(records, part, f"where[{at}]") for at, part in enumerate(where))
+        return tuple(condition for part in parts for condition in part)
+    return (_checked_expression(records, where, type(where).__name__),)
+
+
+def _checked_part(records: Records, part: object, place: str) -> CheckedWhere:
+    if isinstance(part, Mapping):
+        return checked_filter(part, place)
+    return (_checked_expression(records, part, f"{type(part).__name__} in {place}"),)
+
+
+def _checked_expression(records: Records, given: Any, shown: str) -> ColumnElement[bool]:
+    ours = records.embeddings
+    condition = given.__clause_element__() if hasattr(given, "__clause_element__") else given
     if not isinstance(condition, ColumnElement):
         raise InvalidQueryError(
-            f"where must be a SQL expression or a dict of metadata, not {type(where).__name__}"
+            "where must be a dict of metadata, a SQL expression, or a list of these, not " + shown
         )
-    strangers = {
-        str(getattr(table, "name", table))
-        for table in select(records.embeddings.c.id).where(condition).get_final_froms()
-        if table is not records.embeddings
-    }
+    strangers = _strangers(records, condition)
+    if aliases := [table for table in strangers if getattr(table, "element", None) is ours]:
+        condition = _of_the_table(condition, aliases, ours)
+        strangers = _strangers(records, condition)
     if strangers:
+        names = sorted(str(getattr(table, "name", table)) for table in strangers)
         raise InvalidQueryError(
-            f"where is about {', '.join(sorted(strangers))}; to search among the rows of another "
+            f"where is about {', '.join(names)}; to search among the rows of another "
             "table, pass among= a SELECT of its keys"
         )
     return condition
 
 
-def _check_metadata(key: object, value: object) -> None:
-    if not isinstance(key, str):
-        raise InvalidQueryError(f"where: metadata has strings as keys, not {key!r}")
-    if isinstance(value, int) and not -(2**63) <= value < 2**63:
-        raise InvalidQueryError(f"where: {key!r} is compared with an integer of over 64 bits")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise InvalidQueryError(f"where: {key!r} is compared with {value}, which JSON cannot hold")
-    for part in (key, value):
-        if isinstance(part, str):
-            check_text(part, "where")
-    if value is not None and not isinstance(value, str | int | float):
-        raise InvalidQueryError(
-            f"where: {key!r} is compared with a {type(value).__name__}; use a string, a number, "
-            "a bool or None, or pass an expression"
-        )
+def _strangers(records: Records, condition: ColumnElement[Any]) -> list[FromClause]:
+    """Return what a condition about rows of embeddings brings into its statement besides."""
+    froms = select(records.embeddings.c.id).where(condition).get_final_froms()
+    return [table for table in froms if table is not records.embeddings]
+
+
+def _of_the_table(
+    condition: ColumnElement[Any], aliases: Sequence[FromClause], table: FromClause
+) -> ColumnElement[Any]:
+    """Return a condition about `aliased(EmbeddingRecord)` as one about the table itself."""
+
+    def replaced(element: Any, **_: Any) -> ColumnElement[Any] | None:
+        return table.c[element.name] if getattr(element, "table", None) in aliases else None
+
+    about_the_table: ColumnElement[Any] = visitors.replacement_traverse(condition, {}, replaced)
+    return about_the_table
 
 
 def where_condition(work: Work, where: CheckedWhere) -> ColumnElement[bool]:
     """Return what `checked_where` returned as one condition over the table of embeddings."""
-    if not isinstance(where, tuple):
-        return where
-    metadata = work.records.embeddings.c.metadata
-    pairs = (work.database.metadata_is(metadata, key, value) for key, value in where)
-    return and_(true(), *pairs)
+    parts = (part if isinstance(part, ColumnElement) else as_sql(work, part) for part in where)
+    return and_(true(), *parts)
 
 
 def _checked_among(collection: Reference[Any], among: Among) -> Subquery | tuple[str, ...]:
+    if isinstance(among, ScalarSelect):
+        among = among.element
+    if isinstance(among, Values) and hasattr(among, "cte"):  # SQLite takes it in no other place
+        among = among.cte()
+    if isinstance(among, Subquery | CTE | Values):
+        among = select(among)
     if isinstance(among, SelectBase):
         chosen = among.subquery()
         if len(chosen.c) != 1:
@@ -304,6 +344,11 @@ def _checked_among(collection: Reference[Any], among: Among) -> Subquery | tuple
                 f"among must select the keys and nothing else, not {len(chosen.c)} columns"
             )
         column = chosen.c[0]
+        if isinstance(column.type, TypeDecorator):
+            dialect = collection.sessions.dialect(collection.records)
+            key = type_coerce(column, column.type.type_engine(dialect))
+            chosen = select(key.label("key")).subquery()
+            column = chosen.c[0]
         if not collection.keys.takes(column.type):
             raise InvalidQueryError(
                 f"among selects {column.name!r}, which is {type(column.type).__name__}; the keys "

@@ -7,6 +7,7 @@ from typing import Any
 
 CHANGED = "changed since it was planned"
 DELETED = "deleted since it was planned"
+BUSY = "another writer is at it"
 """Why an item is skipped."""
 
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from embeddings import databases, install, uninstall
+from embeddings import databases
 from embeddings.tables.records import RECORDS
 
 revision = "emb_0002"
@@ -14,7 +14,7 @@ depends_on = None
 
 def upgrade() -> None:
     if not op.get_context().as_sql:
-        install(op.get_bind())
+        databases.of(op.get_bind().dialect).install(op.get_bind(), RECORDS)
         return
     for statement in databases.of(op.get_context().dialect).install_script(RECORDS):
         op.execute(sa.text(statement))
@@ -22,7 +22,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     if not op.get_context().as_sql:
-        uninstall(op.get_bind())
+        databases.of(op.get_bind().dialect).uninstall(op.get_bind(), RECORDS)
         return
     for statement in databases.of(op.get_context().dialect).uninstall_script(RECORDS):
         op.execute(sa.text(statement))

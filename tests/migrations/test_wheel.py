@@ -116,7 +116,8 @@ def test_an_installed_wheel_migrates_a_database(site: Path, tmp_path: Path):
 
     assert output.splitlines() == [
         "hound",
-        "_sqlite_migrations collections embeddings embeddings_alembic_version embeddings_log",
+        "_sqlite_migrations collections embeddings embeddings_alembic_version embeddings_log "
+        "embeddings_pending",
     ]
 
 
@@ -134,4 +135,4 @@ def test_the_command_works_on_an_installed_wheel(site: Path, tmp_path: Path):
 
     run(*alembic, "upgrade", "head", **environment)
 
-    assert "emb_0002 (head)" in run(*alembic, "current", **environment)
+    assert "emb_0003 (head)" in run(*alembic, "current", **environment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import multiprocessing
 import os
@@ -85,6 +84,8 @@ class Vectors(Theirs):
 
 
 SEARCHES = int(os.environ.get("EMBEDDINGS_SEARCHES", "300"))
+INTERRUPTED = int(os.environ.get("EMBEDDINGS_INTERRUPTED", "13"))
+"""Of how many moments one is interrupted; 1 for each of them."""
 
 
 @pytest.fixture(autouse=True)
@@ -1157,16 +1158,17 @@ def test_an_interrupt_anywhere(known: bool, engine: Engine, monkeypatch: pytest.
                 docs.store_vectors(zip(["0-0", "a", "b"], vectors(3, at), strict=True))
 
         query = vectors(1, 7)[0]
-        for at in itertools.count(1):
+        prepare(0)
+        with Interrupter(0) as every:
+            searched(docs, query)
+        assert every.count > 200
+        for at in range(1, every.count + 1, INTERRUPTED):
             prepare(at)
-            with suppress(KeyboardInterrupt), Interrupter(at) as moments:
+            with suppress(KeyboardInterrupt), Interrupter(at):
                 searched(docs, query)
-            if moments.count < at:
-                break
             with from_memory():
                 found = searched(docs, query, number=3)
             assert found == scanned(docs, query, number=3)
-        assert at > 200
 
 
 def during_the_load(monkeypatch: pytest.MonkeyPatch, at: int, write: Callable[[], None]) -> None:

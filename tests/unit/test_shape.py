@@ -112,7 +112,8 @@ def test_few_modules_at_the_top():
 
 
 ROOMS = {
-    "aio", "databases", "integrations", "models", "searching", "sessions", "tables", "writing",
+    "aio", "databases", "following", "integrations", "models", "searching", "sessions", "tables",
+    "writing",
 }  # fmt: skip
 
 

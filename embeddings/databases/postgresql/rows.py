@@ -23,6 +23,7 @@ from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ..base import by_hash, rows_of
 from ..inserts import Insert, insert_of, own_values
+from .copy import COPIED_FROM, LOOKED_FOR_FROM, copy
 from .drivers import sender
 from .types import as_jsonb
 
@@ -103,12 +104,33 @@ def _by_hashes(database: Database, records: Records) -> Select[Any]:
 
 def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
     """Write the rows of `Database.write_rows`."""
-    _write(work, rows, updated, replaces=True)
+    may_look = _can_be_copied(work, rows) and len(rows) >= LOOKED_FOR_FROM
+    if not (may_look and _are_new(work, rows) and copy(work, rows, updated)):
+        _write(work, rows, updated, replaces=True)
 
 
 def add(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
     """Write the rows of `Database.add_rows`."""
+    if _can_be_copied(work, rows) and copy(work, rows, updated):
+        return False
     return _write(work, rows, updated, replaces=False) != len(rows)
+
+
+def _can_be_copied(work: Work, rows: Sequence[dict[str, Any]]) -> bool:
+    """Return whether rows that are new may go by COPY: many, and without defaults in Python."""
+    table = work.records.embeddings
+    return len(rows) >= COPIED_FROM and all(
+        column.default is None for column in table.columns if column.name not in COLUMNS
+    )
+
+
+def _are_new(work: Work, rows: Sequence[dict[str, Any]]) -> bool:
+    columns = work.records.embeddings.c
+    ids = [row["id"] for row in rows]
+    stored = select(columns.id).where(
+        columns.collection_id == work.row.id, is_one_of(columns.id, literal(ids, ARRAY(Text)))
+    )
+    return work.run(stored.limit(1)).first() is None
 
 
 def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces: bool) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +24,6 @@ from sqlalchemy import (
     case,
     column,
     func,
-    literal,
     literal_column,
     or_,
     select,
@@ -43,7 +41,7 @@ from ..status import Searched
 from .drivers import vector_writer
 from .index import distance
 from .keys import id_as_key
-from .types import PGJSON, PGVector, as_jsonb, to_pgvector_text
+from .types import PGVector, to_pgvector_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
@@ -52,7 +50,6 @@ if TYPE_CHECKING:
 
     from ...keys import Keys
     from ...tables.records import Records
-    from ...values import Metadata
     from ...vectors import Float64
     from ...work import Work
     from ..base import Database
@@ -230,12 +227,6 @@ def _candidates(query: Query) -> int:
     return (SPARE_FILTERED if query.has_conditions else SPARE) * query.depth
 
 
-def contains(metadata: ColumnElement[Any], value: Metadata) -> ColumnElement[bool]:
-    """Return the condition that JSONB contains a value."""
-    parameter = literal(as_jsonb(json.dumps(value)), PGJSON)
-    return type_coerce(metadata, PGJSON).op("@>", return_type=Boolean())(parameter)
-
-
 class _Sent(PGVector):
     """A float32 array as a parameter: in text, because the host executes the statement."""
 
@@ -247,13 +238,21 @@ class _Sent(PGVector):
 
 
 def _of(records: Records, collection_id: int) -> ColumnElement[bool]:
-    # A literal: PostgreSQL takes a partial index only if it can prove that it covers the query.
-    return records.embeddings.c.collection_id == literal_column(str(collection_id))
+    # PostgreSQL takes a partial index only if it can prove that it covers the query.
+    return records.embeddings.c.collection_id == _constant(collection_id)
 
 
 def _limit(number: int) -> ColumnElement[int]:
-    # A literal, or a plan for any number is made, in which an index does not pay.
-    return literal_column(str(min(number, MAX_LIMIT)))
+    # Of a parameter a plan for any number is made, in which an index does not pay.
+    return _constant(min(number, MAX_LIMIT))
+
+
+def _constant(value: Any, type_: TypeEngine[Any] | None = None) -> ColumnElement[Any]:
+    """Return a value that PostgreSQL sees in the text of the statement.
+
+    SQLAlchemy puts it in when it executes: what it has compiled serves all values.
+    """
+    return bindparam(None, value, type_, unique=True, literal_execute=True)
 
 
 def _cosine_distance(
@@ -405,7 +404,7 @@ def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> S
     One of the parts yields rows. Conditions about no column tell which: they are evaluated before
     a part is read, and a part for which they are false is not read.
     """
-    wanted = literal_column(str(search.candidates), Integer)
+    wanted = _constant(search.candidates)
     among = filters.among
     old, new = _settings(search.candidates)
     conditions = (*filters.rows, select(new.c.are_set).scalar_subquery())
@@ -443,7 +442,7 @@ def _settings(candidates: int) -> tuple[CTE, CTE]:
     )
     are_set = and_(
         *(
-            func.set_config(_setting(name), literal_column(f"'{value}'"), true()).is_not(None)
+            func.set_config(_setting(name), _constant(value, Text()), true()).is_not(None)
             for name, value in zip(SETTINGS, values, strict=True)
         )
     )

@@ -16,16 +16,26 @@ from sqlalchemy import (
     LargeBinary,
     Text,
     case,
-    exists,
     func,
     literal,
     select,
-    true,
     type_coerce,
 )
 
+from ...tables.pending import pending_name
 from ..base import Database
-from . import changelog, hints, llm, opening, rows, transactions
+from . import (
+    changelog,
+    fields,
+    followed,
+    hints,
+    llm,
+    opening,
+    pending,
+    rows,
+    transactions,
+    triggers,
+)
 from .matrix import memory, search
 
 if TYPE_CHECKING:
@@ -35,7 +45,10 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Dialect, Engine, Subquery
     from sqlalchemy.exc import DBAPIError
 
+    from ...following.literals import Follow
     from ...keys import Keys
+    from ...models.base import Content
+    from ...searching.filters import Comparison
     from ...searching.query import Query, Ranking
     from ...tables.records import Records
     from ...vectors import Float64
@@ -69,18 +82,60 @@ class SQLite(Database):
         """Return the SQL of `uninstall`."""
         return changelog.side_tables_down(records)
 
+    def install_pending(self, connection: Connection, records: Records) -> None:
+        """Make the table and its trigger."""
+        pending.install(connection, records)
+
+    def uninstall_pending(self, connection: Connection, records: Records) -> None:
+        """Remove them, and the triggers of hosts' tables."""
+        pending.uninstall(connection, records)
+
+    def pending_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install_pending`."""
+        return pending.script(records)
+
+    def pending_script_down(self, records: Records) -> list[str]:
+        """Return the SQL of `uninstall_pending`."""
+        return pending.script_down(records)
+
     def check_side_tables(self, connection: Connection, records: Records) -> None:
         """Refuse somebody else's table of the change log's name."""
         changelog.check_log(connection, records)
 
     def side_tables(self, records: Records) -> set[str]:
-        """Return the change log, and the table of `llm`'s migrations."""
-        return {changelog.log_name(records), llm.TABLE}
+        """Return the change log, the rows that are pending, and the table of `llm`'s migrations."""
+        return {changelog.log_name(records), pending_name(records), llm.TABLE}
 
     def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
         """Return nothing, or None where the error may come of the tables."""
         message = str(error.orig)
         return None if "no such" in message or "has no column" in message else {}
+
+    # Following
+
+    def follow(self, connection: Connection, given: Follow) -> None:
+        """Make the triggers."""
+        triggers.follow(connection, given)
+
+    def unfollow(self, connection: Connection, given: Follow) -> None:
+        """Drop the triggers."""
+        triggers.unfollow(connection, given)
+
+    def follow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `follow`."""
+        return triggers.script(given)
+
+    def unfollow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `unfollow`."""
+        return triggers.script_down(given)
+
+    def follow_problems(self, connection: Connection, given: Follow) -> list[str]:
+        """Compare the catalog with what `follow` makes."""
+        return triggers.problems(connection, given)
+
+    def follows(self, connection: Connection, records: Records) -> list[Follow]:
+        """Read the catalog."""
+        return triggers.follows(connection, records)
 
     # Errors
 
@@ -174,25 +229,10 @@ class SQLite(Database):
         return rows.is_one_of(id, literal(rows.as_json(ids), Text))
 
     def metadata_is(
-        self, metadata: ColumnElement[Any], key: str, value: Any
+        self, metadata: ColumnElement[Any], comparison: Comparison
     ) -> ColumnElement[bool]:
-        """Return the condition by json_each, which takes any key: a JSON path does not."""
-        member = func.json_each(type_coerce(metadata, Text)).table_valued(
-            "key", "value", "type", joins_implicitly=True
-        )
-        equals: ColumnElement[bool]
-        if value is None:
-            types, equals = ["null"], true()
-        elif isinstance(value, bool):
-            types, equals = ["true" if value else "false"], true()
-        else:
-            types = ["text"] if isinstance(value, str) else ["integer", "real"]
-            equals = member.c.value == literal(value)
-        return exists(
-            select(1)
-            .select_from(member)
-            .where(member.c.key == key, member.c.type.in_(types), equals)
-        )
+        """Return the condition by SQLite's functions of JSON."""
+        return fields.condition(metadata, comparison)
 
     def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
         """Return the rows by one kept statement."""
@@ -205,6 +245,20 @@ class SQLite(Database):
     def write_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> None:
         """Write by INSERT ... ON CONFLICT."""
         rows.write(work, rows_, updated)
+
+    # Rows of the host's that a collection follows
+
+    def text_hash(
+        self, work: Work, text: ColumnElement[str], content_hash: Callable[[Content], bytes]
+    ) -> ColumnElement[bytes]:
+        """Return a function that the connection is given."""
+        return followed.text_hash(work, text, content_hash)
+
+    def has_metadata(
+        self, stored: ColumnElement[Any], given: ColumnElement[Any] | dict[str, ColumnElement[Any]]
+    ) -> ColumnElement[bool]:
+        """Return the condition: objects as their text, named values one by one."""
+        return followed.has_metadata(stored, given)
 
     # Searches
 

@@ -36,12 +36,12 @@ def install(connection: Connection, records: Records) -> None:
         for statement in side_tables(records, records.embeddings.schema):
             connection.execute(text(statement))
         return
-    schema = _schema_of(connection, records)
+    schema = schema_of(connection, records)
     with sqlite_transaction(connection):
         check_log(connection, records)
         ours = trigger_names(records)
         for name, table in connection.exec_driver_sql(
-            f"SELECT name, tbl_name FROM {_within(schema)}sqlite_master WHERE type = 'trigger'"
+            f"SELECT name, tbl_name FROM {within(schema)}sqlite_master WHERE type = 'trigger'"
         ):
             if name in ours and table not in {records.embeddings.name, log_name(records)}:
                 raise SchemaError(
@@ -72,8 +72,8 @@ def _has_log(connection: Connection, records: Records) -> bool | None:
 
 
 def _sql_of(connection: Connection, records: Records, table: str) -> str | None:
-    within = _within(_schema_of(connection, records))
-    query = f"SELECT sql FROM {within}sqlite_master WHERE type = 'table' AND name = ?"
+    inside = within(schema_of(connection, records))
+    query = f"SELECT sql FROM {inside}sqlite_master WHERE type = 'table' AND name = ?"
     row = connection.exec_driver_sql(query, (table,)).first()
     return None if row is None else str(row[0])
 
@@ -85,16 +85,18 @@ def trigger_names(records: Records) -> list[str]:
 
 def side_tables(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that `install` runs for tables in that schema, an attached database."""
-    return [*llm.upgrade_sql(records), *_change_log(records, _within(schema))]
+    return [*llm.upgrade_sql(records), *_change_log(records, within(schema))]
 
 
-def _schema_of(connection: Connection, records: Records) -> str | None:
+def schema_of(connection: Connection, records: Records) -> str | None:
+    """Return the attached database that has the tables; None for the main one."""
     schema = records.embeddings.schema
     return schema_map_of(connection).get(schema, schema)
 
 
-def _within(schema: str | None) -> str:
-    return f"{_quoted(schema)}." if schema else ""
+def within(schema: str | None) -> str:
+    """Return what a name in that schema begins with."""
+    return f"{quoted(schema)}." if schema else ""
 
 
 def _change_log(records: Records, schema: str) -> list[str]:
@@ -104,7 +106,7 @@ def _change_log(records: Records, schema: str) -> list[str]:
     was rolled back never comes back as the same: whoever remembers (seq, token) can tell whether
     the log still holds that very row. The row with seq 0 names the database as a whole.
     """
-    log, embeddings = log_name(records), _quoted(records.embeddings.name)
+    log, embeddings = log_name(records), quoted(records.embeddings.name)
     append = f'INSERT INTO "{log}" (collection_id, id)'
 
     def trigger(name: str, when: str, *rows: str) -> list[str]:
@@ -164,7 +166,7 @@ def uninstall(connection: Connection, records: Records) -> None:
         return
     statements = []
     if _has_log(connection, records) is not False:  # else the table is somebody else's
-        statements += _change_log_down(records, _within(_schema_of(connection, records)))
+        statements += _change_log_down(records, within(schema_of(connection, records)))
     if _sql_of(connection, records, llm.TABLE) is not None:
         statements += llm.downgrade_sql(records)
     for statement in statements:
@@ -175,7 +177,7 @@ def uninstall(connection: Connection, records: Records) -> None:
 
 def side_tables_down(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that undoes that of `side_tables`."""
-    return [*_change_log_down(records, _within(schema)), *llm.downgrade_sql(records)]
+    return [*_change_log_down(records, within(schema)), *llm.downgrade_sql(records)]
 
 
 def _change_log_down(records: Records, schema: str) -> list[str]:
@@ -183,7 +185,7 @@ def _change_log_down(records: Records, schema: str) -> list[str]:
     return [*triggers, f'DROP TABLE IF EXISTS {schema}"{log_name(records)}"']
 
 
-def _quoted(name: str) -> str:
+def quoted(name: str) -> str:
     """Return a name as SQL, whatever is in it."""
     escaped = name.replace('"', '""')
     return f'"{escaped}"'

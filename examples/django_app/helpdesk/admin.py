@@ -30,5 +30,4 @@ class TicketAdmin(admin.ModelAdmin):
         """Return the tickets nearest to what was typed."""
         if not search_term:
             return queryset, False
-        nearest = tickets.nearest(queryset, search_term, number=20)
-        return queryset.filter(pk__in=[ticket.pk for ticket in nearest]), False
+        return tickets.nearest(queryset, search_term, number=20), False

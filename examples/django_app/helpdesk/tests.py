@@ -111,7 +111,7 @@ class HelpDeskTests(TestCase):
         form = {"customer": self.ours.pk, "subject": "Zebra", "question": "zebra", "answer": ""}
         response = self.client.post(f"/admin/helpdesk/ticket/{jam.pk}/change/", form)
         self.assertEqual(response.status_code, 302)
-        self.assertEqual(tickets.nearest(Ticket.objects.all(), "zebra", number=1), [jam])
+        self.assertEqual(tickets.nearest(Ticket.objects.all(), "zebra", number=1).get(), jam)
         self.assertContains(self.client.get("/admin/helpdesk/ticket/?q=zebra"), "Zebra")
         form = {"action": "delete_selected", "_selected_action": [jam.pk], "post": "yes"}
         self.client.post("/admin/helpdesk/ticket/", form)

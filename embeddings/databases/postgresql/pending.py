@@ -1,0 +1,146 @@
+"""The rows that are pending, on PostgreSQL: the table, and the function that removes vectors.
+
+The functions that follow a host's tables name this table only. What names `embeddings` is the one
+function here, which our own migrations may replace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+from sqlalchemy.engine.mock import MockConnection
+
+from ...following.literals import FOLLOWS
+from ...tables.ours import schema_map_of, schema_of
+from ...tables.pending import REMOVED, pending_name
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from ...tables.records import Records
+
+DEFINER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
+
+
+def quoted(name: str) -> str:
+    """Return a name as SQL, whatever is in it."""
+    escaped = name.replace('"', '""')
+    return f'"{escaped}"'
+
+
+def literal(value: str) -> str:
+    """Return a text as SQL, whatever is in it."""
+    escaped = value.replace("'", "''")
+    return f"'{escaped}'"
+
+
+def schema_of_pending(connection: Connection, records: Records) -> str | None:
+    """Return the schema of the table."""
+    schema = records.embeddings.schema
+    return schema_map_of(connection).get(schema, schema) or schema_of(connection)
+
+
+def run(connection: Connection, statements: list[str]) -> None:
+    """Execute statements as they are: no percent sign or colon in them is a parameter."""
+    for statement in statements:
+        connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+def in_schema(statement: str, schema: str | None) -> str:
+    """Return a statement with its `{schema}` filled in; where it is not known, when it is run."""
+    if schema is not None:
+        return statement.replace("{schema}", quoted(schema))
+    return (
+        "DO $embeddings_do$ BEGIN EXECUTE replace($embeddings_sql$"
+        f"{statement}$embeddings_sql$, '{{schema}}', quote_ident(current_schema())); "
+        "END $embeddings_do$"
+    )
+
+
+def install(connection: Connection, records: Records) -> None:
+    """Create the table, its trigger and its function. What is there is kept or made anew."""
+    if isinstance(connection, MockConnection):
+        for statement in script(records, records.embeddings.schema):
+            connection.execute(text(statement.replace(":", "\\:")))
+        return
+    run(connection, script(records, schema_of_pending(connection, records)))
+
+
+def script(records: Records, schema: str | None = None) -> list[str]:
+    """Return the SQL of `install` for tables in that schema; None for the current one."""
+    table = pending_name(records)
+    embeddings, collections = (
+        f"{{schema}}.{quoted(each.name)}" for each in (records.embeddings, records.collections)
+    )
+    function = f'{{schema}}."{table}_removed"'
+    is_it = "collection_id = of_collection AND id = NEW.id"
+    statements = (
+        f'CREATE TABLE IF NOT EXISTS {{schema}}."{table}" ('
+        "seq BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
+        'collection TEXT COLLATE "C" NOT NULL, id TEXT COLLATE "C" NOT NULL, '
+        "change TEXT NOT NULL, "
+        "since INTEGER NOT NULL DEFAULT CAST(extract(epoch FROM clock_timestamp()) AS INTEGER), "
+        "claimed_until INTEGER, claimed_by TEXT, attempts INTEGER NOT NULL DEFAULT 0, error TEXT)",
+        f'CREATE INDEX IF NOT EXISTS "idx_{table}_id" ON {{schema}}."{table}" (collection, id)',
+        f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger {DEFINER} AS $removed$ "
+        "DECLARE of_collection integer; "
+        "BEGIN "
+        # Dropped without `uninstall`: the host's own rows can be deleted all the same.
+        f"IF to_regclass('{embeddings}') IS NULL THEN RETURN NULL; END IF; "
+        f"SELECT c.id INTO of_collection FROM {collections} c WHERE c.name = NEW.collection; "
+        # A refresher has the row: it finds that another change has come, and leaves it pending.
+        "IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN "
+        f"BEGIN PERFORM 1 FROM {embeddings} WHERE {is_it} FOR UPDATE SKIP LOCKED; "
+        f"IF FOUND THEN DELETE FROM {embeddings} WHERE {is_it}; END IF; "
+        "EXCEPTION WHEN serialization_failure OR deadlock_detected THEN NULL; END; "
+        "ELSE "
+        f"PERFORM 1 FROM {embeddings} WHERE {is_it} FOR UPDATE SKIP LOCKED; "
+        f"IF FOUND THEN DELETE FROM {embeddings} WHERE {is_it}; END IF; "
+        "END IF; RETURN NULL; END $removed$",
+        f'DROP TRIGGER IF EXISTS "{table}_removed" ON {{schema}}."{table}"',
+        f'CREATE TRIGGER "{table}_removed" AFTER INSERT ON {{schema}}."{table}" FOR EACH ROW '
+        f"WHEN (NEW.change = '{REMOVED}') EXECUTE FUNCTION {function}()",
+    )
+    return [in_schema(statement, schema) for statement in statements]
+
+
+def uninstall(connection: Connection, records: Records) -> None:
+    """Drop the table, its function, and what follows hosts' tables, which could not write."""
+    if isinstance(connection, MockConnection):
+        for statement in script_down(records, records.embeddings.schema):
+            connection.execute(text(statement))
+        return
+    schema = schema_of_pending(connection, records)
+    functions = functions_of_hosts(connection, records)
+    run(connection, [f"DROP FUNCTION {function} CASCADE" for function in functions])
+    run(connection, script_down(records, schema))
+
+
+def functions_of_hosts(connection: Connection, records: Records) -> list[str]:
+    """Return the functions that append to the table, as SQL."""
+    schema = schema_of_pending(connection, records) or ""
+    found = connection.execute(
+        text(
+            "SELECT CAST(p.oid AS regprocedure) FROM pg_catalog.pg_proc p "
+            "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
+            "WHERE n.nspname = :schema AND starts_with(p.proname, :follows) "
+            "AND position(:table IN p.prosrc) > 0"
+        ),
+        {
+            "schema": schema,
+            "follows": FOLLOWS,
+            "table": f'."{pending_name(records)}"',
+        },
+    )
+    return list(found.scalars())
+
+
+def script_down(records: Records, schema: str | None = None) -> list[str]:
+    """Return the SQL that undoes that of `script`."""
+    table = pending_name(records)
+    inside = f"{quoted(schema)}." if schema else ""
+    return [
+        f'DROP TABLE IF EXISTS {inside}"{table}"',
+        f'DROP FUNCTION IF EXISTS {inside}"{table}_removed"()',
+    ]

@@ -1,0 +1,441 @@
+"""A collection that is declared on a mapped class, whose rows it follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sqlalchemy import ColumnElement, Enum, String, and_, case, func, inspect, literal, or_, select
+from sqlalchemy.types import TypeDecorator, Uuid
+
+from ..collection import Collection
+from ..errors import InvalidItemError
+from ..keys import keys_of
+from ..models.base import BATCH_SIZE, check_model
+from ..sessions import bind
+from ..sessions.base import hinted
+from ..tables.records import RECORDS, Records
+from ..writing.whole import checked_name
+from . import refresh as refreshing
+from . import sync as syncing
+from . import triggers
+from .columns import attributes_of, checked_condition, key_of, mapper_of
+from .pending import Pending, PendingState
+from .rows import Made, Rows, as_json, host_column
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Self
+
+    from sqlalchemy import Connection, Row, Select
+    from sqlalchemy.orm import Mapper, QueryableAttribute
+
+    from ..aio.collection import AsyncCollection
+    from ..keys import Key
+    from ..models.base import SupportsEmbedding
+    from ..sessions import DatabaseLike
+    from ..values import Metadata
+    from ..writing.calls import OnError
+    from ..writing.progress import Progress
+    from ..writing.report import Report
+    from .refresh import Stop
+
+M = TypeVar("M")
+R = TypeVar("R")
+BETWEEN = "\n\n"
+"""What stands between the texts of two columns."""
+
+
+@dataclass(frozen=True, init=False, eq=False, repr=False)
+class ModelCollection(Generic[M]):
+    """A collection that is declared on a mapped class, whose rows it follows.
+
+    It holds no database: every method takes one first.
+
+        articles = ModelCollection(Article, text=[Article.title, Article.body], name="articles")
+
+    An item of it is a row for which `where` holds and whose text is not empty; its id is the
+    primary key, in its type. `install`, or `op.follow_rows` in a revision, makes the triggers by
+    which it follows whatever changes the rows.
+
+    Args:
+        source: A mapped class with one column as its primary key.
+        text: Columns, joined by blank lines, None and "" left out; or a function that returns the
+            text of an instance, None or "" if it has none.
+        columns: What such a function reads.
+        metadata: Columns that are kept as metadata, under the names of the attributes.
+        where: A condition on the columns; rows for which it does not hold are not in the
+            collection.
+        name: Unique in the database.
+        model: A model object.
+        model_id: Or the id or alias of one; wins if both are given.
+        records: Which tables.
+        store: Store the texts as well.
+
+    Raises:
+        TypeError: An argument is not of its kind.
+        ValueError: The class has no such column, or a key of several; or the condition is one that
+            a trigger cannot evaluate.
+    """
+
+    source: type[M]
+    text: tuple[QueryableAttribute[Any], ...] | Callable[[M], str | None]
+    columns: tuple[QueryableAttribute[Any], ...]
+    """All that the text is made of, in order."""
+    metadata: tuple[QueryableAttribute[Any], ...]
+    where: ColumnElement[bool] | None
+    name: str
+    model: SupportsEmbedding | None
+    model_id: str | None
+    records: Records
+    store: bool
+    key: QueryableAttribute[Any]
+    """The primary key."""
+
+    def __init__(
+        self,
+        source: type[M],
+        /,
+        *,
+        text: Sequence[Any] | Callable[[M], str | None],
+        columns: Sequence[Any] | None = None,
+        metadata: Sequence[Any] = (),
+        where: Any = None,
+        name: str,
+        model: SupportsEmbedding | None = None,
+        model_id: str | None = None,
+        records: Records = RECORDS,
+        store: bool = False,
+    ) -> None:
+        mapper = mapper_of(source)
+        if model is not None:
+            check_model(model)
+        of_text = _columns_of_text(mapper, text, columns)
+        fields = {
+            "source": source,
+            "text": text if callable(text) else of_text,
+            "columns": of_text,
+            "metadata": attributes_of(mapper, metadata, "metadata"),
+            "where": None if where is None else checked_condition(mapper, where),
+            "name": checked_name(name),
+            "model": model,
+            "model_id": model_id,
+            "records": records,
+            "store": store,
+            "key": key_of(mapper),
+        }
+        keys_of(fields["key"])  # type: ignore[arg-type]
+        for field, value in fields.items():
+            object.__setattr__(self, field, value)
+
+    def __repr__(self) -> str:
+        return f"<ModelCollection {self.name!r} of {self.source.__name__}>"
+
+    def collection(self, database: DatabaseLike) -> Collection[Any]:
+        """Return the `Collection`, for everything else. Nothing is read or written.
+
+        Args:
+            database: A session, a connection or an engine.
+        """
+        return Collection(
+            self.name,
+            database,
+            model=self.model,
+            model_id=self.model_id,
+            key=self.key,
+            records=self.records,
+        )
+
+    # Triggers
+
+    def install(self, database: DatabaseLike) -> None:
+        """Make the triggers by which the collection follows the rows, or make them anew.
+
+        For those whose revisions do not: there it is `op.follow_rows`. What was changed before is
+        found by `sync`. On a session or a connection it is a part of the caller's transaction.
+
+        Raises:
+            SchemaError: The table or ours are not there, or in another file than ours on SQLite.
+            ValueError: The condition cannot be evaluated by a trigger of this database.
+        """
+        self._on(database, write=True, function=triggers.install)
+
+    def uninstall(self, database: DatabaseLike) -> None:
+        """Drop the triggers, if they are there. Vectors and pending rows stay."""
+        self._on(database, write=True, function=triggers.uninstall)
+
+    def trigger_problems(self, database: DatabaseLike) -> list[str]:
+        """Return what of the triggers is missing, disabled or not as declared; only reads.
+
+        `install`, or a new revision, makes them as they are to be.
+        """
+        return self._on(database, write=False, function=triggers.problems)
+
+    def _on(
+        self, database: DatabaseLike, *, write: bool, function: Callable[[Connection, Self], R]
+    ) -> R:
+        sessions = bind(database, self.records)
+        with sessions.session(write=write) as session, hinted(sessions.dialect(self.records)):
+            return function(session.connection({"mapper": self.mapper}), self)
+
+    # Bringing the collection up to date
+
+    def sync(
+        self,
+        database: DatabaseLike,
+        *,
+        prune: bool = True,
+        allow_empty: bool = False,
+        dry_run: bool = False,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = None,
+    ) -> Report:
+        """Compare every row of the class with the collection, and bring in what differs.
+
+        For the first fill, for what happened before there were triggers, and, as a dry run, as an
+        audit. As `Collection.sync`, whose arguments these are.
+
+        Raises:
+            InvalidQueryError: The class has no rows that are items, and the collection has some.
+            InvalidItemError: A row cannot be stored. The batches before it are written.
+        """
+        return syncing.sync(
+            self.collection(database).reference,
+            self.source_rows(),
+            prune=prune,
+            allow_empty=allow_empty,
+            dry_run=dry_run,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def refresh(
+        self,
+        database: DatabaseLike,
+        *,
+        concurrency: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        limit: int | None = None,
+        keys: Iterable[Key] | None = None,
+        progress: Progress = None,
+        on_error: OnError = "skip",
+        forever: bool = False,
+        stop: Stop | None = None,
+    ) -> Report:
+        """Embed what is pending, and return what was done; the report has what is still pending.
+
+        On an engine any number of processes may do so at once. Each claims a batch, calls the model
+        with no transaction open, and writes those rows for which nothing else is pending by then;
+        the claim of one that is killed ends after a minute. It returns when nothing can be claimed
+        of what was pending when it began.
+
+        A row that the model refuses, or whose text cannot be made, is tried five times, with
+        growing pauses, and then no more before it changes. `pending` says which these are.
+
+        On a session it takes place in its transaction, the calls of the model too. With `keys` it
+        brings a request's own rows up to date.
+
+        Args:
+            database: A session, a connection or an engine.
+            concurrency: The most calls of the model at a time; by default what the model says. As
+                many batches are claimed and written at once.
+            batch_size: The most values in one call of the model.
+            limit: The most items; those that were put off count, too.
+            keys: Only the rows of these keys, whether they are pending or not.
+            progress: Called after each batch with the items done, and those pending at first.
+            on_error: With "skip" a row that fails by itself is put off, and its id is in `skipped`;
+                "raise" raises what it failed of. On a session an error is always raised.
+            forever: Do not return, but look every second whether something is pending.
+            stop: What ends it after a batch, such as a `threading.Event`.
+
+        Raises:
+            ModelError: The model's service failed. What was claimed is given back.
+        """
+        return refreshing.refresh(
+            self.collection(database).reference,
+            self.source_rows(),
+            concurrency=concurrency,
+            batch_size=batch_size,
+            limit=limit,
+            keys=keys,
+            progress=progress,
+            on_error=on_error,
+            forever=forever,
+            stop=stop,
+        )
+
+    def pending(self, database: DatabaseLike) -> PendingState:
+        """Return how many rows are pending, since when, and which cannot be embedded and why."""
+        reference = self.collection(database).reference
+        with reference.work() as work:
+            return Pending(reference).state(work)
+
+    def acollection(self, database: Any) -> AsyncCollection[Any]:
+        """Return the `AsyncCollection`, for everything else. Nothing is read or written.
+
+        Args:
+            database: An asynchronous session, connection or engine.
+        """
+        from ..aio.collection import AsyncCollection  # greenlet is an extra
+
+        return AsyncCollection(
+            self.name,
+            database,
+            model=self.model,
+            model_id=self.model_id,
+            key=self.key,
+            records=self.records,
+        )
+
+    async def async_(self, database: Any, **options: Any) -> Report:
+        """Compare every row of the class with the collection, as `sync`."""
+        return await self.acollection(database).run(
+            lambda docs: self.sync(docs.reference.sessions, **options)
+        )
+
+    async def arefresh(self, database: Any, **options: Any) -> Report:
+        """Embed what is pending, as `refresh`; `asyncio.Event` is a `stop`."""
+        return await self.acollection(database).run(
+            lambda docs: self.refresh(docs.reference.sessions, **options)
+        )
+
+    async def apending(self, database: Any) -> PendingState:
+        """Return what is pending, as `pending`."""
+        return await self.acollection(database).run(
+            lambda docs: self.pending(docs.reference.sessions)
+        )
+
+    # What the rows say, for those who write
+
+    @property
+    def mapper(self) -> Mapper[M]:
+        """The mapper of the class."""
+        mapper: Mapper[M] = inspect(self.source)
+        return mapper
+
+    @property
+    def reads_instances(self) -> bool:
+        """Whether the text is a function of an instance, and so not to be had in SQL."""
+        return callable(self.text)
+
+    def rows(self) -> Select[Any]:
+        """Return the SELECT of the rows that are items, in no order.
+
+        It has (key, columns of the text, columns of the metadata); where the text is a function,
+        the instance alone, also of rows without a text.
+        """
+        rows = select(self.source) if self.reads_instances else self._select_columns()
+        return rows if (condition := self.condition) is None else rows.where(condition)
+
+    def _select_columns(self) -> Select[Any]:
+        return select(self.key, *self.columns, *self.metadata).select_from(self.source)
+
+    def source_rows(self) -> Rows:
+        """Return the rows that are items, with their texts, for those who compare and embed."""
+        locked = host_column(self.key.expression)
+        keys, text = keys_of(self.key), self.text_in_sql
+        if text is None:
+            made = Made(self.rows(), self._key_of, self.item_of)
+            return Rows(self.key.expression, made, None, keys, locked, self.store)
+        statement = self._select_columns().with_only_columns(
+            self.key.label("key"),
+            text.label("text"),
+            *(column.label(f"metadata_{at}") for at, column in enumerate(self.metadata)),
+        )
+        if (condition := self.condition) is not None:
+            statement = statement.where(condition)
+        key, text, *values = statement.subquery().columns
+        names = [column.key for column in self.metadata]
+        metadata: dict[str, ColumnElement[Any]] = dict(zip(names, values, strict=True))
+        return Rows(key, text, metadata or None, keys, locked, self.store)
+
+    def _key_of(self, row: Row[Any]) -> Any:
+        return getattr(row[0], self.key.key) if self.reads_instances else row[0]
+
+    @property
+    def condition(self) -> ColumnElement[bool] | None:
+        """The condition that a row is an item; None if every row is, as far as SQL can tell."""
+        conditions = [] if self.where is None else [self.where]
+        if not self.reads_instances and not any(map(_is_decorated, self.columns)):
+            conditions.append(or_(*(column != "" for column in self.columns)))
+        return and_(*conditions) if conditions else None
+
+    @property
+    def text_in_sql(self) -> ColumnElement[str] | None:
+        """The text of a row in SQL; None where it is a function, or a type changes the values."""
+        if self.reads_instances or any(map(_is_decorated, self.columns)):
+            return None
+        parts = [
+            case((column != "", literal(BETWEEN) + column), else_="") for column in self.columns
+        ]
+        joined: ColumnElement[str] = parts[0]
+        for part in parts[1:]:
+            joined = joined + part
+        return func.substr(joined, len(BETWEEN) + 1, type_=String())
+
+    def item_of(self, row: Row[Any]) -> tuple[Any, str, Metadata | None]:
+        """Return the key, the text and the metadata of a row of `rows`; "" if there is no text."""
+        if callable(self.text):
+            instance = row[0]
+            values = tuple(getattr(instance, column.key) for column in self.metadata)
+            return getattr(instance, self.key.key), self.text_of(instance), self._named(values)
+        key, values = row[0], row[1:]
+        texts, metadata = values[: len(self.columns)], values[len(self.columns) :]
+        return key, _joined(texts), self._named(metadata)
+
+    def text_of(self, instance: M) -> str:
+        """Return the text of an instance; "" if there is none.
+
+        Raises:
+            InvalidItemError: The function returned something else than a text.
+        """
+        if not callable(self.text):
+            return _joined([getattr(instance, column.key) for column in self.columns])
+        text = self.text(instance)
+        if text is not None and not isinstance(text, str):
+            key = getattr(instance, self.key.key)
+            raise InvalidItemError(
+                f"The text of {self.source.__name__} {key!r} must be a str or None, not "
+                f"{type(text).__name__}: text= of {self!r}"
+            )
+        return text or ""
+
+    def _named(self, values: Sequence[Any]) -> Metadata | None:
+        if not self.metadata:
+            return None
+        named = zip(self.metadata, values, strict=True)
+        return {column.key: as_json(value) for column, value in named}
+
+
+def _columns_of_text(
+    mapper: Mapper[Any], text: object, columns: object
+) -> tuple[QueryableAttribute[Any], ...]:
+    if callable(text) and not hasattr(text, "__clause_element__"):
+        if not columns:
+            raise TypeError(
+                "Name what the function text= reads: columns=[...]. A change of these columns is "
+                "what makes the row pending"
+            )
+        return attributes_of(mapper, columns, "columns")  # type: ignore[arg-type]
+    if columns is not None:
+        raise TypeError("columns= goes with a function as text=; text=[...] names them itself")
+    named = attributes_of(mapper, text, "text")  # type: ignore[arg-type]
+    if not named:
+        raise ValueError("text must name at least one column")
+    for at, column in enumerate(named):
+        kind = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
+        if not isinstance(kind, String) or isinstance(kind, Enum | Uuid):
+            raise TypeError(
+                f"text[{at}]: {mapper.class_.__name__}.{column.key} is no text but "
+                f"{type(column.type).__name__}. Give a function of an instance: text=function, "
+                "columns=[what it reads]"
+            )
+    return named
+
+
+def _is_decorated(column: QueryableAttribute[Any]) -> bool:
+    return isinstance(column.type, TypeDecorator)
+
+
+def _joined(texts: Sequence[str | None]) -> str:
+    return BETWEEN.join(text for text in texts if text)

@@ -1,0 +1,210 @@
+"""Filters of metadata: a dict with operators, checked, and then as SQL of the database."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from sqlalchemy import ColumnElement, and_, false, func, not_, or_
+
+from ..errors import InvalidQueryError
+from ..values import as_json, check_text
+
+if TYPE_CHECKING:
+    from ..work import Work
+
+ORDER = ("$gt", "$gte", "$lt", "$lte")
+OPERATORS = ("$eq", "$ne", *ORDER, "$in", "$nin", "$contains", "$exists", "$not")
+"""What can stand for the value of a field."""
+JUNCTIONS = ("$and", "$or", "$not")
+"""What can stand for a field."""
+OPPOSITES = {"$ne": "$eq", "$nin": "$in"}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What one field of the metadata has to be. It is false where the field is missing.
+
+    Attributes:
+        path: The names of the objects that lead to the field, and its own.
+        operator: `$eq`, `$gt`, `$gte`, `$lt`, `$lte`, `$in`, `$contains` or `$exists`, which is
+            about True only.
+        value: A string, a finite number of at most 64 bits, a bool or None; a string or a number
+            for those of order; a tuple of scalars for `$in`.
+    """
+
+    path: tuple[str, ...]
+    operator: str
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Junction:
+    """Conditions together: `$and`, `$or`, or `$not` of a single one."""
+
+    operator: str
+    parts: tuple[Condition, ...]
+
+
+Condition: TypeAlias = "Comparison | Junction"
+
+
+def checked_filter(given: Mapping[Any, Any], place: str = "where") -> tuple[Condition, ...]:
+    """Return the conditions of a dict of metadata, which all have to hold.
+
+    Args:
+        given: Fields and what they have to be, and `$and`, `$or` and `$not`.
+        place: What an error calls it.
+
+    Raises:
+        InvalidQueryError: Something in it means nothing. The message names the place.
+    """
+    return tuple(_condition(key, value, place) for key, value in given.items())
+
+
+def _condition(key: object, value: object, place: str) -> Condition:
+    if not isinstance(key, str):
+        raise InvalidQueryError(f"{place}: metadata has strings as keys, not {key!r}")
+    check_text(key, place)
+    if key.startswith("$"):
+        return _junction(key, value, place)
+    path, place = _path(key), f"{place}: {key!r}"
+    if not isinstance(value, Mapping):
+        return Comparison(path, "$eq", _scalar(value, place))
+    return _all(_operators(path, value, place))
+
+
+def _all(parts: tuple[Condition, ...]) -> Condition:
+    return parts[0] if len(parts) == 1 else Junction("$and", parts)
+
+
+def _junction(operator: str, value: object, place: str) -> Condition:
+    if operator not in JUNCTIONS:
+        close = get_close_matches(operator, JUNCTIONS, 1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(JUNCTIONS)}"
+        if operator in OPERATORS:
+            hint = f"it belongs to a field, as in {{'year': {{{operator!r}: ...}}}}"
+        raise InvalidQueryError(
+            f"{place}: there is no operator {operator!r} here: {hint} A field of this name is "
+            f"written {chr(92) + operator!r}"
+        )
+    place = f"{place}: {operator}"
+    if operator == "$not":
+        return Junction("$not", (_all(_whole(value, place)),))
+    if not isinstance(value, list | tuple) or not value:
+        raise InvalidQueryError(f"{place} takes a list of dicts, one or more, not {_shown(value)}")
+    return Junction(
+        operator, tuple(_all(_whole(part, f"{place}[{at}]")) for at, part in enumerate(value))
+    )
+
+
+def _whole(given: object, place: str) -> tuple[Condition, ...]:
+    if not isinstance(given, Mapping) or not given:
+        raise InvalidQueryError(f"{place} takes a dict with something in it, not {_shown(given)}")
+    return checked_filter(given, place)
+
+
+def _operators(
+    path: tuple[str, ...], given: Mapping[Any, Any], place: str
+) -> tuple[Condition, ...]:
+    for operator in given:
+        if operator not in OPERATORS:
+            close = get_close_matches(str(operator), OPERATORS, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(OPERATORS)}"
+            raise InvalidQueryError(
+                f"{place} is compared with a dict, in which {operator!r} is no operator: {hint} "
+                "To look into an object, write its fields with dots: 'address.city'"
+            )
+    if not given:
+        raise InvalidQueryError(
+            f"{place} is compared with an empty dict; use an operator, such as $exists"
+        )
+    return tuple(_comparison(path, key, value, place) for key, value in given.items())
+
+
+def _comparison(path: tuple[str, ...], operator: str, value: object, place: str) -> Condition:
+    if operator == "$not":
+        if not isinstance(value, Mapping):
+            raise InvalidQueryError(f"{place}: $not takes a dict of operators, not {_shown(value)}")
+        return Junction("$not", (_all(_operators(path, value, f"{place}: $not")),))
+    if operator == "$exists":
+        if not isinstance(value, bool):
+            raise InvalidQueryError(f"{place}: $exists takes True or False, not {_shown(value)}")
+        there = Comparison(path, "$exists", True)
+        return there if value else Junction("$not", (there,))
+    if operator in OPPOSITES:
+        same = _comparison(path, OPPOSITES[operator], value, f"{place}: {operator}")
+        return Junction("$not", (same,))
+    place = f"{place}: {operator}"
+    if operator == "$in":
+        if not isinstance(value, list | tuple | set | frozenset):
+            raise InvalidQueryError(f"{place} takes a list of values, not {_shown(value)}")
+        return Comparison(path, "$in", tuple(_scalar(inner, place) for inner in value))
+    scalar = _scalar(value, place)
+    if operator in ORDER and (scalar is None or isinstance(scalar, bool)):
+        raise InvalidQueryError(f"{place} takes a number, a string or a date, not {scalar}")
+    return Comparison(path, operator, scalar)
+
+
+def _scalar(given: object, place: str) -> Any:
+    value = as_json(given)
+    if isinstance(value, bool) or value is None:
+        return value
+    if isinstance(value, int):
+        if not -(2**63) <= value < 2**63:
+            raise InvalidQueryError(f"{place} is compared with an integer of over 64 bits")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise InvalidQueryError(f"{place} is compared with {value}, which JSON cannot hold")
+    elif isinstance(value, str):
+        check_text(value, place)
+    else:
+        hint = ": $in takes several, and $contains looks into a list" if _is_several(value) else ""
+        raise InvalidQueryError(
+            f"{place} is compared with {_shown(value)}; use a string, a number, a bool, a date or "
+            f"None{hint}"
+        )
+    return value
+
+
+def _is_several(value: object) -> bool:
+    return isinstance(value, list | tuple | set | frozenset)
+
+
+def _shown(value: object) -> str:
+    """Return what an error says of a value: its type, for it may be anybody's secret."""
+    if isinstance(value, Mapping | list | tuple) and not value:
+        return f"an empty {type(value).__name__}"
+    return f"a {type(value).__name__}"
+
+
+_PART = re.compile(r"\\[\\.$]|\.|[^.\\]+|\\")
+
+
+def _path(field: str) -> tuple[str, ...]:
+    """Return the names in a field's path: a dot stands between two, unless a backslash precedes.
+
+    A backslash takes the meaning of a dot, a dollar and a backslash away; before anything else it
+    means itself.
+    """
+    names = [""]
+    for part in _PART.findall(field):
+        if part == ".":
+            names.append("")
+        else:
+            names[-1] += part[1:] if len(part) == 2 and part[0] == "\\" else part
+    return tuple(names)
+
+
+def as_sql(work: Work, condition: Condition) -> ColumnElement[bool]:
+    """Return a condition over the table of embeddings. NULL stands for false."""
+    if isinstance(condition, Comparison):
+        return work.database.metadata_is(work.records.embeddings.c.metadata, condition)
+    parts = [as_sql(work, part) for part in condition.parts]
+    if condition.operator == "$not":
+        return not_(func.coalesce(*parts, false()))
+    return and_(*parts) if condition.operator == "$and" else or_(*parts)
