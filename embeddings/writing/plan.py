@@ -24,6 +24,7 @@ from ..models.base import (
     check_kind,
     kinds,
     prefixed,
+    tokens_of,
 )
 from ..work import retried
 from . import rows
@@ -125,8 +126,26 @@ class Plan(Generic[K]):
 
     @property
     def contents(self) -> list[Content]:
-        """What the model is still to be called with: each content once. Count your tokens here."""
+        """What the model is still to be called with: each content once."""
         return [prefixed(self.model, content) for content in self.missing.values()]
+
+    @property
+    def characters(self) -> int:
+        """The number of characters of the texts among `contents`."""
+        return sum(len(content) for content in self.contents if isinstance(content, str))
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens `contents` have; by the model's `estimate_tokens`."""
+        return sum(tokens_of(self.model, content) for content in self.contents)
+
+    def cost(self, price: float) -> float:
+        """Return about what embedding `contents` costs, in the currency of the price.
+
+        Args:
+            price: Of a million tokens.
+        """
+        return self.tokens * price / 1_000_000
 
     def embed(
         self,
@@ -161,7 +180,12 @@ class Plan(Generic[K]):
         own = getattr(self.model, "batch_size", None)
 
         def finish(call: Begun[Answer]) -> Report:
-            report = self.take(call.result())
+            answer = call.result()
+            report = self.take(answer)
+            took = answer.seconds * 1000
+            LOG.debug(
+                "batch for %r: %d embedded, %.1f ms", self.collection, len(answer.vectors), took
+            )
             tell(count - len(self.missing))
             return report
 
