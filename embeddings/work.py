@@ -7,14 +7,26 @@ which every function of `writing` and `searching` and every `Database` works on.
 from __future__ import annotations
 
 import functools
+import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Executable, bindparam, event, func, literal_column, select, update
+from sqlalchemy import (
+    Executable,
+    bindparam,
+    event,
+    func,
+    inspect,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.engine import IteratorResult
 from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from . import databases, errors
 from .errors import InvalidItemError, ModelMismatchError, ModelRequiredError
@@ -37,7 +49,7 @@ if TYPE_CHECKING:
         Result,
         ScalarSelect,
     )
-    from sqlalchemy.orm import ORMExecuteState, Session
+    from sqlalchemy.orm import ORMExecuteState
 
     from .databases.base import Database
     from .databases.status import Searched
@@ -49,6 +61,9 @@ if TYPE_CHECKING:
     from .vectors import Float32
 
 MOST_NAMES = 10_000  # names of collections remembered for each engine
+PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds before an own transaction is tried again, about
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class CollectionRow(NamedTuple):
@@ -189,6 +204,55 @@ class Work:
         self.run(_touch(self.records), {"called": name})
 
 
+def retried(
+    operation: Callable[Concatenate[Reference[Any], P], T],
+) -> Callable[Concatenate[Reference[Any], P], T]:
+    """Let an operation in one transaction of our own be tried again, where the database asks to.
+
+    That is where others have come between or wait for each other in a ring. In a caller's
+    transaction there is more to be done again than is known here.
+    """
+
+    @functools.wraps(operation)
+    def tried(collection: Reference[Any], /, *args: P.args, **options: P.kwargs) -> T:
+        for pause in PAUSES if collection.sessions.engine is not None else ():
+            try:
+                return operation(collection, *args, **options)
+            except DBAPIError as error:
+                if not collection.database.asks_to_try_again(error):
+                    raise
+            collection.sessions.runtime.pause(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        return operation(collection, *args, **options)
+
+    return tried
+
+
+@contextmanager
+def one_bind(session: Session, records: Records, *, write: bool) -> Iterator[None]:
+    """Let all that an operation asks about our tables go to one bind.
+
+    A host's `get_bind` may choose one for each statement, by what it is: for an operation that
+    writes it is asked for that of an UPDATE.
+    """
+    if type(session).get_bind is Session.get_bind or "get_bind" in vars(session):
+        yield
+        return
+    chosen = session.get_bind
+    ours = {records.embedding.__mapper__, records.collection.__mapper__}
+    clause = update(records.embedding) if write else select(records.embedding)
+    bind = chosen(mapper=records.embedding.__mapper__, clause=clause)
+
+    def get_bind(mapper: Any = None, *args: Any, **options: Any) -> Engine | Connection:
+        is_ours = mapper is not None and inspect(mapper) in ours
+        return bind if is_ours else chosen(mapper, *args, **options)
+
+    vars(session)["get_bind"] = get_bind
+    try:
+        yield
+    finally:
+        del vars(session)["get_bind"]
+
+
 def compiled(
     statement: Executable,
     dialect: Dialect,
@@ -246,7 +310,10 @@ class Reference(Generic[K]):
     @contextmanager
     def work(self, *, write: bool = False) -> Iterator[Work]:
         """Yield one operation's work; its transaction ends with it if it is this library's own."""
-        with self.sessions.session(write=write) as session:
+        with (
+            self.sessions.session(write=write) as session,
+            one_bind(session, self.records, write=write),
+        ):
             work = Work(
                 session,
                 self.records,

@@ -19,7 +19,6 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
-from sqlalchemy.util import greenlet_spawn
 
 from .. import databases
 from ..errors import BindingError, ModelError
@@ -81,7 +80,7 @@ class EventLoop(Runtime):
         self, work: Callable[[], object], report: Callable[[], object], seconds: float
     ) -> None:
         """Do the work, and report every so many seconds meanwhile."""
-        working = asyncio.ensure_future(greenlet_spawn(work))
+        working = asyncio.ensure_future(spawn(work, finishes_statements=lambda: False))
         try:
             while wait_for(asyncio.wait, [working], timeout=seconds)[1]:
                 report()

@@ -8,8 +8,21 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict
 
-from sqlalchemy import ColumnElement, Row, Subquery, and_, select, true
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Row,
+    ScalarSelect,
+    Subquery,
+    TypeDecorator,
+    Values,
+    and_,
+    select,
+    true,
+    type_coerce,
+)
 from sqlalchemy.orm import Query as LegacyQuery
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
@@ -18,6 +31,10 @@ from ..values import check_text, plain
 from .filters import Condition, as_sql, checked_filter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import FromClause
+
     from ..tables.records import Records
     from ..values import Metadata
     from ..work import Reference, Work
@@ -25,7 +42,7 @@ if TYPE_CHECKING:
 Where: TypeAlias = (
     "ColumnElement[bool] | Mapping[str, Any] | Sequence[ColumnElement[bool] | Mapping[str, Any]]"
 )
-Among: TypeAlias = "SelectBase | Iterable[Any]"
+Among: TypeAlias = "SelectBase | ScalarSelect[Any] | Subquery | CTE | Values | Iterable[Any]"
 CheckedWhere: TypeAlias = tuple[ColumnElement[bool] | Condition, ...]
 """All of it has to hold."""
 
@@ -40,7 +57,7 @@ class Filters(TypedDict, total=False):
     where: Where | None
     """A dict of metadata, with operators, a SQL expression over `EmbeddingRecord`, or a list."""
     among: Among | None
-    """Only these: a SELECT of your keys, or keys."""
+    """Only these: a SELECT of your keys, as such or as a subquery, a CTE or VALUES; or keys."""
     exact: bool | None
     """True: use no index. Else one is used if it is there and pays; with False, `matches*` use it
     also where it may not pay."""
@@ -270,22 +287,41 @@ def _checked_part(records: Records, part: object, place: str) -> CheckedWhere:
 
 
 def _checked_expression(records: Records, given: Any, shown: str) -> ColumnElement[bool]:
+    ours = records.embeddings
     condition = given.__clause_element__() if hasattr(given, "__clause_element__") else given
     if not isinstance(condition, ColumnElement):
         raise InvalidQueryError(
             "where must be a dict of metadata, a SQL expression, or a list of these, not " + shown
         )
-    strangers = {
-        str(getattr(table, "name", table))
-        for table in select(records.embeddings.c.id).where(condition).get_final_froms()
-        if table is not records.embeddings
-    }
+    strangers = _strangers(records, condition)
+    if aliases := [table for table in strangers if getattr(table, "element", None) is ours]:
+        condition = _of_the_table(condition, aliases, ours)
+        strangers = _strangers(records, condition)
     if strangers:
+        names = sorted(str(getattr(table, "name", table)) for table in strangers)
         raise InvalidQueryError(
-            f"where is about {', '.join(sorted(strangers))}; to search among the rows of another "
+            f"where is about {', '.join(names)}; to search among the rows of another "
             "table, pass among= a SELECT of its keys"
         )
     return condition
+
+
+def _strangers(records: Records, condition: ColumnElement[Any]) -> list[FromClause]:
+    """Return what a condition about rows of embeddings brings into its statement besides."""
+    froms = select(records.embeddings.c.id).where(condition).get_final_froms()
+    return [table for table in froms if table is not records.embeddings]
+
+
+def _of_the_table(
+    condition: ColumnElement[Any], aliases: Sequence[FromClause], table: FromClause
+) -> ColumnElement[Any]:
+    """Return a condition about `aliased(EmbeddingRecord)` as one about the table itself."""
+
+    def replaced(element: Any, **_: Any) -> ColumnElement[Any] | None:
+        return table.c[element.name] if getattr(element, "table", None) in aliases else None
+
+    about_the_table: ColumnElement[Any] = visitors.replacement_traverse(condition, {}, replaced)
+    return about_the_table
 
 
 def where_condition(work: Work, where: CheckedWhere) -> ColumnElement[bool]:
@@ -295,6 +331,12 @@ def where_condition(work: Work, where: CheckedWhere) -> ColumnElement[bool]:
 
 
 def _checked_among(collection: Reference[Any], among: Among) -> Subquery | tuple[str, ...]:
+    if isinstance(among, ScalarSelect):
+        among = among.element
+    if isinstance(among, Values) and hasattr(among, "cte"):  # SQLite takes it in no other place
+        among = among.cte()
+    if isinstance(among, Subquery | CTE | Values):
+        among = select(among)
     if isinstance(among, SelectBase):
         chosen = among.subquery()
         if len(chosen.c) != 1:
@@ -302,6 +344,11 @@ def _checked_among(collection: Reference[Any], among: Among) -> Subquery | tuple
                 f"among must select the keys and nothing else, not {len(chosen.c)} columns"
             )
         column = chosen.c[0]
+        if isinstance(column.type, TypeDecorator):
+            dialect = collection.sessions.dialect(collection.records)
+            key = type_coerce(column, column.type.type_engine(dialect))
+            chosen = select(key.label("key")).subquery()
+            column = chosen.c[0]
         if not collection.keys.takes(column.type):
             raise InvalidQueryError(
                 f"among selects {column.name!r}, which is {type(column.type).__name__}; the keys "

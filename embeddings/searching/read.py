@@ -12,7 +12,7 @@ from ..sessions import bind_for_reading
 from ..tables.ours import are_missing, explained
 from ..tables.records import remember_key
 from ..vectors import ITEM_BYTES
-from ..work import Work
+from ..work import Work, retried
 from .query import check_query, several, starts_with
 from .scan import warn_of
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PAGE = 500  # records held at a time while iterating
 
 
+@retried
 def count(collection: Reference[Any]) -> int:
     """Return the number of items. See `Collection.count`."""
     entity = collection.records.embedding
@@ -41,6 +42,7 @@ def count(collection: Reference[Any]) -> int:
         return int(work.run(statement).scalar_one())
 
 
+@retried
 def get(collection: Reference[Any], id: Key) -> EmbeddingRecord | None:
     """Return an item's record, or None. See `Collection.get`."""
     text = collection.id_of(id)
@@ -70,6 +72,7 @@ def warm(collection: Reference[Any]) -> None:
             work.database.warm(work)
 
 
+@retried
 def contains(collection: Reference[Any], id: object) -> bool:
     """Return whether there is an item of this id."""
     text = collection.id_of(id)
@@ -92,6 +95,7 @@ def pages(collection: Reference[Any]) -> Iterator[EmbeddingRecord]:
         last = records[-1].id
 
 
+@retried
 def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRecord]:
     """Return the first 500 records in the order of the stored ids, or those after an id.
 
@@ -115,6 +119,7 @@ def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRe
         return [_with_key(collection, record) for record in work.run(page).scalars()]
 
 
+@retried
 def ids(collection: Reference[K], prefix: str | None) -> list[K]:
     """Return the ids, in the order in which they are stored. See `Collection.ids`."""
     entity = collection.records.embedding
@@ -157,7 +162,11 @@ def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[s
 
 def get_many(collection: Reference[Any], keys: Iterable[Key]) -> list[EmbeddingRecord | None]:
     """Return the records of some items, None where one is missing. See `Collection.get_many`."""
-    texts = collection.ids_of(several(keys, "ids"), "ids")
+    return _of_ids(collection, collection.ids_of(several(keys, "ids"), "ids"))
+
+
+@retried
+def _of_ids(collection: Reference[Any], texts: list[str]) -> list[EmbeddingRecord | None]:
     entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
@@ -174,6 +183,7 @@ def get_many(collection: Reference[Any], keys: Iterable[Key]) -> list[EmbeddingR
     return [records.get(text) for text in texts]
 
 
+@retried
 def vectors(
     collection: Reference[K], prefix: str | None, where: Where | None
 ) -> tuple[list[K], Float32]:

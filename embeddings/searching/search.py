@@ -7,12 +7,13 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import TypeDecorator, select, type_coerce
 
 from ..errors import InvalidItemError, InvalidQueryError, InvalidVectorError
 from ..models.base import check_content
 from ..values import checked_content
 from ..vectors import as_query
+from ..work import retried
 from .query import Entries, Entry, NotConfirmed, several
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def by_values(
     return _asked(collection, [contents[at] for at in asked], query, answer, nothing)
 
 
+@retried
 def _asked(
     collection: Reference[Any],
     contents: list[Content],
@@ -151,6 +153,7 @@ def _is_empty(work: Work) -> bool:
     return work.run(statement.limit(1)).first() is None
 
 
+@retried
 def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T], nothing: T) -> T:
     """Return what is nearest to the item of a stored id, in a form.
 
@@ -175,6 +178,7 @@ def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T], noth
         return _search(form, work, vector, query) if vector.any() else nothing
 
 
+@retried
 def by_vector(
     collection: Reference[Any], vector: Float64, query: Query, form: Form[T], nothing: T
 ) -> T:
@@ -216,6 +220,7 @@ def _log(work: Work, began: float, what: str) -> None:
     LOG.debug("%s in %r: %s, %.2f ms", what, work.row.name, how, took)
 
 
+@retried
 def by_vectors(
     collection: Reference[K], vectors: Iterable[VectorLike], query: Query
 ) -> list[Entries[K]]:
@@ -235,7 +240,11 @@ def entries(work: Work, vector: Float64, query: Query) -> Entries[Any]:
 
 def selectable(work: Work, vector: Float64, query: Query) -> Subquery:
     """Return the best as a selectable with the columns `id` and `score`."""
-    return work.database.matches(work, query.keys, vector, query)
+    keys = query.keys
+    found = work.database.matches(work, keys.on(work.dialect), vector, query)
+    if not isinstance(keys.sql_type, TypeDecorator):
+        return found
+    return select(type_coerce(found.c.id, keys.sql_type).label("id"), found.c.score).subquery()
 
 
 def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:

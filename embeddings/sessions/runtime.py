@@ -159,7 +159,7 @@ class Runtime:
     ) -> None:
         """Do the work, and report every so many seconds meanwhile."""
         with ThreadPoolExecutor(1) as pool:
-            working = pool.submit(work)
+            working = pool.submit(copy_context().run, work)
             while wait([working], timeout=seconds).not_done:
                 report()
             working.result()

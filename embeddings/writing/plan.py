@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from ..errors import (
     InvalidItemError,
@@ -25,6 +25,7 @@ from ..models.base import (
     kinds,
     prefixed,
 )
+from ..work import retried
 from . import rows
 from .calls import Calls, ask, calls_at_once, check_on_error, in_order, reason_of
 from .items import fold, key_of, of_item
@@ -33,7 +34,7 @@ from .report import CHANGED, DELETED, Report
 from .resolve import resolve, stored_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from ..keys import Keys
     from ..models.base import Content, SupportsEmbedding
@@ -47,6 +48,23 @@ if TYPE_CHECKING:
 
 
 LOG = logging.getLogger("embeddings")
+
+
+class Gate(Protocol):
+    """What decides, in the transaction that writes a plan, which items are written."""
+
+    def admit(self, work: Work, ids: list[str]) -> Mapping[str, str]:
+        """Return which items are to be left alone, and why, and keep the others from others.
+
+        Args:
+            work: Of the transaction, in which nothing was read yet.
+            ids: Of all items.
+        """
+        ...
+
+    def settle(self, work: Work, ids: set[str]) -> None:
+        """Do what belongs to the items that are in the collection as planned now."""
+        ...
 
 
 @dataclass(repr=False, eq=False)
@@ -203,6 +221,7 @@ class Plan(Generic[K]):
         return f"<Plan for {self.collection!r}: {written} to write, {new} of them new>"
 
 
+@retried
 def make(
     collection: Reference[K],
     given: list[Item],
@@ -330,7 +349,7 @@ def write(
     *,
     gives_way: bool = False,
     skips: bool = False,
-    admit: Callable[[Work, list[str]], Mapping[str, str]] | None = None,
+    gate: Gate | None = None,
 ) -> Report:
     """Read again and write, and return what was done.
 
@@ -340,11 +359,10 @@ def write(
         gives_way: Leave rows alone that another writer changed or deleted since the plan was made.
             Else the last writer wins, and the model is called for what is missing by then.
         skips: Leave out what the model refuses by itself.
-        admit: Called in the transaction that writes, with the ids of all items, before anything is
-            read: which are to be left alone, and why. The others are kept from other writers.
+        gate: What decides, in the transaction that writes, which items are written.
     """
     began, spent = perf_counter(), Report()
-    while (outcome := _write(collection, plan, gives_way=gives_way, admit=admit)).missing:
+    while (outcome := _write(collection, plan, gives_way=gives_way, gate=gate)).missing:
         LOG.warning(
             "other writers changed %d items in %r meanwhile: the model is called for them again",
             len(outcome.missing),
@@ -380,12 +398,13 @@ class _Outcome:
     """By their ids the reasons."""
 
 
+@retried
 def _write(
     collection: Reference[K],
     plan: Plan[K],
     *,
     gives_way: bool,
-    admit: Callable[[Work, list[str]], Mapping[str, str]] | None,
+    gate: Gate | None,
 ) -> _Outcome:
     """Write in one transaction, unless items need the model first."""
     outcome, accepted = _Outcome(), kinds(plan.model)
@@ -398,8 +417,8 @@ def _write(
         for position, folded in enumerate(plan.lists):
             if position:
                 collection.existing(work)
-            elif admit:
-                outcome.skipped |= admit(work, [item.id for item in folded])
+            elif gate:
+                outcome.skipped |= gate.admit(work, [item.id for item in folded])
             elif gives_way:
                 work.database.keep_rows(work, [item.id for item in folded])
             stored = stored_rows(work, folded, accepted)
@@ -413,12 +432,15 @@ def _write(
             if todo.missing:
                 outcome.missing = todo.missing
                 return outcome
-            new = {item.id for item in items} - stored.keys() if gives_way or admit else ()
+            new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
             if rows.write(work, todo, new):
                 collection.existing(work)  # read again: it has vectors now
                 again = stored_rows(work, items, accepted)
                 _give_way(plan, work, [item for item in items if item.id in new], again, outcome)
             outcome.written |= {row["id"] for row in todo.rows + todo.changes}
+        if gate:
+            ids = {item.id for items in plan.lists for item in items}
+            gate.settle(work, ids - outcome.skipped.keys())
     return outcome
 
 

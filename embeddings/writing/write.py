@@ -15,6 +15,7 @@ from ..searching.query import checked_where, starts_with, where_condition
 from ..tables.records import now
 from ..values import checked_content, load_metadata
 from ..vectors import as_vector
+from ..work import retried
 from . import loaded, plan, rows
 from .calls import Answer, Calls, NotCalledError, ask, calls_at_once, check_on_error, in_order
 from .items import Prepared, checked_item, item_metadata, key_of, vector_row
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from ..keys import Key
     from ..models.base import Content
-    from ..searching.query import Where
+    from ..searching.query import CheckedWhere, Where
     from ..sessions.runtime import Begun
     from ..values import Metadata
     from ..vectors import Float32
@@ -234,15 +235,21 @@ def store_vectors(
     for batch in batches(checked, batch_size):
         began = perf_counter()
         by_id = {row["id"]: row for row in batch}
-        with collection.work(write=True) as work:
-            collection.find_or_create(work)
-            rows.write(work, Resolution([by_id[id] for id in sorted(by_id)]))
+        _store(collection, [by_id[id] for id in sorted(by_id)])
         written += len(by_id)
         took = (perf_counter() - began) * 1000
         LOG.debug("batch in %r: %d vectors stored, %.1f ms", collection.name, len(batch), took)
     return Report(reused=written, seconds=perf_counter() - start)
 
 
+@retried
+def _store(collection: Reference[Any], given: list[dict[str, Any]]) -> None:
+    with collection.work(write=True) as work:
+        collection.find_or_create(work)
+        rows.write(work, Resolution(given))
+
+
+@retried
 def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None) -> None:
     """Replace the metadata of an item. See `Collection.set_metadata`."""
     text = collection.id_of(id)
@@ -273,15 +280,26 @@ def delete_items(
     condition = None if where is None else checked_where(collection.records, where)
     if texts is None and not conditions and not condition:  # an empty dict picks nothing
         raise InvalidQueryError("give ids, prefix= or where=; delete() deletes the collection")
+    return _delete(collection, texts, condition, conditions)
+
+
+@retried
+def _delete(
+    collection: Reference[Any],
+    ids: list[str] | None,
+    where: CheckedWhere | None,
+    given: list[ColumnElement[bool]],
+) -> int:
+    columns = collection.records.embeddings.c
     with collection.work(write=True) as work:
         row = collection.find(work)
         if row is None:
             return 0
-        if texts is not None:
-            conditions.append(work.database.is_one_of(id, texts))
-        if condition:
-            conditions.append(where_condition(work, condition))
-        conditions.append(collection.records.embeddings.c.collection_id == row.id)
+        conditions = [*given, columns.collection_id == row.id]
+        if ids is not None:
+            conditions.append(work.database.is_one_of(columns.id, ids))
+        if where:
+            conditions.append(where_condition(work, where))
         count = work.database.delete_rows(work, conditions)
         loaded.refresh(work)
         return count
