@@ -440,7 +440,7 @@ class Database:
             if row["id"] in there:  # a host's own columns stay as they are
                 work.run(update(table).where(is_ours, table.c.id == row["id"]).values(values))
             else:
-                new.append(values | {"collection_id": work.row.id})
+                new.append(values | {"collection_id": work.row.id, **work.extra})
         if new:
             work.connection.execute(insert(table), new)
 

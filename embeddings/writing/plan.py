@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from time import perf_counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from ..errors import (
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
 
 LOG = logging.getLogger("embeddings")
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Gate(Protocol):
@@ -97,6 +99,8 @@ class Plan(Generic[K]):
     """The rows that were there when the plan was made, by their ids."""
     refused: dict[ContentKey, str] = field(default_factory=dict)
     """What the model does not take, with the reason."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Values of a host's own columns, for new rows."""
 
     @property
     def new(self) -> list[K]:
@@ -253,6 +257,7 @@ def make(
     *,
     force: bool,
     skips: bool = False,
+    extra: Mapping[str, Any] = NOTHING,
 ) -> Plan[K]:
     """Return what writing items takes, having read what is there.
 
@@ -262,6 +267,7 @@ def make(
         prepared: The vector of the first item, where it is at hand.
         force: Call the model even for vectors that are there.
         skips: Note items that the model is known to refuse, instead of raising an error.
+        extra: Values of a host's own columns, for new rows.
     """
     with collection.work() as work:
         row = collection.find(work)
@@ -299,6 +305,7 @@ def make(
         written_ids=written.union(item.id for items in later for item in items),
         stored=stored or {},
         refused=refused,
+        extra=extra,
     )
 
 
@@ -433,6 +440,7 @@ def _write(
     """Write in one transaction, unless items need the model first."""
     outcome, accepted = _Outcome(), kinds(plan.model)
     with collection.work(write=True) as work:
+        work.extra = plan.extra
         row = collection.find_or_create(work, plan.model_id)
         if row.model_id != plan.model_id and (
             registry.canonical_id(row.model_id) != registry.canonical_id(plan.model_id)
