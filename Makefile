@@ -4,8 +4,8 @@
 # make long    run the contract over every way to reach a database, tell ten thousand random
 #              histories, search 10,000 times beside a writer, interrupt a search at each moment,
 #              have 16 threads do 10,000 short transactions on one SQLite file, and write 1,000
-#              overlapping batches from each of 8 processes on PostgreSQL
-#              processes on PostgreSQL; tell five thousand histories of writers and refreshers
+#              overlapping batches from each of 8 processes on PostgreSQL; tell 5,000 histories of
+#              writers and refreshers
 # make docs    build the documentation into build/docs; whatever Sphinx warns of is an error
 # make bench   print ratios against other ways to do the same, measured side by side, and draw
 #              the time of a search over the number of rows

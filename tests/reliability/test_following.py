@@ -324,7 +324,7 @@ class History:
             rows = session.execute(
                 select(Note.id, Note.body).where(Note.published, Note.body != "")
             )
-            expected = {id: Collection.content_hash(body) for id, body in rows}
+            expected = {id: Collection.content_hash(body or "") for id, body in rows}
         docs = Collection("history", self.engine, key=int, model=self.model)
         assert {record.key: record.content_hash for record in docs} == expected
         audit = self.notes.sync(self.engine, dry_run=True)
