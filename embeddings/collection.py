@@ -18,9 +18,11 @@ from .sessions import bind
 from .tables.records import RECORDS, EmbeddingRecord, Records
 from .vectors import as_query
 from .work import Reference
+from .writing import copying, whole, write
 from .writing import plan as plans
 from .writing import whole, write
 from .writing.items import Prepared, checked_extra, checked_item, content_hash, unpacked
+from .writing.copying import COPIED_AT_ONCE
 from .writing.progress import length_of
 
 if TYPE_CHECKING:
@@ -557,6 +559,29 @@ class Collection(Generic[K]):
             batch_size=batch_size,
             progress=progress,
         )
+
+    def copy_to(
+        self, other: Collection[Any], batch_size: int = COPIED_AT_ONCE, *, progress: Progress = None
+    ) -> Report:
+        """Copy every item to another collection, of any database, and return what was done.
+
+        Vectors, hashes, contents, metadata and `updated` are those of this collection, so that
+        nothing has to be embedded again there. The other collection is created with this one's
+        model if need be; what it has under other ids stays. To copy again, or after an
+        interruption, writes only what is not there yet (`reused`). No model is called.
+
+        Args:
+            other: Where to. Its keys have the same text as those of this collection.
+            batch_size: Rows written at once; on an engine, in one transaction.
+            progress: Called after each batch with the items done and the items in all; True draws
+                a bar.
+
+        Raises:
+            DoesNotExist: This collection does not exist.
+            ModelMismatchError: The other has vectors of another model.
+            ValueError: It is the same collection.
+        """
+        return copying.copy_to(self.reference, other.reference, batch_size, progress)
 
     def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
         """Replace the metadata of an item; None removes it. No model is called.

@@ -26,7 +26,8 @@ from ..models.base import BATCH_SIZE
 from ..searching import read
 from ..sessions import is_missing_file
 from ..tables.records import RECORDS, Records
-from ..writing import whole
+from ..writing import copying, whole
+from ..writing.copying import COPIED_AT_ONCE
 from ..writing.plan import Plan
 from .greenlets import spawn, wait_for
 from .sessions import AwaitedSessions, awaited
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from ..models.base import Content, SupportsEmbedding
     from ..tables.records import EmbeddingRecord
     from ..values import Metadata
+    from ..work import Reference
     from ..writing.calls import OnError
     from ..writing.items import Extra
     from ..writing.progress import Progress
@@ -288,6 +290,28 @@ class AsyncCollection(Generic[K]):
         return await store(self, await _read(entries), batch_size, extra=extra)
 
     sync = _awaited(Collection.sync)
+
+    async def copy_to(
+        self,
+        other: AsyncCollection[Any],
+        batch_size: int = COPIED_AT_ONCE,
+        *,
+        progress: Progress = None,
+    ) -> Report:
+        """Copy every item to another asynchronous collection, as `Collection.copy_to`."""
+        mine, theirs = self.reference, other.reference
+
+        def finishes_statements() -> bool:
+            return any(reference.database.finishes_statements for reference in (mine, theirs))
+
+        copy = partial(copying.copy_to, mine, theirs, batch_size, progress)
+        return await spawn(copy, finishes_statements=finishes_statements)
+
+    @property
+    def reference(self) -> Reference[K]:
+        """Which collection this is, and how it is reached, within a greenlet."""
+        return self._collection.reference
+
     set_metadata = _awaited(Collection.set_metadata)
     delete_items = _awaited(Collection.delete_items)
 

@@ -425,7 +425,7 @@ class Database:
         Args:
             work: Whose collection they are put in.
             rows: By the columns of the table, without the collection's id; vectors are float32,
-                metadata is JSON text. Sorted by id.
+                metadata is JSON text. Sorted by id. A row that is copied brings its own `updated`.
             updated: The time of the write, in seconds since 1970, UTC.
         """
         table = work.records.embeddings
@@ -436,7 +436,7 @@ class Database:
         new: list[dict[str, Any]] = []
         for row in rows:
             metadata = row["metadata"] and load_metadata(row["metadata"])
-            values = row | {"metadata": metadata, "updated": updated}
+            values = {"updated": updated} | row | {"metadata": metadata}
             if row["id"] in there:  # a host's own columns stay as they are
                 work.run(update(table).where(is_ours, table.c.id == row["id"]).values(values))
             else:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 HASHES_AT_ONCE = 500  # in one statement, far below the parameters that any database takes
 
 
-def _is_same_json(text: str, stored: str | None, *, keeps_order: bool) -> bool:
+def is_same_json(text: str, stored: str | None, *, keeps_order: bool) -> bool:
+    """Return whether JSON says the same as what is stored."""
     if stored is None:
         return False
     # As text: to Python 1, 1.0 and True are equal.
@@ -146,7 +147,7 @@ def _change(
     if row.is_stored:
         change["content"] = change["content_blob"] = None
     keeps_order = work.database.keeps_order_of_json
-    if item.metadata is not None and _is_same_json(
+    if item.metadata is not None and is_same_json(
         item.metadata, row.metadata, keeps_order=keeps_order
     ):
         change["metadata"] = None

@@ -117,6 +117,7 @@ def _encoded(collection_id: int, rows: Sequence[dict[str, Any]], updated: int) -
                 parts.append(_NULL)
             else:
                 parts += (_LENGTH.pack(len(value)), value)
-        parts.append(_INTEGER.pack(4, updated))
+        moment = row.get("updated", updated)
+        parts.append(_NULL if moment is None else _INTEGER.pack(4, moment))
     parts.append(_END)
     return b"".join(parts)
