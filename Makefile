@@ -59,6 +59,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.crowd
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.django_models
 
 writers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.writers
