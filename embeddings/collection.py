@@ -20,7 +20,7 @@ from .vectors import as_query
 from .work import Reference
 from .writing import plan as plans
 from .writing import whole, write
-from .writing.items import Prepared, checked_item, content_hash, unpacked
+from .writing.items import Prepared, checked_extra, checked_item, content_hash, unpacked
 from .writing.progress import length_of
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from .values import Metadata
     from .vectors import Float32, VectorLike
     from .writing.calls import OnError
+    from .writing.items import Extra
     from .writing.plan import Plan
     from .writing.progress import Progress
     from .writing.report import Report
@@ -298,6 +299,7 @@ class Collection(Generic[K]):
         store: bool = False,
         *,
         force: bool = False,
+        extra: Extra | None = None,
     ) -> None:
         """Embed the value and store its vector under the id.
 
@@ -311,6 +313,8 @@ class Collection(Generic[K]):
             metadata: A dict of JSON; not given, that of the same value stays.
             store: Store the value itself as well.
             force: Call the model even if the vector is there.
+            extra: Values of columns of your own (`make_records`), by their names or attributes,
+                for a row that is new. A row that is there keeps its own.
 
         Raises:
             InvalidItemError: Something cannot be stored; nothing was spent or written.
@@ -318,7 +322,7 @@ class Collection(Generic[K]):
             ModelError: The model failed; nothing was written.
             DoesNotExist: The collection was deleted, or does not exist and `create` is false.
         """
-        write.embed(self.reference, id, value, metadata, store, force=force)
+        write.embed(self.reference, id, value, metadata, store, force=force, extra=extra)
 
     def embed_multi(
         self,
@@ -327,6 +331,7 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        extra: Extra | None = None,
         concurrency: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
@@ -339,6 +344,7 @@ class Collection(Generic[K]):
             batch_size: The most values in one call of the model; a smaller `batch_size` of the
                 model goes first. On an engine each batch is a transaction: what was paid for stays.
             force: Call the model even for vectors that are there.
+            extra: Values of columns of your own for new rows, as in `embed`.
             concurrency: The most calls of the model at a time, in threads; by default what the
                 model says: 4 for services, 1 for others. Rows are read and written meanwhile, in
                 order, in the caller's thread.
@@ -363,6 +369,7 @@ class Collection(Generic[K]):
             batch_size,
             total=length_of(entries),
             force=force,
+            extra=extra,
             concurrency=concurrency,
             progress=progress,
             on_error=on_error,
@@ -375,6 +382,7 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        extra: Extra | None = None,
         concurrency: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
@@ -386,6 +394,7 @@ class Collection(Generic[K]):
             store: Store the values as well.
             batch_size: As in `embed_multi`.
             force: Call the model even for vectors that are there.
+            extra: As in `embed`.
             concurrency: As in `embed_multi`.
             progress: As in `embed_multi`.
             on_error: As in `embed_multi`.
@@ -398,13 +407,19 @@ class Collection(Generic[K]):
             batch_size,
             total=length_of(entries),
             force=force,
+            extra=extra,
             concurrency=concurrency,
             progress=progress,
             on_error=on_error,
         )
 
     def plan(
-        self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
+        self,
+        entries: Iterable[tuple[Any, ...]],
+        store: bool = False,
+        *,
+        force: bool = False,
+        extra: Extra | None = None,
     ) -> Plan[K]:
         """Return what writing these values takes, having read what is there: no model is called.
 
@@ -420,6 +435,7 @@ class Collection(Generic[K]):
             entries: (id, value) or (id, value, metadata) tuples. All are held in memory.
             store: Store the values as well.
             force: Call the model even for vectors that are there.
+            extra: Values of columns of your own for new rows, as in `embed`.
 
         Raises:
             InvalidItemError: Something cannot be stored.
@@ -429,7 +445,8 @@ class Collection(Generic[K]):
             checked_item(self.reference, id, value, metadata, store, at)
             for at, (id, value, metadata) in enumerate(triples)
         ]
-        return plans.make(self.reference, items, force=force)
+        own = checked_extra(self.reference.records, extra)
+        return plans.make(self.reference, items, force=force, extra=own)
 
     def apply(self, plan: Plan[K]) -> Report:
         """Write what was planned, in one transaction, and return what was done.
@@ -471,7 +488,11 @@ class Collection(Generic[K]):
         return write.embed_query(self.reference, search.sought(value))
 
     def store_vectors(
-        self, entries: Iterable[tuple[Any, ...]], batch_size: int = BATCH_SIZE
+        self,
+        entries: Iterable[tuple[Any, ...]],
+        batch_size: int = BATCH_SIZE,
+        *,
+        extra: Extra | None = None,
     ) -> Report:
         """Store vectors that were made elsewhere, and return how many (`reused`).
 
@@ -482,12 +503,13 @@ class Collection(Generic[K]):
                 tuples; a generator of any length. A vector is a NumPy array or an iterable of
                 numbers; metadata may be None; a content is text, and is stored.
             batch_size: Rows written at once; on an engine, in one transaction.
+            extra: Values of columns of your own for new rows, as in `embed`.
 
         Raises:
             InvalidItemError: An id, metadata or content cannot be stored.
             InvalidVectorError: A vector is not finite, or not of the collection's length.
         """
-        return write.store_vectors(self.reference, entries, batch_size)
+        return write.store_vectors(self.reference, entries, batch_size, extra)
 
     def sync(
         self,

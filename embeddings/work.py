@@ -93,6 +93,7 @@ class Work:
         runtime: How the operation waits.
         has_listeners: Whether a host may have conditions of its own for every SELECT, by
             `do_orm_execute`.
+        extra: Values of a host's own columns of embeddings, for rows that are new.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class Work:
         self.searched: Searched | None = None
         self.runtime = runtime
         self.has_listeners = has_listeners(session)
+        self.extra: Mapping[str, Any] = {}
         self._row: CollectionRow | None = None
 
     @property

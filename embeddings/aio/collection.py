@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from ..tables.records import EmbeddingRecord
     from ..values import Metadata
     from ..writing.calls import OnError
+    from ..writing.items import Extra
     from ..writing.progress import Progress
     from ..writing.report import Report
 
@@ -225,6 +226,7 @@ class AsyncCollection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        extra: Extra | None = None,
         concurrency: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
@@ -239,6 +241,7 @@ class AsyncCollection(Generic[K]):
             store,
             batch_size,
             force=force,
+            extra=extra,
             concurrency=concurrency,
             progress=progress,
             on_error=on_error,
@@ -251,6 +254,7 @@ class AsyncCollection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        extra: Extra | None = None,
         concurrency: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
@@ -262,6 +266,7 @@ class AsyncCollection(Generic[K]):
             store,
             batch_size,
             force=force,
+            extra=extra,
             concurrency=concurrency,
             progress=progress,
             on_error=on_error,
@@ -272,23 +277,34 @@ class AsyncCollection(Generic[K]):
     embed_query = _awaited(Collection.embed_query)
 
     async def store_vectors(
-        self, entries: Entries[tuple[Any, ...]], batch_size: int = BATCH_SIZE
+        self,
+        entries: Entries[tuple[Any, ...]],
+        batch_size: int = BATCH_SIZE,
+        *,
+        extra: Extra | None = None,
     ) -> Report:
         """Store vectors that were made elsewhere; `entries` may be asynchronous."""
-        return await _awaited(Collection.store_vectors)(self, await _read(entries), batch_size)
+        store = _awaited(Collection.store_vectors)
+        return await store(self, await _read(entries), batch_size, extra=extra)
 
     sync = _awaited(Collection.sync)
     set_metadata = _awaited(Collection.set_metadata)
     delete_items = _awaited(Collection.delete_items)
 
     async def plan(
-        self, entries: Entries[tuple[Any, ...]], store: bool = False, *, force: bool = False
+        self,
+        entries: Entries[tuple[Any, ...]],
+        store: bool = False,
+        *,
+        force: bool = False,
+        extra: Extra | None = None,
     ) -> AsyncPlan[K]:
         """Return what writing these values takes, as `Collection.plan`; its `embed` is awaited.
 
         `entries` may be asynchronous.
         """
-        plan = await _awaited(Collection.plan)(self, await _read(entries), store, force=force)
+        make = _awaited(Collection.plan)
+        plan = await make(self, await _read(entries), store, force=force, extra=extra)
         return AsyncPlan(**vars(plan))
 
     content_hash = staticmethod(Collection.content_hash)

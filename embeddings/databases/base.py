@@ -71,6 +71,8 @@ class Database:
     """Whether `search` takes a row of the collection that is remembered, and confirms it."""
     keeps_order_of_json: ClassVar[bool] = True
     """Whether stored metadata has its keys in the order in which they were written."""
+    rebuilds_tables: ClassVar[bool] = False
+    """Whether Alembic's batch mode makes a table anew, which drops its triggers."""
     has_wide_integers: ClassVar[bool] = False
     """Whether a column takes integers of 64 bits, whatever type of integer it is declared to be."""
     sample_rows: ClassVar[int] = 16
@@ -438,7 +440,7 @@ class Database:
             if row["id"] in there:  # a host's own columns stay as they are
                 work.run(update(table).where(is_ours, table.c.id == row["id"]).values(values))
             else:
-                new.append(values | {"collection_id": work.row.id})
+                new.append(values | {"collection_id": work.row.id, **work.extra})
         if new:
             work.connection.execute(insert(table), new)
 

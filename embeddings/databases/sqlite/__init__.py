@@ -63,6 +63,7 @@ class SQLite(Database):
     finishes_statements = True  # closing a connection within one would leave the file locked
     confirms_rows = True
     has_wide_integers = True
+    rebuilds_tables = True
 
     # Tables
 
