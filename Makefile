@@ -62,6 +62,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.crowd
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.providers
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.django_models
 
 writers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.writers
