@@ -59,6 +59,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.postgresql
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.crowd
+	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.providers
 	$(BIN)/python -m benchmarks.latency
 
 writers: $(VENV)/.dev

@@ -141,8 +141,8 @@ __all__ = [
 _LATER = {
     "AsyncCollection": "aio",
     "AsyncPlan": "aio",
-    "include_object": "tables.alembic",
-    "render_item": "tables.alembic",
+    "include_object": "following.operations",
+    "render_item": "following.operations",
 }
 
 

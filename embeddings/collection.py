@@ -519,7 +519,7 @@ class Collection(Generic[K]):
         allow_empty: bool = False,
         dry_run: bool = False,
         batch_size: int = BATCH_SIZE,
-        progress: Callable[[int, int | None], object] | None = None,
+        progress: Progress = None,
     ) -> Report:
         """Compare every row of a SELECT with the collection, and bring in what differs.
 
@@ -538,8 +538,9 @@ class Collection(Generic[K]):
             allow_empty: Whether to remove everything if the SELECT has no rows.
             dry_run: Write nothing and call no model; the report has the ids that are `stale`,
                 `missing` and `orphaned`.
-            batch_size: The most values in one call of the model, and the rows written at once.
-            progress: Called with the rows compared and the rows in all.
+            batch_size: The most values in one call of the model. As many batches are written at
+                once as the model takes at a time.
+            progress: Called with the rows compared and the rows in all; True draws a bar.
 
         Raises:
             InvalidQueryError: It is no such SELECT, or it has no rows and the collection has.

@@ -196,6 +196,10 @@ class AsyncCollection(Generic[K]):
     async def _run(self, work: Callable[[], R]) -> R:
         return await _run(self._sessions, self._records, work)
 
+    async def run(self, work: Callable[[Collection[K]], R]) -> R:
+        """Return what a function of the `Collection` returns; its methods wait within it."""
+        return await self._run(partial(work, self._collection))
+
     @property
     def name(self) -> str:
         """The name, unique in the database."""

@@ -19,11 +19,11 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
-from sqlalchemy.util import greenlet_spawn
 
 from .. import databases
 from ..errors import BindingError, ModelError
 from ..models.base import call_async, checked_vectors, embed_checked
+from ..models.spans import traced
 from ..models.usage import Usage, counted
 from ..sessions import engine_of
 from ..sessions.base import Sessions
@@ -81,7 +81,7 @@ class EventLoop(Runtime):
         self, work: Callable[[], object], report: Callable[[], object], seconds: float
     ) -> None:
         """Do the work, and report every so many seconds meanwhile."""
-        working = asyncio.ensure_future(greenlet_spawn(work))
+        working = asyncio.ensure_future(spawn(work, finishes_statements=lambda: False))
         try:
             while wait_for(asyncio.wait, [working], timeout=seconds)[1]:
                 report()
@@ -136,11 +136,14 @@ class _Tasks(Pool):
 async def _embed(
     model: SupportsEmbedding, items: list[Content], role: Role, usage: Usage
 ) -> list[Float32]:
-    with counted(usage):
+    with traced(model, len(items), usage) as note, counted(usage):
         answer = await call_async(model, items, role)
         if answer is None:
-            return await asyncio.to_thread(_in_a_thread, model, items, role)
-        return await asyncio.to_thread(checked_vectors, model, items, answer)
+            vectors = await asyncio.to_thread(_in_a_thread, model, items, role)
+        else:
+            vectors = await asyncio.to_thread(checked_vectors, model, items, answer)
+        note(vectors)
+    return vectors
 
 
 def _in_a_thread(model: SupportsEmbedding, items: list[Content], role: Role) -> list[Float32]:

@@ -36,7 +36,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import CompileError
 from sqlalchemy.types import NullType, String, TypeEngine, Uuid
 
-from ..errors import IndexingError
+from ..errors import IndexingError, SchemaError
 from ..values import load_metadata
 from ..vectors import ITEM_BYTES, Float32, VectorLike, decode_array, encode
 from .status import IndexInfo, Status
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Column, Connection, Dialect, Engine, Select, Subquery
     from sqlalchemy.exc import DBAPIError
 
+    from ..following.literals import Follow
     from ..keys import Keys
     from ..models.base import Content
     from ..searching.filters import Comparison
@@ -70,6 +71,8 @@ class Database:
     """Whether `search` takes a row of the collection that is remembered, and confirms it."""
     keeps_order_of_json: ClassVar[bool] = True
     """Whether stored metadata has its keys in the order in which they were written."""
+    rebuilds_tables: ClassVar[bool] = False
+    """Whether Alembic's batch mode makes a table anew, which drops its triggers."""
     has_wide_integers: ClassVar[bool] = False
     """Whether a column takes integers of 64 bits, whatever type of integer it is declared to be."""
     sample_rows: ClassVar[int] = 16
@@ -145,6 +148,46 @@ class Database:
     def pending_script_down(self, records: Records) -> list[str]:
         """Return the SQL of `uninstall_pending` for the documented tables, for a script."""
         return []
+
+    # Following
+
+    def follow(self, connection: Connection, given: Follow) -> None:
+        """Make the triggers by which a collection follows a table, in place of those there are.
+
+        Raises:
+            SchemaError: They cannot be made on this database, or from where the table is.
+            ValueError: They cannot evaluate the condition.
+        """
+        raise self.no_triggers()
+
+    def unfollow(self, connection: Connection, given: Follow) -> None:
+        """Drop them, if they are there."""
+        raise self.no_triggers()
+
+    def follow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `follow`, for a script."""
+        raise self.no_triggers()
+
+    def unfollow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `unfollow`, for a script."""
+        raise self.no_triggers()
+
+    def follow_problems(self, connection: Connection, given: Follow) -> list[str]:
+        """Return what of the triggers is missing, disabled, or not as `follow` makes it."""
+        return [f"no triggers are made on {self.name}"]
+
+    def follows(self, connection: Connection, records: Records) -> list[Follow]:
+        """Return what is followed beside these records, as the triggers that are there tell."""
+        return []
+
+    def no_triggers(self) -> SchemaError:
+        """Return the error that says that no table can be followed."""
+        return SchemaError(
+            f"No table can be followed on {self.name}, for which no triggers are known; they are "
+            "for SQLite and PostgreSQL"
+        )
+
+    # Side tables
 
     def check_side_tables(self, connection: Connection, records: Records) -> None:
         """Do nothing if the names of what stands beside the tables are free, or taken by it.
@@ -458,6 +501,13 @@ class Database:
         Others are kept from it until the transaction ends. Nobody is waited for.
         """
         return work.run(select(key).where(key.in_(keys)).order_by(key)).scalars()
+
+    def skipping_locked(self, statement: Select[Any]) -> Select[Any]:
+        """Return a SELECT of the rows that nobody else has locked, which locks them.
+
+        Where writers take turns it is the SELECT itself.
+        """
+        return statement
 
     def free_rows(self, work: Work, ids: Sequence[str]) -> set[str]:
         """Return the ids whose embeddings nobody else is writing, and keep those from others.

@@ -6,11 +6,18 @@ keys, so that the host's primary key serves each statement.
 
 from __future__ import annotations
 
+import datetime as dt
+import enum
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import JSON, Column, Select, Table, func, literal, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import SelectBase
 from sqlalchemy.types import NullType, String
 
@@ -22,11 +29,12 @@ from ..tables.columns import JSONObject
 from ..writing.items import item_content, item_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Row
 
     from ..keys import Keys
+    from ..values import Metadata
     from ..work import Reference, Work
 
 AT_ONCE = 500  # keys in one statement, far below the parameters that any database takes
@@ -41,12 +49,27 @@ class SourceRow(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
+class Made:
+    """What Python makes texts of.
+
+    Attributes:
+        statement: The SELECT, of instances or of columns.
+        key_of: What returns the key of a row of it.
+        item_of: What returns key, text and metadata of a row; the text may be empty.
+    """
+
+    statement: Select[Any]
+    key_of: Callable[[Row[Any]], Any]
+    item_of: Callable[[Row[Any]], tuple[Any, str, Metadata | None]]
+
+
+@dataclass(frozen=True, eq=False)
 class Rows:
     """A SELECT of one row for each item. Rows without a text are no items.
 
     Attributes:
         key: The column of the keys.
-        text: The column of the texts.
+        text: The column of the texts, or what Python makes them of.
         metadata: The column of the metadata, columns by their names in it, or None.
         keys: The type of the host's keys.
         locked: The column of the host's table that the keys come from, where that is known.
@@ -54,7 +77,7 @@ class Rows:
     """
 
     key: ColumnElement[Any]
-    text: ColumnElement[str]
+    text: ColumnElement[str] | Made
     metadata: ColumnElement[Any] | dict[str, ColumnElement[Any]] | None
     keys: Keys[Any]
     locked: Column[Any] | None
@@ -68,18 +91,19 @@ class Rows:
         return [*self.metadata.values()] if isinstance(self.metadata, dict) else [self.metadata]
 
     def all(self, *columns: ColumnElement[Any]) -> Select[Any]:
-        """Return the SELECT of some columns of all items."""
+        """Return the SELECT of some columns of all rows that may be items."""
+        if isinstance(self.text, Made):
+            return self.text.statement.with_only_columns(*columns, maintain_column_froms=True)
         return select(*columns).where(self.text != "")
 
-    def between(self, after: Any, upto: Any, *columns: ColumnElement[Any]) -> Select[Any]:
-        """Return the SELECT of the items of a page.
+    def between(self, statement: Select[Any], after: Any, upto: Any) -> Select[Any]:
+        """Return a SELECT of one page.
 
         Args:
+            statement: Of all rows.
             after: The key that the page before this one ended with; None for the first page.
             upto: The last key of the page; None for the last page.
-            *columns: What to select.
         """
-        statement = self.all(*columns)
         if after is not None:
             statement = statement.where(self.key > literal(after, self.key.type))
         if upto is not None:
@@ -87,16 +111,18 @@ class Rows:
         return statement
 
     def page_end(self, work: Work, after: Any, size: int) -> Any:
-        """Return the last key of a page; None if fewer items are left."""
-        keys = self.between(after, None, self.key).order_by(self.key)
+        """Return the last key of a page; None if fewer rows are left."""
+        keys = self.between(self.all(self.key), after, None).order_by(self.key)
         return work.run(keys.offset(size - 1).limit(1)).scalar()
 
     def count(self, work: Work, after: Any = None) -> int:
-        """Return how many items there are, or how many after a key."""
-        return int(work.run(self.between(after, None, func.count())).scalar_one())
+        """Return how many rows there are, or how many after a key."""
+        return int(work.run(self.between(self.all(func.count()), after, None)).scalar_one())
 
-    def is_item(self, work: Work, id: ColumnElement[str]) -> ColumnElement[bool]:
-        """Return the condition that a stored id is that of an item."""
+    def is_item(self, work: Work, id: ColumnElement[str]) -> ColumnElement[bool] | None:
+        """Return the condition that a stored id is that of an item; None if SQL cannot tell."""
+        if isinstance(self.text, Made):
+            return None
         database = work.database
         return (
             self.all(literal(1))
@@ -108,40 +134,39 @@ class Rows:
             .exists()
         )
 
-    def read(self, work: Work, ids: Iterable[str]) -> dict[str, SourceRow]:
-        """Return the rows of some items by their ids; of those that are there.
+    # Items
+
+    def page(self, work: Work, after: Any, upto: Any) -> dict[str, SourceRow]:
+        """Return the items of a page by their ids. Arguments as in `between`."""
+
+        def narrowed(rows: Select[Any]) -> Select[Any]:
+            return self.between(rows, after, upto).order_by(self.key)
+
+        return self._read(work, narrowed, None)
+
+    def read(
+        self, work: Work, ids: Iterable[str], errors: dict[str, Exception] | None = None
+    ) -> dict[str, SourceRow]:
+        """Return some items by their ids; those that are there.
+
+        Args:
+            work: In whose transaction.
+            ids: Of the items.
+            errors: Takes the errors of single rows by their ids; without it they are raised.
 
         Raises:
             InvalidItemError: A row cannot be stored, or there are two of a key.
         """
         found: dict[str, SourceRow] = {}
         for keys in self._keys(ids):
-            statement = self.all(self.key, self.text, *self.columns).where(self.key.in_(keys))
-            for key, text, *metadata in work.run(statement):
-                id = self.keys.to_text(key)
-                if id in found:
-                    raise InvalidItemError(
-                        f"The SELECT has more than one row of the key {key!r}: each item is one row"
-                    )
-                found[id] = self.row(id, text, metadata)
+            found |= self._read(work, partial(self._of_keys, keys), errors)
         return found
-
-    def row(self, id: str, text: object, values: list[Any]) -> SourceRow:
-        """Return a row of the database, checked."""
-        content = item_content(id, text)
-        if not isinstance(content, str):
-            raise InvalidItemError(f"item {id!r}: the content of a source must be text")
-        if self.metadata is None:
-            return SourceRow(content, None)
-        given = (
-            dict(zip(self.metadata, values, strict=True))
-            if isinstance(self.metadata, dict)
-            else values[0] or {}
-        )
-        return SourceRow(content, item_metadata(id, given))
 
     def there(self, work: Work, ids: Iterable[str]) -> set[str]:
         """Return which of some ids are items."""
+        if isinstance(self.text, Made):
+            errors: dict[str, Exception] = {}
+            return {*self.read(work, ids, errors), *errors}
         found: set[str] = set()
         for keys in self._keys(ids):
             statement = self.all(self.key).where(self.key.in_(keys))
@@ -161,6 +186,67 @@ class Rows:
             kept |= {self.keys.to_text(key) for key in found}
         return kept
 
+    def _read(
+        self,
+        work: Work,
+        narrowed: Callable[[Select[Any]], Select[Any]],
+        errors: dict[str, Exception] | None,
+    ) -> dict[str, SourceRow]:
+        found: dict[str, SourceRow] = {}
+        if not isinstance(self.text, Made):
+            for row in work.run(narrowed(self.all(self.key, self.text, *self.columns))):
+                self._add(found, errors, row[0], partial(self._of_columns, row))
+            return found
+        # A session of its own: instances in the host's may be older than the database.
+        with Session(work.connection, join_transaction_mode="rollback_only") as session:
+            for row in session.execute(narrowed(self.text.statement)):
+                key = self.text.key_of(row)
+                self._add(found, errors, key, partial(self._of_python, self.text, row))
+        return found
+
+    def _add(
+        self,
+        found: dict[str, SourceRow],
+        errors: dict[str, Exception] | None,
+        key: Any,
+        make: Callable[[], SourceRow | None],
+    ) -> None:
+        id = self.keys.to_text(key)
+        try:
+            row = make()
+            if id in found:
+                raise InvalidItemError(
+                    f"The SELECT has more than one row of the key {key!r}: each item is one row"
+                )
+        except SQLAlchemyError:
+            raise
+        except Exception as error:
+            if errors is None:
+                if not isinstance(error, InvalidItemError):
+                    error.add_note(f"It was raised by text= for the row {key!r}")
+                raise
+            errors[id] = error
+            found.pop(id, None)
+        else:
+            if row is not None:
+                found[id] = row
+
+    def _of_columns(self, row: Row[Any]) -> SourceRow:
+        key, text, *values = tuple(row)
+        metadata: Metadata | None = None
+        if isinstance(self.metadata, dict):
+            metadata = dict(zip(self.metadata, map(as_json, values), strict=True))
+        elif self.metadata is not None:
+            metadata = values[0] or {}
+        return source_row(self.keys.to_text(key), text, metadata)
+
+    def _of_python(self, made: Made, row: Row[Any]) -> SourceRow | None:
+        key, text, metadata = made.item_of(row)
+        return source_row(self.keys.to_text(key), text, metadata) if text else None
+
+    def _of_keys(self, keys: list[Any], rows: Select[Any]) -> Select[Any]:
+        return rows.where(self.key.in_(keys))
+
     def _keys(self, ids: Iterable[str]) -> Iterator[list[Any]]:
         """Yield host's keys for statements; what is no key of the column is of no row."""
         for batch in batches(sorted(ids), AT_ONCE):
@@ -170,6 +256,29 @@ class Rows:
                     if not self.keys.exceeds_column(id):
                         keys.append(self.keys.from_text(id))
             yield keys
+
+
+def source_row(id: str, text: object, metadata: Metadata | None) -> SourceRow:
+    """Return what a row says, checked.
+
+    Raises:
+        InvalidItemError: It cannot be stored.
+    """
+    content = item_content(id, text)
+    if not isinstance(content, str):
+        raise InvalidItemError(f"item {id!r}: the content of a source must be text")
+    return SourceRow(content, None if metadata is None else item_metadata(id, metadata))
+
+
+def as_json(value: object) -> object:
+    """Return what a column holds as JSON can hold it."""
+    if isinstance(value, dt.datetime | dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, Decimal):
+        return float(value)
+    return str(value) if isinstance(value, uuid.UUID) else value
 
 
 def rows_of(statement: object, collection: Reference[Any]) -> Rows:
@@ -212,7 +321,7 @@ def rows_of(statement: object, collection: Reference[Any]) -> Rows:
             f"{key.name!r} is of the type {type(key.type).__name__}. Collection(..., key=) sets "
             "the type"
         )
-    return Rows(key, text, _metadata(metadata), keys, _host_column(selected[0]))
+    return Rows(key, text, _metadata(metadata), keys, host_column(selected[0]))
 
 
 def _metadata(
@@ -225,7 +334,7 @@ def _metadata(
     return {str(column.key): column for column in columns}
 
 
-def _host_column(column: ColumnElement[Any]) -> Column[Any] | None:
+def host_column(column: ColumnElement[Any]) -> Column[Any] | None:
     """Return the column of a table that a selected column is."""
     for base in column.base_columns:
         if isinstance(base, Column) and isinstance(base.table, Table):

@@ -12,17 +12,19 @@ from sqlalchemy import and_, case, literal, select
 from ..errors import InvalidQueryError
 from ..models.base import batches, check_batch_size, kinds
 from ..searching import read
-from ..writing import loaded
+from ..writing.progress import teller
 from ..writing.report import Report
-from .bring import bring, unchanged
+from .bring import bring, items_at_once, remove, unchanged
+from .rows import Made
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from sqlalchemy import ColumnElement, Subquery
 
     from ..models.base import SupportsEmbedding
     from ..work import Reference, Work
+    from ..writing.progress import Progress
     from .rows import Rows
 
 LOG = logging.getLogger("embeddings")
@@ -39,9 +41,7 @@ class Found(NamedTuple):
 class Comparison:
     """One pass over all rows of a source, a page at a time, each in a transaction of its own."""
 
-    def __init__(
-        self, collection: Reference[Any], rows: Rows, progress: Callable[..., object] | None
-    ) -> None:
+    def __init__(self, collection: Reference[Any], rows: Rows, progress: Progress) -> None:
         self._collection = collection
         self._rows = rows
         self._progress = progress
@@ -53,43 +53,45 @@ class Comparison:
     def differences(self) -> Iterator[Found]:
         """Yield the items that are missing, and those that may differ."""
         collection, rows = self._collection, self._rows
-        after, total = None, self._total()
+        after, tell = None, teller(self._progress, self._total())
         while True:
             with collection.work() as work:
                 upto = rows.page_end(work, after, PAGE)
-                count = PAGE if upto is not None else rows.count(work, after)
-                found = self._page(work, after, upto)
+                count, found = self._page(work, after, upto)
             self.seen += count
             self.same += count - len(found)
-            if self._progress is not None:
-                self._progress(self.seen, total)
+            tell(self.seen)
             yield from found
             if upto is None:
                 return
             after = upto
 
     def _total(self) -> int | None:
-        if self._progress is None:
+        if not self._progress:
             return None
         with self._collection.work() as work:
             return self._rows.count(work)
 
-    def _page(self, work: Work, after: Any, upto: Any) -> list[Found]:
-        """Return what differs within a page."""
+    def _page(self, work: Work, after: Any, upto: Any) -> tuple[int, list[Found]]:
+        """Return how many items a page has, and those that differ."""
         rows, row = self._rows, self._collection.find(work)
-        if row is None:
-            keys = work.run(rows.between(after, upto, rows.key).order_by(rows.key)).scalars()
-            return [Found(rows.keys.to_text(key), is_there=False) for key in keys]
         model = self._collection.model_of(row)
+        if isinstance(rows.text, Made):
+            return self._compared_here(work, model, after, upto)
+        count = PAGE if upto is not None else rows.count(work, after)
+        if row is None:
+            page = rows.between(rows.all(rows.key), after, upto).order_by(rows.key)
+            keys = work.run(page).scalars()
+            return count, [Found(rows.keys.to_text(key), is_there=False) for key in keys]
         prefix = getattr(model, "document_prefix", "")
         text = literal(prefix) + rows.text if prefix else rows.text
         digest = work.database.text_hash(work, text, self._collection.content_hash)
         if digest is None:
             return self._compared_here(work, model, after, upto)
-        columns = [rows.key.label("key"), digest.label("digest"), *rows.columns]
-        page = rows.between(after, upto, *columns).subquery()
-        found = work.run(self._compared_there(work, page, model))
-        return [Found(rows.keys.to_text(key), bool(is_there)) for key, is_there in found]
+        columns = rows.all(rows.key.label("key"), digest.label("digest"), *rows.columns)
+        page = rows.between(columns, after, upto)
+        found = work.run(self._compared_there(work, page.subquery(), model))
+        return count, [Found(rows.keys.to_text(key), bool(there)) for key, there in found]
 
     def _compared_there(self, work: Work, page: Subquery, model: SupportsEmbedding) -> Any:
         """Return the SELECT of keys and whether they are there, compared by the database."""
@@ -119,17 +121,15 @@ class Comparison:
 
     def _compared_here(
         self, work: Work, model: SupportsEmbedding, after: Any, upto: Any
-    ) -> list[Found]:
+    ) -> tuple[int, list[Found]]:
         """Return the same, compared in Python, for what the database cannot compare."""
-        rows, found = self._rows, {}
-        columns = (rows.key, rows.text, *rows.columns)
-        page = work.run(rows.between(after, upto, *columns).order_by(rows.key))
-        for key, text, *metadata in page:
-            id = rows.keys.to_text(key)
-            found[id] = rows.row(id, text, metadata)
-        same = unchanged(self._collection, work, model, rows, found)
-        there = {id for id, *_ in work.database.stored_rows(work, [*found])}
-        return [Found(id, id in there) for id in found if id not in same]
+        collection, rows = self._collection, self._rows
+        read = rows.page(work, after, upto)
+        if not work.has_row:
+            return len(read), [Found(id, is_there=False) for id in read]
+        same = unchanged(collection, work, model, rows, read)
+        there = {id for id, *_ in work.database.stored_rows(work, [*read])}
+        return len(read), [Found(id, id in there) for id in read if id not in same]
 
 
 def sync(
@@ -140,7 +140,7 @@ def sync(
     allow_empty: bool,
     dry_run: bool,
     batch_size: int,
-    progress: Callable[..., object] | None,
+    progress: Progress,
 ) -> Report:
     """Bring in what differs and remove what is gone, or say what that is. See `Collection.sync`."""
     check_batch_size(batch_size)
@@ -151,29 +151,29 @@ def sync(
     report = Report()
     again: list[Any] = []
     ids = (found.id for found in comparison.differences())
-    for batch in batches(ids, _batch_size(collection, batch_size)):
-        done = bring(collection, rows, batch)
+    size = items_at_once(collection.read_model(), batch_size)
+    for batch in batches(ids, size):
+        done = _brought(collection, rows, batch, batch_size)
         again += [key for key, _ in done.skipped]
         report += replace(done, skipped=())
         LOG.debug("sync of %r: %d rows compared", collection.name, comparison.seen)
-    for batch in batches(again, _batch_size(collection, batch_size)):
-        report += bring(collection, rows, collection.ids_of(batch, "ids"))
+    for batch in batches(again, size):
+        report += _brought(collection, rows, collection.ids_of(batch, "ids"), batch_size)
     report += Report(unchanged=comparison.same)
     if prune and not comparison.seen and not allow_empty:
         _refuse_empty(collection)
     elif prune:
-        report += Report(removed=_prune(collection, rows))
+        report += _prune(collection, rows)
     return replace(report, seconds=perf_counter() - began)
 
 
-def _batch_size(collection: Reference[Any], batch_size: int) -> int:
-    own = getattr(collection.read_model(), "batch_size", None)
-    return min(batch_size, own or batch_size)
+def _brought(collection: Reference[Any], rows: Rows, ids: list[str], batch_size: int) -> Report:
+    with collection.work() as work:
+        read = rows.read(work, ids)
+    return bring(collection, rows, read, lambda plan: plan.embed(batch_size))
 
 
-def _audit(
-    collection: Reference[Any], rows: Rows, progress: Callable[..., object] | None
-) -> Report:
+def _audit(collection: Reference[Any], rows: Rows, progress: Progress) -> Report:
     """Return which ids are stale, missing and orphaned. No model is called, nothing written."""
     comparison = Comparison(collection, rows, progress)
     stale: list[str] = []
@@ -212,8 +212,13 @@ def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
             ids = ids.order_by(columns.id)
             upto = work.run(ids.offset(PAGE - 1).limit(1)).scalar()
             page = ids.limit(PAGE).subquery()
-            is_gone = ~rows.is_item(work, page.c.id)
-            gone = [*work.run(select(page.c.id).where(is_gone)).scalars()]
+            is_item = rows.is_item(work, page.c.id)
+            if is_item is not None:
+                gone = [*work.run(select(page.c.id).where(~is_item)).scalars()]
+            else:
+                stored = [*work.run(select(page.c.id)).scalars()]
+                there = rows.there(work, stored)
+                gone = [id for id in stored if id not in there]
         if gone:
             yield gone
         if upto is None:
@@ -235,23 +240,9 @@ def _refuse_empty(collection: Reference[Any]) -> None:
         )
 
 
-def _prune(collection: Reference[Any], rows: Rows) -> int:
-    """Delete what the source has no more, and return how many there were."""
-    columns = collection.records.embeddings.c
-    removed = 0
+def _prune(collection: Reference[Any], rows: Rows) -> Report:
+    """Delete what the source has no more."""
+    report = Report()
     for gone in _orphans(collection, rows):
-        with collection.work(write=True) as work:
-            collection.existing(work)
-            if collection.sessions.engine is not None:
-                work.database.wait_briefly(work)
-            free = work.database.free_rows(work, gone)
-            gone_now = free - rows.there(work, free)
-            removed += work.database.delete_rows(
-                work,
-                [
-                    columns.collection_id == work.row.id,
-                    work.database.is_one_of(columns.id, sorted(gone_now)),
-                ],
-            )
-            loaded.refresh(work)
-    return removed
+        report += replace(remove(collection, rows, gone), skipped=())
+    return report

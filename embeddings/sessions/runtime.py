@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..models.base import embed_checked
 from ..models.queries import QUERIES
+from ..models.spans import traced
 from ..models.usage import Usage, counted
 
 if TYPE_CHECKING:
@@ -136,8 +137,10 @@ class Runtime:
             role: What they are embedded for.
             usage: What the call takes is added to it.
         """
-        with counted(usage):
-            return embed_checked(model, items, role)
+        with traced(model, len(items), usage) as note, counted(usage):
+            vectors = embed_checked(model, items, role)
+            note(vectors)
+        return vectors
 
     def pool(self, at_once: int) -> Pool:
         """Return what does so many pieces of work at a time."""
@@ -159,7 +162,7 @@ class Runtime:
     ) -> None:
         """Do the work, and report every so many seconds meanwhile."""
         with ThreadPoolExecutor(1) as pool:
-            working = pool.submit(work)
+            working = pool.submit(copy_context().run, work)
             while wait([working], timeout=seconds).not_done:
                 report()
             working.result()

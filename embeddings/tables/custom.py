@@ -230,8 +230,36 @@ def found(connection: Connection) -> list[Records]:
 
 
 COLLECTIONS, EMBEDDINGS = "collections", "embeddings"
-_made: dict[str, Records] = {}
-"""Those that were found in databases, by prefix."""
+_made: dict[tuple[str, str | None], Records] = {}
+"""Those that were found in databases, or named in revisions, by prefix and schema."""
+
+
+def named(embeddings: str) -> Records:
+    """Return the records whose table of embeddings has this name.
+
+    Args:
+        embeddings: The full name, with the schema if it has one: "app.search_embeddings".
+
+    Raises:
+        ValueError: No such table can be one of embeddings.
+    """
+    for records in KNOWN:
+        if records.embeddings.fullname == embeddings:
+            return records
+    schema, _, name = embeddings.rpartition(".")
+    prefix = name.removesuffix(EMBEDDINGS)
+    if not name.endswith(EMBEDDINGS) or (prefix and not prefix.isidentifier()):
+        raise ValueError(
+            f"{embeddings!r} is no table of embeddings: its name is that prefix= of make_records "
+            "makes, such as 'search_embeddings'"
+        )
+    return _made_by(prefix, schema or None)
+
+
+def _made_by(prefix: str, schema: str | None) -> Records:
+    if (prefix, schema) not in _made:
+        _made[prefix, schema] = _records(registry(), MetaData(), __name__, prefix, schema)
+    return _made[prefix, schema]
 
 
 def _unknown(
@@ -245,9 +273,7 @@ def _unknown(
         columns = {column["name"] for column in inspector.get_columns(prefix + table.name, schema)}
         if not {column.name for column in table.columns} <= columns:
             return {}
-    if prefix not in _made:
-        _made[prefix] = _records(registry(), MetaData(), __name__, prefix)
-    return {name: _made[prefix]}
+    return {name: _made_by(prefix, None)}
 
 
 def watch(records: Records) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -73,7 +74,11 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
 
 
 def downgrade(
-    bind: Engine | Connection | None, revision: str = "base", *, drop_rows: bool = False
+    bind: Engine | Connection | None,
+    revision: str = "base",
+    *,
+    drop_rows: bool = False,
+    remedy: str | None = None,
 ) -> None:
     """Take the tables back to an older revision; "base" removes them.
 
@@ -84,6 +89,7 @@ def downgrade(
         revision: An Alembic revision of this library.
         drop_rows: Go on even if collections or embeddings are lost. Within a host's revision
             `alembic -x drop=yes downgrade` or `flask db downgrade -x drop=yes` say so, too.
+        remedy: What an error about rows that would be lost says that one can do.
 
     Raises:
         SchemaError: Rows would be lost. Nothing was changed.
@@ -93,7 +99,7 @@ def downgrade(
         return
     if isinstance(bind, Engine):
         with _migration(bind) as connection:
-            downgrade(connection, revision, drop_rows=drop_rows)
+            downgrade(connection, revision, drop_rows=drop_rows, remedy=remedy)
         return
     connection = _checked(bind, "downgrade")
     if not connection.in_transaction():
@@ -102,7 +108,26 @@ def downgrade(
         connection,
         lambda command, config: command.downgrade(config, revision),
         drop_rows=drop_rows or _host_says_drop(),
+        **({} if remedy is None else {"remedy": remedy}),
     )
+
+
+def script(dialect_name: str, start: str, end: str) -> str:
+    """Return the SQL from one revision to another, as Alembic writes it; nothing is connected.
+
+    Args:
+        dialect_name: SQLAlchemy's name of the database.
+        start: A revision, or "base".
+        end: A later one, or an earlier one.
+    """
+    written = StringIO()
+    command, config = _alembic(output_buffer=written)
+    config.attributes["dialect_name"] = dialect_name
+    later = {found.revision for found in _revisions().iterate_revisions(end, "base")}
+    run = command.upgrade if start == "base" or start in later else command.downgrade
+    with _alembic_globals(), _quiet_alembic():
+        run(config, f"{start}:{end}", sql=True)
+    return written.getvalue()
 
 
 def _host_says_drop() -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from time import perf_counter
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from ..errors import (
     InvalidItemError,
@@ -25,6 +25,7 @@ from ..models.base import (
     check_kind,
     kinds,
     prefixed,
+    tokens_of,
 )
 from ..work import retried
 from . import rows
@@ -35,7 +36,7 @@ from .report import CHANGED, DELETED, Report
 from .resolve import resolve, stored_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     from ..keys import Keys
     from ..models.base import Content, SupportsEmbedding
@@ -50,6 +51,23 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("embeddings")
 NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Gate(Protocol):
+    """What decides, in the transaction that writes a plan, which items are written."""
+
+    def admit(self, work: Work, ids: list[str]) -> Mapping[str, str]:
+        """Return which items are to be left alone, and why, and keep the others from others.
+
+        Args:
+            work: Of the transaction, in which nothing was read yet.
+            ids: Of all items.
+        """
+        ...
+
+    def settle(self, work: Work, ids: set[str]) -> None:
+        """Do what belongs to the items that are in the collection as planned now."""
+        ...
 
 
 @dataclass(repr=False, eq=False)
@@ -112,8 +130,26 @@ class Plan(Generic[K]):
 
     @property
     def contents(self) -> list[Content]:
-        """What the model is still to be called with: each content once. Count your tokens here."""
+        """What the model is still to be called with: each content once."""
         return [prefixed(self.model, content) for content in self.missing.values()]
+
+    @property
+    def characters(self) -> int:
+        """The number of characters of the texts among `contents`."""
+        return sum(len(content) for content in self.contents if isinstance(content, str))
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens `contents` have; by the model's `estimate_tokens`."""
+        return sum(tokens_of(self.model, content) for content in self.contents)
+
+    def cost(self, price: float) -> float:
+        """Return about what embedding `contents` costs, in the currency of the price.
+
+        Args:
+            price: Of a million tokens.
+        """
+        return self.tokens * price / 1_000_000
 
     def embed(
         self,
@@ -148,7 +184,12 @@ class Plan(Generic[K]):
         own = getattr(self.model, "batch_size", None)
 
         def finish(call: Begun[Answer]) -> Report:
-            report = self.take(call.result())
+            answer = call.result()
+            report = self.take(answer)
+            took = answer.seconds * 1000
+            LOG.debug(
+                "batch for %r: %d embedded, %.1f ms", self.collection, len(answer.vectors), took
+            )
             tell(count - len(self.missing))
             return report
 
@@ -339,7 +380,7 @@ def write(
     *,
     gives_way: bool = False,
     skips: bool = False,
-    admit: Callable[[Work, list[str]], Mapping[str, str]] | None = None,
+    gate: Gate | None = None,
 ) -> Report:
     """Read again and write, and return what was done.
 
@@ -349,11 +390,10 @@ def write(
         gives_way: Leave rows alone that another writer changed or deleted since the plan was made.
             Else the last writer wins, and the model is called for what is missing by then.
         skips: Leave out what the model refuses by itself.
-        admit: Called in the transaction that writes, with the ids of all items, before anything is
-            read: which are to be left alone, and why. The others are kept from other writers.
+        gate: What decides, in the transaction that writes, which items are written.
     """
     began, spent = perf_counter(), Report()
-    while (outcome := _write(collection, plan, gives_way=gives_way, admit=admit)).missing:
+    while (outcome := _write(collection, plan, gives_way=gives_way, gate=gate)).missing:
         LOG.warning(
             "other writers changed %d items in %r meanwhile: the model is called for them again",
             len(outcome.missing),
@@ -395,7 +435,7 @@ def _write(
     plan: Plan[K],
     *,
     gives_way: bool,
-    admit: Callable[[Work, list[str]], Mapping[str, str]] | None,
+    gate: Gate | None,
 ) -> _Outcome:
     """Write in one transaction, unless items need the model first."""
     outcome, accepted = _Outcome(), kinds(plan.model)
@@ -409,8 +449,8 @@ def _write(
         for position, folded in enumerate(plan.lists):
             if position:
                 collection.existing(work)
-            elif admit:
-                outcome.skipped |= admit(work, [item.id for item in folded])
+            elif gate:
+                outcome.skipped |= gate.admit(work, [item.id for item in folded])
             elif gives_way:
                 work.database.keep_rows(work, [item.id for item in folded])
             stored = stored_rows(work, folded, accepted)
@@ -424,12 +464,15 @@ def _write(
             if todo.missing:
                 outcome.missing = todo.missing
                 return outcome
-            new = {item.id for item in items} - stored.keys() if gives_way or admit else ()
+            new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
             if rows.write(work, todo, new):
                 collection.existing(work)  # read again: it has vectors now
                 again = stored_rows(work, items, accepted)
                 _give_way(plan, work, [item for item in items if item.id in new], again, outcome)
             outcome.written |= {row["id"] for row in todo.rows + todo.changes}
+        if gate:
+            ids = {item.id for items in plan.lists for item in items}
+            gate.settle(work, ids - outcome.skipped.keys())
     return outcome
 
 

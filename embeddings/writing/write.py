@@ -17,7 +17,7 @@ from ..values import checked_content, load_metadata
 from ..vectors import as_vector
 from ..work import retried
 from . import loaded, plan, rows
-from .calls import Answer, Calls, NotCalledError, ask, calls_at_once, check_on_error, in_order
+from .calls import Answer, Calls, ask, calls_at_once, check_on_error, in_order, not_called
 from .items import (
     Extra,
     Prepared,
@@ -191,7 +191,7 @@ class _Bulk:
             elif key in other.refused:
                 answer.refused[key] = other.refused[key]
             else:
-                raise NotCalledError
+                raise not_called(planned.model)
         flight.borrowed = {}
         report = _taken(self._collection, planned, answer, skips=self._calls.skips)
         self._done += len(flight.items)

@@ -385,5 +385,6 @@ def test_it_asks_by_keys_and_holds_little(own: Engine, monkeypatch: pytest.Monke
             fetched.append(cursor.fetchall())
 
     docs.sync(TEXTS)
+    event.remove(own, "after_cursor_execute", after)  # the engine is other tests', too
     assert fetched
     assert not any(fetched)

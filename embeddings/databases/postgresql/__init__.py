@@ -34,15 +34,16 @@ from ...vectors import ITEM_BYTES, Float32, VectorLike
 from ...writing.items import content_hash as md5
 from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, Status
-from . import extension, fields, followed, index, pending, rows, search
+from . import extension, fields, followed, index, pending, rows, search, triggers
 from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from sqlalchemy import URL, Column, Subquery
+    from sqlalchemy import URL, Column, Select, Subquery
     from sqlalchemy.exc import DBAPIError
 
+    from ...following.literals import Follow
     from ...keys import Keys
     from ...models.base import Content
     from ...searching.filters import Comparison
@@ -142,6 +143,32 @@ class PostgreSQL(Database):
                 if code == UNDEFINED_TABLE:
                     return {name: None}
         return {}
+
+    # Following
+
+    def follow(self, connection: Connection, given: Follow) -> None:
+        """Make the triggers."""
+        triggers.follow(connection, given)
+
+    def unfollow(self, connection: Connection, given: Follow) -> None:
+        """Drop the triggers."""
+        triggers.unfollow(connection, given)
+
+    def follow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `follow`."""
+        return triggers.script(given)
+
+    def unfollow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `unfollow`."""
+        return triggers.script_down(given)
+
+    def follow_problems(self, connection: Connection, given: Follow) -> list[str]:
+        """Compare the catalog with what `follow` makes."""
+        return triggers.problems(connection, given)
+
+    def follows(self, connection: Connection, records: Records) -> list[Follow]:
+        """Read the catalog."""
+        return triggers.follows(connection, records)
 
     # Errors
 
@@ -294,6 +321,10 @@ class PostgreSQL(Database):
     def keep_keys(self, work: Work, key: Column[Any], keys: list[Any]) -> Iterable[Any]:
         """Return what FOR KEY SHARE SKIP LOCKED gets."""
         return followed.keep_keys(work, key, keys)
+
+    def skipping_locked(self, statement: Select[Any]) -> Select[Any]:
+        """Return it with FOR UPDATE SKIP LOCKED, of the table that it is about alone."""
+        return statement.with_for_update(skip_locked=True, of=statement.get_final_froms()[0])
 
     def free_rows(self, work: Work, ids: Sequence[str]) -> set[str]:
         """Return what FOR UPDATE SKIP LOCKED gets, and the ids without a row."""

@@ -24,7 +24,18 @@ from sqlalchemy import (
 
 from ...tables.pending import pending_name
 from ..base import Database
-from . import changelog, fields, followed, hints, llm, opening, pending, rows, transactions
+from . import (
+    changelog,
+    fields,
+    followed,
+    hints,
+    llm,
+    opening,
+    pending,
+    rows,
+    transactions,
+    triggers,
+)
 from .matrix import memory, search
 
 if TYPE_CHECKING:
@@ -34,6 +45,7 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Dialect, Engine, Subquery
     from sqlalchemy.exc import DBAPIError
 
+    from ...following.literals import Follow
     from ...keys import Keys
     from ...models.base import Content
     from ...searching.filters import Comparison
@@ -51,6 +63,7 @@ class SQLite(Database):
     finishes_statements = True  # closing a connection within one would leave the file locked
     confirms_rows = True
     has_wide_integers = True
+    rebuilds_tables = True
 
     # Tables
 
@@ -98,6 +111,32 @@ class SQLite(Database):
         """Return nothing, or None where the error may come of the tables."""
         message = str(error.orig)
         return None if "no such" in message or "has no column" in message else {}
+
+    # Following
+
+    def follow(self, connection: Connection, given: Follow) -> None:
+        """Make the triggers."""
+        triggers.follow(connection, given)
+
+    def unfollow(self, connection: Connection, given: Follow) -> None:
+        """Drop the triggers."""
+        triggers.unfollow(connection, given)
+
+    def follow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `follow`."""
+        return triggers.script(given)
+
+    def unfollow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `unfollow`."""
+        return triggers.script_down(given)
+
+    def follow_problems(self, connection: Connection, given: Follow) -> list[str]:
+        """Compare the catalog with what `follow` makes."""
+        return triggers.problems(connection, given)
+
+    def follows(self, connection: Connection, records: Records) -> list[Follow]:
+        """Read the catalog."""
+        return triggers.follows(connection, records)
 
     # Errors
 

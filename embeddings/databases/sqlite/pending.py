@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 from sqlalchemy.engine.mock import MockConnection
 
-from ...tables.pending import REMOVED, pending_name
+from ...following.literals import FOLLOWS
+from ...tables.pending import DISPLACED, REMOVED, pending_name
 from .changelog import quoted, schema_of, within
 from .transactions import sqlite_transaction
 
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ...tables.records import Records
-
-FOLLOWS = "embeddings_follow_"
-"""What the names of all triggers on hosts' tables begin with."""
 
 
 def install(connection: Connection, records: Records) -> None:
@@ -53,6 +51,8 @@ def script(records: Records, schema: str | None = None) -> list[str]:
         "since INTEGER NOT NULL DEFAULT (CAST(strftime('%s', 'now') AS INTEGER)), "
         "claimed_until INTEGER, claimed_by TEXT, attempts INTEGER NOT NULL DEFAULT 0, error TEXT)",
         f'CREATE INDEX IF NOT EXISTS {inside}"idx_{table}_id" ON "{table}" (collection, id)',
+        f'CREATE INDEX IF NOT EXISTS {inside}"idx_{table}_displaced" ON "{table}" (collection) '
+        f"WHERE change = '{DISPLACED}'",
     ]
 
 

@@ -16,7 +16,6 @@ from sqlalchemy import (
     TextualSelect,
     bindparam,
     create_engine,
-    delete,
     text,
 )
 from sqlalchemy.orm import Session
@@ -26,9 +25,9 @@ from sqlalchemy.types import NullType
 from ...errors import BindingError, MissingExtraError
 from ...sessions.base import Sessions
 from ...sessions.host import Lent
-from ...tables.ours import REMEDY, are_missing
+from ...tables.ours import ADVICE, Advice, are_missing
 from ...work import Work
-from .conf import app_label
+from .conf import TABLE_PREFIX, app_label
 from .internals import with_parameters_written_in
 from .tables import records
 
@@ -45,6 +44,8 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "sqlite": ("sqlite://", {}),
     "postgresql": ("postgresql+psycopg://", {"use_native_hstore": False}),
 }
+
+OTHER_NAMES = f'EMBEDDINGS = {{"{TABLE_PREFIX}": "search_"}} in the settings'
 
 
 @contextmanager
@@ -112,21 +113,6 @@ def has_no_tables(alias: str) -> bool:
         return are_missing(Work(lent, records()))
 
 
-def empty_after_flush(*, using: str, plan: object = None, **_: Any) -> None:
-    """Empty the tables after `flush`, and so after each `TransactionTestCase`.
-
-    Django empties the tables of Django models only. It then sends the signal that it also sends
-    after `migrate`, which has a plan.
-    """
-    if plan is not None:
-        return
-    with session(using) as lent:
-        tables = records()
-        if not are_missing(Work(lent, tables)):
-            lent.execute(delete(tables.embedding))
-            lent.execute(delete(tables.collection))
-
-
 class _DjangoSession(Session):
     """A session in a transaction that Django ends."""
 
@@ -137,8 +123,7 @@ class _DjangoSession(Session):
 
 def _session_on(alias: str) -> Session:
     # The objects are of use after the block, as Django's are.
-    info = {"alias": alias, REMEDY: functools.partial(remedy, alias)}
-    return _DjangoSession(_engine(alias), expire_on_commit=False, info=info)
+    return _DjangoSession(_engine(alias), expire_on_commit=False, info={"alias": alias})
 
 
 def remedy(alias: str) -> str:
@@ -168,6 +153,7 @@ def _engine(alias: str) -> Engine:
             poolclass=NullPool,
             pool_reset_on_return=None,
             hide_parameters=True,
+            execution_options={ADVICE: Advice(functools.partial(remedy, alias), OTHER_NAMES)},
             **options,
         )
     except ModuleNotFoundError:
@@ -272,6 +258,22 @@ def keys_of(queryset: QuerySet[Any], key: ColumnClause[Any]) -> TextualSelect:
         for number, value in enumerate(parameters)
     )
     return text(sql).bindparams(*values).columns(key)
+
+
+def before_tables(alias: str) -> list[str]:
+    """Return the SQL of what has to be there before the tables."""
+    is_postgresql = connections[alias].vendor == "postgresql"
+    return ["CREATE EXTENSION IF NOT EXISTS vector"] if is_postgresql else []
+
+
+def begins_late(alias: str) -> bool:
+    """Return whether a transaction takes the lock to write when it first writes, and fails then.
+
+    So does SQLite's, if another writer has committed since the transaction's first SELECT.
+    """
+    settings = connections.settings[alias]
+    mode = str(settings["OPTIONS"].get("transaction_mode", ""))
+    return connections[alias].vendor == "sqlite" and mode.upper() not in {"IMMEDIATE", "EXCLUSIVE"}
 
 
 def enumerates_keys(alias: str) -> bool:

@@ -16,10 +16,9 @@ if TYPE_CHECKING:
 
 
 def records() -> Records:
-    """Return the tables of the project, for a `Collection` on `session()`.
+    """Return the tables of the project.
 
-    with session() as lent:
-        Collection("docs", lent, records=records())
+    A `Collection` on `session()` takes them as `records=records()`, where they have a prefix.
     """
     prefix = table_prefix()
     return _with_prefix(prefix) if prefix else RECORDS

@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from typing import TYPE_CHECKING, Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, router
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..... import commands
 from .....errors import EmbeddingsError
 from ...conf import app_label
-from ...database import DjangoTransactions
+from ...database import DjangoTransactions, remedy
+from ...tables import records
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser
+
+# Django's own options, which may also stand behind the subcommand. It reads --settings and
+# --pythonpath before it reads the rest.
+COMMON: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("--settings",), {}),
+    (("--pythonpath",), {}),
+    (("-v", "--verbosity"), {"type": int, "choices": [0, 1, 2, 3]}),
+    (("--traceback",), {"action": "store_true"}),
+    (("--no-color",), {"action": "store_true"}),
+    (("--force-color",), {"action": "store_true"}),
+    (("--skip-checks",), {"action": "store_true"}),
+)
 
 
 class Command(BaseCommand):
@@ -27,16 +41,24 @@ class Command(BaseCommand):
         """Add the subcommands."""
         subcommands = parser.add_subparsers(dest="command", required=True)
 
-        def add(name: str, help: str, *, has_json: bool = True) -> CommandParser:
-            command: CommandParser = subcommands.add_parser(name, help=help)
+        def add_own(command: CommandParser, default: str) -> None:
+            command.add_argument("--database", default=default, help="The alias of the database.")
             command.add_argument(
-                "--database", default=DEFAULT_DB_ALIAS, help="The alias of the database."
+                "--json",
+                action="store_true",
+                default=default if default == SUPPRESS else False,
+                help="Print JSON.",
             )
-            if has_json:
-                command.add_argument("--json", action="store_true", help="Print JSON.")
+
+        def add(name: str, help: str) -> CommandParser:
+            command: CommandParser = subcommands.add_parser(name, help=help, description=help)
+            add_own(command, SUPPRESS)
+            for names, options in COMMON:
+                command.add_argument(*names, default=SUPPRESS, help=SUPPRESS, **options)
             return command
 
-        add("migrate", "Create the tables, or bring them up to date.", has_json=False)
+        add_own(parser, DEFAULT_DB_ALIAS)
+        add("migrate", "Create the tables, or bring them up to date.")
         add("status", "Show the schema and every collection; fail if there is one to migrate.")
         search = add("search", "Print what is nearest to a text; fail if that is nothing.")
         search.add_argument("collection", help="The name of the collection.")
@@ -50,17 +72,13 @@ class Command(BaseCommand):
     def handle(self, *, command: str, database: str, **options: Any) -> None:
         """Do what the subcommand says."""
         if command == "migrate":
-            verbosity = options["verbosity"]
-            self.stdout.ending = ""  # which the other command's output has
-            call_command(
-                "migrate", app_label(), database=database, verbosity=verbosity, stdout=self.stdout
-            )
+            self._migrate(database, options["verbosity"])
             return
         db, as_json = DjangoTransactions(database), options["json"]
         try:
             if command == "status":
                 outcome = commands.status(db, as_json=as_json)
-                failure = "The schema is behind: run manage.py migrate embeddings"
+                failure = f"The schema is behind: run {remedy(database)}"
             elif command == "search":
                 outcome = commands.search(
                     db,
@@ -69,13 +87,24 @@ class Command(BaseCommand):
                     number=options["number"],
                     prefix=options["prefix"],
                     as_json=as_json,
+                    records=records(),
                 )
                 failure = "Nothing was found"
             else:
-                outcome = commands.show(db, options["collection"], options["id"], as_json=as_json)
+                outcome = commands.show(
+                    db, options["collection"], options["id"], as_json=as_json, records=records()
+                )
                 failure = ""
         except (EmbeddingsError, SQLAlchemyError) as error:
             raise CommandError(" ".join(str(error).split())) from None
         self.stdout.write(outcome.text)
         if not outcome.is_good:
             raise CommandError(failure)
+
+    def _migrate(self, database: str, verbosity: int) -> None:
+        if not router.allow_migrate(database, app_label()):
+            raise CommandError(f"Nothing was made. Run {remedy(database)}")
+        self.stdout.ending = ""  # which the other command's output has
+        call_command(
+            "migrate", app_label(), database=database, verbosity=verbosity, stdout=self.stdout
+        )
