@@ -267,6 +267,8 @@ class AsyncCollection(Generic[K]):
     drop_index = _awaited(Collection.drop_index)
     index_info = _awaited(Collection.index_info)
     create_index = _awaited(Collection.create_index)
+    create_text_index = _awaited(Collection.create_text_index)
+    drop_text_index = _awaited(Collection.drop_text_index)
 
     async def contains(self, id: object) -> bool:
         """Return whether there is an item of this id."""

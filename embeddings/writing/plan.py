@@ -66,6 +66,8 @@ class Plan(Generic[K]):
     written_ids: set[str]
     stored: dict[str, StoredRow]
     """The rows that were there when the plan was made, by their ids."""
+    has_new_words: bool = False
+    """Whether an item that is unchanged has no words in the collection's text index yet."""
 
     @property
     def new(self) -> list[K]:
@@ -178,6 +180,9 @@ def make(
         first, later = lists[0], lists[1:]
         stored = None if row is None else stored_rows(work, first, kinds(model))
         todo = resolve(work, first, stored, vectors, kinds(model), force=force)
+        texts = sorted(todo.unchanged & todo.texts.keys())
+        is_indexed = row is not None and row.language is not None
+        has_new_words = is_indexed and bool(work.database.without_words(work, texts))
     # What comes later cannot rely on a row that is about to be replaced.
     missing = {item.key: item.content for item in todo.missing}
     missing |= {i.key: i.content for items in later for i in items if i.key not in vectors}
@@ -196,6 +201,7 @@ def make(
         new_ids={item.id for items in lists for item in items if item.key in missing},
         written_ids=written.union(item.id for items in later for item in items),
         stored=stored or {},
+        has_new_words=has_new_words,
     )
 
 

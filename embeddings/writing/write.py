@@ -89,7 +89,7 @@ def _embed(
     began = perf_counter()
     planned = plan.make(collection, items, prepared, force=force)
     report = Report(unchanged=len(planned.unchanged))
-    if planned.new_ids or planned.written_ids:
+    if planned.new_ids or planned.written_ids or planned.has_new_words:
         requests = bool(planned.missing)
         if planned.missing:
             planned.call(planned.missing)
@@ -133,7 +133,12 @@ def store_vectors(
         by_id = {row["id"]: row for row in batch}
         with collection.work(write=True) as work:
             collection.find_or_create(work)
-            rows.write(work, Resolution([by_id[id] for id in sorted(by_id)]))
+            texts = {
+                id: (row["content"], row["content_hash"])
+                for id, row in by_id.items()
+                if row["content"] is not None
+            }
+            rows.write(work, Resolution([by_id[id] for id in sorted(by_id)], texts=texts))
         written += len(by_id)
         took = (perf_counter() - began) * 1000
         LOG.debug("batch in %r: %d vectors stored, %.1f ms", collection.name, len(batch), took)
