@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from ..searching.query import Filters, Where
     from ..tables.records import EmbeddingRecord
     from ..values import Metadata
-    from ..work import Reference
     from ..vectors import Float32, VectorLike
+    from ..work import Reference
     from ..writing.calls import OnError
     from ..writing.items import Extra
     from ..writing.progress import Progress
@@ -420,6 +420,8 @@ class AsyncCollection(Generic[K]):
     drop_index = _awaited(Collection.drop_index)
     index_info = _awaited(Collection.index_info)
     create_index = _awaited(Collection.create_index)
+    create_text_index = _awaited(Collection.create_text_index)
+    drop_text_index = _awaited(Collection.drop_text_index)
 
     async def contains(self, id: object) -> bool:
         """Return whether there is an item of this id."""

@@ -282,6 +282,7 @@ EXAMPLES = [
     errors.BindingError("binding"),
     errors.CorruptVectorWarning("corrupt"),
     errors.MemoryBudgetWarning("large"),
+    errors.MissingWordsWarning("words"),
 ]
 
 
