@@ -105,11 +105,13 @@ def test_in_a_migration(alias: str, library: ModuleType):
 
     collection = ModelCollection(library.Leaflet, text="title", name="moved", model=library.model)
     operation = FollowRows("library_leaflet", key="id", columns=["title"], collection="moved")
-    (missing,) = collection.trigger_problems(using=alias)
+    missing = collection.trigger_problems(using=alias)
+    declared = "FollowRows('library_leaflet', key='id', columns=('title',), collection='moved')"
+    assert missing[-1] == f"as declared: {declared}"
     with connections[alias].schema_editor(collect_sql=True) as editor:
         operation.database_forwards("library", editor, None, None)
         assert "CREATE" in "".join(editor.collected_sql)
-    assert collection.trigger_problems(using=alias) == [missing]
+    assert collection.trigger_problems(using=alias) == missing
     with connections[alias].schema_editor() as editor:
         operation.database_forwards("library", editor, None, None)
     assert collection.trigger_problems(using=alias) == []
@@ -117,7 +119,7 @@ def test_in_a_migration(alias: str, library: ModuleType):
     assert collection.pending(using=alias).items == 1
     with connections[alias].schema_editor() as editor:
         operation.database_backwards("library", editor, None, None)
-    assert collection.trigger_problems(using=alias) == [missing]
+    assert collection.trigger_problems(using=alias) == missing
     assert "library_leaflet" in operation.describe()
 
 

@@ -24,7 +24,7 @@ from ...models.base import BATCH_SIZE, batches, check_model
 from ...writing.report import Report
 from .conf import app_label
 from .database import DjangoTransactions, enumerates_keys, has_no_tables, keys_of, session
-from .following import follows_of, rows_of
+from .following import follows_of, problems, rows_of
 from .internals import yields_instances
 from .ranking import check_name, has_windows, only, ranked
 from .source import Source
@@ -417,7 +417,7 @@ class ModelCollection(Generic[M]):
         alias = using or router.db_for_write(self.source.model)
         with session(alias) as lent:
             wanted = self._follows(alias)
-            return triggers.differences(lent.connection(), self.name, self._tables, wanted)
+            return problems(lent.connection(), self.name, self._tables, wanted)
 
     @synchronous
     def refresh(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ from django.db.models import (
 from sqlalchemy import Boolean, Column, ColumnElement, MetaData, String, Table, or_, select, text
 from sqlalchemy.types import NullType
 
+from ... import databases
+from ...following import triggers
 from ...following.literals import Follow
 from ...following.rows import Made, Rows, SourceRow, source_row
 from ...following.source import joined_in_sql
@@ -28,7 +31,7 @@ from .internals import condition_sql
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import Select
+    from sqlalchemy import Connection, Select
 
     from ...tables.records import Records
     from ...work import Work
@@ -48,18 +51,18 @@ def follows_of(source: Source[Any], name: str, records: Records, alias: str) -> 
         TypeError: It is not known what a function of an instance reads.
     """
     model: type[Model] = source.model._meta.concrete_model
-    fields = source.own_fields()
+    fields = dict.fromkeys(source.own_fields())
     condition: str | None = None
-    where_fields: set[Field[Any, Any]] = set()
+    where_fields: list[Field[Any, Any]] = []
     if source.where is not None:
         condition, where_fields = condition_sql(connections[alias], model, source.where)
     follows = []
     for each in (model, *model._meta.get_parent_list()):
-        columns = {
+        columns = [
             field.column
-            for field in fields | where_fields
+            for field in fields | dict.fromkeys(where_fields)
             if field.model._meta.concrete_model is each
-        }
+        ]
         if not columns and each is not model:
             continue
         is_held = condition is not None and {field.model for field in where_fields} <= {each}
@@ -67,13 +70,52 @@ def follows_of(source: Source[Any], name: str, records: Records, alias: str) -> 
             Follow(
                 each._meta.db_table,
                 each._meta.pk.column,
-                tuple(sorted(columns)) or (each._meta.pk.column,),
+                tuple(columns) or (each._meta.pk.column,),
                 name,
                 where=condition if is_held else None,
                 embeddings=records.embeddings.fullname,
             )
         )
     return follows
+
+
+def problems(
+    connection: Connection, name: str, records: Records, wanted: list[Follow]
+) -> list[str]:
+    """Return what of the triggers is missing, disabled or not as declared.
+
+    A migration may have the columns in another order, and the condition without quotation marks.
+    """
+    database = databases.of(connection.dialect)
+    made = {
+        given.table: given
+        for given in database.follows(connection, records)
+        if given.collection == name
+    }
+    alike = [
+        made[given.table] if _says_the_same(made.get(given.table), given) else given
+        for given in wanted
+    ]
+    found = triggers.differences(connection, name, records, alike)
+    if found:
+        found += [f"as declared: FollowRows({_arguments(given)})" for given in wanted]
+    return found
+
+
+def _says_the_same(made: Follow | None, wanted: Follow) -> bool:
+    return made is not None and (made.key, {*made.columns}, made.embeddings, _bare(made.where)) == (
+        wanted.key, {*wanted.columns}, wanted.embeddings, _bare(wanted.where)
+    )  # fmt: skip
+
+
+def _bare(condition: str | None) -> str | None:
+    return None if condition is None else re.sub(r'["\s]', "", condition).strip("()")
+
+
+def _arguments(given: Follow) -> str:
+    values = {name: value for name, value in given.values.items() if name != "table"}
+    shown = (f"{name}={value!r}" for name, value in values.items())
+    return ", ".join([repr(given.table), *shown])
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,7 +32,7 @@ def with_parameters_written_in(connection: BaseDatabaseWrapper, sql: str, parame
 
 def condition_sql(
     connection: BaseDatabaseWrapper, model: type[Model], condition: Q
-) -> tuple[str, set[Field[Any, Any]]]:
+) -> tuple[str, list[Field[Any, Any]]]:
     """Return a condition as SQL over bare columns with its values in it, and its fields.
 
     As Django makes those of indexes and constraints, which no public function gives.
@@ -42,12 +42,12 @@ def condition_sql(
     where = query.build_where(condition)
     sql, parameters = where.as_sql(query.get_compiler(connection=connection), connection)
     editor = connection.schema_editor()
-    fields: set[Field[Any, Any]] = set()
+    fields: list[Field[Any, Any]] = []
     nodes: list[Any] = [where]
     while nodes:
         node = nodes.pop()
         if target := getattr(node, "target", None):
-            fields.add(target)
+            fields.append(target)
         if hasattr(node, "get_source_expressions"):
             nodes += filter(None, node.get_source_expressions())
     return sql % tuple(map(editor.quote_value, parameters)), fields

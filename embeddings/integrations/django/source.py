@@ -252,13 +252,13 @@ class Source(Generic[M]):
 
     # Which columns these are
 
-    def own_fields(self) -> set[Field[Any, Any]]:
+    def own_fields(self) -> list[Field[Any, Any]]:
         """Return the fields of the rows themselves that text and metadata read.
 
         Raises:
             TypeError: That is not known of a function, or of what is no field.
         """
-        fields: set[Field[Any, Any]] = set()
+        fields: list[Field[Any, Any]] = []
         if self.function is not None and not self.columns:
             raise TypeError(
                 f"Name what the function text= of {self.label} reads: columns=[...]. A change of "
@@ -269,7 +269,7 @@ class Source(Generic[M]):
             if field is None:
                 raise TypeError(f"{self.label}: {path!r} is no field, and so cannot be followed")
             if getattr(field, "concrete", False) and not field.many_to_many:
-                fields.add(field)
+                fields.append(field)
         return fields
 
     def plain_fields(self, *kinds: type[Field[Any, Any]]) -> list[Field[Any, Any]] | None:
