@@ -66,9 +66,9 @@ def test_it_is_used_over_http(site: str, folder: Path, environment: dict[str, st
         assert "Refund for a cancelled film" not in subjects("cancelled film")
         assert "The screen is frozen" not in subjects("the screen is frozen")
 
-        found = re.search(r'"/bakery/\d+"', client.get("/bakery/?q=money back").text)
-        assert found is not None
-        assert "Like this" in client.get(found[0].strip('"')).text
+        link = re.search(r'"/bakery/\d+"', client.get("/bakery/?q=money back").text)
+        assert link is not None
+        assert "Like this" in client.get(link[0].strip('"')).text
 
         token = re.findall(r'csrfmiddlewaretoken" value="(\w+)"', client.get("/bakery/ask").text)
         form = {"subject": "Glücksrad 🎡", "question": "?", "csrfmiddlewaretoken": token[0]}
