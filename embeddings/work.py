@@ -219,7 +219,7 @@ def retried(
 
     @functools.wraps(operation)
     def tried(collection: Reference[Any], /, *args: P.args, **options: P.kwargs) -> T:
-        for pause in PAUSES if collection.sessions.engine is not None else ():
+        for pause in PAUSES if collection.sessions.owns_transactions else ():
             try:
                 return operation(collection, *args, **options)
             except DBAPIError as error:

@@ -93,12 +93,19 @@ from django.core.management import call_command
 call_command("startproject", "mysite", ".")
 call_command("startapp", "articles")
 """
+FIRST = """
+import os, django
+os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+django.setup()
+from django.core.management import call_command
+call_command("makemigrations", "articles", verbosity=0)
+"""
 USE = """
 import asyncio, os, django
 os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
 django.setup()
 from django.core.management import call_command
-call_command("makemigrations", "articles", verbosity=0)
+call_command("makemigrations", check_changes=True, dry_run=True)
 call_command("migrate", verbosity=0)
 call_command("check", databases=["default"])
 from django.contrib.auth.models import User
@@ -120,6 +127,11 @@ form = {"title": "a purring cat", "lang": "en", "published": "on"}
 assert client.post("/admin/articles/article/add/", form).status_code == 302
 assert "a purring cat" in client.get("/admin/articles/article/?q=kitten").text
 call_command("embeddings", "status")
+from articles.models import Article
+Article.objects.filter(title="a tax report").update(title="a report on taxes")
+call_command("embeddings", "refresh")
+call_command("embeddings", "sync")
+call_command("embeddings", "check")
 call_command("test", "articles")
 """
 SETTINGS = """
@@ -145,18 +157,25 @@ def test_the_lines_of_the_documentation(tmp_path: Path):
     lines: dict[str, str] = {}
     for page in sorted((EXAMPLES.parent / "docs").glob("django*.md")):
         for name, added in re.findall(
-            r"```python\n# (\w+/\w+\.py)\n(.*?)```", page.read_text(), re.DOTALL
+            r"```python\n# ([\w/]+\.py)\n(.*?)```", page.read_text(), re.DOTALL
         ):
             lines[name] = lines.get(name, "") + added
-    assert len(lines) == 8
+    assert len(lines) == 9
     python("-c", BEGIN, folder=tmp_path)
     lines["mysite/settings.py"] += SETTINGS
     lines["mysite/urls.py"] = URLS
+    migration = lines.pop("articles/migrations/0002_follow.py").replace(
+        '("embeddings"', '("vectors"'
+    )
     for name, added in lines.items():
         with (tmp_path / name).open("a") as file:
             file.write(added)
+    python("-c", FIRST, folder=tmp_path)
+    (tmp_path / "articles/migrations/0002_follow.py").write_text(migration)
     output = python("-c", USE, folder=tmp_path)
     assert output.count("['my happy hound', 'my dissatisfied cat']") == 2
     assert "['a tax report'" in output
     assert "up to date" in output
+    assert "articles.article: 1 embedded" in output
+    assert "0 stale, 0 missing, 0 orphaned, 0 pending" in output
     assert re.search(r"articles.article +\S+ +256 +4 ", output)

@@ -14,6 +14,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
 from ... import databases
 from ...errors import SchemaError
+from ...following import triggers
 from ...tables import migrate as alembic
 from ...tables.custom import install
 from ...tables.ours import are_missing
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.orm import Session
 
+    from ...following.literals import Follow
     from ...tables.records import Records
 
 BASE = "base"
@@ -75,6 +77,25 @@ def script(alias: str, start: str, end: str) -> str:
             parts: list[DDLElement] = [CreateTable(table), *map(CreateIndex, table.indexes)]
             statements += [str(part.compile(dialect=dialect)).strip() for part in parts]
         statements += database.install_script(tables) + database.pending_script(tables)
+    return "\n\n".join(f"{statement};" for statement in statements)
+
+
+def follow(alias: str, given: Follow) -> None:
+    """Make the triggers on a table, in Django's transaction."""
+    with session(alias) as lent:
+        triggers.follow(lent.connection(), given)
+
+
+def unfollow(alias: str, given: Follow) -> None:
+    """Drop the triggers on a table, in Django's transaction."""
+    with session(alias) as lent:
+        triggers.unfollow(lent.connection(), given)
+
+
+def follow_script(alias: str, given: Follow, *, drops: bool) -> str:
+    """Return the SQL that makes the triggers on a table, or drops them."""
+    database = databases.of(DjangoTransactions(alias).dialect(given.records))
+    statements = database.unfollow_script(given) if drops else database.follow_script(given)
     return "\n\n".join(f"{statement};" for statement in statements)
 
 
