@@ -30,6 +30,7 @@ from .errors import (
     InvalidVectorError,
     MemoryBudgetWarning,
     MissingExtraError,
+    MissingWordsWarning,
     ModelError,
     ModelMismatchError,
     ModelRequiredError,
@@ -96,6 +97,7 @@ __all__ = [
     "JSONObject",
     "MemoryBudgetWarning",
     "MissingExtraError",
+    "MissingWordsWarning",
     "ModelCollection",
     "ModelError",
     "ModelMismatchError",
@@ -141,8 +143,8 @@ __all__ = [
 _LATER = {
     "AsyncCollection": "aio",
     "AsyncPlan": "aio",
-    "include_object": "tables.alembic",
-    "render_item": "tables.alembic",
+    "include_object": "following.operations",
+    "render_item": "following.operations",
 }
 
 

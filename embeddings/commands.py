@@ -21,6 +21,7 @@ from .tables.records import RECORDS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .following.source import ModelCollection
     from .sessions import DatabaseLike
     from .tables.records import EmbeddingRecord, Records
 
@@ -40,10 +41,16 @@ class Outcome:
     is_good: bool = True
 
 
-def status(db: DatabaseLike, *, as_json: bool = False) -> Outcome:
-    """Return the schema and every collection; bad if there is something to migrate."""
-    found = overview(db)
-    return Outcome(_json(asdict(found)) if as_json else str(found), found.is_current)
+def status(
+    db: DatabaseLike, *, as_json: bool = False, declared: Sequence[ModelCollection[Any]] = ()
+) -> Outcome:
+    """Return the schema, every collection, and what is followed.
+
+    It is bad if there is something to migrate, or triggers are not in place.
+    """
+    found = overview(db, declared)
+    is_good = found.is_current and found.is_followed
+    return Outcome(_json(asdict(found)) if as_json else str(found), is_good)
 
 
 def search(

@@ -222,6 +222,8 @@ class Rows:
             raise
         except Exception as error:
             if errors is None:
+                if not isinstance(error, InvalidItemError):
+                    error.add_note(f"It was raised by text= for the row {key!r}")
                 raise
             errors[id] = error
             found.pop(id, None)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from sqlalchemy import ColumnElement, Enum, String, and_, case, func, inspect, literal, or_, select
 from sqlalchemy.types import TypeDecorator, Uuid
@@ -12,13 +13,14 @@ from ..collection import Collection
 from ..errors import InvalidItemError
 from ..keys import keys_of
 from ..models.base import BATCH_SIZE, check_model
+from ..searching.query import Filters, check_filters
 from ..sessions import bind
 from ..sessions.base import hinted
 from ..tables.records import RECORDS, Records
 from ..writing.whole import checked_name
+from . import near, triggers
 from . import refresh as refreshing
 from . import sync as syncing
-from . import triggers
 from .columns import attributes_of, checked_condition, key_of, mapper_of
 from .pending import Pending, PendingState
 from .rows import Made, Rows, as_json, host_column
@@ -32,12 +34,13 @@ if TYPE_CHECKING:
 
     from ..aio.collection import AsyncCollection
     from ..keys import Key
-    from ..models.base import SupportsEmbedding
+    from ..models.base import Content, SupportsEmbedding
     from ..sessions import DatabaseLike
     from ..values import Metadata
     from ..writing.calls import OnError
     from ..writing.progress import Progress
     from ..writing.report import Report
+    from .near import Stale
     from .refresh import Stop
 
 M = TypeVar("M")
@@ -127,6 +130,7 @@ class ModelCollection(Generic[M]):
         keys_of(fields["key"])  # type: ignore[arg-type]
         for field, value in fields.items():
             object.__setattr__(self, field, value)
+        triggers.declare(self)
 
     def __repr__(self) -> str:
         return f"<ModelCollection {self.name!r} of {self.source.__name__}>"
@@ -304,6 +308,111 @@ class ModelCollection(Generic[M]):
         return await self.acollection(database).run(
             lambda docs: self.pending(docs.reference.sessions)
         )
+
+    # Searching
+
+    def nearest(
+        self,
+        database: DatabaseLike,
+        text: Content,
+        rows: Select[Any] | None = None,
+        number: int = 10,
+        *,
+        pending: Stale = "include",
+        **filters: Unpack[Filters],
+    ) -> list[Row[M, float]]:
+        """Return the instances nearest in meaning to a text, each with its score, best first.
+
+            articles.nearest(session, "how to sleep", select(Article).where(Article.lang == "en"))
+
+        Only rows that are there and meet the condition of the declaration, whatever the vectors
+        say. A row that is pending is found by the vector that it had.
+
+        Args:
+            database: A session, whose objects the instances are; with an engine they are detached.
+            text: What to search for, not empty.
+            rows: A SELECT of the class, with conditions, joins and options of your own; all of them
+                hold before the best are taken. Its order goes. By default all rows.
+            number: The most results.
+            pending: With "exclude" rows whose vector is not up to date are left out.
+            **filters: As in `Collection.similar`, but `among`, which `rows` is.
+
+        Raises:
+            InvalidQueryError: The text is empty, or an argument means nothing.
+        """
+        return self._nearest(self.collection(database), text, rows, number, pending, filters)
+
+    def related(
+        self,
+        database: DatabaseLike,
+        instance: M,
+        rows: Select[Any] | None = None,
+        number: int = 10,
+        *,
+        pending: Stale = "include",
+        **filters: Unpack[Filters],
+    ) -> list[Row[M, float]]:
+        """Return the instances nearest to another one, without it; none if that has no vector.
+
+        Arguments as in `nearest`.
+        """
+        return self._related(self.collection(database), instance, rows, number, pending, filters)
+
+    async def anearest(
+        self,
+        database: Any,
+        text: Content,
+        rows: Select[Any] | None = None,
+        number: int = 10,
+        *,
+        pending: Stale = "include",
+        **filters: Unpack[Filters],
+    ) -> list[Row[M, float]]:
+        """Return what `nearest` returns, on an asynchronous session or engine."""
+        return await self.acollection(database).run(
+            lambda docs: self._nearest(docs, text, rows, number, pending, filters)
+        )
+
+    async def arelated(
+        self,
+        database: Any,
+        instance: M,
+        rows: Select[Any] | None = None,
+        number: int = 10,
+        *,
+        pending: Stale = "include",
+        **filters: Unpack[Filters],
+    ) -> list[Row[M, float]]:
+        """Return what `related` returns, on an asynchronous session or engine."""
+        return await self.acollection(database).run(
+            lambda docs: self._related(docs, instance, rows, number, pending, filters)
+        )
+
+    def _nearest(
+        self,
+        docs: Collection[Any],
+        text: Content,
+        rows: Select[Any] | None,
+        number: int,
+        pending: Stale,
+        filters: Filters,
+    ) -> list[Row[M, float]]:
+        check_filters("nearest", filters)
+        find = partial(docs.matches, text, number)
+        return near.nearest(self, docs, rows, pending, filters, find)
+
+    def _related(
+        self,
+        docs: Collection[Any],
+        instance: M,
+        rows: Select[Any] | None,
+        number: int,
+        pending: Stale,
+        filters: Filters,
+    ) -> list[Row[M, float]]:
+        check_filters("related", filters)
+        find = partial(docs.matches_by_id, near.key_of_instance(self, instance), number)
+        return near.nearest(self, docs, rows, pending, filters, find)
 
     # What the rows say, for those who write
 

@@ -20,10 +20,9 @@ from .literals import Follow
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy import Connection, Dialect
+    from sqlalchemy import Connection, Dialect, MetaData
     from sqlalchemy.orm import Mapper
 
-    from ..tables.records import Records
     from .source import ModelCollection
 
 
@@ -99,7 +98,21 @@ def _check_tables(connection: Connection, given: Follow) -> None:
         )
 
 
-# What a declaration amounts to
+# What is declared
+
+DECLARED = "embeddings.collections"
+"""Where the metadata of a host's tables has the declarations on them, in its `info`."""
+
+
+def declare(declared: ModelCollection[Any]) -> None:
+    """Let Alembic's autogenerate know a declaration, in place of one of the same name."""
+    known = declared.mapper.local_table.metadata.info.setdefault(DECLARED, {})  # type: ignore[attr-defined]
+    known[declared.name, declared.records.embeddings.fullname] = declared
+
+
+def declared_on(metadata: MetaData) -> list[ModelCollection[Any]]:
+    """Return the declarations on tables of a metadata."""
+    return list(metadata.info.get(DECLARED, {}).values())
 
 
 def follows_of(declared: ModelCollection[Any], dialect: Dialect) -> list[Follow]:
@@ -179,8 +192,3 @@ def as_sql(condition: ColumnElement[bool], dialect: Dialect) -> str:
 
 def _bare(element: Any, **_: Any) -> ColumnElement[Any] | None:
     return column(element.name, element.type) if isinstance(element, Column) else None
-
-
-def records_of(follows: Iterable[Follow]) -> list[Records]:
-    """Return the records of these, each once."""
-    return list({given.embeddings: given.records for given in follows}.values())

@@ -64,6 +64,8 @@ class Resolution:
     """Ids of rows that are there already, just as they are to be."""
     missing: list[Item] = field(default_factory=list)
     """Items whose content has to be embedded first, each content once."""
+    texts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """The texts of all these items, by their ids, with their hashes: for a text index."""
     vectors: dict[ContentKey, Float32] = field(default_factory=dict)
     """The vectors at hand, with those that the collection has."""
 
@@ -104,7 +106,8 @@ def resolve(
         wanted = {item.key for item in items if item.id not in settled} - at_hand.keys()
         at_hand |= stored_vectors(work, kinds, wanted)
 
-    resolution = Resolution(vectors=at_hand)
+    texts = {i.id: (i.content, i.key[0]) for i in items if isinstance(i.content, str)}
+    resolution = Resolution(vectors=at_hand, texts=texts)
     missing: dict[ContentKey, Item] = {}
     for item in items:
         vector = None if item.id in settled else at_hand.get(item.key)

@@ -29,6 +29,9 @@ SUBJECTS = (
 BESIDE = (  # public, and not of the package itself
     "databases.register",
     "integrations.django.ModelCollection",
+    "integrations.django.admin.EmbeddingsAdmin",
+    "integrations.django.records",
+    "integrations.django.rest.EmbeddingsFilter",
     "integrations.django.session",
     "integrations.flask.Embeddings",
     "models.openai.OpenAIEmbeddingModel",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import embeddings
 from embeddings import ModelCollection, SchemaError
+from embeddings.commands import status
+from embeddings.overview import overview
 from embeddings.tables.pending import pending_table
 from embeddings.tables.records import RECORDS
 from embeddings.testing import DeterministicModel
@@ -429,6 +433,33 @@ def test_problems(database: Engine):
     ARTICLES.uninstall(database)
     ARTICLES.uninstall(database)
     assert ARTICLES.trigger_problems(database) == [missing]
+
+
+def test_status(database: Engine):
+    """It names each table that is followed, what is pending, and what to do about triggers."""
+    assert "followed" not in status(database).text
+    ARTICLES.install(database)
+    TOKENS.install(database)
+    with database.begin() as connection:
+        connection.execute(insert(ARTICLE), article(1))
+        connection.execute(update(ARTICLE).values(title="again"))
+    found = overview(database)
+    assert [(one.table, one.pending, one.problems) for one in found.followed] == [
+        ("noted_articles", 1, ()),
+        ("noted_tokens", 0, ()),
+    ]
+    shown = status(database, declared=[ARTICLES, DOGS])
+    assert not shown.is_good
+    lines = [re.split(" {2,}", line) for line in shown.text.splitlines()]
+    assert lines[-6:-2] == [
+        ["followed", "table", "pending", "triggers"],
+        [ARTICLES.name, "noted_articles", "1", "in place"],
+        ["dogs", "noted_animals", "0", "the triggers on 'noted_animals' are missing"],
+        ["tokens", "noted_tokens", "0", "in place"],
+    ]
+    assert "op.follow_rows" in shown.text
+    assert json.loads(status(database, as_json=True).text)["followed"][0]["pending"] == 1
+    assert status(database, declared=[ARTICLES]).is_good
 
 
 def test_tables_that_are_not_there(database: Engine):

@@ -53,7 +53,8 @@ def in_schema(statement: str, schema: str | None) -> str:
         return statement.replace("{schema}", quoted(schema))
     return (
         "DO $embeddings_do$ BEGIN EXECUTE replace($embeddings_sql$"
-        f"{statement}$embeddings_sql$, '{{schema}}', quote_ident(current_schema())); "
+        f"{statement}$embeddings_sql$, '{{schema}}', "
+        """'"' || replace(current_schema(), '"', '""') || '"'); """
         "END $embeddings_do$"
     )
 

@@ -58,12 +58,10 @@ def unfollow(connection: Connection, given: Follow) -> None:
 
 def script(given: Follow) -> list[str]:
     """Return the SQL of `follow`, where there is no database to ask for the table's shape."""
-    unique = tuple(
-        tuple((quoted(column), "BINARY") for column in columns) for columns in given.unique
-    )
-    if (given.key,) not in given.unique:
-        unique += (((quoted(given.key), "BINARY"),),)
-    shape = Shape((given.key, *given.columns), frozenset(), unique)
+    keys = {(given.key,), *given.unique}
+    unique = (tuple((quoted(column), "BINARY") for column in columns) for columns in keys)
+    columns = dict.fromkeys((given.key, *given.columns, *(each for key in keys for each in key)))
+    shape = Shape(tuple(columns), frozenset(), tuple(sorted(unique)))
     schema = given.records.embeddings.schema
     return [
         *pending.trigger_script(given.records, schema),

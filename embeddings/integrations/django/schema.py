@@ -65,16 +65,16 @@ def script(alias: str, start: str, end: str) -> str:
         return alembic.script(dialect.name, start, end)
     if BASE not in {start, end}:
         return "-- Nothing: the tables of a prefix are made at once."
-    made = tables.collections.metadata.sorted_tables
+    made, database = tables.collections.metadata.sorted_tables, databases.of(dialect)
     if end == BASE:
-        statements = databases.of(dialect).uninstall_script(tables)
+        statements = database.pending_script_down(tables) + database.uninstall_script(tables)
         statements += [f"DROP TABLE {table.name}" for table in reversed(made)]
     else:
         statements = before_tables(alias)
         for table in made:
             parts: list[DDLElement] = [CreateTable(table), *map(CreateIndex, table.indexes)]
             statements += [str(part.compile(dialect=dialect)).strip() for part in parts]
-        statements += databases.of(dialect).install_script(tables)
+        statements += database.install_script(tables) + database.pending_script(tables)
     return "\n\n".join(f"{statement};" for statement in statements)
 
 
