@@ -1,4 +1,4 @@
-"""`ModelCollection.refresh` and `sync`: what is pending is embedded, by any number of refreshers."""
+"""`ModelCollection.refresh` and `sync`: what is pending is embedded, by any number of workers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from embeddings import (
 from embeddings.following import pending, refresh
 from embeddings.following.pending import Pending
 from embeddings.tables.pending import pending_table
-from embeddings.tables.records import RECORDS
+from embeddings.tables.records import RECORDS, now
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def test_refreshers_share_the_work(
     report = notes.refresh(own)
     assert (report.embedded, report.pending) == (5, 3)
 
-    moment = pending.now()
+    moment = now()
     monkeypatch.setattr(pending, "now", lambda: moment)
     monkeypatch.setattr(refresh, "LEASE", 0.03)  # to be renewed every 10 milliseconds
     moment += pending.LEASE + 1
@@ -236,7 +236,7 @@ def test_a_row_that_cannot_be_embedded(
     monkeypatch: pytest.MonkeyPatch,
 ):
     """It is tried five times, with growing pauses, and then when it changes; others go on."""
-    moment = pending.now()
+    moment = now()
     monkeypatch.setattr(pending, "now", lambda: moment)
 
     def happens(items: list[Any]) -> None:
@@ -257,7 +257,7 @@ def test_a_row_that_cannot_be_embedded(
         before = moment
         while not (again := notes.refresh(own)).skipped:
             assert again == Report(pending=1)
-            moment += 10
+            moment += 30
         pauses.append(moment - before)
     assert pauses == sorted(pauses)
     (failing,) = notes.pending(own).failing
