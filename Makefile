@@ -61,6 +61,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.search
 	$(BIN)/python -m benchmarks.crowd
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.following
 
 writers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.writers

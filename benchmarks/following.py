@@ -14,9 +14,8 @@ import argparse
 import os
 import statistics
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, create_engine, insert, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -24,6 +23,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 import embeddings
 from benchmarks.measure import seconds
 from embeddings import ModelCollection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 BODY = "A sentence of about the length that people store, more than once. " * 5
 
