@@ -535,7 +535,7 @@ class Database:
         """
 
     def was_kept_waiting(self, error: DBAPIError) -> bool:
-        """Return whether an error says that the moment was over."""
+        """Return whether an error says that others were in the way: the same may work again."""
         return False
 
     # Keys

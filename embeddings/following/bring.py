@@ -148,7 +148,7 @@ def bring(
                 _write(collection, planned, gate, skips=skips)
             raise
         report += Report(skipped=made.skipped, requests=made.requests, tokens=made.tokens)
-    if planned.new_ids or planned.written_ids or pending is not None:
+    if planned.new_ids or planned.written_ids or planned.has_new_words or pending is not None:
         report += _write(collection, planned, gate, skips=skips)
     else:
         report += Report(unchanged=len(planned.unchanged_ids))
