@@ -11,10 +11,11 @@ from sqlalchemy import TypeDecorator, select, type_coerce
 
 from ..errors import InvalidItemError, InvalidQueryError, InvalidVectorError
 from ..models.base import check_content
-from ..values import checked_content
+from ..values import NotJSON, checked_content
 from ..vectors import as_query
 from ..work import retried
 from .query import Entries, Entry, NotConfirmed, several
+from .scan import warn_of_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -253,4 +254,9 @@ def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
         Entry(from_text(id), score, content, metadata)
         for id, score, content, metadata in ranking.rows
     ]
+    unreadable = [at for at, entry in enumerate(found) if isinstance(entry.metadata, NotJSON)]
+    if unreadable:
+        warn_of_metadata([ranking.rows[at].id for at in unreadable])
+        for at in unreadable:
+            found[at].metadata = None
     return Entries(found, exact=ranking.exact)
