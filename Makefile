@@ -4,7 +4,8 @@
 # make long    run the contract over every way to reach a database, tell ten thousand random
 #              histories, search 10,000 times beside a writer, interrupt a search at each moment,
 #              have 16 threads do 10,000 short transactions on one SQLite file, and write 1,000
-#              overlapping batches from each of 8 processes on PostgreSQL
+#              overlapping batches from each of 8 processes on PostgreSQL; tell 5,000 histories of
+#              writers and refreshers
 # make docs    build the documentation into build/docs; whatever Sphinx warns of is an error
 # make bench   print ratios against other ways to do the same, measured side by side, and draw
 #              the time of a search over the number of rows
@@ -47,6 +48,7 @@ long: $(VENV)/.dev
 		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed
 	EMBEDDINGS_INTERRUPTED=1 $(BIN)/python -m pytest \
 		tests/reliability/test_matrix.py::test_an_interrupt_anywhere
+	EMBEDDINGS_FOLLOWED=5000 $(BIN)/python -m pytest tests/reliability/test_following.py
 	EMBEDDINGS_TRANSACTIONS=10000 $(BIN)/python -m pytest tests/reliability/test_threads.py
 	EMBEDDINGS_BATCHES=1000 EMBEDDINGS_KILLS=100 $(BIN)/python -m pytest \
 		tests/reliability/test_postgresql_processes.py
@@ -61,6 +63,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.crowd
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.providers
 	$(BIN)/python -m benchmarks.latency
+	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.django_models
 
 writers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.writers

@@ -31,8 +31,9 @@ from .sessions import bind
 from .tables.records import RECORDS, EmbeddingRecord, Records
 from .vectors import as_query
 from .work import Reference
+from .writing import copying, text_index, whole, write
 from .writing import plan as plans
-from .writing import whole, write
+from .writing.copying import COPIED_AT_ONCE
 from .writing.items import Prepared, checked_extra, checked_item, content_hash, unpacked
 from .writing.progress import length_of
 
@@ -598,6 +599,29 @@ class Collection(Generic[K]):
             progress=progress,
         )
 
+    def copy_to(
+        self, other: Collection[Any], batch_size: int = COPIED_AT_ONCE, *, progress: Progress = None
+    ) -> Report:
+        """Copy every item to another collection, of any database, and return what was done.
+
+        Vectors, hashes, contents, metadata and `updated` are those of this collection, so that
+        nothing has to be embedded again there. The other collection is created with this one's
+        model if need be; what it has under other ids stays. To copy again, or after an
+        interruption, writes only what is not there yet (`reused`). No model is called.
+
+        Args:
+            other: Where to. Its keys have the same text as those of this collection.
+            batch_size: Rows written at once; on an engine, in one transaction.
+            progress: Called after each batch with the items done and the items in all; True draws
+                a bar.
+
+        Raises:
+            DoesNotExist: This collection does not exist.
+            ModelMismatchError: The other has vectors of another model.
+            ValueError: It is the same collection.
+        """
+        return copying.copy_to(self.reference, other.reference, batch_size, progress)
+
     def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
         """Replace the metadata of an item; None removes it. No model is called.
 
@@ -667,12 +691,20 @@ class Collection(Generic[K]):
             among: Only these items: a SELECT of their keys from your own tables, such as
                 `select(Article.id).where(Article.published)`, or a list of keys; in the type of
                 the collection's keys.
+            words: True searches by the words of the value as well, in the collection's text
+                index (`create_text_index`), a text by its words, and a SELECT of keys by the
+                order that your own full-text search gives them. The two rankings are made one by
+                the ranks (reciprocal rank fusion); `entry.score` stays the cosine similarity, and
+                `entry.ranks` is the pair of ranks.
+            weights: Of the ranking by meaning and of that by words; (1, 1) by default. With
+                (0, 1) only what has one of the words is found.
             exact: True uses no index, where there is one, and so finds the best for certain. By
                 default one is used if it is there. `matches*` use one only with False.
 
         Raises:
             InvalidItemError: The model does not take such a value.
             InvalidQueryError: The value is empty, or an argument means nothing.
+            IndexingError: `words` was given, and there is no text index.
         """
         query = self._query("similar", number, prefix, filters)
         return search.by_value(self.reference, value, query, search.entries, Entries[K]())
@@ -693,7 +725,7 @@ class Collection(Generic[K]):
             InvalidVectorError: Its stored vector is corrupt.
         """
         text = self.reference.id_of(id)
-        query = self._query("similar_by_id", number, prefix, filters, skip_id=text)
+        query = self._query("similar_by_id", number, prefix, filters, skip_id=text, has_value=False)
         return search.by_id(self.reference, text, query, search.entries, Entries[K]())
 
     def similar_by_vector(
@@ -719,7 +751,12 @@ class Collection(Generic[K]):
                 collection's.
         """
         query = self._query(
-            "similar_by_vector", number, prefix, filters, skip_id=self._text_or_none(skip_id)
+            "similar_by_vector",
+            number,
+            prefix,
+            filters,
+            skip_id=self._text_or_none(skip_id),
+            has_value=False,
         )
         return search.by_vector(
             self.reference, as_query(vector), query, search.entries, Entries[K]()
@@ -769,7 +806,7 @@ class Collection(Generic[K]):
             InvalidVectorError: A vector is not finite, or has other dimensions than the
                 collection's.
         """
-        query = self._query("similar_multi_by_vector", number, prefix, filters)
+        query = self._query("similar_multi_by_vector", number, prefix, filters, has_value=False)
         return search.by_vectors(self.reference, several(vectors, "vectors"), query)
 
     def matches(
@@ -787,10 +824,11 @@ class Collection(Generic[K]):
             select(Article).join(found, found.c.id == Article.id).order_by(found.c.score.desc())
 
         `id` is in the type of the collection's keys. On SQLite the search takes place now; on
-        PostgreSQL it is a part of your statement, and exact unless `exact=False` is given.
+        PostgreSQL it is a part of your statement, and exact unless `exact=False` is given. With
+        `words` there is a third column, `rank`, from 1: order by that.
         """
         query = self._query("matches", number, prefix, filters)
-        nothing = self.reference.keys.none_found()
+        nothing = self._none_found(query)
         return search.by_value(self.reference, value, query, search.selectable, nothing)
 
     def matches_by_id(
@@ -802,8 +840,8 @@ class Collection(Generic[K]):
     ) -> Subquery:
         """Return what `similar_by_id` finds as a selectable, as `matches` does."""
         text = self.reference.id_of(id)
-        query = self._query("matches_by_id", number, prefix, filters, skip_id=text)
-        nothing = self.reference.keys.none_found()
+        query = self._query("matches_by_id", number, prefix, filters, skip_id=text, has_value=False)
+        nothing = self._none_found(query)
         return search.by_id(self.reference, text, query, search.selectable, nothing)
 
     def matches_by_vector(
@@ -816,9 +854,14 @@ class Collection(Generic[K]):
     ) -> Subquery:
         """Return what `similar_by_vector` finds as a selectable, as `matches` does."""
         query = self._query(
-            "matches_by_vector", number, prefix, filters, skip_id=self._text_or_none(skip_id)
+            "matches_by_vector",
+            number,
+            prefix,
+            filters,
+            skip_id=self._text_or_none(skip_id),
+            has_value=False,
         )
-        nothing = self.reference.keys.none_found()
+        nothing = self._none_found(query)
         return search.by_vector(self.reference, as_query(vector), query, search.selectable, nothing)
 
     def warm(self) -> None:
@@ -846,6 +889,8 @@ class Collection(Generic[K]):
         prefix: str | None,
         filters: Filters,
         skip_id: str | None = None,
+        *,
+        has_value: bool = True,
     ) -> Query:
         check_filters(method, filters)
         return check_query(
@@ -853,8 +898,12 @@ class Collection(Generic[K]):
             number=number,
             prefix=prefix,
             skip_id=skip_id,
+            has_value=has_value,
             **filters,
         )
+
+    def _none_found(self, query: Query) -> Subquery:
+        return self.reference.keys.none_found(with_rank=query.words is not None)
 
     def _text_or_none(self, id: Key | None) -> str | None:
         return None if id is None else self.reference.id_of(id)
@@ -914,6 +963,38 @@ class Collection(Generic[K]):
         with self.reference.work() as work:
             row = self.reference.find(work)
             return None if row is None else work.database.index_info(work)
+
+    # The words of its texts
+
+    def create_text_index(self, language: str = "english") -> int:
+        """Make an index of the words of this collection's texts, for `words=` of a search.
+
+        It is filled as items are embedded, whether their text is stored or not, and now from the
+        texts that are stored. Items that are embedded already and whose text is not stored get
+        their words when the same text is embedded again, without a call of the model. Whoever
+        deletes or replaces a row takes its words away. If there is such an index already, what
+        it lacks is put in. It is a part of the transaction.
+
+        Args:
+            language: "english", "german", "french" or "spanish": words that say little, such as
+                "the", are not looked for. "simple": all are. "cjk": for texts without blanks
+                between words, runs of three letters are.
+
+        Returns:
+            How many items have no words yet, because their text is not at hand.
+
+        Raises:
+            IndexingError: There is one in another language.
+            InvalidQueryError: There is no such language.
+
+        Warns:
+            MissingWordsWarning: Some items have no words.
+        """
+        return text_index.create_text_index(self.reference, language)
+
+    def drop_text_index(self) -> bool:
+        """Drop the text index, and return whether there was one."""
+        return text_index.drop_text_index(self.reference)
 
     # The database of a collection that opened it
 

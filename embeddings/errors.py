@@ -23,6 +23,7 @@ EmbeddingsError
 
 CorruptMetadataWarning (UserWarning)    stored metadata that is not JSON was taken for none
 CorruptVectorWarning (UserWarning)      stored vectors that a search had to leave out
+MissingWordsWarning (UserWarning)       items that no search by words can find yet
 MemoryBudgetWarning (UserWarning)       a collection that is too large to be searched from memory
 
 Errors of SQLAlchemy and of the database driver pass through unchanged.
@@ -232,6 +233,10 @@ class MemoryBudgetWarning(UserWarning):
 
 class CorruptMetadataWarning(UserWarning):
     """Stored metadata is not JSON, and was taken for none; the message names the items."""
+
+
+class MissingWordsWarning(UserWarning):
+    """A text index was made, and items have no words in it, because their text is not stored."""
 
 
 class CorruptVectorWarning(UserWarning):

@@ -79,6 +79,8 @@ class CollectionRow(NamedTuple):
     """Whether an index can serve a search. Known of a row that was read by `row_to_search`."""
     is_certain: bool = True
     """Whether it was read in this transaction; else a search has to confirm it."""
+    language: str | None = None
+    """That of the collection's text index; None if it has none."""
 
 
 class Work:
@@ -199,7 +201,7 @@ class Work:
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
         row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
-        return None if row is None else CollectionRow(*row)  # type: ignore[call-arg]
+        return None if row is None else CollectionRow(*row[:4], language=row[4])  # type: ignore[call-arg,misc]
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -583,6 +585,7 @@ def _by_name(database: Database, records: Records) -> Executable:
         columns.name,
         columns.model,
         stored_vector_bytes(database, records),
+        database.text_language(records),
     ).where(columns.name == bindparam("name"))
 
 

@@ -27,7 +27,8 @@ from ..models.base import BATCH_SIZE
 from ..searching import read
 from ..sessions import is_missing_file
 from ..tables.records import RECORDS, Records
-from ..writing import whole
+from ..writing import copying, whole
+from ..writing.copying import COPIED_AT_ONCE
 from ..writing.plan import Plan
 from .greenlets import spawn, wait_for
 from .sessions import AwaitedSessions, awaited
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from ..tables.records import EmbeddingRecord
     from ..values import Metadata
     from ..vectors import Float32, VectorLike
+    from ..work import Reference
     from ..writing.calls import OnError
     from ..writing.items import Extra
     from ..writing.progress import Progress
@@ -313,6 +315,28 @@ class AsyncCollection(Generic[K]):
         return await store(self, await _read(entries), batch_size, extra=extra)
 
     sync = _awaited(Collection.sync)
+
+    async def copy_to(
+        self,
+        other: AsyncCollection[Any],
+        batch_size: int = COPIED_AT_ONCE,
+        *,
+        progress: Progress = None,
+    ) -> Report:
+        """Copy every item to another asynchronous collection, as `Collection.copy_to`."""
+        mine, theirs = self.reference, other.reference
+
+        def finishes_statements() -> bool:
+            return any(reference.database.finishes_statements for reference in (mine, theirs))
+
+        copy = partial(copying.copy_to, mine, theirs, batch_size, progress)
+        return await spawn(copy, finishes_statements=finishes_statements)
+
+    @property
+    def reference(self) -> Reference[K]:
+        """Which collection this is, and how it is reached, within a greenlet."""
+        return self._collection.reference
+
     set_metadata = _awaited(Collection.set_metadata)
     delete_items = _awaited(Collection.delete_items)
 
@@ -397,6 +421,8 @@ class AsyncCollection(Generic[K]):
     drop_index = _awaited(Collection.drop_index)
     index_info = _awaited(Collection.index_info)
     create_index = _awaited(Collection.create_index)
+    create_text_index = _awaited(Collection.create_text_index)
+    drop_text_index = _awaited(Collection.drop_text_index)
 
     async def contains(self, id: object) -> bool:
         """Return whether there is an item of this id."""

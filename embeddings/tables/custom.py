@@ -28,7 +28,9 @@ KNOWN: list[Records] = []
 
 
 def install(connection: Connection | Engine, records: Records = RECORDS) -> None:
-    """Create what stands beside the tables: pending rows, and on SQLite the change log.
+    """Create what stands beside the tables: pending rows, on SQLite the change log.
+
+    And on PostgreSQL the columns of text indexes.
 
     Can be repeated: what is there is kept or made anew. Runs in the connection's transaction; on an
     engine in one of its own.
@@ -42,6 +44,7 @@ def install(connection: Connection | Engine, records: Records = RECORDS) -> None
     database = databases.of(connection.dialect)
     database.install(connection, records)
     database.install_pending(connection, records)
+    database.install_words(connection, records)
 
 
 def uninstall(connection: Connection, records: Records = RECORDS) -> None:
@@ -51,6 +54,7 @@ def uninstall(connection: Connection, records: Records = RECORDS) -> None:
     it before or after it drops the tables. Runs in the connection's transaction.
     """
     database = databases.of(connection.dialect)
+    database.uninstall_words(connection, records)
     database.uninstall_pending(connection, records)
     database.uninstall(connection, records)
 

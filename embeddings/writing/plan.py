@@ -101,6 +101,8 @@ class Plan(Generic[K]):
     """What the model does not take, with the reason."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Values of a host's own columns, for new rows."""
+    has_new_words: bool = False
+    """Whether an item that is unchanged has no words in the collection's text index yet."""
 
     @property
     def new(self) -> list[K]:
@@ -285,6 +287,9 @@ def make(
         first, later = lists[0], lists[1:]
         stored = None if row is None else stored_rows(work, first, kinds(model))
         todo = resolve(work, first, stored, vectors, kinds(model), force=force)
+        texts = sorted(todo.unchanged & todo.texts.keys())
+        is_indexed = row is not None and row.language is not None
+        has_new_words = is_indexed and bool(work.database.without_words(work, texts))
     # What comes later cannot rely on a row that is about to be replaced.
     missing = {item.key: item.content for item in todo.missing}
     missing |= {i.key: i.content for items in later for i in items if i.key not in vectors}
@@ -306,6 +311,7 @@ def make(
         stored=stored or {},
         refused=refused,
         extra=extra,
+        has_new_words=has_new_words,
     )
 
 

@@ -220,7 +220,7 @@ def _taken(
     """Take up what the model made, and write; return what was done."""
     report = planned.take(answer)
     report += Report(skipped=planned.without_refused())
-    if planned.new_ids or planned.written_ids:
+    if planned.new_ids or planned.written_ids or planned.has_new_words:
         return report + plan.write(collection, planned, skips=skips)
     report += Report(unchanged=len(planned.unchanged_ids))
     plan.log_batch(planned, report)
@@ -276,7 +276,12 @@ def _store(
     with collection.work(write=True) as work:
         work.extra = extra
         collection.find_or_create(work)
-        rows.write(work, Resolution(given))
+        texts = {
+            row["id"]: (row["content"], row["content_hash"])
+            for row in given
+            if row["content"] is not None
+        }
+        rows.write(work, Resolution(given, texts=texts))
 
 
 @retried

@@ -158,7 +158,7 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
             row["content_blob"],
             row["content_hash"],
             row["metadata"] and as_jsonb(row["metadata"]),
-            updated,
+            row.get("updated", updated),
         )
         for row in rows
     )

@@ -142,7 +142,7 @@ def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
             row["content_blob"],
             row["content_hash"],
             row["metadata"],
-            updated,
+            row.get("updated", updated),
         )
         for row in rows
     )

@@ -43,7 +43,7 @@ T = TypeVar("T")
 Search: TypeAlias = "Callable[..., list[Entry[Any]]]"
 
 MOST_TRIED = 100  # results wanted, up to which the best of the whole collection are looked up
-TRIED, SPARE = 4, 20  # of them so many for each result wanted, and so many more
+TRIED, SPARE = 12, 40  # of them so many for each result wanted, and so many more
 
 DECLARED: WeakSet[ModelCollection[Any]] = WeakSet()
 """All that this process declares."""
