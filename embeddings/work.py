@@ -67,6 +67,7 @@ class Work:
         is_exclusive: Whether the session keeps other writers out, where they take turns.
         searched: How the latest search in it went about it; None if the database does not tell.
         runtime: How the operation waits.
+        texts: Of the items that are being written, by their ids, with their hashes.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class Work:
         self.is_exclusive = is_exclusive
         self.searched: Searched | None = None
         self.runtime = runtime
+        self.texts: Mapping[str, tuple[str, bytes]] = {}
         self._row: CollectionRow | None = None
 
     @property
