@@ -5,7 +5,20 @@ Each method states its contract and calls one function of `writing`, `searching`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast, overload
+from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    NoReturn,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from . import errors
 from .following import sync as syncing
@@ -18,13 +31,14 @@ from .sessions import bind
 from .tables.records import RECORDS, EmbeddingRecord, Records
 from .vectors import as_query
 from .work import Reference
+from .writing import copying, text_index, whole, write
 from .writing import plan as plans
-from .writing import whole, write
-from .writing.items import Prepared, checked_item, content_hash, unpacked
+from .writing.copying import COPIED_AT_ONCE
+from .writing.items import Prepared, checked_extra, checked_item, content_hash, unpacked
 from .writing.progress import length_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Self
 
     from sqlalchemy import Subquery
@@ -39,9 +53,13 @@ if TYPE_CHECKING:
     from .values import Metadata
     from .vectors import Float32, VectorLike
     from .writing.calls import OnError
+    from .writing.items import Extra
     from .writing.plan import Plan
     from .writing.progress import Progress
     from .writing.report import Report
+
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def refuse_pickling(collection: Any) -> NoReturn:
@@ -55,6 +73,29 @@ def refuse_pickling(collection: Any) -> NoReturn:
         f"{kind} {collection.name!r} cannot be pickled or copied: it holds a connection to its "
         f"database. Send the name, and open it where it is needed: {kind}(name, engine)"
     )
+
+
+def documented(**names: str) -> Callable[[F], F]:
+    """Let a method take keywords by the names that `llm` documents for them, too."""
+
+    def ours(options: dict[str, Any]) -> dict[str, Any]:
+        for name, own in names.items():
+            if name in options and own not in options:
+                options[own] = options.pop(name)
+        return options
+
+    def named(method: F) -> F:
+        @wraps(method)
+        def taken(self: Any, /, *args: Any, **options: Any) -> Any:
+            return method(self, *args, **ours(options))
+
+        @wraps(method)
+        async def awaited(self: Any, /, *args: Any, **options: Any) -> Any:
+            return await method(self, *args, **ours(options))
+
+        return cast("F", awaited if iscoroutinefunction(method) else taken)
+
+    return named
 
 
 class Collection(Generic[K]):
@@ -290,6 +331,7 @@ class Collection(Generic[K]):
 
     # Writing
 
+    @documented(text="value")
     def embed(
         self,
         id: Key,
@@ -298,6 +340,7 @@ class Collection(Generic[K]):
         store: bool = False,
         *,
         force: bool = False,
+        extra: Extra | None = None,
     ) -> None:
         """Embed the value and store its vector under the id.
 
@@ -311,6 +354,8 @@ class Collection(Generic[K]):
             metadata: A dict of JSON; not given, that of the same value stays.
             store: Store the value itself as well.
             force: Call the model even if the vector is there.
+            extra: Values of columns of your own (`make_records`), by their names or attributes,
+                for a row that is new. A row that is there keeps its own.
 
         Raises:
             InvalidItemError: Something cannot be stored; nothing was spent or written.
@@ -318,7 +363,7 @@ class Collection(Generic[K]):
             ModelError: The model failed; nothing was written.
             DoesNotExist: The collection was deleted, or does not exist and `create` is false.
         """
-        write.embed(self.reference, id, value, metadata, store, force=force)
+        write.embed(self.reference, id, value, metadata, store, force=force, extra=extra)
 
     def embed_multi(
         self,
@@ -327,6 +372,7 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        extra: Extra | None = None,
         concurrency: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
@@ -339,6 +385,7 @@ class Collection(Generic[K]):
             batch_size: The most values in one call of the model; a smaller `batch_size` of the
                 model goes first. On an engine each batch is a transaction: what was paid for stays.
             force: Call the model even for vectors that are there.
+            extra: Values of columns of your own for new rows, as in `embed`.
             concurrency: The most calls of the model at a time, in threads; by default what the
                 model says: 4 for services, 1 for others. Rows are read and written meanwhile, in
                 order, in the caller's thread.
@@ -363,6 +410,7 @@ class Collection(Generic[K]):
             batch_size,
             total=length_of(entries),
             force=force,
+            extra=extra,
             concurrency=concurrency,
             progress=progress,
             on_error=on_error,
@@ -375,6 +423,7 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        extra: Extra | None = None,
         concurrency: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
@@ -386,6 +435,7 @@ class Collection(Generic[K]):
             store: Store the values as well.
             batch_size: As in `embed_multi`.
             force: Call the model even for vectors that are there.
+            extra: As in `embed`.
             concurrency: As in `embed_multi`.
             progress: As in `embed_multi`.
             on_error: As in `embed_multi`.
@@ -398,13 +448,19 @@ class Collection(Generic[K]):
             batch_size,
             total=length_of(entries),
             force=force,
+            extra=extra,
             concurrency=concurrency,
             progress=progress,
             on_error=on_error,
         )
 
     def plan(
-        self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
+        self,
+        entries: Iterable[tuple[Any, ...]],
+        store: bool = False,
+        *,
+        force: bool = False,
+        extra: Extra | None = None,
     ) -> Plan[K]:
         """Return what writing these values takes, having read what is there: no model is called.
 
@@ -420,6 +476,7 @@ class Collection(Generic[K]):
             entries: (id, value) or (id, value, metadata) tuples. All are held in memory.
             store: Store the values as well.
             force: Call the model even for vectors that are there.
+            extra: Values of columns of your own for new rows, as in `embed`.
 
         Raises:
             InvalidItemError: Something cannot be stored.
@@ -429,7 +486,8 @@ class Collection(Generic[K]):
             checked_item(self.reference, id, value, metadata, store, at)
             for at, (id, value, metadata) in enumerate(triples)
         ]
-        return plans.make(self.reference, items, force=force)
+        own = checked_extra(self.reference.records, extra)
+        return plans.make(self.reference, items, force=force, extra=own)
 
     def apply(self, plan: Plan[K]) -> Report:
         """Write what was planned, in one transaction, and return what was done.
@@ -471,7 +529,11 @@ class Collection(Generic[K]):
         return write.embed_query(self.reference, search.sought(value))
 
     def store_vectors(
-        self, entries: Iterable[tuple[Any, ...]], batch_size: int = BATCH_SIZE
+        self,
+        entries: Iterable[tuple[Any, ...]],
+        batch_size: int = BATCH_SIZE,
+        *,
+        extra: Extra | None = None,
     ) -> Report:
         """Store vectors that were made elsewhere, and return how many (`reused`).
 
@@ -482,12 +544,13 @@ class Collection(Generic[K]):
                 tuples; a generator of any length. A vector is a NumPy array or an iterable of
                 numbers; metadata may be None; a content is text, and is stored.
             batch_size: Rows written at once; on an engine, in one transaction.
+            extra: Values of columns of your own for new rows, as in `embed`.
 
         Raises:
             InvalidItemError: An id, metadata or content cannot be stored.
             InvalidVectorError: A vector is not finite, or not of the collection's length.
         """
-        return write.store_vectors(self.reference, entries, batch_size)
+        return write.store_vectors(self.reference, entries, batch_size, extra)
 
     def sync(
         self,
@@ -536,6 +599,29 @@ class Collection(Generic[K]):
             progress=progress,
         )
 
+    def copy_to(
+        self, other: Collection[Any], batch_size: int = COPIED_AT_ONCE, *, progress: Progress = None
+    ) -> Report:
+        """Copy every item to another collection, of any database, and return what was done.
+
+        Vectors, hashes, contents, metadata and `updated` are those of this collection, so that
+        nothing has to be embedded again there. The other collection is created with this one's
+        model if need be; what it has under other ids stays. To copy again, or after an
+        interruption, writes only what is not there yet (`reused`). No model is called.
+
+        Args:
+            other: Where to. Its keys have the same text as those of this collection.
+            batch_size: Rows written at once; on an engine, in one transaction.
+            progress: Called after each batch with the items done and the items in all; True draws
+                a bar.
+
+        Raises:
+            DoesNotExist: This collection does not exist.
+            ModelMismatchError: The other has vectors of another model.
+            ValueError: It is the same collection.
+        """
+        return copying.copy_to(self.reference, other.reference, batch_size, progress)
+
     def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
         """Replace the metadata of an item; None removes it. No model is called.
 
@@ -571,6 +657,7 @@ class Collection(Generic[K]):
 
     # Searching
 
+    @documented(query="value")
     def similar(
         self,
         value: Content,
@@ -604,12 +691,20 @@ class Collection(Generic[K]):
             among: Only these items: a SELECT of their keys from your own tables, such as
                 `select(Article.id).where(Article.published)`, or a list of keys; in the type of
                 the collection's keys.
+            words: True searches by the words of the value as well, in the collection's text
+                index (`create_text_index`), a text by its words, and a SELECT of keys by the
+                order that your own full-text search gives them. The two rankings are made one by
+                the ranks (reciprocal rank fusion); `entry.score` stays the cosine similarity, and
+                `entry.ranks` is the pair of ranks.
+            weights: Of the ranking by meaning and of that by words; (1, 1) by default. With
+                (0, 1) only what has one of the words is found.
             exact: True uses no index, where there is one, and so finds the best for certain. By
                 default one is used if it is there. `matches*` use one only with False.
 
         Raises:
             InvalidItemError: The model does not take such a value.
             InvalidQueryError: The value is empty, or an argument means nothing.
+            IndexingError: `words` was given, and there is no text index.
         """
         query = self._query("similar", number, prefix, filters)
         return search.by_value(self.reference, value, query, search.entries, Entries[K]())
@@ -630,7 +725,7 @@ class Collection(Generic[K]):
             InvalidVectorError: Its stored vector is corrupt.
         """
         text = self.reference.id_of(id)
-        query = self._query("similar_by_id", number, prefix, filters, skip_id=text)
+        query = self._query("similar_by_id", number, prefix, filters, skip_id=text, has_value=False)
         return search.by_id(self.reference, text, query, search.entries, Entries[K]())
 
     def similar_by_vector(
@@ -656,7 +751,12 @@ class Collection(Generic[K]):
                 collection's.
         """
         query = self._query(
-            "similar_by_vector", number, prefix, filters, skip_id=self._text_or_none(skip_id)
+            "similar_by_vector",
+            number,
+            prefix,
+            filters,
+            skip_id=self._text_or_none(skip_id),
+            has_value=False,
         )
         return search.by_vector(
             self.reference, as_query(vector), query, search.entries, Entries[K]()
@@ -706,7 +806,7 @@ class Collection(Generic[K]):
             InvalidVectorError: A vector is not finite, or has other dimensions than the
                 collection's.
         """
-        query = self._query("similar_multi_by_vector", number, prefix, filters)
+        query = self._query("similar_multi_by_vector", number, prefix, filters, has_value=False)
         return search.by_vectors(self.reference, several(vectors, "vectors"), query)
 
     def matches(
@@ -724,10 +824,11 @@ class Collection(Generic[K]):
             select(Article).join(found, found.c.id == Article.id).order_by(found.c.score.desc())
 
         `id` is in the type of the collection's keys. On SQLite the search takes place now; on
-        PostgreSQL it is a part of your statement, and exact unless `exact=False` is given.
+        PostgreSQL it is a part of your statement, and exact unless `exact=False` is given. With
+        `words` there is a third column, `rank`, from 1: order by that.
         """
         query = self._query("matches", number, prefix, filters)
-        nothing = self.reference.keys.none_found()
+        nothing = self._none_found(query)
         return search.by_value(self.reference, value, query, search.selectable, nothing)
 
     def matches_by_id(
@@ -739,8 +840,8 @@ class Collection(Generic[K]):
     ) -> Subquery:
         """Return what `similar_by_id` finds as a selectable, as `matches` does."""
         text = self.reference.id_of(id)
-        query = self._query("matches_by_id", number, prefix, filters, skip_id=text)
-        nothing = self.reference.keys.none_found()
+        query = self._query("matches_by_id", number, prefix, filters, skip_id=text, has_value=False)
+        nothing = self._none_found(query)
         return search.by_id(self.reference, text, query, search.selectable, nothing)
 
     def matches_by_vector(
@@ -753,9 +854,14 @@ class Collection(Generic[K]):
     ) -> Subquery:
         """Return what `similar_by_vector` finds as a selectable, as `matches` does."""
         query = self._query(
-            "matches_by_vector", number, prefix, filters, skip_id=self._text_or_none(skip_id)
+            "matches_by_vector",
+            number,
+            prefix,
+            filters,
+            skip_id=self._text_or_none(skip_id),
+            has_value=False,
         )
-        nothing = self.reference.keys.none_found()
+        nothing = self._none_found(query)
         return search.by_vector(self.reference, as_query(vector), query, search.selectable, nothing)
 
     def warm(self) -> None:
@@ -783,6 +889,8 @@ class Collection(Generic[K]):
         prefix: str | None,
         filters: Filters,
         skip_id: str | None = None,
+        *,
+        has_value: bool = True,
     ) -> Query:
         check_filters(method, filters)
         return check_query(
@@ -790,8 +898,12 @@ class Collection(Generic[K]):
             number=number,
             prefix=prefix,
             skip_id=skip_id,
+            has_value=has_value,
             **filters,
         )
+
+    def _none_found(self, query: Query) -> Subquery:
+        return self.reference.keys.none_found(with_rank=query.words is not None)
 
     def _text_or_none(self, id: Key | None) -> str | None:
         return None if id is None else self.reference.id_of(id)
@@ -851,6 +963,38 @@ class Collection(Generic[K]):
         with self.reference.work() as work:
             row = self.reference.find(work)
             return None if row is None else work.database.index_info(work)
+
+    # The words of its texts
+
+    def create_text_index(self, language: str = "english") -> int:
+        """Make an index of the words of this collection's texts, for `words=` of a search.
+
+        It is filled as items are embedded, whether their text is stored or not, and now from the
+        texts that are stored. Items that are embedded already and whose text is not stored get
+        their words when the same text is embedded again, without a call of the model. Whoever
+        deletes or replaces a row takes its words away. If there is such an index already, what
+        it lacks is put in. It is a part of the transaction.
+
+        Args:
+            language: "english", "german", "french" or "spanish": words that say little, such as
+                "the", are not looked for. "simple": all are. "cjk": for texts without blanks
+                between words, runs of three letters are.
+
+        Returns:
+            How many items have no words yet, because their text is not at hand.
+
+        Raises:
+            IndexingError: There is one in another language.
+            InvalidQueryError: There is no such language.
+
+        Warns:
+            MissingWordsWarning: Some items have no words.
+        """
+        return text_index.create_text_index(self.reference, language)
+
+    def drop_text_index(self) -> bool:
+        """Drop the text index, and return whether there was one."""
+        return text_index.drop_text_index(self.reference)
 
     # The database of a collection that opened it
 

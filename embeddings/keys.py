@@ -124,10 +124,11 @@ class Keys(Generic[K]):
         bits = 16 if isinstance(self.sql_type, SmallInteger) else 32
         return not isinstance(self.sql_type, BigInteger) and not _fits(int(id), bits)
 
-    def none_found(self) -> Subquery:
-        """Return a selectable with the columns `id` and `score`, and no rows."""
+    def none_found(self, *, with_rank: bool = False) -> Subquery:
+        """Return a selectable with the columns `id` and `score`, and perhaps `rank`; no rows."""
         columns = (null().cast(self.sql_type).label("id"), null().cast(Float).label("score"))
-        return select(*columns).where(false()).subquery()
+        rank = (null().cast(Integer).label("rank"),) if with_rank else ()
+        return select(*columns, *rank).where(false()).subquery()
 
 
 def _fits(number: int, bits: int) -> bool:

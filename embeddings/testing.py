@@ -1,5 +1,7 @@
 """For tests of applications: a deterministic model, and how to put it in place of every model.
 
+And for choosing a model, words and limits: `evaluate`, which tells how well questions are answered.
+
 In a `conftest.py`:
 
     pytest_plugins = ["embeddings.testing"]
@@ -14,17 +16,19 @@ from __future__ import annotations
 import hashlib
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import UnknownModelError
+from .errors import InvalidQueryError, MissingExtraError, UnknownModelError
 from .models.base import Content, EmbeddingModel, SupportsEmbedding, kinds
 from .models.registry import get_embedding_model, substitute_models
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from .collection import Collection
     from .vectors import Float32
 
 DIMENSIONS = 256
@@ -100,6 +104,127 @@ def replace_models() -> Iterator[Callable[[str], DeterministicModel]]:
 
     with substitute_models(model_of):
         yield called
+
+
+HITS = (1, 3, 10)  # among how many of the first results the answer is looked for
+WAYS: dict[str, dict[str, Any]] = {
+    "vectors": {},
+    "words": {"words": True, "weights": (0, 1)},
+    "both": {"words": True},
+}
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How well one way of searching answers.
+
+    Attributes:
+        hits: By a number of results, the share of questions whose answer is among so many.
+        mrr: The mean reciprocal rank: the mean of 1 / rank of the answers, 0 for one not found.
+        ranks: Of each question's answer, from 1; None if it is not found.
+        scores: Of each question's answer, a cosine similarity; None if it is not found.
+    """
+
+    hits: dict[int, float]
+    mrr: float
+    ranks: tuple[int | None, ...]
+    scores: tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How well a collection answers questions, by each way of searching it. Print it for a table.
+
+    Attributes:
+        questions: How many.
+        ways: The quality of "vectors" and, where there is a text index, of "words" and "both".
+    """
+
+    questions: int
+    ways: dict[str, Quality]
+
+    def __str__(self) -> str:
+        first = next(iter(self.ways.values()))
+        head = ["", *(f"hit@{number}" for number in first.hits), "MRR"]
+        rows = [
+            [way, *(f"{share:.2f}" for share in quality.hits.values()), f"{quality.mrr:.3f}"]
+            for way, quality in self.ways.items()
+        ]
+        return "\n".join(
+            f"{row[0]:<8}" + "".join(f"{cell:>8}" for cell in row[1:]) for row in [head, *rows]
+        )
+
+    def plot(self, ax: Any = None) -> Any:
+        """Draw how many answers are among the first results, and return Matplotlib's axes.
+
+        Args:
+            ax: Axes to draw on; new ones by default.
+
+        Raises:
+            MissingExtraError: Matplotlib is not installed.
+        """
+        if ax is None:
+            try:
+                from matplotlib.figure import Figure
+            except ImportError:
+                raise MissingExtraError("matplotlib", "plot") from None
+            ax = Figure().subplots()
+        for way, quality in self.ways.items():
+            most = max(quality.hits)
+            ranks = [rank for rank in quality.ranks if rank is not None]
+            shares = [
+                sum(rank <= number for rank in ranks) / self.questions
+                for number in range(1, most + 1)
+            ]
+            ax.plot(range(1, most + 1), shares, marker="o", label=f"{way}, MRR {quality.mrr:.2f}")
+        ax.set_xlabel("results looked at")
+        ax.set_ylabel(f"share of {self.questions} questions that are answered")
+        ax.set_ylim(0, 1)
+        ax.legend()
+        return ax
+
+
+def evaluate(
+    docs: Collection[Any], questions: Iterable[tuple[str, Any]], number: int = 10
+) -> Evaluation:
+    """Return how well a collection finds what answers questions.
+
+    The model is called for all questions at once.
+
+    Args:
+        docs: The collection; with a text index, words and both together are judged, too.
+        questions: Pairs of a question and the id of the item that answers it.
+        number: How many results are looked at.
+
+    Raises:
+        InvalidQueryError: There are no questions.
+        DoesNotExist: An item that answers is not in the collection.
+    """
+    pairs = [(question, id) for question, id in questions]
+    if not pairs:
+        raise InvalidQueryError("evaluate() takes pairs of a question and an id, one or more")
+    for id in dict.fromkeys(id for _, id in pairs):
+        if id not in docs:
+            raise docs.DoesNotExist(f"ID not found: {id!r} in collection {docs.name!r}")
+    with docs.reference.work() as work:
+        has_words = docs.reference.existing(work).language is not None
+    texts = [question for question, _ in pairs]
+    ways = {}
+    for way in WAYS if has_words else ["vectors"]:
+        found = docs.similar_multi(texts, number, **WAYS[way])
+        ranks: list[int | None] = []
+        scores: list[float | None] = []
+        for entries, (_, id) in zip(found, pairs, strict=True):
+            places = [at for at, entry in enumerate(entries, 1) if entry.id == id]
+            ranks.append(places[0] if places else None)
+            scores.append(entries[places[0] - 1].score if places else None)
+        hits = {
+            most: sum(rank is not None and rank <= most for rank in ranks) / len(pairs)
+            for most in sorted({*(least for least in HITS if least < number), number})
+        }
+        mrr = sum(1 / rank for rank in ranks if rank is not None) / len(pairs)
+        ways[way] = Quality(hits, mrr, tuple(ranks), tuple(scores))
+    return Evaluation(len(pairs), ways)
 
 
 try:

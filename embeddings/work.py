@@ -79,6 +79,8 @@ class CollectionRow(NamedTuple):
     """Whether an index can serve a search. Known of a row that was read by `row_to_search`."""
     is_certain: bool = True
     """Whether it was read in this transaction; else a search has to confirm it."""
+    language: str | None = None
+    """That of the collection's text index; None if it has none."""
 
 
 class Work:
@@ -93,6 +95,7 @@ class Work:
         runtime: How the operation waits.
         has_listeners: Whether a host may have conditions of its own for every SELECT, by
             `do_orm_execute`.
+        extra: Values of a host's own columns of embeddings, for rows that are new.
     """
 
     def __init__(
@@ -111,6 +114,7 @@ class Work:
         self.searched: Searched | None = None
         self.runtime = runtime
         self.has_listeners = has_listeners(session)
+        self.extra: Mapping[str, Any] = {}
         self._row: CollectionRow | None = None
 
     @property
@@ -197,7 +201,7 @@ class Work:
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
         row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
-        return None if row is None else CollectionRow(*row)  # type: ignore[call-arg]
+        return None if row is None else CollectionRow(*row[:4], language=row[4])  # type: ignore[call-arg,misc]
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -215,7 +219,7 @@ def retried(
 
     @functools.wraps(operation)
     def tried(collection: Reference[Any], /, *args: P.args, **options: P.kwargs) -> T:
-        for pause in PAUSES if collection.sessions.engine is not None else ():
+        for pause in PAUSES if collection.sessions.owns_transactions else ():
             try:
                 return operation(collection, *args, **options)
             except DBAPIError as error:
@@ -581,6 +585,7 @@ def _by_name(database: Database, records: Records) -> Executable:
         columns.name,
         columns.model,
         stored_vector_bytes(database, records),
+        database.text_language(records),
     ).where(columns.name == bindparam("name"))
 
 

@@ -1,4 +1,4 @@
-"""Search the docstrings of Python's standard library by meaning.
+"""Search the docstrings of Python's standard library by meaning and by name.
 
     python examples/stdlib.py "how do I run a shell command"
 
@@ -42,6 +42,7 @@ def main() -> None:
     # A path opens the file, creates the tables and the collection. In an application, pass the
     # session that you already have: Collection("stdlib", session, model_id="local").
     with Collection("stdlib", options.file, model_id="local") as stdlib:
+        stdlib.create_text_index()  # for names such as "copytree", which are words, not meanings
         docstrings = dict(find_docstrings())
         progress = track(docstrings.items(), "Embedding what is new", console=console)
         entries = ((name, f"{name}: {text}", {"kind": kind}) for name, (kind, text) in progress)
@@ -51,7 +52,8 @@ def main() -> None:
 
         for question in questions:
             table = Table("score", "name", "first line", title=question, title_justify="left")
-            for entry in stdlib.similar(question, number=5):
+            # Questions are sentences here, so that their meaning weighs more than their words.
+            for entry in stdlib.similar(question, number=10, words=True, weights=(5, 1)):
                 name, _, text = (entry.content or "").partition(": ")
                 table.add_row(f"{entry.score:.3f}", name, text.strip().splitlines()[0])
             console.print(table)

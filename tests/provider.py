@@ -114,9 +114,10 @@ def forget_openai(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def model_of(server: Server, model_id: str = "toy", **options: Any) -> OpenAIEmbeddingModel:
-    """Return a model that talks to a server, and tries once unless told otherwise."""
-    chosen: dict[str, Any] = {"api_key": KEY, "base_url": server.base_url, "timeout": 10.0}
-    return OpenAIEmbeddingModel(model_id, **({"max_retries": 0} | chosen | options))
+    """Return a model that talks to a server: one request at a time, tried once, by default."""
+    usual = {"max_retries": 0, "concurrency": 1, "timeout": 10.0}
+    address = {"api_key": KEY, "base_url": server.base_url}
+    return OpenAIEmbeddingModel(model_id, **(usual | address | options))
 
 
 def vector_of(text: str) -> list[float]:

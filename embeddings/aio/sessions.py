@@ -23,6 +23,7 @@ from sqlalchemy.pool import StaticPool
 from .. import databases
 from ..errors import BindingError, ModelError
 from ..models.base import call_async, checked_vectors, embed_checked
+from ..models.spans import traced
 from ..models.usage import Usage, counted
 from ..sessions import engine_of
 from ..sessions.base import Sessions
@@ -98,7 +99,7 @@ class _Tasks(Pool):
     """
 
     def __init__(self, at_once: int) -> None:
-        self.ahead = 2 * at_once
+        self.ahead = at_once
         self._turns = asyncio.Semaphore(at_once)
         self._going_on: set[asyncio.Task[Any]] = set()
 
@@ -135,11 +136,14 @@ class _Tasks(Pool):
 async def _embed(
     model: SupportsEmbedding, items: list[Content], role: Role, usage: Usage
 ) -> list[Float32]:
-    with counted(usage):
+    with traced(model, len(items), usage) as note, counted(usage):
         answer = await call_async(model, items, role)
         if answer is None:
-            return await asyncio.to_thread(_in_a_thread, model, items, role)
-        return await asyncio.to_thread(checked_vectors, model, items, answer)
+            vectors = await asyncio.to_thread(_in_a_thread, model, items, role)
+        else:
+            vectors = await asyncio.to_thread(checked_vectors, model, items, answer)
+        note(vectors)
+    return vectors
 
 
 def _in_a_thread(model: SupportsEmbedding, items: list[Content], role: Role) -> list[Float32]:

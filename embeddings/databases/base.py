@@ -28,6 +28,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    null,
     select,
     type_coerce,
     union_all,
@@ -42,7 +43,7 @@ from ..vectors import ITEM_BYTES, Float32, VectorLike, decode_array, encode
 from .status import IndexInfo, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy import URL, Column, Connection, Dialect, Engine, Select, Subquery
     from sqlalchemy.exc import DBAPIError
@@ -51,7 +52,8 @@ if TYPE_CHECKING:
     from ..keys import Keys
     from ..models.base import Content
     from ..searching.filters import Comparison
-    from ..searching.query import Query, Ranking
+    from ..searching.query import Query, Ranking, ScoredRow
+    from ..searching.words import Term
     from ..tables.records import Records
     from ..vectors import Float64
     from ..work import CollectionRow, Reference, Work
@@ -67,6 +69,8 @@ class Database:
     """SQLAlchemy's name of the dialect."""
     finishes_statements: ClassVar[bool] = False
     """Whether a statement that was sent is let finish when the task that waits is cancelled."""
+    fuses_words: ClassVar[bool] = False
+    """Whether `search` and `matches` take a query with words; else `searching.hybrid` does."""
     confirms_rows: ClassVar[bool] = False
     """Whether `search` takes a row of the collection that is remembered, and confirms it."""
     keeps_order_of_json: ClassVar[bool] = True
@@ -196,9 +200,21 @@ class Database:
             SchemaError: Somebody else has a table of such a name.
         """
 
+    def missing_beside(self, connection: Connection, records: Records) -> str | None:
+        """Return what is missing beside complete tables, of what `install` makes, or None."""
+        return None
+
     def side_tables(self, records: Records) -> set[str]:
         """Return the names of the tables that stand beside, which no metadata holds."""
         return set()
+
+    def is_side_table(self, name: str, records: Records) -> bool:
+        """Return whether a table of this name stands beside the tables."""
+        return name in self.side_tables(records)
+
+    def is_own_column(self, name: str) -> bool:
+        """Return whether a column of the two tables is one that no metadata holds."""
+        return False
 
     def is_own_index(self, name: str, records: Records) -> bool:
         """Return whether an index of this name is one that `create_index` makes."""
@@ -425,7 +441,7 @@ class Database:
         Args:
             work: Whose collection they are put in.
             rows: By the columns of the table, without the collection's id; vectors are float32,
-                metadata is JSON text. Sorted by id.
+                metadata is JSON text. Sorted by id. A row that is copied brings its own `updated`.
             updated: The time of the write, in seconds since 1970, UTC.
         """
         table = work.records.embeddings
@@ -436,11 +452,11 @@ class Database:
         new: list[dict[str, Any]] = []
         for row in rows:
             metadata = row["metadata"] and load_metadata(row["metadata"])
-            values = row | {"metadata": metadata, "updated": updated}
+            values = {"updated": updated} | row | {"metadata": metadata}
             if row["id"] in there:  # a host's own columns stay as they are
                 work.run(update(table).where(is_ours, table.c.id == row["id"]).values(values))
             else:
-                new.append(values | {"collection_id": work.row.id})
+                new.append(values | {"collection_id": work.row.id, **work.extra})
         if new:
             work.connection.execute(insert(table), new)
 
@@ -580,14 +596,30 @@ class Database:
 
     def matches(self, work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
         """Return what `search` finds as a selectable with the columns `id` and `score`."""
+        return self.as_selectable(keys, self.search(work, vector, query).rows)
+
+    def as_selectable(
+        self, keys: Keys[Any], rows: Sequence[ScoredRow], offset: int | None = None
+    ) -> Subquery:
+        """Return rows as a selectable with the columns `id` and `score`, best first.
+
+        Args:
+            keys: The type of the ids.
+            rows: What was found.
+            offset: Where they were found by words too, how many were left out before these. There
+                is a third column then, `rank`, from 1.
+        """
         best = [
             select(
                 literal(keys.from_text(row.id), keys.sql_type).label("id"),
                 literal(row.score, Float).label("score"),
+                *([] if offset is None else [literal(offset + at, Integer).label("rank")]),
             )
-            for row in self.search(work, vector, query).rows
+            for at, row in enumerate(rows, 1)
         ]
-        return union_all(*best).subquery() if best else keys.none_found()
+        if not best:
+            return keys.none_found(with_rank=offset is not None)
+        return union_all(*best).subquery()
 
     def warm(self, work: Work) -> None:
         """Load what searches of the collection keep in memory. Reads only; by default nothing."""
@@ -630,6 +662,71 @@ class Database:
     def index_info(self, work: Work) -> IndexInfo | None:
         """Return what the index of a collection is, or None."""
         return None
+
+    # Text indexes
+
+    def install_words(self, connection: Connection, records: Records) -> None:
+        """Make what text indexes need beside the tables. It may be there already."""
+
+    def uninstall_words(self, connection: Connection, records: Records) -> None:
+        """Remove what `install_words` and `create_text_index` made, if it is there."""
+
+    def words_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install_words` for the documented tables, for a script."""
+        return []
+
+    def words_script_down(self, records: Records) -> list[str]:
+        """Return the SQL that undoes that of `words_script`."""
+        return []
+
+    def text_language(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL of the language of the outer query's collection; NULL without an index.
+
+        It does not fail in a database that `install_words` has not seen yet.
+        """
+        return type_coerce(null(), Text)
+
+    def create_text_index(self, work: Work, language: str) -> None:
+        """Make the text index of a collection, and put in the words of contents that are stored.
+
+        It may be there already, in this language.
+        """
+        raise IndexingError(f"There are no text indexes on {self.name}")
+
+    def drop_text_index(self, work: Work, language: str) -> None:
+        """Drop the text index, which is there."""
+
+    def without_words(self, work: Work, ids: list[str]) -> set[str]:
+        """Return those of some items that have no words in the text index, which is there."""
+        return set()
+
+    def put_words(self, work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
+        """Put the words of items, whose rows are written, into the text index.
+
+        Where an item has its words there already, they stay.
+
+        Args:
+            work: Of the collection.
+            texts: By their ids, with the hashes that their rows have.
+            language: Of the index.
+        """
+
+    def count_without_words(self, work: Work) -> int:
+        """Return how many items, other than bytes, have no words in the text index."""
+        return 0
+
+    def ids_with_words(
+        self, work: Work, terms: list[Term], query: Query, most: int | None
+    ) -> list[str]:
+        """Return the stored ids of items with one of the terms at least, best first, ties by id.
+
+        Args:
+            work: Of a collection with a text index.
+            terms: What is looked for.
+            query: Whose filters they meet.
+            most: How many at most.
+        """
+        raise IndexingError(f"There are no text indexes on {self.name}")
 
     def before_deletion(self, collection: Reference[Any], work: Work) -> None:
         """Remove what a collection has besides its rows, before its own row is deleted."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, ru
 
 from ..errors import InvalidItemError, ModelError
 from ..vectors import Float32, VectorLike, as_vectors
+from .limits import estimated_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -79,6 +80,13 @@ class EmbeddingModel(ABC):
         Raises:
             InvalidItemError: It does not take it.
         """
+
+    def estimate_tokens(self, item: Content) -> int:
+        """Return about how many tokens an item has, its prefix included; 0 for bytes.
+
+        Here it is one for every 4 bytes of UTF-8, which is usual for English.
+        """
+        return estimated_tokens(item) if isinstance(item, str) else 0
 
     def embed(self, item: Content) -> list[float]:
         """Return the item's vector as a list of floats, each rounded to float32.
@@ -230,6 +238,14 @@ def prefixed(model: SupportsEmbedding, item: Content, role: Role = "document") -
     """Return what the model is given for an item: a text with the prefix of its role."""
     prefix = getattr(model, f"{role}_prefix", "")
     return prefix + item if prefix and isinstance(item, str) else item
+
+
+def tokens_of(model: SupportsEmbedding, item: Content) -> int:
+    """Return about how many tokens the model is paid for an item, its prefix included."""
+    estimate: Callable[[Content], int] | None = getattr(model, "estimate_tokens", None)
+    if estimate is not None:
+        return estimate(item)
+    return estimated_tokens(item) if isinstance(item, str) else 0
 
 
 def has_own(model: SupportsEmbedding, name: str, general: str) -> bool:

@@ -43,6 +43,7 @@ from .base import (
     embed_checked,
     kinds,
     prefixed,
+    tokens_of,
 )
 from .usage import Usage, count, counted
 
@@ -119,6 +120,8 @@ class CachedModel(EmbeddingModel):
         self.concurrency = getattr(model, "concurrency", 1)
         self.supports_text = "text" in kinds(model)
         self.supports_binary = "binary" in kinds(model)
+        self.api_name = getattr(model, "api_name", model.model_id)
+        self.provider = getattr(model, "provider", None)
         self.query_prefix = getattr(model, "query_prefix", "")
         self.document_prefix = getattr(model, "document_prefix", "")
         self.query_cache = getattr(model, "query_cache", EmbeddingModel.query_cache)
@@ -128,6 +131,10 @@ class CachedModel(EmbeddingModel):
         check_item = getattr(self.model, "check_item", None)
         if check_item is not None:
             check_item(item)
+
+    def estimate_tokens(self, item: Content) -> int:
+        """Ask the model. What is kept already is counted too."""
+        return tokens_of(self.model, item)
 
     def embed_batch(self, items: Sequence[Content]) -> list[Float32]:
         """Return one vector for each item; the model is called for those that are not there."""

@@ -93,6 +93,9 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         ValueError: A limit is not positive, or `client` is given together with what it has.
     """
 
+    provider = "openai"
+    """Whose protocol it is, as OpenTelemetry calls it."""
+
     def __init__(
         self,
         model_id: str,
@@ -193,6 +196,10 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     async def aembed_queries(self, items: Sequence[Content]) -> list[VectorLike]:
         """Return the same, without a thread."""
         return await self._aembed([self.query_prefix + str(item) for item in items], "query")
+
+    def estimate_tokens(self, item: Content) -> int:
+        """Return about how many tokens a text has: exactly for OpenAI's where tiktoken is ready."""
+        return self._limits.tokens.estimated(self._limits.shortened(str(item)))
 
     def check_item(self, item: Content) -> None:
         """Do nothing if the service may take a text.
@@ -323,12 +330,13 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         return self._read(body, texts)
 
     def _request(self, texts: list[str], role: Role, deadline: Deadline) -> dict[str, Any]:
-        extra: dict[str, Any] = dict(self._bodies[role])
+        # The package looks at each text of input=, which takes as long as all the rest of it.
+        extra: dict[str, Any] = {"input": texts, **self._bodies[role]}
         if not self._learnt.takes_base64:
             extra["encoding_format"] = _package().Omit()
         request: dict[str, Any] = {
             "model": self.api_name,
-            "input": texts,
+            "input": (),
             "encoding_format": "base64",
             "extra_body": extra,
             "timeout": max(deadline.left(self._timeout), 0.001),

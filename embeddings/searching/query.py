@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from html import escape
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict
 
 from sqlalchemy import (
@@ -39,10 +41,12 @@ if TYPE_CHECKING:
     from ..values import Metadata
     from ..work import Reference, Work
 
+SHOWN = 200  # characters of a content in a notebook's table
 Where: TypeAlias = (
     "ColumnElement[bool] | Mapping[str, Any] | Sequence[ColumnElement[bool] | Mapping[str, Any]]"
 )
 Among: TypeAlias = "SelectBase | ScalarSelect[Any] | Subquery | CTE | Values | Iterable[Any]"
+Ranks: TypeAlias = tuple[int | None, int | None]
 CheckedWhere: TypeAlias = tuple[ColumnElement[bool] | Condition, ...]
 """All of it has to hold."""
 
@@ -58,6 +62,11 @@ class Filters(TypedDict, total=False):
     """A dict of metadata, with operators, a SQL expression over `EmbeddingRecord`, or a list."""
     among: Among | None
     """Only these: a SELECT of your keys, as such or as a subquery, a CTE or VALUES; or keys."""
+    words: bool | str | SelectBase | None
+    """Search by words as well: True for those of the value, or others, or a SELECT of your keys
+    in the order of your own full-text search."""
+    weights: tuple[float, float]
+    """How much the meaning and the words weigh where both are searched by; (1, 1) by default."""
     exact: bool | None
     """True: use no index. Else one is used if it is there and pays; with False, `matches*` use it
     also where it may not pay."""
@@ -79,6 +88,18 @@ class Entry(Generic[K]):
     content: str | None = None
     metadata: Metadata | None = None
 
+    @property
+    def ranks(self) -> Ranks | None:
+        """The item's ranks by meaning and by words, from 1, of a search that has `words`.
+
+        A rank is None where the item is not among the first of that ranking.
+        """
+        return vars(self).get(RANKS)
+
+
+RANKS = "_ranks"
+"""Where an entry holds its ranks. No field: an entry is equal to one that has none."""
+
 
 class Entries(list[Entry[K]]):
     """Search results, best first: a list that knows how it was made.
@@ -91,6 +112,21 @@ class Entries(list[Entry[K]]):
         super().__init__(entries)
         self.exact = exact
 
+    def _repr_html_(self) -> str:
+        """Return a table, as notebooks show it."""
+        rows = "".join(
+            f"<tr><td>{escape(str(one.id))}</td><td>{one.score:.4f}</td>"
+            f"<td>{escape(_short(one.content))}</td><td>{escape(_short(one.metadata))}</td></tr>"
+            for one in self
+        )
+        heading = "".join(f"<th>{name}</th>" for name in ("id", "score", "content", "metadata"))
+        return f"<table><tr>{heading}</tr>{rows}</table>"
+
+
+def _short(value: object) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
 
 class ScoredRow(NamedTuple):
     """What a strategy finds."""
@@ -99,6 +135,22 @@ class ScoredRow(NamedTuple):
     score: float
     content: str | None
     metadata: Metadata | None
+    ranks: Ranks | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What is searched for by words, besides the meaning.
+
+    Attributes:
+        text: Whose words; None for those of the value.
+        ranking: Or a SELECT of the host's keys, best first.
+        weights: Of the two rankings, by meaning and by words.
+    """
+
+    text: str | None
+    ranking: Subquery | None
+    weights: tuple[float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +180,27 @@ class Query:
     among: Subquery | tuple[str, ...] | None
     """A SELECT of the host's keys, or stored ids."""
     keys: Keys[Any]
+    words: Words | None = None
+
+    def about(self, value: object) -> Query:
+        """Return the query with the words of the value that is searched for, if they are meant.
+
+        Raises:
+            InvalidQueryError: The value has none.
+        """
+        if self.words is None or self.words.text is not None or self.words.ranking is not None:
+            return self
+        if not isinstance(value, str):
+            raise InvalidQueryError(
+                "words=True searches for the words of the value, and bytes have none: pass "
+                "words= a text"
+            )
+        return replace(self, words=replace(self.words, text=value))
+
+    @property
+    def needs_text_index(self) -> bool:
+        """Whether it cannot be answered without a text index."""
+        return self.words is not None and self.words.ranking is None and self.words.weights[1] > 0
 
     @property
     def depth(self) -> int:
@@ -181,7 +254,8 @@ RIGHT_WORDS = {
     "skip": "offset", "start": "offset", "threshold": "min_score", "score": "min_score",
     "score_threshold": "min_score", "min_similarity": "min_score", "filter": "where",
     "filters": "where", "metadata": "where", "ids": "among", "keys": "among",
-    "approximate": "exact",
+    "approximate": "exact", "text": "words", "keywords": "words", "hybrid": "words",
+    "query_text": "words", "weight": "weights", "alpha": "weights",
 }  # fmt: skip
 """What others call the arguments of a search, and what they are called here."""
 
@@ -215,7 +289,10 @@ def check_query(
     where: Where | None = None,
     among: Among | None = None,
     exact: bool | None = None,
+    words: bool | str | SelectBase | None = None,
+    weights: tuple[float, float] | None = None,
     skip_id: str | None = None,
+    has_value: bool = True,
 ) -> Query:
     """Return the query for a collection's arguments.
 
@@ -228,7 +305,10 @@ def check_query(
         where: Metadata that rows must have, a SQL expression over the records, or a list of these.
         among: Only these ids: a SELECT of the host's keys, or keys.
         exact: Whether to use no index.
+        words: True for the words of the value, others, or a SELECT of keys, best first.
+        weights: Of the ranking by meaning and of that by words.
         skip_id: Not this stored id.
+        has_value: Whether a value is searched for, whose words there are.
 
     Raises:
         InvalidQueryError: An argument means nothing.
@@ -255,6 +335,52 @@ def check_query(
         None if where is None else checked_where(collection.records, where),
         None if among is None else _checked_among(collection, among),
         collection.keys,
+        _checked_words(collection, words, weights, has_value=has_value),
+    )
+
+
+def _checked_words(
+    collection: Reference[Any], words: object, weights: object, *, has_value: bool
+) -> Words | None:
+    if words is None or words is False:
+        if weights is not None:
+            raise InvalidQueryError("weights= is about words=, which is not given")
+        return None
+    pair = _checked_weights((1, 1) if weights is None else weights)
+    if words is True:
+        if not has_value:
+            raise InvalidQueryError(
+                "words=True is about the words of a value, and none is searched for here: pass "
+                "words= a text"
+            )
+        return Words(None, None, pair)
+    if isinstance(words, SelectBase):
+        ranking = _checked_among(collection, words, "words")
+        assert isinstance(ranking, Subquery)  # noqa: S101  of a SELECT
+        return Words(None, ranking, pair)
+    if not isinstance(words, str):
+        raise InvalidQueryError(
+            "words must be True, a text or a SELECT of keys, best first, not "
+            + type(words).__name__
+        )
+    if not words.strip():
+        raise InvalidQueryError("words is empty: there is nothing to look for")
+    check_text(words, "words")
+    return Words(words, None, pair)
+
+
+def _checked_weights(weights: object) -> tuple[float, float]:
+    if isinstance(weights, tuple | list) and len(weights) == 2:
+        pair = [plain(weight) for weight in weights]
+        if (
+            all(isinstance(n, int | float) and not isinstance(n, bool) for n in pair)
+            and all(math.isfinite(n) and n >= 0 for n in pair)  # type: ignore[arg-type,operator]
+            and any(pair)
+        ):
+            return float(pair[0]), float(pair[1])  # type: ignore[arg-type]
+    raise InvalidQueryError(
+        "weights must be two numbers, that of the meaning and that of the words, zero or more and "
+        f"not both zero, not {weights!r}"
     )
 
 
@@ -330,7 +456,9 @@ def where_condition(work: Work, where: CheckedWhere) -> ColumnElement[bool]:
     return and_(true(), *parts)
 
 
-def _checked_among(collection: Reference[Any], among: Among) -> Subquery | tuple[str, ...]:
+def _checked_among(
+    collection: Reference[Any], among: Among, name: str = "among"
+) -> Subquery | tuple[str, ...]:
     if isinstance(among, ScalarSelect):
         among = among.element
     if isinstance(among, Values) and hasattr(among, "cte"):  # SQLite takes it in no other place
@@ -341,7 +469,7 @@ def _checked_among(collection: Reference[Any], among: Among) -> Subquery | tuple
         chosen = among.subquery()
         if len(chosen.c) != 1:
             raise InvalidQueryError(
-                f"among must select the keys and nothing else, not {len(chosen.c)} columns"
+                f"{name} must select the keys and nothing else, not {len(chosen.c)} columns"
             )
         column = chosen.c[0]
         if isinstance(column.type, TypeDecorator):
@@ -351,7 +479,7 @@ def _checked_among(collection: Reference[Any], among: Among) -> Subquery | tuple
             column = chosen.c[0]
         if not collection.keys.takes(column.type):
             raise InvalidQueryError(
-                f"among selects {column.name!r}, which is {type(column.type).__name__}; the keys "
+                f"{name} selects {column.name!r}, which is {type(column.type).__name__}; the keys "
                 f"of this collection are {collection.keys.python_type.__name__}"
             )
         return chosen

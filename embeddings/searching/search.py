@@ -11,10 +11,13 @@ from sqlalchemy import TypeDecorator, select, type_coerce
 
 from ..errors import InvalidItemError, InvalidQueryError, InvalidVectorError
 from ..models.base import check_content
-from ..values import checked_content
+from ..values import NotJSON, checked_content
 from ..vectors import as_query
 from ..work import retried
-from .query import Entries, Entry, NotConfirmed, several
+from . import hybrid
+from .query import RANKS, Entries, Entry, NotConfirmed, several
+from .scan import warn_of_metadata
+from .words import no_index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -52,6 +55,7 @@ def by_value(
         InvalidQueryError: The value is empty.
     """
     content = sought(value)
+    query = query.about(content)
     if not query.depth or _is_blank(content):
         return nothing
 
@@ -66,6 +70,7 @@ def by_values(
 ) -> list[Entries[K]]:
     """Return for each of some values the entries nearest to it. The model is called once."""
     contents = [_sought(value, at) for at, value in enumerate(several(values, "values"))]
+    queries = [query.about(content) for content in contents]
     asked = [at for at, content in enumerate(contents) if not _is_blank(content)]
     if not asked or not query.depth:
         return [Entries[Any]() for _ in contents]
@@ -73,6 +78,10 @@ def by_values(
     def answer(work: Work, vectors: list[Float64]) -> list[Entries[Any]]:
         found = [Entries[Any]() for _ in contents]
         near = [(at, vector) for at, vector in zip(asked, vectors, strict=True) if vector.any()]
+        if query.words is not None:
+            for at, vector in near:
+                found[at] = _search(entries, work, vector, queries[at])
+            return found
         rankings = _search_multi(work, [vector for _, vector in near], query)
         for (at, _), ranking in zip(near, rankings, strict=True):
             found[at] = _entries_of(ranking, query)
@@ -95,12 +104,14 @@ def _asked(
     Which model to call is known by the row that was read last, or read on a short connection. The
     search confirms it; else the contents are put to the right model, and searched for again.
     """
-    row = collection.last_committed()
+    row = None if query.needs_text_index else collection.last_committed()
     if row is None or row.vector_bytes is None:
         with collection.look() as work:
             row = collection.find(work)
             if row is None or _is_empty(work):
                 return nothing
+            if query.needs_text_index and row.language is None:
+                raise no_index(row.name)
     while True:
         model = collection.model_of(row)
         for content in contents:
@@ -108,7 +119,7 @@ def _asked(
         vectors = [as_query(vector) for vector in collection.embed(model, contents, "query")]
         with collection.work() as work:
             # A filter that fails must not hide what has become of the collection.
-            if not query.has_filters and _is_same(collection.remembered(work), row):
+            if _is_confirmed(query) and _is_same(collection.remembered(work), row):
                 with suppress(NotConfirmed):
                     return answer(work, vectors)
             current = collection.find(work, to_search=True)
@@ -116,6 +127,11 @@ def _asked(
                 return nothing if current is None else answer(work, vectors)
         collection.forget()
         row = current
+
+
+def _is_confirmed(query: Query) -> bool:
+    """Return whether the statement that searches confirms a row that is remembered."""
+    return not query.has_filters and query.words is None
 
 
 def _is_same(current: CollectionRow | None, row: CollectionRow) -> bool:
@@ -185,7 +201,7 @@ def by_vector(
     """Return what is nearest to a vector, in a form. Arguments as in `by_value`."""
     with collection.work() as work:
         # A filter that fails must not hide what has become of the collection.
-        if not query.has_filters and collection.remembered(work) is not None:
+        if _is_confirmed(query) and collection.remembered(work) is not None:
             with suppress(NotConfirmed):
                 return _search(form, work, vector, query)
         if collection.find(work, to_search=True) is None:
@@ -229,28 +245,49 @@ def by_vectors(
     with collection.work() as work:
         if collection.find(work, to_search=True) is None or not queries:
             return [Entries[Any]() for _ in queries]
+        if query.words is not None:
+            return [_search(entries, work, vector, query) for vector in queries]
         rankings = _search_multi(work, queries, query)
     return [_entries_of(ranking, query) for ranking in rankings]
 
 
 def entries(work: Work, vector: Float64, query: Query) -> Entries[Any]:
     """Return the best as a list."""
-    return _entries_of(work.database.search(work, vector, query), query)
+    return _entries_of(_ranking(work, vector, query), query)
+
+
+def _ranking(work: Work, vector: Float64, query: Query) -> Ranking:
+    if query.words is None or work.database.fuses_words:
+        return work.database.search(work, vector, query)
+    return hybrid.search(work, vector, query)
 
 
 def selectable(work: Work, vector: Float64, query: Query) -> Subquery:
-    """Return the best as a selectable with the columns `id` and `score`."""
+    """Return the best as a selectable with the columns `id` and `score`, and `rank` with words."""
     keys = query.keys
-    found = work.database.matches(work, keys.on(work.dialect), vector, query)
+    if query.words is None or work.database.fuses_words:
+        found = work.database.matches(work, keys.on(work.dialect), vector, query)
+    else:
+        rows = hybrid.search(work, vector, query).rows
+        found = work.database.as_selectable(keys.on(work.dialect), rows, query.offset)
     if not isinstance(keys.sql_type, TypeDecorator):
         return found
-    return select(type_coerce(found.c.id, keys.sql_type).label("id"), found.c.score).subquery()
+    id, *others = found.c
+    return select(type_coerce(id, keys.sql_type).label("id"), *others).subquery()
 
 
 def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
     from_text = query.keys.from_text
     found = [
         Entry(from_text(id), score, content, metadata)
-        for id, score, content, metadata in ranking.rows
+        for id, score, content, metadata, _ in ranking.rows
     ]
+    unreadable = [at for at, entry in enumerate(found) if isinstance(entry.metadata, NotJSON)]
+    if unreadable:
+        warn_of_metadata([ranking.rows[at].id for at in unreadable])
+        for at in unreadable:
+            found[at].metadata = None
+    if query.words is not None:
+        for entry, row in zip(found, ranking.rows, strict=True):
+            vars(entry)[RANKS] = row.ranks
     return Entries(found, exact=ranking.exact)

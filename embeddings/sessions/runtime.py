@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..models.base import embed_checked
 from ..models.queries import QUERIES
+from ..models.spans import traced
 from ..models.usage import Usage, counted
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Pool:
     """
 
     ahead = 1
-    """The most pieces that it makes sense to have begun, their results not taken yet."""
+    """The most pieces that it makes sense to have begun, their results not taken yet: more would
+    be lost at once if the program ended."""
 
     def __enter__(self) -> Self:
         return self
@@ -67,7 +69,7 @@ class Threads(Pool):
     """
 
     def __init__(self, at_once: int) -> None:
-        self.ahead = 2 * at_once  # others go on while the oldest is slow
+        self.ahead = at_once
         self._at_once = at_once
         self._threads = 0
         self._waiting: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
@@ -136,8 +138,10 @@ class Runtime:
             role: What they are embedded for.
             usage: What the call takes is added to it.
         """
-        with counted(usage):
-            return embed_checked(model, items, role)
+        with traced(model, len(items), usage) as note, counted(usage):
+            vectors = embed_checked(model, items, role)
+            note(vectors)
+        return vectors
 
     def pool(self, at_once: int) -> Pool:
         """Return what does so many pieces of work at a time."""

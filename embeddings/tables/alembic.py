@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from sqlalchemy import Column
+from sqlalchemy import Column, Table
 
 from .. import databases
 from .columns import BinaryText, JSONObject, Vector
 from .custom import KNOWN
 from .ours import VERSION_TABLE
-from .records import RECORDS, Base
+from .records import RECORDS, Base, Records
 
 if TYPE_CHECKING:
     from alembic.autogenerate.api import AutogenContext
@@ -29,12 +29,18 @@ def include_object(
     Pass it to the `context.configure()` of the host's `env.py`, or to Flask-Migrate's `Migrate`.
     A table of the same name in the host's own metadata is still compared.
     """
-    if type_ == "column" and isinstance(obj, Column):
+    if type_ == "column" and isinstance(obj, Column) and not reflected:
         # Nullable in the documented schema of SQLite, which no other database can have.
         return not (obj.primary_key and obj.table.metadata is Base.metadata)
     if not reflected or compare_to is not None:
         return True
     supported = databases.every()
+    if type_ == "column":  # of a text index
+        tables = {table.name for records in KNOWN for table in _tables(records)}
+        table = getattr(getattr(obj, "table", None), "name", None)
+        return table not in tables or not any(
+            database.is_own_column(name or "") for database in supported
+        )
     if type_ == "index":  # of a collection, by `create_index`
         return not any(
             database.is_own_index(name or "", records)
@@ -43,12 +49,15 @@ def include_object(
         )
     if type_ != "table":
         return True
-    side_tables = (database.side_tables(records) for database in supported for records in KNOWN)
-    return name not in {
-        RECORDS.collections.name,
-        RECORDS.embeddings.name,
-        VERSION_TABLE,
-    }.union(*side_tables)
+    if name in {RECORDS.collections.name, RECORDS.embeddings.name, VERSION_TABLE}:
+        return False
+    return not any(
+        database.is_side_table(name or "", records) for database in supported for records in KNOWN
+    )
+
+
+def _tables(records: Records) -> tuple[Table, Table]:
+    return records.collections, records.embeddings
 
 
 def render_item(type_: str, obj: object, context: AutogenContext) -> str | Literal[False]:

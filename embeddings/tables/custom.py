@@ -8,13 +8,14 @@ from pickle import UnpicklingError
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Inspector, MetaData, Table, delete, event, inspect
+from sqlalchemy import Connection, Engine, Inspector, MetaData, Table, delete, event, inspect
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import registry, relationship
 from sqlalchemy.schema import DropTable
 
 from .. import databases
 from ..internals import calling_module, registry_of, tables_to_create
+from ..sessions.own import owned_transaction
 from .ours import VERSION_TABLE, check_adoptable, schema_map_of
 from .records import RECORDS, CollectionColumns, EmbeddingColumns, Records
 
@@ -26,16 +27,24 @@ KNOWN: list[Records] = []
 """All records that were made in this process."""
 
 
-def install(connection: Connection, records: Records = RECORDS) -> None:
-    """Create what stands beside the tables: pending rows, and on SQLite the change log.
+def install(connection: Connection | Engine, records: Records = RECORDS) -> None:
+    """Create what stands beside the tables: pending rows, on SQLite the change log.
 
-    Can be repeated: what is there is kept or made anew. Runs in the connection's transaction.
+    And on PostgreSQL the columns of text indexes.
+
+    Can be repeated: what is there is kept or made anew. Runs in the connection's transaction; on an
+    engine in one of its own.
     `migrate` and `create_all` do this by themselves; a migration of your own, which creates the
     tables of `make_records` or rebuilds them, calls it afterwards.
     """
+    if isinstance(connection, Engine):
+        with owned_transaction(connection, write=True) as own:
+            install(own, records)
+        return
     database = databases.of(connection.dialect)
     database.install(connection, records)
     database.install_pending(connection, records)
+    database.install_words(connection, records)
 
 
 def uninstall(connection: Connection, records: Records = RECORDS) -> None:
@@ -45,6 +54,7 @@ def uninstall(connection: Connection, records: Records = RECORDS) -> None:
     it before or after it drops the tables. Runs in the connection's transaction.
     """
     database = databases.of(connection.dialect)
+    database.uninstall_words(connection, records)
     database.uninstall_pending(connection, records)
     database.uninstall(connection, records)
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
-from ..errors import EmbeddingsError, InvalidItemError, RefusedError
+from ..errors import EmbeddingsError, InvalidItemError, ModelError, RefusedError
 from ..models.base import check_positive, checked_vectors
 from ..models.usage import Usage
 from .report import Report
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
 OnError: TypeAlias = Literal["raise", "skip"]
 
 
-class NotCalledError(Exception):
-    """A call of the model that was not begun, because one before it failed."""
+def not_called(model: SupportsEmbedding) -> ModelError:
+    """Return that a call was not begun. Whoever takes them in order meets the failure first."""
+    return ModelError(f"Model {model.model_id!r} was not called: a call before it failed")
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Answer:
     """Why the rest has no vectors."""
     asked: list[ContentKey] = field(default_factory=list)
     """What the call was for that failed."""
+    seconds: float = 0.0
 
     def concerned(self) -> set[ContentKey]:
         """Return the contents that the error is about."""
@@ -70,7 +73,7 @@ class Calls:
 
     def _ask(self, contents: dict[ContentKey, Content]) -> Answer:
         if self._has_failed:
-            return Answer(error=NotCalledError(), asked=list(contents))
+            return Answer(error=not_called(self._model), asked=list(contents))
         answer = ask(self._model, self._runtime, contents, skips=self.skips)
         self._has_failed |= answer.error is not None
         return answer
@@ -91,7 +94,7 @@ def ask(
         contents: What is to be embedded.
         skips: Whether the model is called for the rest where it refuses some by themselves.
     """
-    answer, rest = Answer(), dict(contents)
+    answer, rest, began = Answer(), dict(contents), perf_counter()
     while rest:
         answer.asked = list(rest)
         usage = Usage()
@@ -114,6 +117,7 @@ def ask(
         finally:
             answer.usage.requests += usage.requests
             answer.usage.tokens += usage.tokens
+            answer.seconds = perf_counter() - began
         rest = {
             key: content
             for key, content in rest.items()

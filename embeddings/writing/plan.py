@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from time import perf_counter
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Protocol
 
 from ..errors import (
@@ -24,6 +25,7 @@ from ..models.base import (
     check_kind,
     kinds,
     prefixed,
+    tokens_of,
 )
 from ..work import retried
 from . import rows
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 
 LOG = logging.getLogger("embeddings")
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Gate(Protocol):
@@ -96,6 +99,10 @@ class Plan(Generic[K]):
     """The rows that were there when the plan was made, by their ids."""
     refused: dict[ContentKey, str] = field(default_factory=dict)
     """What the model does not take, with the reason."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Values of a host's own columns, for new rows."""
+    has_new_words: bool = False
+    """Whether an item that is unchanged has no words in the collection's text index yet."""
 
     @property
     def new(self) -> list[K]:
@@ -125,8 +132,26 @@ class Plan(Generic[K]):
 
     @property
     def contents(self) -> list[Content]:
-        """What the model is still to be called with: each content once. Count your tokens here."""
+        """What the model is still to be called with: each content once."""
         return [prefixed(self.model, content) for content in self.missing.values()]
+
+    @property
+    def characters(self) -> int:
+        """The number of characters of the texts among `contents`."""
+        return sum(len(content) for content in self.contents if isinstance(content, str))
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens `contents` have; by the model's `estimate_tokens`."""
+        return sum(tokens_of(self.model, content) for content in self.contents)
+
+    def cost(self, price: float) -> float:
+        """Return about what embedding `contents` costs, in the currency of the price.
+
+        Args:
+            price: Of a million tokens.
+        """
+        return self.tokens * price / 1_000_000
 
     def embed(
         self,
@@ -161,7 +186,12 @@ class Plan(Generic[K]):
         own = getattr(self.model, "batch_size", None)
 
         def finish(call: Begun[Answer]) -> Report:
-            report = self.take(call.result())
+            answer = call.result()
+            report = self.take(answer)
+            took = answer.seconds * 1000
+            LOG.debug(
+                "batch for %r: %d embedded, %.1f ms", self.collection, len(answer.vectors), took
+            )
             tell(count - len(self.missing))
             return report
 
@@ -229,6 +259,7 @@ def make(
     *,
     force: bool,
     skips: bool = False,
+    extra: Mapping[str, Any] = NOTHING,
 ) -> Plan[K]:
     """Return what writing items takes, having read what is there.
 
@@ -238,6 +269,7 @@ def make(
         prepared: The vector of the first item, where it is at hand.
         force: Call the model even for vectors that are there.
         skips: Note items that the model is known to refuse, instead of raising an error.
+        extra: Values of a host's own columns, for new rows.
     """
     with collection.work() as work:
         row = collection.find(work)
@@ -255,6 +287,9 @@ def make(
         first, later = lists[0], lists[1:]
         stored = None if row is None else stored_rows(work, first, kinds(model))
         todo = resolve(work, first, stored, vectors, kinds(model), force=force)
+        texts = sorted(todo.unchanged & todo.texts.keys())
+        is_indexed = row is not None and row.language is not None
+        has_new_words = is_indexed and bool(work.database.without_words(work, texts))
     # What comes later cannot rely on a row that is about to be replaced.
     missing = {item.key: item.content for item in todo.missing}
     missing |= {i.key: i.content for items in later for i in items if i.key not in vectors}
@@ -275,6 +310,8 @@ def make(
         written_ids=written.union(item.id for items in later for item in items),
         stored=stored or {},
         refused=refused,
+        extra=extra,
+        has_new_words=has_new_words,
     )
 
 
@@ -409,6 +446,7 @@ def _write(
     """Write in one transaction, unless items need the model first."""
     outcome, accepted = _Outcome(), kinds(plan.model)
     with collection.work(write=True) as work:
+        work.extra = plan.extra
         row = collection.find_or_create(work, plan.model_id)
         if row.model_id != plan.model_id and (
             registry.canonical_id(row.model_id) != registry.canonical_id(plan.model_id)

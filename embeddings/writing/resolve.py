@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 HASHES_AT_ONCE = 500  # in one statement, far below the parameters that any database takes
 
 
-def _is_same_json(text: str, stored: str | None, *, keeps_order: bool) -> bool:
+def is_same_json(text: str, stored: str | None, *, keeps_order: bool) -> bool:
+    """Return whether JSON says the same as what is stored."""
     if stored is None:
         return False
     # As text: to Python 1, 1.0 and True are equal.
-    one, other = (
-        json.dumps(json.loads(json_text), sort_keys=not keeps_order) for json_text in (text, stored)
-    )
+    try:
+        one, other = (
+            json.dumps(json.loads(found), sort_keys=not keeps_order) for found in (text, stored)
+        )
+    except ValueError:  # what another program has stored is not JSON
+        return False
     return one == other
 
 
@@ -63,6 +67,8 @@ class Resolution:
     """Ids of rows that are there already, just as they are to be."""
     missing: list[Item] = field(default_factory=list)
     """Items whose content has to be embedded first, each content once."""
+    texts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """The texts of all these items, by their ids, with their hashes: for a text index."""
     vectors: dict[ContentKey, Float32] = field(default_factory=dict)
     """The vectors at hand, with those that the collection has."""
 
@@ -103,7 +109,8 @@ def resolve(
         wanted = {item.key for item in items if item.id not in settled} - at_hand.keys()
         at_hand |= stored_vectors(work, kinds, wanted)
 
-    resolution = Resolution(vectors=at_hand)
+    texts = {i.id: (i.content, i.key[0]) for i in items if isinstance(i.content, str)}
+    resolution = Resolution(vectors=at_hand, texts=texts)
     missing: dict[ContentKey, Item] = {}
     for item in items:
         vector = None if item.id in settled else at_hand.get(item.key)
@@ -146,7 +153,7 @@ def _change(
     if row.is_stored:
         change["content"] = change["content_blob"] = None
     keeps_order = work.database.keeps_order_of_json
-    if item.metadata is not None and _is_same_json(
+    if item.metadata is not None and is_same_json(
         item.metadata, row.metadata, keeps_order=keeps_order
     ):
         change["metadata"] = None

@@ -56,6 +56,8 @@ def write(work: Work, resolution: Resolution, new: Collection[str] = ()) -> bool
             work.database.write_rows(work, rows, now())
         else:
             _change(work, rows, has_vector=kind == "vector")
+    if work.row.language is not None and resolution.texts:
+        work.database.put_words(work, resolution.texts, work.row.language)
     loaded.refresh(work, [row["id"] for row in everything])
     return is_in_doubt
 

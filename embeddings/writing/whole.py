@@ -92,6 +92,8 @@ def _delete(collection: Reference[Any]) -> CollectionRow:
     with collection.work(write=True) as work:
         row = collection.existing(work)
         work.database.lock_collection(work)
+        if row.language is not None:
+            work.database.drop_text_index(work, row.language)
         work.changed(delete_from(embedding).where(embedding.collection_id == row.id))
         work.database.before_deletion(collection, work)
         work.changed(delete_from(entity).where(entity.id == row.id))

@@ -17,14 +17,22 @@ from ..values import checked_content, load_metadata
 from ..vectors import as_vector
 from ..work import retried
 from . import loaded, plan, rows
-from .calls import Answer, Calls, NotCalledError, ask, calls_at_once, check_on_error, in_order
-from .items import Prepared, checked_item, item_metadata, key_of, vector_row
+from .calls import Answer, Calls, ask, calls_at_once, check_on_error, in_order, not_called
+from .items import (
+    Extra,
+    Prepared,
+    checked_extra,
+    checked_item,
+    item_metadata,
+    key_of,
+    vector_row,
+)
 from .progress import teller
 from .report import Report
 from .resolve import Resolution, stored_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy import ColumnElement
 
@@ -51,10 +59,12 @@ def embed(
     store: bool,
     *,
     force: bool,
+    extra: Extra | None = None,
 ) -> None:
     """Embed a value and store its vector. See `Collection.embed`."""
     content = value.content if isinstance(value, Prepared) else value
     item = checked_item(collection, id, content, metadata, store)
+    own = checked_extra(collection.records, extra)
     vector: Float32 | None = None
     if isinstance(value, Prepared):
         with collection.work() as work:
@@ -62,7 +72,7 @@ def embed(
         if value.model_id != model_id:
             raise ModelMismatchError(collection.name, model_id, value.model_id)
         vector = as_vector(value.vector, label=f"prepared vector of {item.id!r}")
-    _embed(collection, item, vector, force=force)
+    _embed(collection, item, vector, force=force, extra=own)
 
 
 def embed_multi(
@@ -73,6 +83,7 @@ def embed_multi(
     *,
     total: int | None,
     force: bool,
+    extra: Extra | None,
     concurrency: int | None,
     progress: Progress,
     on_error: OnError,
@@ -80,7 +91,7 @@ def embed_multi(
     """Embed and store values, a batch at a time. See `Collection.embed_multi`."""
     check_batch_size(batch_size)
     began, skips, tell = perf_counter(), check_on_error(on_error), teller(progress, total)
-    model = collection.read_model()
+    columns, model = checked_extra(collection.records, extra), collection.read_model()
     own = getattr(model, "batch_size", None)
     items = (
         checked_item(collection, id, value, metadata, store, position)
@@ -89,7 +100,7 @@ def embed_multi(
     runtime = collection.sessions.runtime
     with runtime.pool(calls_at_once(model, concurrency)) as pool:
         calls = Calls(model, runtime, pool, skips=skips)
-        bulk = _Bulk(collection, calls, tell, force=force)
+        bulk = _Bulk(collection, calls, tell, force=force, extra=columns)
         report = in_order(
             batches(items, min(batch_size, own or batch_size)),
             bulk.begin,
@@ -123,6 +134,7 @@ class _Bulk:
         calls: Of its model.
         tell: Is told how many items are done.
         force: Call the model even for vectors that are there.
+        extra: Values of a host's own columns, for new rows.
     """
 
     def __init__(
@@ -132,8 +144,10 @@ class _Bulk:
         tell: Callable[[int], None],
         *,
         force: bool,
+        extra: Mapping[str, Any],
     ) -> None:
         self._collection, self._calls, self._tell, self._force = collection, calls, tell, force
+        self._extra = extra
         self._flying: list[_Flight] = []
         self._done = 0
 
@@ -148,7 +162,11 @@ class _Bulk:
 
     def _plan(self, flight: _Flight, earlier: Sequence[_Flight]) -> Plan[Any]:
         planned = plan.make(
-            self._collection, flight.items, force=self._force, skips=self._calls.skips
+            self._collection,
+            flight.items,
+            force=self._force,
+            skips=self._calls.skips,
+            extra=self._extra,
         )
         contents = dict(planned.missing)
         for other in earlier if not self._force else ():
@@ -173,7 +191,7 @@ class _Bulk:
             elif key in other.refused:
                 answer.refused[key] = other.refused[key]
             else:
-                raise NotCalledError
+                raise not_called(planned.model)
         flight.borrowed = {}
         report = _taken(self._collection, planned, answer, skips=self._calls.skips)
         self._done += len(flight.items)
@@ -182,9 +200,14 @@ class _Bulk:
 
 
 def _embed(
-    collection: Reference[Any], item: Item, prepared: Float32 | None, *, force: bool
+    collection: Reference[Any],
+    item: Item,
+    prepared: Float32 | None,
+    *,
+    force: bool,
+    extra: Mapping[str, Any],
 ) -> Report:
-    planned = plan.make(collection, [item], prepared, force=force)
+    planned = plan.make(collection, [item], prepared, force=force, extra=extra)
     answer = Answer()
     if planned.missing:
         answer = ask(planned.model, planned.runtime, planned.missing, skips=False)
@@ -197,7 +220,7 @@ def _taken(
     """Take up what the model made, and write; return what was done."""
     report = planned.take(answer)
     report += Report(skipped=planned.without_refused())
-    if planned.new_ids or planned.written_ids:
+    if planned.new_ids or planned.written_ids or planned.has_new_words:
         return report + plan.write(collection, planned, skips=skips)
     report += Report(unchanged=len(planned.unchanged_ids))
     plan.log_batch(planned, report)
@@ -226,16 +249,20 @@ def embed_query(collection: Reference[Any], value: Content) -> Float32:
 
 
 def store_vectors(
-    collection: Reference[Any], entries: Iterable[tuple[Any, ...]], batch_size: int
+    collection: Reference[Any],
+    entries: Iterable[tuple[Any, ...]],
+    batch_size: int,
+    extra: Extra | None,
 ) -> Report:
     """Store vectors that were made elsewhere. See `Collection.store_vectors`."""
     check_batch_size(batch_size)
+    own = checked_extra(collection.records, extra)
     start, written = perf_counter(), 0
     checked = (vector_row(collection, entry, at) for at, entry in enumerate(entries))
     for batch in batches(checked, batch_size):
         began = perf_counter()
         by_id = {row["id"]: row for row in batch}
-        _store(collection, [by_id[id] for id in sorted(by_id)])
+        _store(collection, [by_id[id] for id in sorted(by_id)], own)
         written += len(by_id)
         took = (perf_counter() - began) * 1000
         LOG.debug("batch in %r: %d vectors stored, %.1f ms", collection.name, len(batch), took)
@@ -243,10 +270,18 @@ def store_vectors(
 
 
 @retried
-def _store(collection: Reference[Any], given: list[dict[str, Any]]) -> None:
+def _store(
+    collection: Reference[Any], given: list[dict[str, Any]], extra: Mapping[str, Any]
+) -> None:
     with collection.work(write=True) as work:
+        work.extra = extra
         collection.find_or_create(work)
-        rows.write(work, Resolution(given))
+        texts = {
+            row["id"]: (row["content"], row["content_hash"])
+            for row in given
+            if row["content"] is not None
+        }
+        rows.write(work, Resolution(given, texts=texts))
 
 
 @retried

@@ -46,6 +46,8 @@ def test_it_embeds_the_standard_library_once_and_answers(tmp_path: Path):
     assert "statistics.median" in second
     assert second.count("first line") == 1
     assert changes(tmp_path / "stdlib.db") == before
+    for question in ("copytree", "copy a folder with everything in it"):
+        assert "shutil.copytree" in run(example, question, folder=tmp_path)
 
 
 BENCHMARKS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -43,6 +44,7 @@ from embeddings import (
     CollectionRecord,
     EmbeddingRecord,
     InvalidQueryError,
+    MissingWordsWarning,
     Records,
     SchemaError,
     make_records,
@@ -239,6 +241,8 @@ OPERATIONS: dict[str, Callable[[Collection[Any], Any, Records], Any]] = {
     "index_info": lambda docs, db, _: on_postgresql(db, lambda: bool(docs.index_info())),
     "a search by the index": lambda docs, _db, _: [entry.id for entry in docs.similar("a hound")],
     "drop_index": lambda docs, db, _: on_postgresql(db, docs.drop_index),
+    "create_text_index": lambda docs, _db, _: with_words(docs),
+    "drop_text_index": lambda docs, _db, _: (docs.drop_text_index(), docs.drop_text_index()),
     "delete_items": lambda docs, _db, records: [
         docs.delete_items(["1", "nothing"]),
         docs.delete_items(prefix="2"),
@@ -252,6 +256,16 @@ OPERATIONS: dict[str, Callable[[Collection[Any], Any, Records], Any]] = {
     "DoesNotExist": lambda docs, _db, _: is_gone(docs),
     "close": lambda docs, _db, _: docs.close(),
 }
+
+
+def with_words(docs: Collection[Any]) -> Any:
+    """Make a text index, fill it, and return what it finds."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissingWordsWarning)
+        missing = docs.create_text_index()
+    docs.embed("zebra", "a striped zebra")
+    words = [entry.id for entry in docs.similar("anything", words="striped", weights=(0, 1))]
+    return missing, words, docs.delete_items(["zebra"])
 
 
 def on_postgresql(db: Any, operation: Callable[[], Any]) -> Any:

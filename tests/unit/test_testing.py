@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ from embeddings import (
     Collection,
     EmbeddingModel,
     InvalidItemError,
+    InvalidQueryError,
+    MissingWordsWarning,
     UnknownModelError,
     cosine_similarity,
     get_embedding_model,
@@ -26,7 +29,7 @@ from embeddings import (
     remove_alias,
     set_alias,
 )
-from embeddings.testing import DIMENSIONS, DeterministicModel, replace_models
+from embeddings.testing import DIMENSIONS, DeterministicModel, evaluate, replace_models
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -393,3 +396,65 @@ def test_the_model_is_of_use_without_pytest(tmp_path, run):
     )
     done = run("-W", "error", "-c", code)
     assert done.stdout.split() == ["DeterministicModel", "False"], done.stderr
+
+
+class Axes:
+    """What Matplotlib's axes are asked for, where it is not installed."""
+
+    def __init__(self) -> None:
+        self.lines: dict[str, list[float]] = {}
+
+    def plot(self, places: range, shares: list[float], *, marker: str, label: str) -> None:
+        assert (len(places), marker) == (len(shares), "o")
+        self.lines[label] = shares
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+def test_questions_are_judged_by_vectors_by_words_and_by_both():
+    """Shares, mean reciprocal ranks, each answer's rank and score; a table and a plot of them."""
+    docs = Collection("docs", model=DeterministicModel())
+    docs.embed_multi(
+        [("hound", "a happy hound"), ("cat", "a cat"), ("error", "code 1042 of x y z")]
+    )
+    questions = [("happy hound", "hound"), ("1042 a b c cat", "error")]
+    result = evaluate(docs, questions)
+    assert (result.questions, [*result.ways]) == (2, ["vectors"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MissingWordsWarning)
+        docs.create_text_index("simple")
+    docs.embed_multi(
+        [("hound", "a happy hound"), ("cat", "a cat"), ("error", "code 1042 of x y z")]
+    )
+    result = evaluate(docs, iter(questions))
+    assert [*result.ways] == ["vectors", "words", "both"]
+    for way, words in {"vectors": None, "both": True}.items():
+        ranks = tuple(
+            [entry.id for entry in docs.similar(question, words=words)].index(id) + 1
+            for question, id in questions
+        )
+        quality = result.ways[way]
+        assert quality.ranks == ranks
+        assert quality.mrr == sum(1 / rank for rank in ranks) / 2
+        assert quality.hits == {
+            most: sum(rank <= most for rank in ranks) / 2 for most in (1, 3, 10)
+        }
+    assert str(result).splitlines()[0].split() == ["hit@1", "hit@3", "hit@10", "MRR"]
+    assert [line.split()[0] for line in str(result).splitlines()[1:]] == [*result.ways]
+    axes = Axes()
+    assert result.plot(axes) is axes
+    assert [len(shares) for shares in axes.lines.values()] == [10, 10, 10]
+    assert [shares[-1] for shares in axes.lines.values()] == [1.0, 1.0, 1.0]
+
+
+def test_what_cannot_be_judged_is_refused():
+    """No questions, and an answer that is not there, before the model is called."""
+    model = DeterministicModel()
+    docs = Collection("docs", model=model)
+    docs.embed("a", "text")
+    with pytest.raises(InvalidQueryError, match="pairs of a question and an id"):
+        evaluate(docs, [])
+    with pytest.raises(embeddings.DoesNotExist, match="ID not found: 'b' in collection 'docs'"):
+        evaluate(docs, [("text", "b")])
+    assert len(model.calls) == 1

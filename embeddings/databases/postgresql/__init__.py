@@ -34,11 +34,11 @@ from ...vectors import ITEM_BYTES, Float32, VectorLike
 from ...writing.items import content_hash as md5
 from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, Status
-from . import extension, fields, followed, index, pending, rows, search, triggers
+from . import extension, fields, followed, hybrid, index, pending, rows, search, triggers, words
 from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy import URL, Column, Select, Subquery
     from sqlalchemy.exc import DBAPIError
@@ -62,6 +62,7 @@ class PostgreSQL(Database):
     """PostgreSQL, by psycopg, psycopg2 or asyncpg."""
 
     name = "postgresql"
+    fuses_words = True
     keeps_order_of_json = False
     sample_rows = 1  # nobody can store a corrupt vector
 
@@ -126,8 +127,13 @@ class PostgreSQL(Database):
         return {pending_name(records)}
 
     def is_own_index(self, name: str, records: Records) -> bool:
-        """Return whether the name is that of a collection's HNSW index."""
-        return re.fullmatch(rf"{re.escape(index.prefix(records))}\d+_hnsw", name) is not None
+        """Return whether the name is that of a collection's HNSW index, or of the text index."""
+        is_hnsw = re.fullmatch(rf"{re.escape(index.prefix(records))}\d+_hnsw", name) is not None
+        return is_hnsw or name == words.index_name(records)
+
+    def is_own_column(self, name: str) -> bool:
+        """Return whether the column belongs to the text index."""
+        return name in {words.WORDS, words.WORDS_OF, words.LANGUAGE}
 
     def know_types(self) -> None:
         """Let reflection know `vector`, unless the host has told it another type."""
@@ -360,11 +366,15 @@ class PostgreSQL(Database):
     # Searches
 
     def search(self, work: Work, vector: Float64, query: Query) -> Ranking:
-        """Search by pgvector."""
+        """Search by pgvector, and by words."""
+        if query.words is not None:
+            return hybrid.search(work, vector, query)
         return search.search(work, vector, query)
 
     def matches(self, work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
         """Return the search itself."""
+        if query.words is not None:
+            return hybrid.matches(work, keys, vector, query)
         return search.matches(work, keys, vector, query)
 
     def status(self, work: Work, row: CollectionRow | None) -> Status:
@@ -385,6 +395,48 @@ class PostgreSQL(Database):
     ) -> ColumnElement[float]:
         """Return 1 minus pgvector's distance."""
         return search.cosine_similarity(vector, other)
+
+    # Text indexes
+
+    def install_words(self, connection: Connection, records: Records) -> None:
+        """Add the columns and the GIN index."""
+        words.install(connection, records)
+
+    def uninstall_words(self, connection: Connection, records: Records) -> None:
+        """Drop them."""
+        words.uninstall(connection, records)
+
+    def words_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install_words`."""
+        return words.script(records)
+
+    def words_script_down(self, records: Records) -> list[str]:
+        """Return the SQL of `uninstall_words`."""
+        return words.script_down(records)
+
+    def text_language(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL of a column of the collection's row."""
+        return words.language_of(records)
+
+    def create_text_index(self, work: Work, language: str) -> None:
+        """Note the language, and fill the column."""
+        words.create(work, language)
+
+    def drop_text_index(self, work: Work, language: str) -> None:
+        """Empty the column."""
+        words.drop(work)
+
+    def without_words(self, work: Work, ids: list[str]) -> set[str]:
+        """Return the ids of rows whose column is empty, or about another content."""
+        return words.without_words(work, ids)
+
+    def put_words(self, work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
+        """Update the rows."""
+        words.put(work, texts, language)
+
+    def count_without_words(self, work: Work) -> int:
+        """Return how many rows have none."""
+        return words.count_without(work)
 
     # Indexes
 

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from ...tables.records import Records
     from ...work import Reference, Work
+    from ..base import Database
 
 BUILD_LOCK = int.from_bytes(b"embeddin") + 1  # advisory; one build at a time in a database
 POLL = 0.5  # seconds between two looks at a build
@@ -87,17 +88,22 @@ def row_to_search(work: Work, called: str) -> CollectionRow | None:
     The rows are not looked at: no statement names them and the system catalog together.
     """
     parameters = {"name": called, "table": table_name(work.connection, work.records)}
-    row = work.run_kept(_with_index(work.records), parameters).first()
+    row = work.run_kept(_with_index(work.database, work.records), parameters).first()
     if row is None:
         return None
     return CollectionRow(
-        row.id, row.name, row.model, row.vector_bytes, row.vector_bytes is not None
+        row.id,
+        row.name,
+        row.model,
+        row.vector_bytes,
+        row.vector_bytes is not None,
+        language=row.language,
     )
 
 
 @functools.cache
-def _with_index(records: Records) -> Executable:
-    collections = records.collections
+def _with_index(database: Database, records: Records) -> Executable:
+    collections, language = records.collections, database.text_language(records)
     index = table("pg_index", *map(column, ("indexrelid", "indrelid", "indisvalid")))
     relation = table("pg_class", column("oid"), column("relname"))
     attribute = table("pg_attribute", *map(column, ("attrelid", "attnum", "atttypmod")))
@@ -123,6 +129,7 @@ def _with_index(records: Records) -> Executable:
         collections.c.name,
         collections.c.model,
         vector_bytes.label("vector_bytes"),
+        language.label("language"),
     ).where(collections.c.name == bindparam("name"))
 
 

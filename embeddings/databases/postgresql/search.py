@@ -101,7 +101,7 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
         values["skip_id"] = query.skip_id
     rows = work.run(_statement(work, vector.size, query), values).all()
     if not rows and not work.row.has_index:
-        _check_stored_dimensions(work, vector.size)
+        check_stored_dimensions(work, vector.size)
     is_exact = not rows or rows[0].is_exact
     work.searched = (
         Searched("database") if is_exact else Searched("index", candidates=_candidates(query))
@@ -117,16 +117,16 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
     check_dimensions(work, vector.size)
     work.searched = Searched("database", reason="as a part of your statement")
     if not work.row.has_index:
-        _check_stored_dimensions(work, vector.size)
-    sought = bindparam(None, vector.astype("f4"), _Sent())
-    filters = _filters(work, query)
-    by_index = _may_use_index(work, query) and (query.exact is False or _pays(work, query, filters))
-    best = _made(_search(work, vector.size, query), sought, filters, by_index=by_index).subquery()
+        check_stored_dimensions(work, vector.size)
+    sought = as_sent(vector)
+    filters = filters_of(work, query)
+    by_index = uses_index(work, query, filters)
+    best = made(asked(work, vector.size, query), sought, filters, by_index=by_index).subquery()
     id = work.database.key_from_text(best.c.id, keys)
     return select(id.label("id"), best.c.score).subquery()
 
 
-def _check_stored_dimensions(work: Work, dimensions: int) -> None:
+def check_stored_dimensions(work: Work, dimensions: int) -> None:
     """Do nothing if the rows of a collection without an index have vectors of these dimensions."""
     row = work.row_named(work.row.name)
     if row is not None:
@@ -134,7 +134,8 @@ def _check_stored_dimensions(work: Work, dimensions: int) -> None:
         check_dimensions(work, dimensions)
 
 
-def _search(work: Work, dimensions: int, query: Query) -> Search:
+def asked(work: Work, dimensions: int, query: Query) -> Search:
+    """Return what the statement of a query is made of."""
     of = (work.database, work.records, work.row.id, dimensions)
     return Search(*of, query.number, query.offset, query.min_score, _candidates(query))
 
@@ -144,7 +145,7 @@ def _statement(work: Work, dimensions: int, query: Query) -> Select[Any]:
 
     To put one together takes longer than all else that is done here, so it is kept if it can be.
     """
-    search, by_index = _search(work, dimensions, query), _may_use_index(work, query)
+    search, by_index = asked(work, dimensions, query), _may_use_index(work, query)
     if query.where is None and query.prefix is None:
         skips = query.skip_id is not None
         if query.among is None:
@@ -155,14 +156,14 @@ def _statement(work: Work, dimensions: int, query: Query) -> Select[Any]:
             if kept is not None:
                 among = select(key.label("key")).cte(HOST).prefix_with("NOT MATERIALIZED")
                 return kept.add_cte(among)
-    filters = _filters(work, query)
-    return _made(search, SOUGHT, filters, by_index=by_index and _pays(work, query, filters))
+    filters = filters_of(work, query)
+    return made(search, SOUGHT, filters, by_index=by_index and _pays(work, query, filters))
 
 
 @functools.lru_cache(maxsize=256)
 def _kept(search: Search, by_index: bool, skips: bool) -> Select[Any]:
     filters = Filters(_skipped(search.records) if skips else ())
-    return _made(search, SOUGHT, filters, by_index=by_index)
+    return made(search, SOUGHT, filters, by_index=by_index)
 
 
 @functools.lru_cache(maxsize=256)
@@ -180,9 +181,10 @@ def _skipped(records: Records) -> tuple[ColumnElement[bool]]:
     return (records.embeddings.c.id != bindparam("skip_id", type_=Text),)
 
 
-def _made(
+def made(
     search: Search, sought: ColumnElement[Any], filters: Filters, *, by_index: bool
 ) -> Select[Any]:
+    """Return the SELECT of id, score, content, metadata and is_exact, best first."""
     make = _by_index if by_index else _exactly
     return make(search, sought, filters)
 
@@ -192,6 +194,11 @@ def _may_use_index(work: Work, query: Query) -> bool:
     if not work.row.has_index or query.exact is True or _candidates(query) > MAX_CANDIDATES:
         return False
     return not isinstance(query.among, tuple) or len(query.among) > FEW_KEYS
+
+
+def uses_index(work: Work, query: Query, filters: Filters) -> bool:
+    """Return whether a part of a host's statement uses the index."""
+    return _may_use_index(work, query) and (query.exact is False or _pays(work, query, filters))
 
 
 def _pays(work: Work, query: Query, filters: Filters) -> bool:
@@ -204,7 +211,7 @@ def _pays(work: Work, query: Query, filters: Filters) -> bool:
     if not filters.rows or not (query.has_filters or query.prefix):
         return True
     id = work.records.embeddings.c.id
-    matching = select(id).where(_of(work.records, work.row.id), *filters.rows)
+    matching = select(id).where(of(work.records, work.row.id), *filters.rows)
     plan: str = work.run(Explain(matching)).scalars().all()[0]
     return int(re.findall(r"rows=(\d+)", plan)[0]) > FEW
 
@@ -237,12 +244,19 @@ class _Sent(PGVector):
         return to_pgvector_text
 
 
-def _of(records: Records, collection_id: int) -> ColumnElement[bool]:
+def as_sent(vector: Float64) -> ColumnElement[Any]:
+    """Return a vector as a parameter of a statement that the host executes."""
+    return bindparam(None, vector.astype("f4"), _Sent())
+
+
+def of(records: Records, collection_id: int) -> ColumnElement[bool]:
+    """Return the condition that a row is of a collection."""
     # PostgreSQL takes a partial index only if it can prove that it covers the query.
     return records.embeddings.c.collection_id == _constant(collection_id)
 
 
-def _limit(number: int) -> ColumnElement[int]:
+def limit(number: int) -> ColumnElement[int]:
+    """Return the SQL of a number of rows."""
     # Of a parameter a plan for any number is made, in which an index does not pay.
     return _constant(min(number, MAX_LIMIT))
 
@@ -255,7 +269,7 @@ def _constant(value: Any, type_: TypeEngine[Any] | None = None) -> ColumnElement
     return bindparam(None, value, type_, unique=True, literal_execute=True)
 
 
-def _cosine_distance(
+def cosine_distance(
     vector: ColumnElement[Any], sought: ColumnElement[Any], dimensions: int
 ) -> ColumnElement[float]:
     """Return the SQL of 1 - cosine; 1 for a zero vector, NULL for one of other dimensions."""
@@ -320,7 +334,8 @@ class Filters(NamedTuple):
 NO_FILTERS = Filters()
 
 
-def _filters(work: Work, query: Query) -> Filters:
+def filters_of(work: Work, query: Query) -> Filters:
+    """Return the conditions of a query."""
     if isinstance(query.among, Subquery):
         of = (work.database, work.records, work.row.id)
         among = _among(*of, query.among.c[0], work.dialect)
@@ -338,10 +353,10 @@ def _among(
 ) -> Among | None:
     """Return the conditions, or None for keys of a type that ids are not compared in."""
     id = records.embeddings.c.id
-    as_key = id_as_key(id, _of(records, collection_id), key.type, dialect)
+    as_key = id_as_key(id, of(records, collection_id), key.type, dialect)
     if as_key is None:
         return None
-    few = _once(select(key.label("key")).limit(_limit(FEW_KEYS + 1)))
+    few = _once(select(key.label("key")).limit(limit(FEW_KEYS + 1)))
     number = _once(select(func.count().label("keys")).select_from(few)).c["keys"]
     ids = select(database.key_as_text(few.c.key)).scalar_subquery()
     return Among(
@@ -360,7 +375,7 @@ def _rows(search: Search, *conditions: ColumnElement[bool]) -> Select[Any]:
     columns = search.records.embeddings.c
     vector = type_coerce(columns.embedding, PGVector).label("embedding")
     return select(columns.id, columns.content, columns.metadata, vector).where(
-        _of(search.records, search.collection_id), *conditions
+        of(search.records, search.collection_id), *conditions
     )
 
 
@@ -378,13 +393,13 @@ def _best(
         any_number, explicit = literal_column("-1", Integer), literal_column("true", Boolean)
         fetched = func.vector(row.embedding, any_number, explicit, type_=PGVector())
         inner = select(row.id, row.content, row.metadata, fetched.label("embedding"))
-        row = inner.offset(_limit(0)).subquery().c
-    apart = _cosine_distance(row.embedding, sought, search.dimensions).label("distance")
+        row = inner.offset(limit(0)).subquery().c
+    apart = cosine_distance(row.embedding, sought, search.dimensions).label("distance")
     best = (
         select(row.id, row.content, row.metadata, apart)
         .order_by(apart, row.id)
-        .limit(_limit(search.number))
-        .offset(_limit(search.offset))
+        .limit(limit(search.number))
+        .offset(limit(search.offset))
         .subquery()
         .c
     )

@@ -35,11 +35,12 @@ from . import (
     rows,
     transactions,
     triggers,
+    words,
 )
 from .matrix import memory, search
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from sqlalchemy import URL, Connection, Dialect, Engine, Subquery
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from ...keys import Keys
     from ...models.base import Content
     from ...searching.filters import Comparison
-    from ...searching.query import Query, Ranking
+    from ...searching.query import Query, Ranking, ScoredRow
+    from ...searching.words import Term
     from ...tables.records import Records
     from ...vectors import Float64
     from ...work import CollectionRow, Work
@@ -103,9 +105,17 @@ class SQLite(Database):
         """Refuse somebody else's table of the change log's name."""
         changelog.check_log(connection, records)
 
+    def missing_beside(self, connection: Connection, records: Records) -> str | None:
+        """Return whether it is the change log, its triggers or what it begins with."""
+        return changelog.missing(connection, records)
+
     def side_tables(self, records: Records) -> set[str]:
         """Return the change log, the rows that are pending, and the table of `llm`'s migrations."""
         return {changelog.log_name(records), pending_name(records), llm.TABLE}
+
+    def is_side_table(self, name: str, records: Records) -> bool:
+        """Return whether it is one of these, or of a text index."""
+        return super().is_side_table(name, records) or words.is_table(name, records)
 
     def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
         """Return nothing, or None where the error may come of the tables."""
@@ -271,19 +281,60 @@ class SQLite(Database):
         """Search for all vectors at once."""
         return search.search_multi(work, vectors, query)
 
-    def matches(self, work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
-        """Search now, and return what was found as one parameter of JSON."""
-        best = self.search(work, vector, query).rows
-        for row in best:
+    def as_selectable(
+        self, keys: Keys[Any], rows_: Sequence[ScoredRow], offset: int | None = None
+    ) -> Subquery:
+        """Return the rows as one parameter of JSON."""
+        for row in rows_:
             keys.from_text(row.id)  # the database would make something of any text
-        pairs = rows.as_json([row.id, row.score] for row in best)
-        pair = func.json_each(pairs).table_valued("value").c.value
-        id = func.json_extract(pair, "$[0]")
+        number = offset or 0
+        found = ([row.id, row.score, number + at] for at, row in enumerate(rows_, 1))
+        one = func.json_each(rows.as_json(found)).table_valued("value").c.value
+        id = func.json_extract(one, "$[0]")
         key = func.cast(id, keys.sql_type) if keys.python_type is int else id
-        return select(
+        columns: list[ColumnElement[Any]] = [
             type_coerce(key, keys.sql_type).label("id"),
-            type_coerce(func.json_extract(pair, "$[1]"), Float).label("score"),
-        ).subquery()
+            type_coerce(func.json_extract(one, "$[1]"), Float).label("score"),
+        ]
+        if offset is not None:
+            columns.append(type_coerce(func.json_extract(one, "$[2]"), Integer).label("rank"))
+        return select(*columns).subquery()
+
+    # Text indexes
+
+    def uninstall_words(self, connection: Connection, records: Records) -> None:
+        """Drop all text indexes."""
+        words.uninstall(connection, records)
+
+    def text_language(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL, by the name of the index's table."""
+        return words.language_of(records)
+
+    def create_text_index(self, work: Work, language: str) -> None:
+        """Make a table of FTS5, and its triggers."""
+        words.create(work, language)
+
+    def drop_text_index(self, work: Work, language: str) -> None:
+        """Drop them."""
+        words.drop(work, language)
+
+    def without_words(self, work: Work, ids: list[str]) -> set[str]:
+        """Return the ids that are not in the index."""
+        return words.without_words(work, ids)
+
+    def put_words(self, work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
+        """Put in what the triggers did not, because it is not stored."""
+        words.put(work, texts, language)
+
+    def count_without_words(self, work: Work) -> int:
+        """Return how many rows are not in the index."""
+        return words.count_without(work)
+
+    def ids_with_words(
+        self, work: Work, terms: list[Term], query: Query, most: int | None
+    ) -> list[str]:
+        """Return what FTS5 finds, by its bm25."""
+        return words.ids(work, terms, query, most)
 
     def warm(self, work: Work) -> None:
         """Load the matrix."""

@@ -33,6 +33,7 @@ from .tables import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import QuerySet
@@ -83,6 +84,12 @@ class DjangoTransactions(Sessions):
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
+        self.is_exclusive = takes_turns(alias) and not begins_late(alias)
+
+    @property
+    def owns_transactions(self) -> bool:
+        """Whether no `atomic()` is open."""
+        return not connections[self._alias].in_atomic_block
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
@@ -207,6 +214,15 @@ class _Cursor:
         with _errors_of_driver():
             self._watched.executemany(sql, parameters)
 
+    def copy(self, sql: Any) -> Any:
+        return self._watched.copy(sql)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cursor.close()
+
 
 class _Sent:
     """The cursor as Django's own sees it: a statement brings its parameters along."""
@@ -271,9 +287,13 @@ def begins_late(alias: str) -> bool:
 
     So does SQLite's, if another writer has committed since the transaction's first SELECT.
     """
-    settings = connections.settings[alias]
-    mode = str(settings["OPTIONS"].get("transaction_mode", ""))
-    return connections[alias].vendor == "sqlite" and mode.upper() not in {"IMMEDIATE", "EXCLUSIVE"}
+    mode = str(connections[alias].settings_dict["OPTIONS"].get("transaction_mode", ""))
+    return takes_turns(alias) and mode.upper() not in {"IMMEDIATE", "EXCLUSIVE"}
+
+
+def takes_turns(alias: str) -> bool:
+    """Return whether those who write wait for each other, whatever they write."""
+    return bool(connections[alias].vendor == "sqlite")
 
 
 def enumerates_keys(alias: str) -> bool:

@@ -1,0 +1,111 @@
+"""How well the demo's texts are found: by meaning, by words, and by both.
+
+    python -m benchmarks.words
+
+Prints for the same questions the share of answers among the first, and the mean reciprocal rank.
+With the URL of a PostgreSQL database in POSTGRESQL_URL there, too.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine
+
+from embeddings import Collection, migrate
+from embeddings.testing import evaluate
+from examples.stdlib import find_docstrings
+
+PARAPHRASES = (
+    ("copy a folder with everything in it", "shutil.copytree"),
+    ("delete a folder and all that is inside", "shutil.rmtree"),
+    ("how much free space is left on the drive", "shutil.disk_usage"),
+    ("where is the executable of a program", "shutil.which"),
+    ("pack a folder into a zip or tar file", "shutil.make_archive"),
+    ("extract the files of an archive", "shutil.unpack_archive"),
+    ("how wide is the terminal", "shutil.get_terminal_size"),
+    ("create a directory and its parents", "os.makedirs"),
+    ("go through all files in subfolders", "os.walk"),
+    ("read an environment variable", "os.getenv"),
+    ("the middle value of some numbers", "statistics.median"),
+    ("the average of numbers", "statistics.mean"),
+    ("how far values spread around their average", "statistics.stdev"),
+    ("the value that occurs most often", "statistics.mode"),
+    ("fit a straight line through points", "statistics.linear_regression"),
+    ("a random string that is safe in a web address", "secrets.token_urlsafe"),
+    ("mix up the order of a list", "random.shuffle"),
+    ("pick several different elements at random", "random.sample"),
+    ("a random whole number between two limits", "random.randint"),
+    ("make the generator repeat the same random numbers", "random.seed"),
+    ("derive a key from a password", "hashlib.pbkdf2_hmac"),
+    ("checksum of an open file", "hashlib.file_digest"),
+    ("remove the indentation that all lines share", "textwrap.dedent"),
+    ("put a prefix before every line", "textwrap.indent"),
+    ("cut a long text and end it with an ellipsis", "textwrap.shorten"),
+    ("break a paragraph into lines of a width", "textwrap.wrap"),
+    ("remember results of a function so that it is not computed twice", "functools.lru_cache"),
+    ("keep the name and docstring of a decorated function", "functools.wraps"),
+    ("the largest few elements", "heapq.nlargest"),
+    ("combine sorted lists into one sorted list", "heapq.merge"),
+    ("where to put an element so that a list stays sorted", "bisect.bisect_left"),
+    ("turn an object into JSON text", "json.dumps"),
+    ("parse JSON text", "json.loads"),
+    ("duplicate an object with everything it refers to", "copy.deepcopy"),
+    ("words that are spelled nearly the same", "difflib.get_close_matches"),
+    ("show what lines differ between two texts", "difflib.unified_diff"),
+    ("is this year a leap year", "calendar.isleap"),
+    ("how many days does a month have", "calendar.monthrange"),
+    ("replace what a regular expression finds", "re.sub"),
+    ("all places where a pattern occurs in a text", "re.findall"),
+    ("take the special meaning of characters in a pattern away", "re.escape"),
+    ("run a program and get what it printed", "subprocess.check_output"),
+    ("execute a shell command and get its status and output", "subprocess.getstatusoutput"),
+    ("stop the program for some time", "time.sleep"),
+    ("a clock that never goes backwards", "time.monotonic"),
+    ("read a date from text by a format", "time.strptime"),
+    ("a temporary folder", "tempfile.mkdtemp"),
+    ("wait for several coroutines at once and collect their results", "asyncio.gather"),
+    ("give up on a coroutine after some seconds", "asyncio.wait_for"),
+    ("call a blocking function without blocking the event loop", "asyncio.to_thread"),
+)
+"""Questions in other words, and what answers them."""
+
+IDENTIFIERS = tuple(
+    (name.rpartition(".")[2], name)
+    for name in (
+        "shutil.copytree", "hashlib.pbkdf2_hmac", "os.makedirs", "textwrap.dedent",
+        "functools.lru_cache", "heapq.heappushpop", "difflib.get_close_matches",
+        "bisect.insort_left", "secrets.token_urlsafe", "socket.gethostbyname",
+        "asyncio.run_coroutine_threadsafe", "calendar.monthrange",
+    )
+)  # fmt: skip
+"""Names as questions."""
+
+
+def main() -> None:
+    texts = [(name, f"{name}: {text}") for name, (_, text) in find_docstrings()]
+    with tempfile.TemporaryDirectory() as folder:
+        show("SQLite", Path(folder) / "stdlib.db", texts)
+    if url := os.environ.get("POSTGRESQL_URL"):
+        engine = create_engine(url)
+        migrate(engine)
+        show("PostgreSQL", engine, texts)
+        Collection("benchmark of words", engine).delete()
+        engine.dispose()
+
+
+def show(database: str, db: Any, texts: list[tuple[str, str]]) -> None:
+    docs = Collection("benchmark of words", db, model_id="local")
+    docs.create_text_index()
+    docs.embed_multi(texts, batch_size=500)
+    for name, questions in (("questions", PARAPHRASES), ("names", IDENTIFIERS)):
+        print(f"{database}, {len(texts)} docstrings, {len(questions)} {name}")
+        print(evaluate(docs, questions), end="\n\n")
+    docs.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Search by meaning and by words in one statement: see `searching.hybrid`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    Integer,
+    Select,
+    func,
+    literal_column,
+    select,
+    true,
+    type_coerce,
+)
+
+from ...searching.hybrid import K, pool, sought_terms
+from ...searching.query import Query, Ranking, ScoredRow
+from ...searching.scan import check_dimensions
+from ..status import Searched
+from . import search as nearest
+from . import words
+from .drivers import vector_writer
+from .types import PGVector
+
+if TYPE_CHECKING:
+    from sqlalchemy import Subquery
+
+    from ...keys import Keys
+    from ...vectors import Float64
+    from ...work import Work
+
+
+def search(work: Work, vector: Float64, query: Query) -> Ranking:
+    """Return the best by both rankings. Arguments as in `search.search`; the query has `words`.
+
+    Raises:
+        IndexingError: There is no text index.
+    """
+    check_dimensions(work, vector.size)
+    if not query.depth:
+        return Ranking([])
+    filters = nearest.filters_of(work, query)
+    by_index = nearest.uses_index(work, query, filters)
+    best = statement(work, vector.size, nearest.SOUGHT, query, by_index=by_index)
+    values = {"sought": vector_writer(work.connection)(vector.astype("f4"))}
+    rows = work.run(best, values).all()
+    if not rows and not work.row.has_index:
+        nearest.check_stored_dimensions(work, vector.size)
+    is_exact = all(row.is_exact for row in rows)
+    work.searched = Searched("database" if is_exact else "index")
+    best_rows = [
+        ScoredRow(row.id, row.score, row.content, row.metadata, (row.near, row.found))
+        for row in rows
+    ]
+    return Ranking(best_rows, is_exact)
+
+
+def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
+    """Return the search as a selectable with the columns `id`, `score` and `rank`."""
+    check_dimensions(work, vector.size)
+    work.searched = Searched("database", reason="as a part of your statement")
+    if not work.row.has_index:
+        nearest.check_stored_dimensions(work, vector.size)
+    filters = nearest.filters_of(work, query)
+    by_index = nearest.uses_index(work, query, filters)
+    sought = nearest.as_sent(vector)
+    best = statement(work, vector.size, sought, query, by_index=by_index).subquery().c
+    id = work.database.key_from_text(best.id, keys)
+    return select(id.label("id"), best.score, best.rank).subquery()
+
+
+def statement(
+    work: Work, dimensions: int, sought: ColumnElement[Any], query: Query, *, by_index: bool
+) -> Select[Any]:
+    """Return the SELECT of the best: id, score, content, metadata, is_exact, near, found, rank.
+
+    Args:
+        work: Of the collection.
+        dimensions: Of the vectors.
+        sought: The parameter of the vector.
+        query: With `words`.
+        by_index: Whether the vectors are searched by the index.
+    """
+    asked = query.words
+    assert asked is not None  # noqa: S101  the caller's condition
+    records, most = work.records, pool(query)
+    columns = records.embeddings.c
+    meaning = replace(query, number=most, offset=0, words=None)
+    filters = nearest.filters_of(work, meaning)
+    of_collection = nearest.of(records, work.row.id)
+    near = (
+        nearest.made(nearest.asked(work, dimensions, meaning), sought, filters, by_index=by_index)
+        .subquery("nearest")
+        .c
+    )
+    near_cte = (
+        select(
+            near.id,
+            near.is_exact,
+            func.row_number().over(order_by=(near.score.desc(), near.id)).label("rank"),
+        )
+        .where(true() if asked.weights[0] else literal_column("false"))
+        .cte("near")
+        .prefix_with("MATERIALIZED")
+    )
+    vector = type_coerce(columns.embedding, PGVector)
+    score: ColumnElement[float] = literal_column("1.0", Float) - nearest.cosine_distance(
+        vector, sought, dimensions
+    )
+    further: ColumnElement[Any] = true() if query.min_score is None else score >= query.min_score
+    conditions = (of_collection, *filters.all)
+    found: Select[Any]
+    if asked.ranking is not None:
+        key = work.database.key_as_text(asked.ranking.c[0])
+        found = words.ranked_by_host(records, conditions, key, asked.ranking, further, most)
+    else:
+        terms = sought_terms(work, query) if asked.weights[1] else []
+        found = words.ranked(records, conditions, terms, further, most) if terms else _none(work)
+    if not asked.weights[1]:
+        found = _none(work)
+    found_cte = found.cte("found").prefix_with("MATERIALIZED")
+
+    zero = literal_column("0.0", Float)
+    weights = [literal_column(repr(weight), Float) for weight in asked.weights]
+    fused: ColumnElement[Any] = sum(
+        (
+            func.coalesce(weight / (K + ranking.c.rank), zero)
+            for weight, ranking in zip(weights, (near_cte, found_cte), strict=True)
+        ),
+        start=zero,
+    )
+    id = func.coalesce(near_cte.c.id, found_cte.c.id).label("id")
+    best = (
+        select(
+            id,
+            near_cte.c.is_exact,
+            near_cte.c.rank.label("near"),
+            found_cte.c.rank.label("found"),
+            func.row_number().over(order_by=(fused.desc(), id)).label("rank"),
+        )
+        .select_from(near_cte.outerjoin(found_cte, near_cte.c.id == found_cte.c.id, full=True))
+        .order_by(literal_column("rank"))
+        .limit(nearest.limit(query.number))
+        .offset(nearest.limit(query.offset))
+        .subquery("best")
+    )
+    return (
+        select(
+            columns.id,
+            score.label("score"),
+            columns.content,
+            columns.metadata,
+            func.coalesce(best.c.is_exact, true()).label("is_exact"),
+            type_coerce(best.c.near, Integer).label("near"),
+            type_coerce(best.c.found, Integer).label("found"),
+            type_coerce(best.c.rank, Integer).label("rank"),
+        )
+        .join(best, best.c.id == columns.id)
+        .where(of_collection)
+        .order_by(best.c.rank)
+    )
+
+
+def _none(work: Work) -> Select[Any]:
+    id = work.records.embeddings.c.id
+    return select(id, literal_column("1", Integer).label("rank")).where(literal_column("false"))

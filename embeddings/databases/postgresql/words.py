@@ -1,0 +1,344 @@
+"""The text index on PostgreSQL: a column of `tsvector` beside each vector, one GIN for all.
+
+The words are those that `searching.words` makes of a text, not PostgreSQL's own parser, which takes
+`shutil.copytree` for the name of a host. A second column has the hash of the content whose words
+they are: where another program replaced the row, they are not taken for those of the new content.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    Connection,
+    Float,
+    Integer,
+    LargeBinary,
+    Select,
+    Text,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal,
+    literal_column,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
+from sqlalchemy.engine.mock import MockConnection
+
+from ...searching.words import Term, tokens
+from .index import prefix, quoted, table_name
+from .pending import run, schema_of_pending
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sqlalchemy import FromClause
+
+    from ...tables.records import Records
+    from ...work import Work
+
+WORDS, WORDS_OF, LANGUAGE = "search_words", "search_words_of", "search_language"
+"""The columns: of embeddings the words and the hash of their content; of collections."""
+MOST_POSITION, MOST_POSITIONS = 2**14 - 1, 256
+"""What a tsvector keeps: https://www.postgresql.org/docs/current/textsearch-limitations.html"""
+MOST_BYTES = 2**19
+"""Of the words of one text that are kept; a tsvector holds twice as many with their positions."""
+MOST_WORD_BYTES = 2**10
+PAGE = 500  # rows whose words are made at a time
+
+
+def index_name(records: Records) -> str:
+    """Return the name of the GIN index."""
+    return f"{prefix(records)}words"
+
+
+def install(connection: Connection, records: Records) -> None:
+    """Add the columns and the index. What is there is kept."""
+    if isinstance(connection, MockConnection):
+        for statement in script(records, records.embeddings.schema):
+            connection.execute(text(statement))
+        return
+    run(connection, script(records, schema_of_pending(connection, records)))
+
+
+def script(records: Records, schema: str | None = None) -> list[str]:
+    """Return the SQL of `install`, for tables in that schema."""
+    inside = f"{quoted(schema)}." if schema else ""
+    embeddings, collections = (
+        inside + quoted(each.name) for each in (records.embeddings, records.collections)
+    )
+    return [
+        f"ALTER TABLE {embeddings} ADD COLUMN IF NOT EXISTS {WORDS} tsvector, "
+        f"ADD COLUMN IF NOT EXISTS {WORDS_OF} bytea",
+        f"ALTER TABLE {collections} ADD COLUMN IF NOT EXISTS {LANGUAGE} text",
+        # Rows of collections without a text index are not in it.
+        f"CREATE INDEX IF NOT EXISTS {quoted(index_name(records))} ON {embeddings} "
+        f"USING gin ({WORDS}) WHERE {WORDS} IS NOT NULL",
+    ]
+
+
+def script_down(records: Records, schema: str | None = None) -> list[str]:
+    """Return the SQL that undoes that of `script`. The tables may be gone."""
+    inside = f"{quoted(schema)}." if schema else ""
+    embeddings, collections = (
+        inside + quoted(each.name) for each in (records.embeddings, records.collections)
+    )
+    return [
+        f"DROP INDEX IF EXISTS {inside}{quoted(index_name(records))}",
+        f"ALTER TABLE IF EXISTS {embeddings} DROP COLUMN IF EXISTS {WORDS}, "
+        f"DROP COLUMN IF EXISTS {WORDS_OF}",
+        f"ALTER TABLE IF EXISTS {collections} DROP COLUMN IF EXISTS {LANGUAGE}",
+    ]
+
+
+def uninstall(connection: Connection, records: Records) -> None:
+    """Drop the columns and the index, if they are there."""
+    if isinstance(connection, MockConnection):
+        for statement in script_down(records, records.embeddings.schema):
+            connection.execute(text(statement))
+        return
+    run(connection, script_down(records, schema_of_pending(connection, records)))
+
+
+def language_of(records: Records) -> ColumnElement[str | None]:
+    """Return the SQL of the language of the outer query's collection; NULL without the column."""
+    row = func.to_jsonb(records.collections.table_valued())
+    language: ColumnElement[Any] = row.op("->>", return_type=Text())(
+        literal_column(f"'{LANGUAGE}'")
+    )
+    return language
+
+
+def set_language(work: Work, language: str | None) -> None:
+    """Note that the collection has a text index in a language, or none."""
+    table = ".".join(
+        quoted(part)
+        for part in (
+            schema_of_pending(work.connection, work.records),
+            work.records.collections.name,
+        )
+        if part
+    )
+    work.connection.execute(
+        text(f"UPDATE {table} SET {LANGUAGE} = :language WHERE id = :id"),
+        {"language": language, "id": work.row.id},
+    )
+
+
+def create(work: Work, language: str) -> None:
+    """Note the language, and put in the words of contents that are stored."""
+    set_language(work, language)
+    table = table_name(work.connection, work.records)
+    missing = text(
+        f"SELECT id, content, content_hash FROM {table} WHERE collection_id = :collection "
+        f"AND content IS NOT NULL AND id > :last "
+        f"AND ({WORDS} IS NULL OR {WORDS_OF} IS DISTINCT FROM content_hash) "
+        f"ORDER BY id LIMIT {PAGE}"
+    )
+    last = ""
+    while True:
+        parameters = {"collection": work.row.id, "last": last}
+        rows = work.connection.execute(missing, parameters).all()
+        _put(work, [tuple(row) for row in rows], language)
+        if len(rows) < PAGE:
+            return
+        last = rows[-1].id
+
+
+def drop(work: Work) -> None:
+    """Take the words of the collection away."""
+    set_language(work, None)
+    work.connection.execute(
+        text(
+            f"UPDATE {table_name(work.connection, work.records)} "
+            f"SET {WORDS} = NULL, {WORDS_OF} = NULL "
+            f"WHERE collection_id = :collection AND {WORDS} IS NOT NULL"
+        ),
+        {"collection": work.row.id},
+    )
+
+
+def without_words(work: Work, ids: list[str]) -> set[str]:
+    """Return those of some ids that have no words."""
+    statement = text(
+        f"SELECT id FROM {table_name(work.connection, work.records)} "
+        f"WHERE collection_id = :collection AND id = ANY(:ids) "
+        f"AND ({WORDS} IS NULL OR {WORDS_OF} IS DISTINCT FROM content_hash)"
+    ).bindparams(bindparam("ids", type_=ARRAY(Text)))
+    parameters = {"collection": work.row.id, "ids": ids}
+    return {*work.connection.execute(statement, parameters).scalars()}
+
+
+def put(work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
+    """Put in the words of texts whose items are there without words."""
+    missing = without_words(work, [*texts])
+    _put(work, [(id, *texts[id]) for id in sorted(missing)], language)
+
+
+def _put(work: Work, rows: Sequence[tuple[Any, ...]], language: str) -> None:
+    """Write the words of (id, text, hash), where the row still has that hash."""
+    if not rows:
+        return
+    statement = text(
+        f"UPDATE {table_name(work.connection, work.records)} e "
+        f"SET {WORDS} = CAST(given.words AS tsvector), {WORDS_OF} = given.hash "
+        "FROM unnest(CAST(:ids AS text[]), CAST(:words AS text[]), CAST(:hashes AS bytea[])) "
+        "AS given (id, words, hash) "
+        "WHERE e.collection_id = :collection AND e.id = given.id "
+        "AND e.content_hash IS NOT DISTINCT FROM given.hash"
+    ).bindparams(
+        bindparam("ids", type_=ARRAY(Text)),
+        bindparam("words", type_=ARRAY(Text)),
+        bindparam("hashes", type_=ARRAY(LargeBinary)),
+    )
+    ids, texts, hashes = zip(*rows, strict=True)
+    parameters = {
+        "ids": list(ids),
+        "words": [as_tsvector(content, language) for content in texts],
+        "hashes": list(hashes),
+        "collection": work.row.id,
+    }
+    work.connection.execute(statement, parameters)
+
+
+def as_tsvector(content: str, language: str) -> str:
+    """Return the words of a text with their positions, as PostgreSQL writes a tsvector."""
+    positions: dict[str, list[str]] = {}
+    left = MOST_BYTES
+    for position, word in enumerate(tokens(content, language), 1):
+        places = positions.get(word)
+        if places is None:
+            size = len(word) if word.isascii() else len(word.encode())
+            if size > MOST_WORD_BYTES:
+                continue
+            left -= size + 8
+            if left < 0:
+                break
+            positions[word] = [str(min(position, MOST_POSITION))]
+        elif len(places) < MOST_POSITIONS and position <= MOST_POSITION and left > 0:
+            places.append(str(position))
+            left -= 2
+    # Letters and digits alone: nothing in a word has to be escaped.
+    return " ".join(f"'{word}':{','.join(places)}" for word, places in positions.items())
+
+
+def count_without(work: Work) -> int:
+    """Return how many items, other than bytes, have no words."""
+    statement = text(
+        f"SELECT count(*) FROM {table_name(work.connection, work.records)} "
+        "WHERE collection_id = :collection AND content_blob IS NULL "
+        f"AND ({WORDS} IS NULL OR {WORDS_OF} IS DISTINCT FROM content_hash)"
+    )
+    return int(work.connection.execute(statement, {"collection": work.row.id}).scalar_one())
+
+
+def ranked(
+    records: Records,
+    conditions: Sequence[ColumnElement[bool]],
+    terms: list[Term],
+    further: ColumnElement[Any],
+    most: int,
+) -> Select[Any]:
+    """Return the SELECT of `id` and `rank` of the rows with one of the terms, best first.
+
+    A row's score is the sum over the terms of PostgreSQL's rank by one, which minds how often and
+    in how long a text it stands, times how rare the term is among the rows that were found.
+
+    Args:
+        records: The mapped classes.
+        conditions: About rows of embeddings.
+        terms: What is looked for.
+        further: The SQL of a condition about rows that were found, which costs more.
+        most: How many.
+    """
+    columns = records.embeddings.c
+    words: ColumnElement[Any] = literal_column(f"{WORDS}", TSVECTOR)
+    wanted = _query(" | ".join(map(_matching, terms)))
+    of_this_content = literal_column(WORDS_OF, LargeBinary) == columns.content_hash
+    each = [_query(_matching(term)) for term in terms]
+    hits = (
+        select(
+            columns.id,
+            words.label("words"),
+            *(words.op("@@")(term).label(f"has_{at}") for at, term in enumerate(each)),
+        )
+        .where(*conditions, words.op("@@")(wanted), of_this_content, further)
+        .cte("hits")
+        .prefix_with("MATERIALIZED")
+    )
+    counts = (
+        select(
+            func.count().label("hits"),
+            *(
+                func.count().filter(hits.c[f"has_{at}"]).label(f"with_{at}")
+                for at in range(len(each))
+            ),
+        )
+        .select_from(hits)
+        .cte("counts")
+        .prefix_with("MATERIALIZED")
+    )
+    number = select(counts.c.hits).scalar_subquery()
+    score: ColumnElement[Any] = literal_column("0.0", Float)
+    for at, term in enumerate(each):
+        rare = func.ln(
+            1
+            + number / cast(func.nullif(select(counts.c[f"with_{at}"]).scalar_subquery(), 0), Float)
+        )
+        part = rare * func.ts_rank(hits.c.words, term, literal_column("1", Integer))
+        score = score + case((hits.c[f"has_{at}"], part), else_=literal_column("0.0", Float))
+    order = (score.desc(), hits.c.id)
+    return (
+        select(hits.c.id, func.row_number().over(order_by=order).label("rank"))
+        .order_by(literal_column("rank"))
+        .limit(literal_column(str(most)))
+    )
+
+
+def _matching(term: Term) -> str:
+    return f"'{term.text}':*" if term.is_beginning else f"'{term.text}'"
+
+
+def _query(given: str) -> ColumnElement[Any]:
+    return cast(literal(given, Text), TSQUERY)
+
+
+def ranked_by_host(
+    records: Records,
+    conditions: Sequence[ColumnElement[bool]],
+    key: ColumnElement[str],
+    ranking: FromClause,
+    further: ColumnElement[Any],
+    most: int,
+) -> Select[Any]:
+    """Return the SELECT of `id` and `rank` of the rows of a host's keys, in its order.
+
+    Args:
+        records: The mapped classes.
+        conditions: About rows of embeddings.
+        key: The stored ids of the host's keys.
+        ranking: The host's SELECT.
+        further: The SQL of a condition about rows that were found.
+        most: How many.
+    """
+    columns = records.embeddings.c
+    keys = (
+        select(key.label("key"), func.row_number().over().label("place"))
+        .select_from(ranking)
+        .cte("ranking")
+        .prefix_with("MATERIALIZED")
+    )
+    place = func.min(keys.c.place)
+    return (
+        select(columns.id, func.row_number().over(order_by=place).label("rank"))
+        .join(keys, keys.c.key == columns.id)
+        .where(*conditions, further)
+        .group_by(columns.id)
+        .order_by(place)
+        .limit(literal_column(str(most)))
+    )

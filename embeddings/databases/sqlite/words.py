@@ -1,0 +1,276 @@
+"""The text index of a collection on SQLite: a table of FTS5, and triggers that keep it right.
+
+A table beside it gives each item a number that VACUUM does not change. Triggers take the words of
+a row away when somebody deletes or replaces it, whatever program it is, and put those of a stored
+content there; the words of a content that is not stored are put there by this library.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from typing import TYPE_CHECKING
+
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    bindparam,
+    func,
+    literal_column,
+    select,
+    text,
+)
+
+from .changelog import quoted, schema_of, within
+from .rows import as_json
+from .transactions import sqlite_transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+    from ...searching.query import Query
+    from ...searching.words import Term
+    from ...tables.records import Records
+    from ...work import Work
+
+TRIGGERS = ("insert", "update", "delete")
+KEEPS_NO_TEXT = sqlite3.sqlite_version_info >= (3, 43)
+"""Whether FTS5 can forget the words of an item without holding its text."""
+
+
+def prefix(records: Records) -> str:
+    """Return what the names of all that belongs to text indexes begin with."""
+    return f"{records.embeddings.name}_words_"
+
+
+def is_table(name: str, records: Records) -> bool:
+    """Return whether a table is one of a text index."""
+    return re.fullmatch(re.escape(prefix(records)) + r"\d+(_[a-z_]+)?", name) is not None
+
+
+def language_of(records: Records) -> ColumnElement[str | None]:
+    """Return the SQL of the language of the text index of the collection of the outer query."""
+    objects = Table(
+        "sqlite_master",
+        MetaData(),
+        *(Column(name, Text) for name in ("type", "name", "sql")),
+        schema=records.embeddings.schema,
+    ).alias("text_index")
+    before = (
+        literal_column(f"'{prefix(records)}'")
+        .concat(records.collections.c.id)
+        .concat(literal_column("'_'"))
+    )
+    length = func.length(before)
+    return (
+        select(func.substr(objects.c.name, length + literal_column("1")))
+        .where(
+            objects.c.type == literal_column("'table'"),
+            func.substr(objects.c.name, literal_column("1"), length) == before,
+            func.substr(objects.c.sql, literal_column("1"), literal_column("14"))
+            == literal_column("'CREATE VIRTUAL'"),
+        )
+        .correlate(records.collections)
+        .scalar_subquery()
+    )
+
+
+class _Names:
+    """The names of a collection's text index, as SQL."""
+
+    def __init__(self, records: Records, collection_id: int, schema: str | None) -> None:
+        self.base = f"{prefix(records)}{collection_id}"
+        self.inside = within(schema)
+        self.numbers = f'"{self.base}"'
+        self.embeddings = quoted(records.embeddings.name)
+        self.collection_id = collection_id
+
+    def words(self, language: str) -> str:
+        return f'"{self.base}_{language}"'
+
+    def trigger(self, name: str) -> str:
+        return f'{self.inside}"{self.base}_{name}"'
+
+
+def _names(work: Work) -> _Names:
+    return _Names(work.records, work.row.id, schema_of(work.connection, work.records))
+
+
+def create(work: Work, language: str) -> None:
+    """Create the index, or its triggers anew, and put in the words of stored contents."""
+    names = _names(work)
+    tokenizer = "trigram" if language == "cjk" else "unicode61"
+    holds = ", content='', contentless_delete=1" if KEEPS_NO_TEXT else ""
+    words, numbers, inside = names.words(language), names.numbers, names.inside
+    of_collection = f"collection_id = {names.collection_id}"
+    missing = (
+        f"SELECT id FROM {inside}{names.embeddings} WHERE {of_collection} AND id IS NOT NULL "
+        f"AND typeof(content) = 'text' AND id NOT IN (SELECT id FROM {inside}{numbers})"
+    )
+    with sqlite_transaction(work.connection):
+        for statement in (
+            f"CREATE TABLE IF NOT EXISTS {inside}{numbers} "
+            "(number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE)",
+            f"CREATE VIRTUAL TABLE IF NOT EXISTS {inside}{words} "
+            f"USING fts5(words, tokenize='{tokenizer}'{holds})",
+            *_triggers(names, language),
+            # Of rows that went while there were no triggers.
+            f"DELETE FROM {inside}{words} WHERE rowid IN (SELECT number FROM {inside}{numbers} "
+            f"WHERE id NOT IN (SELECT id FROM {inside}{names.embeddings} WHERE {of_collection} "
+            "AND id IS NOT NULL))",
+            f"DELETE FROM {inside}{numbers} WHERE id NOT IN (SELECT id FROM "
+            f"{inside}{names.embeddings} WHERE {of_collection} AND id IS NOT NULL)",
+            f"INSERT INTO {inside}{numbers} (id) {missing}",
+            f"INSERT INTO {inside}{words} (rowid, words) SELECT n.number, e.content "
+            f"FROM {inside}{numbers} n JOIN {inside}{names.embeddings} e "
+            f"ON e.{of_collection} AND e.id = n.id "
+            f"WHERE n.number NOT IN (SELECT rowid FROM {inside}{words})",
+        ):
+            work.connection.exec_driver_sql(statement)
+
+
+def _triggers(names: _Names, language: str) -> list[str]:
+    words, numbers, own = names.words(language), names.numbers, names.collection_id
+    statements = [f"DROP TRIGGER IF EXISTS {names.trigger(name)}" for name in TRIGGERS]
+
+    def forget(id: str, condition: str = "") -> str:
+        return (
+            f"DELETE FROM {words} WHERE rowid = "
+            f"(SELECT number FROM {numbers} WHERE id = {id}){condition}; "
+            f"DELETE FROM {numbers} WHERE id = {id}{condition}; "
+        )
+
+    is_text = "NEW.id IS NOT NULL AND typeof(NEW.content) = 'text'"
+    put = (
+        f"INSERT INTO {numbers} (id) SELECT NEW.id WHERE NEW.collection_id = {own} AND {is_text}; "
+        f"INSERT INTO {words} (rowid, words) SELECT number, NEW.content FROM {numbers} "
+        f"WHERE id = NEW.id AND NEW.collection_id = {own} AND {is_text}; "
+    )
+    is_other = (
+        "OLD.id IS NOT NEW.id OR OLD.collection_id IS NOT NEW.collection_id "
+        "OR OLD.content_hash IS NOT NEW.content_hash "
+        "OR (OLD.content IS NOT NULL AND OLD.content IS NOT NEW.content)"
+    )
+    statements += [
+        f"CREATE TRIGGER {names.trigger('insert')} AFTER INSERT ON {names.embeddings} "
+        f"WHEN NEW.collection_id = {own} BEGIN {forget('NEW.id')}{put}END",
+        f"CREATE TRIGGER {names.trigger('update')} "
+        f"AFTER UPDATE OF collection_id, id, content, content_hash ON {names.embeddings} "
+        f"WHEN (OLD.collection_id = {own} OR NEW.collection_id = {own}) AND ({is_other}) BEGIN "
+        + forget("OLD.id", f" AND OLD.collection_id = {own}")
+        + forget("NEW.id", f" AND NEW.collection_id = {own}")
+        + f"{put}END",
+        f"CREATE TRIGGER {names.trigger('delete')} AFTER DELETE ON {names.embeddings} "
+        f"WHEN OLD.collection_id = {own} BEGIN {forget('OLD.id')}END",
+    ]
+    return statements
+
+
+def drop(work: Work, language: str) -> None:
+    """Drop the index."""
+    names = _names(work)
+    with sqlite_transaction(work.connection):
+        for statement in (
+            *(f"DROP TRIGGER IF EXISTS {names.trigger(name)}" for name in TRIGGERS),
+            f"DROP TABLE IF EXISTS {names.inside}{names.words(language)}",
+            f"DROP TABLE IF EXISTS {names.inside}{names.numbers}",
+        ):
+            work.connection.exec_driver_sql(statement)
+
+
+def uninstall(connection: Connection, records: Records) -> None:
+    """Drop all text indexes of the tables."""
+    inside = within(schema_of(connection, records))
+    found = connection.exec_driver_sql(
+        f"SELECT type, name, sql FROM {inside}sqlite_master WHERE type IN ('table', 'trigger') "
+        "AND substr(name, 1, ?) = ?",
+        (len(prefix(records)), prefix(records)),
+    ).all()
+    # The tables that FTS5 made itself go with the virtual ones.
+    virtual = [name for _, name, sql in found if (sql or "").startswith("CREATE VIRTUAL")]
+    for kind, name, _ in found:
+        of_another = any(name.startswith(f"{other}_") for other in virtual)
+        if not of_another and (kind == "trigger" or is_table(name, records)):
+            connection.exec_driver_sql(f"DROP {kind.upper()} IF EXISTS {inside}{quoted(name)}")
+
+
+def without_words(work: Work, ids: list[str]) -> set[str]:
+    """Return those of some ids that have no words in the index."""
+    names = _names(work)
+    sql = (
+        "SELECT value FROM json_each(:ids) "
+        f"WHERE value NOT IN (SELECT id FROM {names.inside}{names.numbers})"
+    )
+    return {*work.connection.execute(text(sql), {"ids": as_json(ids)}).scalars()}
+
+
+def put(work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
+    """Put in the words of texts whose items are there without words."""
+    missing = without_words(work, [*texts])
+    if not missing:
+        return
+    names, driver = _names(work), work.connection
+    ids = sorted(missing)
+    driver.exec_driver_sql(
+        f"INSERT INTO {names.inside}{names.numbers} (id) VALUES (?)", [(id,) for id in ids]
+    )
+    driver.exec_driver_sql(
+        f"INSERT INTO {names.inside}{names.words(language)} (rowid, words) "
+        f"SELECT number, ? FROM {names.inside}{names.numbers} WHERE id = ?",
+        [(texts[id][0], id) for id in ids],
+    )
+
+
+def count_without(work: Work) -> int:
+    """Return how many items, other than bytes, have no words in the index."""
+    names = _names(work)
+    return int(
+        work.connection.exec_driver_sql(
+            f"SELECT count(*) FROM {names.inside}{names.embeddings} WHERE collection_id = ? "
+            "AND content_blob IS NULL "
+            f"AND id NOT IN (SELECT id FROM {names.inside}{names.numbers})",
+            (work.row.id,),
+        ).scalar_one()
+    )
+
+
+def ids(work: Work, terms: list[Term], query: Query, most: int | None) -> list[str]:
+    """Return the ids of `Database.ids_with_words`."""
+    if not terms:
+        return []
+    language = work.row.language or ""
+    base = f"{prefix(work.records)}{work.row.id}"
+    metadata, schema = MetaData(), work.records.embeddings.schema
+    words = Table(
+        f"{base}_{language}", metadata, Column("rowid", Integer), Column("rank"), schema=schema
+    )
+    numbers = Table(base, metadata, Column("number", Integer), Column("id", Text), schema=schema)
+    matches = literal_column(quoted(words.name)).op("MATCH")(
+        bindparam(None, " OR ".join(map(_matching, terms)), Text)
+    )
+    statement = (
+        select(numbers.c.id)
+        .select_from(words.join(numbers, numbers.c.number == words.c.rowid))
+        .where(matches)
+        .order_by(words.c.rank, numbers.c.id)
+        .limit(-1 if most is None else most)
+    )
+    if query.has_conditions:
+        columns = work.records.embeddings.c
+        kept = select(columns.id).where(
+            columns.collection_id == work.row.id,
+            columns.id == numbers.c.id,
+            *query.conditions(work),
+        )
+        statement = statement.where(kept.correlate(numbers).exists())
+    return list(work.run(statement).scalars())
+
+
+def _matching(term: Term) -> str:
+    return f"{quoted(term.text)}*" if term.is_beginning else quoted(term.text)

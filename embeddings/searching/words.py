@@ -1,0 +1,112 @@
+"""The words of a text: what a text index holds, and what of a question is looked for in it."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from typing import NamedTuple
+
+from ..errors import IndexingError, InvalidQueryError
+
+MOST_TERMS = 100  # of a question, that are looked for
+GRAM = 3  # letters, of what is looked for where no blanks stand between words
+
+_ENGLISH = """
+a an and are as at be but by for if in into is it no not of on or such that the their then there
+these they this to was will with
+"""
+_GERMAN = """
+aber als am an auch auf aus bei bin bis das dass dem den der des die dies diese doch du durch ein
+eine einem einen einer es fur haben hat ich ihr im in ist kann man mein mit nach nicht noch nur oder
+ohne sein sich sie sind so uber um und uns unter vom von vor wann war warum was wenn wer werden wie
+wir wird wo zu zum zur
+"""
+_FRENCH = """
+a ai au aux avec ce ces cette comment dans de des donc du elle en est et eu il ils je la le les leur
+lui ma mais me mes mon ne nous on ou par pas pour pourquoi qu quand que quel qui sa sans se ses son
+sont sur ta te tu un une vous y
+"""
+_SPANISH = """
+a al como con cual cuando de del donde e el ella en entre es esta este esto la las le lo los mas me
+mi no nos o para pero por porque que quien se sin sobre son su sus te tu un una y ya yo
+"""
+STOP_WORDS: dict[str, frozenset[str]] = {
+    "simple": frozenset(),
+    "cjk": frozenset(),
+    "english": frozenset(_ENGLISH.split()),
+    "german": frozenset(_GERMAN.split()),
+    "french": frozenset(_FRENCH.split()),
+    "spanish": frozenset(_SPANISH.split()),
+}
+"""What is not looked for, by the language: too many texts have it. Without accents."""
+
+_ENDINGS = ("ings", "ing", "edly", "ed", "ies", "es", "s", "ly", "e", "y")
+SHORTEST = 4  # letters of the beginning of a word
+
+_WORD = re.compile(r"[^\W_]+")
+
+
+def checked_language(language: object) -> str:
+    """Return a language of a text index.
+
+    Raises:
+        InvalidQueryError: It is none.
+    """
+    if not isinstance(language, str) or language not in STOP_WORDS:
+        raise InvalidQueryError(
+            f"language must be one of {', '.join(map(repr, STOP_WORDS))}, not {language!r}"
+        )
+    return language
+
+
+def tokens(text: str, language: str) -> list[str]:
+    """Return the words of a text in their order: letters and digits, in lower case, unaccented.
+
+    For "cjk" they are all runs of three letters.
+    """
+    if not text.isascii():
+        decomposed = unicodedata.normalize("NFKD", text)
+        text = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+    words = _WORD.findall(text.lower())
+    if language != "cjk":
+        return words
+    return [word[at : at + GRAM] for word in words for at in range(max(1, len(word) - GRAM + 1))]
+
+
+class Term(NamedTuple):
+    """What is looked for: letters and digits, in lower case."""
+
+    text: str
+    is_beginning: bool = False
+    """Whether any word that begins so is meant."""
+
+
+def terms(text: str, language: str) -> list[Term]:
+    """Return what of a question is looked for, each once: of its words, those that say something.
+
+    If there are none of these, all are looked for. An English word is looked for in its other
+    forms, too.
+    """
+    words = dict.fromkeys(tokens(text, language))
+    telling = [word for word in words if word not in STOP_WORDS[language]] or [*words]
+    as_terms = map(_in_english if language == "english" else Term, telling)
+    return [*dict.fromkeys(as_terms)][:MOST_TERMS]
+
+
+def _in_english(word: str) -> Term:
+    """Return what other forms of an English word begin with, or the word where it is short."""
+    if not word.isalpha():
+        return Term(word)
+    for ending in _ENDINGS:
+        if word.endswith(ending) and len(word) - len(ending) >= SHORTEST:
+            return Term(word[: -len(ending)], is_beginning=True)
+    return Term(word, is_beginning=len(word) >= SHORTEST)
+
+
+def no_index(name: str) -> IndexingError:
+    """Return the error that says that the collection of this name has no text index."""
+    return IndexingError(
+        f"The collection {name!r} has no text index, which words= searches: call "
+        "create_text_index() once, or pass words= a SELECT of keys that your own full-text search "
+        "has ranked"
+    )

@@ -1,0 +1,344 @@
+"""words=: the words of texts beside their meaning, by an index of ours or the host's own search."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Engine, MetaData, Table, select, text
+
+import embeddings
+from embeddings import (
+    Collection,
+    EmbeddingRecord,
+    IndexingError,
+    InvalidQueryError,
+    MissingWordsWarning,
+)
+from embeddings.testing import DeterministicModel
+from tests.databases import on_both, rows_of
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from tests.conftest import Open
+
+TEXTS = {
+    "copy": "shutil.copytree: Recursively copy a directory tree",
+    "remove": "shutil.rmtree: Recursively delete a directory tree",
+    "hash": "hashlib.pbkdf2_hmac: Password based key derivation",
+    "list": "os.listdir: names in a directory, e.g. E_1042/X-7, 100 %",
+    "time": "time.sleep: wait, and do nothing for some seconds",
+}
+
+
+def ids(entries: Any) -> list[str]:
+    return [entry.id for entry in entries]
+
+
+def words(docs: Collection[Any], question: str, **options: Any) -> list[str]:
+    """Return what words alone find."""
+    return ids(docs.similar("anything", words=question, weights=(0, 1), **options))
+
+
+@pytest.fixture
+def filled(docs: Collection[str]) -> Collection[str]:
+    """A collection with a text index, made before the first item, and texts that are not stored."""
+    assert docs.create_text_index() == 0
+    docs.embed_multi(TEXTS.items())
+    return docs
+
+
+class TestTheIndex:
+    """Made, filled, kept right and dropped."""
+
+    @on_both
+    def test_words_are_found_whatever_stands_around_them(self, filled):
+        """Parts of a name, letter case and accents; punctuation is never syntax, nor an error."""
+        assert words(filled, "copytree") == ["copy"]
+        assert words(filled, "SHUTIL") == ["copy", "remove"]
+        assert words(filled, "hmac?") == ["hash"]
+        assert words(filled, "what is E_1042/X-7") == ["list"]
+        assert words(filled, "'copytree\" AND (NOT * rmtree:") == ["copy", "remove"]
+        assert words(filled, "pássword") == ["hash"]
+        for nothing in ("?", "100%%%,/-.", "nowhere", "NEAR(", '"', "'", "\\", "-", "日"):
+            words(filled, nothing)
+
+    @on_both
+    def test_words_that_say_little_are_not_looked_for(self, filled):
+        """But where there are no others."""
+        assert words(filled, "how do I wait") == ["time"]
+        assert {*words(filled, "a")} == {"copy", "remove", "list"}
+
+    @on_both
+    def test_it_is_filled_from_stored_texts_and_by_the_same_texts_again(self, docs, model):
+        """What is missing is counted, warned of once, and put in without a call of the model."""
+        docs.embed_multi([*TEXTS.items()][:2], store=True)
+        docs.embed_multi([*TEXTS.items()][2:])
+        with pytest.warns(MissingWordsWarning, match="3 items of 'docs'"):
+            assert docs.create_text_index() == 3
+        assert words(docs, "copytree") == ["copy"]
+        assert words(docs, "password") == []
+        calls = len(model.calls)
+        report = docs.embed_multi(TEXTS.items())
+        assert (report.unchanged, len(model.calls)) == (5, calls)
+        assert words(docs, "password") == ["hash"]
+        assert docs.create_text_index() == 0
+
+    @on_both
+    def test_it_follows_what_is_written_and_deleted(self, filled):
+        """By this library: another text, stored or not, and none at all."""
+        filled.embed("copy", "entirely different", store=True)
+        assert words(filled, "copytree") == []
+        assert words(filled, "different") == ["copy"]
+        filled.embed("copy", "something else")
+        assert words(filled, "different") == []
+        assert words(filled, "something") == ["copy"]
+        filled.embed("copy", "something else", {"n": 1}, store=True)
+        assert words(filled, "something") == ["copy"]
+        assert filled.delete_items(["copy", "hash"]) == 2
+        assert words(filled, "something password derivation") == []
+        filled.store_vectors([("own", filled.embed_query("x"), None, "a vector from elsewhere")])
+        assert words(filled, "elsewhere") == ["own"]
+
+    @on_both
+    def test_others_write_and_delete(self, filled, db):
+        """Plain SQL: what is gone or replaced is not found by its former words."""
+        db.execute(text("DELETE FROM embeddings WHERE id = 'copy'"))
+        new = {"content": "now about llamas", "hash": b"0" * 16}
+        statement = "UPDATE embeddings SET content = :content, content_hash = :hash"
+        db.execute(text(f"{statement} WHERE id = 'remove'"), new)
+        assert words(filled, "copytree rmtree") == []
+        assert filled.create_text_index() == 0
+        assert words(filled, "llamas") == ["remove"]
+
+    @on_both
+    def test_it_is_part_of_the_transaction(self, filled, db):
+        """Rolled back, the words are those of before; so with the index itself."""
+        db.commit()
+        filled.embed("copy", "another text")
+        filled.delete_items(["hash"])
+        db.rollback()
+        assert words(filled, "copytree password") == ["copy", "hash"]
+        assert words(filled, "another") == []
+        assert filled.drop_text_index() is True
+        db.rollback()
+        assert words(filled, "copytree") == ["copy"]
+
+    @on_both
+    def test_dropped_and_made_in_another_language(self, filled):
+        """An index has one language; without one, words= names what makes it."""
+        with pytest.raises(IndexingError, match=r"'english'. Call drop_text_index\(\) first"):
+            filled.create_text_index("simple")
+        assert filled.drop_text_index() is True
+        assert filled.drop_text_index() is False
+        with pytest.raises(IndexingError, match=r"call create_text_index\(\) once"):
+            words(filled, "copytree")
+        with pytest.warns(MissingWordsWarning):
+            assert filled.create_text_index("simple") == 5
+        with pytest.raises(InvalidQueryError, match="language must be one of 'simple'"):
+            filled.create_text_index("klingon")
+
+    @on_both
+    def test_each_collection_has_its_own(self, filled, opened: Open):
+        """And a collection that is deleted takes its index along."""
+        other = opened("other")
+        other.create_text_index("cjk")
+        other.embed_multi(
+            [("a", "如何复制整个文件夹"), ("b", "删除一个数据库"), ("copy", "copytree")]
+        )
+        assert words(other, "怎样复制整个目录") == ["a"]
+        assert words(filled, "copytree") == ["copy"]
+        assert words(other, "copytree") == ["copy"]
+        other.delete()
+        assert words(filled, "copytree") == ["copy"]
+        again = opened("other")
+        again.embed("x", "copytree")
+        with pytest.raises(IndexingError, match="'other' has no text index"):
+            words(again, "copytree")
+
+    def test_vacuum_changes_nothing(self, engine: Engine, model):
+        """SQLite renumbers the rows of a table without an INTEGER PRIMARY KEY."""
+        docs = Collection("docs", engine, model=model)
+        docs.create_text_index()
+        docs.embed_multi(TEXTS.items())
+        docs.delete_items(["copy"])
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM"))
+        assert words(docs, "rmtree") == ["remove"]
+        docs.embed("remove", "now something else")
+        assert words(docs, "rmtree") == []
+
+    @on_both
+    def test_it_goes_with_the_tables(self, filled, db):
+        """`uninstall` leaves nothing of it, and a host's autogenerate does not see it."""
+        connection = db.connection()
+        names = {
+            name
+            for (name,) in rows_of(
+                db,
+                "SELECT name FROM sqlite_master WHERE type = 'table'"
+                if connection.dialect.name == "sqlite"
+                else "SELECT table_name FROM information_schema.tables",
+            )
+            if name.startswith("embeddings_words")
+        }
+        for name in names:
+            assert not embeddings.include_object(Table(name, MetaData()), name, "table", True, None)
+        embeddings.uninstall(connection)
+        if connection.dialect.name == "sqlite":
+            left = rows_of(db, "SELECT name FROM sqlite_master WHERE name LIKE '%words%'")
+            assert left == []
+        db.rollback()
+
+
+class TestTheSearch:
+    """Two rankings made one."""
+
+    @on_both
+    def test_the_ranks_are_fused(self, filled):
+        """By 1 / (60 + rank), weighed; the score stays the cosine; an entry tells both ranks."""
+        question = "delete a directory with copytree"
+        near = filled.similar(question)
+        found = words(filled, question)
+        cosine = {entry.id: entry.score for entry in near}
+        at = {id: n for n, id in enumerate(cosine, 1)}
+        for weights in ((1, 1), (3, 1), (0.5, 2)):
+            ranks = {id: (n, found.index(id) + 1 if id in found else None) for id, n in at.items()}
+
+            def fused_score(id: str, ranks: Any = ranks, weights: Any = weights) -> Any:
+                return sum(
+                    weight / (60 + rank)
+                    for weight, rank in zip(weights, ranks[id], strict=True)
+                    if rank
+                )
+
+            expected = sorted(ranks, key=lambda each: (-fused_score(each), each))
+            fused = filled.similar(question, words=True, weights=weights)
+            assert ids(fused) == expected
+            assert {entry.id: entry.ranks for entry in fused} == ranks
+            assert {entry.id: entry.score for entry in fused} == pytest.approx(cosine)
+        assert near[0].ranks is None
+
+    @on_both
+    def test_every_condition_holds_in_both_rankings(self, filled, db):
+        """Filters, prefix, among, min_score, offset and number; and results are not short."""
+        question = {"words": "directory tree wait password", "number": 10}
+        everything = filled.similar("wait", **question)
+        assert len(everything) == 5
+        for n in range(5):
+            assert ids(filled.similar("wait", words=question["words"], number=1, offset=n)) == [
+                everything[n].id
+            ]
+        assert {*ids(filled.similar("wait", prefix="l", **question))} == {"list"}
+        assert {*ids(filled.similar("wait", among=["copy", "time"], **question))} == {
+            "copy",
+            "time",
+        }
+        filled.set_metadata("copy", {"n": 1})
+        assert ids(filled.similar("wait", where={"n": 1}, **question)) == ["copy"]
+        assert words(filled, "directory", where={"n": {"$exists": False}}, number=1) != ["copy"]
+        least = everything[0].score
+        above = filled.similar("wait", min_score=least, **question)
+        assert {*ids(above)} == {e.id for e in everything if e.score >= least}
+        assert ids(filled.similar_by_id("copy", words="tree", weights=(0, 1))) == ["remove"]
+
+    @on_both
+    def test_a_search_with_nothing_to_find(self, filled, docs):
+        """Words that nobody has leave the vectors' ranking; a blank question finds nothing."""
+        assert ids(filled.similar("wait", words="zzz")) == ids(filled.similar("wait"))
+        assert filled.similar("wait", words="zzz")[0].ranks == (1, None)
+        assert filled.similar(" ", words=True) == []
+        assert filled.similar("wait", words=True, number=0) == []
+
+    @on_both
+    def test_many_questions_at_once(self, filled):
+        """Each by its own words."""
+        found = filled.similar_multi(["copytree", "sleep"], 1, words=True, weights=(0, 1))
+        assert [ids(entries) for entries in found] == [["copy"], ["time"]]
+
+    @on_both
+    def test_a_hosts_own_ranking(self, docs, db):
+        """A SELECT of keys, best first, with no index of ours, on any database."""
+        docs.embed_multi(TEXTS.items())
+        ranked = (
+            select(EmbeddingRecord.id)
+            .where(EmbeddingRecord.id.in_(["time", "hash", "nobody"]))
+            .order_by(EmbeddingRecord.id.desc())
+        )
+        found = docs.similar("directory", words=ranked, weights=(0, 1))
+        assert [(entry.id, entry.ranks) for entry in found] == [
+            ("time", (None, 1)),
+            ("hash", (None, 2)),
+        ]
+        assert ids(docs.similar("directory", words=ranked, weights=(0, 1), prefix="h")) == ["hash"]
+        assert len(docs.similar("directory", words=ranked)) == 5
+
+    @on_both
+    def test_matches_have_a_rank(self, filled, db: Session):
+        """After the score, and only with words; so a host orders by it."""
+        question = "delete a directory with copytree"
+        fused = filled.similar(question, 3, words=True, offset=1)
+        found = filled.matches(question, 3, words=True, offset=1)
+        assert [*found.c.keys()] == ["id", "score", "rank"]
+        statement = (
+            select(EmbeddingRecord.id, found.c.score, found.c.rank)
+            .join(found, found.c.id == EmbeddingRecord.id)
+            .order_by(found.c.rank)
+        )
+        rows = db.execute(statement).all()
+        assert [row.id for row in rows] == ids(fused)
+        assert [row.rank for row in rows] == [2, 3, 4]
+        assert [row.score for row in rows] == pytest.approx([entry.score for entry in fused])
+        assert [*filled.matches(question).c.keys()] == ["id", "score"]
+        assert [*filled.matches(" ", words=True).c.keys()] == ["id", "score", "rank"]
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "a number": ({"words": 3}, "words must be True, a text or a SELECT"),
+    "blank": ({"words": "  "}, "words is empty"),
+    "two columns": (
+        {"words": select(EmbeddingRecord.id, EmbeddingRecord.content)},
+        "words must select the keys and nothing else",
+    ),
+    "three weights": ({"words": True, "weights": (1, 1, 1)}, "weights must be two numbers"),
+    "below zero": ({"words": True, "weights": (1, -1)}, "weights must be two numbers"),
+    "nothing": ({"words": True, "weights": (0, 0)}, "weights must be two numbers"),
+    "alone": ({"weights": (1, 1)}, "weights= is about words="),
+}
+
+
+@pytest.mark.parametrize(("options", "says"), WRONG.values(), ids=[*WRONG])
+def test_what_means_nothing_is_refused(engine: Engine, options: dict[str, Any], says: str):
+    """Before the model is called."""
+    model = DeterministicModel()
+    docs = Collection("docs", engine, model=model)
+    docs.embed("a", "text")
+    with pytest.raises(InvalidQueryError, match=says):
+        docs.similar("hound", **options)
+    assert len(model.calls) == 1
+
+
+def test_what_has_no_words_is_refused(engine: Engine):
+    """A vector, an id, bytes; and a collection without a text index, before money is spent."""
+    model = DeterministicModel(supports_binary=True)
+    docs = Collection("docs", engine, model=model)
+    docs.embed("a", "text")
+    with pytest.raises(InvalidQueryError, match="words=True is about the words of a value"):
+        docs.similar_by_id("a", words=True)
+    with pytest.raises(InvalidQueryError, match="words=True is about the words of a value"):
+        docs.matches_by_vector([1.0], words=True)
+    with pytest.raises(InvalidQueryError, match="bytes have none"):
+        docs.similar(b"bytes", words=True)
+    with pytest.raises(IndexingError, match=r"'docs' has no text index.*create_text_index\(\)"):
+        docs.similar("text", words=True)
+    with pytest.raises(TypeError, match="use words="):
+        docs.similar("text", hybrid=True)  # type: ignore[call-arg]
+    assert len(model.calls) == 1
+    with warnings.catch_warnings(record=True):
+        warnings.simplefilter("always")
+        docs.create_text_index()
+    docs.embed_multi([("a", "text")])
+    docs.embed_multi([("bytes", b"bytes")], store=True)
+    assert docs.create_text_index() == 0  # bytes have no words
