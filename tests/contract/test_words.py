@@ -66,6 +66,22 @@ class TestTheIndex:
             words(filled, nothing)
 
     @on_both
+    @pytest.mark.parametrize("language", ["simple", "cjk"])
+    def test_words_of_other_alphabets(self, docs, language):
+        """A text is found by its own words, whatever marks its letters have."""
+        texts = ["новый ёжик", "ελληνικά", "한국어문장", "がぎぐげご", "東京都庁舎", "việt tiếng",
+                 "Straße", "İstanbul", "ﬁsh", "عربية"]  # fmt: skip
+        docs.create_text_index(language)
+        docs.embed_multi(enumerate(texts), store=True)
+        for n, content in enumerate(texts):
+            for word in content.split():
+                assert words(docs, word) == [str(n)]
+        if language == "simple":
+            docs.embed("decomposed", "cafe\u0301")
+            assert words(docs, "tieng") == ["5"]
+            assert words(docs, "café") == words(docs, "CAFE") == ["decomposed"]
+
+    @on_both
     def test_words_that_say_little_are_not_looked_for(self, filled):
         """But where there are no others."""
         assert words(filled, "how do I wait") == ["time"]

@@ -106,7 +106,8 @@ def _names(work: Work) -> _Names:
 def create(work: Work, language: str) -> None:
     """Create the index, or its triggers anew, and put in the words of stored contents."""
     names = _names(work)
-    tokenizer = "trigram" if language == "cjk" else "unicode61"
+    # By its default a letter with two accents keeps them.
+    tokenizer = "trigram" if language == "cjk" else "unicode61 remove_diacritics 2"
     holds = ", content='', contentless_delete=1" if KEEPS_NO_TEXT else ""
     words, numbers, inside = names.words(language), names.numbers, names.inside
     of_collection = f"collection_id = {names.collection_id}"
