@@ -243,7 +243,8 @@ class ModelCollection(Generic[M]):
         """Return the database in which the collection's model can be looked up."""
         if isinstance(instances, QuerySet):
             return str(instances.db)
-        hints = {"instance": instances[0]} if isinstance(instances, list | tuple) else {}
+        first = instances[0] if isinstance(instances, list | tuple) else None
+        hints = {"instance": first} if isinstance(first, Model) else {}
         return str(router.db_for_write(self.source.model, **hints))
 
     async def aprepare(self, instance: M) -> Prepared | None:
