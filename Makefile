@@ -65,6 +65,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.providers
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.django_models
+	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.following
 
 writers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.writers

@@ -84,7 +84,7 @@ class StillSo:
 
     def admit(self, work: Work, ids: list[str]) -> dict[str, str]:
         """Return which items are to be left alone, and why; keep the others from other writers."""
-        if self.collection.sessions.engine is not None:
+        if self.collection.sessions.owns_transactions:
             work.database.wait_briefly(work)
         free = self.rows.keep(work, ids)
         reasons = dict.fromkeys({*ids} - free, BUSY)
@@ -148,7 +148,7 @@ def bring(
                 _write(collection, planned, gate, skips=skips)
             raise
         report += Report(skipped=made.skipped, requests=made.requests, tokens=made.tokens)
-    if planned.new_ids or planned.written_ids or pending is not None:
+    if planned.new_ids or planned.written_ids or planned.has_new_words or pending is not None:
         report += _write(collection, planned, gate, skips=skips)
     else:
         report += Report(unchanged=len(planned.unchanged_ids))
@@ -182,7 +182,7 @@ def remove(
     columns, count = collection.records.embeddings.c, 0
     try:
         with collection.work(write=True) as work:
-            if collection.sessions.engine is not None:
+            if collection.sessions.owns_transactions:
                 work.database.wait_briefly(work)
             gone = {*ids}
             if pending is not None and noted is not None:

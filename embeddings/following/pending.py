@@ -73,7 +73,7 @@ class Pending:
     def __init__(self, collection: Reference[Any]) -> None:
         self._collection = collection
         self._worker = uuid4().hex
-        self.claims = collection.sessions.engine is not None
+        self.claims = collection.sessions.owns_transactions
         """Whether other refreshers are kept from what this one works on."""
 
     # What there is

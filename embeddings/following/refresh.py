@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ..errors import AuthenticationError, EmbeddingsError, InvalidItemError, ModelError, QuotaError
 from ..models.base import batches, check_batch_size
@@ -228,15 +228,22 @@ def _all_pending(
         upto = None if forever else pending.newest(work)
         total = None if forever or not progress else pending.count(work)
     tell = teller(progress, total)
-    pause, failures = SHORTEST, 0
+    pause, failures, in_the_way = SHORTEST, 0, 0
     while not _is_over(run, limit, stop):
         most = size if limit is None else min(size, limit - _done(run))
         left = {id for id, tries in run.tries.items() if tries >= MOST_TRIES}
-        noted = pending.claim(most, upto, left)
-        if not noted:
-            return
         try:
+            noted = pending.claim(most, upto, left)
+            if not noted:
+                return
             kept = run.batch(noted)
+        except DBAPIError as error:
+            in_the_way += 1
+            is_others = pending.claims and collection.database.was_kept_waiting(error)
+            if not is_others or in_the_way >= MOST_TRIES:
+                raise
+            _wait(collection, SHORTEST * 2**in_the_way, stop)
+            continue
         except ModelError as error:
             if not forever or not error.is_retryable:
                 raise
@@ -245,7 +252,7 @@ def _all_pending(
             LOG.warning("refresh of %r waits: %s", collection.name, message_of(error))
             _wait(collection, seconds, stop)
             continue
-        failures = 0
+        failures = in_the_way = 0
         tell(_done(run))
         if len(kept) < len(noted):
             pause = SHORTEST

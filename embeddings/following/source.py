@@ -315,7 +315,7 @@ class ModelCollection(Generic[M]):
         self,
         database: DatabaseLike,
         text: Content,
-        rows: Select[Any] | None = None,
+        rows: Select[*tuple[Any, ...]] | None = None,
         number: int = 10,
         *,
         pending: Stale = "include",
@@ -346,7 +346,7 @@ class ModelCollection(Generic[M]):
         self,
         database: DatabaseLike,
         instance: M,
-        rows: Select[Any] | None = None,
+        rows: Select[*tuple[Any, ...]] | None = None,
         number: int = 10,
         *,
         pending: Stale = "include",
@@ -362,7 +362,7 @@ class ModelCollection(Generic[M]):
         self,
         database: Any,
         text: Content,
-        rows: Select[Any] | None = None,
+        rows: Select[*tuple[Any, ...]] | None = None,
         number: int = 10,
         *,
         pending: Stale = "include",
@@ -377,7 +377,7 @@ class ModelCollection(Generic[M]):
         self,
         database: Any,
         instance: M,
-        rows: Select[Any] | None = None,
+        rows: Select[*tuple[Any, ...]] | None = None,
         number: int = 10,
         *,
         pending: Stale = "include",
@@ -392,7 +392,7 @@ class ModelCollection(Generic[M]):
         self,
         docs: Collection[Any],
         text: Content,
-        rows: Select[Any] | None,
+        rows: Select[*tuple[Any, ...]] | None,
         number: int,
         pending: Stale,
         filters: Filters,
@@ -405,7 +405,7 @@ class ModelCollection(Generic[M]):
         self,
         docs: Collection[Any],
         instance: M,
-        rows: Select[Any] | None,
+        rows: Select[*tuple[Any, ...]] | None,
         number: int,
         pending: Stale,
         filters: Filters,
@@ -474,13 +474,7 @@ class ModelCollection(Generic[M]):
         """The text of a row in SQL; None where it is a function, or a type changes the values."""
         if self.reads_instances or any(map(_is_decorated, self.columns)):
             return None
-        parts = [
-            case((column != "", literal(BETWEEN) + column), else_="") for column in self.columns
-        ]
-        joined: ColumnElement[str] = parts[0]
-        for part in parts[1:]:
-            joined = joined + part
-        return func.substr(joined, len(BETWEEN) + 1, type_=String())
+        return joined_in_sql(self.columns)
 
     def item_of(self, row: Row[Any]) -> tuple[Any, str, Metadata | None]:
         """Return the key, the text and the metadata of a row of `rows`; "" if there is no text."""
@@ -514,6 +508,17 @@ class ModelCollection(Generic[M]):
             return None
         named = zip(self.metadata, values, strict=True)
         return {column.key: as_json(value) for column, value in named}
+
+
+def joined_in_sql(columns: Iterable[Any]) -> ColumnElement[str]:
+    """Return the text that some columns make, joined by blank lines, without what is empty."""
+    first, *others = (
+        case((column != "", literal(BETWEEN) + column), else_="") for column in columns
+    )
+    joined: ColumnElement[str] = first
+    for part in others:
+        joined = joined + part
+    return func.substr(joined, len(BETWEEN) + 1, type_=String())
 
 
 def _columns_of_text(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Dialect, MetaData
     from sqlalchemy.orm import Mapper
 
+    from ..tables.records import Records
     from .source import ModelCollection
 
 
@@ -54,22 +55,34 @@ def install(connection: Connection, declared: ModelCollection[Any]) -> None:
 
 def uninstall(connection: Connection, declared: ModelCollection[Any]) -> None:
     """Drop the triggers of a collection, whatever table they are on."""
+    unfollow_all(connection, declared.name, declared.records)
+
+
+def unfollow_all(connection: Connection, name: str, records: Records) -> None:
+    """Drop the triggers of the collection of a name, whatever table they are on."""
     database = databases.of(connection.dialect)
-    for given in database.follows(connection, declared.records):
-        if given.collection == declared.name:
+    for given in database.follows(connection, records):
+        if given.collection == name:
             database.unfollow(connection, given)
 
 
 def problems(connection: Connection, declared: ModelCollection[Any]) -> list[str]:
     """Return what of the triggers is not as declared."""
-    database = databases.of(connection.dialect)
     wanted = follows_of(declared, connection.dialect)
+    return differences(connection, declared.name, declared.records, wanted)
+
+
+def differences(
+    connection: Connection, name: str, records: Records, wanted: list[Follow]
+) -> list[str]:
+    """Return what of the triggers of a collection is not as it is to be."""
+    database = databases.of(connection.dialect)
     told = [what for given in wanted for what in database.follow_problems(connection, given)]
     tables = {(given.schema, given.table) for given in wanted}
     return told + [
         f"the table {given.table!r} is followed, which is not declared"
-        for given in database.follows(connection, declared.records)
-        if given.collection == declared.name and (given.schema, given.table) not in tables
+        for given in database.follows(connection, records)
+        if given.collection == name and (given.schema, given.table) not in tables
     ]
 
 

@@ -103,6 +103,19 @@ class TestTheIndex:
         assert words(filled, "elsewhere") == ["own"]
 
     @on_both
+    def test_many_at_once(self, docs):
+        """By the fastest way in that the database has; also in place of what is there."""
+        docs.create_text_index()
+        for n in range(2):
+            docs.embed_multi((i, f"number{i}x of round{n}") for i in range(600))
+            assert words(docs, "number17x") == ["17"]
+            assert len(docs.similar("x", 1000, words=f"round{n}", weights=(0, 1))) == 600
+            assert words(docs, f"round{1 - n}") == []
+        assert docs.create_text_index() == 0
+        assert docs.delete_items(prefix="5") == 111
+        assert len(docs.similar("x", 1000, words="round1", weights=(0, 1))) == 489
+
+    @on_both
     def test_others_write_and_delete(self, filled, db):
         """Plain SQL: what is gone or replaced is not found by its former words."""
         db.execute(text("DELETE FROM embeddings WHERE id = 'copy'"))

@@ -30,6 +30,7 @@ BESIDE = (  # public, and not of the package itself
     "databases.register",
     "integrations.django.ModelCollection",
     "integrations.django.admin.EmbeddingsAdmin",
+    "integrations.django.operations.FollowRows",
     "integrations.django.records",
     "integrations.django.rest.EmbeddingsFilter",
     "integrations.django.session",

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from selenium.webdriver.common.by import By
 from sqlalchemy import make_url
 
-from tests.examples.serving import EXAMPLES, copied, python, run, served
+from tests.examples.serving import EXAMPLES, copied, follow, python, run, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from selenium import webdriver
+    from selenium.webdriver.remote.webelement import WebElement
 
 
 @pytest.fixture(scope="module")
@@ -87,18 +91,63 @@ def test_it_is_used_over_http(site: str, folder: Path, environment: dict[str, st
     assert re.search(r"helpdesk.ticket +\S+ +256 +12 ", status), status
 
 
+def test_the_admin_in_a_browser(
+    site: str, folder: Path, environment: dict[str, str], browser: webdriver.Chrome
+):
+    """Found by meaning, the nearest first, or by a column; embedded when saved."""
+    superuser = ("createsuperuser", "--noinput", "--username=agent", "--email=a@example.org")
+    password = environment | {"DJANGO_SUPERUSER_PASSWORD": "agent"}
+    run("manage", *superuser, folder=folder, **password)
+
+    def field(name: str) -> WebElement:
+        return browser.find_element(By.NAME, name)
+
+    def subjects() -> list[str]:
+        rows = browser.find_elements(By.CSS_SELECTOR, "#result_list th.field-subject a")
+        return [row.text for row in rows]
+
+    def button(selector: str) -> None:
+        follow(browser, browser.find_element(By.CSS_SELECTOR, selector))
+
+    browser.get(f"{site}/admin/helpdesk/ticket/")
+    field("username").send_keys("agent")
+    field("password").send_keys("agent")
+    button("[type=submit]")
+    field("q").send_keys("return the payment to a customer")
+    button("#changelist-search [type=submit]")
+    assert subjects()[0] == "How do I give money back?"
+    follow(browser, browser.find_element(By.LINK_TEXT, "How do I give money back?"))
+    field("subject").clear()
+    field("subject").send_keys("A cat in the oven")
+    field("question").clear()
+    field("question").send_keys("There is a kitten where the bread should be.")
+    button("[name=_save]")
+    browser.get(f"{site}/admin/helpdesk/ticket/?q=kitten")
+    assert subjects()[0] == "A cat in the oven"
+    button("th.column-subject a")
+    assert subjects() == sorted(subjects(), key=str.casefold)
+    assert len(subjects()) > 5
+
+
 # What Django's own commands make, and a visitor.
 BEGIN = """
 from django.core.management import call_command
 call_command("startproject", "mysite", ".")
 call_command("startapp", "articles")
 """
+FIRST = """
+import os, django
+os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+django.setup()
+from django.core.management import call_command
+call_command("makemigrations", "articles", verbosity=0)
+"""
 USE = """
 import asyncio, os, django
 os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
 django.setup()
 from django.core.management import call_command
-call_command("makemigrations", "articles", verbosity=0)
+call_command("makemigrations", check_changes=True, dry_run=True)
 call_command("migrate", verbosity=0)
 call_command("check", databases=["default"])
 from django.contrib.auth.models import User
@@ -120,6 +169,11 @@ form = {"title": "a purring cat", "lang": "en", "published": "on"}
 assert client.post("/admin/articles/article/add/", form).status_code == 302
 assert "a purring cat" in client.get("/admin/articles/article/?q=kitten").text
 call_command("embeddings", "status")
+from articles.models import Article
+Article.objects.filter(title="a tax report").update(title="a report on taxes")
+call_command("embeddings", "refresh")
+call_command("embeddings", "sync")
+call_command("embeddings", "check")
 call_command("test", "articles")
 """
 SETTINGS = """
@@ -145,18 +199,25 @@ def test_the_lines_of_the_documentation(tmp_path: Path):
     lines: dict[str, str] = {}
     for page in sorted((EXAMPLES.parent / "docs").glob("django*.md")):
         for name, added in re.findall(
-            r"```python\n# (\w+/\w+\.py)\n(.*?)```", page.read_text(), re.DOTALL
+            r"```python\n# ([\w/]+\.py)\n(.*?)```", page.read_text(), re.DOTALL
         ):
             lines[name] = lines.get(name, "") + added
-    assert len(lines) == 8
+    assert len(lines) == 9
     python("-c", BEGIN, folder=tmp_path)
     lines["mysite/settings.py"] += SETTINGS
     lines["mysite/urls.py"] = URLS
+    migration = lines.pop("articles/migrations/0002_follow.py").replace(
+        '("embeddings"', '("vectors"'
+    )
     for name, added in lines.items():
         with (tmp_path / name).open("a") as file:
             file.write(added)
+    python("-c", FIRST, folder=tmp_path)
+    (tmp_path / "articles/migrations/0002_follow.py").write_text(migration)
     output = python("-c", USE, folder=tmp_path)
     assert output.count("['my happy hound', 'my dissatisfied cat']") == 2
     assert "['a tax report'" in output
     assert "up to date" in output
+    assert "articles.article: 1 embedded" in output
+    assert "0 stale, 0 missing, 0 orphaned, 0 pending" in output
     assert re.search(r"articles.article +\S+ +256 +4 ", output)

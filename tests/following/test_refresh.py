@@ -257,7 +257,7 @@ def test_a_row_that_cannot_be_embedded(
         before = moment
         while not (again := notes.refresh(own)).skipped:
             assert again == Report(pending=1)
-            moment += 10
+            moment += 30
         pauses.append(moment - before)
     assert pauses == sorted(pauses)
     (failing,) = notes.pending(own).failing

@@ -99,7 +99,12 @@ def empty(alias: str) -> None:
     from django.db import connections
 
     with connections[alias].cursor() as cursor:
-        for table in (*(f"library_{name}" for name in TABLES), "embeddings", "collections"):
+        for table in (
+            *(f"library_{name}" for name in TABLES),
+            "embeddings",
+            "embeddings_pending",
+            "collections",
+        ):
             cursor.execute(f"DELETE FROM {table}")
     connections[alias].close()
 

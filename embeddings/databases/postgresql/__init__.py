@@ -341,8 +341,8 @@ class PostgreSQL(Database):
         followed.wait_briefly(work)
 
     def was_kept_waiting(self, error: DBAPIError) -> bool:
-        """Return whether lock_timeout ended a statement."""
-        return extension.sqlstate(error) == followed.LOCK_NOT_AVAILABLE
+        """Return whether lock_timeout, or the isolation level of an engine, ended a statement."""
+        return extension.sqlstate(error) in followed.ENDED_BY_OTHERS
 
     # Keys
 

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from ...keys import Keys
     from ...work import Work
 
-LOCK_NOT_AVAILABLE = "55P03"
+ENDED_BY_OTHERS = frozenset({"55P03", "40001", "40P01"})
+"""lock_not_available, serialization_failure, deadlock_detected."""
 MOMENT = "200ms"  # far below deadlock_timeout, which is a second
 
 

@@ -16,11 +16,16 @@ from django.utils.asyncio import async_unsafe
 
 from ...collection import Collection
 from ...errors import DoesNotExist, InvalidItemError, InvalidQueryError, SchemaError
+from ...following import refresh as refreshing
+from ...following import sync as syncing
+from ...following import triggers
+from ...following.pending import Pending
 from ...models.base import BATCH_SIZE, batches, check_model
 from ...writing.calls import calls_at_once
 from ...writing.report import Report
 from .conf import app_label
-from .database import DjangoTransactions, enumerates_keys, has_no_tables, keys_of
+from .database import DjangoTransactions, enumerates_keys, has_no_tables, keys_of, session
+from .following import follows_of, problems, rows_of
 from .internals import yields_instances
 from .ranking import check_name, has_windows, only, ranked
 from .source import Source
@@ -31,11 +36,15 @@ if TYPE_CHECKING:
 
     from django.db.models import Q
 
+    from ...following.literals import Follow
+    from ...following.pending import PendingState
+    from ...following.refresh import Stop
     from ...models.base import Content, SupportsEmbedding
     from ...searching.query import Entry
     from ...tables.records import Records
     from ...writing.calls import OnError
     from ...writing.items import Prepared
+    from ...writing.progress import Progress
     from .source import Row
 
 M = TypeVar("M", bound=Model)
@@ -54,8 +63,11 @@ DECLARED: WeakSet[ModelCollection[Any]] = WeakSet()
 def synchronous(method: Callable[P, T]) -> Callable[P, T]:
     """Let a method say in an event loop what is to be awaited in its place."""
     name = method.__name__
+    twin = "async_" if name == "sync" else f"a{name}"
     return async_unsafe(  # type: ignore[no-any-return]
-        f"{name}() works synchronously. From an async context use: await collection.a{name}(...)"
+        f"{name}() works synchronously. From an async context use: await collection.{twin}(...)"
+        if name not in {"install", "uninstall", "trigger_problems"}
+        else f"{name}() works synchronously. From an async context use sync_to_async"
     )(method)
 
 
@@ -79,6 +91,7 @@ class ModelCollection(Generic[M]):
             joined by blank lines, without what is None or "". A name may lead over relations:
             "category__name". Or a function of an instance. A row without text is not in the
             collection.
+        columns: The fields that such a function reads, for following.
         where: Only rows for which this holds are in the collection, such as `Q(published=True)`.
         metadata: The names of fields, or paths, that are kept as metadata.
         name: The collection's name in the database; "app_label.modelname" by default.
@@ -98,6 +111,7 @@ class ModelCollection(Generic[M]):
         /,
         *,
         text: str | Iterable[str] | Callable[[M], Content | None],
+        columns: Iterable[str] = (),
         where: Q | None = None,
         metadata: Iterable[str] = (),
         name: str | None = None,
@@ -108,7 +122,7 @@ class ModelCollection(Generic[M]):
     ) -> None:
         if model is not None:
             check_model(model)
-        self.source: Source[M] = Source(source, text, where, metadata)
+        self.source: Source[M] = Source(source, text, where, metadata, columns)
         self.name = name or self.source.label.lower()
         self.records = records
         self.options: dict[str, Any] = {"model": model, "model_id": model_id}
@@ -132,7 +146,7 @@ class ModelCollection(Generic[M]):
             self.name,
             DjangoTransactions(alias),
             key=self.source.key,
-            records=self.records or records_in_use(),
+            records=self._tables,
             **self.options,
         )
 
@@ -390,7 +404,156 @@ class ModelCollection(Generic[M]):
             score=score,
         )
 
+    # Following the rows, whoever changes them
+
+    @synchronous
+    def install(self, *, using: str | None = None) -> None:
+        """Make the triggers by which the collection follows the rows, or make them anew.
+
+        For projects whose migrations do not: there it is the operation `FollowRows`. What was
+        changed before is found by `sync`.
+
+        Args:
+            using: The alias of the database.
+
+        Raises:
+            TypeError: It is not known which columns a function of an instance reads.
+            SchemaError: The tables are missing.
+        """
+        alias = using or router.db_for_write(self.source.model)
+        with session(alias) as lent:
+            connection = lent.connection()
+            triggers.unfollow_all(connection, self.name, self._tables)
+            for given in self._follows(alias):
+                triggers.follow(connection, given)
+
+    @synchronous
+    def uninstall(self, *, using: str | None = None) -> None:
+        """Drop the triggers, if they are there. Vectors and pending rows stay."""
+        with session(using or router.db_for_write(self.source.model)) as lent:
+            triggers.unfollow_all(lent.connection(), self.name, self._tables)
+
+    @synchronous
+    def trigger_problems(self, *, using: str | None = None) -> list[str]:
+        """Return what of the triggers is missing, disabled or not as declared; only reads.
+
+        A migration that Django does by making a table of SQLite anew drops its triggers.
+        """
+        alias = using or router.db_for_write(self.source.model)
+        with session(alias) as lent:
+            wanted = self._follows(alias)
+            return problems(lent.connection(), self.name, self._tables, wanted)
+
+    @synchronous
+    def refresh(
+        self,
+        *,
+        using: str | None = None,
+        concurrency: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        limit: int | None = None,
+        keys: Iterable[Any] | None = None,
+        progress: Progress = None,
+        on_error: OnError = "skip",
+        forever: bool = False,
+        stop: Stop | None = None,
+    ) -> Report:
+        """Embed what is pending, and return what was done; the report has what is still pending.
+
+        Outside `atomic()` any number of processes may do so at once, and no transaction is open
+        while the model runs. Within it, `keys=[article.pk]` brings a request's own rows up to date.
+
+        Args:
+            using: The alias of the database.
+            concurrency: The most calls of the model at a time; by default what the model says.
+            batch_size: The most values in one call of the model.
+            limit: The most items.
+            keys: Only the rows of these primary keys, whether they are pending or not.
+            progress: Called after each batch with the items done, and those pending at first.
+            on_error: With "skip" a row that fails by itself is tried again later, a few times;
+                "raise" raises what it failed of.
+            forever: Do not return, but look every second whether something is pending.
+            stop: What ends it after a batch, such as a `threading.Event`.
+
+        Raises:
+            ModelError: The model's service failed. What was claimed is given back.
+        """
+        alias = using or router.db_for_write(self.source.model)
+        return refreshing.refresh(
+            self.collection(alias).reference,
+            rows_of(self.source, alias, store=self._store),
+            concurrency=concurrency,
+            batch_size=batch_size,
+            limit=limit,
+            keys=keys,
+            progress=progress,
+            on_error=on_error,
+            forever=forever,
+            stop=stop,
+        )
+
+    @synchronous
+    def sync(
+        self,
+        *,
+        using: str | None = None,
+        prune: bool = True,
+        allow_empty: bool = False,
+        dry_run: bool = False,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = None,
+    ) -> Report:
+        """Compare every row of the model with the collection, and bring in what differs.
+
+        For the first fill, for what no trigger sees, such as changes of related rows, and, as a dry
+        run, as an audit: `report.stale`, `.missing` and `.orphaned`.
+
+        Args:
+            using: The alias of the database.
+            prune: Remove what has no row any more.
+            allow_empty: Remove everything if there are no rows.
+            dry_run: Change nothing, and call no model.
+            batch_size: The most values in one call of the model.
+            progress: Called with the rows compared and their number.
+        """
+        alias = using or router.db_for_write(self.source.model)
+        return syncing.sync(
+            self.collection(alias).reference,
+            rows_of(self.source, alias, store=self._store),
+            prune=prune,
+            allow_empty=allow_empty,
+            dry_run=dry_run,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    @synchronous
+    def pending(self, *, using: str | None = None) -> PendingState:
+        """Return how many rows are pending, since when, and which cannot be embedded and why."""
+        reference = self.collection(using).reference
+        with reference.work() as work:
+            return Pending(reference).state(work)
+
+    async def arefresh(self, **options: Any) -> Report:
+        """Do what `refresh` does, awaited."""
+        return await sync_to_async(self.refresh)(**options)
+
+    async def async_(self, **options: Any) -> Report:
+        """Do what `sync` does, awaited."""
+        return await sync_to_async(self.sync)(**options)
+
+    async def apending(self, *, using: str | None = None) -> PendingState:
+        """Do what `pending` does, awaited."""
+        return await sync_to_async(self.pending)(using=using)
+
     # The steps of the operations above
+
+    @property
+    def _tables(self) -> Records:
+        return self.records or records_in_use()
+
+    def _follows(self, alias: str) -> list[Follow]:
+        return follows_of(self.source, self.name, self._tables, alias)
 
     def _belonging(self, instances: list[M], rows: list[Row], using: str) -> set[Any]:
         """Return the keys of the instances for which the condition holds."""

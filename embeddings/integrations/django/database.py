@@ -86,6 +86,11 @@ class DjangoTransactions(Sessions):
         self._alias = alias
         self.is_exclusive = takes_turns(alias) and not begins_late(alias)
 
+    @property
+    def owns_transactions(self) -> bool:
+        """Whether no `atomic()` is open."""
+        return not connections[self._alias].in_atomic_block
+
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
         """Yield a session on Django's connection; what fails in writing leaves no trace.

@@ -20,6 +20,7 @@ from django.db.models import (
     Q,
     TextField,
     UUIDField,
+    prefetch_related_objects,
 )
 from django.db.models.constants import LOOKUP_SEP
 from sqlalchemy import BigInteger, Text, Uuid, column
@@ -68,6 +69,7 @@ class Source(Generic[M]):
         text: The names of fields or paths over relations, or a function of an instance.
         where: Which rows are in the collection; None for all.
         metadata: The fields or paths that are kept as metadata.
+        columns: The fields that a function of an instance reads.
 
     Raises:
         TypeError: An argument is of another type.
@@ -79,6 +81,7 @@ class Source(Generic[M]):
         text: str | Iterable[str] | TextOf[M],
         where: Q | None,
         metadata: Iterable[str],
+        columns: Iterable[str],
     ) -> None:
         if not (isinstance(model, type) and issubclass(model, Model)) and not (
             isinstance(model, str) and model.count(".") == 1
@@ -95,6 +98,11 @@ class Source(Generic[M]):
         else:
             self.paths = (text,) if isinstance(text, str) else _names("text", text)
         self.metadata = _names("metadata", metadata)
+        self.columns = _names("columns", columns)
+        if self.columns and self.function is None:
+            raise TypeError(
+                "columns= goes with a function as text=; the names of fields say it all"
+            )
 
     @property
     def model(self) -> type[M]:
@@ -236,6 +244,58 @@ class Source(Generic[M]):
             return model._meta.apps is apps and self._model.lower() in labels
         return model._meta.concrete_model is self._model._meta.concrete_model
 
+    def instances(self, keys: list[Any], using: str) -> Iterator[tuple[Any, M]]:
+        """Yield instances by their keys, with the relations that are read of them."""
+        found = self.model._base_manager.using(using).in_bulk(keys)
+        prefetch_related_objects([*found.values()], *self.relations())
+        yield from found.items()
+
+    # Which columns these are
+
+    def own_fields(self) -> list[Field[Any, Any]]:
+        """Return the fields of the rows themselves that text and metadata read.
+
+        Raises:
+            TypeError: That is not known of a function, or of what is no field.
+        """
+        fields: list[Field[Any, Any]] = []
+        if self.function is not None and not self.columns:
+            raise TypeError(
+                f"Name what the function text= of {self.label} reads: columns=[...]. A change of "
+                "these columns is what makes a row pending"
+            )
+        for path in (*self.paths, *self.columns, *self.metadata):
+            field = _field(self.model, path.split(LOOKUP_SEP)[0])
+            if field is None:
+                raise TypeError(f"{self.label}: {path!r} is no field, and so cannot be followed")
+            if getattr(field, "concrete", False) and not field.many_to_many:
+                fields.append(field)
+        return fields
+
+    def plain_fields(self, *kinds: type[Field[Any, Any]]) -> list[Field[Any, Any]] | None:
+        """Return the fields of the text, if SQL can join them as Python would; else None."""
+        return self._plain(self.paths, kinds) if self.function is None else None
+
+    def fields_of_metadata(
+        self, *kinds: type[Field[Any, Any]]
+    ) -> dict[str, Field[Any, Any]] | None:
+        """Return the fields of the metadata by their names, if SQL gives what Python would."""
+        fields = self._plain(self.metadata, kinds)
+        return None if fields is None else dict(zip(self.metadata, fields, strict=True))
+
+    def _plain(
+        self, paths: Iterable[str], kinds: tuple[type[Field[Any, Any]], ...]
+    ) -> list[Field[Any, Any]] | None:
+        fields = [_field(self.model, path) for path in paths]
+        are_plain = all(
+            isinstance(field, kinds)
+            and not field.is_relation
+            and not hasattr(field, "from_db_value")
+            and field.model._meta.concrete_model is self.model._meta.concrete_model
+            for field in fields
+        )
+        return fields if are_plain else None
+
     # What is wrong with it
 
     def problems(self) -> Iterator[Problem]:
@@ -259,7 +319,11 @@ class Source(Generic[M]):
             _ = self.key
         except (TypeError, AttributeError) as error:
             yield Problem("E011", str(error))
-        for argument, paths in (("text", self.paths), ("metadata", self.metadata)):
+        for argument, paths in (
+            ("text", self.paths),
+            ("metadata", self.metadata),
+            ("columns", self.columns),
+        ):
             for path in paths:
                 yield from self._problems_of(argument, path)
         yield from self._problems_of_where()

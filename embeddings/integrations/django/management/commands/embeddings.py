@@ -7,17 +7,23 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DEFAULT_DB_ALIAS, router
+from django.db import DEFAULT_DB_ALIAS, connections, router
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..... import commands
 from .....errors import EmbeddingsError
+from .....following import commands as following
+from ...collection import DECLARED
 from ...conf import app_label
 from ...database import DjangoTransactions, remedy
 from ...tables import records
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser
+
+    from .....following.pending import PendingState
+    from .....writing.report import Report
+    from ...collection import ModelCollection
 
 # Django's own options, which may also stand behind the subcommand. It reads --settings and
 # --pythonpath before it reads the rest.
@@ -65,6 +71,21 @@ class Command(BaseCommand):
         search.add_argument("text", help="What to search for.")
         search.add_argument("-n", "--number", type=int, default=10, help="The most results.")
         search.add_argument("--prefix", help="Only ids that begin with this.")
+        for name, help in (
+            ("check", "Say what is stale, missing or orphaned, and where triggers differ."),
+            ("sync", "Compare every row with the collections, and bring in what differs."),
+            ("refresh", "Embed the rows that are pending."),
+        ):
+            each = add(name, help)
+            each.add_argument("names", nargs="*", metavar="COLLECTION", help="By default all.")
+            if name == "sync":
+                each.add_argument("--no-prune", action="store_true", help="Remove nothing.")
+                each.add_argument(
+                    "--allow-empty", action="store_true", help="Remove all if there are no rows."
+                )
+            elif name == "refresh":
+                each.add_argument("--limit", type=int, help="The most items.")
+                each.add_argument("--forever", action="store_true", help="Do not end.")
         show = add("show", "Show a collection, or an item in it; fail if it is not there.")
         show.add_argument("collection", help="The name of the collection.")
         show.add_argument("id", nargs="?", help="The id of the item.")
@@ -90,6 +111,9 @@ class Command(BaseCommand):
                     records=records(),
                 )
                 failure = "Nothing was found"
+            elif command in {"check", "sync", "refresh"}:
+                outcome = _follow(command, database, options)
+                failure = "Not everything is up to date"
             else:
                 outcome = commands.show(
                     db, options["collection"], options["id"], as_json=as_json, records=records()
@@ -108,3 +132,39 @@ class Command(BaseCommand):
         call_command(
             "migrate", app_label(), database=database, verbosity=verbosity, stdout=self.stdout
         )
+
+
+class _On:
+    """A collection as the commands of every framework know it, in which a database comes first."""
+
+    def __init__(self, collection: ModelCollection[Any]) -> None:
+        self.collection, self.name = collection, collection.name
+
+    def sync(self, database: str, **options: Any) -> Report:
+        return self.collection.sync(using=database, **options)
+
+    def refresh(self, database: str, **options: Any) -> Report:
+        try:
+            return self.collection.refresh(using=database, **options)
+        finally:
+            connections[database].close()  # that of the thread which does this
+
+    def pending(self, database: str) -> PendingState:
+        return self.collection.pending(using=database)
+
+    def trigger_problems(self, database: str) -> list[str]:
+        return self.collection.trigger_problems(using=database)
+
+
+def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Outcome:
+    """Do one of the commands about rows that are followed."""
+    declared = sorted(DECLARED, key=lambda collection: collection.name)
+    chosen = following.chosen([_On(each) for each in declared], options["names"])
+    if command == "check":
+        return commands.Outcome(*following.check(database, chosen))
+    if command == "sync":
+        prune, allow_empty = not options["no_prune"], options["allow_empty"]
+        done = following.sync(database, chosen, prune=prune, allow_empty=allow_empty)
+        return commands.Outcome(*done)
+    limit, forever = options["limit"], options["forever"]
+    return commands.Outcome(*following.refresh(database, chosen, limit=limit, forever=forever))
