@@ -26,7 +26,7 @@ Stale = Literal["include", "exclude"]
 def nearest(
     declared: ModelCollection[M],
     docs: Collection[Any],
-    rows: Select[Any] | None,
+    rows: Select[*tuple[Any, ...]] | None,
     pending: Stale,
     filters: Filters,
     find: Callable[..., Subquery],

@@ -30,9 +30,12 @@ def is_same_json(text: str, stored: str | None, *, keeps_order: bool) -> bool:
     if stored is None:
         return False
     # As text: to Python 1, 1.0 and True are equal.
-    one, other = (
-        json.dumps(json.loads(json_text), sort_keys=not keeps_order) for json_text in (text, stored)
-    )
+    try:
+        one, other = (
+            json.dumps(json.loads(found), sort_keys=not keeps_order) for found in (text, stored)
+        )
+    except ValueError:  # what another program has stored is not JSON
+        return False
     return one == other
 
 

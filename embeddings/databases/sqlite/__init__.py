@@ -105,6 +105,10 @@ class SQLite(Database):
         """Refuse somebody else's table of the change log's name."""
         changelog.check_log(connection, records)
 
+    def missing_beside(self, connection: Connection, records: Records) -> str | None:
+        """Return whether it is the change log, its triggers or what it begins with."""
+        return changelog.missing(connection, records)
+
     def side_tables(self, records: Records) -> set[str]:
         """Return the change log, the rows that are pending, and the table of `llm`'s migrations."""
         return {changelog.log_name(records), pending_name(records), llm.TABLE}

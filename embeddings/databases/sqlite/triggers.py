@@ -78,7 +78,8 @@ def script_down(given: Follow, schema: str | None = None) -> list[str]:
 
 
 EVENTS = (
-    "insert", "update", "delete", "before_insert", "before_update", "after_insert", "after_update"
+    "insert", "update", "moved", "delete", "before_insert", "before_update", "after_insert",
+    "after_update",
 )  # fmt: skip
 
 
@@ -252,8 +253,9 @@ def _triggers(given: Follow, shape: Shape, schema: str | None) -> dict[str, str]
     bodies = {
         "insert": f"AFTER INSERT ON {table} WHEN {holds('NEW')} BEGIN {comment} "
         f"{add} VALUES ({name}, {id_of('NEW.')}, '{WRITTEN}'); END",
-        "update": f"AFTER UPDATE{of_counted} ON {table} WHEN {changed} BEGIN "
-        f"{add} SELECT {name}, {id_of('OLD.')}, '{REMOVED}' WHERE {is_moved}; {written} END",
+        "update": f"AFTER UPDATE{of_counted} ON {table} WHEN {changed} BEGIN {written} END",
+        "moved": f"AFTER UPDATE OF {key} ON {table} WHEN {is_moved} BEGIN "
+        f"{add} VALUES ({name}, {id_of('OLD.')}, '{REMOVED}'); END",
         "delete": f"AFTER DELETE ON {table} WHEN {holds('OLD')} BEGIN "
         f"{add} VALUES ({name}, {id_of('OLD.')}, '{REMOVED}'); END",
         "before_insert": f"BEFORE INSERT ON {table} BEGIN "
