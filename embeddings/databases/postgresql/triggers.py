@@ -135,6 +135,16 @@ def _script(
             f"WHEN ({_differs(given.key)})",
             "'moved'",
         ).rstrip(";"),
+        *(
+            trigger(
+                "left",
+                f"AFTER UPDATE OF {', '.join(map(quoted, read))} ON {{}} FOR EACH ROW "
+                f"WHEN ({' OR '.join(map(_differs, read))})",
+                "'left'",
+            ).rstrip(";")
+            for read in [given.condition_columns or given.columns]
+            if given.where is not None
+        ),
         "DO $follow$ DECLARE part regclass; BEGIN "
         "IF (SELECT relkind FROM pg_catalog.pg_class "
         f"WHERE oid = {literal(table)}::regclass) = 'p' THEN "
@@ -201,22 +211,14 @@ def _body(given: Follow, has_uuid: bool | None) -> str:
         condition = "" if given.where is None else f" WHERE {holds(row)}"
         return f"{add} SELECT {name}, {id_of(row)}, '{change}'{source}{condition}"
 
-    is_moved = f"OLD.{key} IS DISTINCT FROM NEW.{key}"
-    moved = f"{add} VALUES ({name}, {id_of('OLD')}, '{REMOVED}');"
-    written = f"{add} VALUES ({name}, {id_of('NEW')}, '{WRITTEN}');"
-    if given.where is not None:
-        written = (
-            f"{add} SELECT {name}, {id_of('NEW')}, CASE WHEN is_in THEN '{WRITTEN}' "
-            f"ELSE '{REMOVED}' END "
-            f"FROM (SELECT {holds('NEW')} AS is_in, {holds('OLD')} AS was_in) AS states "
-            f"WHERE is_in OR (was_in AND NOT ({is_moved}));"
-        )
+    moved = f"{add} VALUES ({name}, {id_of('OLD')}, '{REMOVED}')"
+    left = f"{added('OLD', REMOVED)} AND NOT {holds('NEW')}" if given.where is not None else "NULL"
     truncated = added("gone", REMOVED, " FROM \n AS gone").split("\n")
     return (
         f"/* {given.to_json()} */ BEGIN "
-        # The trigger of a change of the key has an argument: it is one more for few updates, and
-        # spares all others the question.
-        f"IF TG_OP = 'UPDATE' THEN IF TG_NARGS = 0 THEN {written} ELSE {moved} END IF; "
+        # What few updates do has triggers of its own, which spares all others the question.
+        f"IF TG_OP = 'UPDATE' THEN IF TG_NARGS = 0 THEN {added('NEW', WRITTEN)}; "
+        f"ELSIF TG_ARGV[0] = 'moved' THEN {moved}; ELSE {left}; END IF; "
         "ELSIF TG_OP = 'TRUNCATE' THEN "
         f"EXECUTE {literal(truncated[0])} || quote_ident(TG_TABLE_SCHEMA) || '.' || "
         f"quote_ident(TG_TABLE_NAME) || {literal(truncated[1])}; "
@@ -267,7 +269,7 @@ def problems(connection: Connection, given: Follow) -> list[str]:
     there = {name for name, _, _, is_table in found if is_table}
     told += [
         f"the trigger {given.stem}_{event} on {given.table!r} is missing"
-        for event in ("insert", "update", "moved", "delete")
+        for event in ("insert", "update", "moved", "delete", *(["left"] if given.where else []))
         if f"{given.stem}_{event}" not in there
     ]
     emptied = {relation for name, _, relation, _ in found if name == f"{given.stem}_truncate"}

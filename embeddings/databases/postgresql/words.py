@@ -7,6 +7,7 @@ they are: where another program replaced the row, they are not taken for those o
 
 from __future__ import annotations
 
+import struct
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -208,7 +209,28 @@ def _put(work: Work, rows: Sequence[tuple[Any, ...]], language: str) -> None:
 
 def as_tsvector(content: str, language: str) -> str:
     """Return the words of a text with their positions, as PostgreSQL writes a tsvector."""
-    positions: dict[str, list[str]] = {}
+    # Letters and digits alone: nothing in a word has to be escaped.
+    return " ".join(
+        f"'{word}':{','.join(map(str, places))}"
+        for word, places in _positions(content, language).items()
+    )
+
+
+def as_binary(content: str, language: str) -> bytes:
+    """Return the same as PostgreSQL takes it in binary.
+
+    Source: `tsvectorrecv` in PostgreSQL's tsvector.c: the number of words; each as UTF-8 with a
+    zero byte, the number of its positions and these, as int32, int16 and int16, big-endian.
+    """
+    words = _positions(content, language)
+    parts = [struct.pack(">i", len(words))]
+    for word, places in words.items():
+        parts += (word.encode(), struct.pack(f">xH{len(places)}H", len(places), *places))
+    return b"".join(parts)
+
+
+def _positions(content: str, language: str) -> dict[str, list[int]]:
+    positions: dict[str, list[int]] = {}
     left = MOST_BYTES
     for position, word in enumerate(tokens(content, language), 1):
         places = positions.get(word)
@@ -219,12 +241,11 @@ def as_tsvector(content: str, language: str) -> str:
             left -= size + 8
             if left < 0:
                 break
-            positions[word] = [str(min(position, MOST_POSITION))]
+            positions[word] = [min(position, MOST_POSITION)]
         elif len(places) < MOST_POSITIONS and position <= MOST_POSITION and left > 0:
-            places.append(str(position))
+            places.append(position)
             left -= 2
-    # Letters and digits alone: nothing in a word has to be escaped.
-    return " ".join(f"'{word}':{','.join(places)}" for word, places in positions.items())
+    return positions
 
 
 def count_without(work: Work) -> int:

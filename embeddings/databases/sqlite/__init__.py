@@ -257,6 +257,13 @@ class SQLite(Database):
         """Write by INSERT ... ON CONFLICT."""
         rows.write(work, rows_, updated)
 
+    def delete_rows(self, work: Work, conditions: Sequence[ColumnElement[bool]]) -> int:
+        """Delete rows, and their words."""
+        count = super().delete_rows(work, conditions)
+        if count and work.row.language is not None:
+            words.clean(work, work.row.language)
+        return count
+
     # Rows of the host's that a collection follows
 
     def text_hash(
@@ -323,7 +330,7 @@ class SQLite(Database):
         return words.without_words(work, ids)
 
     def put_words(self, work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
-        """Put in what the triggers did not, because it is not stored."""
+        """Put in what is not there."""
         words.put(work, texts, language)
 
     def count_without_words(self, work: Work) -> int:
