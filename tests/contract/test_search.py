@@ -915,7 +915,7 @@ class TestInjection:
         docs.store_vectors((id, [1, n], {id: id}, id) for n, id in enumerate(PAYLOADS))
         for id in PAYLOADS[:20]:
             assert ids_of(docs.similar("1 0", 99, among=[id])) == [id]
-            assert ids_of(docs.similar("1 0", 99, where={id: id})) == [id]
+            assert ids_of(docs.similar("1 0", 99, where=with_escapes({id: id}))) == [id]
             expected = [other for other in PAYLOADS if other.startswith(id)]
             assert sorted(ids_of(docs.similar("1 0", 99, id))) == sorted(expected)
             assert docs.similar("1 0", where={"no such key": id}) == []
@@ -938,9 +938,9 @@ class TestInjection:
         docs.store_vectors((id, [1, 0]) for id in PAYLOADS)
         for payload in PAYLOADS[:12]:
             docs.set_metadata(payload, {payload: payload})
-            assert ids_of(docs.similar("1 0", where={payload: payload})) == [payload]
-            assert docs.delete_items([payload], where={payload: payload}) == 1
-            assert docs.delete_items(where={payload: payload}) == 0
+            assert ids_of(docs.similar("1 0", where=with_escapes({payload: payload}))) == [payload]
+            assert docs.delete_items([payload], where=with_escapes({payload: payload})) == 1
+            assert docs.delete_items(where=with_escapes({payload: payload})) == 0
             assert docs.ids() == sorted({*PAYLOADS} - {payload})
             docs.store_vectors([(payload, [1, 0])])
         docs.rename(PAYLOADS[0])
