@@ -5,10 +5,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+import django
+from django.conf import settings
+
 import embeddings
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
+
+# What is read of Django's admin and of REST framework wants settings.
+settings.configure(INSTALLED_APPS=["django.contrib.contenttypes", "django.contrib.auth"])
+django.setup()
 
 project = "sqlalchemy-embeddings"
 release = embeddings.__version__

@@ -21,6 +21,7 @@ from .errors import (
     AnswerError,
     AuthenticationError,
     BindingError,
+    CorruptMetadataWarning,
     CorruptVectorWarning,
     DoesNotExist,
     EmbeddingsError,
@@ -81,6 +82,7 @@ __all__ = [
     "BindingError",
     "Collection",
     "CollectionRecord",
+    "CorruptMetadataWarning",
     "CorruptVectorWarning",
     "DoesNotExist",
     "EmbeddingModel",
@@ -143,8 +145,8 @@ __all__ = [
 _LATER = {
     "AsyncCollection": "aio",
     "AsyncPlan": "aio",
-    "include_object": "tables.alembic",
-    "render_item": "tables.alembic",
+    "include_object": "following.operations",
+    "render_item": "following.operations",
 }
 
 

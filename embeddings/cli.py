@@ -6,7 +6,9 @@ can put them into a command of its own.
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
@@ -14,11 +16,12 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from . import commands
 from .errors import EmbeddingsError, MissingExtraError
+from .following import commands as following
 from .sessions.open import open_engine
 from .tables.migrate import head_revision, migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 try:
     import click
@@ -27,6 +30,8 @@ except ImportError:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+COLLECTIONS = "embeddings.collections"
+"""Where a command's context has the collections that were declared."""
 Target = Engine | str
 """An engine, or the URL or path of a database."""
 
@@ -40,11 +45,22 @@ Target = Engine | str
     metavar="URL",
     help="The database's URL, or the path of a SQLite file.",
 )
+@click.option(
+    "--from",
+    "places",
+    multiple=True,
+    metavar="MODULE:NAME",
+    help="A declared collection, a list of them, or (MODULE alone) all of a module.",
+)
 @click.version_option(package_name="sqlalchemy-embeddings")
 @click.pass_context
-def embeddings(context: click.Context, database: str) -> None:
+def embeddings(context: click.Context, database: str, places: tuple[str, ...]) -> None:
     """Embeddings in your database: its tables, and what is in them."""
     context.obj = database
+    if places:
+        sys.path.insert(0, str(Path.cwd()))  # as `python -m` does
+        with _one_line_errors():
+            context.meta[COLLECTIONS] = following.declared(places)
 
 
 @embeddings.command("migrate")
@@ -101,19 +117,89 @@ def show_command(context: click.Context, collection: str, id: str | None, as_jso
     _end(context, outcome)
 
 
+names_argument = click.argument("names", metavar="[COLLECTION]...", nargs=-1)
+
+
+@embeddings.command("check")
+@names_argument
+@click.pass_context
+def check_command(context: click.Context, names: tuple[str, ...]) -> None:
+    """Say what is stale, missing or orphaned, and where triggers differ; exit with 1 if so."""
+    with _one_line_errors(), _engine(context.obj) as engine:
+        outcome = following.check(engine, _collections(context, names))
+    _end(context, commands.Outcome(*outcome))
+
+
+@embeddings.command("sync")
+@names_argument
+@click.option("--no-prune", is_flag=True, help="Remove nothing.")
+@click.option("--allow-empty", is_flag=True, help="Remove everything if there are no rows.")
+@click.pass_context
+def sync_command(
+    context: click.Context, names: tuple[str, ...], no_prune: bool, allow_empty: bool
+) -> None:
+    """Compare every row, embed what differs, remove what is gone; exit with 1 if rows were left."""
+    with _one_line_errors(), _engine(context.obj) as engine:
+        outcome = following.sync(
+            engine,
+            _collections(context, names),
+            prune=not no_prune,
+            allow_empty=allow_empty,
+            progress=_has_bar(),
+        )
+    _end(context, commands.Outcome(*outcome))
+
+
+@embeddings.command("refresh")
+@names_argument
+@click.option("--forever", is_flag=True, help="Do not end, but look every second.")
+@click.option("--limit", type=click.IntRange(1), help="The most rows of each collection.")
+@click.pass_context
+def refresh_command(
+    context: click.Context, names: tuple[str, ...], forever: bool, limit: int | None
+) -> None:
+    """Embed the rows that are pending; exit with 1 if some could not be."""
+    with _one_line_errors(), _engine(context.obj) as engine:
+        outcome = following.refresh(
+            engine,
+            _collections(context, names),
+            limit=limit,
+            forever=forever,
+            progress=_has_bar() and not forever,
+        )
+    _end(context, commands.Outcome(*outcome))
+
+
+def _collections(context: click.Context, names: tuple[str, ...]) -> list[following.Followed]:
+    return following.chosen(context.meta.get(COLLECTIONS, ()), names)
+
+
+def _has_bar() -> bool:
+    return sys.stderr.isatty()
+
+
 def _end(context: click.Context, outcome: commands.Outcome) -> None:
     click.echo(outcome.text)
     context.exit(0 if outcome.is_good else 1)
 
 
-def commands_on(find_engine: Callable[[], Engine]) -> click.Group:
-    """Return the commands as a group for a framework's own program, which knows the database."""
+def commands_on(
+    find_engine: Callable[[], Engine],
+    find_collections: Callable[[], Sequence[following.Followed]] = tuple,
+) -> click.Group:
+    """Return the commands as a group for a framework's own program.
+
+    Args:
+        find_engine: Returns the engine of its database.
+        find_collections: Returns the collections that it has declared.
+    """
 
     @click.group("embeddings", commands=embeddings.commands, help=embeddings.help)
     @click.pass_context
     def group(context: click.Context) -> None:
         with _one_line_errors():
             context.obj = find_engine()
+            context.meta[COLLECTIONS] = find_collections()
 
     return group
 

@@ -5,9 +5,24 @@ Each method states its contract and calls one function of `writing`, `searching`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast, overload
+from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    NoReturn,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from . import errors
+from .following import sync as syncing
+from .following.rows import rows_of
 from .keys import K, keys_of
 from .models.base import BATCH_SIZE, check_model
 from .searching import read, search
@@ -16,16 +31,19 @@ from .sessions import bind
 from .tables.records import RECORDS, EmbeddingRecord, Records
 from .vectors import as_query
 from .work import Reference
+from .writing import copying, text_index, whole, write
 from .writing import plan as plans
-from .writing import text_index, whole, write
-from .writing.items import Prepared, checked_item, content_hash, unpacked
+from .writing.copying import COPIED_AT_ONCE
+from .writing.items import Prepared, checked_extra, checked_item, content_hash, unpacked
+from .writing.progress import length_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Self
 
     from sqlalchemy import Subquery
     from sqlalchemy.orm import QueryableAttribute
+    from sqlalchemy.sql.selectable import SelectBase
 
     from .databases.status import IndexInfo, Status
     from .keys import Key
@@ -34,8 +52,14 @@ if TYPE_CHECKING:
     from .sessions import DatabaseLike
     from .values import Metadata
     from .vectors import Float32, VectorLike
+    from .writing.calls import OnError
+    from .writing.items import Extra
     from .writing.plan import Plan
+    from .writing.progress import Progress
     from .writing.report import Report
+
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 def refuse_pickling(collection: Any) -> NoReturn:
@@ -49,6 +73,29 @@ def refuse_pickling(collection: Any) -> NoReturn:
         f"{kind} {collection.name!r} cannot be pickled or copied: it holds a connection to its "
         f"database. Send the name, and open it where it is needed: {kind}(name, engine)"
     )
+
+
+def documented(**names: str) -> Callable[[F], F]:
+    """Let a method take keywords by the names that `llm` documents for them, too."""
+
+    def ours(options: dict[str, Any]) -> dict[str, Any]:
+        for name, own in names.items():
+            if name in options and own not in options:
+                options[own] = options.pop(name)
+        return options
+
+    def named(method: F) -> F:
+        @wraps(method)
+        def taken(self: Any, /, *args: Any, **options: Any) -> Any:
+            return method(self, *args, **ours(options))
+
+        @wraps(method)
+        async def awaited(self: Any, /, *args: Any, **options: Any) -> Any:
+            return await method(self, *args, **ours(options))
+
+        return cast("F", awaited if iscoroutinefunction(method) else taken)
+
+    return named
 
 
 class Collection(Generic[K]):
@@ -138,7 +185,10 @@ class Collection(Generic[K]):
             model=model if model_id is None else None,
             model_id=model_id,
             create=create,
-            content_hash=self.content_hash,
+            # The function itself, by which a database knows what it can compute by its own means.
+            content_hash=content_hash
+            if self.content_hash is Collection.content_hash
+            else self.content_hash,
         )
         if self.reference.sessions.eager:
             whole.open_database(self.reference)
@@ -281,6 +331,7 @@ class Collection(Generic[K]):
 
     # Writing
 
+    @documented(text="value")
     def embed(
         self,
         id: Key,
@@ -289,6 +340,7 @@ class Collection(Generic[K]):
         store: bool = False,
         *,
         force: bool = False,
+        extra: Extra | None = None,
     ) -> None:
         """Embed the value and store its vector under the id.
 
@@ -302,6 +354,8 @@ class Collection(Generic[K]):
             metadata: A dict of JSON; not given, that of the same value stays.
             store: Store the value itself as well.
             force: Call the model even if the vector is there.
+            extra: Values of columns of your own (`make_records`), by their names or attributes,
+                for a row that is new. A row that is there keeps its own.
 
         Raises:
             InvalidItemError: Something cannot be stored; nothing was spent or written.
@@ -309,7 +363,7 @@ class Collection(Generic[K]):
             ModelError: The model failed; nothing was written.
             DoesNotExist: The collection was deleted, or does not exist and `create` is false.
         """
-        write.embed(self.reference, id, value, metadata, store, force=force)
+        write.embed(self.reference, id, value, metadata, store, force=force, extra=extra)
 
     def embed_multi(
         self,
@@ -318,6 +372,10 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        extra: Extra | None = None,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Embed and store many values, as `embed` does each; return what was done.
 
@@ -327,15 +385,36 @@ class Collection(Generic[K]):
             batch_size: The most values in one call of the model; a smaller `batch_size` of the
                 model goes first. On an engine each batch is a transaction: what was paid for stays.
             force: Call the model even for vectors that are there.
+            extra: Values of columns of your own for new rows, as in `embed`.
+            concurrency: The most calls of the model at a time, in threads; by default what the
+                model says: 4 for services, 1 for others. Rows are read and written meanwhile, in
+                order, in the caller's thread.
+            progress: Called after each batch with the items done and the items in all, which is
+                None for a generator; True draws a bar.
+            on_error: With "skip" items that the model refuses by themselves are left out, and
+                stand in `skipped` of the report with the reason. Any other failure is raised.
 
         Raises:
-            ValueError: `batch_size` is not a positive integer.
+            ValueError: `batch_size` or `concurrency` is not a positive integer, or `on_error`
+                neither of the two.
 
-            And what `embed` raises; the batches before the failing one are written.
+            And what `embed` raises. The batches before the failing one are written, and those
+            after it that the model was called for.
         """
         pairs = (unpacked(entry, 2, 2, at) for at, entry in enumerate(entries))
         triples = ((id, value, None) for id, value in pairs)
-        return write.embed_multi(self.reference, triples, store, batch_size, force=force)
+        return write.embed_multi(
+            self.reference,
+            triples,
+            store,
+            batch_size,
+            total=length_of(entries),
+            force=force,
+            extra=extra,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
 
     def embed_multi_with_metadata(
         self,
@@ -344,6 +423,10 @@ class Collection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        extra: Extra | None = None,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Embed and store many values with metadata, as `embed_multi`; return what was done.
 
@@ -352,12 +435,32 @@ class Collection(Generic[K]):
             store: Store the values as well.
             batch_size: As in `embed_multi`.
             force: Call the model even for vectors that are there.
+            extra: As in `embed`.
+            concurrency: As in `embed_multi`.
+            progress: As in `embed_multi`.
+            on_error: As in `embed_multi`.
         """
         triples = (unpacked(entry, 3, 3, at) for at, entry in enumerate(entries))
-        return write.embed_multi(self.reference, triples, store, batch_size, force=force)
+        return write.embed_multi(
+            self.reference,
+            triples,
+            store,
+            batch_size,
+            total=length_of(entries),
+            force=force,
+            extra=extra,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
 
     def plan(
-        self, entries: Iterable[tuple[Any, ...]], store: bool = False, *, force: bool = False
+        self,
+        entries: Iterable[tuple[Any, ...]],
+        store: bool = False,
+        *,
+        force: bool = False,
+        extra: Extra | None = None,
     ) -> Plan[K]:
         """Return what writing these values takes, having read what is there: no model is called.
 
@@ -373,6 +476,7 @@ class Collection(Generic[K]):
             entries: (id, value) or (id, value, metadata) tuples. All are held in memory.
             store: Store the values as well.
             force: Call the model even for vectors that are there.
+            extra: Values of columns of your own for new rows, as in `embed`.
 
         Raises:
             InvalidItemError: Something cannot be stored.
@@ -382,7 +486,8 @@ class Collection(Generic[K]):
             checked_item(self.reference, id, value, metadata, store, at)
             for at, (id, value, metadata) in enumerate(triples)
         ]
-        return plans.make(self.reference, items, force=force)
+        own = checked_extra(self.reference.records, extra)
+        return plans.make(self.reference, items, force=force, extra=own)
 
     def apply(self, plan: Plan[K]) -> Report:
         """Write what was planned, in one transaction, and return what was done.
@@ -424,7 +529,11 @@ class Collection(Generic[K]):
         return write.embed_query(self.reference, search.sought(value))
 
     def store_vectors(
-        self, entries: Iterable[tuple[Any, ...]], batch_size: int = BATCH_SIZE
+        self,
+        entries: Iterable[tuple[Any, ...]],
+        batch_size: int = BATCH_SIZE,
+        *,
+        extra: Extra | None = None,
     ) -> Report:
         """Store vectors that were made elsewhere, and return how many (`reused`).
 
@@ -435,12 +544,83 @@ class Collection(Generic[K]):
                 tuples; a generator of any length. A vector is a NumPy array or an iterable of
                 numbers; metadata may be None; a content is text, and is stored.
             batch_size: Rows written at once; on an engine, in one transaction.
+            extra: Values of columns of your own for new rows, as in `embed`.
 
         Raises:
             InvalidItemError: An id, metadata or content cannot be stored.
             InvalidVectorError: A vector is not finite, or not of the collection's length.
         """
-        return write.store_vectors(self.reference, entries, batch_size)
+        return write.store_vectors(self.reference, entries, batch_size, extra)
+
+    def sync(
+        self,
+        statement: SelectBase,
+        *,
+        prune: bool = True,
+        allow_empty: bool = False,
+        dry_run: bool = False,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = None,
+    ) -> Report:
+        """Compare every row of a SELECT with the collection, and bring in what differs.
+
+        What is new or differs is embedded, what is gone is removed. On an engine each page that is
+        compared and each batch that is written is a short transaction, and none is open while the
+        model runs: one that is interrupted goes on where it stopped. Others may write meanwhile: a
+        row that changes is left to them, and is in `skipped` if it still changes at the end.
+
+            docs.sync(select(Article.id, Article.body).where(Article.published))
+
+        Args:
+            statement: A SELECT of key, text and, if wanted, metadata: a column of JSON objects, or
+                columns that become metadata under their names. One row for each key; a row whose
+                text is NULL or empty is no item. It is read a page at a time, by its keys.
+            prune: Remove what the SELECT does not have.
+            allow_empty: Whether to remove everything if the SELECT has no rows.
+            dry_run: Write nothing and call no model; the report has the ids that are `stale`,
+                `missing` and `orphaned`.
+            batch_size: The most values in one call of the model. As many batches are written at
+                once as the model takes at a time.
+            progress: Called with the rows compared and the rows in all; True draws a bar.
+
+        Raises:
+            InvalidQueryError: It is no such SELECT, or it has no rows and the collection has.
+            InvalidItemError: A row cannot be stored. The batches before it are written.
+
+            And what `embed` raises.
+        """
+        return syncing.sync(
+            self.reference,
+            rows_of(statement, self.reference),
+            prune=prune,
+            allow_empty=allow_empty,
+            dry_run=dry_run,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def copy_to(
+        self, other: Collection[Any], batch_size: int = COPIED_AT_ONCE, *, progress: Progress = None
+    ) -> Report:
+        """Copy every item to another collection, of any database, and return what was done.
+
+        Vectors, hashes, contents, metadata and `updated` are those of this collection, so that
+        nothing has to be embedded again there. The other collection is created with this one's
+        model if need be; what it has under other ids stays. To copy again, or after an
+        interruption, writes only what is not there yet (`reused`). No model is called.
+
+        Args:
+            other: Where to. Its keys have the same text as those of this collection.
+            batch_size: Rows written at once; on an engine, in one transaction.
+            progress: Called after each batch with the items done and the items in all; True draws
+                a bar.
+
+        Raises:
+            DoesNotExist: This collection does not exist.
+            ModelMismatchError: The other has vectors of another model.
+            ValueError: It is the same collection.
+        """
+        return copying.copy_to(self.reference, other.reference, batch_size, progress)
 
     def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
         """Replace the metadata of an item; None removes it. No model is called.
@@ -477,6 +657,7 @@ class Collection(Generic[K]):
 
     # Searching
 
+    @documented(query="value")
     def similar(
         self,
         value: Content,

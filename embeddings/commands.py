@@ -21,8 +21,9 @@ from .tables.records import RECORDS
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from .following.source import ModelCollection
     from .sessions import DatabaseLike
-    from .tables.records import EmbeddingRecord
+    from .tables.records import EmbeddingRecord, Records
 
 SHOWN = 60  # characters of a content in a list
 
@@ -40,10 +41,16 @@ class Outcome:
     is_good: bool = True
 
 
-def status(db: DatabaseLike, *, as_json: bool = False) -> Outcome:
-    """Return the schema and every collection; bad if there is something to migrate."""
-    found = overview(db)
-    return Outcome(_json(asdict(found)) if as_json else str(found), found.is_current)
+def status(
+    db: DatabaseLike, *, as_json: bool = False, declared: Sequence[ModelCollection[Any]] = ()
+) -> Outcome:
+    """Return the schema, every collection, and what is followed.
+
+    It is bad if there is something to migrate, or triggers are not in place.
+    """
+    found = overview(db, declared)
+    is_good = found.is_current and found.is_followed
+    return Outcome(_json(asdict(found)) if as_json else str(found), is_good)
 
 
 def search(
@@ -54,6 +61,7 @@ def search(
     number: int = 10,
     prefix: str | None = None,
     as_json: bool = False,
+    records: Records = RECORDS,
 ) -> Outcome:
     """Return what a collection has that is nearest to a text; bad if that is nothing.
 
@@ -64,13 +72,14 @@ def search(
         number: The most results.
         prefix: Only ids that begin with it.
         as_json: As a list of JSON objects, and not as lines of score, id and content.
+        records: Which tables.
 
     Raises:
         DoesNotExist: There is no such collection.
 
         And what `Collection.similar` raises.
     """
-    with _collection(db, name) as collection:
+    with _collection(db, name, records) as collection:
         collection.count()  # there has to be one
         entries = collection.similar(text, number, prefix)
     if as_json:
@@ -79,7 +88,14 @@ def search(
     return Outcome(_aligned(lines) or "Nothing was found.", bool(entries))
 
 
-def show(db: DatabaseLike, name: str, id: str | None = None, *, as_json: bool = False) -> Outcome:
+def show(
+    db: DatabaseLike,
+    name: str,
+    id: str | None = None,
+    *,
+    as_json: bool = False,
+    records: Records = RECORDS,
+) -> Outcome:
     """Return what there is to know of a collection, or of one item in it.
 
     Args:
@@ -87,11 +103,12 @@ def show(db: DatabaseLike, name: str, id: str | None = None, *, as_json: bool = 
         name: Of the collection.
         id: The item's, as it is stored.
         as_json: As a JSON object, and not as lines.
+        records: Which tables.
 
     Raises:
         DoesNotExist: There is no such collection, or no such item in it.
     """
-    with _collection(db, name) as collection:
+    with _collection(db, name, records) as collection:
         facts = _facts(collection) if id is None else _item(collection, id)
     if as_json:
         return Outcome(_json(facts))
@@ -99,14 +116,14 @@ def show(db: DatabaseLike, name: str, id: str | None = None, *, as_json: bool = 
 
 
 @contextmanager
-def _collection(db: DatabaseLike, name: str) -> Iterator[Collection[str]]:
+def _collection(db: DatabaseLike, name: str, records: Records) -> Iterator[Collection[str]]:
     """Yield a collection for reading, of a database that is left as it is."""
-    sessions = bind_for_reading(db, RECORDS)
+    sessions = bind_for_reading(db, records)
     if sessions is None:
         raise DoesNotExist(f"Collection {name!r} does not exist: there is no such file")
     try:
         sessions.eager = False  # a path would be migrated
-        yield Collection(name, sessions, create=False)
+        yield Collection(name, sessions, create=False, records=records)
     finally:
         sessions.close()
 

@@ -21,6 +21,7 @@ EmbeddingsError
 ├── IndexingError (RuntimeError)        an index that cannot be made here
 └── BindingError (RuntimeError)         a database that cannot be used in this way
 
+CorruptMetadataWarning (UserWarning)    stored metadata that is not JSON was taken for none
 CorruptVectorWarning (UserWarning)      stored vectors that a search had to leave out
 MissingWordsWarning (UserWarning)       items that no search by words can find yet
 MemoryBudgetWarning (UserWarning)       a collection that is too large to be searched from memory
@@ -30,10 +31,11 @@ Errors of SQLAlchemy and of the database driver pass through unchanged.
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 SHOWN_IDS = 5  # of the items concerned, in a message
 
@@ -167,7 +169,12 @@ class RefusedError(ModelError):
     """The service does not take the request.
 
     If it is for one item, `positions` and `ids` tell which; if for all requests, they are empty.
+
+    Attributes:
+        made: Vectors of other items of the call that came before, by their position.
     """
+
+    made: Mapping[int, Any] = MappingProxyType({})
 
 
 class TooLongError(RefusedError):
@@ -222,6 +229,10 @@ class MemoryBudgetWarning(UserWarning):
 
     `set_memory_budget` allows more. It is given once for a collection, in each process.
     """
+
+
+class CorruptMetadataWarning(UserWarning):
+    """Stored metadata is not JSON, and was taken for none; the message names the items."""
 
 
 class MissingWordsWarning(UserWarning):

@@ -5,6 +5,7 @@ Checked with SQLAlchemy 2.0.30 and 2.1.9.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.orm import attributes
@@ -12,7 +13,7 @@ from sqlalchemy.orm import attributes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sqlalchemy import Table
+    from sqlalchemy import Select, Table
     from sqlalchemy.orm import Session
     from sqlalchemy.pool import SingletonThreadPool
 
@@ -39,6 +40,14 @@ def has_connection(session: Session) -> bool:
     return False
 
 
+def has_listeners(session: Session) -> bool:
+    """Return whether somebody listens to the session's `do_orm_execute`.
+
+    There a host puts conditions to every SELECT, and there is no public way to ask.
+    """
+    return bool(session.dispatch.do_orm_execute)
+
+
 def will_expire_on_rollback(session: Session, objects: Iterable[object]) -> None:
     """Have a rollback, of a savepoint too, take back what was loaded into objects past a flush.
 
@@ -57,11 +66,16 @@ def connection_of_thread(pool: SingletonThreadPool) -> Any:
 
 
 def registry_of(base: Any) -> Any:
-    """Return the registry of a declarative base.
+    """Return the registry of a declarative base, or None.
 
     SQLModel has it under a name of SQLAlchemy's own, because a model may have a field `registry`.
     """
-    return getattr(base, "registry", None) or base._sa_registry
+    return getattr(base, "registry", None) or getattr(base, "_sa_registry", None)
+
+
+def calling_module() -> str:
+    """Return the name of the module that called the function that calls this."""
+    return str(sys._getframe(2).f_globals["__name__"])
 
 
 def tables_to_create(options: Mapping[str, Any]) -> Iterable[Table] | None:
@@ -71,3 +85,11 @@ def tables_to_create(options: Mapping[str, Any]) -> Iterable[Table] | None:
     """
     tables: Iterable[Table] | None = options["_ddl_runner"].tables
     return tables
+
+
+def has_limit(statement: Select[Any]) -> bool:
+    """Return whether a SELECT has LIMIT, OFFSET or FETCH, to which its order matters.
+
+    PostgreSQL sorts all rows of a subquery with an order, for each page that is taken of it.
+    """
+    return statement._has_row_limiting_clause

@@ -6,7 +6,18 @@ import uuid
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
 
-from sqlalchemy import BigInteger, ColumnElement, Float, Subquery, Text, false, null, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Float,
+    Subquery,
+    Text,
+    TypeDecorator,
+    false,
+    null,
+    select,
+)
+from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.types import Integer, NullType, SmallInteger, String, TypeEngine, Uuid
 
@@ -15,6 +26,8 @@ from .values import check_text, plain
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sqlalchemy import Dialect
 
 Key: TypeAlias = str | int | uuid.UUID
 K = TypeVar("K", bound=Key)
@@ -44,7 +57,9 @@ class Keys(Generic[K]):
         """
         key = plain(key)
         # The documented API takes integers, too, and stores their decimals.
-        accepted = (str, int) if self.python_type is str else self.python_type
+        accepted: Any = (str, int) if self.python_type is str else self.python_type
+        if isinstance(self.sql_type, TypeDecorator):  # whose values may be of any type
+            accepted = object
         if isinstance(key, bool) or not isinstance(key, accepted):
             raise InvalidItemError(
                 f"The ids of this collection are {self.python_type.__name__}, and {_shown(key)} is "
@@ -56,7 +71,7 @@ class Keys(Generic[K]):
             text = self._to_text(key)
         except ValueError as error:
             raise InvalidItemError(f"This id cannot be stored: {error}") from None
-        if self.python_type is int and not _fits(int(key), 64):
+        if self.python_type is int and not _fits(int(text), 64):
             raise InvalidItemError(f"The id {text[:SHOWN]} is beyond 64 bits")
         check_text(text, "The id", text)
         if len(text) > MAX_ID_BYTES // 4 and len(text.encode()) > MAX_ID_BYTES:
@@ -79,11 +94,21 @@ class Keys(Generic[K]):
                 "this collection was written with another key="
             ) from None
 
+    def on(self, dialect: Dialect) -> Keys[Any]:
+        """Return the keys as a database knows them, without a host's TypeDecorator."""
+        if not isinstance(self.sql_type, TypeDecorator):
+            return self
+        sql_type = self.sql_type.type_engine(dialect)
+        kind = uuid.UUID if isinstance(sql_type, Uuid) else self.python_type
+        return replace(_KINDS[kind], sql_type=sql_type)
+
     def takes(self, sql_type: TypeEngine[Any]) -> bool:
         """Return whether the values of a column may be keys; True where its type is not known."""
         kinds: tuple[type[TypeEngine[Any]], ...] = (String, Integer, Uuid)
         if self.python_type is int:
             kinds = (Integer,)
+        elif isinstance(self.sql_type, TypeDecorator):
+            pass
         elif self.python_type is uuid.UUID or isinstance(self.sql_type, Uuid):
             kinds = (Uuid,)
         try:
@@ -144,6 +169,34 @@ _KINDS: dict[type, Keys[Any]] = {
 }
 
 
+def _decorated(sql_type: TypeDecorator[Any]) -> Keys[Any]:
+    """Return the keys for a host's own type: what it makes of its values for SQL is stored.
+
+    Raises:
+        TypeError: That is neither text nor a whole number nor a UUID.
+    """
+    dialect = DefaultDialect()  # which has no types of its own: the ids are of no database
+    bound, python_type = sql_type.bind_processor(dialect), sql_type.impl_instance.python_type
+    made = sql_type.result_processor(dialect, None)
+    if python_type not in _KINDS:
+        raise TypeError(f"key is {sql_type!r}, of {python_type.__name__}: no type of keys")
+
+    def to_text(key: object) -> str:
+        try:
+            value: Any = key if bound is None else bound(key)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            kind = type(sql_type).__name__
+            raise ValueError(f"{kind} takes no {type(key).__name__}") from error
+        return _decimal_or_text(value)
+
+    def from_text(text: str) -> Any:
+        value = _canonical_int(text) if python_type is int else text
+        return value if made is None else made(value)
+
+    kind = int if python_type is int else str
+    return Keys(kind, sql_type, to_text, from_text)
+
+
 def keys_of(key: type[Key] | QueryableAttribute[Any] | ColumnElement[Any]) -> Keys[Any]:
     """Return the keys for `str`, `int`, `uuid.UUID` or a mapped column of one of them.
 
@@ -161,6 +214,8 @@ def keys_of(key: type[Key] | QueryableAttribute[Any] | ColumnElement[Any]) -> Ke
                 lambda key: uuid.UUID(key).hex,
                 lambda text: str(_canonical_uuid(text)),
             )
+        if isinstance(sql_type, TypeDecorator):
+            return _decorated(sql_type)
         try:
             base = _KINDS.get(sql_type.python_type)
         except NotImplementedError:  # a type that names no type of Python

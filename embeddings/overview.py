@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select
 
+from . import databases
 from .collection import Collection
 from .errors import SchemaError
+from .following import triggers
 from .sessions import bind_for_reading
 from .tables.custom import found
 from .tables.migrate import current_revision, head_revision
-from .tables.ours import check_adoptable
+from .tables.ours import check_adoptable, schema_map_of
+from .tables.pending import pending_table
 from .tables.records import RECORDS
 from .vectors import ITEM_BYTES
 from .work import Work, stored_vector_bytes
 
 if TYPE_CHECKING:
-    from .sessions import DatabaseLike
+    from collections.abc import Iterator, Sequence
 
+    from sqlalchemy import Connection
+
+    from .following.source import ModelCollection
+    from .sessions import DatabaseLike
+    from .tables.records import Records
+
+REMEDY = (
+    "Make the triggers as they are declared: in a new revision (op.follow_rows, which autogenerate "
+    "writes), or by install() of the declaration. What changed meanwhile is found by its sync()."
+)
 HEADINGS = ("collection", "model", "dimensions", "rows", "search")
 
 
@@ -48,6 +61,23 @@ class CollectionOverview:
 
 
 @dataclass(frozen=True)
+class FollowedOverview:
+    """One table whose rows a collection follows, or is declared to.
+
+    Attributes:
+        collection: The name of the collection.
+        table: The host's table.
+        pending: Rows whose vector is not up to date.
+        problems: What of the triggers is missing, disabled or not as declared.
+    """
+
+    collection: str
+    table: str
+    pending: int
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Overview:
     """A database; as a string, a table to read.
 
@@ -57,21 +87,52 @@ class Overview:
         head: Of the schema that this version of the library works with.
         collections: By table and name.
         tables: The tables of embeddings.
+        followed: The host's tables whose rows collections follow.
     """
 
     revision: str | None
     head: str
     collections: tuple[CollectionOverview, ...]
     tables: tuple[str, ...] = ()
+    followed: tuple[FollowedOverview, ...] = ()
+    lost: tuple[str, ...] = ()
+    """What others have removed from beside the tables, and what makes it again."""
 
     @property
     def is_current(self) -> bool:
-        """Whether there is nothing to migrate."""
+        """Whether there is nothing to migrate, and nothing was lost."""
+        if self.lost:
+            return False
         are_the_hosts = bool(self.tables) and RECORDS.embeddings.name not in self.tables
         return self.revision == self.head or (self.revision is None and are_the_hosts)
 
+    @property
+    def is_followed(self) -> bool:
+        """Whether all triggers on the host's tables are in place."""
+        return not any(one.problems for one in self.followed)
+
     def __str__(self) -> str:
-        if self.is_current and self.revision is None:
+        return "\n\n".join(filter(None, (self._collections(), self._followed())))
+
+    def _followed(self) -> str:
+        """Return what is followed, and what to do about triggers."""
+        if not self.followed:
+            return ""
+        lines = [("followed", "table", "pending", "triggers")]
+        for one in self.followed:
+            triggers = "; ".join(one.problems) or "in place"
+            lines.append((one.collection, one.table, f"{one.pending:,}", triggers))
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        rows = [
+            f"{name:{widths[0]}}  {table:{widths[1]}}  {pending:>{widths[2]}}  {triggers}"
+            for name, table, pending, triggers in lines
+        ]
+        return "\n".join(rows if self.is_followed else [*rows, "", REMEDY])
+
+    def _collections(self) -> str:
+        if self.lost:
+            schema = "\n".join(f"Not whole: {lost}." for lost in self.lost)
+        elif self.is_current and self.revision is None:
             schema = f"Tables of your own migrations: {', '.join(self.tables)}."
         elif self.is_current:
             schema = f"Schema {self.head}, up to date."
@@ -90,11 +151,13 @@ class Overview:
         return "\n".join([schema, "", *(_line(cells, widths) for cells in lines)])
 
 
-def overview(db: DatabaseLike) -> Overview:
+def overview(db: DatabaseLike, declared: Sequence[ModelCollection[Any]] = ()) -> Overview:
     """Return what a database holds. Reads only: on a session within its transaction.
 
     Args:
         db: Whatever a collection can be opened on. Nothing is created or migrated.
+        declared: Whose triggers are compared with what is declared; others with what they were
+            made from.
 
     Raises:
         SchemaError: A table called `collections` or `embeddings` is there and is not ours.
@@ -119,9 +182,45 @@ def overview(db: DatabaseLike) -> Overview:
                 head_revision(),
                 tuple(collections),
                 tuple(each.embeddings.fullname for each in records),
+                tuple(one for each in records for one in _followed(Work(session, each), declared)),
+                tuple(_lost(work.connection, records)),
             )
     finally:
         sessions.close()
+
+
+def _lost(connection: Connection, records: Sequence[Records]) -> Iterator[str]:
+    is_migrated = current_revision(connection) == head_revision()
+    for each in records:
+        ours = each.embeddings.fullname == RECORDS.embeddings.fullname
+        if ours and not is_migrated:
+            continue
+        lost = databases.of(connection.dialect).missing_beside(connection, each)
+        if lost:
+            yield f"{lost}: " + ("migrate" if ours else "call embeddings.install(engine, records)")
+
+
+def _followed(work: Work, declared: Sequence[ModelCollection[Any]]) -> Iterator[FollowedOverview]:
+    connection, table = work.connection, pending_table(work.records)
+    schema = schema_map_of(connection).get(table.schema, table.schema)
+    pending: dict[str, int] = {}
+    if inspect(connection).has_table(table.name, schema):
+        count = func.count(func.distinct(table.c.id))
+        rows = work.run(select(table.c.collection, count).group_by(table.c.collection))
+        pending = {name: number for name, number in rows}  # noqa: C416  a Row is no pair to mypy
+    known = set()
+    for each in declared:
+        if each.records.embeddings.fullname == work.records.embeddings.fullname:
+            known.add(each.name)
+            problems = tuple(triggers.problems(connection, each))
+            host = each.mapper.local_table.fullname  # type: ignore[attr-defined]
+            yield FollowedOverview(each.name, host, pending.get(each.name, 0), problems)
+    for given in work.database.follows(connection, work.records):
+        if given.collection not in known:
+            problems = tuple(work.database.follow_problems(connection, given))
+            host = ".".join(filter(None, (given.schema, given.table)))
+            waiting = pending.get(given.collection, 0)
+            yield FollowedOverview(given.collection, host, waiting, problems)
 
 
 def _collections(work: Work) -> tuple[CollectionOverview, ...]:

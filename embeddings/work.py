@@ -7,16 +7,31 @@ which every function of `writing` and `searching` and every `Database` works on.
 from __future__ import annotations
 
 import functools
+import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
-from sqlalchemy import Executable, bindparam, func, literal_column, select, update
+from sqlalchemy import (
+    Executable,
+    bindparam,
+    event,
+    func,
+    inspect,
+    literal_column,
+    select,
+    update,
+)
+from sqlalchemy.engine import IteratorResult
+from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
 
 from . import databases, errors
 from .errors import InvalidItemError, ModelMismatchError, ModelRequiredError
 from .forks import Lock
+from .internals import has_listeners
 from .keys import K
 from .models import registry
 from .sessions.runtime import BLOCKING
@@ -25,8 +40,16 @@ from .tables.ours import explained, schema_map_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from sqlalchemy import Connection, CursorResult, Dialect, Engine, Result, ScalarSelect
-    from sqlalchemy.orm import Session
+    from sqlalchemy import (
+        ColumnElement,
+        Connection,
+        CursorResult,
+        Dialect,
+        Engine,
+        Result,
+        ScalarSelect,
+    )
+    from sqlalchemy.orm import ORMExecuteState
 
     from .databases.base import Database
     from .databases.status import Searched
@@ -38,6 +61,9 @@ if TYPE_CHECKING:
     from .vectors import Float32
 
 MOST_NAMES = 10_000  # names of collections remembered for each engine
+PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds before an own transaction is tried again, about
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class CollectionRow(NamedTuple):
@@ -67,6 +93,9 @@ class Work:
         is_exclusive: Whether the session keeps other writers out, where they take turns.
         searched: How the latest search in it went about it; None if the database does not tell.
         runtime: How the operation waits.
+        has_listeners: Whether a host may have conditions of its own for every SELECT, by
+            `do_orm_execute`.
+        extra: Values of a host's own columns of embeddings, for rows that are new.
         texts: Of the items that are being written, by their ids, with their hashes.
     """
 
@@ -85,6 +114,8 @@ class Work:
         self.is_exclusive = is_exclusive
         self.searched: Searched | None = None
         self.runtime = runtime
+        self.has_listeners = has_listeners(session)
+        self.extra: Mapping[str, Any] = {}
         self.texts: Mapping[str, tuple[str, bytes]] = {}
         self._row: CollectionRow | None = None
 
@@ -144,6 +175,31 @@ class Work:
         """Execute an UPDATE or a DELETE and return the number of rows."""
         return int(self.run(statement, parameters).rowcount)  # type: ignore[attr-defined]
 
+    def visible(self) -> ColumnElement[bool]:
+        """Return the condition that a row of embeddings is one that the session's listeners leave.
+
+        They are shown a SELECT of the ids, which is not executed.
+        """
+        entity = self.records.embedding
+        shown = [select(entity.id).where(entity.collection_id == self.row.id)]
+
+        def note(state: ORMExecuteState) -> Result[Any]:
+            shown.append(state.statement)  # type: ignore[arg-type]
+            return IteratorResult(SimpleResultMetaData(()), iter(()))
+
+        event.listen(self.session, "do_orm_execute", note)
+        try:
+            self.run(shown[0])
+        finally:
+            event.remove(self.session, "do_orm_execute", note)
+        return self.records.embeddings.c.id.in_(shown[-1])
+
+    def sees_collection(self, name: str) -> bool:
+        """Return whether the session's listeners, if there are any, leave the collection's row."""
+        entity = self.records.collection
+        statement = select(entity.id).where(entity.name == name)
+        return not self.has_listeners or self.run(statement).first() is not None
+
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
         row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
@@ -152,6 +208,55 @@ class Work:
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
         self.run(_touch(self.records), {"called": name})
+
+
+def retried(
+    operation: Callable[Concatenate[Reference[Any], P], T],
+) -> Callable[Concatenate[Reference[Any], P], T]:
+    """Let an operation in one transaction of our own be tried again, where the database asks to.
+
+    That is where others have come between or wait for each other in a ring. In a caller's
+    transaction there is more to be done again than is known here.
+    """
+
+    @functools.wraps(operation)
+    def tried(collection: Reference[Any], /, *args: P.args, **options: P.kwargs) -> T:
+        for pause in PAUSES if collection.sessions.owns_transactions else ():
+            try:
+                return operation(collection, *args, **options)
+            except DBAPIError as error:
+                if not collection.database.asks_to_try_again(error):
+                    raise
+            collection.sessions.runtime.pause(pause * random.uniform(0.5, 1.5))  # noqa: S311
+        return operation(collection, *args, **options)
+
+    return tried
+
+
+@contextmanager
+def one_bind(session: Session, records: Records, *, write: bool) -> Iterator[None]:
+    """Let all that an operation asks about our tables go to one bind.
+
+    A host's `get_bind` may choose one for each statement, by what it is: for an operation that
+    writes it is asked for that of an UPDATE.
+    """
+    if type(session).get_bind is Session.get_bind or "get_bind" in vars(session):
+        yield
+        return
+    chosen = session.get_bind
+    ours = {records.embedding.__mapper__, records.collection.__mapper__}
+    clause = update(records.embedding) if write else select(records.embedding)
+    bind = chosen(mapper=records.embedding.__mapper__, clause=clause)
+
+    def get_bind(mapper: Any = None, *args: Any, **options: Any) -> Engine | Connection:
+        is_ours = mapper is not None and inspect(mapper) in ours
+        return bind if is_ours else chosen(mapper, *args, **options)
+
+    vars(session)["get_bind"] = get_bind
+    try:
+        yield
+    finally:
+        del vars(session)["get_bind"]
 
 
 def compiled(
@@ -211,7 +316,10 @@ class Reference(Generic[K]):
     @contextmanager
     def work(self, *, write: bool = False) -> Iterator[Work]:
         """Yield one operation's work; its transaction ends with it if it is this library's own."""
-        with self.sessions.session(write=write) as session:
+        with (
+            self.sessions.session(write=write) as session,
+            one_bind(session, self.records, write=write),
+        ):
             work = Work(
                 session,
                 self.records,
@@ -290,9 +398,8 @@ class Reference(Generic[K]):
             DoesNotExist: There is none, and the collection is not to be created.
             ModelMismatchError: The row is of another model than was given.
         """
-        row = (
-            work.database.row_to_search(work, self.name) if to_search else work.row_named(self.name)
-        )
+        read = work.database.row_to_search if to_search else Work.row_named
+        row = read(work, self.name) if work.sees_collection(self.name) else None
         if self.renamed and (row is None or row.id != self.renamed[-1][1]):
             row = self._before_renaming(work) or row
         if row is None and not self.create:
@@ -357,7 +464,7 @@ class Reference(Generic[K]):
 
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""
-        if not work.database.confirms_rows:
+        if not work.database.confirms_rows or work.has_listeners:
             return None
         row = self._acceptable(ROWS.get(work.bind, self.records, self.name))
         if row is not None:

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only, greenlet_spawn
 from sqlalchemy.util.concurrency import in_greenlet
 
-from embeddings import AsyncCollection, AsyncPlan
+from embeddings import AsyncCollection, AsyncPlan, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -58,8 +58,8 @@ def face_of(db: Any) -> AsyncSession | AsyncEngine | None:
 class AwaitedPlan(AsyncPlan[Any]):
     """An AsyncPlan as a Plan."""
 
-    def embed(self, *args: Any, **options: Any) -> None:  # type: ignore[override]
-        await_only(super().embed(*args, **options))
+    def embed(self, *args: Any, **options: Any) -> Report:  # type: ignore[override]
+        return await_only(super().embed(*args, **options))
 
 
 def _shaped(result: Any) -> Any:

@@ -134,9 +134,12 @@ def empty_postgresql(postgresql_engines: Callable[[str], Engine]) -> Callable[[s
         for name in connection.scalars(text(indexes)).all():  # of a collection of the same id
             connection.execute(text(f"DROP INDEX {name}"))
         if connection.scalar(text("SELECT pg_table_size('embeddings') > 2000000")):
-            connection.execute(text("TRUNCATE collections, embeddings RESTART IDENTITY"))
+            connection.execute(
+                text("TRUNCATE collections, embeddings, embeddings_pending RESTART IDENTITY")
+            )
         else:  # a fifth of the time, but without vacuum the dead rows stay
             connection.execute(text("DELETE FROM embeddings; DELETE FROM collections"))
+            connection.execute(text("DELETE FROM embeddings_pending"))
             connection.execute(text("ALTER SEQUENCE collections_id_seq RESTART"))
     ROWS.clear()  # the engines outlive what is in the tables
     return postgresql_engines

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import socket
 import struct
 import threading
 import traceback
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from embeddings.models.openai import OpenAIEmbeddingModel
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    import pytest
 
 KEY = "sk-canary-4f1d8e"
 SECRETS = ("alpha secret", "beta secret")
@@ -83,6 +89,35 @@ class Handler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Log nothing."""
+
+
+@contextmanager
+def running() -> Iterator[Server]:
+    """Yield a server that answers until the end of the block."""
+    server = Server()
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.released.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def forget_openai(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the machine's own settings of services out of the environment."""
+    for name in list(os.environ):
+        if name.upper().startswith("OPENAI_") or name.upper().endswith("_PROXY"):
+            monkeypatch.delenv(name)
+
+
+def model_of(server: Server, model_id: str = "toy", **options: Any) -> OpenAIEmbeddingModel:
+    """Return a model that talks to a server: one request at a time, tried once, by default."""
+    usual = {"max_retries": 0, "concurrency": 1, "timeout": 10.0}
+    address = {"api_key": KEY, "base_url": server.base_url}
+    return OpenAIEmbeddingModel(model_id, **(usual | address | options))
 
 
 def vector_of(text: str) -> list[float]:

@@ -17,16 +17,18 @@ from typing import (
     ParamSpec,
     TypeAlias,
     TypeVar,
+    Unpack,
     overload,
 )
 
-from ..collection import Collection, refuse_pickling
+from ..collection import Collection, documented, refuse_pickling
 from ..keys import K
 from ..models.base import BATCH_SIZE
 from ..searching import read
 from ..sessions import is_missing_file
 from ..tables.records import RECORDS, Records
-from ..writing import whole
+from ..writing import copying, whole
+from ..writing.copying import COPIED_AT_ONCE
 from ..writing.plan import Plan
 from .greenlets import spawn, wait_for
 from .sessions import AwaitedSessions, awaited
@@ -39,8 +41,15 @@ if TYPE_CHECKING:
 
     from ..keys import Key
     from ..models.base import Content, SupportsEmbedding
+    from ..searching.query import Entries as Found
+    from ..searching.query import Filters, Where
     from ..tables.records import EmbeddingRecord
     from ..values import Metadata
+    from ..vectors import Float32, VectorLike
+    from ..work import Reference
+    from ..writing.calls import OnError
+    from ..writing.items import Extra
+    from ..writing.progress import Progress
     from ..writing.report import Report
 
 P = ParamSpec("P")
@@ -71,9 +80,22 @@ def _awaited_items(entries: AsyncIterable[T]) -> Iterator[T]:
 class AsyncPlan(Plan[K]):
     """`Plan`, whose `embed` is awaited."""
 
-    async def embed(self, batch_size: int = BATCH_SIZE) -> Report:  # type: ignore[override]
+    async def embed(  # type: ignore[override]
+        self,
+        batch_size: int = BATCH_SIZE,
+        *,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
+    ) -> Report:
         """Call the model for `contents`; no database is touched. As `Plan.embed`."""
-        embed = partial(super().embed, batch_size)
+        embed = partial(
+            super().embed,
+            batch_size,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
         return await spawn(embed, finishes_statements=lambda: False)
 
 
@@ -82,8 +104,8 @@ async def _run(sessions: AwaitedSessions, records: Records, work: Callable[[], R
 
 
 def _awaited(
-    method: Callable[Concatenate[Any, P], R],
-) -> Callable[Concatenate[AsyncCollection[Any], P], Coroutine[Any, Any, R]]:
+    method: Callable[Concatenate[Collection[K], P], R],
+) -> Callable[Concatenate[AsyncCollection[K], P], Coroutine[Any, Any, R]]:
     """Return a method of `Collection` as one of `AsyncCollection`."""
 
     @wraps(method)
@@ -176,6 +198,10 @@ class AsyncCollection(Generic[K]):
     async def _run(self, work: Callable[[], R]) -> R:
         return await _run(self._sessions, self._records, work)
 
+    async def run(self, work: Callable[[Collection[K]], R]) -> R:
+        """Return what a function of the `Collection` returns; its methods wait within it."""
+        return await self._run(partial(work, self._collection))
+
     @property
     def name(self) -> str:
         """The name, unique in the database."""
@@ -186,16 +212,34 @@ class AsyncCollection(Generic[K]):
 
     __reduce__ = refuse_pickling
 
-    id = property(_awaited(Collection.id.fget))  # type: ignore[attr-defined]
-    model_id = property(_awaited(Collection.model_id.fget))  # type: ignore[attr-defined]
+    @property
+    def id(self) -> Coroutine[Any, Any, int]:
+        """The id of the collection's row, to be awaited."""
+        return self._run(lambda: self._collection.id)
+
+    @property
+    def model_id(self) -> Coroutine[Any, Any, str]:
+        """The id of the collection's model, to be awaited."""
+        return self._run(lambda: self._collection.model_id)
+
     model = _awaited(Collection.model)
     count = _awaited(Collection.count)
     get = _awaited(Collection.get)
     get_many = _awaited(Collection.get_many)
-    ids = _awaited(Collection.ids)
-    vectors = _awaited(Collection.vectors)
     rename = _awaited(Collection.rename)
     delete = _awaited(Collection.delete)
+
+    # Type checkers do not all see the type of the ids through a decorator.
+
+    async def ids(self, prefix: str | None = None) -> list[K]:
+        """Return the ids, as `Collection.ids`."""
+        return await _awaited(Collection.ids)(self, prefix)
+
+    async def vectors(
+        self, *, prefix: str | None = None, where: Where | None = None
+    ) -> tuple[list[K], Float32]:
+        """Return the ids and the vectors, as `Collection.vectors`."""
+        return await _awaited(Collection.vectors)(self, prefix=prefix, where=where)
 
     embed = _awaited(Collection.embed)
 
@@ -206,13 +250,25 @@ class AsyncCollection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        extra: Extra | None = None,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Embed and store many values, as `Collection.embed_multi`.
 
         `entries` may be asynchronous, such as `session.stream(select(Article.id, Article.title))`.
         """
         return await _awaited(Collection.embed_multi)(
-            self, await _read(entries), store, batch_size, force=force
+            self,
+            await _read(entries),
+            store,
+            batch_size,
+            force=force,
+            extra=extra,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
         )
 
     async def embed_multi_with_metadata(
@@ -222,42 +278,140 @@ class AsyncCollection(Generic[K]):
         batch_size: int = BATCH_SIZE,
         *,
         force: bool = False,
+        extra: Extra | None = None,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Embed and store many values with metadata; `entries` may be asynchronous."""
         return await _awaited(Collection.embed_multi_with_metadata)(
-            self, await _read(entries), store, batch_size, force=force
+            self,
+            await _read(entries),
+            store,
+            batch_size,
+            force=force,
+            extra=extra,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
         )
 
-    apply = _awaited(Collection.apply)
+    async def apply(self, plan: Plan[K]) -> Report:
+        """Write what was planned, as `Collection.apply`."""
+        return await _awaited(Collection.apply)(self, plan)
+
     prepare = _awaited(Collection.prepare)
     embed_query = _awaited(Collection.embed_query)
 
     async def store_vectors(
-        self, entries: Entries[tuple[Any, ...]], batch_size: int = BATCH_SIZE
+        self,
+        entries: Entries[tuple[Any, ...]],
+        batch_size: int = BATCH_SIZE,
+        *,
+        extra: Extra | None = None,
     ) -> Report:
         """Store vectors that were made elsewhere; `entries` may be asynchronous."""
-        return await _awaited(Collection.store_vectors)(self, await _read(entries), batch_size)
+        store = _awaited(Collection.store_vectors)
+        return await store(self, await _read(entries), batch_size, extra=extra)
+
+    sync = _awaited(Collection.sync)
+
+    async def copy_to(
+        self,
+        other: AsyncCollection[Any],
+        batch_size: int = COPIED_AT_ONCE,
+        *,
+        progress: Progress = None,
+    ) -> Report:
+        """Copy every item to another asynchronous collection, as `Collection.copy_to`."""
+        mine, theirs = self.reference, other.reference
+
+        def finishes_statements() -> bool:
+            return any(reference.database.finishes_statements for reference in (mine, theirs))
+
+        copy = partial(copying.copy_to, mine, theirs, batch_size, progress)
+        return await spawn(copy, finishes_statements=finishes_statements)
+
+    @property
+    def reference(self) -> Reference[K]:
+        """Which collection this is, and how it is reached, within a greenlet."""
+        return self._collection.reference
 
     set_metadata = _awaited(Collection.set_metadata)
     delete_items = _awaited(Collection.delete_items)
 
     async def plan(
-        self, entries: Entries[tuple[Any, ...]], store: bool = False, *, force: bool = False
+        self,
+        entries: Entries[tuple[Any, ...]],
+        store: bool = False,
+        *,
+        force: bool = False,
+        extra: Extra | None = None,
     ) -> AsyncPlan[K]:
         """Return what writing these values takes, as `Collection.plan`; its `embed` is awaited.
 
         `entries` may be asynchronous.
         """
-        plan = await _awaited(Collection.plan)(self, await _read(entries), store, force=force)
+        make = _awaited(Collection.plan)
+        plan = await make(self, await _read(entries), store, force=force, extra=extra)
         return AsyncPlan(**vars(plan))
 
     content_hash = staticmethod(Collection.content_hash)
 
-    similar = _awaited(Collection.similar)
-    similar_by_id = _awaited(Collection.similar_by_id)
-    similar_by_vector = _awaited(Collection.similar_by_vector)
-    similar_multi = _awaited(Collection.similar_multi)
-    similar_multi_by_vector = _awaited(Collection.similar_multi_by_vector)
+    @documented(query="value")
+    async def similar(
+        self,
+        value: Content,
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Found[K]:
+        """Return the items nearest in meaning to the value, as `Collection.similar`."""
+        return await _awaited(Collection.similar)(self, value, number, prefix, **filters)
+
+    async def similar_by_id(
+        self,
+        id: Key,
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Found[K]:
+        """Return the items nearest to a stored one, as `Collection.similar_by_id`."""
+        return await _awaited(Collection.similar_by_id)(self, id, number, prefix, **filters)
+
+    async def similar_by_vector(
+        self,
+        vector: VectorLike,
+        number: int = 10,
+        skip_id: Key | None = None,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> Found[K]:
+        """Return the items nearest to a vector, as `Collection.similar_by_vector`."""
+        search = _awaited(Collection.similar_by_vector)
+        return await search(self, vector, number, skip_id, prefix, **filters)
+
+    async def similar_multi(
+        self,
+        values: Iterable[Content],
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Found[K]]:
+        """Return for each of the values what `similar` returns for it."""
+        return await _awaited(Collection.similar_multi)(self, values, number, prefix, **filters)
+
+    async def similar_multi_by_vector(
+        self,
+        vectors: Iterable[VectorLike],
+        number: int = 10,
+        prefix: str | None = None,
+        **filters: Unpack[Filters],
+    ) -> list[Found[K]]:
+        """Return for each of the vectors what `similar_by_vector` returns for it."""
+        search = _awaited(Collection.similar_multi_by_vector)
+        return await search(self, vectors, number, prefix, **filters)
+
     warm = _awaited(Collection.warm)
     status = _awaited(Collection.status)
     matches = _awaited(Collection.matches)

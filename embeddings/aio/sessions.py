@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
 from sqlalchemy.exc import InvalidRequestError
@@ -19,20 +19,21 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import StaticPool
-from sqlalchemy.util import greenlet_spawn
 
 from .. import databases
 from ..errors import BindingError, ModelError
 from ..models.base import call_async, checked_vectors, embed_checked
+from ..models.spans import traced
+from ..models.usage import Usage, counted
 from ..sessions import engine_of
 from ..sessions.base import Sessions
 from ..sessions.host import HostConnection, HostSession
 from ..sessions.open import url_of
 from ..sessions.own import OwnTransactions
-from ..sessions.runtime import Runtime
+from ..sessions.runtime import Begun, Pool, Runtime
 from ..tables.migrate import bring_up_to_date
 from ..tables.records import RECORDS, Records
-from .greenlets import Turn, checkpoint, wait_for
+from .greenlets import Turn, checkpoint, spawn, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from ..models.base import Content, Role, SupportsEmbedding
     from ..vectors import Float32
 
+T = TypeVar("T")
 _writers: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
 _migrating = Turn()
 """Alembic's lock keeps threads apart, not tasks."""
@@ -53,9 +55,15 @@ class EventLoop(Runtime):
 
     holds_thread = False
 
-    def call(self, model: SupportsEmbedding, items: list[Any], role: Role) -> list[Float32]:
+    def counted_call(
+        self, model: SupportsEmbedding, items: list[Any], role: Role, usage: Usage
+    ) -> list[Float32]:
         """Return the vectors of items: awaited if the model can be, else made in a thread."""
-        return wait_for(_embed, model, items, role)
+        return wait_for(_embed, model, items, role, usage)
+
+    def pool(self, at_once: int) -> Pool:
+        """Return what does so many pieces of work at a time, each in a task."""
+        return Pool() if at_once == 1 else _Tasks(at_once)
 
     def pause(self, seconds: float) -> None:
         """Wait so long."""
@@ -73,7 +81,7 @@ class EventLoop(Runtime):
         self, work: Callable[[], object], report: Callable[[], object], seconds: float
     ) -> None:
         """Do the work, and report every so many seconds meanwhile."""
-        working = asyncio.ensure_future(greenlet_spawn(work))
+        working = asyncio.ensure_future(spawn(work, finishes_statements=lambda: False))
         try:
             while wait_for(asyncio.wait, [working], timeout=seconds)[1]:
                 report()
@@ -83,11 +91,59 @@ class EventLoop(Runtime):
                 wait_for(asyncio.wait, [working])
 
 
-async def _embed(model: SupportsEmbedding, items: list[Content], role: Role) -> list[Float32]:
-    answer = await call_async(model, items, role)
-    if answer is None:
-        return await asyncio.to_thread(_in_a_thread, model, items, role)
-    return await asyncio.to_thread(checked_vectors, model, items, answer)
+class _Tasks(Pool):
+    """Does pieces of work side by side, each in a task of the event loop.
+
+    Args:
+        at_once: The most at a time.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self.ahead = at_once
+        self._turns = asyncio.Semaphore(at_once)
+        self._going_on: set[asyncio.Task[Any]] = set()
+
+    def __exit__(self, *_: object) -> None:
+        """Cancel what is going on, and wait for its end."""
+        for task in self._going_on:
+            task.cancel()
+        if self._going_on:
+            wait_for(asyncio.wait, {*self._going_on})
+
+    def begin(self, work: Callable[[], T]) -> Begun[T]:
+        """Begin a piece of work as soon as few enough are going on."""
+        task = asyncio.ensure_future(self._do(work))
+        self._going_on.add(task)
+        task.add_done_callback(self._end)
+
+        def result() -> T:
+            if not task.done():
+                wait_for(asyncio.wait, [task])
+            return task.result()
+
+        return Begun(result, task.done)
+
+    async def _do(self, work: Callable[[], T]) -> T:
+        async with self._turns:
+            return await spawn(work, finishes_statements=lambda: False)
+
+    def _end(self, task: asyncio.Task[Any]) -> None:
+        self._going_on.discard(task)
+        if not task.cancelled():
+            task.exception()  # else asyncio tells of one that nobody asked for
+
+
+async def _embed(
+    model: SupportsEmbedding, items: list[Content], role: Role, usage: Usage
+) -> list[Float32]:
+    with traced(model, len(items), usage) as note, counted(usage):
+        answer = await call_async(model, items, role)
+        if answer is None:
+            vectors = await asyncio.to_thread(_in_a_thread, model, items, role)
+        else:
+            vectors = await asyncio.to_thread(checked_vectors, model, items, answer)
+        note(vectors)
+    return vectors
 
 
 def _in_a_thread(model: SupportsEmbedding, items: list[Content], role: Role) -> list[Float32]:

@@ -24,6 +24,7 @@ from sqlalchemy import (
     cast,
     delete,
     exists,
+    false,
     func,
     insert,
     literal,
@@ -36,7 +37,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import CompileError
 from sqlalchemy.types import NullType, String, TypeEngine, Uuid
 
-from ..errors import IndexingError
+from ..errors import IndexingError, SchemaError
 from ..values import load_metadata
 from ..vectors import ITEM_BYTES, Float32, VectorLike, decode_array, encode
 from .status import IndexInfo, Status
@@ -44,10 +45,12 @@ from .status import IndexInfo, Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sqlalchemy import URL, Connection, Dialect, Engine, Select, Subquery
+    from sqlalchemy import URL, Column, Connection, Dialect, Engine, Select, Subquery
     from sqlalchemy.exc import DBAPIError
 
+    from ..following.literals import Follow
     from ..keys import Keys
+    from ..models.base import Content
     from ..searching.filters import Comparison
     from ..searching.query import Query, Ranking, ScoredRow
     from ..searching.words import Term
@@ -72,6 +75,8 @@ class Database:
     """Whether `search` takes a row of the collection that is remembered, and confirms it."""
     keeps_order_of_json: ClassVar[bool] = True
     """Whether stored metadata has its keys in the order in which they were written."""
+    rebuilds_tables: ClassVar[bool] = False
+    """Whether Alembic's batch mode makes a table anew, which drops its triggers."""
     has_wide_integers: ClassVar[bool] = False
     """Whether a column takes integers of 64 bits, whatever type of integer it is declared to be."""
     sample_rows: ClassVar[int] = 16
@@ -148,12 +153,56 @@ class Database:
         """Return the SQL of `uninstall_pending` for the documented tables, for a script."""
         return []
 
+    # Following
+
+    def follow(self, connection: Connection, given: Follow) -> None:
+        """Make the triggers by which a collection follows a table, in place of those there are.
+
+        Raises:
+            SchemaError: They cannot be made on this database, or from where the table is.
+            ValueError: They cannot evaluate the condition.
+        """
+        raise self.no_triggers()
+
+    def unfollow(self, connection: Connection, given: Follow) -> None:
+        """Drop them, if they are there."""
+        raise self.no_triggers()
+
+    def follow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `follow`, for a script."""
+        raise self.no_triggers()
+
+    def unfollow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `unfollow`, for a script."""
+        raise self.no_triggers()
+
+    def follow_problems(self, connection: Connection, given: Follow) -> list[str]:
+        """Return what of the triggers is missing, disabled, or not as `follow` makes it."""
+        return [f"no triggers are made on {self.name}"]
+
+    def follows(self, connection: Connection, records: Records) -> list[Follow]:
+        """Return what is followed beside these records, as the triggers that are there tell."""
+        return []
+
+    def no_triggers(self) -> SchemaError:
+        """Return the error that says that no table can be followed."""
+        return SchemaError(
+            f"No table can be followed on {self.name}, for which no triggers are known; they are "
+            "for SQLite and PostgreSQL"
+        )
+
+    # Side tables
+
     def check_side_tables(self, connection: Connection, records: Records) -> None:
         """Do nothing if the names of what stands beside the tables are free, or taken by it.
 
         Raises:
             SchemaError: Somebody else has a table of such a name.
         """
+
+    def missing_beside(self, connection: Connection, records: Records) -> str | None:
+        """Return what is missing beside complete tables, of what `install` makes, or None."""
+        return None
 
     def side_tables(self, records: Records) -> set[str]:
         """Return the names of the tables that stand beside, which no metadata holds."""
@@ -193,6 +242,10 @@ class Database:
     def why_not_open(self, error: DBAPIError) -> str | None:
         """Return why a database that we open cannot be opened; None if it is about other things."""
         return None
+
+    def asks_to_try_again(self, error: DBAPIError) -> bool:
+        """Return whether the same transaction may succeed now, because of what others have done."""
+        return False
 
     def refuses_writing(self, error: DBAPIError) -> bool:
         """Return whether an error says that the database can only be read."""
@@ -388,7 +441,7 @@ class Database:
         Args:
             work: Whose collection they are put in.
             rows: By the columns of the table, without the collection's id; vectors are float32,
-                metadata is JSON text. Sorted by id.
+                metadata is JSON text. Sorted by id. A row that is copied brings its own `updated`.
             updated: The time of the write, in seconds since 1970, UTC.
         """
         table = work.records.embeddings
@@ -399,11 +452,11 @@ class Database:
         new: list[dict[str, Any]] = []
         for row in rows:
             metadata = row["metadata"] and load_metadata(row["metadata"])
-            values = row | {"metadata": metadata, "updated": updated}
+            values = {"updated": updated} | row | {"metadata": metadata}
             if row["id"] in there:  # a host's own columns stay as they are
                 work.run(update(table).where(is_ours, table.c.id == row["id"]).values(values))
             else:
-                new.append(values | {"collection_id": work.row.id})
+                new.append(values | {"collection_id": work.row.id, **work.extra})
         if new:
             work.connection.execute(insert(table), new)
 
@@ -422,6 +475,72 @@ class Database:
     def delete_rows(self, work: Work, conditions: Sequence[ColumnElement[bool]]) -> int:
         """Delete rows of embeddings and return how many there were."""
         return work.changed(delete(work.records.embedding).where(*conditions))
+
+    # Rows of the host's that a collection follows
+
+    def text_hash(
+        self, work: Work, text: ColumnElement[str], content_hash: Callable[[Content], bytes]
+    ) -> ColumnElement[bytes] | None:
+        """Return the SQL of a text's hash; None if the database cannot compute it.
+
+        Args:
+            work: In whose transaction it is to be computed.
+            text: The text.
+            content_hash: What computes it in Python.
+        """
+        return None
+
+    def has_length(self, embedding: ColumnElement[Any], vector_bytes: int) -> ColumnElement[bool]:
+        """Return the condition that a vector is of a length, as far as rows can differ in it."""
+        return self.vector_bytes(embedding) == vector_bytes
+
+    def has_metadata(
+        self, stored: ColumnElement[Any], given: ColumnElement[Any] | dict[str, ColumnElement[Any]]
+    ) -> ColumnElement[bool]:
+        """Return a condition that holds only if stored metadata are those that a row has.
+
+        Where it does not hold they may be the same: they are compared once more then.
+
+        Args:
+            stored: The column.
+            given: A column of JSON objects, or columns by the names of their values.
+        """
+        return false()
+
+    def can_keep_keys(self, work: Work, key: Column[Any]) -> bool:
+        """Return whether `keep_keys` keeps rows of a key's table, in this role and there."""
+        return True
+
+    def keep_keys(self, work: Work, key: Column[Any], keys: list[Any]) -> Iterable[Any]:
+        """Return the keys of a table that nobody else is deleting or changing just now.
+
+        Others are kept from it until the transaction ends. Nobody is waited for.
+        """
+        return work.run(select(key).where(key.in_(keys)).order_by(key)).scalars()
+
+    def skipping_locked(self, statement: Select[Any]) -> Select[Any]:
+        """Return a SELECT of the rows that nobody else has locked, which locks them.
+
+        Where writers take turns it is the SELECT itself.
+        """
+        return statement
+
+    def free_rows(self, work: Work, ids: Sequence[str]) -> set[str]:
+        """Return the ids whose embeddings nobody else is writing, and keep those from others.
+
+        An id without a row is free. Nobody is waited for.
+        """
+        return {*ids}
+
+    def wait_briefly(self, work: Work) -> None:
+        """Let the rest of the transaction wait for nobody longer than for a moment.
+
+        So nobody else is ended by a deadlock with it.
+        """
+
+    def was_kept_waiting(self, error: DBAPIError) -> bool:
+        """Return whether an error says that others were in the way: the same may work again."""
+        return False
 
     # Keys
 
@@ -445,6 +564,13 @@ class Database:
     def key_from_text(self, id: ColumnElement[str], keys: Keys[Any]) -> ColumnElement[Any]:
         """Return the SQL of the host's keys for stored ids."""
         return cast(id, keys.sql_type)
+
+    def sought_key(self, id: ColumnElement[str], keys: Keys[Any]) -> ColumnElement[Any]:
+        """Return the SQL of the host's key to seek for a stored id.
+
+        For an id that is none it gives NULL or any key: the id is compared as well.
+        """
+        return self.key_from_text(id, keys)
 
     # Searches
 

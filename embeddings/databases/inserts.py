@@ -11,7 +11,7 @@ from ..tables.records import COLUMNS
 from ..work import compiled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from sqlalchemy import Column, ColumnElement, Connection, Dialect, Executable, Table
 
@@ -25,38 +25,68 @@ class Insert(NamedTuple):
     is_positional: bool
     defaults: tuple[tuple[str, Callable[[], Any]], ...]
     """A host's own columns that have a default in Python."""
+    given: tuple[tuple[str, Callable[[Any], Any]], ...]
+    """A host's own columns whose values are given, and what makes them what the driver takes."""
 
-    def run(self, connection: Connection, rows: Iterable[tuple[Any, ...]]) -> int:
+    def run(
+        self, connection: Connection, rows: Iterable[tuple[Any, ...]], extra: Mapping[str, Any]
+    ) -> int:
         """Execute it for rows, and return how many were written; not every driver can tell.
 
         Args:
             connection: Whose dialect the statement was made for.
             rows: Values of `COLUMNS`, as the driver takes them.
+            extra: Values of a host's own columns, by their names.
         """
         parameters: Any = list(rows)
         if not self.is_positional or self.names != COLUMNS:
-            parameters = [self._by_name(row) for row in parameters]
+            given = {name: as_sent(extra[name]) for name, as_sent in self.given}
+            parameters = [self._by_name(row, given) for row in parameters]
         return connection.exec_driver_sql(self.sql, parameters).rowcount
 
-    def _by_name(self, row: tuple[Any, ...]) -> Any:
-        values = dict(zip(COLUMNS, row, strict=True))
+    def _by_name(self, row: tuple[Any, ...], given: dict[str, Any]) -> Any:
+        values = dict(zip(COLUMNS, row, strict=True)) | given
         values |= {name: default() for name, default in self.defaults}
         return tuple(values[name] for name in self.names) if self.is_positional else values
 
 
-def own_values(table: Table) -> dict[str, ColumnElement[Any]]:
-    """Return a parameter for each of `COLUMNS`, by its name: the values of an INSERT."""
-    return {name: bindparam(name, type_=table.c[name].type) for name in COLUMNS}
+def own_values(table: Table, extra: Iterable[str]) -> dict[str, ColumnElement[Any]]:
+    """Return a parameter for each of `COLUMNS`, by its name: the values of an INSERT.
+
+    Args:
+        table: Of embeddings.
+        extra: Names of a host's own columns whose values are given.
+    """
+    return {name: bindparam(name, type_=table.c[name].type) for name in (*COLUMNS, *extra)}
 
 
 def insert_of(
-    statement: Executable, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
+    statement: Executable,
+    dialect: Dialect,
+    schema_map: tuple[tuple[str | None, str], ...],
+    extra: Iterable[Column[Any]],
 ) -> Insert:
-    """Return an INSERT of `own_values`, ready to be executed many times."""
+    """Return an INSERT of `own_values`, ready to be executed many times.
+
+    Args:
+        statement: The INSERT.
+        dialect: Of the connection.
+        schema_map: Which schemas it puts in the place of others.
+        extra: A host's own columns whose values are given.
+    """
     made = compiled(statement, dialect, schema_map)
     by_host = tuple((column.key, _default_of(column, dialect)) for column in made.insert_prefetch)
     names = getattr(made, "positiontup", None) or [*COLUMNS, *(name for name, _ in by_host)]
-    return Insert(str(made), tuple(names), bool(dialect.positional), by_host)
+    given = tuple((column.name, _as_sent(column, dialect)) for column in extra)
+    return Insert(str(made), tuple(names), bool(dialect.positional), by_host, given)
+
+
+def _as_sent(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any]:
+    return column.type.dialect_impl(dialect).bind_processor(dialect) or _unchanged
+
+
+def _unchanged(value: Any) -> Any:
+    return value
 
 
 def _default_of(column: Column[Any], dialect: Dialect) -> Callable[[], Any]:

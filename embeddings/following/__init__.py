@@ -1,1 +1,1 @@
-"""Rows of the host that a collection follows: what is declared of them, and triggers."""
+"""Rows of the host that a collection follows: declared, by triggers, compared, brought in."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import enum
-import uuid
 from dataclasses import dataclass
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from sqlalchemy import ColumnElement, Enum, String, and_, case, func, inspect, literal, or_, select
 from sqlalchemy.types import TypeDecorator, Uuid
@@ -15,22 +12,39 @@ from sqlalchemy.types import TypeDecorator, Uuid
 from ..collection import Collection
 from ..errors import InvalidItemError
 from ..keys import keys_of
-from ..models.base import check_model
+from ..models.base import BATCH_SIZE, check_model
+from ..searching.query import Filters, check_filters
+from ..sessions import bind
+from ..sessions.base import hinted
 from ..tables.records import RECORDS, Records
 from ..writing.whole import checked_name
+from . import near, triggers
+from . import refresh as refreshing
+from . import sync as syncing
 from .columns import attributes_of, checked_condition, key_of, mapper_of
+from .pending import Pending, PendingState
+from .rows import Made, Rows, as_json, host_column
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Self
 
-    from sqlalchemy import Row, Select
+    from sqlalchemy import Connection, Row, Select
     from sqlalchemy.orm import Mapper, QueryableAttribute
 
-    from ..models.base import SupportsEmbedding
+    from ..aio.collection import AsyncCollection
+    from ..keys import Key
+    from ..models.base import Content, SupportsEmbedding
     from ..sessions import DatabaseLike
     from ..values import Metadata
+    from ..writing.calls import OnError
+    from ..writing.progress import Progress
+    from ..writing.report import Report
+    from .near import Stale
+    from .refresh import Stop
 
 M = TypeVar("M")
+R = TypeVar("R")
 BETWEEN = "\n\n"
 """What stands between the texts of two columns."""
 
@@ -116,6 +130,7 @@ class ModelCollection(Generic[M]):
         keys_of(fields["key"])  # type: ignore[arg-type]
         for field, value in fields.items():
             object.__setattr__(self, field, value)
+        triggers.declare(self)
 
     def __repr__(self) -> str:
         return f"<ModelCollection {self.name!r} of {self.source.__name__}>"
@@ -134,6 +149,270 @@ class ModelCollection(Generic[M]):
             key=self.key,
             records=self.records,
         )
+
+    # Triggers
+
+    def install(self, database: DatabaseLike) -> None:
+        """Make the triggers by which the collection follows the rows, or make them anew.
+
+        For those whose revisions do not: there it is `op.follow_rows`. What was changed before is
+        found by `sync`. On a session or a connection it is a part of the caller's transaction.
+
+        Raises:
+            SchemaError: The table or ours are not there, or in another file than ours on SQLite.
+            ValueError: The condition cannot be evaluated by a trigger of this database.
+        """
+        self._on(database, write=True, function=triggers.install)
+
+    def uninstall(self, database: DatabaseLike) -> None:
+        """Drop the triggers, if they are there. Vectors and pending rows stay."""
+        self._on(database, write=True, function=triggers.uninstall)
+
+    def trigger_problems(self, database: DatabaseLike) -> list[str]:
+        """Return what of the triggers is missing, disabled or not as declared; only reads.
+
+        `install`, or a new revision, makes them as they are to be.
+        """
+        return self._on(database, write=False, function=triggers.problems)
+
+    def _on(
+        self, database: DatabaseLike, *, write: bool, function: Callable[[Connection, Self], R]
+    ) -> R:
+        sessions = bind(database, self.records)
+        with sessions.session(write=write) as session, hinted(sessions.dialect(self.records)):
+            return function(session.connection({"mapper": self.mapper}), self)
+
+    # Bringing the collection up to date
+
+    def sync(
+        self,
+        database: DatabaseLike,
+        *,
+        prune: bool = True,
+        allow_empty: bool = False,
+        dry_run: bool = False,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = None,
+    ) -> Report:
+        """Compare every row of the class with the collection, and bring in what differs.
+
+        For the first fill, for what happened before there were triggers, and, as a dry run, as an
+        audit. As `Collection.sync`, whose arguments these are.
+
+        Raises:
+            InvalidQueryError: The class has no rows that are items, and the collection has some.
+            InvalidItemError: A row cannot be stored. The batches before it are written.
+        """
+        return syncing.sync(
+            self.collection(database).reference,
+            self.source_rows(),
+            prune=prune,
+            allow_empty=allow_empty,
+            dry_run=dry_run,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def refresh(
+        self,
+        database: DatabaseLike,
+        *,
+        concurrency: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        limit: int | None = None,
+        keys: Iterable[Key] | None = None,
+        progress: Progress = None,
+        on_error: OnError = "skip",
+        forever: bool = False,
+        stop: Stop | None = None,
+    ) -> Report:
+        """Embed what is pending, and return what was done; the report has what is still pending.
+
+        On an engine any number of processes may do so at once. Each claims a batch, calls the model
+        with no transaction open, and writes those rows for which nothing else is pending by then;
+        the claim of one that is killed ends after a minute. It returns when nothing can be claimed
+        of what was pending when it began.
+
+        A row that the model refuses, or whose text cannot be made, is tried five times, with
+        growing pauses, and then no more before it changes. `pending` says which these are.
+
+        On a session it takes place in its transaction, the calls of the model too. With `keys` it
+        brings a request's own rows up to date.
+
+        Args:
+            database: A session, a connection or an engine.
+            concurrency: The most calls of the model at a time; by default what the model says. As
+                many batches are claimed and written at once.
+            batch_size: The most values in one call of the model.
+            limit: The most items; those that were put off count, too.
+            keys: Only the rows of these keys, whether they are pending or not.
+            progress: Called after each batch with the items done, and those pending at first.
+            on_error: With "skip" a row that fails by itself is put off, and its id is in `skipped`;
+                "raise" raises what it failed of. On a session an error is always raised.
+            forever: Do not return, but look every second whether something is pending.
+            stop: What ends it after a batch, such as a `threading.Event`.
+
+        Raises:
+            ModelError: The model's service failed. What was claimed is given back.
+        """
+        return refreshing.refresh(
+            self.collection(database).reference,
+            self.source_rows(),
+            concurrency=concurrency,
+            batch_size=batch_size,
+            limit=limit,
+            keys=keys,
+            progress=progress,
+            on_error=on_error,
+            forever=forever,
+            stop=stop,
+        )
+
+    def pending(self, database: DatabaseLike) -> PendingState:
+        """Return how many rows are pending, since when, and which cannot be embedded and why."""
+        reference = self.collection(database).reference
+        with reference.work() as work:
+            return Pending(reference).state(work)
+
+    def acollection(self, database: Any) -> AsyncCollection[Any]:
+        """Return the `AsyncCollection`, for everything else. Nothing is read or written.
+
+        Args:
+            database: An asynchronous session, connection or engine.
+        """
+        from ..aio.collection import AsyncCollection  # greenlet is an extra
+
+        return AsyncCollection(
+            self.name,
+            database,
+            model=self.model,
+            model_id=self.model_id,
+            key=self.key,
+            records=self.records,
+        )
+
+    async def async_(self, database: Any, **options: Any) -> Report:
+        """Compare every row of the class with the collection, as `sync`."""
+        return await self.acollection(database).run(
+            lambda docs: self.sync(docs.reference.sessions, **options)
+        )
+
+    async def arefresh(self, database: Any, **options: Any) -> Report:
+        """Embed what is pending, as `refresh`; `asyncio.Event` is a `stop`."""
+        return await self.acollection(database).run(
+            lambda docs: self.refresh(docs.reference.sessions, **options)
+        )
+
+    async def apending(self, database: Any) -> PendingState:
+        """Return what is pending, as `pending`."""
+        return await self.acollection(database).run(
+            lambda docs: self.pending(docs.reference.sessions)
+        )
+
+    # Searching
+
+    def nearest(
+        self,
+        database: DatabaseLike,
+        text: Content,
+        rows: Select[*tuple[Any, ...]] | None = None,
+        number: int = 10,
+        *,
+        pending: Stale = "include",
+        **filters: Unpack[Filters],
+    ) -> list[Row[M, float]]:
+        """Return the instances nearest in meaning to a text, each with its score, best first.
+
+            articles.nearest(session, "how to sleep", select(Article).where(Article.lang == "en"))
+
+        Only rows that are there and meet the condition of the declaration, whatever the vectors
+        say. A row that is pending is found by the vector that it had.
+
+        Args:
+            database: A session, whose objects the instances are; with an engine they are detached.
+            text: What to search for, not empty.
+            rows: A SELECT of the class, with conditions, joins and options of your own; all of them
+                hold before the best are taken. Its order goes. By default all rows.
+            number: The most results.
+            pending: With "exclude" rows whose vector is not up to date are left out.
+            **filters: As in `Collection.similar`, but `among`, which `rows` is.
+
+        Raises:
+            InvalidQueryError: The text is empty, or an argument means nothing.
+        """
+        return self._nearest(self.collection(database), text, rows, number, pending, filters)
+
+    def related(
+        self,
+        database: DatabaseLike,
+        instance: M,
+        rows: Select[*tuple[Any, ...]] | None = None,
+        number: int = 10,
+        *,
+        pending: Stale = "include",
+        **filters: Unpack[Filters],
+    ) -> list[Row[M, float]]:
+        """Return the instances nearest to another one, without it; none if that has no vector.
+
+        Arguments as in `nearest`.
+        """
+        return self._related(self.collection(database), instance, rows, number, pending, filters)
+
+    async def anearest(
+        self,
+        database: Any,
+        text: Content,
+        rows: Select[*tuple[Any, ...]] | None = None,
+        number: int = 10,
+        *,
+        pending: Stale = "include",
+        **filters: Unpack[Filters],
+    ) -> list[Row[M, float]]:
+        """Return what `nearest` returns, on an asynchronous session or engine."""
+        return await self.acollection(database).run(
+            lambda docs: self._nearest(docs, text, rows, number, pending, filters)
+        )
+
+    async def arelated(
+        self,
+        database: Any,
+        instance: M,
+        rows: Select[*tuple[Any, ...]] | None = None,
+        number: int = 10,
+        *,
+        pending: Stale = "include",
+        **filters: Unpack[Filters],
+    ) -> list[Row[M, float]]:
+        """Return what `related` returns, on an asynchronous session or engine."""
+        return await self.acollection(database).run(
+            lambda docs: self._related(docs, instance, rows, number, pending, filters)
+        )
+
+    def _nearest(
+        self,
+        docs: Collection[Any],
+        text: Content,
+        rows: Select[*tuple[Any, ...]] | None,
+        number: int,
+        pending: Stale,
+        filters: Filters,
+    ) -> list[Row[M, float]]:
+        check_filters("nearest", filters)
+        find = partial(docs.matches, text, number)
+        return near.nearest(self, docs, rows, pending, filters, find)
+
+    def _related(
+        self,
+        docs: Collection[Any],
+        instance: M,
+        rows: Select[*tuple[Any, ...]] | None,
+        number: int,
+        pending: Stale,
+        filters: Filters,
+    ) -> list[Row[M, float]]:
+        check_filters("related", filters)
+        find = partial(docs.matches_by_id, near.key_of_instance(self, instance), number)
+        return near.nearest(self, docs, rows, pending, filters, find)
 
     # What the rows say, for those who write
 
@@ -160,6 +439,28 @@ class ModelCollection(Generic[M]):
     def _select_columns(self) -> Select[Any]:
         return select(self.key, *self.columns, *self.metadata).select_from(self.source)
 
+    def source_rows(self) -> Rows:
+        """Return the rows that are items, with their texts, for those who compare and embed."""
+        locked = host_column(self.key.expression)
+        keys, text = keys_of(self.key), self.text_in_sql
+        if text is None:
+            made = Made(self.rows(), self._key_of, self.item_of)
+            return Rows(self.key.expression, made, None, keys, locked, self.store)
+        statement = self._select_columns().with_only_columns(
+            self.key.label("key"),
+            text.label("text"),
+            *(column.label(f"metadata_{at}") for at, column in enumerate(self.metadata)),
+        )
+        if (condition := self.condition) is not None:
+            statement = statement.where(condition)
+        key, text, *values = statement.subquery().columns
+        names = [column.key for column in self.metadata]
+        metadata: dict[str, ColumnElement[Any]] = dict(zip(names, values, strict=True))
+        return Rows(key, text, metadata or None, keys, locked, self.store)
+
+    def _key_of(self, row: Row[Any]) -> Any:
+        return getattr(row[0], self.key.key) if self.reads_instances else row[0]
+
     @property
     def condition(self) -> ColumnElement[bool] | None:
         """The condition that a row is an item; None if every row is, as far as SQL can tell."""
@@ -173,13 +474,7 @@ class ModelCollection(Generic[M]):
         """The text of a row in SQL; None where it is a function, or a type changes the values."""
         if self.reads_instances or any(map(_is_decorated, self.columns)):
             return None
-        parts = [
-            case((column != "", literal(BETWEEN) + column), else_="") for column in self.columns
-        ]
-        joined: ColumnElement[str] = parts[0]
-        for part in parts[1:]:
-            joined = joined + part
-        return func.substr(joined, len(BETWEEN) + 1, type_=String())
+        return joined_in_sql(self.columns)
 
     def item_of(self, row: Row[Any]) -> tuple[Any, str, Metadata | None]:
         """Return the key, the text and the metadata of a row of `rows`; "" if there is no text."""
@@ -212,7 +507,18 @@ class ModelCollection(Generic[M]):
         if not self.metadata:
             return None
         named = zip(self.metadata, values, strict=True)
-        return {column.key: _as_json(value) for column, value in named}
+        return {column.key: as_json(value) for column, value in named}
+
+
+def joined_in_sql(columns: Iterable[Any]) -> ColumnElement[str]:
+    """Return the text that some columns make, joined by blank lines, without what is empty."""
+    first, *others = (
+        case((column != "", literal(BETWEEN) + column), else_="") for column in columns
+    )
+    joined: ColumnElement[str] = first
+    for part in others:
+        joined = joined + part
+    return func.substr(joined, len(BETWEEN) + 1, type_=String())
 
 
 def _columns_of_text(
@@ -247,14 +553,3 @@ def _is_decorated(column: QueryableAttribute[Any]) -> bool:
 
 def _joined(texts: Sequence[str | None]) -> str:
     return BETWEEN.join(text for text in texts if text)
-
-
-def _as_json(value: object) -> object:
-    """Return what a column holds as JSON can hold it."""
-    if isinstance(value, dt.datetime | dt.date | dt.time):
-        return value.isoformat()
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, Decimal):
-        return float(value)
-    return str(value) if isinstance(value, uuid.UUID) else value

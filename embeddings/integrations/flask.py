@@ -8,7 +8,7 @@ Collections need nothing of this: they are opened on Flask-SQLAlchemy's `db.sess
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask, current_app, has_app_context
 from flask.cli import with_appcontext
@@ -19,7 +19,11 @@ from ..models.registry import Settings, settings_from, use_settings
 from ..tables.records import Base
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Engine
+
+    from ..following.source import ModelCollection
 
 EXTENSION = "embeddings"
 
@@ -42,9 +46,18 @@ class Embeddings:
         app: The application, if there is one already.
         bind_key: Of the database that has the tables, if that is not the default one. Like the
             bind key of a model, it is the same for all applications of the process.
+        collections: Those that follow the rows of a model, for `flask embeddings check`, `sync`
+            and `refresh`.
     """
 
-    def __init__(self, app: Flask | None = None, *, bind_key: str | None = None) -> None:
+    def __init__(
+        self,
+        app: Flask | None = None,
+        *,
+        bind_key: str | None = None,
+        collections: Sequence[ModelCollection[Any]] = (),
+    ) -> None:
+        self._collections = tuple(collections)
         if bind_key is not None:
             Base.metadata.info["bind_key"] = bind_key
         if app is not None:
@@ -56,7 +69,7 @@ class Embeddings:
             app.config, app.config.get("EMBEDDINGS_MODEL"), app.config.get("EMBEDDINGS_MODELS")
         )
         use_settings("flask", _current_settings)
-        app.cli.add_command(commands_on(with_appcontext(_engine)))
+        app.cli.add_command(commands_on(with_appcontext(_engine), lambda: self._collections))
 
 
 def _current_settings() -> Settings | None:

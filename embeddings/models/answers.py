@@ -53,6 +53,17 @@ def vectors_in(answer: Any, count: int, model_id: str) -> list[VectorLike]:
     return [_values(entries[position].get("embedding"), model_id) for position in range(count)]
 
 
+def tokens_in(answer: Any) -> int:
+    """Return how many tokens the service counted; 0 where it does not say."""
+    usage = answer.get("usage")
+    if not isinstance(usage, dict):
+        return 0
+    for name in ("prompt_tokens", "total_tokens"):
+        if type(usage.get(name)) is int and usage[name] > 0:
+            return int(usage[name])
+    return 0
+
+
 def _number(index: Any) -> int | None:
     """Return a number that may have been written as a string; -1 for what is none."""
     if index is None:

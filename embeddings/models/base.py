@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar, ru
 
 from ..errors import InvalidItemError, ModelError
 from ..vectors import Float32, VectorLike, as_vectors
+from .limits import estimated_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -26,9 +27,9 @@ T = TypeVar("T")
 class SupportsEmbedding(Protocol):
     """What a collection needs of a model: this library's, `llm`'s, or an object of your own.
 
-    `batch_size`, `supports_text`, `supports_binary`, `query_prefix`, `document_prefix` and
-    `query_cache` are read where they exist, and `check_item` and `embed_queries` called, as those
-    of `EmbeddingModel`.
+    `batch_size`, `concurrency`, `supports_text`, `supports_binary`, `query_prefix`,
+    `document_prefix` and `query_cache` are read where they exist, and `check_item` and
+    `embed_queries` called, as those of `EmbeddingModel`.
     """
 
     model_id: str
@@ -54,6 +55,8 @@ class EmbeddingModel(ABC):
     """The name under which collections remember the model."""
     batch_size: int | None = None
     """The most items to pass to `embed_batch` at once; None for any number."""
+    concurrency: int = 1
+    """The most calls of `embed_batch` at a time, each in a thread of its own if above 1."""
     supports_text: bool = True
     supports_binary: bool = False
     query_prefix: str = ""
@@ -77,6 +80,13 @@ class EmbeddingModel(ABC):
         Raises:
             InvalidItemError: It does not take it.
         """
+
+    def estimate_tokens(self, item: Content) -> int:
+        """Return about how many tokens an item has, its prefix included; 0 for bytes.
+
+        Here it is one for every 4 bytes of UTF-8, which is usual for English.
+        """
+        return estimated_tokens(item) if isinstance(item, str) else 0
 
     def embed(self, item: Content) -> list[float]:
         """Return the item's vector as a list of floats, each rounded to float32.
@@ -157,9 +167,18 @@ def check_batch_size(size: int) -> int:
     Raises:
         ValueError: It is not.
     """
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        raise ValueError(f"batch_size must be a positive integer, not {size!r}")
-    return size
+    return check_positive("batch_size", size)
+
+
+def check_positive(name: str, number: int) -> int:
+    """Return an argument if it is a positive integer.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+        raise ValueError(f"{name} must be a positive integer, not {number!r}")
+    return number
 
 
 def check_model(model: object) -> None:
@@ -219,6 +238,14 @@ def prefixed(model: SupportsEmbedding, item: Content, role: Role = "document") -
     """Return what the model is given for an item: a text with the prefix of its role."""
     prefix = getattr(model, f"{role}_prefix", "")
     return prefix + item if prefix and isinstance(item, str) else item
+
+
+def tokens_of(model: SupportsEmbedding, item: Content) -> int:
+    """Return about how many tokens the model is paid for an item, its prefix included."""
+    estimate: Callable[[Content], int] | None = getattr(model, "estimate_tokens", None)
+    if estimate is not None:
+        return estimate(item)
+    return estimated_tokens(item) if isinstance(item, str) else 0
 
 
 def has_own(model: SupportsEmbedding, name: str, general: str) -> bool:

@@ -7,6 +7,7 @@ import hashlib
 import logging
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +32,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from ..errors import BindingError
+from ..errors import BindingError, EmbeddingsError, RefusedError
 from ..forks import Lock
 from .base import (
     EmbeddingModel,
@@ -42,10 +43,12 @@ from .base import (
     embed_checked,
     kinds,
     prefixed,
+    tokens_of,
 )
+from .usage import Usage, count, counted
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Connection
 
@@ -114,8 +117,11 @@ class CachedModel(EmbeddingModel):
         self._paid = paid
         self.model_id = model.model_id
         self.batch_size = getattr(model, "batch_size", None)
+        self.concurrency = getattr(model, "concurrency", 1)
         self.supports_text = "text" in kinds(model)
         self.supports_binary = "binary" in kinds(model)
+        self.api_name = getattr(model, "api_name", model.model_id)
+        self.provider = getattr(model, "provider", None)
         self.query_prefix = getattr(model, "query_prefix", "")
         self.document_prefix = getattr(model, "document_prefix", "")
         self.query_cache = getattr(model, "query_cache", EmbeddingModel.query_cache)
@@ -125,6 +131,10 @@ class CachedModel(EmbeddingModel):
         check_item = getattr(self.model, "check_item", None)
         if check_item is not None:
             check_item(item)
+
+    def estimate_tokens(self, item: Content) -> int:
+        """Ask the model. What is kept already is counted too."""
+        return tokens_of(self.model, item)
 
     def embed_batch(self, items: Sequence[Content]) -> list[Float32]:
         """Return one vector for each item; the model is called for those that are not there."""
@@ -148,28 +158,61 @@ class CachedModel(EmbeddingModel):
         return [item.removeprefix(prefix) if isinstance(item, str) else item for item in items]
 
     def _embed(self, items: list[Content], role: Role) -> list[Float32]:
+        count()
         keys = [self._key(item, role) for item in items]
         vectors = self._paid.get(keys)
         missing = self._missing(items, keys, vectors)
         if missing:
-            made = embed_checked(self.model, list(missing.values()), role)
+            with self._paying(keys, missing, vectors):
+                made = embed_checked(self.model, list(missing.values()), role)
             vectors |= self._keep(missing, made)
         return [vectors[key] for key in keys]
 
     async def _aembed(self, items: list[Content], role: Role) -> list[Float32]:
+        count()
         keys = [self._key(item, role) for item in items]
         vectors = await asyncio.to_thread(self._paid.get, keys)
         missing = self._missing(items, keys, vectors)
         if missing:
             contents = list(missing.values())
-            answer = await call_async(self.model, contents, role)
-            if answer is None:
-                made = await asyncio.to_thread(embed_checked, self.model, contents, role)
-            else:
-                made = checked_vectors(self.model, contents, answer)
+            with self._paying(keys, missing, vectors):
+                answer = await call_async(self.model, contents, role)
+                if answer is None:
+                    made = await asyncio.to_thread(embed_checked, self.model, contents, role)
+                else:
+                    made = checked_vectors(self.model, contents, answer)
             # Not given up when the task is cancelled: it was paid for.
             vectors |= await asyncio.shield(asyncio.to_thread(self._keep, missing, made))
         return [vectors[key] for key in keys]
+
+    @contextmanager
+    def _paying(
+        self, keys: list[bytes], missing: dict[bytes, Content], vectors: dict[bytes, Float32]
+    ) -> Iterator[None]:
+        """Count what the model is paid in the block, and tell of its errors by all of the items.
+
+        Args:
+            keys: Of all items.
+            missing: What the model is called with.
+            vectors: What is there. What came before a refusal is kept too.
+        """
+        usage = Usage()
+        try:
+            with counted(usage):
+                yield
+        except EmbeddingsError as error:
+            order = list(missing)
+            if isinstance(error, RefusedError):
+                if error.made:
+                    made = {order[at]: missing[order[at]] for at in error.made}
+                    came = checked_vectors(self.model, list(made), error.made.values())
+                    vectors |= self._keep(made, came)
+                error.made = {at: vectors[key] for at, key in enumerate(keys) if key in vectors}
+            concerned = {order[at] for at in error.positions}
+            error.positions = tuple(at for at, key in enumerate(keys) if key in concerned)
+            raise
+        finally:
+            count(usage.requests, usage.tokens)
 
     @staticmethod
     def _missing(

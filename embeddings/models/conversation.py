@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
     Outcome: TypeAlias = "list[VectorLike] | Failure"
     Requests: TypeAlias = Generator[list[str], Outcome, list[VectorLike]]
+    Part: TypeAlias = Generator[list[str], Outcome, None]
+    Made: TypeAlias = dict[int, VectorLike]
+    """Vectors by the position of their text."""
 
 TooLong: TypeAlias = Literal["error", "truncate"]
 STEP = 0.75  # of a text that was refused as too long, what is tried next
@@ -76,64 +79,82 @@ def requests_for(texts: Sequence[str], limits: Limits, learnt: Learnt) -> Reques
     """Yield the texts of each request; return one vector for each text, in order.
 
     Raises:
-        ModelError: A text was refused by itself: then the error has its position. Or the service
-            refuses every request, or gives no answer.
+        ModelError: A text was refused by itself: then the error has its position, and the vectors
+            that came before. Or the service refuses every request, or gives no answer.
     """
     sent = [limits.shortened(text) for text in texts]
     counts = [limits.tokens.most(text) for text in sent]
-    vectors: list[VectorLike] = []
-    for positions in requests(counts, limits.texts_in_request, limits.tokens_in_request):
-        vectors += yield from _part(sent, positions, limits, learnt)
-    return vectors
+    made: Made = {}
+    try:
+        for positions in requests(counts, limits.texts_in_request, limits.tokens_in_request):
+            yield from _part(sent, positions, limits, learnt, made)
+    except RefusedError as error:
+        error.made = made
+        raise
+    return [made[position] for position in range(len(sent))]
 
 
-def _part(texts: list[str], positions: range, limits: Limits, learnt: Learnt) -> Requests:
-    outcome = yield from _asked([texts[position] for position in positions], learnt)
-    if not isinstance(outcome, Failure):
-        return outcome
+def _part(texts: list[str], positions: range, limits: Limits, learnt: Learnt, made: Made) -> Part:
+    """Ask for the vectors of some texts, in parts where the service does not take them at once."""
+    outcome = yield from _asked(texts, positions, learnt, made)
+    if outcome is None:
+        return
     if not outcome.may_be_for_an_item:
         raise outcome.error
     if len(positions) > 1:
-        return (yield from _halves(texts, positions, limits, learnt, outcome))
+        yield from _halves(texts, positions, limits, learnt, made, outcome)
+        return
     (position,) = positions
     if isinstance(outcome.error, TooLongError) and limits.too_long == "truncate":
         shorter = _shorter(texts[position], limits)
         if shorter is not None:
             texts[position] = shorter
-            return (yield from _part(texts, positions, limits, learnt))
+            yield from _part(texts, positions, limits, learnt, made)
+            return
     outcome.error.positions = (position,)
     raise outcome.error
 
 
 def _halves(
-    texts: list[str], positions: range, limits: Limits, learnt: Learnt, refusal: Failure
-) -> Requests:
+    texts: list[str],
+    positions: range,
+    limits: Limits,
+    learnt: Learnt,
+    made: Made,
+    refusal: Failure,
+) -> Part:
     middle = len(positions) // 2
     try:
-        vectors = yield from _part(texts, positions[:middle], limits, learnt)
+        yield from _part(texts, positions[:middle], limits, learnt, made)
     except RefusedError as error:
         refused = error
     else:
-        return vectors + (yield from _part(texts, positions[middle:], limits, learnt))
+        yield from _part(texts, positions[middle:], limits, learnt, made)
+        return
     # A service that has answered takes requests: it is the item. If not, it is asked for the rest.
     if not learnt.has_answered:
-        rest = yield from _asked([texts[position] for position in positions[middle:]], learnt)
-        if isinstance(rest, Failure) and not learnt.has_answered:
+        rest = yield from _asked(texts, positions[middle:], learnt, made)
+        if rest is not None and not learnt.has_answered:
             refusal.error.positions = ()
             raise refusal.error
     raise refused
 
 
-def _asked(texts: list[str], learnt: Learnt) -> Generator[list[str], Outcome, Outcome]:
+def _asked(
+    texts: list[str], positions: range, learnt: Learnt, made: Made
+) -> Generator[list[str], Outcome, Failure | None]:
     """Ask, and where the service does not know base64, once more without it."""
+    request = [texts[position] for position in positions]
     asked_for_base64 = learnt.takes_base64
-    outcome = yield texts
+    outcome = yield request
     if isinstance(outcome, Failure) and outcome.is_about_encoding and asked_for_base64:
         learnt.takes_base64 = False
-        outcome = yield texts
-    if not isinstance(outcome, Failure):
-        learnt.has_answered = True
-    return outcome
+        outcome = yield request
+    if isinstance(outcome, Failure):
+        return outcome
+    learnt.has_answered = True
+    made |= zip(positions, outcome, strict=True)
+    return None
 
 
 def _shorter(text: str, limits: Limits) -> str | None:

@@ -31,6 +31,7 @@ VOCABULARY_URL = "https://openaipublic.blob.core.windows.net/encodings/cl100k_ba
 VOCABULARY_SHA256 = "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7"
 LONGEST_TOKEN = 128  # bytes of UTF-8, of that vocabulary
 USUAL_TOKEN = 3  # bytes of UTF-8 that a token of text has at least in most languages
+ENGLISH_TOKEN = 4  # bytes of UTF-8 that a token of English text has, about
 
 
 class Tokens:
@@ -58,6 +59,11 @@ class Tokens:
         if counted is None:
             return len(text.encode(errors="replace")) // LONGEST_TOKEN
         return max(counted - len(text) // PIECE, 0)
+
+    def estimated(self, text: str) -> int:
+        """Return about how many tokens a text has: exactly where the vocabulary is here."""
+        counted = self._counted(text)
+        return estimated_tokens(text) if counted is None else counted
 
     def shortened(self, text: str, tokens: int) -> str:
         """Return the beginning of a text, which in all likelihood has so many tokens or fewer."""
@@ -102,6 +108,11 @@ def vocabulary() -> Any:
     except (OSError, ImportError):
         return None
     return tiktoken.get_encoding(VOCABULARY)
+
+
+def estimated_tokens(text: str) -> int:
+    """Return about how many tokens a text has, by the bytes that one has in English."""
+    return -(-len(text.encode(errors="replace")) // ENGLISH_TOKEN)
 
 
 def cut_bytes(text: str, most: int) -> str:

@@ -21,11 +21,12 @@ from ..errors import (
     UnavailableError,
 )
 from ..forks import Lock, importing, renew_in_children
-from .answers import largest, vectors_in
-from .base import Content, EmbeddingModel, Role, Setting, SupportsEmbedding
+from .answers import largest, tokens_in, vectors_in
+from .base import Content, EmbeddingModel, Role, Setting, SupportsEmbedding, check_positive
 from .conversation import Learnt, Limits, TooLong, requests_for
 from .failures import Failure, Teller
 from .limits import Deadline, Pace, Tokens, tries
+from .usage import count
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -74,6 +75,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         query_prefix: Put before each query.
         document_prefix: Put before each text that is stored, as part of its hash.
         batch_size: The most texts in one request; OpenAI takes 2,048.
+        concurrency: The most requests at a time, of one `embed_multi`.
         max_tokens: The most tokens of one text; None for any number.
         max_request_tokens: The most tokens of all texts of a request; None for any number. They
             are counted by tiktoken where its vocabulary is on this machine; else by bytes of
@@ -90,6 +92,9 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     Raises:
         ValueError: A limit is not positive, or `client` is given together with what it has.
     """
+
+    provider = "openai"
+    """Whose protocol it is, as OpenTelemetry calls it."""
 
     def __init__(
         self,
@@ -108,6 +113,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         query_prefix: str = "",
         document_prefix: str = "",
         batch_size: int = 100,
+        concurrency: int = 4,
         max_tokens: int | None = 8192,
         max_request_tokens: int | None = 300_000,
         too_long: TooLong = "error",
@@ -122,6 +128,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         self.dimensions = dimensions
         self.query_prefix, self.document_prefix = query_prefix, document_prefix
         self.batch_size = batch_size
+        self.concurrency = check_positive("concurrency", concurrency)
         if too_long not in {"error", "truncate"}:
             raise ValueError(f'too_long must be "error" or "truncate", not {too_long!r}')
         for name, limit in (("max_tokens", max_tokens), ("max_request_tokens", max_request_tokens)):
@@ -189,6 +196,10 @@ class OpenAIEmbeddingModel(EmbeddingModel):
     async def aembed_queries(self, items: Sequence[Content]) -> list[VectorLike]:
         """Return the same, without a thread."""
         return await self._aembed([self.query_prefix + str(item) for item in items], "query")
+
+    def estimate_tokens(self, item: Content) -> int:
+        """Return about how many tokens a text has: exactly for OpenAI's where tiktoken is ready."""
+        return self._limits.tokens.estimated(self._limits.shortened(str(item)))
 
     def check_item(self, item: Content) -> None:
         """Do nothing if the service may take a text.
@@ -292,6 +303,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         # The original error holds the key in its request's headers. So it is raised nowhere, nor
         # is anything raised while it is handled, which Python would remember as the context.
         body = _Body(self.model_id, len(texts), deadline)
+        count(requests=1)
         try:
             with client.embeddings.with_streaming_response.create(
                 **self._request(texts, role, deadline)
@@ -306,6 +318,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         self, client: openai.AsyncOpenAI, texts: list[str], role: Role, deadline: Deadline
     ) -> list[VectorLike] | Failure:
         body = _Body(self.model_id, len(texts), deadline)
+        count(requests=1)
         try:
             async with client.embeddings.with_streaming_response.create(
                 **self._request(texts, role, deadline)
@@ -317,12 +330,13 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         return self._read(body, texts)
 
     def _request(self, texts: list[str], role: Role, deadline: Deadline) -> dict[str, Any]:
-        extra: dict[str, Any] = dict(self._bodies[role])
+        # The package looks at each text of input=, which takes as long as all the rest of it.
+        extra: dict[str, Any] = {"input": texts, **self._bodies[role]}
         if not self._learnt.takes_base64:
             extra["encoding_format"] = _package().Omit()
         request: dict[str, Any] = {
             "model": self.api_name,
-            "input": texts,
+            "input": (),
             "encoding_format": "base64",
             "extra_body": extra,
             "timeout": max(deadline.left(self._timeout), 0.001),
@@ -335,11 +349,15 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         try:
             answer = json.loads(body.content())
             failure = self._teller().of_answer(answer, texts)
-            return failure or vectors_in(answer, len(texts), self.model_id)
+            if failure is not None:
+                return failure
+            vectors = vectors_in(answer, len(texts), self.model_id)
         except AnswerError as error:
             return Failure(error)
         except Exception as error:  # noqa: BLE001  no JSON, or nested too deeply
             return self._teller().unreadable(error)
+        count(tokens=tokens_in(answer))
+        return vectors
 
     def _tokens_of(self, texts: list[str]) -> int:
         return sum(map(self._limits.tokens.most, texts)) if self._pace.counts_tokens else 0

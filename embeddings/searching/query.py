@@ -7,10 +7,24 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from html import escape
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict
 
-from sqlalchemy import ColumnElement, Row, Subquery, and_, select, true
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Row,
+    ScalarSelect,
+    Subquery,
+    TypeDecorator,
+    Values,
+    and_,
+    select,
+    true,
+    type_coerce,
+)
 from sqlalchemy.orm import Query as LegacyQuery
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
@@ -19,14 +33,19 @@ from ..values import check_text, plain
 from .filters import Condition, as_sql, checked_filter
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import FromClause
+
     from ..tables.records import Records
     from ..values import Metadata
     from ..work import Reference, Work
 
+SHOWN = 200  # characters of a content in a notebook's table
 Where: TypeAlias = (
     "ColumnElement[bool] | Mapping[str, Any] | Sequence[ColumnElement[bool] | Mapping[str, Any]]"
 )
-Among: TypeAlias = "SelectBase | Iterable[Any]"
+Among: TypeAlias = "SelectBase | ScalarSelect[Any] | Subquery | CTE | Values | Iterable[Any]"
 Ranks: TypeAlias = tuple[int | None, int | None]
 CheckedWhere: TypeAlias = tuple[ColumnElement[bool] | Condition, ...]
 """All of it has to hold."""
@@ -42,7 +61,7 @@ class Filters(TypedDict, total=False):
     where: Where | None
     """A dict of metadata, with operators, a SQL expression over `EmbeddingRecord`, or a list."""
     among: Among | None
-    """Only these: a SELECT of your keys, or keys."""
+    """Only these: a SELECT of your keys, as such or as a subquery, a CTE or VALUES; or keys."""
     words: bool | str | SelectBase | None
     """Search by words as well: True for those of the value, or others, or a SELECT of your keys
     in the order of your own full-text search."""
@@ -92,6 +111,21 @@ class Entries(list[Entry[K]]):
     def __init__(self, entries: Iterable[Entry[K]] = (), *, exact: bool = True) -> None:
         super().__init__(entries)
         self.exact = exact
+
+    def _repr_html_(self) -> str:
+        """Return a table, as notebooks show it."""
+        rows = "".join(
+            f"<tr><td>{escape(str(one.id))}</td><td>{one.score:.4f}</td>"
+            f"<td>{escape(_short(one.content))}</td><td>{escape(_short(one.metadata))}</td></tr>"
+            for one in self
+        )
+        heading = "".join(f"<th>{name}</th>" for name in ("id", "score", "content", "metadata"))
+        return f"<table><tr>{heading}</tr>{rows}</table>"
+
+
+def _short(value: object) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 class ScoredRow(NamedTuple):
@@ -182,6 +216,12 @@ class Query:
     def has_conditions(self) -> bool:
         """Whether not every row of the collection is meant."""
         return self.has_filters or self.prefix is not None or self.skip_id is not None
+
+    def as_seen(self, work: Work) -> Query:
+        """Return the query with what the listeners of the host's session require of every row."""
+        if not work.has_listeners:
+            return self
+        return replace(self, where=(work.visible(), *(self.where or ())))
 
     def filters(self, work: Work) -> list[ColumnElement[bool]]:
         """Return `where` and `among` as SQL."""
@@ -373,22 +413,41 @@ def _checked_part(records: Records, part: object, place: str) -> CheckedWhere:
 
 
 def _checked_expression(records: Records, given: Any, shown: str) -> ColumnElement[bool]:
+    ours = records.embeddings
     condition = given.__clause_element__() if hasattr(given, "__clause_element__") else given
     if not isinstance(condition, ColumnElement):
         raise InvalidQueryError(
             "where must be a dict of metadata, a SQL expression, or a list of these, not " + shown
         )
-    strangers = {
-        str(getattr(table, "name", table))
-        for table in select(records.embeddings.c.id).where(condition).get_final_froms()
-        if table is not records.embeddings
-    }
+    strangers = _strangers(records, condition)
+    if aliases := [table for table in strangers if getattr(table, "element", None) is ours]:
+        condition = _of_the_table(condition, aliases, ours)
+        strangers = _strangers(records, condition)
     if strangers:
+        names = sorted(str(getattr(table, "name", table)) for table in strangers)
         raise InvalidQueryError(
-            f"where is about {', '.join(sorted(strangers))}; to search among the rows of another "
+            f"where is about {', '.join(names)}; to search among the rows of another "
             "table, pass among= a SELECT of its keys"
         )
     return condition
+
+
+def _strangers(records: Records, condition: ColumnElement[Any]) -> list[FromClause]:
+    """Return what a condition about rows of embeddings brings into its statement besides."""
+    froms = select(records.embeddings.c.id).where(condition).get_final_froms()
+    return [table for table in froms if table is not records.embeddings]
+
+
+def _of_the_table(
+    condition: ColumnElement[Any], aliases: Sequence[FromClause], table: FromClause
+) -> ColumnElement[Any]:
+    """Return a condition about `aliased(EmbeddingRecord)` as one about the table itself."""
+
+    def replaced(element: Any, **_: Any) -> ColumnElement[Any] | None:
+        return table.c[element.name] if getattr(element, "table", None) in aliases else None
+
+    about_the_table: ColumnElement[Any] = visitors.replacement_traverse(condition, {}, replaced)
+    return about_the_table
 
 
 def where_condition(work: Work, where: CheckedWhere) -> ColumnElement[bool]:
@@ -400,6 +459,12 @@ def where_condition(work: Work, where: CheckedWhere) -> ColumnElement[bool]:
 def _checked_among(
     collection: Reference[Any], among: Among, name: str = "among"
 ) -> Subquery | tuple[str, ...]:
+    if isinstance(among, ScalarSelect):
+        among = among.element
+    if isinstance(among, Values) and hasattr(among, "cte"):  # SQLite takes it in no other place
+        among = among.cte()
+    if isinstance(among, Subquery | CTE | Values):
+        among = select(among)
     if isinstance(among, SelectBase):
         chosen = among.subquery()
         if len(chosen.c) != 1:
@@ -407,6 +472,11 @@ def _checked_among(
                 f"{name} must select the keys and nothing else, not {len(chosen.c)} columns"
             )
         column = chosen.c[0]
+        if isinstance(column.type, TypeDecorator):
+            dialect = collection.sessions.dialect(collection.records)
+            key = type_coerce(column, column.type.type_engine(dialect))
+            chosen = select(key.label("key")).subquery()
+            column = chosen.c[0]
         if not collection.keys.takes(column.type):
             raise InvalidQueryError(
                 f"{name} selects {column.name!r}, which is {type(column.type).__name__}; the keys "

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import func, select
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import attributes, joinedload
 
 from ..sessions import bind_for_reading
 from ..tables.ours import are_missing, explained
 from ..tables.records import remember_key
+from ..values import NotJSON
 from ..vectors import ITEM_BYTES
-from ..work import Work
+from ..work import Work, retried
 from .query import check_query, several, starts_with
-from .scan import warn_of
+from .scan import warn_of, warn_of_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,17 +30,20 @@ if TYPE_CHECKING:
 PAGE = 500  # records held at a time while iterating
 
 
+@retried
 def count(collection: Reference[Any]) -> int:
     """Return the number of items. See `Collection.count`."""
-    columns = collection.records.embeddings.c
+    entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             return 0
-        statement = select(func.count()).where(columns.collection_id == row.id)
+        rows = select(func.count()).select_from(entity)
+        statement = rows.where(entity.collection_id == row.id)
         return int(work.run(statement).scalar_one())
 
 
+@retried
 def get(collection: Reference[Any], id: Key) -> EmbeddingRecord | None:
     """Return an item's record, or None. See `Collection.get`."""
     text = collection.id_of(id)
@@ -59,6 +63,9 @@ def get(collection: Reference[Any], id: Key) -> EmbeddingRecord | None:
 
 def _with_key(collection: Reference[Any], record: EmbeddingRecord) -> EmbeddingRecord:
     remember_key(record, collection.keys.from_text(record.id))
+    if isinstance(record.metadata_, NotJSON):
+        warn_of_metadata([record.id])
+        attributes.set_committed_value(record, "metadata_", None)
     return record
 
 
@@ -69,15 +76,16 @@ def warm(collection: Reference[Any]) -> None:
             work.database.warm(work)
 
 
+@retried
 def contains(collection: Reference[Any], id: object) -> bool:
     """Return whether there is an item of this id."""
     text = collection.id_of(id)
-    columns = collection.records.embeddings.c
+    entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             return False
-        statement = select(columns.id).where(columns.collection_id == row.id, columns.id == text)
+        statement = select(entity.id).where(entity.collection_id == row.id, entity.id == text)
         return work.run(statement).first() is not None
 
 
@@ -91,6 +99,7 @@ def pages(collection: Reference[Any]) -> Iterator[EmbeddingRecord]:
         last = records[-1].id
 
 
+@retried
 def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRecord]:
     """Return the first 500 records in the order of the stored ids, or those after an id.
 
@@ -114,19 +123,18 @@ def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRe
         return [_with_key(collection, record) for record in work.run(page).scalars()]
 
 
+@retried
 def ids(collection: Reference[K], prefix: str | None) -> list[K]:
     """Return the ids, in the order in which they are stored. See `Collection.ids`."""
-    columns = collection.records.embeddings.c
+    entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             return []
-        statement = select(columns.id).where(
-            columns.collection_id == row.id, columns.id.is_not(None)
-        )
+        statement = select(entity.id).where(entity.collection_id == row.id, entity.id.is_not(None))
         if prefix is not None and prefix != "":
-            statement = statement.where(starts_with(columns.id, prefix))
-        stored = work.run(statement.order_by(columns.id)).scalars()
+            statement = statement.where(starts_with(collection.records.embeddings.c.id, prefix))
+        stored = work.run(statement.order_by(entity.id)).scalars()
         return [collection.keys.from_text(id) for id in stored]
 
 
@@ -158,7 +166,11 @@ def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[s
 
 def get_many(collection: Reference[Any], keys: Iterable[Key]) -> list[EmbeddingRecord | None]:
     """Return the records of some items, None where one is missing. See `Collection.get_many`."""
-    texts = collection.ids_of(several(keys, "ids"), "ids")
+    return _of_ids(collection, collection.ids_of(several(keys, "ids"), "ids"))
+
+
+@retried
+def _of_ids(collection: Reference[Any], texts: list[str]) -> list[EmbeddingRecord | None]:
     entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
@@ -175,6 +187,7 @@ def get_many(collection: Reference[Any], keys: Iterable[Key]) -> list[EmbeddingR
     return [records.get(text) for text in texts]
 
 
+@retried
 def vectors(
     collection: Reference[K], prefix: str | None, where: Where | None
 ) -> tuple[list[K], Float32]:
@@ -190,7 +203,7 @@ def vectors(
         statement = (
             select(columns.id, stored)
             .where(columns.collection_id == row.id, work.database.has_id(columns.id))
-            .where(*query.conditions(work))
+            .where(*query.as_seen(work).conditions(work))
             .order_by(columns.id)
         )
         pairs = work.run(statement).all()

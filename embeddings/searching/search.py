@@ -7,14 +7,16 @@ from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import select
+from sqlalchemy import TypeDecorator, select, type_coerce
 
 from ..errors import InvalidItemError, InvalidQueryError, InvalidVectorError
 from ..models.base import check_content
-from ..values import checked_content
+from ..values import NotJSON, checked_content
 from ..vectors import as_query
+from ..work import retried
 from . import hybrid
 from .query import RANKS, Entries, Entry, NotConfirmed, several
+from .scan import warn_of_metadata
 from .words import no_index
 
 if TYPE_CHECKING:
@@ -89,6 +91,7 @@ def by_values(
     return _asked(collection, [contents[at] for at in asked], query, answer, nothing)
 
 
+@retried
 def _asked(
     collection: Reference[Any],
     contents: list[Content],
@@ -166,6 +169,7 @@ def _is_empty(work: Work) -> bool:
     return work.run(statement.limit(1)).first() is None
 
 
+@retried
 def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T], nothing: T) -> T:
     """Return what is nearest to the item of a stored id, in a form.
 
@@ -175,14 +179,12 @@ def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T], noth
         DoesNotExist: There is no such item.
         InvalidVectorError: It has no vector.
     """
-    columns = collection.records.embeddings.c
+    entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work, to_search=True)
         if row is None:
             raise collection.id_not_found(id)
-        statement = select(columns.embedding).where(
-            columns.collection_id == row.id, columns.id == id
-        )
+        statement = select(entity.embedding).where(entity.collection_id == row.id, entity.id == id)
         stored = work.run(statement).first()
         if stored is None:
             raise collection.id_not_found(id)
@@ -192,6 +194,7 @@ def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T], noth
         return _search(form, work, vector, query) if vector.any() else nothing
 
 
+@retried
 def by_vector(
     collection: Reference[Any], vector: Float64, query: Query, form: Form[T], nothing: T
 ) -> T:
@@ -208,6 +211,7 @@ def by_vector(
 
 def _search(form: Form[T], work: Work, vector: Float64, query: Query) -> T:
     """Return what is nearest, and write a line about the search to the log at DEBUG."""
+    query = query.as_seen(work)
     if not LOG.isEnabledFor(logging.DEBUG):
         return form(work, vector, query)
     began = perf_counter()
@@ -218,6 +222,7 @@ def _search(form: Form[T], work: Work, vector: Float64, query: Query) -> T:
 
 def _search_multi(work: Work, vectors: list[Float64], query: Query) -> list[Ranking]:
     """Return what is nearest to each vector, with such a line for all of them."""
+    query = query.as_seen(work)
     began = perf_counter()
     rankings = work.database.search_multi(work, vectors, query) if vectors else []
     if LOG.isEnabledFor(logging.DEBUG):
@@ -231,6 +236,7 @@ def _log(work: Work, began: float, what: str) -> None:
     LOG.debug("%s in %r: %s, %.2f ms", what, work.row.name, how, took)
 
 
+@retried
 def by_vectors(
     collection: Reference[K], vectors: Iterable[VectorLike], query: Query
 ) -> list[Entries[K]]:
@@ -258,10 +264,16 @@ def _ranking(work: Work, vector: Float64, query: Query) -> Ranking:
 
 def selectable(work: Work, vector: Float64, query: Query) -> Subquery:
     """Return the best as a selectable with the columns `id` and `score`, and `rank` with words."""
+    keys = query.keys
     if query.words is None or work.database.fuses_words:
-        return work.database.matches(work, query.keys, vector, query)
-    rows = hybrid.search(work, vector, query).rows
-    return work.database.as_selectable(query.keys, rows, query.offset)
+        found = work.database.matches(work, keys.on(work.dialect), vector, query)
+    else:
+        rows = hybrid.search(work, vector, query).rows
+        found = work.database.as_selectable(keys.on(work.dialect), rows, query.offset)
+    if not isinstance(keys.sql_type, TypeDecorator):
+        return found
+    id, *others = found.c
+    return select(type_coerce(id, keys.sql_type).label("id"), *others).subquery()
 
 
 def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
@@ -270,6 +282,11 @@ def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
         Entry(from_text(id), score, content, metadata)
         for id, score, content, metadata, _ in ranking.rows
     ]
+    unreadable = [at for at, entry in enumerate(found) if isinstance(entry.metadata, NotJSON)]
+    if unreadable:
+        warn_of_metadata([ranking.rows[at].id for at in unreadable])
+        for at in unreadable:
+            found[at].metadata = None
     if query.words is not None:
         for entry, row in zip(found, ranking.rows, strict=True):
             vars(entry)[RANKS] = row.ranks

@@ -33,6 +33,11 @@ class Sessions:
     runtime: Runtime = BLOCKING
     """How its users wait."""
 
+    @property
+    def owns_transactions(self) -> bool:
+        """Whether each step is a transaction of its own, and none is the caller's."""
+        return self.engine is not None
+
     def session(self, *, write: bool) -> AbstractContextManager[Session]:
         """Return a context with a session in a transaction, which ends with it if it is ours."""
         raise NotImplementedError

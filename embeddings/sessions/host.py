@@ -108,8 +108,10 @@ class Lent:
     def close(self) -> None:
         """Do nothing."""
 
-    def create_function(self, *args: Any, **options: Any) -> None:
-        """Do nothing: SQLAlchemy would put its own REGEXP in the place of the owner's."""
+    def create_function(self, name: str, *args: Any, **options: Any) -> None:
+        """Add one of ours. SQLAlchemy would put its own REGEXP in the place of the owner's."""
+        if name.startswith("embeddings_"):
+            self._driver.create_function(name, *args, **options)
 
 
 def _has_changes(session: Session, records: Records) -> bool:

@@ -4,16 +4,106 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from contextvars import copy_context
+from dataclasses import dataclass
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..models.base import embed_checked
 from ..models.queries import QUERIES
+from ..models.spans import traced
+from ..models.usage import Usage, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
     from ..models.base import Role, SupportsEmbedding
     from ..vectors import Float32
+
+T = TypeVar("T")
+
+
+@dataclass
+class Begun(Generic[T]):
+    """Work that has begun.
+
+    Attributes:
+        result: Waits for its end, and returns its result.
+        is_over: Tells whether `result` need not wait.
+    """
+
+    result: Callable[[], T]
+    is_over: Callable[[], bool]
+
+
+class Pool:
+    """Does pieces of work in the order in which they are begun: here when the result is asked for.
+
+    At the end of the block none is going on that can be ended.
+    """
+
+    ahead = 1
+    """The most pieces that it makes sense to have begun, their results not taken yet: more would
+    be lost at once if the program ended."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Begin nothing any more."""
+
+    def begin(self, work: Callable[[], T]) -> Begun[T]:
+        """Begin a piece of work as soon as few enough are going on."""
+        return Begun(work, lambda: True)
+
+
+class Threads(Pool):
+    """Does pieces of work side by side, in threads.
+
+    Args:
+        at_once: The most at a time.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self.ahead = at_once
+        self._at_once = at_once
+        self._threads = 0
+        self._waiting: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+
+    def __exit__(self, *_: object) -> None:
+        """End the threads, each after what it is at."""
+        with suppress(Empty):
+            while True:
+                self._waiting.get_nowait()
+        for _thread in range(self._threads):
+            self._waiting.put(None)
+
+    def begin(self, work: Callable[[], T]) -> Begun[T]:
+        """Begin a piece of work as soon as few enough are going on."""
+        future: Future[T] = Future()
+        self._waiting.put(partial(copy_context().run, _do, work, future))
+        if self._threads < self._at_once:
+            self._threads += 1
+            # A program that is interrupted does not wait for a service: a daemon.
+            Thread(target=self._work, name="embeddings", daemon=True).start()
+        return Begun(future.result, future.done)
+
+    def _work(self) -> None:
+        while (piece := self._waiting.get()) is not None:
+            piece()
+
+
+def _do(work: Callable[[], T], future: Future[T]) -> None:
+    try:
+        result = work()
+    except BaseException as error:  # noqa: BLE001  it is raised where the result is asked for
+        future.set_exception(error)
+    else:
+        future.set_result(result)
 
 
 class Runtime:
@@ -25,20 +115,37 @@ class Runtime:
     def embed(
         self, model: SupportsEmbedding, items: list[Any], role: Role = "document"
     ) -> list[Float32]:
-        """Return the vectors of items, checked: the one place where a collection calls a model."""
+        """Return the vectors of items, checked; those of queries are kept."""
         if role == "document":
-            return self.call(model, items, role)
+            return self.counted_call(model, items, role, Usage())
         known = QUERIES.get(model, items)
         missing = [item for item in dict.fromkeys(items) if item not in known]
         if missing:
-            made = dict(zip(missing, self.call(model, missing, role), strict=True))
-            QUERIES.keep(model, made)
-            known |= made
+            made = self.counted_call(model, missing, role, Usage())
+            new = dict(zip(missing, made, strict=True))
+            QUERIES.keep(model, new)
+            known |= new
         return [known[item].copy() for item in items]
 
-    def call(self, model: SupportsEmbedding, items: list[Any], role: Role) -> list[Float32]:
-        """Return the vectors of items, from one call of the model."""
-        return embed_checked(model, items, role)
+    def counted_call(
+        self, model: SupportsEmbedding, items: list[Any], role: Role, usage: Usage
+    ) -> list[Float32]:
+        """Return the vectors of items: the one place where a collection calls a model.
+
+        Args:
+            model: The model.
+            items: Without the prefix of their role.
+            role: What they are embedded for.
+            usage: What the call takes is added to it.
+        """
+        with traced(model, len(items), usage) as note, counted(usage):
+            vectors = embed_checked(model, items, role)
+            note(vectors)
+        return vectors
+
+    def pool(self, at_once: int) -> Pool:
+        """Return what does so many pieces of work at a time."""
+        return Pool() if at_once == 1 else Threads(at_once)
 
     def pause(self, seconds: float) -> None:
         """Wait so long."""
@@ -56,7 +163,7 @@ class Runtime:
     ) -> None:
         """Do the work, and report every so many seconds meanwhile."""
         with ThreadPoolExecutor(1) as pool:
-            working = pool.submit(work)
+            working = pool.submit(copy_context().run, work)
             while wait([working], timeout=seconds).not_done:
                 report()
             working.result()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copyreg
+import importlib
+from pickle import UnpicklingError
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Inspector, MetaData, Table, event, inspect
+from sqlalchemy import Connection, Engine, Inspector, MetaData, Table, delete, event, inspect
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.orm import DeclarativeBase, relationship
+from sqlalchemy.orm import registry, relationship
 from sqlalchemy.schema import DropTable
 
 from .. import databases
-from ..internals import registry_of, tables_to_create
+from ..internals import calling_module, registry_of, tables_to_create
+from ..sessions.own import owned_transaction
 from .ours import VERSION_TABLE, check_adoptable, schema_map_of
 from .records import RECORDS, CollectionColumns, EmbeddingColumns, Records
 
@@ -22,15 +27,20 @@ KNOWN: list[Records] = []
 """All records that were made in this process."""
 
 
-def install(connection: Connection, records: Records = RECORDS) -> None:
+def install(connection: Connection | Engine, records: Records = RECORDS) -> None:
     """Create what stands beside the tables: pending rows, on SQLite the change log.
 
     And on PostgreSQL the columns of text indexes.
 
-    Can be repeated: what is there is kept or made anew. Runs in the connection's transaction.
+    Can be repeated: what is there is kept or made anew. Runs in the connection's transaction; on an
+    engine in one of its own.
     `migrate` and `create_all` do this by themselves; a migration of your own, which creates the
     tables of `make_records` or rebuilds them, calls it afterwards.
     """
+    if isinstance(connection, Engine):
+        with owned_transaction(connection, write=True) as own:
+            install(own, records)
+        return
     database = databases.of(connection.dialect)
     database.install(connection, records)
     database.install_pending(connection, records)
@@ -67,11 +77,15 @@ def make_records(
     The tables are yours: `create_all` makes them, or your own migrations do, where
     `install(op.get_bind(), records)` follows their creation. `migrate` has nothing to do with them.
 
-    The classes do not inherit from the base, and so not its columns and its constructor. A session
-    with several binds names them: `binds={records.collection: engine, records.embedding: engine}`.
+    The classes have the base's methods and properties, those of `AsyncAttrs` too, but not its
+    columns and its constructor. Their objects can be pickled; a process that loads them makes the
+    records in the same module. They are final: what you would put into a subclass goes into a
+    mixin. A session with several binds names them:
+    `binds={records.collection: engine, records.embedding: engine}`.
 
     Args:
-        base: A declarative base, or a class such as Flask-SQLAlchemy's `db.Model` or `SQLModel`.
+        base: A declarative base, or a class such as Flask-SQLAlchemy's `db.Model` or `SQLModel`; a
+            `registry`, or a `MetaData`.
         prefix: Of the names: "search_" makes `search_collections` and `search_embeddings`.
         schema: The schema of the tables; by default that of the base's `MetaData`.
         collection_mixin: A class with columns of your own for the collections.
@@ -80,7 +94,7 @@ def make_records(
             them by their defaults in new ones.
 
     Raises:
-        TypeError: The prefix is no string, or a mixin no class.
+        TypeError: The base or the prefix is of another kind, or a mixin no class.
         ValueError: It is too long, or no beginning of a name.
         sqlalchemy.exc.InvalidRequestError: The base has a table of such a name.
     """
@@ -90,9 +104,10 @@ def make_records(
         raise ValueError(f"prefix must be letters, digits and underscores, not {prefix!r}")
     if len(f"idx_{prefix}embeddings_content_hash".encode()) > MAX_NAME_BYTES:
         raise ValueError(f"the prefix {prefix!r} is too long: names have up to 63 bytes")
-    schema = schema or base.metadata.schema
+    module, (given, metadata) = calling_module(), _declared(base)
+    schema = schema or metadata.schema
     for table in (f"{prefix}collections", f"{prefix}embeddings"):
-        if (f"{schema}.{table}" if schema else table) in base.metadata.tables:
+        if (f"{schema}.{table}" if schema else table) in metadata.tables:
             raise InvalidRequestError(f"This base has a table {table!r} already: give a prefix")
     for name, mixin in (
         ("collection_mixin", collection_mixin),
@@ -100,17 +115,75 @@ def make_records(
     ):
         if mixin is not None and not isinstance(mixin, type):
             raise TypeError(f"{name} must be a class with mapped columns, not {mixin!r}")
-    records = _records(base, prefix, schema, collection_mixin, embedding_mixin)
+    helpers = _helpers(base) if isinstance(base, type) else None
+    records = _records(
+        given, metadata, module, prefix, schema, collection_mixin, embedding_mixin, helpers
+    )
     watch(records)
     return records
 
 
+def _declared(base: Any) -> tuple[registry, MetaData]:
+    """Return the registry and the tables of whatever classes can be mapped in."""
+    if isinstance(base, MetaData):
+        return registry(metadata=base), base
+    found = base if isinstance(base, registry) else registry_of(base)
+    if found is None:
+        kind = base.__name__ if isinstance(base, type) else type(base).__name__
+        raise TypeError(f"base must be a declarative base, a registry or a MetaData, not {kind}")
+    return found, base.metadata  # which a class may have of its own
+
+
+def _helpers(base: type[Any]) -> type[Any]:
+    """Return a class with what a base gives beside columns: methods and properties."""
+    kinds = (FunctionType, property, classmethod, staticmethod)
+    given = {
+        name: value
+        for cls in reversed(base.__mro__)
+        if cls.__module__.partition(".")[0] not in {"pydantic", "sqlmodel"}
+        and not cls.__module__.startswith("sqlalchemy.orm")
+        for name, value in vars(cls).items()
+        if isinstance(value, kinds) and not name.startswith("_")
+    }
+    return type(base.__name__, (), given)
+
+
+class MadeKind(type):
+    """The kind of the classes that `make_records` makes, which are pickled by their tables."""
+
+
+def made(module: str, table: str) -> type[Any]:
+    """Return the class of a table of `make_records`, for a pickled object.
+
+    Raises:
+        UnpicklingError: In this process the module has made none of this table.
+    """
+    importlib.import_module(module)
+    for records in reversed(KNOWN):
+        for cls in (records.collection, records.embedding):
+            if cls.__module__ == module and cls.__table__.fullname == table:  # type: ignore[attr-defined]
+                return cls
+    raise UnpicklingError(
+        f"In this process {module} has not called make_records for the table {table!r}"
+    )
+
+
+def _reduced(cls: Any) -> tuple[Any, ...]:
+    return made, (cls.__module__, cls.__table__.fullname)
+
+
+copyreg.pickle(MadeKind, _reduced)
+
+
 def _records(
-    base: Any,
+    given: registry,
+    metadata: MetaData,
+    module: str,
     prefix: str,
-    schema: str | None,
+    schema: str | None = None,
     collection_mixin: type[Any] | None = None,
     embedding_mixin: type[Any] | None = None,
+    helpers: type[Any] | None = None,
 ) -> Records:
     within = f"{schema}__" if schema else ""
 
@@ -119,19 +192,22 @@ def _records(
         attributes |= {
             "__tablename__": f"{prefix}{kind.lower()}s",
             "__schema__": schema,
-            "__module__": base.__module__,
-            "metadata": base.metadata,
+            "__module__": module,
+            "metadata": metadata,
         }
-        bases = (columns,) if mixin is None else (columns, mixin)
+        bases = tuple(cls for cls in (columns, mixin, helpers) if cls is not None)
         kind_name = f"{within}{prefix}{kind}Record"
-        cls = registry_of(base).mapped(type(kind_name, bases, attributes))
+        unmapped: Any = MadeKind(kind_name, bases, attributes)
+        cls: Any = given.mapped(unmapped)
         for column in cls.__table__.primary_key:  # nullable in the documented schema only
             column.nullable = False
         return cls
 
     collection = mapped("Collection", CollectionColumns, collection_mixin)
     embedding = mapped("Embedding", EmbeddingColumns, embedding_mixin, __collection__=collection)
-    both_ways = relationship(embedding, back_populates="collection", cascade="all, delete-orphan")
+    both_ways = relationship(
+        embedding, back_populates="collection", cascade="all, delete-orphan", passive_deletes=True
+    )
     collection.__mapper__.add_property("embeddings", both_ways)
     return Records(collection, embedding)
 
@@ -164,8 +240,36 @@ def found(connection: Connection) -> list[Records]:
 
 
 COLLECTIONS, EMBEDDINGS = "collections", "embeddings"
-_made: dict[str, Records] = {}
-"""Those that were found in databases, by prefix."""
+_made: dict[tuple[str, str | None], Records] = {}
+"""Those that were found in databases, or named in revisions, by prefix and schema."""
+
+
+def named(embeddings: str) -> Records:
+    """Return the records whose table of embeddings has this name.
+
+    Args:
+        embeddings: The full name, with the schema if it has one: "app.search_embeddings".
+
+    Raises:
+        ValueError: No such table can be one of embeddings.
+    """
+    for records in KNOWN:
+        if records.embeddings.fullname == embeddings:
+            return records
+    schema, _, name = embeddings.rpartition(".")
+    prefix = name.removesuffix(EMBEDDINGS)
+    if not name.endswith(EMBEDDINGS) or (prefix and not prefix.isidentifier()):
+        raise ValueError(
+            f"{embeddings!r} is no table of embeddings: its name is that prefix= of make_records "
+            "makes, such as 'search_embeddings'"
+        )
+    return _made_by(prefix, schema or None)
+
+
+def _made_by(prefix: str, schema: str | None) -> Records:
+    if (prefix, schema) not in _made:
+        _made[prefix, schema] = _records(registry(), MetaData(), __name__, prefix, schema)
+    return _made[prefix, schema]
 
 
 def _unknown(
@@ -179,17 +283,11 @@ def _unknown(
         columns = {column["name"] for column in inspector.get_columns(prefix + table.name, schema)}
         if not {column.name for column in table.columns} <= columns:
             return {}
-    if prefix not in _made:
-
-        class Found(DeclarativeBase):
-            """Of tables that another process declares."""
-
-        _made[prefix] = _records(Found, prefix, None)
-    return {name: _made[prefix]}
+    return {name: _made_by(prefix, None)}
 
 
 def watch(records: Records) -> None:
-    """Let `create_all` and `drop_all` of the tables' metadata see to what stands beside them."""
+    """Let `create_all`, `drop_all` and deletions of collections see to what goes with them."""
     ours = {records.collections, records.embeddings}
 
     def before_create(
@@ -209,6 +307,12 @@ def watch(records: Records) -> None:
         if records is RECORDS:
             connection.execute(DropTable(Table(VERSION_TABLE, MetaData()), if_exists=True))
 
+    def before_delete(_: Any, connection: Connection, collection: Any) -> None:
+        # Of a collection's record, whose embeddings the session has not loaded.
+        columns = records.embeddings.c
+        connection.execute(delete(records.embeddings).where(columns.collection_id == collection.id))
+
+    event.listen(records.collection, "before_delete", before_delete)
     event.listen(records.embeddings.metadata, "before_create", before_create)
     event.listen(records.embeddings, "after_create", after_create)
     event.listen(records.embeddings, "after_drop", after_drop)

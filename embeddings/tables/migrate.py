@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
@@ -18,6 +19,7 @@ from ..errors import SchemaError
 from ..forks import Lock, importing
 from ..sessions.own import owned_transaction
 from .ours import VERSION_TABLE, are_complete, schema_of
+from .records import RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +36,9 @@ _alembic_lock = Lock()
 
 def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
     """Create the tables, or bring them up to date; also those that `llm` made, keeping every row.
+
+    What others have removed from beside them, such as triggers that a tool lost when it rebuilt a
+    table, is made again.
 
     Safe to call at every start and from several processes at once: one does the work, the others
     wait. On an engine the work is one transaction, and a failure leaves nothing. On a connection
@@ -60,7 +65,7 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
     revision = revision.rpartition(":")[2]
     if isinstance(bind, Engine):
         with owned_transaction(bind, write=False) as connection:
-            if is_migrated(connection, revision):
+            if is_migrated(connection, revision) and not _lost(connection):
                 return
         with _migration(bind) as connection:
             migrate(connection, revision)
@@ -70,10 +75,22 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
         connection.begin()
     if not is_migrated(connection, revision):
         _run_alembic(connection, lambda command, config: command.upgrade(config, revision))
+    if _lost(connection):
+        databases.of(connection.dialect).install(connection, RECORDS)
+
+
+def _lost(connection: Connection) -> str | None:
+    """Return what others have removed from beside tables of the newest revision, or None."""
+    database = databases.of(connection.dialect)
+    return database.missing_beside(connection, RECORDS) if is_migrated(connection) else None
 
 
 def downgrade(
-    bind: Engine | Connection | None, revision: str = "base", *, drop_rows: bool = False
+    bind: Engine | Connection | None,
+    revision: str = "base",
+    *,
+    drop_rows: bool = False,
+    remedy: str | None = None,
 ) -> None:
     """Take the tables back to an older revision; "base" removes them.
 
@@ -84,6 +101,7 @@ def downgrade(
         revision: An Alembic revision of this library.
         drop_rows: Go on even if collections or embeddings are lost. Within a host's revision
             `alembic -x drop=yes downgrade` or `flask db downgrade -x drop=yes` say so, too.
+        remedy: What an error about rows that would be lost says that one can do.
 
     Raises:
         SchemaError: Rows would be lost. Nothing was changed.
@@ -93,7 +111,7 @@ def downgrade(
         return
     if isinstance(bind, Engine):
         with _migration(bind) as connection:
-            downgrade(connection, revision, drop_rows=drop_rows)
+            downgrade(connection, revision, drop_rows=drop_rows, remedy=remedy)
         return
     connection = _checked(bind, "downgrade")
     if not connection.in_transaction():
@@ -102,7 +120,26 @@ def downgrade(
         connection,
         lambda command, config: command.downgrade(config, revision),
         drop_rows=drop_rows or _host_says_drop(),
+        **({} if remedy is None else {"remedy": remedy}),
     )
+
+
+def script(dialect_name: str, start: str, end: str) -> str:
+    """Return the SQL from one revision to another, as Alembic writes it; nothing is connected.
+
+    Args:
+        dialect_name: SQLAlchemy's name of the database.
+        start: A revision, or "base".
+        end: A later one, or an earlier one.
+    """
+    written = StringIO()
+    command, config = _alembic(output_buffer=written)
+    config.attributes["dialect_name"] = dialect_name
+    later = {found.revision for found in _revisions().iterate_revisions(end, "base")}
+    run = command.upgrade if start == "base" or start in later else command.downgrade
+    with _alembic_globals(), _quiet_alembic():
+        run(config, f"{start}:{end}", sql=True)
+    return written.getvalue()
 
 
 def _host_says_drop() -> bool:
@@ -177,7 +214,8 @@ def bring_up_to_date(session: Callable[..., AbstractContextManager[Session]]) ->
     """
     with session(write=False) as reading:
         connection = reading.connection()
-        is_complete, database = is_migrated(connection), databases.of(connection.dialect)
+        database = databases.of(connection.dialect)
+        is_complete = is_migrated(connection) and not _lost(connection)
     if is_complete:
         return
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, inspect
@@ -15,16 +16,43 @@ from .pending import pending_table
 from .records import RECORDS, Records
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from sqlalchemy import Engine
 
     from ..work import Work
 
 VERSION_TABLE = "embeddings_alembic_version"
+ADVICE = "embeddings_advice"
+"""The execution option of an engine whose users are told other things: see `Advice`."""
 # Columns without which a table of a documented name is not ours: llm's first version had these.
 OLDEST_COLUMNS = {
     "collections": {"id", "name", "model"},
     "embeddings": {"collection_id", "id", "embedding", "content", "metadata"},
 }
+
+
+@dataclass(frozen=True)
+class Advice:
+    """What errors tell the users of a framework to do.
+
+    Attributes:
+        migrate: Returns what they type where the tables are missing.
+        other_names: How the tables are given other names.
+    """
+
+    migrate: Callable[[], str]
+    other_names: str
+
+
+OWN_WORDS = Advice(
+    lambda: "embeddings.migrate(engine)", "embeddings.make_records(Base, prefix=...)"
+)
+
+
+def _advice(bind: Connection | Engine) -> Advice:
+    advice: Advice = bind.get_execution_options().get(ADVICE, OWN_WORDS)
+    return advice
 
 
 def schema_map_of(connection: Connection) -> dict[str | None, str]:
@@ -45,11 +73,11 @@ def check_adoptable(connection: Connection, records: Records = RECORDS) -> None:
         SchemaError: A table lacks columns, or stands without the other one that `migrate` would
             have made with it: then it is somebody else's. Or the name of a side table is taken.
     """
-    lacking = _lacking(connection, records)
-    reason = _foreign(lacking, records)
+    lacking, advice = _lacking(connection, records), _advice(connection)
+    reason = _foreign(lacking, records, advice)
     if reason is None and records is RECORDS and list(lacking.values()).count(None) == 1:
         name = next(name for name, columns in lacking.items() if columns is not None)
-        reason = _is_foreign(name, "stands without its partner")
+        reason = _is_foreign(name, "stands without its partner", advice)
     if reason:
         raise SchemaError(f"{reason}. Nothing was changed")
     databases.of(connection.dialect).check_side_tables(connection, records)
@@ -85,18 +113,18 @@ def _lacking(connection: Connection, records: Records) -> dict[str, set[str] | N
     return lacking
 
 
-def _foreign(lacking: dict[str, set[str] | None], records: Records) -> str | None:
+def _foreign(lacking: dict[str, set[str] | None], records: Records, advice: Advice) -> str | None:
     for name, columns in lacking.items():
         essential = OLDEST_COLUMNS[name] if records is RECORDS else columns
         if columns and essential and (missed := columns & essential):
-            return _is_foreign(name, f"lacks the columns {sorted(missed)}")
+            return _is_foreign(name, f"lacks the columns {sorted(missed)}", advice)
     return None
 
 
-def _is_foreign(name: str, reason: str) -> str:
+def _is_foreign(name: str, reason: str, advice: Advice) -> str:
     return (
         f"This database has a table {name!r} that is not of this library: it {reason}. Leave it, "
-        "and give ours other names: embeddings.make_records(Base, prefix=...)"
+        f"and give ours other names: {advice.other_names}"
     )
 
 
@@ -127,24 +155,24 @@ def explained(work: Work) -> Iterator[None]:
 
 
 def _reason(error: DBAPIError, work: Work) -> str | None:
-    records = work.records
+    records, advice = work.records, _advice(work.bind)
     lacking = work.database.lacking(error, records)
     if lacking is None:
         lacking = _lacking(work.connection, records)
-        foreign = _foreign(lacking, records)
+        foreign = _foreign(lacking, records, advice)
     else:
         # By the error alone, which names what the statement needed.
         foreign = next(
-            (_is_foreign(name, "lacks columns") for name in lacking if lacking[name]), None
+            (_is_foreign(name, "lacks columns", advice) for name in lacking if lacking[name]), None
         )
     is_incomplete = None in lacking.values() or any(lacking.values())
     return foreign or (_message_of_missing(work) if is_incomplete else None)
 
 
 def _message_of_missing(work: Work) -> str:
-    records = work.records
-    if records is RECORDS:
-        call = "embeddings.migrate(engine)"
+    records, advice = work.records, _advice(work.bind)
+    if records is RECORDS or advice is not OWN_WORDS:
+        call = advice.migrate()
         if work.dialect.is_async:
             call = (
                 "async with engine.begin() as connection: "

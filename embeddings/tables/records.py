@@ -14,7 +14,14 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from sqlalchemy import ForeignKey, Index, Integer, LargeBinary, Text, inspect
-from sqlalchemy.orm import DeclarativeBase, Mapped, declared_attr, mapped_column, relationship
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    declared_attr,
+    mapped_column,
+    relationship,
+)
+from sqlalchemy.orm.decl_api import DeclarativeAttributeIntercept
 
 from ..values import Metadata  # noqa: TC001  SQLAlchemy reads the annotations
 from ..vectors import Float32, VectorLike  # noqa: TC001  SQLAlchemy reads the annotations
@@ -62,8 +69,31 @@ def _with_own_columns(init: F) -> F:
     return cast("F", constructor)
 
 
-class Base(DeclarativeBase):
+class RecordKind(DeclarativeAttributeIntercept):
+    """The kind of the public classes: what `make_records` maps is an instance of them, too."""
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        """Return whether it has what the class has, in whatever base it is mapped."""
+        columns = vars(self).get("__columns__")
+        return isinstance(instance, columns) if columns else super().__instancecheck__(instance)
+
+
+class Base(DeclarativeBase, metaclass=RecordKind):
     """The declarative base, and so the MetaData, of the tables in this library's own names."""
+
+
+def refuse_subclass(cls: type[Any]) -> None:
+    """Do nothing unless the class inherits from a mapped one of this library's.
+
+    Raises:
+        TypeError: It does.
+    """
+    for base in cls.__mro__[1:]:
+        if "__mapper__" in vars(base) and issubclass(base, CollectionColumns | EmbeddingColumns):
+            raise TypeError(
+                f"{base.__name__} is mapped, and a subclass could not be selected. Give what it "
+                "is to have to make_records(), as embedding_mixin= or collection_mixin="
+            )
 
 
 class CollectionColumns:
@@ -71,6 +101,10 @@ class CollectionColumns:
 
     __tablename__: str
     __schema__: ClassVar[str | None] = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        refuse_subclass(cls)
+        super().__init_subclass__(**options)
 
     @declared_attr.directive
     @classmethod
@@ -115,6 +149,10 @@ class EmbeddingColumns:
     __schema__: ClassVar[str | None] = None
     __collection__: ClassVar[type[CollectionRecord]]
     """The mapped class of its collections."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        refuse_subclass(cls)
+        super().__init_subclass__(**options)
 
     @declared_attr.directive
     @classmethod
@@ -194,9 +232,10 @@ class CollectionRecord(CollectionColumns, Base):
     """A row of `collections`: a named group of embeddings that one model made."""
 
     __tablename__ = "collections"
+    __columns__ = CollectionColumns
 
     embeddings: Mapped[list[EmbeddingRecord]] = relationship(
-        back_populates="collection", cascade="all, delete-orphan"
+        back_populates="collection", cascade="all, delete-orphan", passive_deletes=True
     )
     """All of them: for a large collection, query `EmbeddingRecord` instead."""
 
@@ -205,6 +244,7 @@ class EmbeddingRecord(EmbeddingColumns, Base):
     """A row of `embeddings`: the vector of one item, with its content and metadata if stored."""
 
     __tablename__ = "embeddings"
+    __columns__ = EmbeddingColumns
     __collection__ = CollectionRecord
 
 

@@ -10,17 +10,23 @@ from sqlalchemy import Row
 
 from ..errors import InvalidItemError
 from ..models.base import Content, Kind
+from ..tables.records import COLUMNS
 from ..values import checked_content, dump_metadata
 from ..vectors import as_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from sqlalchemy.orm import QueryableAttribute
 
     from ..keys import Key
+    from ..tables.records import Records
     from ..values import Metadata
     from ..vectors import Float32
     from ..work import Reference
 
+Extra: TypeAlias = "Mapping[str | QueryableAttribute[Any], Any]"
+"""Values of a host's own columns, for rows that are new."""
 ContentKey: TypeAlias = tuple[bytes, Kind]
 """What a vector is looked up by: the content's hash, and whether it is text or bytes."""
 
@@ -113,6 +119,25 @@ def checked_item(
     content = item_content(text, value)
     described = None if metadata is None else item_metadata(text, metadata)
     return Item(text, content, key_of(collection, content), described, bool(store))
+
+
+def checked_extra(records: Records, extra: Extra | None) -> dict[str, Any]:
+    """Return values of a host's own columns by the names that the table has for them.
+
+    Raises:
+        InvalidItemError: A column is not the host's.
+    """
+    columns = records.embedding.__mapper__.columns
+    checked = {}
+    for column, value in (extra or {}).items():
+        name = column if isinstance(column, str) else column.key
+        if name not in columns or columns[name].name in COLUMNS:
+            raise InvalidItemError(
+                f"extra: {name!r} is no column of your own of {records.embeddings.name}: "
+                "make_records(embedding_mixin=) adds some"
+            )
+        checked[columns[name].name] = value
+    return checked
 
 
 def key_of(collection: Reference[Any], content: Content) -> ContentKey:

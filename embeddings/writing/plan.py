@@ -3,40 +3,71 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Generic
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Generic, Protocol
 
-from ..errors import InvalidItemError, InvalidVectorError, ModelError, ModelMismatchError
+from ..errors import (
+    InvalidItemError,
+    InvalidVectorError,
+    ModelError,
+    ModelMismatchError,
+    RefusedError,
+)
 from ..keys import K
 from ..models import registry
 from ..models.base import (
     BATCH_SIZE,
     batches,
     check_batch_size,
-    check_content,
     check_kind,
     kinds,
     prefixed,
+    tokens_of,
 )
+from ..work import retried
 from . import rows
+from .calls import Calls, ask, calls_at_once, check_on_error, in_order, reason_of
 from .items import fold, key_of, of_item
+from .progress import teller
 from .report import CHANGED, DELETED, Report
 from .resolve import resolve, stored_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from ..keys import Keys
     from ..models.base import Content, SupportsEmbedding
+    from ..sessions.runtime import Begun, Runtime
     from ..vectors import Float32
     from ..work import Reference, Work
+    from .calls import Answer, OnError
     from .items import ContentKey, Item
+    from .progress import Progress
     from .resolve import StoredRow
 
 
 LOG = logging.getLogger("embeddings")
+NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
+class Gate(Protocol):
+    """What decides, in the transaction that writes a plan, which items are written."""
+
+    def admit(self, work: Work, ids: list[str]) -> Mapping[str, str]:
+        """Return which items are to be left alone, and why, and keep the others from others.
+
+        Args:
+            work: Of the transaction, in which nothing was read yet.
+            ids: Of all items.
+        """
+        ...
+
+    def settle(self, work: Work, ids: set[str]) -> None:
+        """Do what belongs to the items that are in the collection as planned now."""
+        ...
 
 
 @dataclass(repr=False, eq=False)
@@ -54,7 +85,7 @@ class Plan(Generic[K]):
     collection: str
     model_id: str
     model: SupportsEmbedding
-    call_model: Callable[[SupportsEmbedding, list[Any]], list[Float32]]
+    runtime: Runtime
     keys: Keys[K]
     force: bool
     lists: list[list[Item]]
@@ -66,6 +97,10 @@ class Plan(Generic[K]):
     written_ids: set[str]
     stored: dict[str, StoredRow]
     """The rows that were there when the plan was made, by their ids."""
+    refused: dict[ContentKey, str] = field(default_factory=dict)
+    """What the model does not take, with the reason."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """Values of a host's own columns, for new rows."""
     has_new_words: bool = False
     """Whether an item that is unchanged has no words in the collection's text index yet."""
 
@@ -85,18 +120,47 @@ class Plan(Generic[K]):
     @property
     def unchanged(self) -> list[K]:
         """The ids of items that are there already, just as they are to be."""
-        ids = {item.id for items in self.lists for item in items}
-        return self._sorted(ids - self.new_ids - self.written_ids)
+        return self._sorted(self.unchanged_ids)
+
+    @property
+    def unchanged_ids(self) -> set[str]:
+        """The stored ids of those."""
+        return {item.id for item in self.items()} - self.new_ids - self.written_ids
 
     def _sorted(self, ids: set[str]) -> list[K]:
         return [self.keys.from_text(id) for id in sorted(ids)]
 
     @property
     def contents(self) -> list[Content]:
-        """What the model is still to be called with: each content once. Count your tokens here."""
+        """What the model is still to be called with: each content once."""
         return [prefixed(self.model, content) for content in self.missing.values()]
 
-    def embed(self, batch_size: int = BATCH_SIZE) -> Report:
+    @property
+    def characters(self) -> int:
+        """The number of characters of the texts among `contents`."""
+        return sum(len(content) for content in self.contents if isinstance(content, str))
+
+    @property
+    def tokens(self) -> int:
+        """About how many tokens `contents` have; by the model's `estimate_tokens`."""
+        return sum(tokens_of(self.model, content) for content in self.contents)
+
+    def cost(self, price: float) -> float:
+        """Return about what embedding `contents` costs, in the currency of the price.
+
+        Args:
+            price: Of a million tokens.
+        """
+        return self.tokens * price / 1_000_000
+
+    def embed(
+        self,
+        batch_size: int = BATCH_SIZE,
+        *,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
+    ) -> Report:
         """Call the model for `contents`, and return how many were embedded.
 
         No database is touched. If it fails, what was embedded until then is kept, and another call
@@ -105,56 +169,97 @@ class Plan(Generic[K]):
         Args:
             batch_size: The most values in one call of the model; a smaller `batch_size` of the
                 model goes first.
+            concurrency: The most calls of the model at a time; by default what the model says.
+            progress: Called with the contents done and the contents in all; True draws a bar.
+            on_error: With "skip" items that the model refuses by themselves leave the plan, and
+                stand in `skipped` of the report.
 
         Raises:
             ModelError: The model failed; its `ids` are those of the items concerned.
-            ValueError: `batch_size` is not a positive integer.
+            ValueError: `batch_size` or `concurrency` is not a positive integer, or `on_error`
+                neither of the two.
         """
         check_batch_size(batch_size)
-        began, count, requests = perf_counter(), len(self.missing), 0
+        skips, at_once = check_on_error(on_error), calls_at_once(self.model, concurrency)
+        began, count, before = perf_counter(), len(self.missing), len(self.refused)
+        tell = teller(progress, count)
         own = getattr(self.model, "batch_size", None)
-        for batch in batches(list(self.missing), min(batch_size, own or batch_size)):
-            start = perf_counter()
-            self.call({key: self.missing[key] for key in batch})
-            for key in batch:
-                del self.missing[key]
-            requests += 1
-            took = (perf_counter() - start) * 1000
-            LOG.debug("batch for %r: %d embedded, %.1f ms", self.collection, len(batch), took)
-        seconds = perf_counter() - began
-        return Report(embedded=count, requests=requests, seconds=seconds)
 
-    def call(self, contents: dict[ContentKey, Content]) -> None:
-        """Call the model once, and take up the vectors. Errors tell which items they are about."""
-        with self._naming(list(contents)):
-            made = self.call_model(self.model, list(contents.values()))
-        self.vectors |= zip(contents, made, strict=True)
-
-    @contextmanager
-    def _naming(self, batch: list[ContentKey]) -> Iterator[None]:
-        """Add the ids of the items concerned to an error in the block."""
-        try:
-            yield
-        except (InvalidItemError, InvalidVectorError, ModelError) as error:
-            concerned = {batch[i] for i in error.positions} if error.positions else {*batch}
-            error.add_ids(
-                self._sorted(
-                    {item.id for items in self.lists for item in items if item.key in concerned}
-                )
+        def finish(call: Begun[Answer]) -> Report:
+            answer = call.result()
+            report = self.take(answer)
+            took = answer.seconds * 1000
+            LOG.debug(
+                "batch for %r: %d embedded, %.1f ms", self.collection, len(answer.vectors), took
             )
-            raise
+            tell(count - len(self.missing))
+            return report
+
+        with self.runtime.pool(at_once) as pool:
+            calls = Calls(self.model, self.runtime, pool, skips=skips)
+            report = in_order(
+                batches(list(self.missing), min(batch_size, own or batch_size)),
+                lambda keys: calls.begin({key: self.missing[key] for key in keys}),
+                finish,
+                calls.ahead,
+            )
+        return replace(
+            report,
+            embedded=count - (len(self.refused) - before),
+            skipped=self.without_refused(),
+            seconds=perf_counter() - began,
+        )
+
+    def take(self, answer: Answer) -> Report:
+        """Take up what came of calling the model, and return what that took.
+
+        Raises:
+            ModelError: The model failed; its `ids` are those of the items concerned.
+        """
+        self.vectors |= answer.vectors
+        self.refused |= answer.refused
+        for key in (*answer.vectors, *answer.refused):
+            self.missing.pop(key, None)
+        if answer.error is not None:
+            if isinstance(answer.error, InvalidItemError | InvalidVectorError | ModelError):
+                concerned = answer.concerned()
+                ids = {item.id for item in self.items() if item.key in concerned}
+                answer.error.add_ids(self._sorted(ids))
+            raise answer.error
+        return Report(requests=answer.usage.requests, tokens=answer.usage.tokens)
+
+    def without_refused(self) -> tuple[tuple[K, str], ...]:
+        """Take what the model does not take off the plan; return the ids, with the reason."""
+        if not self.refused:
+            return ()
+        gone = {
+            item.id: self.refused[item.key] for item in self.items() if item.key in self.refused
+        }
+        self.lists = [
+            [item for item in items if item.key not in self.refused] for items in self.lists
+        ]
+        self.new_ids -= gone.keys()
+        self.written_ids -= gone.keys()
+        return tuple((self.keys.from_text(id), why) for id, why in sorted(gone.items()))
+
+    def items(self) -> Iterator[Item]:
+        """Yield what is to be written."""
+        return chain.from_iterable(self.lists)
 
     def __repr__(self) -> str:
         new, written = len(self.new_ids), len(self.written_ids | self.new_ids)
         return f"<Plan for {self.collection!r}: {written} to write, {new} of them new>"
 
 
+@retried
 def make(
     collection: Reference[K],
     given: list[Item],
     prepared: Float32 | None = None,
     *,
     force: bool,
+    skips: bool = False,
+    extra: Mapping[str, Any] = NOTHING,
 ) -> Plan[K]:
     """Return what writing items takes, having read what is there.
 
@@ -163,6 +268,8 @@ def make(
         given: In the order in which they were given.
         prepared: The vector of the first item, where it is at hand.
         force: Call the model even for vectors that are there.
+        skips: Note items that the model is known to refuse, instead of raising an error.
+        extra: Values of a host's own columns, for new rows.
     """
     with collection.work() as work:
         row = collection.find(work)
@@ -186,13 +293,14 @@ def make(
     # What comes later cannot rely on a row that is about to be replaced.
     missing = {item.key: item.content for item in todo.missing}
     missing |= {i.key: i.content for items in later for i in items if i.key not in vectors}
-    _check_missing(collection, model, lists, missing)
+    refused = _refused(collection, model, lists, missing, skips=skips)
+    missing = {key: content for key, content in missing.items() if key not in refused}
     written = {row["id"] for row in todo.rows + todo.changes}
     return Plan(
         collection=collection.name,
         model_id=collection.model_id_of(row),
         model=model,
-        call_model=collection.embed,
+        runtime=collection.sessions.runtime,
         keys=collection.keys,
         force=force,
         lists=lists,
@@ -201,6 +309,8 @@ def make(
         new_ids={item.id for items in lists for item in items if item.key in missing},
         written_ids=written.union(item.id for items in later for item in items),
         stored=stored or {},
+        refused=refused,
+        extra=extra,
         has_new_words=has_new_words,
     )
 
@@ -213,20 +323,31 @@ def _as_embedded(collection: Reference[Any], model: SupportsEmbedding, item: Ite
     return item._replace(key=key_of(collection, content))
 
 
-def _check_missing(
+def _refused(
     collection: Reference[Any],
     model: SupportsEmbedding,
     lists: list[list[Item]],
     missing: Collection[ContentKey],
-) -> None:
-    for items in lists:
-        for item in items:
-            if item.key in missing:
-                try:
-                    check_content(model, item.content)
-                except (InvalidItemError, InvalidVectorError, ModelError) as error:
-                    error.add_ids([collection.keys.from_text(item.id)])
-                    raise
+    *,
+    skips: bool,
+) -> dict[ContentKey, str]:
+    """Return which of the contents the model is known to refuse, with the reason."""
+    refused: dict[ContentKey, str] = {}
+    check_item = getattr(model, "check_item", None)
+    if check_item is None:
+        return refused
+    for item in chain.from_iterable(lists):
+        if item.key not in missing:
+            continue
+        try:
+            check_item(item.content)
+        except (InvalidItemError, InvalidVectorError, ModelError) as error:
+            if skips and isinstance(error, InvalidItemError | RefusedError):
+                refused[item.key] = reason_of(error)
+                continue
+            error.add_ids([collection.keys.from_text(item.id)])
+            raise
+    return refused
 
 
 def apply(collection: Reference[K], plan: Plan[K]) -> Report:
@@ -259,7 +380,14 @@ def log_batch(plan: Plan[Any], report: Report) -> None:
         )
 
 
-def write(collection: Reference[K], plan: Plan[K], *, gives_way: bool = False) -> Report:
+def write(
+    collection: Reference[K],
+    plan: Plan[K],
+    *,
+    gives_way: bool = False,
+    skips: bool = False,
+    gate: Gate | None = None,
+) -> Report:
     """Read again and write, and return what was done.
 
     Args:
@@ -267,27 +395,29 @@ def write(collection: Reference[K], plan: Plan[K], *, gives_way: bool = False) -
         plan: What. All of it has a vector.
         gives_way: Leave rows alone that another writer changed or deleted since the plan was made.
             Else the last writer wins, and the model is called for what is missing by then.
+        skips: Leave out what the model refuses by itself.
+        gate: What decides, in the transaction that writes, which items are written.
     """
-    began, requests = perf_counter(), 0
-    while (outcome := _write(collection, plan, gives_way=gives_way)).missing:
+    began, spent = perf_counter(), Report()
+    while (outcome := _write(collection, plan, gives_way=gives_way, gate=gate)).missing:
         LOG.warning(
             "other writers changed %d items in %r meanwhile: the model is called for them again",
             len(outcome.missing),
             collection.name,
         )
-        plan.call({item.key: item.content for item in outcome.missing})
+        contents = {item.key: item.content for item in outcome.missing}
+        spent += plan.take(ask(plan.model, plan.runtime, contents, skips=skips))
         plan.new_ids |= {item.id for item in outcome.missing}
-        requests += 1
+        spent += Report(skipped=plan.without_refused())
     written = outcome.written - outcome.skipped.keys()
-    ids = {item.id for items in plan.lists for item in items}
-    report = Report(
+    ids = {item.id for item in plan.items()}
+    report = spent + Report(
         embedded=len(written & plan.new_ids),
         reused=len(written - plan.new_ids),
         unchanged=len(ids - outcome.written - outcome.skipped.keys()),
         skipped=tuple(
             (plan.keys.from_text(id), why) for id, why in sorted(outcome.skipped.items())
         ),
-        requests=requests,
         seconds=perf_counter() - began,
     )
     log_batch(plan, report)
@@ -305,10 +435,18 @@ class _Outcome:
     """By their ids the reasons."""
 
 
-def _write(collection: Reference[K], plan: Plan[K], *, gives_way: bool) -> _Outcome:
+@retried
+def _write(
+    collection: Reference[K],
+    plan: Plan[K],
+    *,
+    gives_way: bool,
+    gate: Gate | None,
+) -> _Outcome:
     """Write in one transaction, unless items need the model first."""
     outcome, accepted = _Outcome(), kinds(plan.model)
     with collection.work(write=True) as work:
+        work.extra = plan.extra
         row = collection.find_or_create(work, plan.model_id)
         if row.model_id != plan.model_id and (
             registry.canonical_id(row.model_id) != registry.canonical_id(plan.model_id)
@@ -317,6 +455,8 @@ def _write(collection: Reference[K], plan: Plan[K], *, gives_way: bool) -> _Outc
         for position, folded in enumerate(plan.lists):
             if position:
                 collection.existing(work)
+            elif gate:
+                outcome.skipped |= gate.admit(work, [item.id for item in folded])
             elif gives_way:
                 work.database.keep_rows(work, [item.id for item in folded])
             stored = stored_rows(work, folded, accepted)
@@ -330,12 +470,15 @@ def _write(collection: Reference[K], plan: Plan[K], *, gives_way: bool) -> _Outc
             if todo.missing:
                 outcome.missing = todo.missing
                 return outcome
-            new = {item.id for item in items} - stored.keys() if gives_way else ()
+            new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
             if rows.write(work, todo, new):
                 collection.existing(work)  # read again: it has vectors now
                 again = stored_rows(work, items, accepted)
                 _give_way(plan, work, [item for item in items if item.id in new], again, outcome)
             outcome.written |= {row["id"] for row in todo.rows + todo.changes}
+        if gate:
+            ids = {item.id for items in plan.lists for item in items}
+            gate.settle(work, ids - outcome.skipped.keys())
     return outcome
 
 

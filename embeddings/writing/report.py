@@ -7,6 +7,7 @@ from typing import Any
 
 CHANGED = "changed since it was planned"
 DELETED = "deleted since it was planned"
+BUSY = "another writer is at it"
 """Why an item is skipped."""
 
 
@@ -24,7 +25,7 @@ class Report:
         missing: Ids that have no vector, from an audit.
         orphaned: Ids whose row is gone, from an audit.
         pending: Items that are still to be done.
-        requests: Calls of the model.
+        requests: To the service, those that failed included; calls of a model that is none.
         tokens: What the service counted for them; 0 where it does not say.
         seconds: How long it took.
     """

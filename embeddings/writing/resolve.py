@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 HASHES_AT_ONCE = 500  # in one statement, far below the parameters that any database takes
 
 
-def _is_same_json(text: str, stored: str | None, *, keeps_order: bool) -> bool:
+def is_same_json(text: str, stored: str | None, *, keeps_order: bool) -> bool:
+    """Return whether JSON says the same as what is stored."""
     if stored is None:
         return False
     # As text: to Python 1, 1.0 and True are equal.
-    one, other = (
-        json.dumps(json.loads(json_text), sort_keys=not keeps_order) for json_text in (text, stored)
-    )
+    try:
+        one, other = (
+            json.dumps(json.loads(found), sort_keys=not keeps_order) for found in (text, stored)
+        )
+    except ValueError:  # what another program has stored is not JSON
+        return False
     return one == other
 
 
@@ -149,7 +153,7 @@ def _change(
     if row.is_stored:
         change["content"] = change["content_blob"] = None
     keeps_order = work.database.keeps_order_of_json
-    if item.metadata is not None and _is_same_json(
+    if item.metadata is not None and is_same_json(
         item.metadata, row.metadata, keeps_order=keeps_order
     ):
         change["metadata"] = None

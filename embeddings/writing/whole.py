@@ -13,9 +13,10 @@ from ..models import registry
 from ..tables.migrate import bring_up_to_date
 from ..tables.records import RECORDS
 from ..values import check_text
+from ..work import retried
 
 if TYPE_CHECKING:
-    from ..work import Reference
+    from ..work import CollectionRow, Reference
 
 
 def checked_name(name: object) -> str:
@@ -43,6 +44,7 @@ def open_database(collection: Reference[Any]) -> None:
     create_at_once(collection)
 
 
+@retried
 def create_at_once(collection: Reference[Any]) -> None:
     """Create the collection, unless its model is one that nobody can call.
 
@@ -59,20 +61,33 @@ def create_at_once(collection: Reference[Any]) -> None:
 
 def rename(collection: Reference[Any], name: str) -> None:
     """Give the collection another name. See `Collection.rename`."""
-    checked_name(name)
+    row = _rename(collection, checked_name(name))
+    collection.forget()
+    collection.renamed.append((collection.name, row.id))
+    collection.name = name
+
+
+@retried
+def _rename(collection: Reference[Any], name: str) -> CollectionRow:
     entity = collection.records.collection
     with collection.work(write=True) as work:
         row = collection.existing(work)
         if work.row_named(name) not in {None, row}:
             raise ValueError(f"Collection {name!r} already exists")
         work.run(update(entity).where(entity.id == row.id).values({entity.name: name}))
-    collection.forget()
-    collection.renamed.append((collection.name, row.id))
-    collection.name = name
+        return row
 
 
 def delete(collection: Reference[Any]) -> None:
     """Delete the collection and its embeddings. See `Collection.delete`."""
+    row = _delete(collection)
+    collection.database.after_deletion(collection, row)
+    collection.forget()
+    collection.is_deleted = True
+
+
+@retried
+def _delete(collection: Reference[Any]) -> CollectionRow:
     embedding, entity = collection.records.embedding, collection.records.collection
     with collection.work(write=True) as work:
         row = collection.existing(work)
@@ -82,6 +97,4 @@ def delete(collection: Reference[Any]) -> None:
         work.changed(delete_from(embedding).where(embedding.collection_id == row.id))
         work.database.before_deletion(collection, work)
         work.changed(delete_from(entity).where(entity.id == row.id))
-    collection.database.after_deletion(collection, row)
-    collection.forget()
-    collection.is_deleted = True
+        return row

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -15,23 +15,38 @@ from ..searching.query import checked_where, starts_with, where_condition
 from ..tables.records import now
 from ..values import checked_content, load_metadata
 from ..vectors import as_vector
+from ..work import retried
 from . import loaded, plan, rows
-from .items import Prepared, checked_item, item_metadata, key_of, vector_row
+from .calls import Answer, Calls, ask, calls_at_once, check_on_error, in_order, not_called
+from .items import (
+    Extra,
+    Prepared,
+    checked_extra,
+    checked_item,
+    item_metadata,
+    key_of,
+    vector_row,
+)
+from .progress import teller
 from .report import Report
 from .resolve import Resolution, stored_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sqlalchemy import ColumnElement
 
     from ..keys import Key
     from ..models.base import Content
-    from ..searching.query import Where
+    from ..searching.query import CheckedWhere, Where
+    from ..sessions.runtime import Begun
     from ..values import Metadata
     from ..vectors import Float32
     from ..work import Reference
-    from .items import Item
+    from .calls import OnError
+    from .items import ContentKey, Item
+    from .plan import Plan
+    from .progress import Progress
 
 LOG = logging.getLogger("embeddings")
 
@@ -44,10 +59,12 @@ def embed(
     store: bool,
     *,
     force: bool,
+    extra: Extra | None = None,
 ) -> None:
     """Embed a value and store its vector. See `Collection.embed`."""
     content = value.content if isinstance(value, Prepared) else value
     item = checked_item(collection, id, content, metadata, store)
+    own = checked_extra(collection.records, extra)
     vector: Float32 | None = None
     if isinstance(value, Prepared):
         with collection.work() as work:
@@ -55,7 +72,7 @@ def embed(
         if value.model_id != model_id:
             raise ModelMismatchError(collection.name, model_id, value.model_id)
         vector = as_vector(value.vector, label=f"prepared vector of {item.id!r}")
-    _embed(collection, [item], vector, force=force)
+    _embed(collection, item, vector, force=force, extra=own)
 
 
 def embed_multi(
@@ -64,40 +81,150 @@ def embed_multi(
     store: bool,
     batch_size: int,
     *,
+    total: int | None,
     force: bool,
+    extra: Extra | None,
+    concurrency: int | None,
+    progress: Progress,
+    on_error: OnError,
 ) -> Report:
     """Embed and store values, a batch at a time. See `Collection.embed_multi`."""
     check_batch_size(batch_size)
-    own = getattr(collection.read_model(), "batch_size", None)
+    began, skips, tell = perf_counter(), check_on_error(on_error), teller(progress, total)
+    columns, model = checked_extra(collection.records, extra), collection.read_model()
+    own = getattr(model, "batch_size", None)
     items = (
         checked_item(collection, id, value, metadata, store, position)
         for position, (id, value, metadata) in enumerate(entries)
     )
-    report = Report()
-    for batch in batches(items, min(batch_size, own or batch_size)):
-        report += _embed(collection, batch, None, force=force)
-    return report
+    runtime = collection.sessions.runtime
+    with runtime.pool(calls_at_once(model, concurrency)) as pool:
+        calls = Calls(model, runtime, pool, skips=skips)
+        bulk = _Bulk(collection, calls, tell, force=force, extra=columns)
+        report = in_order(
+            batches(items, min(batch_size, own or batch_size)),
+            bulk.begin,
+            bulk.finish,
+            calls.ahead,
+        )
+    return replace(report, seconds=perf_counter() - began)
+
+
+@dataclass(eq=False)
+class _Flight:
+    """A batch between its plan and its rows."""
+
+    items: list[Item]
+    ids: set[str]
+    planned: Plan[Any] | None = None
+    call: Begun[Answer] | None = None
+    borrowed: dict[ContentKey, Plan[Any]] = field(default_factory=dict)
+    """Contents that the model is called with for a batch before this one."""
+
+    def is_over(self) -> bool:
+        """Return whether nothing is to be waited for."""
+        return self.call is None or self.call.is_over()
+
+
+class _Bulk:
+    """One `embed_multi` in progress.
+
+    Args:
+        collection: Where to.
+        calls: Of its model.
+        tell: Is told how many items are done.
+        force: Call the model even for vectors that are there.
+        extra: Values of a host's own columns, for new rows.
+    """
+
+    def __init__(
+        self,
+        collection: Reference[Any],
+        calls: Calls,
+        tell: Callable[[int], None],
+        *,
+        force: bool,
+        extra: Mapping[str, Any],
+    ) -> None:
+        self._collection, self._calls, self._tell, self._force = collection, calls, tell, force
+        self._extra = extra
+        self._flying: list[_Flight] = []
+        self._done = 0
+
+    def begin(self, items: list[Item]) -> _Flight:
+        """Look up what is there, and begin to call the model for the rest."""
+        flight = _Flight(items, {item.id for item in items})
+        # Where a batch before this one writes the same rows, they are looked at afterwards.
+        if all(flight.ids.isdisjoint(other.ids) for other in self._flying):
+            self._plan(flight, self._flying)
+        self._flying.append(flight)
+        return flight
+
+    def _plan(self, flight: _Flight, earlier: Sequence[_Flight]) -> Plan[Any]:
+        planned = plan.make(
+            self._collection,
+            flight.items,
+            force=self._force,
+            skips=self._calls.skips,
+            extra=self._extra,
+        )
+        contents = dict(planned.missing)
+        for other in earlier if not self._force else ():
+            if other.planned is not None:
+                for key in contents.keys() & other.planned.missing.keys():
+                    flight.borrowed[key] = other.planned
+                    del contents[key]
+        if contents:
+            flight.call = self._calls.begin(contents)
+        flight.planned = planned
+        return planned
+
+    def finish(self, flight: _Flight) -> Report:
+        """Wait for the model, and write; return what was done."""
+        began = perf_counter()
+        self._flying.remove(flight)
+        planned = flight.planned or self._plan(flight, ())
+        answer = flight.call.result() if flight.call is not None else Answer()
+        for key, other in flight.borrowed.items():
+            if key in other.vectors:
+                answer.vectors[key] = other.vectors[key]
+            elif key in other.refused:
+                answer.refused[key] = other.refused[key]
+            else:
+                raise not_called(planned.model)
+        flight.borrowed = {}
+        report = _taken(self._collection, planned, answer, skips=self._calls.skips)
+        self._done += len(flight.items)
+        self._tell(self._done)
+        return replace(report, seconds=perf_counter() - began)
 
 
 def _embed(
     collection: Reference[Any],
-    items: list[Item],
+    item: Item,
     prepared: Float32 | None,
     *,
     force: bool,
+    extra: Mapping[str, Any],
 ) -> Report:
-    began = perf_counter()
-    planned = plan.make(collection, items, prepared, force=force)
-    report = Report(unchanged=len(planned.unchanged))
+    planned = plan.make(collection, [item], prepared, force=force, extra=extra)
+    answer = Answer()
+    if planned.missing:
+        answer = ask(planned.model, planned.runtime, planned.missing, skips=False)
+    return _taken(collection, planned, answer)
+
+
+def _taken(
+    collection: Reference[Any], planned: Plan[Any], answer: Answer, *, skips: bool = False
+) -> Report:
+    """Take up what the model made, and write; return what was done."""
+    report = planned.take(answer)
+    report += Report(skipped=planned.without_refused())
     if planned.new_ids or planned.written_ids or planned.has_new_words:
-        requests = bool(planned.missing)
-        if planned.missing:
-            planned.call(planned.missing)
-            planned.missing = {}
-        report = plan.write(collection, planned) + Report(requests=requests)
-    else:
-        plan.log_batch(planned, report)
-    return replace(report, seconds=perf_counter() - began)
+        return report + plan.write(collection, planned, skips=skips)
+    report += Report(unchanged=len(planned.unchanged_ids))
+    plan.log_batch(planned, report)
+    return report
 
 
 def prepare(collection: Reference[Any], value: Content) -> Prepared:
@@ -122,29 +249,42 @@ def embed_query(collection: Reference[Any], value: Content) -> Float32:
 
 
 def store_vectors(
-    collection: Reference[Any], entries: Iterable[tuple[Any, ...]], batch_size: int
+    collection: Reference[Any],
+    entries: Iterable[tuple[Any, ...]],
+    batch_size: int,
+    extra: Extra | None,
 ) -> Report:
     """Store vectors that were made elsewhere. See `Collection.store_vectors`."""
     check_batch_size(batch_size)
+    own = checked_extra(collection.records, extra)
     start, written = perf_counter(), 0
     checked = (vector_row(collection, entry, at) for at, entry in enumerate(entries))
     for batch in batches(checked, batch_size):
         began = perf_counter()
         by_id = {row["id"]: row for row in batch}
-        with collection.work(write=True) as work:
-            collection.find_or_create(work)
-            texts = {
-                id: (row["content"], row["content_hash"])
-                for id, row in by_id.items()
-                if row["content"] is not None
-            }
-            rows.write(work, Resolution([by_id[id] for id in sorted(by_id)], texts=texts))
+        _store(collection, [by_id[id] for id in sorted(by_id)], own)
         written += len(by_id)
         took = (perf_counter() - began) * 1000
         LOG.debug("batch in %r: %d vectors stored, %.1f ms", collection.name, len(batch), took)
     return Report(reused=written, seconds=perf_counter() - start)
 
 
+@retried
+def _store(
+    collection: Reference[Any], given: list[dict[str, Any]], extra: Mapping[str, Any]
+) -> None:
+    with collection.work(write=True) as work:
+        work.extra = extra
+        collection.find_or_create(work)
+        texts = {
+            row["id"]: (row["content"], row["content_hash"])
+            for row in given
+            if row["content"] is not None
+        }
+        rows.write(work, Resolution(given, texts=texts))
+
+
+@retried
 def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None) -> None:
     """Replace the metadata of an item. See `Collection.set_metadata`."""
     text = collection.id_of(id)
@@ -175,15 +315,26 @@ def delete_items(
     condition = None if where is None else checked_where(collection.records, where)
     if texts is None and not conditions and not condition:  # an empty dict picks nothing
         raise InvalidQueryError("give ids, prefix= or where=; delete() deletes the collection")
+    return _delete(collection, texts, condition, conditions)
+
+
+@retried
+def _delete(
+    collection: Reference[Any],
+    ids: list[str] | None,
+    where: CheckedWhere | None,
+    given: list[ColumnElement[bool]],
+) -> int:
+    columns = collection.records.embeddings.c
     with collection.work(write=True) as work:
         row = collection.find(work)
         if row is None:
             return 0
-        if texts is not None:
-            conditions.append(work.database.is_one_of(id, texts))
-        if condition:
-            conditions.append(where_condition(work, condition))
-        conditions.append(collection.records.embeddings.c.collection_id == row.id)
+        conditions = [*given, columns.collection_id == row.id]
+        if ids is not None:
+            conditions.append(work.database.is_one_of(columns.id, ids))
+        if where:
+            conditions.append(where_condition(work, where))
         count = work.database.delete_rows(work, conditions)
         loaded.refresh(work)
         return count

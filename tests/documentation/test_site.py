@@ -29,6 +29,10 @@ SUBJECTS = (
 BESIDE = (  # public, and not of the package itself
     "databases.register",
     "integrations.django.ModelCollection",
+    "integrations.django.admin.EmbeddingsAdmin",
+    "integrations.django.operations.FollowRows",
+    "integrations.django.records",
+    "integrations.django.rest.EmbeddingsFilter",
     "integrations.django.session",
     "integrations.flask.Embeddings",
     "models.openai.OpenAIEmbeddingModel",

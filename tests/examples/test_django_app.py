@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from selenium.webdriver.common.by import By
 from sqlalchemy import make_url
 
-from tests.examples.serving import EXAMPLES, copied, python, run, served
+from tests.examples.serving import EXAMPLES, copied, follow, python, run, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from selenium import webdriver
+    from selenium.webdriver.remote.webelement import WebElement
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +65,14 @@ def test_it_is_used_over_http(site: str, folder: Path, environment: dict[str, st
             return re.findall(r'<a href="/bakery/\d+">(.+?)</a>', page.text)
 
         assert subjects("return the payment to a customer")[0] == "How do I give money back?"
+        api = client.get("/bakery/tickets", params={"search": "give a customer money back"})
+        assert api.json()["results"][0]["subject"] == "How do I give money back?"
         assert "Refund for a cancelled film" not in subjects("cancelled film")
         assert "The screen is frozen" not in subjects("the screen is frozen")
 
-        found = re.search(r'"/bakery/\d+"', client.get("/bakery/?q=money back").text)
-        assert found is not None
-        assert "Like this" in client.get(found[0].strip('"')).text
+        link = re.search(r'"/bakery/\d+"', client.get("/bakery/?q=money back").text)
+        assert link is not None
+        assert "Like this" in client.get(link[0].strip('"')).text
 
         token = re.findall(r'csrfmiddlewaretoken" value="(\w+)"', client.get("/bakery/ask").text)
         form = {"subject": "Glücksrad 🎡", "question": "?", "csrfmiddlewaretoken": token[0]}
@@ -85,51 +91,133 @@ def test_it_is_used_over_http(site: str, folder: Path, environment: dict[str, st
     assert re.search(r"helpdesk.ticket +\S+ +256 +12 ", status), status
 
 
+def test_the_admin_in_a_browser(
+    site: str, folder: Path, environment: dict[str, str], browser: webdriver.Chrome
+):
+    """Found by meaning, the nearest first, or by a column; embedded when saved."""
+    superuser = ("createsuperuser", "--noinput", "--username=agent", "--email=a@example.org")
+    password = environment | {"DJANGO_SUPERUSER_PASSWORD": "agent"}
+    run("manage", *superuser, folder=folder, **password)
+
+    def field(name: str) -> WebElement:
+        return browser.find_element(By.NAME, name)
+
+    def subjects() -> list[str]:
+        rows = browser.find_elements(By.CSS_SELECTOR, "#result_list th.field-subject a")
+        return [row.text for row in rows]
+
+    def button(selector: str) -> None:
+        follow(browser, browser.find_element(By.CSS_SELECTOR, selector))
+
+    browser.get(f"{site}/admin/helpdesk/ticket/")
+    field("username").send_keys("agent")
+    field("password").send_keys("agent")
+    button("[type=submit]")
+    field("q").send_keys("return the payment to a customer")
+    button("#changelist-search [type=submit]")
+    assert subjects()[0] == "How do I give money back?"
+    follow(browser, browser.find_element(By.LINK_TEXT, "How do I give money back?"))
+    field("subject").clear()
+    field("subject").send_keys("A cat in the oven")
+    field("question").clear()
+    field("question").send_keys("There is a kitten where the bread should be.")
+    button("[name=_save]")
+    browser.get(f"{site}/admin/helpdesk/ticket/?q=kitten")
+    assert subjects()[0] == "A cat in the oven"
+    button("th.column-subject a")
+    assert subjects() == sorted(subjects(), key=str.casefold)
+    assert len(subjects()) > 5
+
+
 # What Django's own commands make, and a visitor.
 BEGIN = """
 from django.core.management import call_command
 call_command("startproject", "mysite", ".")
 call_command("startapp", "articles")
 """
-USE = """
+FIRST = """
 import os, django
 os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
 django.setup()
 from django.core.management import call_command
 call_command("makemigrations", "articles", verbosity=0)
+"""
+USE = """
+import asyncio, os, django
+os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+django.setup()
+from django.core.management import call_command
+call_command("makemigrations", check_changes=True, dry_run=True)
 call_command("migrate", verbosity=0)
-call_command("check")
-from django.test import Client
+call_command("check", databases=["default"])
+from django.contrib.auth.models import User
+from django.test import AsyncClient, Client
 client = Client()
 for title in ("my happy hound", "my dissatisfied cat"):
     assert client.post("/write", {"title": title}).status_code == 201
 print(list(client.get("/search?q=a cheerful dog").json()))
+print([row["title"] for row in client.get("/api?search=a cheerful dog").json()["results"]])
+
+async def visit():
+    visitor = AsyncClient()
+    assert (await visitor.post("/awrite", {"title": "a tax report"})).status_code == 201
+    print(list((await visitor.get("/asearch?q=taxes")).json()))
+
+asyncio.run(visit())
+client.force_login(User.objects.create_superuser("editor"))
+form = {"title": "a purring cat", "lang": "en", "published": "on"}
+assert client.post("/admin/articles/article/add/", form).status_code == 302
+assert "a purring cat" in client.get("/admin/articles/article/?q=kitten").text
 call_command("embeddings", "status")
+from articles.models import Article
+Article.objects.filter(title="a tax report").update(title="a report on taxes")
+call_command("embeddings", "refresh")
+call_command("embeddings", "sync")
+call_command("embeddings", "check")
+call_command("test", "articles")
 """
 SETTINGS = """
 INSTALLED_APPS += ["articles"]
+INSTALLED_APPS[INSTALLED_APPS.index("embeddings.integrations.django")] = "mysite.apps.Vectors"
 ALLOWED_HOSTS = ["testserver"]
 MIDDLEWARE.remove("django.middleware.csrf.CsrfViewMiddleware")
 """
 URLS = """
-from articles import views
+from articles import api, async_views, views
+from django.contrib import admin
 from django.urls import path
-urlpatterns = [path("write", views.write), path("search", views.search)]
+urlpatterns = [
+    path("write", views.write), path("search", views.search), path("api", api.Articles.as_view()),
+    path("awrite", async_views.write), path("asearch", async_views.search),
+    path("admin/", admin.site.urls),
+]
 """
 
 
 def test_the_lines_of_the_documentation(tmp_path: Path):
     """Added to a new project of Django's, they are enough."""
-    page = (EXAMPLES.parent / "docs" / "django.md").read_text()
-    lines = dict(re.findall(r"```python\n# (\w+/\w+\.py)\n(.*?)```", page, re.DOTALL))
-    assert set(lines) == {"mysite/settings.py", "articles/models.py", "articles/views.py"}
+    lines: dict[str, str] = {}
+    for page in sorted((EXAMPLES.parent / "docs").glob("django*.md")):
+        for name, added in re.findall(
+            r"```python\n# ([\w/]+\.py)\n(.*?)```", page.read_text(), re.DOTALL
+        ):
+            lines[name] = lines.get(name, "") + added
+    assert len(lines) == 9
     python("-c", BEGIN, folder=tmp_path)
     lines["mysite/settings.py"] += SETTINGS
     lines["mysite/urls.py"] = URLS
+    migration = lines.pop("articles/migrations/0002_follow.py").replace(
+        '("embeddings"', '("vectors"'
+    )
     for name, added in lines.items():
         with (tmp_path / name).open("a") as file:
             file.write(added)
+    python("-c", FIRST, folder=tmp_path)
+    (tmp_path / "articles/migrations/0002_follow.py").write_text(migration)
     output = python("-c", USE, folder=tmp_path)
-    assert "['my happy hound', 'my dissatisfied cat']" in output
+    assert output.count("['my happy hound', 'my dissatisfied cat']") == 2
+    assert "['a tax report'" in output
     assert "up to date" in output
-    assert re.search(r"articles.article +\S+ +256 +2 ", output)
+    assert "articles.article: 1 embedded" in output
+    assert "0 stale, 0 missing, 0 orphaned, 0 pending" in output
+    assert re.search(r"articles.article +\S+ +256 +4 ", output)

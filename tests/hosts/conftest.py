@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import ModuleType
 
-TABLES = ("comment", "essay", "article", "author", "photo", "country")
+TABLES = (
+    *("leaflet_tags", "leaflet", "tag"),
+    *("comment", "essay", "article", "author", "photo", "country", "game"),
+)
 
 
 @pytest.fixture(scope="session")
@@ -95,9 +99,47 @@ def empty(alias: str) -> None:
     from django.db import connections
 
     with connections[alias].cursor() as cursor:
-        for table in (*(f"library_{name}" for name in TABLES), "embeddings", "collections"):
+        for table in (
+            *(f"library_{name}" for name in TABLES),
+            "embeddings",
+            "embeddings_pending",
+            "collections",
+        ):
             cursor.execute(f"DELETE FROM {table}")
     connections[alias].close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def bare(
+    request: pytest.FixtureRequest, django_aliases: None, tmp_path: Any
+) -> Iterator[tuple[str, Callable[..., str]]]:
+    """The alias of a database without tables, and what runs a command on it."""
+    from django.core.management import call_command
+    from django.db import connections
+
+    is_sqlite = request.param == "sqlite"
+    alias, name = f"bare_{request.param}", "bare" + tmp_path.name.replace("-", "_")[-40:]
+    like = connections["other" if is_sqlite else "postgresql"].settings_dict
+    if not is_sqlite:
+        with connections["postgresql"].cursor() as cursor:
+            cursor.execute(f'CREATE DATABASE "{name}"')
+    new = {**like, "NAME": str(tmp_path / "bare.db") if is_sqlite else name}
+    connections.settings[alias] = new
+
+    def command(*arguments: str, **options: Any) -> str:
+        output = StringIO()
+        if arguments[0] != "makemigrations":
+            options["database"] = alias
+        call_command(*arguments, stdout=output, stderr=output, no_color=True, **options)
+        return output.getvalue()
+
+    yield alias, command
+    connections[alias].close()
+    del connections[alias], connections.settings[alias]
+    if not is_sqlite:
+        with connections["postgresql"].cursor() as cursor:
+            cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        connections["postgresql"].close()
 
 
 @pytest.fixture

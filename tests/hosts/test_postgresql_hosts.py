@@ -663,7 +663,7 @@ def test_joining_the_hosts_tables_needs_no_cast(
 def explain(session: Session, statement: Select[Any], *settings: str) -> str:
     """Return the plan of a statement, as PostgreSQL makes it for these very parameters."""
     connection = session.connection()
-    compiled = statement.compile(connection)
+    compiled = statement.compile(connection, compile_kwargs={"render_postcompile": True})
     processors = compiled._bind_processors
     for setting in settings:
         session.execute(text(f"SET LOCAL {setting}"))

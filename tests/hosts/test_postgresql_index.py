@@ -1295,7 +1295,8 @@ def test_matches_from_the_index(large: Engine, number: int, exact: bool | None):
         assert "Index Scan using idx_embeddings_1_hnsw" in plan(session, *sent[0])
         right = docs.similar_by_vector(QUERIES[0], number, exact=True)
 
-    sql = str(found.compile(dialect=large.dialect))
+    rendered = {"render_postcompile": True}
+    sql = str(found.compile(dialect=large.dialect, compile_kwargs=rendered))
     assert f"CAST(embeddings.embedding AS VECTOR({DIMENSIONS}))" in sql
     assert "embeddings.collection_id = 1" in sql
     assert len(rows) == number

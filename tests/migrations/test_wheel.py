@@ -116,7 +116,8 @@ def test_an_installed_wheel_migrates_a_database(site: Path, tmp_path: Path):
 
     assert output.splitlines() == [
         "hound",
-        "_sqlite_migrations collections embeddings embeddings_alembic_version embeddings_log",
+        "_sqlite_migrations collections embeddings embeddings_alembic_version embeddings_log "
+        "embeddings_pending",
     ]
 
 

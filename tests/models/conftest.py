@@ -2,45 +2,32 @@
 
 from __future__ import annotations
 
-import os
-import threading
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import pytest
 
-from embeddings.models.openai import OpenAIEmbeddingModel
-from tests.provider import KEY, Server
+from tests.provider import Server, forget_openai, model_of, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from embeddings.models.openai import OpenAIEmbeddingModel
+
 
 @pytest.fixture(autouse=True)
 def _clear_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.upper().startswith("OPENAI_") or name.upper().endswith("_PROXY"):
-            monkeypatch.delenv(name)
+    forget_openai(monkeypatch)
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     """A service of its own for the test."""
-    server = Server()
-    thread = threading.Thread(target=server.serve_forever, args=[0.01])
-    thread.start()
-    yield server
-    server.released.set()
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running() as server:
+        yield server
 
 
 @pytest.fixture
 def open_model(server: Server) -> Callable[..., OpenAIEmbeddingModel]:
-    """Make a model that talks to the server, and tries once unless told otherwise."""
-
-    def open_model(model_id: str = "toy", **options: Any) -> OpenAIEmbeddingModel:
-        chosen: dict[str, Any] = {"api_key": KEY, "base_url": server.base_url, "timeout": 10.0}
-        return OpenAIEmbeddingModel(model_id, **({"max_retries": 0} | chosen | options))
-
-    return open_model
+    """Make a model that talks to it, and tries once unless told otherwise."""
+    return partial(model_of, server)

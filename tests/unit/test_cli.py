@@ -103,7 +103,8 @@ def test_the_database_can_be_named_by_the_environment(filled: str):
 
 def test_the_commands_are_those_of_every_way_to_run_them():
     """What was `collections` is part of `status`."""
-    assert set(program.commands) == {"migrate", "status", "search", "show"}
+    reading = {"migrate", "status", "search", "show"}
+    assert set(program.commands) == reading | {"check", "sync", "refresh"}
 
 
 @pytest.fixture

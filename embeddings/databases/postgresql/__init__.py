@@ -31,18 +31,21 @@ from sqlalchemy.types import String, TypeEngine, Uuid
 from ...errors import MissingExtraError, SchemaError
 from ...tables.pending import pending_name
 from ...vectors import ITEM_BYTES, Float32, VectorLike
+from ...writing.items import content_hash as md5
 from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, Status
-from . import extension, fields, hybrid, index, pending, rows, search, words
+from . import extension, fields, followed, hybrid, index, pending, rows, search, triggers, words
 from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sqlalchemy import URL, Subquery
+    from sqlalchemy import URL, Column, Select, Subquery
     from sqlalchemy.exc import DBAPIError
 
+    from ...following.literals import Follow
     from ...keys import Keys
+    from ...models.base import Content
     from ...searching.filters import Comparison
     from ...searching.query import Query, Ranking
     from ...tables.records import Records
@@ -52,6 +55,7 @@ if TYPE_CHECKING:
 MIGRATION_LOCK = int.from_bytes(b"embeddin")
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 UNDEFINED_TABLE, UNDEFINED_COLUMN = "42P01", "42703"
+SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 
 
 class PostgreSQL(Database):
@@ -145,6 +149,38 @@ class PostgreSQL(Database):
                 if code == UNDEFINED_TABLE:
                     return {name: None}
         return {}
+
+    # Following
+
+    def follow(self, connection: Connection, given: Follow) -> None:
+        """Make the triggers."""
+        triggers.follow(connection, given)
+
+    def unfollow(self, connection: Connection, given: Follow) -> None:
+        """Drop the triggers."""
+        triggers.unfollow(connection, given)
+
+    def follow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `follow`."""
+        return triggers.script(given)
+
+    def unfollow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `unfollow`."""
+        return triggers.script_down(given)
+
+    def follow_problems(self, connection: Connection, given: Follow) -> list[str]:
+        """Compare the catalog with what `follow` makes."""
+        return triggers.problems(connection, given)
+
+    def follows(self, connection: Connection, records: Records) -> list[Follow]:
+        """Read the catalog."""
+        return triggers.follows(connection, records)
+
+    # Errors
+
+    def asks_to_try_again(self, error: DBAPIError) -> bool:
+        """Return whether it could not be serialized, or was chosen to end a deadlock."""
+        return extension.sqlstate(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}
 
     # Transactions
 
@@ -266,6 +302,48 @@ class PostgreSQL(Database):
         locked = self.is_one_of(work.records.embeddings.c.id, rows.lock_rows(work, conditions))
         return work.changed(delete(work.records.embedding).where(*conditions, locked))
 
+    # Rows of the host's that a collection follows
+
+    def text_hash(
+        self, work: Work, text: ColumnElement[str], content_hash: Callable[[Content], bytes]
+    ) -> ColumnElement[bytes] | None:
+        """Return MD5, unless the collection's hash is another."""
+        return followed.text_hash(text) if content_hash is md5 else None
+
+    def has_length(self, embedding: ColumnElement[Any], vector_bytes: int) -> ColumnElement[bool]:
+        """Return that there is a vector: those of a collection are of one length."""
+        return self.is_vector(embedding)
+
+    def has_metadata(
+        self, stored: ColumnElement[Any], given: ColumnElement[Any] | dict[str, ColumnElement[Any]]
+    ) -> ColumnElement[bool]:
+        """Return the condition, as JSONB."""
+        return followed.has_metadata(stored, given)
+
+    def can_keep_keys(self, work: Work, key: Column[Any]) -> bool:
+        """Return whether it is a table, and the role may lock its rows."""
+        return followed.can_keep_keys(work, key)
+
+    def keep_keys(self, work: Work, key: Column[Any], keys: list[Any]) -> Iterable[Any]:
+        """Return what FOR KEY SHARE SKIP LOCKED gets."""
+        return followed.keep_keys(work, key, keys)
+
+    def skipping_locked(self, statement: Select[Any]) -> Select[Any]:
+        """Return it with FOR UPDATE SKIP LOCKED, of the table that it is about alone."""
+        return statement.with_for_update(skip_locked=True, of=statement.get_final_froms()[0])
+
+    def free_rows(self, work: Work, ids: Sequence[str]) -> set[str]:
+        """Return what FOR UPDATE SKIP LOCKED gets, and the ids without a row."""
+        return followed.free_rows(work, ids)
+
+    def wait_briefly(self, work: Work) -> None:
+        """Set lock_timeout, far below the time after which PostgreSQL looks for a deadlock."""
+        followed.wait_briefly(work)
+
+    def was_kept_waiting(self, error: DBAPIError) -> bool:
+        """Return whether lock_timeout, or the isolation level of an engine, ended a statement."""
+        return extension.sqlstate(error) in followed.ENDED_BY_OTHERS
+
     # Keys
 
     def key_as_text(self, key: ColumnElement[Any]) -> ColumnElement[str]:
@@ -280,6 +358,10 @@ class PostgreSQL(Database):
             # Else it would be compared in another collation than the host's index has.
             return type_coerce(collate(id, "default"), keys.sql_type)
         return cast(id, keys.sql_type)
+
+    def sought_key(self, id: ColumnElement[str], keys: Keys[Any]) -> ColumnElement[Any]:
+        """Return the SQL of the host's key, NULL where PostgreSQL would refuse to make one."""
+        return followed.sought_key(id, keys, self.key_from_text(id, keys))
 
     # Searches
 

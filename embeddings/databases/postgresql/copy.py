@@ -35,7 +35,7 @@ _INTEGER = struct.Struct(">ii")
 _LENGTH = struct.Struct(">i")
 
 
-class _NotCopiedError(Exception):
+class _NotCopied(Exception):  # noqa: N818  no error: it ends an attempt
     """The server refused a COPY: another writer has one of the ids, or the table takes none."""
 
 
@@ -51,7 +51,7 @@ def copy(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
     try:
         with connection.begin_nested():
             _send(connection, work, columns, data)
-    except _NotCopiedError:
+    except _NotCopied:
         return False
     return True
 
@@ -81,7 +81,7 @@ def _send(connection: Connection, work: Work, names: tuple[str, ...], data: byte
                 )
             )
         except PostgresError as error:
-            raise _NotCopiedError from error
+            raise _NotCopied from error
         return
     try:
         if not is_psycopg(connection.dialect):
@@ -93,7 +93,7 @@ def _send(connection: Connection, work: Work, names: tuple[str, ...], data: byte
             with driver.cursor() as cursor, cursor.copy(sql) as receiver:
                 receiver.write(data)
     except connection.dialect.loaded_dbapi.DatabaseError as error:
-        raise _NotCopiedError from error
+        raise _NotCopied from error
 
 
 async def _copy_awaited(driver: Any, sql: str, data: bytes) -> None:
@@ -120,7 +120,8 @@ def _encoded(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bytes:
                 parts.append(_NULL)
             else:
                 parts += (_LENGTH.pack(len(value)), value)
-        parts.append(_INTEGER.pack(4, updated))
+        moment = row.get("updated", updated)
+        parts.append(_NULL if moment is None else _INTEGER.pack(4, moment))
         if language is not None:
             given = work.texts.get(row["id"])
             if given is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 from sqlalchemy.engine.mock import MockConnection
 
+from ...following.literals import FOLLOWS
 from ...tables.ours import schema_map_of, schema_of
 from ...tables.pending import REMOVED, pending_name
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from ...tables.records import Records
 
-FOLLOWS = "embeddings_follow_"
-"""What the names of all functions and triggers for hosts' tables begin with."""
 DEFINER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
 
 
@@ -54,7 +53,8 @@ def in_schema(statement: str, schema: str | None) -> str:
         return statement.replace("{schema}", quoted(schema))
     return (
         "DO $embeddings_do$ BEGIN EXECUTE replace($embeddings_sql$"
-        f"{statement}$embeddings_sql$, '{{schema}}', quote_ident(current_schema())); "
+        f"{statement}$embeddings_sql$, '{{schema}}', "
+        """'"' || replace(current_schema(), '"', '""') || '"'); """
         "END $embeddings_do$"
     )
 

@@ -145,6 +145,7 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
         work.records,
         connection.dialect,
         schema_map,
+        tuple(work.extra),
         replaces=replaces,
         has_arrays=vectors.is_array,
     )
@@ -157,12 +158,12 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
             row["content_blob"],
             row["content_hash"],
             row["metadata"] and as_jsonb(row["metadata"]),
-            updated,
+            row.get("updated", updated),
         )
         for row in rows
     )
     with vectors.within():
-        return statement.run(connection, values)
+        return statement.run(connection, values, work.extra)
 
 
 @functools.lru_cache(maxsize=64)
@@ -170,13 +171,14 @@ def _insert(
     records: Records,
     dialect: Dialect,
     schema_map: tuple[tuple[str | None, str], ...],
+    extra: tuple[str, ...],
     *,
     replaces: bool,
     has_arrays: bool,
 ) -> Insert:
     """Return the statement. A host's own columns of rows that are there are left alone."""
     table = records.embeddings
-    values = own_values(table)
+    values = own_values(table, extra)
     if has_arrays:
         vector = table.c.embedding.name
         values[vector] = cast(bindparam(vector, type_=ARRAY(REAL)), ARRAY(REAL))
@@ -187,7 +189,7 @@ def _insert(
         if replaces
         else statement.on_conflict_do_nothing(index_elements=table.primary_key)
     )
-    return insert_of(statement, dialect, schema_map)
+    return insert_of(statement, dialect, schema_map, [table.c[name] for name in extra])
 
 
 def lock_rows(work: Work, conditions: Sequence[ColumnElement[bool]]) -> list[str]:

@@ -251,14 +251,22 @@ def as_sent(vector: Float64) -> ColumnElement[Any]:
 
 def of(records: Records, collection_id: int) -> ColumnElement[bool]:
     """Return the condition that a row is of a collection."""
-    # A literal: PostgreSQL takes a partial index only if it can prove that it covers the query.
-    return records.embeddings.c.collection_id == literal_column(str(collection_id))
+    # PostgreSQL takes a partial index only if it can prove that it covers the query.
+    return records.embeddings.c.collection_id == _constant(collection_id)
 
 
 def limit(number: int) -> ColumnElement[int]:
     """Return the SQL of a number of rows."""
-    # A literal, or a plan for any number is made, in which an index does not pay.
-    return literal_column(str(min(number, MAX_LIMIT)))
+    # Of a parameter a plan for any number is made, in which an index does not pay.
+    return _constant(min(number, MAX_LIMIT))
+
+
+def _constant(value: Any, type_: TypeEngine[Any] | None = None) -> ColumnElement[Any]:
+    """Return a value that PostgreSQL sees in the text of the statement.
+
+    SQLAlchemy puts it in when it executes: what it has compiled serves all values.
+    """
+    return bindparam(None, value, type_, unique=True, literal_execute=True)
 
 
 def cosine_distance(
@@ -411,7 +419,7 @@ def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> S
     One of the parts yields rows. Conditions about no column tell which: they are evaluated before
     a part is read, and a part for which they are false is not read.
     """
-    wanted = literal_column(str(search.candidates), Integer)
+    wanted = _constant(search.candidates)
     among = filters.among
     old, new = _settings(search.candidates)
     conditions = (*filters.rows, select(new.c.are_set).scalar_subquery())
@@ -449,7 +457,7 @@ def _settings(candidates: int) -> tuple[CTE, CTE]:
     )
     are_set = and_(
         *(
-            func.set_config(_setting(name), literal_column(f"'{value}'"), true()).is_not(None)
+            func.set_config(_setting(name), _constant(value, Text()), true()).is_not(None)
             for name, value in zip(SETTINGS, values, strict=True)
         )
     )

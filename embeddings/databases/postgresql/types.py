@@ -7,13 +7,15 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import Text, cast, func, type_coerce
+from sqlalchemy import String, Text, cast, func, type_coerce
 from sqlalchemy.types import UserDefinedType
 
 from ...vectors import Float32, VectorLike, as_vector
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement
+    from collections.abc import Callable
+
+    from sqlalchemy import ColumnElement, Dialect
     from sqlalchemy.sql.elements import BindParameter
 
 
@@ -33,6 +35,10 @@ class PGVector(UserDefinedType[Any]):
         """Return the parameter cast to a vector: to PostgreSQL it is of no type before."""
         return cast(bindvalue, self)
 
+    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+        """Return what writes a vector into a statement, for `literal_binds`."""
+        return lambda value: f"'{value if isinstance(value, str) else to_pgvector_text(value)}'"
+
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return the vector's bytes."""
         return func.vector_send(colexpr, type_=colexpr.type)
@@ -50,6 +56,10 @@ class PGJSON(UserDefinedType[Any]):
     def bind_expression(self, bindvalue: BindParameter[Any]) -> ColumnElement[Any]:
         """Return the parameter cast to JSONB."""
         return cast(bindvalue, self)
+
+    def literal_processor(self, dialect: Dialect) -> Callable[[Any], str] | None:
+        """Return what writes the text into a statement, for `literal_binds`."""
+        return String().dialect_impl(dialect).literal_processor(dialect)
 
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return the text."""

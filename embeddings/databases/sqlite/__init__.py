@@ -24,7 +24,19 @@ from sqlalchemy import (
 
 from ...tables.pending import pending_name
 from ..base import Database
-from . import changelog, fields, hints, llm, opening, pending, rows, transactions, words
+from . import (
+    changelog,
+    fields,
+    followed,
+    hints,
+    llm,
+    opening,
+    pending,
+    rows,
+    transactions,
+    triggers,
+    words,
+)
 from .matrix import memory, search
 
 if TYPE_CHECKING:
@@ -34,7 +46,9 @@ if TYPE_CHECKING:
     from sqlalchemy import URL, Connection, Dialect, Engine, Subquery
     from sqlalchemy.exc import DBAPIError
 
+    from ...following.literals import Follow
     from ...keys import Keys
+    from ...models.base import Content
     from ...searching.filters import Comparison
     from ...searching.query import Query, Ranking, ScoredRow
     from ...searching.words import Term
@@ -51,6 +65,7 @@ class SQLite(Database):
     finishes_statements = True  # closing a connection within one would leave the file locked
     confirms_rows = True
     has_wide_integers = True
+    rebuilds_tables = True
 
     # Tables
 
@@ -90,6 +105,10 @@ class SQLite(Database):
         """Refuse somebody else's table of the change log's name."""
         changelog.check_log(connection, records)
 
+    def missing_beside(self, connection: Connection, records: Records) -> str | None:
+        """Return whether it is the change log, its triggers or what it begins with."""
+        return changelog.missing(connection, records)
+
     def side_tables(self, records: Records) -> set[str]:
         """Return the change log, the rows that are pending, and the table of `llm`'s migrations."""
         return {changelog.log_name(records), pending_name(records), llm.TABLE}
@@ -102,6 +121,32 @@ class SQLite(Database):
         """Return nothing, or None where the error may come of the tables."""
         message = str(error.orig)
         return None if "no such" in message or "has no column" in message else {}
+
+    # Following
+
+    def follow(self, connection: Connection, given: Follow) -> None:
+        """Make the triggers."""
+        triggers.follow(connection, given)
+
+    def unfollow(self, connection: Connection, given: Follow) -> None:
+        """Drop the triggers."""
+        triggers.unfollow(connection, given)
+
+    def follow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `follow`."""
+        return triggers.script(given)
+
+    def unfollow_script(self, given: Follow) -> list[str]:
+        """Return the SQL of `unfollow`."""
+        return triggers.script_down(given)
+
+    def follow_problems(self, connection: Connection, given: Follow) -> list[str]:
+        """Compare the catalog with what `follow` makes."""
+        return triggers.problems(connection, given)
+
+    def follows(self, connection: Connection, records: Records) -> list[Follow]:
+        """Read the catalog."""
+        return triggers.follows(connection, records)
 
     # Errors
 
@@ -218,6 +263,20 @@ class SQLite(Database):
         if count and work.row.language is not None:
             words.clean(work, work.row.language)
         return count
+
+    # Rows of the host's that a collection follows
+
+    def text_hash(
+        self, work: Work, text: ColumnElement[str], content_hash: Callable[[Content], bytes]
+    ) -> ColumnElement[bytes]:
+        """Return a function that the connection is given."""
+        return followed.text_hash(work, text, content_hash)
+
+    def has_metadata(
+        self, stored: ColumnElement[Any], given: ColumnElement[Any] | dict[str, ColumnElement[Any]]
+    ) -> ColumnElement[bool]:
+        """Return the condition: objects as their text, named values one by one."""
+        return followed.has_metadata(stored, given)
 
     # Searches
 

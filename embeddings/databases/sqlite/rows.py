@@ -131,7 +131,8 @@ def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
     SQLAlchemy's own processing of parameters, a row at a time, costs as much as the insert.
     """
     connection, collection_id = work.connection, work.row.id
-    statement = _upsert(work.records, connection.dialect, tuple(schema_map_of(connection).items()))
+    schema_map = tuple(schema_map_of(connection).items())
+    statement = _upsert(work.records, connection.dialect, schema_map, tuple(work.extra))
     values = (
         (
             collection_id,
@@ -141,22 +142,25 @@ def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
             row["content_blob"],
             row["content_hash"],
             row["metadata"],
-            updated,
+            row.get("updated", updated),
         )
         for row in rows
     )
-    statement.run(connection, values)
+    statement.run(connection, values, work.extra)
 
 
 @functools.lru_cache(maxsize=64)
 def _upsert(
-    records: Records, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
+    records: Records,
+    dialect: Dialect,
+    schema_map: tuple[tuple[str | None, str], ...],
+    extra: tuple[str, ...],
 ) -> Insert:
     """Return the statement. A host's own columns of rows that are there are left alone."""
     table = records.embeddings
-    statement = sqlite.insert(table).values(own_values(table))
+    statement = sqlite.insert(table).values(own_values(table, extra))
     upsert = statement.on_conflict_do_update(
         index_elements=table.primary_key,
         set_={name: statement.excluded[name] for name in COLUMNS if not table.c[name].primary_key},
     )
-    return insert_of(upsert, dialect, schema_map)
+    return insert_of(upsert, dialect, schema_map, [table.c[name] for name in extra])

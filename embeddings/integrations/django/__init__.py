@@ -11,5 +11,6 @@ from __future__ import annotations
 
 from .collection import ModelCollection
 from .database import session
+from .tables import records
 
-__all__ = ["ModelCollection", "session"]
+__all__ = ["ModelCollection", "records", "session"]

@@ -5,16 +5,20 @@ from __future__ import annotations
 from django.apps import AppConfig
 from django.core import checks
 from django.core.signals import setting_changed
-from django.db.models.signals import post_migrate
+from django.db.models.signals import post_migrate, pre_migrate
 
 from . import conf
-from .database import empty_after_flush
+from .checking import check_declarations, check_tables
+from .schema import after_migration, before_migration
 
 
 class EmbeddingsConfig(AppConfig):
-    """The app `embeddings`; its tables are those of this library, and it has no Django models."""
+    """The app `embeddings`; its tables are those of this library, and it has no Django models.
 
-    name = "embeddings.integrations.django"
+    A project that has an app of this label already inherits from it, with another `label`.
+    """
+
+    name = conf.APP
     label = "embeddings"
     verbose_name = "Embeddings"
 
@@ -22,5 +26,8 @@ class EmbeddingsConfig(AppConfig):
         """Take over the settings, and again whenever a test overrides them."""
         conf.apply()
         setting_changed.connect(conf.apply_changed, dispatch_uid="embeddings")
-        post_migrate.connect(empty_after_flush, sender=self, dispatch_uid="embeddings")
+        pre_migrate.connect(before_migration, sender=self, dispatch_uid="embeddings")
+        post_migrate.connect(after_migration, sender=self, dispatch_uid="embeddings")
         checks.register(conf.check, "embeddings")
+        checks.register(check_declarations, "embeddings")
+        checks.register(check_tables, "embeddings", checks.Tags.database)

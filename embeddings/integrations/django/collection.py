@@ -2,85 +2,133 @@
 
 from __future__ import annotations
 
-import operator
 import threading
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
+from weakref import WeakSet
 
+from asgiref.sync import sync_to_async
+from django.apps import apps
 from django.core.exceptions import EmptyResultSet
-from django.db import models, router
-from django.db.models import Manager, Model, QuerySet
-from django.db.models.signals import post_delete, pre_delete
-from sqlalchemy import BigInteger, Text, TextualSelect, Uuid, column
+from django.db import router
+from django.db.models import Manager, Model, QuerySet, prefetch_related_objects
+from django.db.models.signals import class_prepared, post_delete, pre_delete
+from django.utils.asyncio import async_unsafe
 
 from ...collection import Collection
-from ...errors import InvalidItemError, InvalidQueryError
-from ...models.base import BATCH_SIZE, batches
+from ...errors import DoesNotExist, InvalidItemError, InvalidQueryError, SchemaError
+from ...following import refresh as refreshing
+from ...following import sync as syncing
+from ...following import triggers
+from ...following.pending import Pending
+from ...models.base import BATCH_SIZE, batches, check_model
 from ...writing.report import Report
-from .database import DjangoTransactions, keys_of
+from .conf import app_label
+from .database import DjangoTransactions, enumerates_keys, has_no_tables, keys_of, session
+from .following import follows_of, problems, rows_of
 from .internals import yields_instances
+from .ranking import check_name, has_windows, only, ranked
+from .source import Source
+from .tables import records as records_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from sqlalchemy.types import TypeEngine
+    from django.db.models import Q
 
+    from ...following.literals import Follow
+    from ...following.pending import PendingState
+    from ...following.refresh import Stop
     from ...models.base import Content, SupportsEmbedding
     from ...searching.query import Entry
+    from ...tables.records import Records
+    from ...writing.calls import OnError
     from ...writing.items import Prepared
+    from ...writing.progress import Progress
+    from .source import Row
 
 M = TypeVar("M", bound=Model)
+P = ParamSpec("P")
+T = TypeVar("T")
 
-APP_LABEL = "embeddings"
-KEY = "embeddings_key"
-SCORE = "score"
+Search: TypeAlias = "Callable[..., list[Entry[Any]]]"
+
+MOST_TRIED = 100  # results wanted, up to which the best of the whole collection are looked up
+TRIED, SPARE = 12, 40  # of them so many for each result wanted, and so many more
+
+DECLARED: WeakSet[ModelCollection[Any]] = WeakSet()
+"""All that this process declares."""
+
+
+def synchronous(method: Callable[P, T]) -> Callable[P, T]:
+    """Let a method say in an event loop what is to be awaited in its place."""
+    name = method.__name__
+    twin = "async_" if name == "sync" else f"a{name}"
+    return async_unsafe(  # type: ignore[no-any-return]
+        f"{name}() works synchronously. From an async context use: await collection.{twin}(...)"
+        if name not in {"install", "uninstall", "trigger_problems"}
+        else f"{name}() works synchronously. From an async context use sync_to_async"
+    )(method)
 
 
 class ModelCollection(Generic[M]):
     """A collection with one embedding for each instance of a Django model, under its primary key.
 
-        articles = ModelCollection(Article, text=lambda article: article.title)
+        articles = ModelCollection(Article, text=["title", "body"], where=Q(published=True))
         articles.embed(article)
-        articles.nearest(Article.objects.filter(published=True), "how to sleep better")
+        articles.nearest(Article.objects.filter(lang="en"), "how to sleep better")
 
     Make it once, beside the model or in a module of its own. It opens nothing, and may be used by
     every thread. The embeddings are in the database of the instances, in the same transaction;
     without one each step is a short transaction, and none is open while the embedding model runs.
     When an instance is deleted, by `Model.delete`, `QuerySet.delete` or a cascade, its embedding
-    is deleted with it.
+    is deleted with it. `manage.py check` says what is wrong with a declaration.
 
     Args:
-        model: The Django model. Its primary key is an integer, a UUID or text.
-        text: What to embed of an instance: a function of it, or the name of an attribute.
+        source: The Django model, or "app_label.Model". Its primary key is an integer, a UUID or
+            text.
+        text: What to embed of an instance: the name of a field, or of several, whose texts are
+            joined by blank lines, without what is None or "". A name may lead over relations:
+            "category__name". Or a function of an instance. A row without text is not in the
+            collection.
+        columns: The fields that such a function reads, for following.
+        where: Only rows for which this holds are in the collection, such as `Q(published=True)`.
+        metadata: The names of fields, or paths, that are kept as metadata.
         name: The collection's name in the database; "app_label.modelname" by default.
-        embedding_model: The embedding model's id or alias, or the model itself; by default the one
-            that the collection was made with, and for a new one that of EMBEDDINGS["MODEL"].
+        model: An embedding model.
+        model_id: Or the id or alias of one; wins if both are given. With neither, the one that the
+            collection was made with, and for a new one that of EMBEDDINGS["MODEL"].
+        store: Whether the texts are stored as well.
+        records: Which tables; by default those of the app.
 
     Raises:
-        TypeError: The primary key is of another type, or the model has a field called `score`.
+        TypeError: An argument is of another type.
     """
 
     def __init__(
         self,
-        model: type[M],
+        source: type[M] | str,
+        /,
         *,
-        text: Callable[[M], Content] | str,
+        text: str | Iterable[str] | Callable[[M], Content | None],
+        columns: Iterable[str] = (),
+        where: Q | None = None,
+        metadata: Iterable[str] = (),
         name: str | None = None,
-        embedding_model: SupportsEmbedding | str | None = None,
+        model: SupportsEmbedding | None = None,
+        model_id: str | None = None,
+        store: bool = False,
+        records: Records | None = None,
     ) -> None:
-        self.model = model
-        self.name = name or model._meta.label_lower
-        self._text = operator.attrgetter(text) if isinstance(text, str) else text
-        self._key = _key_type(model)
-        kind = "model_id" if isinstance(embedding_model, str) else "model"
-        self._options: dict[str, Any] = {kind: embedding_model}
-        if SCORE in {field.name for field in model._meta.fields}:
-            raise TypeError(
-                f"{model._meta.label} has a field called {SCORE!r}, and so its instances cannot "
-                "carry the score of a search. Use Collection on session()"
-            )
+        if model is not None:
+            check_model(model)
+        self.source: Source[M] = Source(source, text, where, metadata, columns)
+        self.name = name or self.source.label.lower()
+        self.records = records
+        self.options: dict[str, Any] = {"model": model, "model_id": model_id}
+        self._store = store
         self._leaving = threading.local()
-        pre_delete.connect(self._before_deletion, sender=model)
-        post_delete.connect(self._after_deletion, sender=model)
+        self._watch()
+        DECLARED.add(self)
 
     def __repr__(self) -> str:
         return f"<ModelCollection {self.name!r}>"
@@ -92,25 +140,36 @@ class ModelCollection(Generic[M]):
             using: The alias of the database; where the router writes the model's instances by
                 default.
         """
-        alias = using or router.db_for_write(self.model)
-        return Collection(self.name, DjangoTransactions(alias), key=self._key, **self._options)
+        alias = using or router.db_for_write(self.source.model)
+        return Collection(
+            self.name,
+            DjangoTransactions(alias),
+            key=self.source.key,
+            records=self._tables,
+            **self.options,
+        )
 
     # Writing
 
-    def prepare(self, instance: M) -> Prepared:
+    @synchronous
+    def prepare(self, instance: M) -> Prepared | None:
         """Call the embedding model for an instance, saved or not, that `embed` is to store.
 
-        Do so before a transaction, so that none is open while the embedding model runs. Where
-        `embedding_model` was given to the collection, no database is touched.
+        Do so before a transaction, so that none is open while the embedding model runs. Where the
+        collection was given its model, no database is touched. It is None for an instance without
+        text.
         """
-        return self.collection().prepare(self._text(instance))
+        text = self.source.text_of(instance)
+        return None if text is None else self.collection().prepare(text)
 
+    @synchronous
     def embed(
         self, instance: M, prepared: Prepared | None = None, *, using: str | None = None
     ) -> None:
         """Store the embedding of an instance that is saved, in Django's transaction.
 
-        The embedding model is called only if the text is new to the collection.
+        The embedding model is called only if the text is new to the collection. An instance without
+        text, or for which `where` does not hold, has no embedding afterwards.
 
         Args:
             instance: In the database.
@@ -123,14 +182,20 @@ class ModelCollection(Generic[M]):
 
             And what `Collection.embed` raises.
         """
-        key, content = self._key_of(instance), self._text(instance)
-        if prepared is not None and prepared.content != content:
+        row = self.source.row_of(instance)
+        if prepared is not None and prepared.content != row.content:
             raise InvalidItemError(
-                f"item {str(key)!r}: the text of the instance is not the one that was prepared"
+                f"{self.source.label} {instance.pk!r}: the text of the instance is not the one "
+                "that was prepared"
             )
-        alias = using or router.db_for_write(self.model, instance=instance)
-        self.collection(alias).embed(key, prepared or content)
+        alias = using or router.db_for_write(self.source.model, instance=instance)
+        collection = self.collection(alias)
+        if row.content is None or row.key not in self._belonging([instance], [row], alias):
+            collection.delete_items([row.key])
+        else:
+            collection.embed(row.key, prepared or row.content, row.metadata, self._store)
 
+    @synchronous
     def embed_multi(
         self,
         instances: QuerySet[M] | Manager[M] | Iterable[M],
@@ -140,7 +205,8 @@ class ModelCollection(Generic[M]):
     ) -> Report:
         """Embed many instances, and return what was done: unchanged texts cost nothing.
 
-        Outside `atomic()` every batch is a transaction, so that what was paid for stays.
+        Outside `atomic()` every batch is a transaction, so that what was paid for stays. What the
+        texts read over relations is fetched for a batch at once.
 
         Args:
             instances: A queryset, which is read a batch at a time, or saved instances.
@@ -149,21 +215,54 @@ class ModelCollection(Generic[M]):
         """
         if isinstance(instances, Manager):
             instances = instances.all()
-        if isinstance(instances, QuerySet) and not instances.query.is_sliced:
-            instances = _in_pages(instances, batch_size)
+        if isinstance(instances, QuerySet):
+            self._check_model(instances)
+            if not instances.query.is_sliced:
+                instances = _in_pages(instances, batch_size)
         report, count = Report(), 0
         for batch in batches(instances, batch_size):
-            entries = [
-                (self._key_of(instance, position), self._text(instance))
-                for position, instance in enumerate(batch, count)
-            ]
+            for position, instance in enumerate(batch, count):
+                self.source.key_of(instance, position)
             count += len(batch)
-            alias = using or router.db_for_write(self.model, instance=batch[0])
-            report += self.collection(alias).embed_multi(entries, batch_size=batch_size)
+            prefetch_related_objects(batch, *self.source.relations())
+            rows = [self.source.row_of(instance) for instance in batch]
+            alias = using or router.db_for_write(self.source.model, instance=batch[0])
+            belonging = self._belonging(batch, rows, alias)
+            entries = [
+                (row.key, row.content, row.metadata)
+                for row in rows
+                if row.content is not None and row.key in belonging
+            ]
+            collection = self.collection(alias)
+            report += collection.embed_multi_with_metadata(entries, self._store, batch_size)
+            others = {row.key for row in rows} - {key for key, _, _ in entries}
+            if others:
+                report += Report(removed=collection.delete_items(others))
         return report
+
+    async def aprepare(self, instance: M) -> Prepared | None:
+        """Do what `prepare` does, awaited."""
+        return await sync_to_async(self.prepare)(instance)
+
+    async def aembed(
+        self, instance: M, prepared: Prepared | None = None, *, using: str | None = None
+    ) -> None:
+        """Do what `embed` does, awaited."""
+        await sync_to_async(self.embed)(instance, prepared, using=using)
+
+    async def aembed_multi(
+        self,
+        instances: QuerySet[M] | Manager[M] | Iterable[M],
+        batch_size: int = BATCH_SIZE,
+        *,
+        using: str | None = None,
+    ) -> Report:
+        """Do what `embed_multi` does, awaited."""
+        return await sync_to_async(self.embed_multi)(instances, batch_size, using=using)
 
     # Searching
 
+    @synchronous
     def nearest(
         self,
         queryset: QuerySet[M] | Manager[M],
@@ -173,33 +272,39 @@ class ModelCollection(Generic[M]):
         offset: int = 0,
         min_score: float | None = None,
         exact: bool | None = None,
-    ) -> list[M]:
-        """Return the queryset's instances nearest in meaning to a text, best first.
+        score: str = "score",
+    ) -> QuerySet[M]:
+        """Return the queryset's instances nearest in meaning to a text, best first, as a queryset.
 
-        Each has a `score`: cosine similarity, -1 to 1. The queryset's own conditions hold before
-        the best are taken, so that there are `number` of them if that many are embedded. Its
-        order does not matter; its `select_related`, `only`, `annotate` and `using` do.
+        Each has a `score`: cosine similarity, -1 to 1. The search takes place now; what it found is
+        fetched when the queryset is evaluated, and can be filtered, counted, sliced and ordered as
+        any other. Its conditions hold before the best are taken, so that there are `number` of them
+        if that many are embedded. What it annotates, selects and prefetches stays as it was.
 
         Args:
             queryset: Among which instances; not sliced.
             text: What to search for.
-            number: The most results.
+            number: The depth of the ranking: so many instances are found at most.
             offset: How many of the best to leave out before these: those of the pages before.
             min_score: Leave out what scores less.
             exact: As in `Collection.similar`.
+            score: The name of the annotation.
 
         Raises:
             TypeError: It is not a queryset of the model's instances.
-            InvalidQueryError: The queryset is sliced, or an argument means nothing.
+            InvalidQueryError: The queryset is sliced, or has something called `score` already; or
+                an argument means nothing.
+            SchemaError: The tables are missing.
         """
-        among, queryset = self._among(queryset)
-        if among is None:
-            return []
-        entries = self.collection(queryset.db).similar(
-            text, number, offset=offset, min_score=min_score, among=among, exact=exact
-        )
-        return _scored(queryset, entries)
+        queryset = self._checked(queryset, score)
 
+        def search(collection: Collection[Any], number: int, **page: Any) -> list[Entry[Any]]:
+            return collection.similar(text, number, min_score=min_score, exact=exact, **page)
+
+        found = self._found(queryset, search, number, offset)
+        return ranked(queryset, self.source.key_field, found, score)
+
+    @synchronous
     def related(
         self,
         queryset: QuerySet[M] | Manager[M],
@@ -209,103 +314,325 @@ class ModelCollection(Generic[M]):
         offset: int = 0,
         min_score: float | None = None,
         exact: bool | None = None,
-    ) -> list[M]:
-        """Return the queryset's instances nearest to an instance, without that one.
+        score: str = "score",
+    ) -> QuerySet[M]:
+        """Return the queryset's instances nearest to an instance, without that one, as a queryset.
 
-        No embedding model is called. Arguments as in `nearest`.
-
-        Raises:
-            DoesNotExist: The instance is not embedded.
+        No embedding model is called. It is empty if the instance has no embedding. Arguments and
+        errors are as in `nearest`.
         """
-        among, queryset = self._among(queryset)
-        if among is None:
-            return []
-        entries = self.collection(queryset.db).similar_by_id(
-            self._key_of(instance),
+        queryset = self._checked(queryset, score)
+        key = self.source.key_of(instance)
+
+        def search(collection: Collection[Any], number: int, **page: Any) -> list[Entry[Any]]:
+            try:
+                return collection.similar_by_id(
+                    key, number, min_score=min_score, exact=exact, **page
+                )
+            except DoesNotExist:
+                return []
+
+        found = self._found(queryset, search, number, offset)
+        return ranked(queryset, self.source.key_field, found, score)
+
+    async def anearest(
+        self,
+        queryset: QuerySet[M] | Manager[M],
+        text: Content,
+        number: int = 10,
+        *,
+        offset: int = 0,
+        min_score: float | None = None,
+        exact: bool | None = None,
+        score: str = "score",
+    ) -> QuerySet[M]:
+        """Do what `nearest` does, awaited. The queryset is then read by `async for`."""
+        return await sync_to_async(self.nearest)(
+            queryset,
+            text,
             number,
             offset=offset,
             min_score=min_score,
-            among=among,
             exact=exact,
+            score=score,
         )
-        return _scored(queryset, entries)
+
+    async def arelated(
+        self,
+        queryset: QuerySet[M] | Manager[M],
+        instance: M,
+        number: int = 10,
+        *,
+        offset: int = 0,
+        min_score: float | None = None,
+        exact: bool | None = None,
+        score: str = "score",
+    ) -> QuerySet[M]:
+        """Do what `related` does, awaited. The queryset is then read by `async for`."""
+        return await sync_to_async(self.related)(
+            queryset,
+            instance,
+            number,
+            offset=offset,
+            min_score=min_score,
+            exact=exact,
+            score=score,
+        )
+
+    # Following the rows, whoever changes them
+
+    @synchronous
+    def install(self, *, using: str | None = None) -> None:
+        """Make the triggers by which the collection follows the rows, or make them anew.
+
+        For projects whose migrations do not: there it is the operation `FollowRows`. What was
+        changed before is found by `sync`.
+
+        Args:
+            using: The alias of the database.
+
+        Raises:
+            TypeError: It is not known which columns a function of an instance reads.
+            SchemaError: The tables are missing.
+        """
+        alias = using or router.db_for_write(self.source.model)
+        with session(alias) as lent:
+            connection = lent.connection()
+            triggers.unfollow_all(connection, self.name, self._tables)
+            for given in self._follows(alias):
+                triggers.follow(connection, given)
+
+    @synchronous
+    def uninstall(self, *, using: str | None = None) -> None:
+        """Drop the triggers, if they are there. Vectors and pending rows stay."""
+        with session(using or router.db_for_write(self.source.model)) as lent:
+            triggers.unfollow_all(lent.connection(), self.name, self._tables)
+
+    @synchronous
+    def trigger_problems(self, *, using: str | None = None) -> list[str]:
+        """Return what of the triggers is missing, disabled or not as declared; only reads.
+
+        A migration that Django does by making a table of SQLite anew drops its triggers.
+        """
+        alias = using or router.db_for_write(self.source.model)
+        with session(alias) as lent:
+            wanted = self._follows(alias)
+            return problems(lent.connection(), self.name, self._tables, wanted)
+
+    @synchronous
+    def refresh(
+        self,
+        *,
+        using: str | None = None,
+        concurrency: int | None = None,
+        batch_size: int = BATCH_SIZE,
+        limit: int | None = None,
+        keys: Iterable[Any] | None = None,
+        progress: Progress = None,
+        on_error: OnError = "skip",
+        forever: bool = False,
+        stop: Stop | None = None,
+    ) -> Report:
+        """Embed what is pending, and return what was done; the report has what is still pending.
+
+        Outside `atomic()` any number of processes may do so at once, and no transaction is open
+        while the model runs. Within it, `keys=[article.pk]` brings a request's own rows up to date.
+
+        Args:
+            using: The alias of the database.
+            concurrency: The most calls of the model at a time; by default what the model says.
+            batch_size: The most values in one call of the model.
+            limit: The most items.
+            keys: Only the rows of these primary keys, whether they are pending or not.
+            progress: Called after each batch with the items done, and those pending at first.
+            on_error: With "skip" a row that fails by itself is tried again later, a few times;
+                "raise" raises what it failed of.
+            forever: Do not return, but look every second whether something is pending.
+            stop: What ends it after a batch, such as a `threading.Event`.
+
+        Raises:
+            ModelError: The model's service failed. What was claimed is given back.
+        """
+        alias = using or router.db_for_write(self.source.model)
+        return refreshing.refresh(
+            self.collection(alias).reference,
+            rows_of(self.source, alias, store=self._store),
+            concurrency=concurrency,
+            batch_size=batch_size,
+            limit=limit,
+            keys=keys,
+            progress=progress,
+            on_error=on_error,
+            forever=forever,
+            stop=stop,
+        )
+
+    @synchronous
+    def sync(
+        self,
+        *,
+        using: str | None = None,
+        prune: bool = True,
+        allow_empty: bool = False,
+        dry_run: bool = False,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = None,
+    ) -> Report:
+        """Compare every row of the model with the collection, and bring in what differs.
+
+        For the first fill, for what no trigger sees, such as changes of related rows, and, as a dry
+        run, as an audit: `report.stale`, `.missing` and `.orphaned`.
+
+        Args:
+            using: The alias of the database.
+            prune: Remove what has no row any more.
+            allow_empty: Remove everything if there are no rows.
+            dry_run: Change nothing, and call no model.
+            batch_size: The most values in one call of the model.
+            progress: Called with the rows compared and their number.
+        """
+        alias = using or router.db_for_write(self.source.model)
+        return syncing.sync(
+            self.collection(alias).reference,
+            rows_of(self.source, alias, store=self._store),
+            prune=prune,
+            allow_empty=allow_empty,
+            dry_run=dry_run,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    @synchronous
+    def pending(self, *, using: str | None = None) -> PendingState:
+        """Return how many rows are pending, since when, and which cannot be embedded and why."""
+        reference = self.collection(using).reference
+        with reference.work() as work:
+            return Pending(reference).state(work)
+
+    async def arefresh(self, **options: Any) -> Report:
+        """Do what `refresh` does, awaited."""
+        return await sync_to_async(self.refresh)(**options)
+
+    async def async_(self, **options: Any) -> Report:
+        """Do what `sync` does, awaited."""
+        return await sync_to_async(self.sync)(**options)
+
+    async def apending(self, *, using: str | None = None) -> PendingState:
+        """Do what `pending` does, awaited."""
+        return await sync_to_async(self.pending)(using=using)
 
     # The steps of the operations above
 
-    def _key_of(self, instance: M, position: int | None = None) -> Any:
-        if not isinstance(instance, self.model):
-            raise TypeError(
-                f"This collection is of {self.model._meta.label}, not of {type(instance).__name__}"
-            )
-        if instance.pk is None:
-            which = "The instance" if position is None else f"instances[{position}]"
-            raise InvalidItemError(f"{which} has no primary key yet: save it first")
-        return self.model._meta.pk.to_python(instance.pk)
+    @property
+    def _tables(self) -> Records:
+        return self.records or records_in_use()
 
-    def _among(
-        self, queryset: QuerySet[M] | Manager[M]
-    ) -> tuple[TextualSelect | None, QuerySet[M]]:
-        """Return the SELECT of a queryset's keys, None if Django knows it to be empty."""
-        if isinstance(queryset, Manager):
-            queryset = queryset.all()
-        if not isinstance(queryset, QuerySet) or not issubclass(queryset.model, self.model):
+    def _follows(self, alias: str) -> list[Follow]:
+        return follows_of(self.source, self.name, self._tables, alias)
+
+    def _belonging(self, instances: list[M], rows: list[Row], using: str) -> set[Any]:
+        """Return the keys of the instances for which the condition holds."""
+        if self.source.where is None:
+            return {row.key for row in rows}
+        return self.source.keys_that_belong(instances, using)
+
+    def _check_model(self, queryset: Any) -> None:
+        if not isinstance(queryset, QuerySet) or not issubclass(queryset.model, self.source.model):
             raise TypeError(
-                f"Pass a queryset of {self.model._meta.label}, not {type(queryset).__name__} of "
+                f"Pass a queryset of {self.source.label}, not {type(queryset).__name__} of "
                 f"{getattr(queryset, 'model', None)}"
             )
+
+    def _checked(self, queryset: QuerySet[M] | Manager[M], score: str) -> QuerySet[M]:
+        """Return the queryset to search among, before anything is spent."""
+        if isinstance(queryset, Manager):
+            queryset = queryset.all()
+        self._check_model(queryset)
         if queryset.query.is_sliced:
             raise InvalidQueryError("Pass number= and offset= instead of slicing the queryset")
+        if queryset.query.combinator:
+            raise InvalidQueryError(
+                f"Django filters no {queryset.query.combinator}(): pass "
+                f"{self.source.model.__name__}.objects.filter(pk__in=...) of it"
+            )
         if not yields_instances(queryset):
-            raise TypeError("Pass a queryset of instances: without values() and values_list()")
-        try:
-            return keys_of(queryset, self._key), queryset
-        except EmptyResultSet:
-            return None, queryset
+            raise TypeError(
+                "Pass a queryset of instances: call values() and values_list() on the result"
+            )
+        check_name(queryset, score)
+        return queryset
 
-    # Django announces all instances of a `delete()`, deletes the rows, and tells of each of them.
-    # So their embeddings are deleted at once, and not in a statement for each.
+    def _found(
+        self, queryset: QuerySet[M], search: Search, number: int, offset: int
+    ) -> list[Entry[Any]]:
+        """Return what a search finds among the instances of a queryset.
+
+        Where to enumerate the queryset takes longer than to search, it is tried first whether the
+        best of the whole collection are in it.
+        """
+        rows, collection = self._narrowed(queryset), self.collection(queryset.db)
+        depth = _depth(number, offset)
+        if depth and depth <= MOST_TRIED and enumerates_keys(queryset.db):
+            is_whole = not rows.query.where and rows.model is self.source.model
+            tried = depth if is_whole else TRIED * depth + SPARE
+            best = search(collection, tried)
+            keys = only(rows.order_by(), self.source.key_field, best).values_list("pk", flat=True)
+            there = {*keys} if best else set()
+            entries = [entry for entry in best if entry.id in there]
+            if len(entries) >= depth or len(best) < tried:
+                return entries[offset:depth]
+        try:
+            among = keys_of(rows, self.source.key)
+        except EmptyResultSet:
+            return []
+        return search(collection, number, among=among, offset=offset)
+
+    def _narrowed(self, queryset: QuerySet[M]) -> QuerySet[M]:
+        """Return what of a queryset is in the collection by the condition of the declaration."""
+        if self.source.where is None:
+            return queryset
+        if has_windows(queryset) or queryset.query.distinct_fields:  # of all its rows
+            manager = self.source.model._base_manager.using(queryset.db)
+            queryset = manager.filter(pk__in=queryset.values("pk"))
+        return queryset.filter(self.source.where)
+
+    # Deletion. Django announces all instances of a `delete()`, deletes the rows, and tells of each
+    # of them. So their embeddings are deleted at once, and not in a statement for each.
+
+    def _watch(self) -> None:
+        """Take part in the deletion of the model's rows, also through its proxies."""
+        for models in apps.all_models.values():
+            for model in [*models.values()]:
+                self._watch_rows_of(sender=model)
+        class_prepared.connect(self._watch_rows_of)  # those that are declared later
+
+    def _watch_rows_of(self, *, sender: type[Model], **_: Any) -> None:
+        if self.source.is_of(sender):
+            pre_delete.connect(self._before_deletion, sender=sender)
+            post_delete.connect(self._after_deletion, sender=sender)
 
     def _before_deletion(self, *, instance: M, using: str, **_: Any) -> None:
-        vars(self._leaving).setdefault(using, set()).add(self._key_of(instance))
+        key = self.source.model._meta.pk.to_python(instance.pk)
+        vars(self._leaving).setdefault(using, set()).add(key)
 
     def _after_deletion(self, *, using: str, **_: Any) -> None:
         keys = vars(self._leaving).pop(using, set())
-        if keys and router.allow_migrate(using, APP_LABEL):
-            # What was announced, and then not deleted because of an error, keeps its embedding.
-            keys -= self.model._base_manager.using(using).only("pk").in_bulk(keys).keys()
+        if not keys or not router.allow_migrate(using, app_label()):
+            return
+        # What was announced, and then not deleted because of an error, keeps its embedding.
+        manager = self.source.model._meta.concrete_model._base_manager
+        keys -= manager.using(using).only("pk").in_bulk(keys).keys()
+        try:
             self.collection(using).delete_items(keys)
+        except SchemaError:
+            if not has_no_tables(using):
+                raise
 
 
-def _key_type(model: type[Model]) -> Any:
-    """Return the SQLAlchemy column of a model's keys."""
-    field: Any = model._meta.pk
-    while field.remote_field:
-        field = field.target_field
-    kinds: tuple[tuple[type[models.Field[Any, Any]], TypeEngine[Any]], ...] = (
-        (models.IntegerField, BigInteger()),
-        (models.UUIDField, Uuid()),
-        (models.CharField, Text()),
-        (models.TextField, Text()),
-    )
-    for kind, sql_type in kinds:
-        if isinstance(field, kind):
-            return column(KEY, sql_type)
-    raise TypeError(
-        f"The primary key of {model._meta.label} is a {type(field).__name__}; a ModelCollection "
-        "takes integers, UUIDs and text"
-    )
-
-
-def _scored(queryset: QuerySet[M], entries: Iterable[Entry[Any]]) -> list[M]:
-    """Return the instances of search results, with their scores."""
-    scores = {entry.id: entry.score for entry in entries}
-    instances = queryset.in_bulk(list(scores))
-    found = []
-    for key, score in scores.items():
-        if key in instances:  # else deleted a moment ago
-            setattr(instances[key], SCORE, score)
-            found.append(instances[key])
-    return found
+def _depth(number: object, offset: object) -> int:
+    """Return how many of the best have to be known; 0 for arguments that the search refuses."""
+    are_numbers = isinstance(number, int) and isinstance(offset, int)
+    return number + offset if are_numbers and number >= 0 and offset >= 0 else 0  # type: ignore[operator]
 
 
 def _in_pages(queryset: QuerySet[M], size: int) -> Iterator[M]:

@@ -1,9 +1,10 @@
-"""The setting EMBEDDINGS: the model of new collections, models of services, and their keys."""
+"""The setting EMBEDDINGS: the model of new collections, those of services, keys, the tables."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeGuard
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import Error
 
@@ -24,6 +25,22 @@ if TYPE_CHECKING:
 
 MODEL = "MODEL"
 MODELS = "MODELS"
+TABLE_PREFIX = "TABLE_PREFIX"
+MOST_PREFIX = 20  # characters
+OWN = (MODEL, MODELS, TABLE_PREFIX)
+APP = "embeddings.integrations.django"
+
+
+def app_label() -> str:
+    """Return the label of the app, which a project may choose."""
+    label: str = next(config.label for config in apps.get_app_configs() if config.name == APP)
+    return label
+
+
+def table_prefix() -> str:
+    """Return what the names of the tables begin with; "" for the documented names."""
+    given = _given().get(TABLE_PREFIX) or ""
+    return given if _is_prefix(given) else ""
 
 
 def apply() -> None:
@@ -59,10 +76,10 @@ def _errors() -> Iterator[CheckMessage]:
         )
         return
     of_providers = [setting.name for setting in provider_settings()]
-    for name in sorted(given.keys() - {MODEL, MODELS, *of_providers}, key=str):
+    for name in sorted(given.keys() - {*OWN, *of_providers}, key=str):
         yield Error(
             f"EMBEDDINGS has no setting {name!r}.",
-            hint=f"It takes {', '.join((MODEL, MODELS, *of_providers))}.",
+            hint=f"It takes {', '.join((*OWN, *of_providers))}.",
             id="embeddings.E002",
         )
     for name in of_providers:
@@ -71,6 +88,13 @@ def _errors() -> Iterator[CheckMessage]:
                 f'EMBEDDINGS["{name}"] must be a string, not {type(given[name]).__name__}.',
                 id="embeddings.E003",
             )
+    if not _is_prefix(given.get(TABLE_PREFIX) or ""):
+        yield Error(
+            f'EMBEDDINGS["{TABLE_PREFIX}"] must be letters, digits and underscores, and at most '
+            f"{MOST_PREFIX} of them.",
+            hint='For example "search_", which makes search_collections and search_embeddings.',
+            id="embeddings.E006",
+        )
     problem = _problem_of(given.get(MODELS))
     if problem:
         yield Error(
@@ -101,6 +125,12 @@ def _problem_of(declared: object) -> str | None:
     except (TypeError, ValueError) as error:
         return str(error)
     return None
+
+
+def _is_prefix(value: object) -> bool:
+    return isinstance(value, str) and (
+        not value or (value.isidentifier() and value.isascii() and len(value) <= MOST_PREFIX)
+    )
 
 
 def _given() -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
+import json
 import re
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, Error, connections, router, transaction
 from django.db.models import F
 from sqlalchemy import (
     ColumnClause,
@@ -15,7 +16,6 @@ from sqlalchemy import (
     TextualSelect,
     bindparam,
     create_engine,
-    delete,
     text,
 )
 from sqlalchemy.orm import Session
@@ -25,22 +25,28 @@ from sqlalchemy.types import NullType
 from ...errors import BindingError, MissingExtraError
 from ...sessions.base import Sessions
 from ...sessions.host import Lent
-from ...tables.ours import are_missing
-from ...tables.records import RECORDS, Records
+from ...tables.ours import ADVICE, Advice, are_missing
 from ...work import Work
+from .conf import TABLE_PREFIX, app_label
 from .internals import with_parameters_written_in
+from .tables import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Self
 
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import QuerySet
+
+    from ...tables.records import Records
 
 # By Django's name for a kind of database: a URL that connects to nothing, and options.
 ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "sqlite": ("sqlite://", {}),
     "postgresql": ("postgresql+psycopg://", {"use_native_hstore": False}),
 }
+
+OTHER_NAMES = f'EMBEDDINGS = {{"{TABLE_PREFIX}": "search_"}} in the settings'
 
 
 @contextmanager
@@ -78,36 +84,40 @@ class DjangoTransactions(Sessions):
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
+        self.is_exclusive = takes_turns(alias) and not begins_late(alias)
+
+    @property
+    def owns_transactions(self) -> bool:
+        """Whether no `atomic()` is open."""
+        return not connections[self._alias].in_atomic_block
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
-        """Yield a session on Django's connection; what fails in writing leaves no trace."""
+        """Yield a session on Django's connection; what fails in writing leaves no trace.
+
+        What only reads begins no transaction: with SQLite's `transaction_mode` it would wait for
+        those who write.
+        """
         session = _session_on(self._alias)
-        is_open = connections[self._alias].in_atomic_block
-        with (
-            nullcontext() if is_open and not write else transaction.atomic(using=self._alias),
-            session,
-        ):
+        with transaction.atomic(using=self._alias) if write else nullcontext(), session:
             yield session
             session.flush()
+
+    @contextmanager
+    def look(self, records: Records) -> Iterator[tuple[Session, bool]]:
+        """Yield a session to read in, which outside `atomic()` sees what is committed."""
+        with self.session(write=False) as session:
+            yield session, not connections[self._alias].in_atomic_block
 
     def bind(self, records: Records) -> Engine:
         """Return the engine of the alias, which borrows Django's connection."""
         return _engine(self._alias)
 
 
-def empty_after_flush(*, using: str, plan: object = None, **_: Any) -> None:
-    """Empty the tables after `flush`, and so after each `TransactionTestCase`.
-
-    Django empties the tables of Django models only. It then sends the signal that it also sends
-    after `migrate`, which has a plan.
-    """
-    if plan is not None:
-        return
-    with session(using) as lent:
-        if not are_missing(Work(lent, RECORDS)):
-            lent.execute(delete(RECORDS.embedding))
-            lent.execute(delete(RECORDS.collection))
+def has_no_tables(alias: str) -> bool:
+    """Return whether a database has no tables of this app."""
+    with session(alias) as lent:
+        return are_missing(Work(lent, records()))
 
 
 class _DjangoSession(Session):
@@ -121,6 +131,17 @@ class _DjangoSession(Session):
 def _session_on(alias: str) -> Session:
     # The objects are of use after the block, as Django's are.
     return _DjangoSession(_engine(alias), expire_on_commit=False, info={"alias": alias})
+
+
+def remedy(alias: str) -> str:
+    """Return what a Django user does where the tables are missing."""
+    label, database = app_label(), f" --database={alias}" * (alias != DEFAULT_DB_ALIAS)
+    if router.allow_migrate(alias, label):
+        return f"manage.py migrate{database}"
+    return (
+        f"manage.py migrate{database}, once a router lets them into {alias!r}: allow_migrate("
+        f"{alias!r}, {label!r}) has to be True or None. Now it is False"
+    )
 
 
 @functools.cache
@@ -139,6 +160,7 @@ def _engine(alias: str) -> Engine:
             poolclass=NullPool,
             pool_reset_on_return=None,
             hide_parameters=True,
+            execution_options={ADVICE: Advice(functools.partial(remedy, alias), OTHER_NAMES)},
             **options,
         )
     except ModuleNotFoundError:
@@ -160,11 +182,71 @@ class _Lent(Lent):
             # Not Django's, which writes parameters into the SQL, where binary ones cannot be.
             from psycopg import Cursor
 
-            return Cursor(self._driver)
-        return super().cursor(*args)
+            return _Cursor(Cursor(self._driver), self._connection)
+        return _Cursor(super().cursor(*args), self._connection)
 
     def add_notice_handler(self, *args: Any) -> None:
         pass
+
+
+class _Cursor:
+    """The driver's cursor, whose statements go past whatever watches those of Django.
+
+    So they are in `connection.queries`, are counted by `assertNumQueries`, and pass the wrappers of
+    `execute_wrapper`. Their parameters, which may be texts of the application, are not shown.
+    """
+
+    def __init__(self, cursor: Any, connection: BaseDatabaseWrapper) -> None:
+        self._cursor = cursor
+        self._watched: Any = connection.cursor()
+        self._watched.close()
+        self._watched.cursor = self._sent = _Sent(cursor)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def execute(self, sql: str, *parameters: Any) -> Any:
+        self._sent.parameters = parameters
+        with _errors_of_driver():
+            self._watched.execute(sql)
+
+    def executemany(self, sql: str, parameters: Any) -> Any:
+        with _errors_of_driver():
+            self._watched.executemany(sql, parameters)
+
+    def copy(self, sql: Any) -> Any:
+        return self._watched.copy(sql)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._cursor.close()
+
+
+class _Sent:
+    """The cursor as Django's own sees it: a statement brings its parameters along."""
+
+    def __init__(self, cursor: Any) -> None:
+        self._cursor = cursor
+        self.parameters: tuple[Any, ...] = ()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+    def execute(self, sql: str) -> Any:
+        return self._cursor.execute(sql, *self.parameters)
+
+
+@contextmanager
+def _errors_of_driver() -> Iterator[None]:
+    """Raise an error of the driver's as it was, where Django has wrapped it."""
+    try:
+        yield
+    except Error as error:
+        if error.__cause__ is None:
+            raise
+        raise error.__cause__ from None
 
 
 def keys_of(queryset: QuerySet[Any], key: ColumnClause[Any]) -> TextualSelect:
@@ -176,6 +258,7 @@ def keys_of(queryset: QuerySet[Any], key: ColumnClause[Any]) -> TextualSelect:
     """
     query = queryset.values(**{key.name: F("pk")}).query
     query.clear_ordering(force=False)
+    query.select_for_update = False  # the search locks no rows
     connection = connections[queryset.db]
     sql, parameters = query.get_compiler(queryset.db).as_sql()
     is_postgresql = connection.vendor == "postgresql"
@@ -191,3 +274,53 @@ def keys_of(queryset: QuerySet[Any], key: ColumnClause[Any]) -> TextualSelect:
         for number, value in enumerate(parameters)
     )
     return text(sql).bindparams(*values).columns(key)
+
+
+def before_tables(alias: str) -> list[str]:
+    """Return the SQL of what has to be there before the tables."""
+    is_postgresql = connections[alias].vendor == "postgresql"
+    return ["CREATE EXTENSION IF NOT EXISTS vector"] if is_postgresql else []
+
+
+def begins_late(alias: str) -> bool:
+    """Return whether a transaction takes the lock to write when it first writes, and fails then.
+
+    So does SQLite's, if another writer has committed since the transaction's first SELECT.
+    """
+    mode = str(connections[alias].settings_dict["OPTIONS"].get("transaction_mode", ""))
+    return takes_turns(alias) and mode.upper() not in {"IMMEDIATE", "EXCLUSIVE"}
+
+
+def takes_turns(alias: str) -> bool:
+    """Return whether those who write wait for each other, whatever they write."""
+    return bool(connections[alias].vendor == "sqlite")
+
+
+def enumerates_keys(alias: str) -> bool:
+    """Return whether a search among the keys of a SELECT reads many of them before it searches."""
+    return bool(connections[alias].vendor == "sqlite")
+
+
+def is_one_of(
+    connection: BaseDatabaseWrapper, key: str, kind: str, keys: list[Any]
+) -> tuple[str, Any]:
+    """Return the SQL of "a key is one of these", and its one parameter.
+
+    Args:
+        connection: Of which database.
+        key: The SQL of the key.
+        kind: The type of its column.
+        keys: As the database has them.
+    """
+    if connection.vendor == "sqlite":
+        return f"{key} IN (SELECT value FROM json_each(%s))", json.dumps(keys)
+    return f"{key} = ANY(%s::{kind}[])", keys
+
+
+def value_under(connection: BaseDatabaseWrapper, key: str) -> str:
+    """Return the SQL of the number that a parameter, an object of JSON, has under a key."""
+    if connection.vendor == "sqlite":
+        # LIMIT keeps SQLite from reading the JSON for each row: it makes an index of it, once.
+        pairs = "(SELECT key, value FROM json_each(%s) LIMIT -1)"
+        return f"(SELECT found.value FROM {pairs} AS found WHERE found.key = CAST({key} AS TEXT))"
+    return f"(%s::jsonb ->> ({key})::text)::double precision"

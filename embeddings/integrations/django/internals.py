@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.db.models.query import ModelIterable
+from django.db.models.sql import Query
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
-    from django.db.models import QuerySet
+    from django.db.models import Field, Model, Q, QuerySet
 
 
 def yields_instances(queryset: QuerySet[Any]) -> bool:
@@ -27,3 +28,26 @@ def with_parameters_written_in(connection: BaseDatabaseWrapper, sql: str, parame
     operations: Any = connection.ops
     text: str = operations.compose_sql(sql, parameters)
     return text
+
+
+def condition_sql(
+    connection: BaseDatabaseWrapper, model: type[Model], condition: Q
+) -> tuple[str, list[Field[Any, Any]]]:
+    """Return a condition as SQL over bare columns with its values in it, and its fields.
+
+    As Django makes those of indexes and constraints, which no public function gives.
+    """
+    connection.ensure_connection()
+    query = Query(model, alias_cols=False)
+    where = query.build_where(condition)
+    sql, parameters = where.as_sql(query.get_compiler(connection=connection), connection)
+    editor = connection.schema_editor()
+    fields: list[Field[Any, Any]] = []
+    nodes: list[Any] = [where]
+    while nodes:
+        node = nodes.pop()
+        if target := getattr(node, "target", None):
+            fields.append(target)
+        if hasattr(node, "get_source_expressions"):
+            nodes += filter(None, node.get_source_expressions())
+    return sql % tuple(map(editor.quote_value, parameters)), fields

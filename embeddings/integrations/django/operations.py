@@ -1,20 +1,24 @@
-"""A revision of this library's Alembic as an operation of Django's migrations."""
+"""Operations of Django's migrations: a revision of this library's Alembic, and triggers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from django.db.migrations import RunPython
+from django.db import router
+from django.db.migrations.operations.base import Operation
 
-from ...tables.migrate import downgrade, migrate
-from .database import session
+from ...following.literals import Follow
+from .schema import downgrade, follow, follow_script, script, unfollow, upgrade
+from .tables import records
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
-    from django.db.migrations.state import StateApps
+    from django.db.migrations.state import ProjectState
 
 
-class AlembicRevision(RunPython):
+class AlembicRevision(Operation):
     """Brings the tables to a revision, and back to the one before, in Django's transaction.
 
     Args:
@@ -22,18 +26,121 @@ class AlembicRevision(RunPython):
         down: The one before it, or "base". Going back refuses to drop rows.
     """
 
+    reduces_to_sql = True
+    reversible = True
+
     def __init__(self, revision: str, down: str) -> None:
         self.revision, self.down = revision, down
-        super().__init__(self._upgrade, self._downgrade)
+
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        """Do nothing: there are no Django models."""
+
+    def database_forwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
+    ) -> None:
+        """Upgrade, or collect the SQL for it."""
+        self._run(app_label, schema_editor, self.down, self.revision)
+
+    def database_backwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
+    ) -> None:
+        """Downgrade, or collect the SQL for it."""
+        self._run(app_label, schema_editor, self.revision, self.down)
+
+    def _run(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, start: str, end: str
+    ) -> None:
+        alias = schema_editor.connection.alias
+        if not router.allow_migrate(alias, app_label):
+            return
+        if schema_editor.collect_sql:
+            schema_editor.collected_sql.append(script(alias, start, end).strip())
+            return
+        if end == self.revision:
+            upgrade(alias, end)
+        else:
+            downgrade(alias, end)
 
     def describe(self) -> str:
         """Return what Django shows of the operation."""
         return f"Alembic revision {self.revision} of sqlalchemy-embeddings"
 
-    def _upgrade(self, _: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-        with session(schema_editor.connection.alias) as lent:
-            migrate(lent.connection(), self.revision)
 
-    def _downgrade(self, _: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
-        with session(schema_editor.connection.alias) as lent:
-            downgrade(lent.connection(), self.down)
+class FollowRows(Operation):
+    """Makes the triggers by which a collection follows the rows of one table; reversible.
+
+        dependencies = [("embeddings", "0003_pending")]
+        operations = [
+            FollowRows(
+                "articles_article",
+                key="id",
+                columns=["title", "body", "published"],
+                where="published",
+                collection="articles.article",
+            )
+        ]
+
+    All of it is literal: what a migration did does not change with the declaration.
+
+    Args:
+        table: The name of the table.
+        key: The column of its primary key.
+        columns: All that text, metadata and condition read.
+        collection: The name of the collection.
+        where: SQL over `columns`: the rows that are in the collection.
+        schema: Of the table.
+        embeddings: The table of embeddings; by default that of the project.
+        unique: Columns that are unique together, each as a list. SQLite is asked for them, but in a
+            script.
+    """
+
+    reduces_to_sql = True
+    reversible = True
+
+    def __init__(
+        self,
+        table: str,
+        *,
+        key: str,
+        columns: Sequence[str],
+        collection: str,
+        where: str | None = None,
+        schema: str | None = None,
+        embeddings: str | None = None,
+        unique: Sequence[Sequence[str]] = (),
+    ) -> None:
+        self.table, self.collection = table, collection
+        self._given = (table, key, tuple(columns), collection, where, schema)
+        self._embeddings, self._unique = embeddings, tuple(map(tuple, unique))
+
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        """Do nothing: no Django model changes."""
+
+    def database_forwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
+    ) -> None:
+        """Make the triggers, or collect the SQL for it."""
+        self._run(app_label, schema_editor, drops=False)
+
+    def database_backwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
+    ) -> None:
+        """Drop the triggers, or collect the SQL for it."""
+        self._run(app_label, schema_editor, drops=True)
+
+    def _run(self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
+        alias = schema_editor.connection.alias
+        if not router.allow_migrate(alias, app_label):
+            return
+        embeddings = self._embeddings or records().embeddings.fullname
+        given = Follow(*self._given, embeddings, self._unique)
+        if schema_editor.collect_sql:
+            schema_editor.collected_sql.append(follow_script(alias, given, drops=drops))
+        elif drops:
+            unfollow(alias, given)
+        else:
+            follow(alias, given)
+
+    def describe(self) -> str:
+        """Return what Django shows of the operation."""
+        return f"Follow the rows of {self.table} for the collection {self.collection}"

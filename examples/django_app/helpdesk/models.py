@@ -45,7 +45,7 @@ class Ticket(models.Model):
 
 
 # The embeddings of the tickets, in the same database and the same transactions.
-tickets = ModelCollection(Ticket, text=lambda ticket: f"{ticket.subject}\n\n{ticket.question}")
+tickets = ModelCollection(Ticket, text=["subject", "question"])
 
 
 def save(ticket: Ticket) -> None:

@@ -2,9 +2,11 @@
 
 import json
 import re
+from typing import Any
+from unittest.mock import patch
 
 from django.contrib.auth.models import User
-from django.test import TestCase
+from django.test import TestCase, TransactionTestCase
 
 from embeddings.testing import replace_models
 
@@ -104,15 +106,62 @@ class HelpDeskTests(TestCase):
             set(tickets.collection().ids()), set(Ticket.objects.values_list("pk", flat=True))
         )
 
+    def test_the_api(self) -> None:
+        """The nearest come first, in pages, in another order if that is asked for."""
+        body = [{"subject": f"Bill {n}", "question": "a bill", "answer": "-"} for n in range(9)]
+        self.assertEqual(self.send(self.ours, body), 201)
+
+        def get(query: str) -> dict[str, Any]:
+            response = self.client.get(f"/ours/tickets?{query}")
+            self.assertEqual(response.status_code, 200)
+            return response.json()
+
+        found = get("search=paper stuck in the printer")
+        self.assertEqual((found["count"], len(found["results"])), (12, 5))
+        self.assertEqual(found["results"][0]["subject"], "Printer jam")
+        self.assertGreater(found["results"][0]["score"], found["results"][1]["score"])
+        self.assertEqual(len(get("search=bill&page=3")["results"]), 2)
+        oldest = get("search=bill&ordering=asked")["results"]
+        self.assertEqual(
+            [ticket["subject"] for ticket in oldest[:2]], ["Printer jam", "Printer ink"]
+        )
+        self.assertEqual(get("")["count"], 12)
+        self.assertNotIn("score", get("")["results"][0])
+        self.assertEqual(self.client.get("/ours/tickets?search=%00x").status_code, 400)
+        self.assertEqual(self.client.get("/nobody/tickets").status_code, 404)
+
     def test_the_admin(self) -> None:
         """It finds by meaning, embeds what it saves, and deletes the embeddings with the rows."""
         self.client.force_login(User.objects.create_superuser("agent"))
         jam = self.ours.ticket_set.get(subject="Printer jam")
         form = {"customer": self.ours.pk, "subject": "Zebra", "question": "zebra", "answer": ""}
-        response = self.client.post(f"/admin/helpdesk/ticket/{jam.pk}/change/", form)
+        with self.captureOnCommitCallbacks(execute=True):
+            response = self.client.post(f"/admin/helpdesk/ticket/{jam.pk}/change/", form)
         self.assertEqual(response.status_code, 302)
-        self.assertEqual(tickets.nearest(Ticket.objects.all(), "zebra", number=1), [jam])
+        self.assertEqual(tickets.nearest(Ticket.objects.all(), "zebra", number=1).get(), jam)
         self.assertContains(self.client.get("/admin/helpdesk/ticket/?q=zebra"), "Zebra")
+        rows = r'/change/[^"]*">([^<]+)</a></th>'
+        page = self.client.get(f"/admin/helpdesk/ticket/?q=cannot log in&customer={self.ours.pk}")
+        self.assertEqual(re.findall(rows, page.text)[0], "Forgotten password")
+        page = self.client.get("/admin/helpdesk/ticket/?q=the printer prints grey&o=1")
+        subjects = re.findall(rows, page.text)
+        self.assertEqual(subjects, sorted(subjects))
         form = {"action": "delete_selected", "_selected_action": [jam.pk], "post": "yes"}
         self.client.post("/admin/helpdesk/ticket/", form)
         self.assertEqual(len(tickets.collection()), 5)
+
+
+class AdminTests(TransactionTestCase):
+    """The admin commits, and then calls the model."""
+
+    def test_a_model_that_fails(self) -> None:
+        """The ticket is saved all the same, and the page says what is missing."""
+        self.client.force_login(User.objects.create_superuser("agent"))
+        customer = Customer.objects.create(slug="ours", name="ours")
+        form = {"customer": customer.pk, "subject": "Zebra", "question": "z", "answer": ""}
+        fails = patch("embeddings.testing.DeterministicModel.embed_batch", return_value=[])
+        with replace_models(), fails:
+            self.client.post("/admin/helpdesk/ticket/add/", form)
+        self.assertEqual(Ticket.objects.get().subject, "Zebra")
+        self.assertContains(self.client.get("/admin/"), "Zebra is saved, but its embedding is not")
+        self.assertEqual(len(tickets.collection()), 0)

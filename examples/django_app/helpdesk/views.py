@@ -3,6 +3,7 @@
 import json
 
 from django import forms
+from django.core.paginator import Paginator
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import get_object_or_404, redirect, render
@@ -12,7 +13,7 @@ from django.views.decorators.http import require_POST
 from .models import Customer, Ticket, save, tickets
 
 RESULTS_ON_A_PAGE = 5
-LAST_PAGE = 100
+RESULTS = 100
 
 
 class AskForm(forms.ModelForm):
@@ -34,22 +35,11 @@ def search(request: HttpRequest, slug: str) -> HttpResponse:
     """Show a page of the tickets nearest in meaning to the question, or the newest."""
     customer = get_object_or_404(Customer, slug=slug)
     question = request.GET.get("q", "").strip()
-    number = request.GET.get("page", "1")
-    page = min(max(1, int(number)), LAST_PAGE) if number.isdecimal() else 1
-    offset = (page - 1) * RESULTS_ON_A_PAGE
-    one_more = RESULTS_ON_A_PAGE + 1  # to tell whether there is another page
-    readable = Ticket.objects.readable_by(customer).select_related("customer")
+    found = Ticket.objects.readable_by(customer).select_related("customer")
     if question:
-        found = tickets.nearest(readable, question, number=one_more, offset=offset)
-    else:
-        found = list(readable[offset : offset + one_more])
-    context = {
-        "customer": customer,
-        "question": question,
-        "page": page,
-        "tickets": found[:RESULTS_ON_A_PAGE],
-        "has_more": len(found) > RESULTS_ON_A_PAGE and page < LAST_PAGE,
-    }
+        found = tickets.nearest(found, question, number=RESULTS)
+    page = Paginator(found, RESULTS_ON_A_PAGE).get_page(request.GET.get("page"))
+    context = {"customer": customer, "question": question, "page": page}
     return render(request, "helpdesk/search.html", context)
 
 

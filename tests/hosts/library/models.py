@@ -58,6 +58,28 @@ class Game(models.Model):
     score = models.IntegerField()
 
 
+class Tag(models.Model):
+    name = models.CharField(max_length=50)
+
+
+class Leaflet(models.Model):
+    """Of which some rows are in the collection."""
+
+    title = models.CharField(max_length=50)
+    body = models.TextField(null=True)
+    lang = models.CharField(max_length=2, default="en")
+    published = models.BooleanField(default=True)
+    author = models.ForeignKey(Author, null=True, on_delete=models.SET_NULL)
+    tags = models.ManyToManyField(Tag)
+
+
+class OldLeaflet(Leaflet):
+    """The same rows."""
+
+    class Meta:
+        proxy = True
+
+
 class Watched(DeterministicModel):
     """Tells at each call what `look` sees."""
 
@@ -72,10 +94,17 @@ class Watched(DeterministicModel):
 
 
 model = Watched()
-articles = ModelCollection(Article, text="title", embedding_model=model)
-essays = ModelCollection(Essay, text="title", embedding_model=model)
-photos = ModelCollection(Photo, text="caption", embedding_model=model)
-countries = ModelCollection(Country, text=lambda country: country.name, embedding_model=model)
+articles = ModelCollection(Article, text="title", model=model)
+essays = ModelCollection(Essay, text="title", model=model)
+photos = ModelCollection(Photo, text="caption", model=model)
+countries = ModelCollection(Country, text=lambda country: country.name, model=model)
+leaflets: ModelCollection[Leaflet] = ModelCollection(
+    "library.Leaflet",
+    text=["title", "body", "author__name", "tags__name"],
+    where=models.Q(published=True),
+    metadata=["lang", "author", "tags__name"],
+    model=model,
+)
 
 
 class Unused(EmbeddingModel):

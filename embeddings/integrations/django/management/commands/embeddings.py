@@ -2,20 +2,40 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from typing import TYPE_CHECKING, Any
 
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError
-from django.db import DEFAULT_DB_ALIAS
+from django.db import DEFAULT_DB_ALIAS, connections, router
 from sqlalchemy.exc import SQLAlchemyError
 
 from ..... import commands
 from .....errors import EmbeddingsError
-from ...collection import APP_LABEL
-from ...database import DjangoTransactions
+from .....following import commands as following
+from ...collection import DECLARED
+from ...conf import app_label
+from ...database import DjangoTransactions, remedy
+from ...tables import records
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser
+
+    from .....following.pending import PendingState
+    from .....writing.report import Report
+    from ...collection import ModelCollection
+
+# Django's own options, which may also stand behind the subcommand. It reads --settings and
+# --pythonpath before it reads the rest.
+COMMON: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("--settings",), {}),
+    (("--pythonpath",), {}),
+    (("-v", "--verbosity"), {"type": int, "choices": [0, 1, 2, 3]}),
+    (("--traceback",), {"action": "store_true"}),
+    (("--no-color",), {"action": "store_true"}),
+    (("--force-color",), {"action": "store_true"}),
+    (("--skip-checks",), {"action": "store_true"}),
+)
 
 
 class Command(BaseCommand):
@@ -27,22 +47,45 @@ class Command(BaseCommand):
         """Add the subcommands."""
         subcommands = parser.add_subparsers(dest="command", required=True)
 
-        def add(name: str, help: str, *, has_json: bool = True) -> CommandParser:
-            command: CommandParser = subcommands.add_parser(name, help=help)
+        def add_own(command: CommandParser, default: str) -> None:
+            command.add_argument("--database", default=default, help="The alias of the database.")
             command.add_argument(
-                "--database", default=DEFAULT_DB_ALIAS, help="The alias of the database."
+                "--json",
+                action="store_true",
+                default=default if default == SUPPRESS else False,
+                help="Print JSON.",
             )
-            if has_json:
-                command.add_argument("--json", action="store_true", help="Print JSON.")
+
+        def add(name: str, help: str) -> CommandParser:
+            command: CommandParser = subcommands.add_parser(name, help=help, description=help)
+            add_own(command, SUPPRESS)
+            for names, options in COMMON:
+                command.add_argument(*names, default=SUPPRESS, help=SUPPRESS, **options)
             return command
 
-        add("migrate", "Create the tables, or bring them up to date.", has_json=False)
+        add_own(parser, DEFAULT_DB_ALIAS)
+        add("migrate", "Create the tables, or bring them up to date.")
         add("status", "Show the schema and every collection; fail if there is one to migrate.")
         search = add("search", "Print what is nearest to a text; fail if that is nothing.")
         search.add_argument("collection", help="The name of the collection.")
         search.add_argument("text", help="What to search for.")
         search.add_argument("-n", "--number", type=int, default=10, help="The most results.")
         search.add_argument("--prefix", help="Only ids that begin with this.")
+        for name, help in (
+            ("check", "Say what is stale, missing or orphaned, and where triggers differ."),
+            ("sync", "Compare every row with the collections, and bring in what differs."),
+            ("refresh", "Embed the rows that are pending."),
+        ):
+            each = add(name, help)
+            each.add_argument("names", nargs="*", metavar="COLLECTION", help="By default all.")
+            if name == "sync":
+                each.add_argument("--no-prune", action="store_true", help="Remove nothing.")
+                each.add_argument(
+                    "--allow-empty", action="store_true", help="Remove all if there are no rows."
+                )
+            elif name == "refresh":
+                each.add_argument("--limit", type=int, help="The most items.")
+                each.add_argument("--forever", action="store_true", help="Do not end.")
         show = add("show", "Show a collection, or an item in it; fail if it is not there.")
         show.add_argument("collection", help="The name of the collection.")
         show.add_argument("id", nargs="?", help="The id of the item.")
@@ -50,17 +93,13 @@ class Command(BaseCommand):
     def handle(self, *, command: str, database: str, **options: Any) -> None:
         """Do what the subcommand says."""
         if command == "migrate":
-            verbosity = options["verbosity"]
-            self.stdout.ending = ""  # which the other command's output has
-            call_command(
-                "migrate", APP_LABEL, database=database, verbosity=verbosity, stdout=self.stdout
-            )
+            self._migrate(database, options["verbosity"])
             return
         db, as_json = DjangoTransactions(database), options["json"]
         try:
             if command == "status":
                 outcome = commands.status(db, as_json=as_json)
-                failure = "The schema is behind: run manage.py migrate embeddings"
+                failure = f"The schema is behind: run {remedy(database)}"
             elif command == "search":
                 outcome = commands.search(
                     db,
@@ -69,13 +108,63 @@ class Command(BaseCommand):
                     number=options["number"],
                     prefix=options["prefix"],
                     as_json=as_json,
+                    records=records(),
                 )
                 failure = "Nothing was found"
+            elif command in {"check", "sync", "refresh"}:
+                outcome = _follow(command, database, options)
+                failure = "Not everything is up to date"
             else:
-                outcome = commands.show(db, options["collection"], options["id"], as_json=as_json)
+                outcome = commands.show(
+                    db, options["collection"], options["id"], as_json=as_json, records=records()
+                )
                 failure = ""
         except (EmbeddingsError, SQLAlchemyError) as error:
             raise CommandError(" ".join(str(error).split())) from None
         self.stdout.write(outcome.text)
         if not outcome.is_good:
             raise CommandError(failure)
+
+    def _migrate(self, database: str, verbosity: int) -> None:
+        if not router.allow_migrate(database, app_label()):
+            raise CommandError(f"Nothing was made. Run {remedy(database)}")
+        self.stdout.ending = ""  # which the other command's output has
+        call_command(
+            "migrate", app_label(), database=database, verbosity=verbosity, stdout=self.stdout
+        )
+
+
+class _On:
+    """A collection as the commands of every framework know it, in which a database comes first."""
+
+    def __init__(self, collection: ModelCollection[Any]) -> None:
+        self.collection, self.name = collection, collection.name
+
+    def sync(self, database: str, **options: Any) -> Report:
+        return self.collection.sync(using=database, **options)
+
+    def refresh(self, database: str, **options: Any) -> Report:
+        try:
+            return self.collection.refresh(using=database, **options)
+        finally:
+            connections[database].close()  # that of the thread which does this
+
+    def pending(self, database: str) -> PendingState:
+        return self.collection.pending(using=database)
+
+    def trigger_problems(self, database: str) -> list[str]:
+        return self.collection.trigger_problems(using=database)
+
+
+def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Outcome:
+    """Do one of the commands about rows that are followed."""
+    declared = sorted(DECLARED, key=lambda collection: collection.name)
+    chosen = following.chosen([_On(each) for each in declared], options["names"])
+    if command == "check":
+        return commands.Outcome(*following.check(database, chosen))
+    if command == "sync":
+        prune, allow_empty = not options["no_prune"], options["allow_empty"]
+        done = following.sync(database, chosen, prune=prune, allow_empty=allow_empty)
+        return commands.Outcome(*done)
+    limit, forever = options["limit"], options["forever"]
+    return commands.Outcome(*following.refresh(database, chosen, limit=limit, forever=forever))

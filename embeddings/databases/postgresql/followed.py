@@ -1,0 +1,98 @@
+"""Rows of the host's compared with embeddings, and kept from others, within PostgreSQL."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    BigInteger,
+    LargeBinary,
+    Text,
+    Uuid,
+    case,
+    cast,
+    func,
+    literal,
+    select,
+    text,
+    type_coerce,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from ...tables.ours import schema_map_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy import Column, ColumnElement
+
+    from ...keys import Keys
+    from ...work import Work
+
+ENDED_BY_OTHERS = frozenset({"55P03", "40001", "40P01"})
+"""lock_not_available, serialization_failure, deadlock_detected."""
+MOMENT = "200ms"  # far below deadlock_timeout, which is a second
+
+
+def text_hash(text: ColumnElement[str]) -> ColumnElement[bytes]:
+    """Return the SQL of the MD5 of a text's UTF-8."""
+    digest = func.md5(func.convert_to(text, "UTF8"))
+    return func.decode(digest, "hex", type_=LargeBinary)
+
+
+def has_metadata(
+    stored: ColumnElement[Any], given: ColumnElement[Any] | dict[str, ColumnElement[Any]]
+) -> ColumnElement[bool]:
+    """Return the condition of `Database.has_metadata`."""
+    stored = type_coerce(stored, JSONB)
+    if not isinstance(given, dict):
+        return stored == cast(given, JSONB)
+    parts: list[Any] = []
+    for name, column in given.items():
+        parts += [literal(name, Text, literal_execute=True), column]
+    return stored == func.jsonb_build_object(*parts, type_=JSONB)
+
+
+def sought_key(
+    id: ColumnElement[str], keys: Keys[Any], key: ColumnElement[Any]
+) -> ColumnElement[Any]:
+    """Return the SQL of `Database.sought_key`."""
+    if keys.python_type is int:  # whatever the width of the column, whose index serves this
+        return case((id.regexp_match("^-?[0-9]{1,18}$"), cast(id, BigInteger)))
+    if isinstance(keys.sql_type, Uuid):
+        return case((id.regexp_match("^[0-9a-f]{32}$"), key))
+    return key
+
+
+def can_keep_keys(work: Work, key: Column[Any]) -> bool:
+    """Return whether the key is of a table, whose rows the role may lock: no view's."""
+    table, quote = key.table, work.dialect.identifier_preparer.quote
+    schema = schema_map_of(work.connection).get(table.schema, table.schema)
+    name = ".".join(quote(part) for part in (schema, table.name) if part)
+    statement = text(
+        "SELECT relkind IN ('r', 'p') AND has_any_column_privilege(oid, 'UPDATE') "
+        "FROM pg_class WHERE oid = to_regclass(:name)"
+    )
+    return bool(work.run(statement, {"name": name}).scalar())
+
+
+def keep_keys(work: Work, key: Column[Any], keys: list[Any]) -> Iterable[Any]:
+    """Return what FOR KEY SHARE SKIP LOCKED gets of some keys."""
+    rows = select(key).where(key.in_(keys)).order_by(key)
+    return work.run(rows.with_for_update(read=True, key_share=True, skip_locked=True)).scalars()
+
+
+def free_rows(work: Work, ids: Sequence[str]) -> set[str]:
+    """Return the ids of rows that FOR UPDATE SKIP LOCKED gets, and those that have no row."""
+    columns = work.records.embeddings.c
+    rows = select(columns.id).where(
+        columns.collection_id == work.row.id, work.database.is_one_of(columns.id, ids)
+    )
+    locked = rows.order_by(columns.id).with_for_update(skip_locked=True)
+    free = {*work.run(locked).scalars()}
+    return free | ({*ids} - {*work.run(rows).scalars()})
+
+
+def wait_briefly(work: Work) -> None:
+    """Set how long the transaction waits for a lock."""
+    work.run(text(f"SET LOCAL lock_timeout = '{MOMENT}'"))

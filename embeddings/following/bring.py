@@ -1,0 +1,210 @@
+"""Some rows of a source brought into a collection: read, embedded, and written if still so.
+
+No order of events ends with an older text's vector in place of a newer one's, nor with one of a row
+that is gone: what was read is read again in the transaction that writes, once others are kept out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+
+from ..models.base import kinds, prefixed
+from ..writing import loaded, plan
+from ..writing.calls import calls_at_once
+from ..writing.items import Item, key_of
+from ..writing.report import BUSY, CHANGED, DELETED, Report
+from ..writing.resolve import resolve, stored_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from ..models.base import SupportsEmbedding
+    from ..work import Reference, Work
+    from ..writing.plan import Plan
+    from .pending import Noted, Pending
+    from .rows import Rows, SourceRow
+
+GIVEN_BACK = frozenset({BUSY, CHANGED, DELETED})
+"""The reasons for which an item may be written the next time."""
+
+
+def items_at_once(model: SupportsEmbedding, batch_size: int, concurrency: int | None = None) -> int:
+    """Return how many items are embedded and written at once: as many as are in flight."""
+    own = getattr(model, "batch_size", None)
+    return min(batch_size, own or batch_size) * calls_at_once(model, concurrency)
+
+
+def items_of(
+    collection: Reference[Any],
+    model: SupportsEmbedding,
+    rows: Rows,
+    read: Mapping[str, SourceRow],
+) -> list[Item]:
+    """Return what was read of a source as items."""
+    items: list[Item] = []
+    for id, row in read.items():
+        key = key_of(collection, prefixed(model, row.text))
+        items.append(Item(id, row.text, key, row.metadata, rows.store))
+    return items
+
+
+def unchanged(
+    collection: Reference[Any],
+    work: Work,
+    model: SupportsEmbedding,
+    rows: Rows,
+    read: Mapping[str, SourceRow],
+) -> set[str]:
+    """Return the ids of what was read that the collection has just as it is."""
+    items = items_of(collection, model, rows, read)
+    return resolve(work, items, stored_rows(work, items, kinds(model)), {}, kinds(model)).unchanged
+
+
+@dataclass(frozen=True)
+class StillSo:
+    """Admits the items that are as they were read, which nobody else is changing just now.
+
+    Attributes:
+        collection: Where to.
+        rows: Where from.
+        read: What was read of them.
+        pending: What is taken off of the items that were written; None for nothing.
+        noted: Of the items, before they were read.
+    """
+
+    collection: Reference[Any]
+    rows: Rows
+    read: Mapping[str, SourceRow]
+    pending: Pending | None = None
+    noted: Noted | None = None
+
+    def admit(self, work: Work, ids: list[str]) -> dict[str, str]:
+        """Return which items are to be left alone, and why; keep the others from other writers."""
+        if self.collection.sessions.owns_transactions:
+            work.database.wait_briefly(work)
+        free = self.rows.keep(work, ids)
+        reasons = dict.fromkeys({*ids} - free, BUSY)
+        if self.pending is not None and self.noted is not None:
+            latest = self.pending.are_all(work, {id: self.noted[id] for id in free})
+            reasons |= dict.fromkeys(free - latest, CHANGED)
+            free = latest
+        got = work.database.free_rows(work, sorted(free))
+        reasons |= dict.fromkeys(free - got, BUSY)
+        errors: dict[str, Exception] = {}
+        now = self.rows.read(work, got, errors)
+        return reasons | {id: CHANGED for id in got if now.get(id) != self.read[id]}
+
+    def settle(self, work: Work, ids: set[str]) -> None:
+        """Take off what was noted of items that are up to date."""
+        if self.pending is not None and self.noted is not None:
+            self.pending.take_off(work, self.noted, ids)
+
+
+def bring(
+    collection: Reference[Any],
+    rows: Rows,
+    read: Mapping[str, SourceRow],
+    embed: Callable[[Plan[Any]], Report],
+    *,
+    skips: bool = False,
+    pending: Pending | None = None,
+    noted: Noted | None = None,
+) -> Report:
+    """Embed and write what of some items is new or differs, and return what was done.
+
+    Args:
+        collection: Where to.
+        rows: Where from.
+        read: What was read of them, after what is pending was noted.
+        embed: What calls the model for a plan. No transaction of ours is open then. If it fails,
+            what has a vector by then is written.
+        skips: Leave out what the model refuses by itself.
+        pending: What is taken off of the items that are up to date then; None for nothing.
+        noted: Of the items.
+
+    Returns:
+        The report. In `skipped` are those that another writer was at, see `GIVEN_BACK`, and those
+        that the model refuses.
+    """
+    began = perf_counter()
+    with collection.work() as work:
+        model = collection.model_of(collection.find(work))
+    items = items_of(collection, model, rows, read)
+    planned = plan.make(collection, items, force=False, skips=skips)
+    gate = StillSo(collection, rows, read, pending, noted)
+    report = Report(skipped=planned.without_refused())
+    if planned.missing:
+        try:
+            made = embed(planned)
+        except Exception:
+            planned.refused |= dict.fromkeys(planned.missing, "")
+            planned.missing.clear()
+            planned.without_refused()
+            if planned.new_ids:
+                _write(collection, planned, gate, skips=skips)
+            raise
+        report += Report(skipped=made.skipped, requests=made.requests, tokens=made.tokens)
+    if planned.new_ids or planned.written_ids or planned.has_new_words or pending is not None:
+        report += _write(collection, planned, gate, skips=skips)
+    else:
+        report += Report(unchanged=len(planned.unchanged_ids))
+    return replace(report, seconds=perf_counter() - began)
+
+
+def _write(collection: Reference[Any], planned: Plan[Any], gate: StillSo, *, skips: bool) -> Report:
+    """Write a plan, unless a lock is waited for too long."""
+    try:
+        return plan.write(collection, planned, gate=gate, skips=skips)
+    except DBAPIError as error:
+        if not collection.database.was_kept_waiting(error):
+            raise
+        return Report(skipped=busy(collection, {item.id for item in planned.items()}))
+
+
+def remove(
+    collection: Reference[Any],
+    rows: Rows,
+    ids: Iterable[str],
+    *,
+    pending: Pending | None = None,
+    noted: Noted | None = None,
+) -> Report:
+    """Delete the vectors of rows that are gone, or are no items any more.
+
+    Arguments as in `bring`, and what it returns too: in `skipped` are those that are there again,
+    or that another writer is at.
+    """
+    ids = {*ids}
+    columns, count = collection.records.embeddings.c, 0
+    try:
+        with collection.work(write=True) as work:
+            if collection.sessions.owns_transactions:
+                work.database.wait_briefly(work)
+            gone = {*ids}
+            if pending is not None and noted is not None:
+                gone = pending.are_all(work, {id: noted[id] for id in gone})
+            has_row = collection.find(work) is not None
+            if has_row:
+                gone = work.database.free_rows(work, sorted(gone))
+            gone -= rows.there(work, gone)
+            if has_row:
+                is_gone = work.database.is_one_of(columns.id, sorted(gone))
+                conditions = [columns.collection_id == work.row.id, is_gone]
+                count = work.database.delete_rows(work, conditions)
+                loaded.refresh(work)
+            if pending is not None and noted is not None:
+                pending.take_off(work, noted, gone)
+    except DBAPIError as error:
+        if not collection.database.was_kept_waiting(error):
+            raise
+        return Report(skipped=busy(collection, ids))
+    return Report(removed=count, skipped=busy(collection, ids - gone))
+
+
+def busy(collection: Reference[Any], ids: Iterable[str]) -> tuple[tuple[Any, str], ...]:
+    """Return what a report says of items that another writer is at."""
+    return tuple((collection.keys.from_text(id), BUSY) for id in sorted(ids))

@@ -1,0 +1,245 @@
+"""What the commands do with collections that follow rows: check, sync, refresh."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import threading
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import copy_context
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..errors import BindingError, DoesNotExist
+from .source import ModelCollection
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from types import FrameType, ModuleType
+
+    from ..writing.progress import Progress
+    from ..writing.report import Report
+    from .pending import PendingState
+    from .refresh import Stop
+
+SHOWN = 5  # ids, and reasons, of a kind
+
+
+class Followed(Protocol):
+    """What the commands need of a collection that follows rows."""
+
+    @property
+    def name(self) -> str:
+        """Unique in the database."""
+
+    def sync(
+        self,
+        database: Any,
+        /,
+        *,
+        prune: bool = ...,
+        allow_empty: bool = ...,
+        dry_run: bool = ...,
+        progress: Progress = ...,
+    ) -> Report:
+        """Compare every row with the collection."""
+
+    def refresh(
+        self,
+        database: Any,
+        /,
+        *,
+        limit: int | None = ...,
+        progress: Progress = ...,
+        forever: bool = ...,
+        stop: Stop | None = ...,
+    ) -> Report:
+        """Embed what is pending."""
+
+    def pending(self, database: Any, /) -> PendingState:
+        """Return what is pending."""
+
+    def trigger_problems(self, database: Any, /) -> list[str]:
+        """Return what of the triggers is not as declared."""
+
+
+def check(database: Any, collections: Iterable[Followed]) -> tuple[str, bool]:
+    """Return what differs, in lines, and whether nothing does. Reads only, and calls no model.
+
+    Args:
+        database: What the collections take as their first argument.
+        collections: These.
+    """
+    lines: list[str] = []
+    is_good = True
+    for collection in collections:
+        audit = collection.sync(database, dry_run=True)
+        pending = collection.pending(database)
+        problems = collection.trigger_problems(database)
+        found = {"stale": audit.stale, "missing": audit.missing, "orphaned": audit.orphaned}
+        counts = [f"{len(ids):,} {what}" for what, ids in found.items()]
+        lines.append(f"{collection.name}: {', '.join(counts)}, {pending.items:,} pending")
+        lines += [f"  {what}: {_shown(ids)}" for what, ids in found.items() if ids]
+        if pending.oldest is not None:
+            lines.append(f"  the oldest change is {pending.oldest:,} s old")
+        for failing in pending.failing[:SHOWN]:
+            when = "parked" if failing.is_parked else f"{failing.attempts} attempts"
+            lines.append(f"  {failing.id!r} cannot be embedded ({when}): {failing.error}")
+        lines += [f"  triggers: {problem}" for problem in problems]
+        is_good &= not any(found.values()) and not problems
+    return "\n".join(lines), is_good
+
+
+def sync(
+    database: Any,
+    collections: Iterable[Followed],
+    *,
+    prune: bool = True,
+    allow_empty: bool = False,
+    progress: Progress = None,
+) -> tuple[str, bool]:
+    """Bring in what differs; return what was done, and whether that is all.
+
+    Arguments as in `check` and `ModelCollection.sync`.
+    """
+    lines: list[str] = []
+    is_good = True
+    with ended_by_signals():
+        for collection in collections:
+            report = collection.sync(
+                database, prune=prune, allow_empty=allow_empty, progress=progress
+            )
+            lines.append(_done(collection.name, report))
+            is_good &= not report.skipped
+    return "\n".join(lines), is_good
+
+
+def refresh(
+    database: Any,
+    collections: Sequence[Followed],
+    *,
+    limit: int | None = None,
+    forever: bool = False,
+    progress: Progress = None,
+) -> tuple[str, bool]:
+    """Embed what is pending; return what was done, and whether no row was put off.
+
+    Arguments as in `check` and `ModelCollection.refresh`. SIGINT (Ctrl-C) and SIGTERM end it
+    after the batch that it is at.
+    """
+    stop = threading.Event()
+    with ended_by_signals(stop), ThreadPoolExecutor(len(collections) or 1) as pool:
+        running = [
+            pool.submit(
+                copy_context().run,  # where a framework keeps its settings
+                collection.refresh,
+                database,
+                limit=limit,
+                progress=progress if len(collections) == 1 else None,
+                forever=forever,
+                stop=stop,
+            )
+            for collection in collections
+        ]
+        try:
+            wait(running, return_when=FIRST_EXCEPTION)
+        finally:
+            if any(each.done() and each.exception() for each in running):
+                stop.set()
+    reports = [each.result() for each in running]
+    pairs = zip(collections, reports, strict=True)
+    lines = [_done(collection.name, report) for collection, report in pairs]
+    return "\n".join(lines), not any(report.skipped for report in reports)
+
+
+@contextmanager
+def ended_by_signals(stop: threading.Event | None = None) -> Iterator[None]:
+    """Run the block, and let SIGINT and SIGTERM set the event; without one, interrupt the block.
+
+    The second signal interrupts in any case. Only the main thread gets signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(number: int, _: FrameType | None) -> None:
+        if stop is None or stop.is_set():
+            raise KeyboardInterrupt(signal.Signals(number).name)
+        stop.set()
+
+    before = {each: signal.signal(each, handle) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+def chosen(collections: Sequence[Followed], names: Sequence[str]) -> list[Followed]:
+    """Return the collections of some names, or all.
+
+    Raises:
+        BindingError: There are none.
+        DoesNotExist: None has such a name.
+    """
+    if not collections:
+        raise BindingError("There is no collection that follows rows here")
+    known = {collection.name: collection for collection in collections}
+    for name in names:
+        if name not in known:
+            raise DoesNotExist(f"No collection {name!r} is declared; there are {sorted(known)}")
+    return [known[name] for name in names or known]
+
+
+def declared(places: Iterable[str]) -> list[ModelCollection[Any]]:
+    """Return the collections at places such as `app.search:articles`, or all of a module.
+
+    Args:
+        places: `module:name`, where the name is that of a `ModelCollection` or of a list of them;
+            or `module`.
+
+    Raises:
+        ImportError: There is no such module.
+        BindingError: Nothing of that kind is there.
+    """
+    found: list[ModelCollection[Any]] = []
+    for place in places:
+        module_name, _, name = place.partition(":")
+        module = importlib.import_module(module_name)
+        given = _at(module, name) if name else [*vars(module).values()]
+        each = given if isinstance(given, list | tuple) else [given]
+        these = [one for one in each if isinstance(one, ModelCollection)]
+        if not these:
+            raise BindingError(f"There is no ModelCollection at {place!r}")
+        found += [one for one in these if one not in found]
+    return found
+
+
+def _at(module: ModuleType, name: str) -> Any:
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def _shown(ids: Sequence[Any]) -> str:
+    shown = ", ".join(map(repr, ids[:SHOWN]))
+    return shown if len(ids) <= SHOWN else f"{shown} and {len(ids) - SHOWN:,} more"
+
+
+def _done(name: str, report: Report) -> str:
+    """Return what was done as a line, and the items that were left in lines below it."""
+    counts = {
+        "embedded": report.embedded,
+        "reused": report.reused,
+        "unchanged": report.unchanged,
+        "removed": report.removed,
+        "skipped": len(report.skipped),
+        "pending": report.pending,
+    }
+    done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    lines = [f"{name}: {done or 'nothing to do'}"]
+    lines += [f"  {id!r} was left: {reason}" for id, reason in report.skipped[:SHOWN]]
+    if len(report.skipped) > SHOWN:
+        lines.append(f"  and {len(report.skipped) - SHOWN:,} more")
+    return "\n".join(lines)

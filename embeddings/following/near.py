@@ -1,0 +1,111 @@
+"""Instances of a declared collection's class that are nearest, by a SELECT of the host's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from sqlalchemy import Row, Select, exists, inspect, select
+
+from ..errors import DoesNotExist, InvalidItemError, InvalidQueryError
+from ..internals import has_limit
+from ..tables.pending import pending_table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import ColumnElement, Subquery
+
+    from ..collection import Collection
+    from ..searching.query import Filters
+    from .source import ModelCollection
+
+M = TypeVar("M")
+Stale = Literal["include", "exclude"]
+
+
+def nearest(
+    declared: ModelCollection[M],
+    docs: Collection[Any],
+    rows: Select[*tuple[Any, ...]] | None,
+    pending: Stale,
+    filters: Filters,
+    find: Callable[..., Subquery],
+) -> list[Row[M, float]]:
+    """Return the rows that a search finds, with their scores, best first, ties by key.
+
+    Args:
+        declared: Whose condition all rows meet.
+        docs: Its collection.
+        rows: The SELECT of instances; None for all.
+        pending: Whether rows whose vector is not up to date are found by the one that they had.
+        filters: Of the search.
+        find: The search, which takes these and returns a selectable.
+    """
+    statement = _checked(declared, rows)
+    if (condition := declared.condition) is not None:
+        statement = statement.where(condition)
+    if pending == "exclude":
+        statement = statement.where(_is_settled(declared, docs))
+    elif pending != "include":
+        raise InvalidQueryError(f"pending must be 'include' or 'exclude', not {pending!r}")
+    if "among" in filters:
+        raise InvalidQueryError("among= is not for this search: its SELECT says which rows")
+    among = statement.with_only_columns(declared.key, maintain_column_froms=True).order_by(None)
+    try:
+        found = find(**filters, among=among)
+    except DoesNotExist:
+        return []
+    ranked = (
+        statement.add_columns(found.c.score)
+        .where(declared.key == found.c.id)
+        .order_by(None)
+        .order_by(found.c.score.desc(), declared.key)
+    )
+    with docs.reference.work() as work:
+        return list(work.session.execute(ranked).all())
+
+
+def key_of_instance(declared: ModelCollection[M], instance: object) -> Any:
+    """Return the key of an instance that was stored.
+
+    Raises:
+        TypeError: It is not of the class.
+        InvalidItemError: It has no key yet.
+    """
+    if not isinstance(instance, declared.source):
+        kind = declared.source.__name__
+        raise TypeError(f"related() takes an instance of {kind}, not {type(instance).__name__}")
+    state = inspect(instance)
+    key = state.identity[0] if state.identity else getattr(instance, declared.key.key)
+    if key is None:
+        raise InvalidItemError(
+            f"This {declared.source.__name__} has no {declared.key.key} yet: add it to the "
+            "session and flush"
+        )
+    return key
+
+
+def _checked(declared: ModelCollection[Any], rows: object) -> Select[Any]:
+    cls = declared.source
+    if rows is None:
+        return select(cls)
+    if not isinstance(rows, Select):
+        raise TypeError(
+            f"The rows must be a SELECT of {cls.__name__}, such as select({cls.__name__}), not "
+            f"{type(rows).__name__}"
+        )
+    first = next(iter(rows.column_descriptions), None)
+    if first is None or first.get("expr") is not cls:
+        raise InvalidQueryError(
+            f"The SELECT must be of {cls.__name__} itself, as in select({cls.__name__}).where(...)"
+        )
+    if has_limit(rows):
+        raise InvalidQueryError("The SELECT has a LIMIT or OFFSET: give number= and offset= here")
+    return rows
+
+
+def _is_settled(declared: ModelCollection[Any], docs: Collection[Any]) -> ColumnElement[bool]:
+    """Return the condition that nothing is pending of a row."""
+    columns = pending_table(declared.records).c
+    id = docs.reference.database.key_as_text(declared.key.expression)
+    return ~exists().where(columns.collection == declared.name, columns.id == id)

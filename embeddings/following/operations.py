@@ -1,0 +1,231 @@
+"""Alembic operations that follow a host's tables, and autogenerate of them from declarations.
+
+They are known to Alembic where the host's `env.py` has imported `embeddings.include_object`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from alembic import util
+from alembic.autogenerate import comparators, renderers
+from alembic.operations import MigrateOperation, Operations
+from alembic.operations.ops import ModifyTableOps
+from sqlalchemy import MetaData
+
+from .. import databases
+from ..tables.alembic import include_object, render_item
+from ..tables.records import RECORDS
+from . import triggers
+from .literals import Follow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from alembic.autogenerate.api import AutogenContext
+    from alembic.operations.ops import UpgradeOps
+    from sqlalchemy import Connection
+
+    from .source import ModelCollection
+
+__all__ = ["FollowRowsOp", "UnfollowRowsOp", "include_object", "render_item"]
+
+
+@Operations.register_operation("follow_rows")
+class FollowRowsOp(MigrateOperation):
+    """Make the triggers by which a collection follows the rows of one table."""
+
+    def __init__(self, given: Follow) -> None:
+        self.given = given
+
+    @classmethod
+    def follow_rows(
+        cls,
+        operations: Operations,
+        table: str,
+        *,
+        key: str,
+        columns: Sequence[str],
+        collection: str,
+        where: str | None = None,
+        schema: str | None = None,
+        embeddings: str = "embeddings",
+        unique: Sequence[Sequence[str]] = (),
+    ) -> None:
+        """Make the triggers by which a collection follows the rows of one table.
+
+        Args:
+            operations: Alembic's.
+            table: The name of the table.
+            key: The column of its primary key.
+            columns: All that text, metadata and condition read.
+            collection: The name of the collection.
+            where: SQL over `columns`: the rows that are in the collection.
+            schema: Of the table.
+            embeddings: The table of embeddings, with its schema if it has one: one of
+                `make_records`.
+            unique: Columns that are unique together, each as a list. SQLite is asked for them, but
+                in a script.
+        """
+        given = Follow(
+            table, key, tuple(columns), collection, where, schema, embeddings,
+            tuple(map(tuple, unique)),
+        )  # fmt: skip
+        operations.invoke(cls(given))
+
+    def reverse(self) -> UnfollowRowsOp:
+        """Return the operation that takes it back."""
+        return UnfollowRowsOp(self.given)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Return what `alembic check` shows."""
+        return "follow_rows", self.given.table, self.given.collection
+
+
+@Operations.register_operation("unfollow_rows")
+class UnfollowRowsOp(MigrateOperation):
+    """Drop the triggers by which a collection follows the rows of one table."""
+
+    def __init__(self, given: Follow) -> None:
+        self.given = given
+
+    @classmethod
+    def unfollow_rows(
+        cls,
+        operations: Operations,
+        table: str,
+        *,
+        key: str,
+        columns: Sequence[str],
+        collection: str,
+        where: str | None = None,
+        schema: str | None = None,
+        embeddings: str = "embeddings",
+        unique: Sequence[Sequence[str]] = (),
+    ) -> None:
+        """Drop the triggers that `follow_rows` made of the same arguments."""
+        given = Follow(
+            table, key, tuple(columns), collection, where, schema, embeddings,
+            tuple(map(tuple, unique)),
+        )  # fmt: skip
+        operations.invoke(cls(given))
+
+    def reverse(self) -> FollowRowsOp:
+        """Return the operation that takes it back."""
+        return FollowRowsOp(self.given)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Return what `alembic check` shows."""
+        return "unfollow_rows", self.given.table, self.given.collection
+
+
+@Operations.implementation_for(FollowRowsOp)
+def _follow(operations: Operations, operation: FollowRowsOp) -> None:
+    context = operations.get_context()
+    if context.as_sql:
+        _write(operations, databases.of(context.dialect).follow_script(operation.given))
+    else:
+        triggers.follow(operations.get_bind(), operation.given)
+
+
+@Operations.implementation_for(UnfollowRowsOp)
+def _unfollow(operations: Operations, operation: UnfollowRowsOp) -> None:
+    context = operations.get_context()
+    if context.as_sql:
+        _write(operations, databases.of(context.dialect).unfollow_script(operation.given))
+    else:
+        triggers.unfollow(operations.get_bind(), operation.given)
+
+
+def _write(operations: Operations, statements: Iterable[str]) -> None:
+    """Write statements into a script as they are."""
+    impl = operations.get_context().impl
+    for statement in statements:
+        impl.static_output(f"{statement}{impl.command_terminator}")
+
+
+@renderers.dispatch_for(FollowRowsOp)
+def _render_follow(_: AutogenContext, operation: FollowRowsOp) -> str:
+    return f"op.follow_rows({_arguments(operation.given)})"
+
+
+@renderers.dispatch_for(UnfollowRowsOp)
+def _render_unfollow(_: AutogenContext, operation: UnfollowRowsOp) -> str:
+    return f"op.unfollow_rows({_arguments(operation.given)})"
+
+
+def _arguments(given: Follow) -> str:
+    lists = ("columns", "unique")
+    named = [
+        f"{name}={[*value]!r}" if name in lists else f"{name}={value!r}"
+        for name, value in given.values.items()
+        if name != "table"
+    ]
+    return ", ".join([repr(given.table), *named])
+
+
+# After the tables, whose creation has to come first. Before Alembic 1.18 the order is that of
+# registration.
+_LAST: dict[str, Any] = (
+    {"priority": util.DispatchPriority.LAST} if hasattr(util, "DispatchPriority") else {}
+)
+
+
+@comparators.dispatch_for("schema", **_LAST)
+def _compare(context: AutogenContext, upgrade: UpgradeOps, _: object) -> None:
+    """Add what makes the triggers those that are declared."""
+    connection, metadata = context.connection, context.metadata
+    if connection is None or metadata is None:
+        return
+    all_metadata = [metadata] if isinstance(metadata, MetaData) else list(metadata)
+    declared = [each for one in all_metadata for each in triggers.declared_on(one)]
+    wanted = _wanted(connection, declared)
+    there = _there(connection, declared, all_metadata)
+    rebuilt = _rebuilt(context, upgrade)
+    for place, given in there.items():
+        is_as_wanted = place in wanted and _is_as_wanted(connection, given, wanted[place])
+        if place[:2] in rebuilt or not is_as_wanted:
+            upgrade.ops.insert(0, UnfollowRowsOp(given))
+    for place, given in wanted.items():
+        is_there = place in there and _is_as_wanted(connection, there[place], given)
+        if place[:2] in rebuilt or not is_there:
+            upgrade.ops.append(FollowRowsOp(given))
+
+
+Place = tuple[str | None, str, str, str]
+"""Schema, table, collection and table of embeddings."""
+
+
+def _place(given: Follow) -> Place:
+    return given.schema, given.table, given.collection, given.embeddings
+
+
+def _wanted(connection: Connection, declared: list[ModelCollection[Any]]) -> dict[Place, Follow]:
+    wanted = (given for each in declared for given in triggers.follows_of(each, connection.dialect))
+    return {_place(given): given for given in wanted}
+
+
+def _there(
+    connection: Connection, declared: list[ModelCollection[Any]], all_metadata: list[MetaData]
+) -> dict[Place, Follow]:
+    """Return what is followed of the tables that are compared."""
+    tables = {(table.schema, table.name) for one in all_metadata for table in one.tables.values()}
+    database = databases.of(connection.dialect)
+    records = {RECORDS, *(each.records for each in declared)}
+    found = (given for each in records for given in database.follows(connection, each))
+    return {_place(given): given for given in found if (given.schema, given.table) in tables}
+
+
+def _is_as_wanted(connection: Connection, there: Follow, wanted: Follow) -> bool:
+    database = databases.of(connection.dialect)
+    return there.to_json() == wanted.to_json() and not database.follow_problems(connection, wanted)
+
+
+def _rebuilt(context: AutogenContext, upgrade: UpgradeOps) -> set[tuple[str | None, str]]:
+    """Return the tables that batch mode makes anew, which drops their triggers."""
+    batch = bool(context.opts and context.opts.get("render_as_batch"))
+    connection = context.connection
+    if connection is None or not batch or not databases.of(connection.dialect).rebuilds_tables:
+        return set()
+    changed = (each for each in upgrade.ops if isinstance(each, ModifyTableOps))
+    return {(each.schema, each.table_name) for each in changed}

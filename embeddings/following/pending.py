@@ -1,0 +1,255 @@
+"""The rows that are pending: claimed by one refresher for a while, given back, taken off.
+
+A row in the table says that a row of the host's was changed. Those of one id that are there when it
+is claimed are *noted*, before the host's row is read. Only if these are still all that there are,
+in the transaction that writes, is what was read the latest; then they are taken off.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from uuid import uuid4
+
+from sqlalchemy import and_, delete, exists, func, or_, select, true, update
+
+from ..errors import EmbeddingsError
+from ..models.base import batches
+from ..tables.pending import pending_table
+from ..tables.records import now
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+
+    from sqlalchemy import ColumnElement
+
+    from ..work import Reference, Work
+
+LEASE = 60  # seconds for which a claim holds, unless it is renewed
+MOST_ATTEMPTS = 5  # to embed a row that fails by itself; then it is parked until it changes
+PAUSES = (30, 120, 480, 1920)  # seconds before the next attempt
+AT_ONCE = 500  # rows in one statement
+SHOWN = 500  # characters of an error
+
+Noted: TypeAlias = "dict[str, frozenset[int]]"
+"""By stored ids, the numbers of their pending rows."""
+
+
+class Failing(NamedTuple):
+    """A row of the host's that cannot be embedded.
+
+    Attributes:
+        id: In the type of the collection's keys.
+        attempts: How often it was tried since it changed.
+        error: What came of the latest attempt.
+        is_parked: Whether it is tried no more before it changes.
+    """
+
+    id: Any
+    attempts: int
+    error: str
+    is_parked: bool
+
+
+class PendingState(NamedTuple):
+    """What is pending of a collection.
+
+    Attributes:
+        items: Items whose vector is not up to date.
+        oldest: Seconds since the oldest of these changes; None if there are none.
+        failing: Of them those that could not be embedded.
+    """
+
+    items: int
+    oldest: int | None
+    failing: tuple[Failing, ...]
+
+
+class Pending:
+    """The pending rows of a collection, as one refresher sees them.
+
+    On a database of its own transactions it claims; in a transaction of the caller's it only looks.
+    """
+
+    def __init__(self, collection: Reference[Any]) -> None:
+        self._collection = collection
+        self._worker = uuid4().hex
+        self.claims = collection.sessions.owns_transactions
+        """Whether other refreshers are kept from what this one works on."""
+
+    # What there is
+
+    def newest(self, work: Work) -> int:
+        """Return the number of the latest change; 0 if none is pending."""
+        columns = pending_table(work.records).c
+        return int(work.run(select(func.max(columns.seq)).where(self._is_its(work))).scalar() or 0)
+
+    def count(self, work: Work) -> int:
+        """Return how many items are pending."""
+        columns = pending_table(work.records).c
+        count = select(func.count(func.distinct(columns.id))).where(self._is_its(work))
+        return int(work.run(count).scalar_one())
+
+    def state(self, work: Work) -> PendingState:
+        """Return what is pending, for a person to look at."""
+        columns = pending_table(work.records).c
+        oldest = work.run(select(func.min(columns.since)).where(self._is_its(work))).scalar()
+        rows = work.run(
+            select(columns.id, columns.attempts, columns.error)
+            .where(self._is_its(work), columns.error.is_not(None))
+            .order_by(columns.seq)
+        )
+        latest = {id: (attempts, error) for id, attempts, error in rows}
+        failing = [
+            Failing(self._collection.keys.from_text(id), attempts, error, attempts >= MOST_ATTEMPTS)
+            for id, (attempts, error) in latest.items()
+        ]
+        age = None if oldest is None else max(0, now() - oldest)
+        return PendingState(self.count(work), age, tuple(failing))
+
+    def noted(self, work: Work, ids: Iterable[str]) -> Noted:
+        """Return the pending rows of some ids; an id without any has none."""
+        columns = pending_table(work.records).c
+        found: dict[str, set[int]] = {id: set() for id in ids}
+        for batch in batches(sorted(found), AT_ONCE):
+            is_one = work.database.is_one_of(columns.id, batch)
+            rows = select(columns.seq, columns.id).where(self._is_its(work), is_one)
+            for seq, id in work.run(rows):
+                found[id].add(seq)
+        return {id: frozenset(seqs) for id, seqs in found.items()}
+
+    # Claiming
+
+    def claim(self, size: int, upto: int | None, without: Collection[str]) -> Noted:
+        """Return the pending rows of items that nobody else works on, which are this one's now.
+
+        Args:
+            size: The most items.
+            upto: Only changes up to this number; None for all.
+            without: Ids that are left out.
+        """
+        collection = self._collection
+        with collection.work() as work:  # which waits for nobody
+            if work.run(self._claimable(work, 1, upto, without)).first() is None:
+                return {}
+            if not self.claims:
+                return self.noted(work, self._ids(work, size, upto, without))
+        with collection.work(write=True) as work:
+            ids = self._ids(work, size, upto, without)
+            noted = self.noted(work, ids)
+            self._set(work, _all(noted), claimed_until=now() + LEASE, claimed_by=self._worker)
+        return noted
+
+    def claim_these(self, ids: Iterable[str]) -> Noted:
+        """Return the pending rows of some ids, whoever works on them, which are this one's now."""
+        with self._collection.work(write=self.claims) as work:
+            noted = self.noted(work, ids)
+            if self.claims:
+                self._set(work, _all(noted), claimed_until=now() + LEASE, claimed_by=self._worker)
+        return noted
+
+    def _ids(self, work: Work, size: int, upto: int | None, without: Collection[str]) -> list[str]:
+        rows = self._claimable(work, size, upto, without)
+        return list(dict.fromkeys(id for _, id in work.run(work.database.skipping_locked(rows))))
+
+    def _claimable(self, work: Work, size: int, upto: int | None, without: Collection[str]) -> Any:
+        table = pending_table(work.records)
+        columns, others = table.c, table.alias("others")
+        is_worked_on = exists().where(
+            others.c.collection == columns.collection,
+            others.c.id == columns.id,
+            others.c.claimed_by.is_not(None),
+            others.c.claimed_until >= now(),
+        )
+        conditions: list[ColumnElement[bool]] = [
+            self._is_its(work),
+            columns.attempts < MOST_ATTEMPTS,
+            or_(columns.claimed_until.is_(None), columns.claimed_until < now()),
+            ~is_worked_on,
+        ]
+        if upto is not None:
+            conditions.append(columns.seq <= upto)
+        if without:
+            conditions.append(~work.database.is_one_of(columns.id, sorted(without)))
+        return select(columns.seq, columns.id).where(*conditions).order_by(columns.seq).limit(size)
+
+    def renew(self) -> None:
+        """Hold what is claimed for longer."""
+        if not self.claims:
+            return
+        with self._collection.work(write=True) as work:
+            columns = pending_table(work.records).c
+            is_mine = and_(self._is_its(work), columns.claimed_by == self._worker)
+            work.run(
+                update(pending_table(work.records))
+                .where(is_mine)
+                .values(claimed_until=now() + LEASE)
+            )
+
+    def give_back(self, noted: Mapping[str, frozenset[int]]) -> None:
+        """Let others have what was claimed, at once."""
+        if self.claims and _all(noted):
+            with self._collection.work(write=True) as work:
+                self._set(work, _all(noted), claimed_until=None, claimed_by=None)
+
+    def put_off(self, noted: Mapping[str, frozenset[int]], errors: Mapping[str, str]) -> None:
+        """Say why items cannot be embedded, and let them be tried after a pause, a few times."""
+        with self._collection.work(write=True) as work:
+            columns = pending_table(work.records).c
+            for id, error in errors.items():
+                seqs = sorted(noted[id])
+                if not seqs:
+                    continue
+                is_noted = and_(self._is_its(work), columns.seq.in_(seqs))
+                attempts = (
+                    work.run(select(func.max(columns.attempts)).where(is_noted)).scalar() or 0
+                )
+                pause = PAUSES[min(attempts, len(PAUSES) - 1)]
+                self._set(
+                    work,
+                    seqs,
+                    attempts=attempts + 1,
+                    claimed_until=now() + pause,
+                    claimed_by=None,
+                    error=error[:SHOWN],
+                )
+
+    # In the transaction that writes
+
+    def are_all(self, work: Work, noted: Mapping[str, frozenset[int]]) -> set[str]:
+        """Return the ids for which nothing else is pending than was noted, and keep the rows."""
+        columns = pending_table(work.records).c
+        kept: set[int] = set()
+        for batch in batches(_all(noted), AT_ONCE):
+            rows = select(columns.seq).where(self._is_its(work), columns.seq.in_(batch))
+            locked = work.database.skipping_locked(rows.order_by(columns.seq))
+            kept |= {*work.run(locked).scalars()}
+        there = self.noted(work, noted)
+        return {id for id, seqs in noted.items() if there[id] == seqs and seqs <= kept}
+
+    def take_off(self, work: Work, noted: Mapping[str, frozenset[int]], ids: Iterable[str]) -> None:
+        """Delete what was noted of some ids: they are up to date."""
+        table = pending_table(work.records)
+        for batch in batches(sorted(seq for id in ids for seq in noted[id]), AT_ONCE):
+            work.run(delete(table).where(self._is_its(work), table.c.seq.in_(batch)))
+
+    def _is_its(self, work: Work) -> ColumnElement[bool]:
+        return pending_table(work.records).c.collection == self._collection.name
+
+    def _set(self, work: Work, seqs: list[int], **values: Any) -> None:
+        table = pending_table(work.records)
+        for batch in batches(seqs, AT_ONCE):
+            is_noted = and_(self._is_its(work), table.c.seq.in_(batch))
+            is_mine: ColumnElement[bool] = true()
+            if values["claimed_by"] is None:
+                is_mine = table.c.claimed_by == self._worker
+            work.run(update(table).where(is_noted, is_mine).values(values))
+
+
+def message_of(error: Exception) -> str:
+    """Return what may be shown of an error: of others than our own only the kind."""
+    kind = type(error).__name__
+    return f"{kind}: {error}" if isinstance(error, EmbeddingsError) else kind
+
+
+def _all(noted: Mapping[str, frozenset[int]]) -> list[int]:
+    return sorted(seq for seqs in noted.values() for seq in seqs)

@@ -1,0 +1,277 @@
+"""What is pending brought into a collection, batch by batch, by any number of refreshers.
+
+For each batch: claim it, and note all pending rows of its items; then read the rows; call the model
+with no transaction open; then write, in one short transaction, those for which nothing else is
+pending and whose rows nobody else is changing. The others are given back.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field, replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from ..errors import AuthenticationError, EmbeddingsError, InvalidItemError, ModelError, QuotaError
+from ..models.base import batches, check_batch_size
+from ..writing.calls import check_on_error
+from ..writing.progress import teller
+from ..writing.report import Report
+from .bring import GIVEN_BACK, bring, items_at_once, remove
+from .pending import LEASE, Noted, Pending, message_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..keys import Key
+    from ..work import Reference
+    from ..writing.calls import OnError
+    from ..writing.plan import Plan
+    from ..writing.progress import Progress
+    from .rows import Rows, SourceRow
+
+LOG = logging.getLogger("embeddings")
+POLL = 1.0  # seconds between two looks whether something is pending
+STEP = 0.1  # seconds after which a wait looks whether it is to stop
+MOST_TRIES = 6  # to write an item that others are at, before a refresh leaves it pending
+SHORTEST, LONGEST = 0.05, 60.0  # seconds of a pause after which one is tried again
+
+
+class Stop(Protocol):
+    """What tells that a refresh is to end: `threading.Event`, `asyncio.Event`, or of one's own."""
+
+    def is_set(self) -> bool:
+        """Return whether it is."""
+        ...
+
+
+@dataclass
+class _Refresh:
+    """One refresh in progress."""
+
+    collection: Reference[Any]
+    rows: Rows
+    pending: Pending
+    batch_size: int
+    concurrency: int | None
+    raises: bool
+    report: Report = field(default_factory=Report)
+    tries: dict[str, int] = field(default_factory=dict)
+    """How often an item was given back."""
+
+    def batch(self, noted: Noted) -> set[str]:
+        """Bring in what was claimed, and return the ids of what others were at, given back."""
+        done: Report | None = None
+        try:
+            done = self._brought(noted)
+        finally:
+            if done is None:
+                self.pending.give_back(noted)
+        kept = {self.collection.id_of(key) for key, why in done.skipped if why in GIVEN_BACK}
+        self.pending.give_back({id: noted[id] for id in kept})
+        for id in kept:
+            self.tries[id] = self.tries.get(id, 0) + 1
+        failed = tuple((key, why) for key, why in done.skipped if why not in GIVEN_BACK)
+        self.report += replace(done, skipped=failed)
+        return kept
+
+    def _brought(self, noted: Noted) -> Report:
+        collection, rows, pending = self.collection, self.rows, self.pending
+        errors: dict[str, Exception] = {}
+        with collection.work() as work:
+            read = rows.read(work, noted, errors)
+        report = Report()
+        gone = noted.keys() - read.keys() - errors.keys()
+        if gone:
+            report += remove(collection, rows, gone, pending=pending, noted=noted)
+        groups = [read] if read else []
+        while groups:
+            group = groups.pop()
+            try:
+                report += bring(collection, rows, group, self._embed, pending=pending, noted=noted)
+            except Exception as error:
+                failed = self._concerned(error, group)
+                if failed is None:
+                    raise
+                if len(failed) == len(group) > 1:  # which of them it is shows when they are apart
+                    groups += _halves(group)
+                    continue
+                errors |= dict.fromkeys(failed, error)
+                if rest := {id: row for id, row in group.items() if id not in failed}:
+                    groups.append(rest)
+        if errors:
+            report += self._failed(noted, errors)
+        refused = {collection.id_of(key): why for key, why in report.skipped}
+        pending.put_off(
+            noted,
+            {id: why for id, why in refused.items() if why not in GIVEN_BACK and id not in errors},
+        )
+        return report
+
+    def _embed(self, plan: Plan[Any]) -> Report:
+        """Call the model, and hold the claim for as long as that takes."""
+        runtime = self.collection.sessions.runtime
+        on_error: OnError = "skip" if self.pending.claims and not self.raises else "raise"
+
+        def embed() -> None:
+            made.append(
+                plan.embed(self.batch_size, concurrency=self.concurrency, on_error=on_error)
+            )
+
+        made: list[Report] = []
+        if self.pending.claims:
+            runtime.with_reports(embed, self.pending.renew, LEASE / 3)
+        else:
+            embed()
+        return made[0]
+
+    def _concerned(self, error: Exception, group: dict[str, SourceRow]) -> set[str] | None:
+        """Return which items an error is about; None if it is about none of them."""
+        if not self.pending.claims:
+            return None  # in a transaction of the caller's, who is told
+        if not isinstance(error, EmbeddingsError):
+            return None if isinstance(error, SQLAlchemyError) else {*group}
+        ids = {id for key in error.ids if (id := self.collection.id_of(key)) in group}
+        is_service = isinstance(error, ModelError) and not error.positions
+        if isinstance(error, AuthenticationError | QuotaError) or is_service:
+            return None
+        return ids or None
+
+    def _failed(self, noted: Noted, errors: dict[str, Exception]) -> Report:
+        """Put off items that cannot be embedded; raise if that is how the model takes all."""
+        first = next(iter(errors.values()))
+        is_strange = not any(isinstance(error, EmbeddingsError) for error in errors.values())
+        if not self.pending.claims or (is_strange and len(errors) == len(noted) > 1):
+            raise first
+        reasons = {id: message_of(error) for id, error in errors.items()}
+        self.pending.put_off(noted, reasons)
+        if self.raises:
+            raise first
+        key = self.collection.keys.from_text
+        return Report(skipped=tuple((key(id), why) for id, why in reasons.items()))
+
+
+def _halves(group: dict[str, SourceRow]) -> list[dict[str, SourceRow]]:
+    ids = [*group]
+    middle = len(ids) // 2
+    return [{id: group[id] for id in part} for part in (ids[middle:], ids[:middle])]
+
+
+def refresh(
+    collection: Reference[Any],
+    rows: Rows,
+    *,
+    batch_size: int,
+    concurrency: int | None,
+    limit: int | None,
+    keys: Iterable[Key] | None,
+    progress: Progress,
+    on_error: OnError,
+    forever: bool,
+    stop: Stop | None,
+) -> Report:
+    """Bring in what is pending. See `ModelCollection.refresh`."""
+    check_batch_size(batch_size)
+    began = perf_counter()
+    pending = Pending(collection)
+    if forever and not pending.claims:
+        raise InvalidItemError("forever=True takes an engine: it has many short transactions")
+    raises = not check_on_error(on_error)
+    size = items_at_once(collection.read_model(), batch_size, concurrency)
+    run = _Refresh(collection, rows, pending, batch_size, concurrency, raises)
+    if keys is not None:
+        _these(run, collection.ids_of(keys, "keys"), size)
+    else:
+        while True:
+            _all_pending(run, size, limit, progress, forever=forever, stop=stop)
+            if not forever or _is_over(run, limit, stop):
+                break
+            _wait(collection, POLL, stop)
+            run.tries.clear()
+    with collection.work() as work:
+        count = pending.count(work)
+    given_up = tuple(
+        (collection.keys.from_text(id), "others were changing it")
+        for id, tries in run.tries.items()
+        if tries >= MOST_TRIES
+    )
+    report = replace(run.report, skipped=run.report.skipped + given_up, pending=count)
+    return replace(report, seconds=perf_counter() - began)
+
+
+def _these(run: _Refresh, ids: list[str], size: int) -> None:
+    """Bring in some items, pending or not."""
+    for batch in batches(dict.fromkeys(ids), size):
+        todo, pause = {*batch}, SHORTEST
+        for _ in range(MOST_TRIES):
+            todo = run.batch(run.pending.claim_these(todo))
+            if not todo:
+                break
+            run.collection.sessions.runtime.pause(pause)
+            pause *= 2
+
+
+def _all_pending(
+    run: _Refresh,
+    size: int,
+    limit: int | None,
+    progress: Progress,
+    *,
+    forever: bool,
+    stop: Stop | None,
+) -> None:
+    """Bring in what was pending when this began, or, for ever, whatever is."""
+    pending, collection = run.pending, run.collection
+    with collection.work() as work:
+        upto = None if forever else pending.newest(work)
+        total = None if forever or not progress else pending.count(work)
+    tell = teller(progress, total)
+    pause, failures, in_the_way = SHORTEST, 0, 0
+    while not _is_over(run, limit, stop):
+        most = size if limit is None else min(size, limit - _done(run))
+        left = {id for id, tries in run.tries.items() if tries >= MOST_TRIES}
+        try:
+            noted = pending.claim(most, upto, left)
+            if not noted:
+                return
+            kept = run.batch(noted)
+        except DBAPIError as error:
+            in_the_way += 1
+            is_others = pending.claims and collection.database.was_kept_waiting(error)
+            if not is_others or in_the_way >= MOST_TRIES:
+                raise
+            _wait(collection, SHORTEST * 2**in_the_way, stop)
+            continue
+        except ModelError as error:
+            if not forever or not error.is_retryable:
+                raise
+            failures += 1
+            seconds = max(min(LONGEST, 2.0**failures), error.retry_after or 0)
+            LOG.warning("refresh of %r waits: %s", collection.name, message_of(error))
+            _wait(collection, seconds, stop)
+            continue
+        failures = in_the_way = 0
+        tell(_done(run))
+        if len(kept) < len(noted):
+            pause = SHORTEST
+        else:
+            _wait(collection, pause, stop)
+            pause = min(2 * pause, LONGEST)
+
+
+def _done(run: _Refresh) -> int:
+    report = run.report
+    return report.embedded + report.reused + report.unchanged + report.removed + len(report.skipped)
+
+
+def _is_over(run: _Refresh, limit: int | None, stop: Stop | None) -> bool:
+    return (limit is not None and _done(run) >= limit) or (stop is not None and stop.is_set())
+
+
+def _wait(collection: Reference[Any], seconds: float, stop: Stop | None) -> None:
+    """Wait so long, or until it is to stop."""
+    until = perf_counter() + seconds
+    while (left := until - perf_counter()) > 0 and not (stop is not None and stop.is_set()):
+        collection.sessions.runtime.pause(min(left, STEP if stop is not None else left))

@@ -1,0 +1,342 @@
+"""The rows that a collection is to hold, by a SELECT: read a page at a time, looked at again, kept.
+
+Rows are spoken of by the ids under which they are stored; in SQL they are sought by the host's own
+keys, so that the host's primary key serves each statement.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import enum
+import uuid
+from contextlib import suppress
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import JSON, Column, Select, Table, func, literal, select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.selectable import SelectBase
+from sqlalchemy.types import NullType, String
+
+from ..errors import InvalidItemError, InvalidQueryError
+from ..internals import has_limit
+from ..keys import keys_of
+from ..models.base import batches
+from ..tables.columns import JSONObject
+from ..writing.items import item_content, item_metadata
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from sqlalchemy import ColumnElement, Row
+
+    from ..keys import Keys
+    from ..values import Metadata
+    from ..work import Reference, Work
+
+AT_ONCE = 500  # keys in one statement, far below the parameters that any database takes
+
+
+class SourceRow(NamedTuple):
+    """What a row says its item is to be."""
+
+    text: str
+    metadata: str | None
+    """As JSON text; None where the source says nothing of metadata."""
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What Python makes texts of.
+
+    Attributes:
+        statement: The SELECT, of instances or of columns.
+        key_of: What returns the key of a row of it.
+        item_of: What returns key, text and metadata of a row; the text may be empty.
+    """
+
+    statement: Select[Any]
+    key_of: Callable[[Row[Any]], Any]
+    item_of: Callable[[Row[Any]], tuple[Any, str, Metadata | None]]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """A SELECT of one row for each item. Rows without a text are no items.
+
+    Attributes:
+        key: The column of the keys.
+        text: The column of the texts, or what Python makes them of.
+        metadata: The column of the metadata, columns by their names in it, or None.
+        keys: The type of the host's keys.
+        locked: The column of the host's table that the keys come from, where that is known.
+        store: Whether the texts are stored.
+    """
+
+    key: ColumnElement[Any]
+    text: ColumnElement[str] | Made
+    metadata: ColumnElement[Any] | dict[str, ColumnElement[Any]] | None
+    keys: Keys[Any]
+    locked: Column[Any] | None
+    store: bool = False
+
+    @property
+    def columns(self) -> list[ColumnElement[Any]]:
+        """The columns of the metadata."""
+        if self.metadata is None:
+            return []
+        return [*self.metadata.values()] if isinstance(self.metadata, dict) else [self.metadata]
+
+    def all(self, *columns: ColumnElement[Any]) -> Select[Any]:
+        """Return the SELECT of some columns of all rows that may be items."""
+        if isinstance(self.text, Made):
+            return self.text.statement.with_only_columns(*columns, maintain_column_froms=True)
+        return select(*columns).where(self.text != "")
+
+    def between(self, statement: Select[Any], after: Any, upto: Any) -> Select[Any]:
+        """Return a SELECT of one page.
+
+        Args:
+            statement: Of all rows.
+            after: The key that the page before this one ended with; None for the first page.
+            upto: The last key of the page; None for the last page.
+        """
+        if after is not None:
+            statement = statement.where(self.key > literal(after, self.key.type))
+        if upto is not None:
+            statement = statement.where(self.key <= literal(upto, self.key.type))
+        return statement
+
+    def page_end(self, work: Work, after: Any, size: int) -> Any:
+        """Return the last key of a page; None if fewer rows are left."""
+        keys = self.between(self.all(self.key), after, None).order_by(self.key)
+        return work.run(keys.offset(size - 1).limit(1)).scalar()
+
+    def count(self, work: Work, after: Any = None) -> int:
+        """Return how many rows there are, or how many after a key."""
+        return int(work.run(self.between(self.all(func.count()), after, None)).scalar_one())
+
+    def is_item(self, work: Work, id: ColumnElement[str]) -> ColumnElement[bool] | None:
+        """Return the condition that a stored id is that of an item; None if SQL cannot tell."""
+        if isinstance(self.text, Made):
+            return None
+        database = work.database
+        return (
+            self.all(literal(1))
+            .where(
+                self.key == database.sought_key(id, self.keys),
+                database.key_as_text(self.key) == id,
+            )
+            .offset(0)  # by which PostgreSQL asks the key's index for each id, and joins nothing
+            .exists()
+        )
+
+    # Items
+
+    def page(self, work: Work, after: Any, upto: Any) -> dict[str, SourceRow]:
+        """Return the items of a page by their ids. Arguments as in `between`."""
+
+        def narrowed(rows: Select[Any]) -> Select[Any]:
+            return self.between(rows, after, upto).order_by(self.key)
+
+        return self._read(work, narrowed, None)
+
+    def read(
+        self, work: Work, ids: Iterable[str], errors: dict[str, Exception] | None = None
+    ) -> dict[str, SourceRow]:
+        """Return some items by their ids; those that are there.
+
+        Args:
+            work: In whose transaction.
+            ids: Of the items.
+            errors: Takes the errors of single rows by their ids; without it they are raised.
+
+        Raises:
+            InvalidItemError: A row cannot be stored, or there are two of a key.
+        """
+        found: dict[str, SourceRow] = {}
+        for keys in self._keys(ids):
+            found |= self._read(work, partial(self._of_keys, keys), errors)
+        return found
+
+    def there(self, work: Work, ids: Iterable[str]) -> set[str]:
+        """Return which of some ids are items."""
+        if isinstance(self.text, Made):
+            errors: dict[str, Exception] = {}
+            return {*self.read(work, ids, errors), *errors}
+        found: set[str] = set()
+        for keys in self._keys(ids):
+            statement = self.all(self.key).where(self.key.in_(keys))
+            found |= {self.keys.to_text(key) for key in work.run(statement).scalars()}
+        return found
+
+    def keep(self, work: Work, ids: Iterable[str]) -> set[str]:
+        """Return which items nobody else is changing, and keep them until the transaction ends.
+
+        They cannot be deleted then, nor get another key. Nobody is waited for.
+        """
+        if self.locked is None or not work.database.can_keep_keys(work, self.locked):
+            return {*ids}
+        kept: set[str] = set()
+        for keys in self._keys(ids):
+            found = work.database.keep_keys(work, self.locked, keys)
+            kept |= {self.keys.to_text(key) for key in found}
+        return kept
+
+    def _read(
+        self,
+        work: Work,
+        narrowed: Callable[[Select[Any]], Select[Any]],
+        errors: dict[str, Exception] | None,
+    ) -> dict[str, SourceRow]:
+        found: dict[str, SourceRow] = {}
+        if not isinstance(self.text, Made):
+            for row in work.run(narrowed(self.all(self.key, self.text, *self.columns))):
+                self._add(found, errors, row[0], partial(self._of_columns, row))
+            return found
+        # A session of its own: instances in the host's may be older than the database.
+        with Session(work.connection, join_transaction_mode="rollback_only") as session:
+            for row in session.execute(narrowed(self.text.statement)):
+                key = self.text.key_of(row)
+                self._add(found, errors, key, partial(self._of_python, self.text, row))
+        return found
+
+    def _add(
+        self,
+        found: dict[str, SourceRow],
+        errors: dict[str, Exception] | None,
+        key: Any,
+        make: Callable[[], SourceRow | None],
+    ) -> None:
+        id = self.keys.to_text(key)
+        try:
+            row = make()
+            if id in found:
+                raise InvalidItemError(
+                    f"The SELECT has more than one row of the key {key!r}: each item is one row"
+                )
+        except SQLAlchemyError:
+            raise
+        except Exception as error:
+            if errors is None:
+                if not isinstance(error, InvalidItemError):
+                    error.add_note(f"It was raised by text= for the row {key!r}")
+                raise
+            errors[id] = error
+            found.pop(id, None)
+        else:
+            if row is not None:
+                found[id] = row
+
+    def _of_columns(self, row: Row[Any]) -> SourceRow:
+        key, text, *values = tuple(row)
+        metadata: Metadata | None = None
+        if isinstance(self.metadata, dict):
+            metadata = dict(zip(self.metadata, map(as_json, values), strict=True))
+        elif self.metadata is not None:
+            metadata = values[0] or {}
+        return source_row(self.keys.to_text(key), text, metadata)
+
+    def _of_python(self, made: Made, row: Row[Any]) -> SourceRow | None:
+        key, text, metadata = made.item_of(row)
+        return source_row(self.keys.to_text(key), text, metadata) if text else None
+
+    def _of_keys(self, keys: list[Any], rows: Select[Any]) -> Select[Any]:
+        return rows.where(self.key.in_(keys))
+
+    def _keys(self, ids: Iterable[str]) -> Iterator[list[Any]]:
+        """Yield host's keys for statements; what is no key of the column is of no row."""
+        for batch in batches(sorted(ids), AT_ONCE):
+            keys = []
+            for id in batch:
+                with suppress(InvalidItemError):
+                    if not self.keys.exceeds_column(id):
+                        keys.append(self.keys.from_text(id))
+            yield keys
+
+
+def source_row(id: str, text: object, metadata: Metadata | None) -> SourceRow:
+    """Return what a row says, checked.
+
+    Raises:
+        InvalidItemError: It cannot be stored.
+    """
+    content = item_content(id, text)
+    if not isinstance(content, str):
+        raise InvalidItemError(f"item {id!r}: the content of a source must be text")
+    return SourceRow(content, None if metadata is None else item_metadata(id, metadata))
+
+
+def as_json(value: object) -> object:
+    """Return what a column holds as JSON can hold it."""
+    if isinstance(value, dt.datetime | dt.date | dt.time):
+        return value.isoformat()
+    if isinstance(value, enum.Enum):
+        return value.name
+    if isinstance(value, Decimal):
+        return float(value)
+    return str(value) if isinstance(value, uuid.UUID) else value
+
+
+def rows_of(statement: object, collection: Reference[Any]) -> Rows:
+    """Return the rows of a SELECT.
+
+    Args:
+        statement: Of key, text and, if wanted, metadata: a column of JSON objects, or columns that
+            become metadata under their names.
+        collection: Which is to hold them.
+
+    Raises:
+        InvalidQueryError: It is no such SELECT.
+    """
+    if not isinstance(statement, SelectBase):
+        raise InvalidQueryError(
+            "sync() takes a SELECT of key, text and, if wanted, metadata, such as "
+            f"select(Article.id, Article.title), not {type(statement).__name__}"
+        )
+    selected = list(statement.selected_columns)
+    if len(selected) < 2:
+        raise InvalidQueryError(
+            "sync() takes a SELECT of key, text and, if wanted, metadata; this one has "
+            f"{len(selected)} column"
+        )
+    if isinstance(statement, Select) and not has_limit(statement):
+        statement = statement.order_by(None)
+    key, text, *metadata = statement.subquery().columns
+    if not isinstance(text.type, String | NullType):
+        raise InvalidQueryError(
+            f"The second column of the SELECT is the text of an item, and {text.name!r} is of the "
+            f"type {type(text.type).__name__}"
+        )
+    try:
+        keys = keys_of(key)
+    except TypeError:
+        keys = collection.keys
+    if not collection.keys.takes(key.type):
+        raise InvalidQueryError(
+            f"The ids of this collection are {collection.keys.python_type.__name__}, and "
+            f"{key.name!r} is of the type {type(key.type).__name__}. Collection(..., key=) sets "
+            "the type"
+        )
+    return Rows(key, text, _metadata(metadata), keys, host_column(selected[0]))
+
+
+def _metadata(
+    columns: Sequence[ColumnElement[Any]],
+) -> ColumnElement[Any] | dict[str, ColumnElement[Any]] | None:
+    if not columns:
+        return None
+    if len(columns) == 1 and isinstance(columns[0].type, JSON | JSONObject):
+        return columns[0]
+    return {str(column.key): column for column in columns}
+
+
+def host_column(column: ColumnElement[Any]) -> Column[Any] | None:
+    """Return the column of a table that a selected column is."""
+    for base in column.base_columns:
+        if isinstance(base, Column) and isinstance(base.table, Table):
+            return base
+    return None

@@ -1,0 +1,248 @@
+"""Every row of a source compared with a collection, and the differences brought in, or counted."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sqlalchemy import and_, case, literal, select
+
+from ..errors import InvalidQueryError
+from ..models.base import batches, check_batch_size, kinds
+from ..searching import read
+from ..writing.progress import teller
+from ..writing.report import Report
+from .bring import bring, items_at_once, remove, unchanged
+from .rows import Made
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import ColumnElement, Subquery
+
+    from ..models.base import SupportsEmbedding
+    from ..work import Reference, Work
+    from ..writing.progress import Progress
+    from .rows import Rows
+
+LOG = logging.getLogger("embeddings")
+PAGE = 10_000  # rows compared by one statement
+
+
+class Found(NamedTuple):
+    """An item that is not in the collection as its row is."""
+
+    id: str
+    is_there: bool
+
+
+class Comparison:
+    """One pass over all rows of a source, a page at a time, each in a transaction of its own."""
+
+    def __init__(self, collection: Reference[Any], rows: Rows, progress: Progress) -> None:
+        self._collection = collection
+        self._rows = rows
+        self._progress = progress
+        self.seen = 0
+        """Items of the source."""
+        self.same = 0
+        """Of them those that it has as they are."""
+
+    def differences(self) -> Iterator[Found]:
+        """Yield the items that are missing, and those that may differ."""
+        collection, rows = self._collection, self._rows
+        after, tell = None, teller(self._progress, self._total())
+        while True:
+            with collection.work() as work:
+                upto = rows.page_end(work, after, PAGE)
+                count, found = self._page(work, after, upto)
+            self.seen += count
+            self.same += count - len(found)
+            tell(self.seen)
+            yield from found
+            if upto is None:
+                return
+            after = upto
+
+    def _total(self) -> int | None:
+        if not self._progress:
+            return None
+        with self._collection.work() as work:
+            return self._rows.count(work)
+
+    def _page(self, work: Work, after: Any, upto: Any) -> tuple[int, list[Found]]:
+        """Return how many items a page has, and those that differ."""
+        rows, row = self._rows, self._collection.find(work)
+        model = self._collection.model_of(row)
+        if isinstance(rows.text, Made):
+            return self._compared_here(work, model, after, upto)
+        count = PAGE if upto is not None else rows.count(work, after)
+        if row is None:
+            page = rows.between(rows.all(rows.key), after, upto).order_by(rows.key)
+            keys = work.run(page).scalars()
+            return count, [Found(rows.keys.to_text(key), is_there=False) for key in keys]
+        prefix = getattr(model, "document_prefix", "")
+        text = literal(prefix) + rows.text if prefix else rows.text
+        digest = work.database.text_hash(work, text, self._collection.content_hash)
+        if digest is None:
+            return self._compared_here(work, model, after, upto)
+        columns = rows.all(rows.key.label("key"), digest.label("digest"), *rows.columns)
+        page = rows.between(columns, after, upto)
+        found = work.run(self._compared_there(work, page.subquery(), model))
+        return count, [Found(rows.keys.to_text(key), bool(there)) for key, there in found]
+
+    def _compared_there(self, work: Work, page: Subquery, model: SupportsEmbedding) -> Any:
+        """Return the SELECT of keys and whether they are there, compared by the database."""
+        database, stored, metadata = work.database, work.records.embeddings.c, self._rows.metadata
+        key, digest, *described = page.columns
+        # What a row was made of that does not say so: see `resolve`.
+        is_text = stored.content_blob.is_(None)
+        if kinds(model) != ("text",):
+            is_text = stored.content.is_not(None)
+        same: list[ColumnElement[bool]] = [
+            stored.content_hash == digest,
+            is_text if not self._rows.store else stored.content.is_not(None),
+            database.has_length(stored.embedding, work.row.vector_bytes or 0),
+        ]
+        if isinstance(metadata, dict):
+            named: dict[str, ColumnElement[Any]] = dict(zip(metadata, described, strict=True))
+            same.append(database.has_metadata(stored.metadata, named))
+        elif metadata is not None:
+            same.append(database.has_metadata(stored.metadata, described[0]))
+        is_its = and_(stored.collection_id == work.row.id, stored.id == database.key_as_text(key))
+        return (
+            select(key, stored.id.is_not(None))
+            .select_from(page.outerjoin(work.records.embeddings, is_its))
+            .where(case((and_(*same), False), else_=True))
+            .order_by(key)
+        )
+
+    def _compared_here(
+        self, work: Work, model: SupportsEmbedding, after: Any, upto: Any
+    ) -> tuple[int, list[Found]]:
+        """Return the same, compared in Python, for what the database cannot compare."""
+        collection, rows = self._collection, self._rows
+        read = rows.page(work, after, upto)
+        if not work.has_row:
+            return len(read), [Found(id, is_there=False) for id in read]
+        same = unchanged(collection, work, model, rows, read)
+        there = {id for id, *_ in work.database.stored_rows(work, [*read])}
+        return len(read), [Found(id, id in there) for id in read if id not in same]
+
+
+def sync(
+    collection: Reference[Any],
+    rows: Rows,
+    *,
+    prune: bool,
+    allow_empty: bool,
+    dry_run: bool,
+    batch_size: int,
+    progress: Progress,
+) -> Report:
+    """Bring in what differs and remove what is gone, or say what that is. See `Collection.sync`."""
+    check_batch_size(batch_size)
+    began = perf_counter()
+    if dry_run:
+        return replace(_audit(collection, rows, progress), seconds=perf_counter() - began)
+    comparison = Comparison(collection, rows, progress)
+    report = Report()
+    again: list[Any] = []
+    ids = (found.id for found in comparison.differences())
+    size = items_at_once(collection.read_model(), batch_size)
+    for batch in batches(ids, size):
+        done = _brought(collection, rows, batch, batch_size)
+        again += [key for key, _ in done.skipped]
+        report += replace(done, skipped=())
+        LOG.debug("sync of %r: %d rows compared", collection.name, comparison.seen)
+    for batch in batches(again, size):
+        report += _brought(collection, rows, collection.ids_of(batch, "ids"), batch_size)
+    report += Report(unchanged=comparison.same)
+    if prune and not comparison.seen and not allow_empty:
+        _refuse_empty(collection)
+    elif prune:
+        report += _prune(collection, rows)
+    return replace(report, seconds=perf_counter() - began)
+
+
+def _brought(collection: Reference[Any], rows: Rows, ids: list[str], batch_size: int) -> Report:
+    with collection.work() as work:
+        read = rows.read(work, ids)
+    return bring(collection, rows, read, lambda plan: plan.embed(batch_size))
+
+
+def _audit(collection: Reference[Any], rows: Rows, progress: Progress) -> Report:
+    """Return which ids are stale, missing and orphaned. No model is called, nothing written."""
+    comparison = Comparison(collection, rows, progress)
+    stale: list[str] = []
+    missing: list[str] = []
+    for batch in batches(comparison.differences(), PAGE):
+        missing += [item.id for item in batch if not item.is_there]
+        doubtful = [item.id for item in batch if item.is_there]
+        if doubtful:
+            with collection.work() as work:
+                model = collection.model_of(collection.existing(work))
+                found = rows.read(work, doubtful)
+                same = unchanged(collection, work, model, rows, found)
+            comparison.same += len(same)
+            stale += [id for id in found if id not in same]
+    orphaned = [id for page in _orphans(collection, rows) for id in page]
+    key = collection.keys.from_text
+    return Report(
+        unchanged=comparison.same,
+        stale=tuple(map(key, stale)),
+        missing=tuple(map(key, missing)),
+        orphaned=tuple(map(key, orphaned)),
+    )
+
+
+def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
+    """Yield the ids in the collection that are no items of the source, a page at a time."""
+    columns = collection.records.embeddings.c
+    after: str | None = None
+    while True:
+        with collection.work() as work:
+            row = collection.find(work)
+            if row is None:
+                return
+            is_next = columns.id.is_not(None) if after is None else columns.id > after
+            ids = select(columns.id).where(columns.collection_id == row.id, is_next)
+            ids = ids.order_by(columns.id)
+            upto = work.run(ids.offset(PAGE - 1).limit(1)).scalar()
+            page = ids.limit(PAGE).subquery()
+            is_item = rows.is_item(work, page.c.id)
+            if is_item is not None:
+                gone = [*work.run(select(page.c.id).where(~is_item)).scalars()]
+            else:
+                stored = [*work.run(select(page.c.id)).scalars()]
+                there = rows.there(work, stored)
+                gone = [id for id in stored if id not in there]
+        if gone:
+            yield gone
+        if upto is None:
+            return
+        after = upto
+
+
+def _refuse_empty(collection: Reference[Any]) -> None:
+    """Do nothing if the collection is as empty as its source.
+
+    Raises:
+        InvalidQueryError: It is not.
+    """
+    if count := read.count(collection):
+        raise InvalidQueryError(
+            f"The source has no rows, and the collection {collection.name!r} has {count}, which "
+            "sync() would remove. If that is meant, give allow_empty=True; else look whether it "
+            "reads the right database"
+        )
+
+
+def _prune(collection: Reference[Any], rows: Rows) -> Report:
+    """Delete what the source has no more."""
+    report = Report()
+    for gone in _orphans(collection, rows):
+        report += replace(remove(collection, rows, gone), skipped=())
+    return report

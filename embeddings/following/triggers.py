@@ -1,0 +1,207 @@
+"""Triggers on a host's tables: made, dropped and compared with what is declared."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Index, Table, UniqueConstraint, column, inspect
+from sqlalchemy.exc import CompileError, NoSuchTableError
+from sqlalchemy.schema import Column
+from sqlalchemy.sql import visitors
+
+from .. import databases
+from ..errors import SchemaError
+from ..tables.ours import schema_map_of
+from ..tables.pending import pending_name
+from ..tables.records import RECORDS
+from .columns import column_of, columns_in
+from .literals import Follow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from sqlalchemy import Connection, Dialect, MetaData
+    from sqlalchemy.orm import Mapper
+
+    from ..tables.records import Records
+    from .source import ModelCollection
+
+
+def follow(connection: Connection, given: Follow) -> None:
+    """Make the triggers on one table, in the connection's transaction.
+
+    Raises:
+        SchemaError: The table, a column of it, or a table of ours is not there.
+        ValueError: A trigger cannot evaluate the condition.
+    """
+    _check_tables(connection, given)
+    databases.of(connection.dialect).follow(connection, given)
+
+
+def unfollow(connection: Connection, given: Follow) -> None:
+    """Drop the triggers on one table, in the connection's transaction, if they are there."""
+    databases.of(connection.dialect).unfollow(connection, given)
+
+
+def install(connection: Connection, declared: ModelCollection[Any]) -> None:
+    """Make the triggers of a declaration, and drop what else the collection followed."""
+    wanted = follows_of(declared, connection.dialect)
+    for given in wanted:
+        _check_tables(connection, given)
+    uninstall(connection, declared)
+    for given in wanted:
+        follow(connection, given)
+
+
+def uninstall(connection: Connection, declared: ModelCollection[Any]) -> None:
+    """Drop the triggers of a collection, whatever table they are on."""
+    unfollow_all(connection, declared.name, declared.records)
+
+
+def unfollow_all(connection: Connection, name: str, records: Records) -> None:
+    """Drop the triggers of the collection of a name, whatever table they are on."""
+    database = databases.of(connection.dialect)
+    for given in database.follows(connection, records):
+        if given.collection == name:
+            database.unfollow(connection, given)
+
+
+def problems(connection: Connection, declared: ModelCollection[Any]) -> list[str]:
+    """Return what of the triggers is not as declared."""
+    wanted = follows_of(declared, connection.dialect)
+    return differences(connection, declared.name, declared.records, wanted)
+
+
+def differences(
+    connection: Connection, name: str, records: Records, wanted: list[Follow]
+) -> list[str]:
+    """Return what of the triggers of a collection is not as it is to be."""
+    database = databases.of(connection.dialect)
+    told = [what for given in wanted for what in database.follow_problems(connection, given)]
+    tables = {(given.schema, given.table) for given in wanted}
+    return told + [
+        f"the table {given.table!r} is followed, which is not declared"
+        for given in database.follows(connection, records)
+        if given.collection == name and (given.schema, given.table) not in tables
+    ]
+
+
+def _check_tables(connection: Connection, given: Follow) -> None:
+    inspector, schema_map = inspect(connection), schema_map_of(connection)
+
+    def columns(table: str, schema: str | None) -> set[str] | None:
+        try:
+            found = inspector.get_columns(table, schema_map.get(schema, schema))
+        except NoSuchTableError:
+            return None
+        return {each["name"] for each in found}
+
+    there = columns(given.table, given.schema)
+    if there is None:
+        raise SchemaError(f"There is no table {given.table!r} in this database to be followed")
+    if lacking := {given.key, *given.columns} - there:
+        raise SchemaError(f"The table {given.table!r} has no columns {sorted(lacking)}")
+    records = given.records
+    if columns(pending_name(records), records.embeddings.schema) is None:
+        remedy = "embeddings.migrate(engine)"
+        if records is not RECORDS:
+            remedy = "embeddings.install(connection, records)"
+        raise SchemaError(
+            f"There is no table {pending_name(records)!r}, to which triggers append: call {remedy}"
+        )
+
+
+# What is declared
+
+DECLARED = "embeddings.collections"
+"""Where the metadata of a host's tables has the declarations on them, in its `info`."""
+
+
+def declare(declared: ModelCollection[Any]) -> None:
+    """Let Alembic's autogenerate know a declaration, in place of one of the same name."""
+    known = declared.mapper.local_table.metadata.info.setdefault(DECLARED, {})  # type: ignore[attr-defined]
+    known[declared.name, declared.records.embeddings.fullname] = declared
+
+
+def declared_on(metadata: MetaData) -> list[ModelCollection[Any]]:
+    """Return the declarations on tables of a metadata."""
+    return list(metadata.info.get(DECLARED, {}).values())
+
+
+def follows_of(declared: ModelCollection[Any], dialect: Dialect) -> list[Follow]:
+    """Return the tables that a declaration follows, with the condition as a database writes it.
+
+    Under joined inheritance these are several, each with those of the columns that it has.
+
+    Raises:
+        ValueError: The condition has a value that the database cannot be given in a trigger.
+    """
+    mapper = declared.mapper
+    conditions = [each for each in (declared.where, _of_class(mapper)) if each is not None]
+    counted = {
+        column_of(mapper, attribute.key) for attribute in (*declared.columns, *declared.metadata)
+    }
+    counted |= {each for condition in conditions for each in columns_in(condition)}
+    follows = []
+    for table in mapper.tables:
+        if not isinstance(table, Table):
+            continue
+        of_table = [each for each in table.columns if each in counted]
+        [key] = table.primary_key
+        if not of_table and table is not mapper.local_table:
+            continue
+        held = [each for each in conditions if columns_in(each) <= {*table.columns}]
+        follows.append(
+            Follow(
+                table.name,
+                key.name,
+                tuple(each.name for each in of_table) or (key.name,),
+                declared.name,
+                where=" AND ".join(f"({as_sql(each, dialect)})" for each in held) or None,
+                schema=table.schema,
+                embeddings=declared.records.embeddings.fullname,
+                unique=_unique(table),
+            )
+        )
+    return follows
+
+
+def _of_class(mapper: Mapper[Any]) -> ColumnElement[bool] | None:
+    """Return the condition that a row is of the class, where other classes share its table."""
+    if mapper.inherits is None or mapper.polymorphic_on is None:
+        return None
+    names = sorted((each.polymorphic_identity for each in mapper.self_and_descendants), key=str)
+    return mapper.polymorphic_on.in_(names)
+
+
+def _unique(table: Table) -> tuple[tuple[str, ...], ...]:
+    """Return the columns of the unique keys that a table was declared with, but its primary one."""
+    keys: set[tuple[str, ...]] = set()
+    uniques: Iterable[Any] = (*table.constraints, *table.indexes)
+    for each in uniques:
+        if isinstance(each, UniqueConstraint) or (isinstance(each, Index) and each.unique):
+            columns = [getattr(one, "name", None) for one in each.columns]
+            if columns and all(columns):
+                keys.add(tuple(map(str, columns)))
+    return tuple(sorted(keys))
+
+
+def as_sql(condition: ColumnElement[bool], dialect: Dialect) -> str:
+    """Return a condition with its values, over the bare names of its columns.
+
+    Raises:
+        ValueError: A value cannot be written in SQL.
+    """
+    bare = visitors.replacement_traverse(condition, {}, _bare)
+    # By names: else a percent sign would be doubled, for a driver that has it for parameters.
+    kind: Any = type(dialect)
+    writes = kind(paramstyle="named")
+    try:
+        compiled = bare.compile(dialect=writes, compile_kwargs={"literal_binds": True})
+        return " ".join(str(compiled).splitlines())
+    except (CompileError, NotImplementedError, TypeError, ValueError) as error:
+        raise ValueError(f"where: a value cannot be written into a trigger: {error}") from error
+
+
+def _bare(element: Any, **_: Any) -> ColumnElement[Any] | None:
+    return column(element.name, element.type) if isinstance(element, Column) else None

@@ -1,0 +1,99 @@
+"""What `manage.py check` says of the declarations, the databases and the tables."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from django.core import checks
+from django.core.checks import Error, Info
+from django.db import connections, router
+
+from ...errors import EmbeddingsError
+from ...models.registry import is_known
+from ...tables.ours import check_adoptable
+from .collection import DECLARED
+from .conf import app_label
+from .database import begins_late, remedy, session
+from .tables import records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from django.core.checks import CheckMessage
+
+    from .collection import ModelCollection
+
+
+def check_declarations(**_: Any) -> list[CheckMessage]:
+    """Return what is wrong with the collections that are declared, and with the databases."""
+    declared = sorted(DECLARED, key=lambda collection: collection.name)
+    messages = [message for collection in declared for message in _messages_of(collection)]
+    tables = Counter((collection.name, collection.records) for collection in declared)
+    messages += [
+        Error(
+            f"{number} collections are called {name!r}.",
+            hint="They would overwrite each other: give all but one another name=.",
+            id="embeddings.E015",
+        )
+        for (name, _), number in tables.items()
+        if number > 1
+    ]
+    return [*messages, *_late_databases()]
+
+
+def _messages_of(collection: ModelCollection[Any]) -> Iterator[CheckMessage]:
+    is_wrong = False
+    for problem in collection.source.problems():
+        is_wrong = is_wrong or problem.id.startswith("E")
+        kind = Error if problem.id.startswith("E") else Info
+        yield kind(
+            f"{collection!r}: {problem.message}.",
+            hint=problem.hint,
+            id=f"embeddings.{problem.id}",
+        )
+    model_id = collection.options["model_id"]
+    if model_id is not None and not is_known(model_id):
+        yield Error(
+            f"{collection!r}: there is no embedding model {model_id!r}.",
+            id="embeddings.E014",
+        )
+    if is_wrong:
+        return
+    alias = router.db_for_write(collection.source.model)
+    if not router.allow_migrate(alias, app_label()):
+        yield Error(
+            f"{collection!r}: {collection.source.label} is written to {alias!r}, which has no "
+            "tables of embeddings.",
+            hint=f"Make them by {remedy(alias)}.",
+            id="embeddings.E016",
+        )
+
+
+def _late_databases() -> Iterator[CheckMessage]:
+    for alias in connections:
+        if router.allow_migrate(alias, app_label()) and begins_late(alias):
+            yield checks.Warning(
+                f"Transactions of the database {alias!r} that read first and then write fail with "
+                '"database is locked" as soon as another one writes.',
+                hint=f'Set DATABASES[{alias!r}]["OPTIONS"]["transaction_mode"] = "IMMEDIATE".',
+                id="embeddings.W001",
+            )
+
+
+def check_tables(*, databases: Iterable[str] | None = None, **_: Any) -> list[CheckMessage]:
+    """Return whose the tables are, if not ours, for `check --database` and `migrate`."""
+    return [
+        message
+        for alias in databases or ()
+        if router.allow_migrate(alias, app_label())
+        for message in _of_tables(alias)
+    ]
+
+
+def _of_tables(alias: str) -> Iterator[CheckMessage]:
+    try:
+        with session(alias) as lent:
+            check_adoptable(lent.connection(), records())
+    except EmbeddingsError as error:
+        yield Error(f"The database {alias!r}: {error}.", id="embeddings.E017")

@@ -1,0 +1,207 @@
+"""The rows that a collection follows, as tables and columns of the database."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from django.db import connections
+from django.db.models import (
+    BooleanField,
+    CharField,
+    Field,
+    FloatField,
+    IntegerField,
+    Model,
+    TextField,
+)
+from sqlalchemy import Boolean, Column, ColumnElement, MetaData, String, Table, or_, select, text
+from sqlalchemy.types import NullType
+
+from ... import databases
+from ...following import triggers
+from ...following.literals import Follow
+from ...following.rows import Made, Rows, SourceRow, source_row
+from ...following.source import joined_in_sql
+from ...keys import keys_of
+from .internals import condition_sql
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection, Select
+
+    from ...tables.records import Records
+    from ...work import Work
+    from .source import Source
+
+
+def follows_of(source: Source[Any], name: str, records: Records, alias: str) -> list[Follow]:
+    """Return the tables that a collection follows: the model's, and those of its parents.
+
+    Args:
+        source: The rows.
+        name: Of the collection.
+        records: Beside which their changes are noted.
+        alias: Of the database.
+
+    Raises:
+        TypeError: It is not known what a function of an instance reads.
+    """
+    model: type[Model] = source.model._meta.concrete_model
+    fields = dict.fromkeys(source.own_fields())
+    condition: str | None = None
+    where_fields: list[Field[Any, Any]] = []
+    if source.where is not None:
+        condition, where_fields = condition_sql(connections[alias], model, source.where)
+    follows = []
+    for each in (model, *model._meta.get_parent_list()):
+        columns = [
+            field.column
+            for field in fields | dict.fromkeys(where_fields)
+            if field.model._meta.concrete_model is each
+        ]
+        if not columns and each is not model:
+            continue
+        is_held = condition is not None and {field.model for field in where_fields} <= {each}
+        follows.append(
+            Follow(
+                each._meta.db_table,
+                each._meta.pk.column,
+                tuple(columns) or (each._meta.pk.column,),
+                name,
+                where=condition if is_held else None,
+                embeddings=records.embeddings.fullname,
+            )
+        )
+    return follows
+
+
+def problems(
+    connection: Connection, name: str, records: Records, wanted: list[Follow]
+) -> list[str]:
+    """Return what of the triggers is missing, disabled or not as declared.
+
+    A migration may have the columns in another order, and the condition without quotation marks.
+    """
+    database = databases.of(connection.dialect)
+    made = {
+        given.table: given
+        for given in database.follows(connection, records)
+        if given.collection == name
+    }
+    alike = [
+        made[given.table] if _says_the_same(made.get(given.table), given) else given
+        for given in wanted
+    ]
+    found = triggers.differences(connection, name, records, alike)
+    if found:
+        found += [f"as declared: FollowRows({_arguments(given)})" for given in wanted]
+    return found
+
+
+def _says_the_same(made: Follow | None, wanted: Follow) -> bool:
+    return made is not None and (made.key, {*made.columns}, made.embeddings, _bare(made.where)) == (
+        wanted.key, {*wanted.columns}, wanted.embeddings, _bare(wanted.where)
+    )  # fmt: skip
+
+
+def _bare(condition: str | None) -> str | None:
+    return None if condition is None else re.sub(r'["\s]', "", condition).strip("()")
+
+
+def _arguments(given: Follow) -> str:
+    values = {name: value for name, value in given.values.items() if name != "table"}
+    shown = (f"{name}={value!r}" for name, value in values.items())
+    return ", ".join([repr(given.table), *shown])
+
+
+@dataclass(frozen=True, eq=False)
+class InstanceRows(Rows):
+    """Rows whose texts are made of Django's instances, which are loaded a page at a time.
+
+    Attributes:
+        source: The rows.
+        alias: Of the database.
+    """
+
+    source: Source[Any] = None  # type: ignore[assignment]
+    alias: str = ""
+
+    def _read(
+        self,
+        work: Work,
+        narrowed: Callable[[Select[Any]], Select[Any]],
+        errors: dict[str, Exception] | None,
+    ) -> dict[str, SourceRow]:
+        found: dict[str, SourceRow] = {}
+        keys = [*work.run(narrowed(self.all(self.key))).scalars()]
+        for key, instance in self.source.instances(keys, self.alias):
+            self._add(found, errors, key, partial(self._of_instance, instance))
+        return found
+
+    def _of_instance(self, instance: Model) -> SourceRow | None:
+        row = self.source.row_of(instance)
+        if row.content is None:
+            return None
+        return source_row(self.keys.to_text(row.key), row.content, row.metadata)
+
+
+def rows_of(source: Source[Any], alias: str, *, store: bool) -> Rows:
+    """Return the rows that are items. Their texts are made in SQL where that gives the same."""
+    model = source.model._meta.concrete_model
+    texts, metadata = (
+        source.plain_fields(CharField, TextField),
+        source.fields_of_metadata(CharField, TextField, IntegerField, BooleanField, FloatField),
+    )
+    columns = {
+        field.column: _column(field) for field in [*(texts or ()), *(metadata or {}).values()]
+    }
+    own_key = model._meta.pk.column
+    columns.pop(own_key, None)
+    key_type = source.key.type
+    table = Table(
+        model._meta.db_table,
+        MetaData(),
+        Column(own_key, key_type, primary_key=True),
+        *columns.values(),
+    )
+    key = table.c[own_key]
+    conditions: list[ColumnElement[bool]] = []
+    if source.where is not None:
+        sql, fields = condition_sql(connections[alias], model, source.where)
+        if {field.model for field in fields} <= {model}:
+            conditions.append(text(f"({sql})".replace(":", "\\:")))  # type: ignore[arg-type]
+    if texts is None or metadata is None:
+        made = Made(select(key).where(*conditions), _first, _nothing)
+        return InstanceRows(key, made, None, keys_of(key), key, store, source, alias)
+    of_text = [table.c[field.column] for field in texts]
+    conditions.append(or_(*(column != "" for column in of_text)))
+    statement = select(
+        key.label("key"),
+        joined_in_sql(of_text).label("text"),
+        *(
+            table.c[field.column].label(f"metadata_{at}")
+            for at, field in enumerate(metadata.values())
+        ),
+    ).where(*conditions)
+    selected_key, selected_text, *values = statement.subquery().columns
+    named: dict[str, ColumnElement[Any]] = dict(zip(metadata, values, strict=True))
+    return Rows(selected_key, selected_text, named or None, keys_of(key), key, store)
+
+
+def _column(field: Field[Any, Any]) -> Column[Any]:
+    if isinstance(field, BooleanField):
+        return Column(field.column, Boolean())
+    is_text = isinstance(field, CharField | TextField)
+    return Column(field.column, String() if is_text else NullType())
+
+
+def _first(row: Any) -> Any:
+    return row[0]
+
+
+def _nothing(row: Any) -> Any:
+    raise NotImplementedError  # instances are read

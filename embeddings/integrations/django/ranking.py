@@ -1,0 +1,168 @@
+"""What a search found, as expressions in Django's own queries: which rows, and their scores."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from django.core.exceptions import FieldDoesNotExist
+from django.db.models import BooleanField, Expression, F, FloatField, Model
+
+from ...errors import InvalidQueryError
+from .database import is_one_of, value_under
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.models import Field, QuerySet
+    from django.db.models.sql.compiler import SQLCompiler
+
+    from ...searching.query import Entry
+
+    Found: TypeAlias = tuple[tuple[Any, float], ...]
+    """Keys and scores, best first."""
+
+M = TypeVar("M", bound=Model)
+
+
+class _OfFound(Expression):
+    """About the row whose key is the expression.
+
+    Everything that was found travels as one parameter, however much it is.
+
+    Args:
+        key: The primary key of the row.
+        field: The model's field of the key, which says how the database has it.
+        found: Keys and scores.
+    """
+
+    def __init__(self, key: Any, field: Field[Any, Any], found: Found) -> None:
+        super().__init__()
+        self.key = self._parse_expressions(key)[0]
+        self.key_field, self.found = field, found
+
+    def get_source_expressions(self) -> list[Any]:
+        """Return the key."""
+        return [self.key]
+
+    def set_source_expressions(self, expressions: list[Any]) -> None:
+        """Take the key as the query has it."""
+        (self.key,) = expressions
+
+    def get_group_by_cols(self) -> list[Any]:
+        """Return the key: where rows are grouped it decides everything here."""
+        columns: list[Any] = self.key.get_group_by_cols()
+        return columns
+
+    def _keys(self, connection: BaseDatabaseWrapper) -> list[Any]:
+        """Return the keys as the database is given them."""
+        return [self.key_field.get_db_prep_value(key, connection) for key, _ in self.found]
+
+
+class IsFound(_OfFound):
+    """Whether the row was found."""
+
+    output_field = BooleanField()
+
+    def as_sql(
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper
+    ) -> tuple[str, tuple[Any, ...]]:
+        """Return the condition, which the index of the primary key serves."""
+        sql, parameters = compiler.compile(self.key)
+        condition, keys = is_one_of(
+            connection, sql, self.key_field.rel_db_type(connection), self._keys(connection)
+        )
+        return condition, (*parameters, keys)
+
+
+class IsFoundOfAll(IsFound):
+    """The same, and Django evaluates it when window functions have seen all rows."""
+
+    contains_over_clause = True
+
+
+class Score(_OfFound):
+    """The score of the row; NULL if it was not found."""
+
+    output_field = FloatField()
+
+    def as_sql(
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper
+    ) -> tuple[str, tuple[Any, ...]]:
+        """Return the value under the key in an object of JSON."""
+        sql, parameters = compiler.compile(self.key)
+        scores = (score for _, score in self.found)
+        text = json.dumps(dict(zip(map(str, self._keys(connection)), scores, strict=True)))
+        return value_under(connection, sql), (text, *parameters)
+
+
+def has_windows(queryset: QuerySet[Any]) -> bool:
+    """Return whether window functions see the rows of a queryset."""
+    query = queryset.query
+    annotations = query.annotations.values()
+    return query.where.contains_over_clause or any(
+        annotation.contains_over_clause for annotation in annotations
+    )
+
+
+def check_name(queryset: QuerySet[Any], name: object) -> str:
+    """Return the name for the score.
+
+    Raises:
+        InvalidQueryError: It is no name, or the queryset has something else under it.
+    """
+    if not isinstance(name, str) or not name.isidentifier():
+        raise InvalidQueryError(f"score must be the name of an annotation, not {name!r}")
+    query, model = queryset.query, queryset.model
+    taken = name in query.annotations or name in query.extra
+    if not taken:
+        try:
+            model._meta.get_field(name)
+            taken = True
+        except FieldDoesNotExist:
+            taken = hasattr(model, name)
+    if taken:
+        raise InvalidQueryError(
+            f"The queryset of {model._meta.label} has something called {name!r} already: give the "
+            'score another name, as in score="relevance"'
+        )
+    return name
+
+
+def only(
+    queryset: QuerySet[M], field: Field[Any, Any], entries: Iterable[Entry[Any]]
+) -> QuerySet[M]:
+    """Return what was found, of a queryset. What it has computed over its rows stays.
+
+    Args:
+        queryset: Of instances.
+        field: Of the keys.
+        entries: What the search found.
+    """
+    found = tuple((entry.id, entry.score) for entry in entries)
+    condition = IsFoundOfAll if has_windows(queryset) else IsFound
+    return queryset.filter(condition(F("pk"), field, found))
+
+
+def ranked(
+    queryset: QuerySet[M], field: Field[Any, Any], entries: Iterable[Entry[Any]], name: str
+) -> QuerySet[M]:
+    """Return what was found, of a queryset: annotated with the score, and ordered by it.
+
+    Args:
+        queryset: Of instances; its own order goes.
+        field: Of the keys.
+        entries: What the search found.
+        name: Of the annotation.
+    """
+    entries = list(entries)
+    found = tuple((entry.id, entry.score) for entry in entries)
+    annotated = queryset.annotate(**{name: Score(F("pk"), field, found)})
+    if annotated.query.distinct_fields:  # the search has kept one of each
+        annotated = annotated.distinct()
+        annotated.query.distinct_fields = ()
+    annotated = only(annotated, field, entries) if entries else annotated.none()
+    ordered = annotated.order_by(f"-{name}", "pk")
+    ordered.query.standard_ordering = True  # of a queryset that was reversed
+    return ordered

@@ -1,0 +1,211 @@
+"""Calls of the model for many batches: side by side, while what came is taken up in order."""
+
+from __future__ import annotations
+
+from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
+
+from ..errors import EmbeddingsError, InvalidItemError, ModelError, RefusedError
+from ..models.base import check_positive, checked_vectors
+from ..models.usage import Usage
+from .report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ..models.base import Content, SupportsEmbedding
+    from ..sessions.runtime import Begun, Pool, Runtime
+    from ..vectors import Float32
+    from .items import ContentKey
+
+OnError: TypeAlias = Literal["raise", "skip"]
+
+
+def not_called(model: SupportsEmbedding) -> ModelError:
+    """Return that a call was not begun. Whoever takes them in order meets the failure first."""
+    return ModelError(f"Model {model.model_id!r} was not called: a call before it failed")
+
+
+@dataclass
+class Answer:
+    """What came of calling the model for some contents."""
+
+    vectors: dict[ContentKey, Float32] = field(default_factory=dict)
+    refused: dict[ContentKey, str] = field(default_factory=dict)
+    """What the model does not take by itself, with the reason."""
+    usage: Usage = field(default_factory=Usage)
+    error: Exception | None = None
+    """Why the rest has no vectors."""
+    asked: list[ContentKey] = field(default_factory=list)
+    """What the call was for that failed."""
+    seconds: float = 0.0
+
+    def concerned(self) -> set[ContentKey]:
+        """Return the contents that the error is about."""
+        positions = self.error.positions if isinstance(self.error, EmbeddingsError) else ()
+        return {self.asked[at] for at in positions} if positions else {*self.asked}
+
+
+class Calls:
+    """Calls of one model; after one that failed none is begun any more.
+
+    Args:
+        model: The model.
+        runtime: How a call is waited for.
+        pool: What does several at a time.
+        skips: Whether contents that the model refuses by themselves are no failure.
+    """
+
+    def __init__(
+        self, model: SupportsEmbedding, runtime: Runtime, pool: Pool, *, skips: bool
+    ) -> None:
+        self._model, self._runtime, self._pool = model, runtime, pool
+        self.skips = skips
+        self.ahead = pool.ahead
+        self._has_failed = False
+
+    def begin(self, contents: dict[ContentKey, Content]) -> Begun[Answer]:
+        """Begin to call the model for contents."""
+        return self._pool.begin(lambda: self._ask(contents))
+
+    def _ask(self, contents: dict[ContentKey, Content]) -> Answer:
+        if self._has_failed:
+            return Answer(error=not_called(self._model), asked=list(contents))
+        answer = ask(self._model, self._runtime, contents, skips=self.skips)
+        self._has_failed |= answer.error is not None
+        return answer
+
+
+def ask(
+    model: SupportsEmbedding,
+    runtime: Runtime,
+    contents: dict[ContentKey, Content],
+    *,
+    skips: bool,
+) -> Answer:
+    """Return what comes of calling the model for contents: also what came before an error.
+
+    Args:
+        model: The model.
+        runtime: How a call is waited for.
+        contents: What is to be embedded.
+        skips: Whether the model is called for the rest where it refuses some by themselves.
+    """
+    answer, rest, began = Answer(), dict(contents), perf_counter()
+    while rest:
+        answer.asked = list(rest)
+        usage = Usage()
+        try:
+            made = runtime.counted_call(model, list(rest.values()), "document", usage)
+            answer.vectors |= zip(rest, made, strict=True)
+            return answer
+        except RefusedError as error:
+            came = [answer.asked[at] for at in error.made]
+            answer.vectors |= zip(
+                came, checked_vectors(model, came, error.made.values()), strict=True
+            )
+            if not skips or not error.positions:
+                answer.error = error
+                return answer
+            answer.refused |= {answer.asked[at]: reason_of(error) for at in error.positions}
+        except Exception as error:  # noqa: BLE001  it is raised when this call's turn comes
+            answer.error = error
+            return answer
+        finally:
+            answer.usage.requests += usage.requests
+            answer.usage.tokens += usage.tokens
+            answer.seconds = perf_counter() - began
+        rest = {
+            key: content
+            for key, content in rest.items()
+            if key not in answer.vectors and key not in answer.refused
+        }
+    return answer
+
+
+def reason_of(error: RefusedError | InvalidItemError) -> str:
+    """Return why an item is skipped: what the service says, or what is known here."""
+    return getattr(error, "reason", None) or str(error)
+
+
+class InLine(Protocol):
+    """A batch on its way."""
+
+    def is_over(self) -> bool:
+        """Return whether it can be finished without waiting for the model."""
+
+
+Batch = TypeVar("Batch")
+Flight = TypeVar("Flight", bound=InLine)
+
+
+def in_order(
+    batches: Iterable[Batch],
+    begin: Callable[[Batch], Flight],
+    finish: Callable[[Flight], Report],
+    ahead: int,
+) -> Report:
+    """Begin batches, and finish each in its turn; return what was done.
+
+    An error leaves finished whatever was begun and can be finished: it was paid for.
+
+    Args:
+        batches: Read no further ahead than is begun.
+        begin: Begins what takes long.
+        finish: Waits for that, and does the rest.
+        ahead: The most batches between the two.
+    """
+    begun: deque[Flight] = deque()
+    report = Report()
+
+    def finish_oldest() -> Report:
+        try:
+            return finish(begun.popleft())
+        except Exception:
+            for later in begun:
+                with suppress(Exception):
+                    finish(later)
+            begun.clear()
+            raise
+
+    try:
+        for batch in batches:
+            begun.append(begin(batch))
+            while begun and (len(begun) >= ahead or begun[0].is_over()):
+                report += finish_oldest()
+    except Exception:
+        while begun:
+            finish_oldest()
+        raise
+    while begun:
+        report += finish_oldest()
+    return report
+
+
+def check_on_error(on_error: object) -> bool:
+    """Return whether items that the model refuses are skipped.
+
+    Raises:
+        ValueError: It is neither "raise" nor "skip".
+    """
+    if on_error not in {"raise", "skip"}:
+        raise ValueError(f'on_error must be "raise" or "skip", not {on_error!r}')
+    return on_error == "skip"
+
+
+def calls_at_once(model: Any, concurrency: int | None) -> int:
+    """Return how many calls of a model there may be at a time.
+
+    Args:
+        model: Whose `concurrency` it is by default.
+        concurrency: The most; None for the model's.
+
+    Raises:
+        ValueError: It is not a positive integer.
+    """
+    if concurrency is None:
+        concurrency = getattr(model, "concurrency", 1)
+    return check_positive("concurrency", concurrency)

@@ -1,0 +1,184 @@
+"""A collection copied into another: its vectors, and all that is stored beside them."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from sqlalchemy import func, select
+
+from ..errors import InvalidItemError, ModelMismatchError
+from ..models import registry
+from ..models.base import check_batch_size
+from ..values import checked_content, dump_metadata
+from ..vectors import ITEM_BYTES
+from ..work import retried
+from . import rows
+from .progress import teller
+from .report import Report
+from .resolve import Resolution, is_same_json
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from ..work import Reference, Work
+    from .progress import Progress
+
+COPIED_AT_ONCE = 500  # rows
+CORRUPT = "its stored vector is corrupt"
+"""Why an item is skipped."""
+
+
+class Page(NamedTuple):
+    """Some rows of the collection that is copied."""
+
+    rows: list[dict[str, Any]]
+    """By the columns of the table, in the order of their ids."""
+    skipped: list[tuple[Any, str]]
+    read: int
+    """Of all that were read."""
+    last: str | None
+
+
+def copy_to(
+    collection: Reference[Any], other: Reference[Any], batch_size: int, progress: Progress
+) -> Report:
+    """Copy every item. See `Collection.copy_to`."""
+    check_batch_size(batch_size)
+    began = perf_counter()
+    model_id, total = _begin(collection, other)
+    tell, done, report, last = teller(progress, total), 0, Report(), None
+    while (page := _page(collection, last, batch_size)).read:
+        written = _write(other, page.rows, model_id)
+        report += Report(
+            reused=written, unchanged=len(page.rows) - written, skipped=tuple(page.skipped)
+        )
+        done, last = done + page.read, page.last
+        tell(done)
+    return Report(**vars(report) | {"seconds": perf_counter() - began})
+
+
+@retried
+def _begin(collection: Reference[Any], other: Reference[Any]) -> tuple[str, int]:
+    """Return the model and the number of items, and create the other collection."""
+    columns = collection.records.embeddings.c
+    with collection.work() as work:
+        row = collection.existing(work)
+        model_id = row.model_id
+        is_ours = columns.collection_id == row.id, work.database.has_id(columns.id)
+        total = int(work.run(select(func.count()).where(*is_ours)).scalar_one())
+        bind = work.bind.engine
+    if (bind, collection.records, collection.name) == (
+        other.sessions.bind(other.records).engine,
+        other.records,
+        other.name,
+    ):
+        raise ValueError(f"Collection {collection.name!r} cannot be copied to itself")
+    other.check_model_id(model_id)
+    _write(other, [], model_id)
+    return model_id, total
+
+
+@retried
+def _page(collection: Reference[Any], last: str | None, size: int) -> Page:
+    """Return the rows after an id."""
+    columns = collection.records.embeddings.c
+    with collection.work() as work:
+        row = collection.existing(work)
+        is_next = work.database.has_id(columns.id) if last is None else columns.id > last
+        statement = (
+            select(
+                columns.id,
+                work.database.vector_as_bytes(columns.embedding),
+                columns.content,
+                columns.content_blob,
+                columns.content_hash,
+                columns.metadata,
+                columns.updated,
+            )
+            .where(columns.collection_id == row.id, is_next)
+            .order_by(columns.id)
+            .limit(size)
+        )
+        found = work.run(statement).all()
+        blobs = [blob for _, blob, *_rest in found]
+        dimensions = (row.vector_bytes or 0) // ITEM_BYTES
+        matrix, is_whole = work.database.as_matrix(blobs, dimensions)
+    vectors = iter(matrix)
+    page = Page([], [], len(found), found[-1][0] if found else None)
+    for (id, _, content, blob, content_hash, metadata, updated), whole in zip(
+        found, is_whole, strict=True
+    ):
+        vector = next(vectors) if whole else np.empty(0, np.float32)
+        key = collection.keys.from_text(id)
+        if not vector.size or not np.isfinite(vector).all():
+            page.skipped.append((key, CORRUPT))
+            continue
+        try:
+            described = None if metadata is None else dump_metadata(metadata)
+            for stored in (content, blob):
+                if stored is not None:
+                    checked_content(stored)
+        except InvalidItemError as error:  # of another program
+            page.skipped.append((key, str(error)))
+            continue
+        page.rows.append(
+            {
+                "id": id,
+                "embedding": vector,
+                "content": content,
+                "content_blob": blob,
+                "content_hash": content_hash,
+                "metadata": described,
+                "updated": updated,
+            }
+        )
+    return page
+
+
+@retried
+def _write(other: Reference[Any], given: Sequence[dict[str, Any]], model_id: str) -> int:
+    """Write those of the rows that are not there as they are, and return how many."""
+    for row in given:
+        other.id_of(other.keys.from_text(row["id"]))
+    with other.work(write=True) as work:
+        found = other.find_or_create(work, model_id)
+        if registry.canonical_id(found.model_id) != registry.canonical_id(model_id):
+            raise ModelMismatchError(other.name, found.model_id, model_id)
+        there = _unchanged(work, given) if found.vector_bytes is not None else set()
+        new = [row for row in given if row["id"] not in there]
+        rows.write(work, Resolution(new))
+    return len(new)
+
+
+def _unchanged(work: Work, given: Sequence[dict[str, Any]]) -> set[str]:
+    """Return the ids of rows that are there. Of those without a hash nothing is known."""
+    by_id = {row["id"]: row for row in given}
+    same: set[str] = set()
+    for (
+        id,
+        content_hash,
+        is_text,
+        is_binary,
+        metadata,
+        vector_bytes,
+        updated,
+    ) in work.database.stored_rows(work, list(by_id)):
+        row = by_id[id]
+        if (
+            content_hash is not None
+            and (content_hash, updated) == (row["content_hash"], row["updated"])
+            and vector_bytes == row["embedding"].size * ITEM_BYTES
+            and (bool(is_text), bool(is_binary))
+            == (row["content"] is not None, row["content_blob"] is not None)
+            and _is_same(row["metadata"], metadata)
+        ):
+            same.add(id)
+    return same
+
+
+def _is_same(metadata: str | None, stored: str | None) -> bool:
+    if metadata is None or stored is None:
+        return metadata is stored
+    return is_same_json(metadata, stored, keeps_order=False)

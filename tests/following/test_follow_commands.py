@@ -1,0 +1,202 @@
+"""`check`, `sync` and `refresh`: `embeddings --from module:name`, and `flask embeddings`."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy import text
+
+from embeddings.cli import embeddings as program
+from embeddings.integrations.flask import Embeddings
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from click.testing import Result
+    from sqlalchemy import Engine
+
+MODULE = """
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from embeddings import ModelCollection
+from embeddings.testing import DeterministicModel
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Note(Base):
+    __tablename__ = "notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[str | None]
+
+
+class Model(DeterministicModel):
+    def embed_batch(self, items):
+        if "bad" in items:
+            raise ValueError("a content")
+        return super().embed_batch(items)
+
+
+notes = ModelCollection(Note, text=[Note.body], name="notes", model=Model())
+both = [notes, ModelCollection(Note, text=[Note.body], name="others", model=Model())]
+"""
+
+
+@pytest.fixture
+def engine_of_notes(engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """The database of an application whose module declares collections, without triggers."""
+    (tmp_path / "notes_app.py").write_text(MODULE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "notes_app", raising=False)
+    with engine.begin() as connection:
+        connection.execute(text("CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT)"))
+        connection.execute(text("INSERT INTO notes (body) VALUES ('one'), ('two'), ('three')"))
+    return engine
+
+
+def run(engine: Engine, *arguments: str, place: str = "notes_app:notes") -> Result:
+    """Run the program; an exception other than its own exit fails the test."""
+    database = engine.url.render_as_string(hide_password=False)
+    given = ["--database", database, "--from", place, *arguments]
+    result = CliRunner().invoke(program, given)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+def execute(engine: Engine, statement: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(text(statement))
+
+
+def test_check_sync_refresh(engine_of_notes: Engine):
+    """`check` ends with 1 where anything differs, or a trigger does, and says what."""
+    engine = engine_of_notes
+    result = run(engine, "check")
+    assert result.exit_code == 1
+    assert "notes: 0 stale, 3 missing, 0 orphaned, 0 pending" in result.stdout
+    assert "  missing: 1, 2, 3" in result.stdout
+    assert "  triggers: " in result.stdout
+
+    result = run(engine, "sync")
+    assert (result.exit_code, result.stdout) == (0, "notes: 3 embedded\n")
+    import notes_app  # type: ignore[import-not-found]
+
+    notes_app.notes.install(engine)
+    result = run(engine, "check")
+    assert (result.exit_code, result.stdout) == (
+        0,
+        "notes: 0 stale, 0 missing, 0 orphaned, 0 pending\n",
+    )
+
+    execute(engine, "UPDATE notes SET body = 'edited' WHERE id = 1")
+    execute(engine, "DELETE FROM notes WHERE id = 2")
+    result = run(engine, "check")
+    assert result.exit_code == 1
+    assert "1 stale, 0 missing, 0 orphaned, 2 pending" in result.stdout
+    result = run(engine, "refresh")
+    assert (result.exit_code, result.stdout) == (0, "notes: 1 embedded\n")
+    assert run(engine, "refresh", "notes").stdout == "notes: nothing to do\n"
+    assert run(engine, "check").exit_code == 0
+
+    execute(engine, "UPDATE notes SET body = 'bad' WHERE id = 1")
+    result = run(engine, "refresh")
+    assert (result.exit_code, result.stdout) == (
+        1,
+        "notes: 1 skipped, 1 pending\n  1 was left: ValueError\n",
+    )
+    result = run(engine, "check")
+    assert "1 cannot be embedded (1 attempts): ValueError" in result.stdout
+    assert "a content" not in result.output
+    notes_app.notes.uninstall(engine)
+    execute(engine, "DELETE FROM notes")
+    result = run(engine, "sync")
+    assert result.exit_code == 1
+    assert "allow_empty" in result.output
+    assert run(engine, "sync", "--no-prune").exit_code == 0
+    assert run(engine, "sync", "--allow-empty").exit_code == 0
+
+
+def test_where_collections_come_from(engine_of_notes: Engine):
+    """One of a module, a list, or all of it; and what is wrong is said in a line."""
+    engine = engine_of_notes
+    assert run(engine, "sync", place="notes_app").stdout.startswith("notes: 3 embedded")
+    result = run(engine, "sync", "others", place="notes_app:both")
+    assert result.stdout == "others: 3 embedded\n"
+    assert len(run(engine, "refresh", place="notes_app:both").stdout.splitlines()) == 2
+    for place, reason in (
+        ("notes_app:Note", "no ModelCollection at 'notes_app:Note'"),
+        ("notes_app:missing", "no ModelCollection at 'notes_app:missing'"),
+        ("no_such_module:notes", "No module named 'no_such_module'"),
+    ):
+        result = run(engine, "check", place=place)
+        assert (result.exit_code, reason in result.output) == (1, True)
+    result = run(engine, "check", "unknown")
+    assert "No collection 'unknown' is declared; there are ['notes']" in result.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_ends_by_a_signal(engine_of_notes: Engine, number: signal.Signals):
+    """`refresh --forever` embeds what becomes pending, and ends with 0 after its batch."""
+    engine = engine_of_notes
+    run(engine, "sync")
+    import notes_app
+
+    notes_app.notes.install(engine)
+    command = [sys.executable, "-m", "embeddings", "--database", str(engine.url)]
+    worker = subprocess.Popen(
+        [*command, "--from", "notes_app:notes", "refresh", "--forever"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": ":".join(sys.path)},
+    )
+    try:
+        execute(engine, "UPDATE notes SET body = 'edited'")
+        pending = "SELECT count(*) FROM embeddings_pending"
+        while True:
+            with engine.connect() as connection:
+                if connection.scalar(text(pending)) == 0:
+                    break
+            assert worker.poll() is None
+        worker.send_signal(number)
+        out, err = worker.communicate()
+    finally:
+        worker.kill()
+    assert (worker.returncode, out, err) == (0, "notes: 3 embedded\n", "")
+
+
+def test_flask(engine_of_notes: Engine):
+    """`Embeddings(app, collections=[...])`: the same commands on the application's database."""
+    import notes_app
+
+    app = Flask(__name__)
+    app.config["SQLALCHEMY_DATABASE_URI"] = str(engine_of_notes.url)
+    SQLAlchemy(app)
+    Embeddings(app, collections=[notes_app.notes])
+    runner = app.test_cli_runner()
+
+    def flask(*arguments: str) -> Any:
+        return runner.invoke(args=["embeddings", *arguments])
+
+    assert flask("check").exit_code == 1
+    assert flask("sync").output == "notes: 3 embedded\n"
+    assert flask("refresh").output == "notes: nothing to do\n"
+    notes_app.notes.install(engine_of_notes)
+    assert flask("check").exit_code == 0
+    bare = Flask(__name__)
+    bare.config["SQLALCHEMY_DATABASE_URI"] = str(engine_of_notes.url)
+    SQLAlchemy(bare)
+    Embeddings(bare)
+    result = bare.test_cli_runner().invoke(args=["embeddings", "check"])
+    assert (result.exit_code, "no collection that follows" in result.output) == (1, True)

@@ -1,0 +1,238 @@
+"""`ModelCollection.nearest` and `related`: instances of the host's, by a SELECT of the host's."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import ForeignKey, Row, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    Session,
+    aliased,
+    contains_eager,
+    mapped_column,
+    relationship,
+    selectinload,
+    with_loader_criteria,
+)
+
+from embeddings import InvalidItemError, InvalidQueryError, ModelCollection
+from embeddings.testing import DeterministicModel
+from tests.databases import on_both
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Engine
+
+
+class Base(DeclarativeBase):
+    """The host's."""
+
+
+class Author(Base):
+    """Of articles."""
+
+    __tablename__ = "near_authors"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    articles: Mapped[list[Article]] = relationship(back_populates="author")
+
+
+class Article(Base):
+    """What is searched."""
+
+    __tablename__ = "near_articles"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    lang: Mapped[str] = mapped_column(default="en")
+    published: Mapped[bool] = mapped_column(default=True)
+    author_id: Mapped[int] = mapped_column(ForeignKey(Author.id))
+    author: Mapped[Author] = relationship(back_populates="articles")
+
+
+TABLES: Any = (Author.__table__, Article.__table__)
+ARTICLES = ModelCollection(
+    Article,
+    text=[Article.title],
+    metadata=[Article.lang],
+    where=Article.published,
+    name="articles",
+    model=DeterministicModel(),
+)
+TITLES = ["a hound eats", "a hound sleeps", "a hound barks", "a cat sleeps", "a cat eats", "rain"]
+
+
+def fill(session: Session) -> None:
+    session.add_all([Author(id=1, name="Ann"), Author(id=2, name="Bob")])
+    session.flush()
+    session.add_all(
+        [
+            Article(id=n, title=title, author_id=1 + n % 2, lang="de" if n > 3 else "en")
+            for n, title in enumerate(TITLES, 1)
+        ]
+    )
+    session.flush()
+    docs = ARTICLES.collection(session)
+    rows = session.execute(ARTICLES.rows()).all()
+    docs.embed_multi_with_metadata(map(ARTICLES.item_of, rows))
+
+
+@pytest.fixture
+def filled(db: Session, host_tables: Callable[..., None]) -> Session:
+    """The host's rows, and the vectors of all."""
+    host_tables(*TABLES)
+    fill(db)
+    return db
+
+
+def ids(found: list[Row[Article, float]]) -> list[int]:
+    return [article.id for article, _ in found]
+
+
+@on_both
+def test_nearest(filled: Session):
+    """As `similar` finds them, as objects of the session, with the same scores."""
+    docs = ARTICLES.collection(filled)
+    found = ARTICLES.nearest(filled, "a hound eats", number=4)
+    entries = docs.similar("a hound eats", number=4)
+    assert ids(found) == [entry.id for entry in entries]
+    assert [score for _, score in found] == pytest.approx([entry.score for entry in entries])
+    assert found[0].Article is filled.get(Article, 1)
+    assert found[0].score == pytest.approx(1)
+    rest = ARTICLES.nearest(filled, "a hound eats", number=2, offset=2)
+    assert ids(rest) == ids(found)[2:]
+    assert ids(ARTICLES.nearest(filled, "a hound eats", min_score=0.99)) == [1]
+    germans = ARTICLES.nearest(filled, "a hound eats", where={"lang": "de"})
+    assert {*ids(germans)} == {4, 5, 6}
+
+
+@on_both
+def test_a_select_of_the_hosts(filled: Session):
+    """Its conditions, joins and options hold before the best are taken; its order goes."""
+    rows = (
+        select(Article)
+        .join(Article.author)
+        .where(Author.name == "Ann", Article.lang == "en")
+        .order_by(Article.id.desc())
+        .options(contains_eager(Article.author))
+    )
+    assert ids(ARTICLES.nearest(filled, "a hound eats", rows, number=1)) == [2]
+    filled.expunge_all()
+    rows = select(Article).options(selectinload(Article.author).selectinload(Author.articles))
+    found = ARTICLES.nearest(filled, "a hound eats", rows, number=3)
+    assert [len(article.author.articles) for article, _ in found] == [3, 3, 3]
+    rows = select(Article).options(with_loader_criteria(Article, Article.lang == "de"))
+    assert {*ids(ARTICLES.nearest(filled, "a hound eats", rows))} == {4, 5, 6}
+    more = select(Article, Author.name).join(Article.author)
+    [row] = ARTICLES.nearest(filled, "a hound eats", more, number=1)
+    assert (row.Article.id, row.name) == (1, "Bob")
+
+
+@on_both
+def test_what_is_never_shown(filled: Session):
+    """A vector whose row is gone, has no text, or does not meet the condition. Nothing is short."""
+    filled.execute(delete(Article).where(Article.id == 1))
+    filled.execute(update(Article).where(Article.id == 2).values(published=False))
+    filled.execute(update(Article).where(Article.id == 4).values(title=""))
+    assert ARTICLES.collection(filled).count() == 6
+    assert len(ids(ARTICLES.nearest(filled, "a hound eats", number=3))) == 3
+    assert {*ids(ARTICLES.nearest(filled, "a hound eats"))} == {3, 5, 6}
+    third = filled.get_one(Article, 3)
+    assert {*ids(ARTICLES.related(filled, third))} == {5, 6}
+
+
+@on_both
+def test_related(filled: Session):
+    """To an instance, without it; empty where it has no vector, and in an empty collection."""
+    first = filled.get_one(Article, 1)
+    docs = ARTICLES.collection(filled)
+    assert ids(ARTICLES.related(filled, first)) == [e.id for e in docs.similar_by_id(1)]
+    german = select(Article).where(Article.lang == "de")
+    assert {*ids(ARTICLES.related(filled, first, german))} == {4, 5, 6}
+    new = Article(title="new", author_id=1)
+    with pytest.raises(InvalidItemError, match="This Article has no id yet"):
+        ARTICLES.related(filled, new)
+    new.id = 7
+    filled.add(new)
+    filled.flush()
+    assert ARTICLES.related(filled, new) == []
+    docs.delete()
+    assert ARTICLES.related(filled, first) == []
+    assert ARTICLES.nearest(filled, "a hound eats") == []
+
+
+@on_both
+def test_rows_that_are_pending(filled: Session):
+    """They are found by the vector that they had, and with "exclude" they are left out."""
+    ARTICLES.install(filled)
+    try:
+        filled.get_one(Article, 1).title = "changed"
+        filled.flush()
+        assert ids(ARTICLES.nearest(filled, "a hound eats", number=1)) == [1]
+        found = ids(ARTICLES.nearest(filled, "a hound eats", pending="exclude"))
+        assert sorted(found) == [2, 3, 4, 5, 6]
+        second = filled.get_one(Article, 2)
+        assert 1 not in ids(ARTICLES.related(filled, second, pending="exclude"))
+        assert 1 in ids(ARTICLES.related(filled, second))
+    finally:
+        ARTICLES.uninstall(filled)
+
+
+@on_both
+def test_what_is_refused(filled: Session):
+    """Before the model is called, with what to give instead."""
+    near: Any = ARTICLES.nearest
+    for rows, error, match in (
+        ("articles", TypeError, r"must be a SELECT of Article, such as select\(Article\)"),
+        (select(Author), InvalidQueryError, "must be of Article itself"),
+        (select(Article.id), InvalidQueryError, "must be of Article itself"),
+        (select(aliased(Article)), InvalidQueryError, "must be of Article itself"),
+        (select(Article).limit(3), InvalidQueryError, "give number= and offset="),
+    ):
+        with pytest.raises(error, match=match):
+            near(filled, "x", rows)
+    with pytest.raises(InvalidQueryError, match="'include' or 'exclude', not 'no'"):
+        near(filled, "x", pending="no")
+    with pytest.raises(InvalidQueryError, match="its SELECT says which rows"):
+        near(filled, "x", among=[1])
+    with pytest.raises(TypeError, match="use number="):
+        near(filled, "x", limit=3)
+    with pytest.raises(TypeError, match="takes an instance of Article, not Author"):
+        ARTICLES.related(filled, Author(id=1))  # type: ignore[arg-type]
+
+
+def test_on_an_engine(engine: Engine):
+    """The instances are detached, and what was loaded of them is there."""
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        fill(session)
+        session.commit()
+    found = ARTICLES.nearest(engine, "a hound eats", number=1)
+    assert found[0].Article.title == "a hound eats"
+    assert ids(ARTICLES.related(engine, found[0].Article, number=1)) != [1]
+
+
+def test_awaited(engine: Engine):
+    """The same, on an AsyncSession and an AsyncEngine."""
+    Base.metadata.create_all(engine)
+    with Session(engine) as session:
+        fill(session)
+        session.commit()
+
+    async def run() -> None:
+        awaited = create_async_engine(engine.url.set(drivername="sqlite+aiosqlite"))
+        async with AsyncSession(awaited) as session:
+            rows = select(Article).where(Article.lang == "en")
+            found = await ARTICLES.anearest(session, "a hound eats", rows, number=2)
+            assert ids(found)[0] == 1
+            near = await ARTICLES.arelated(session, found[0].Article, number=5)
+            assert {*ids(near)} == {2, 3, 4, 5, 6}
+        assert ids(await ARTICLES.anearest(awaited, "a hound eats", number=1)) == [1]
+        await awaited.dispose()
+
+    asyncio.run(run())

@@ -1,0 +1,203 @@
+"""`op.follow_rows`: from literals, with its reverse, in scripts, and by autogenerate."""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic.autogenerate import compare_metadata, produce_migrations, render_python_code
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+import embeddings
+from embeddings import ModelCollection
+from embeddings.following.triggers import follows_of
+from tests.databases import empty_database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from alembic.operations.ops import MigrationScript
+    from sqlalchemy import URL
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, server: URL) -> Iterator[Engine]:
+    """A database of its own on each, with our tables."""
+    with empty_database(request.param, tmp_path, server) as url:
+        engine = create_engine(url)
+        embeddings.migrate(engine)
+        yield engine
+        engine.dispose()
+
+
+def hosts(**options: Any) -> tuple[type[DeclarativeBase], type[Any]]:
+    class Base(DeclarativeBase):
+        pass
+
+    class Article(Base):
+        __tablename__ = "op_articles"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        title: Mapped[str]
+        body: Mapped[str | None]
+        slug: Mapped[str | None] = mapped_column(unique=True)
+        published: Mapped[bool] = mapped_column(default=True)
+
+    return Base, Article
+
+
+def context_of(connection: Connection, **options: Any) -> MigrationContext:
+    return MigrationContext.configure(
+        connection,
+        opts={"include_object": embeddings.include_object, **options},
+    )
+
+
+def generated(connection: Connection, base: Any, **options: Any) -> tuple[str, MigrationScript]:
+    script = produce_migrations(context_of(connection, **options), base.metadata)
+    assert script.upgrade_ops is not None
+    batch = bool(options.get("render_as_batch"))
+    return render_python_code(script.upgrade_ops, render_as_batch=batch), script
+
+
+def run(connection: Connection, source: str) -> None:
+    """Execute the body of a revision."""
+    code = "\n".join(line.strip() for line in source.splitlines() if "op.create_table" not in line)
+    exec(code, {"op": Operations(context_of(connection)), "sa": None})  # noqa: S102
+
+
+def pending(connection: Connection) -> list[tuple[str, str]]:
+    rows = connection.execute(text("SELECT id, change FROM embeddings_pending ORDER BY seq"))
+    return [(id, change) for id, change in rows]
+
+
+WRITES = "INSERT INTO op_articles (id, title, published) VALUES ({}, 'one', true)"
+
+
+def test_by_hand_and_back(database: Engine):
+    """From literals; its reverse, by the same arguments; what is there is made anew."""
+    base, _ = hosts()
+    arguments: Any = {
+        "key": "id",
+        "columns": ["title", "body", "published"],
+        "where": "published AND title <> '100% :x'",
+        "collection": "articles",
+    }
+    with database.begin() as connection:
+        base.metadata.create_all(connection)
+        op: Any = Operations(context_of(connection))
+        op.follow_rows("op_articles", **arguments)
+        op.follow_rows("op_articles", **arguments)
+        connection.execute(text(WRITES.format(1)))
+        connection.execute(text("UPDATE op_articles SET title = '100% \\:x'"))
+        assert pending(connection) == [("1", "written"), ("1", "removed")]
+        op.unfollow_rows("op_articles", **arguments)
+        connection.execute(text(WRITES.format(2)))
+        assert len(pending(connection)) == 2
+
+
+def test_autogenerate(database: Engine):
+    """It writes what is declared, after the tables; and then nothing more; and what has changed.
+
+    `alembic check` says so. A declaration that is gone, or triggers that differ, are written too.
+    """
+    base, article = hosts()
+    where = article.published
+    ModelCollection(article, text=[article.title], where=where, name="articles")
+    condition = "(published)" if database.dialect.name == "postgresql" else "(published = 1)"
+    literals = f"'op_articles', key='id', columns={{}}, collection='articles', where={condition!r}"
+    unique = ", unique=[('slug',)]"
+    with database.begin() as connection:
+        source, script = generated(connection, base)
+        assert source.index("create_table") < source.index("follow_rows")
+        follow = f"op.follow_rows({literals.format(['title', 'published'])}{unique})"
+        assert follow in source
+        assert script.downgrade_ops is not None
+        assert type(script.downgrade_ops.ops[0]).__name__ == "UnfollowRowsOp"
+        base.metadata.create_all(connection)
+        run(connection, follow)
+        assert compare_metadata(context_of(connection), base.metadata) == []
+
+        ModelCollection(article, text=[article.title, article.body], where=where, name="articles")
+        source, _ = generated(connection, base)
+        lines = [line.strip() for line in source.splitlines() if "follow_rows" in line]
+        columns = ["title", "body", "published"]
+        assert lines == [
+            f"op.unfollow_rows({literals.format(['title', 'published'])})",
+            f"op.follow_rows({literals.format(columns)}{unique})",
+        ]
+        run(connection, "\n".join(lines))
+        assert compare_metadata(context_of(connection), base.metadata) == []
+        nothing, _ = hosts()
+        [difference] = compare_metadata(context_of(connection), nothing.metadata)
+        assert difference == ("unfollow_rows", "op_articles", "articles")
+
+
+def test_batch_mode_makes_the_triggers_anew(tmp_path: Path):
+    """A table that SQLite makes anew loses its triggers: the same revision has them again."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
+    embeddings.migrate(engine)
+    base, article = hosts()
+    with engine.begin() as connection:
+        base.metadata.create_all(connection)
+        declared = ModelCollection(article, text=[article.title], name="articles")
+        declared.install(connection)
+        connection.execute(text("ALTER TABLE op_articles ADD COLUMN old TEXT"))
+        source, script = generated(connection, base, render_as_batch=True)
+        names = ["unfollow_rows", "batch_alter_table", "follow_rows"]
+        places = [source.index(f"op.{name}") for name in names]
+        assert places == sorted(places)
+        op = Operations(context_of(connection))
+        assert script.upgrade_ops is not None
+        for operation in script.upgrade_ops.ops:
+            for each in getattr(operation, "ops", [operation]):
+                if each is operation:
+                    op.invoke(each)
+                    continue
+                with op.batch_alter_table("op_articles", recreate="always") as batch:
+                    batch.drop_column("old")
+        assert declared.trigger_problems(connection) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("name", ["sqlite", "postgresql"])
+def test_a_script(name: str, tmp_path: Path, server: URL):
+    """Offline the SQL is printed, and what it makes is what a connection makes."""
+    base, article = hosts()
+    where = article.title != "100% :x"
+    declared = ModelCollection(article, text=[article.title], where=where, name="articles")
+    with empty_database(name, tmp_path, server) as url:
+        engine = create_engine(url)
+        embeddings.migrate(engine)
+        base.metadata.create_all(engine)
+        [given] = follows_of(declared, engine.dialect)
+        scripts = []
+        for operation in ("follow_rows", "unfollow_rows"):
+            buffer = io.StringIO()
+            context = MigrationContext.configure(
+                dialect_name=name, opts={"as_sql": True, "output_buffer": buffer}
+            )
+            values = dict(given.values)
+            getattr(Operations(context), operation)(values.pop("table"), **values)
+            scripts.append(buffer.getvalue())
+
+        def executed(script: str) -> None:
+            if name == "sqlite":
+                with closing(sqlite3.connect(str(engine.url.database))) as connection:
+                    connection.executescript(script)
+                return
+            with engine.begin() as connection:
+                connection.exec_driver_sql(script, execution_options={"no_parameters": True})
+
+        for _ in range(2):
+            executed(scripts[0])
+            assert declared.trigger_problems(engine) == []
+            executed(scripts[1])
+            assert declared.trigger_problems(engine) != []
+        engine.dispose()

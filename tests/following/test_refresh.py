@@ -1,0 +1,397 @@
+"""`ModelCollection.refresh` and `sync`: what is pending is embedded, by any number of workers."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from embeddings import (
+    Collection,
+    InvalidItemError,
+    ModelCollection,
+    RefusedError,
+    Report,
+    UnavailableError,
+)
+from embeddings.following import pending, refresh
+from embeddings.following.pending import Pending
+from embeddings.tables.pending import pending_table
+from embeddings.tables.records import RECORDS, now
+from embeddings.testing import DeterministicModel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PENDING = pending_table(RECORDS)
+
+
+class Base(DeclarativeBase):
+    """The host's."""
+
+
+class Note(Base):
+    """What is followed."""
+
+    __tablename__ = "refreshed_notes"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str | None]
+    body: Mapped[str | None]
+    lang: Mapped[str | None]
+    published: Mapped[bool] = mapped_column(default=True)
+
+
+class Model(DeterministicModel):
+    """A model during whose calls something may happen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.happens: Callable[[list[Any]], None] = lambda _: None
+
+    def embed_batch(self, items: Any) -> Any:
+        self.happens(list(items))
+        return super().embed_batch(items)
+
+
+@pytest.fixture
+def model() -> Model:
+    """The collection's."""
+    return Model()
+
+
+@pytest.fixture
+def notes(model: Model) -> ModelCollection[Note]:
+    """A declared collection."""
+    return ModelCollection(
+        Note,
+        text=[Note.title, Note.body],
+        metadata=[Note.lang],
+        where=Note.published,
+        name="notes",
+        model=model,
+    )
+
+
+@pytest.fixture(params=["engine", "postgresql_engine"])
+def own(request: pytest.FixtureRequest, notes: ModelCollection[Note]) -> Iterator[Engine]:
+    """An engine on each database, with eight notes that came before the triggers."""
+    engine: Engine = request.getfixturevalue(request.param)
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        rows = [{"id": n, "title": f"title {n}", "body": f"body {n}"} for n in range(1, 9)]
+        connection.execute(insert(Note), rows)
+    notes.install(engine)
+    yield engine
+    notes.uninstall(engine)
+    Base.metadata.drop_all(engine)
+
+
+def change(engine: Engine, *statements: Any) -> None:
+    with engine.begin() as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def count(engine: Engine, *conditions: Any) -> int:
+    with engine.connect() as connection:
+        return len(connection.execute(select(PENDING.c.seq).where(*conditions)).all())
+
+
+def is_right(notes: ModelCollection[Note], engine: Engine) -> bool:
+    """Return whether nothing is stale, missing or orphaned, and nothing is pending."""
+    audit = notes.sync(engine, dry_run=True)
+    return (audit.stale, audit.missing, audit.orphaned) == ((), (), ()) and count(engine) == 0
+
+
+def test_what_changes_is_embedded(notes: ModelCollection[Note], own: Engine, model: Model):
+    """The first fill by `sync`; then whatever changes, whoever changes it, by `refresh`."""
+    assert notes.sync(own).embedded == 8
+    assert notes.refresh(own) == Report()
+    change(
+        own,
+        update(Note).where(Note.id == 1).values(title="edited"),
+        update(Note).where(Note.id == 2).values(lang="de"),
+        update(Note).where(Note.id == 3).values(published=False),
+        update(Note).where(Note.id == 4).values(title="", body=None),
+        delete(Note).where(Note.id == 5),
+        insert(Note).values(id=9, title="new", body="one", published=True),
+        insert(Note).values(id=10, title="hidden", body="one", published=False),
+        update(Note).where(Note.id == 6).values(id=60),
+        text("UPDATE refreshed_notes SET body = 'raw' WHERE id = 7"),
+    )
+    model.calls.clear()
+    told: list[tuple[int, int | None]] = []
+    report = notes.refresh(own, progress=lambda done, total: told.append((done, total)))
+    assert (report.embedded, report.pending, report.skipped) == (4, 0, ())
+    texts = ["edited\n\nbody 1", "new\n\none", "title 6\n\nbody 6", "title 7\n\nraw"]
+    assert sorted(model.calls[0]) == texts
+    assert told
+    assert is_right(notes, own)
+    docs = notes.collection(own)
+    assert sorted(docs.ids()) == [1, 2, 7, 8, 9, 60]
+    record = docs.get(2)
+    assert record is not None
+    assert record.metadata_ == {"lang": "de"}
+    assert notes.refresh(own) == Report()
+
+
+def test_a_function_makes_the_text(own: Engine, model: Model, notes: ModelCollection[Note]):
+    """The same, where Python makes the texts; a function that fails puts its row off."""
+
+    def shout(note: Note) -> str | None:
+        if note.title == "bad":
+            raise ZeroDivisionError(note.body)
+        return note.title and note.title.upper()
+
+    loud = ModelCollection(
+        Note, text=shout, columns=[Note.title], metadata=[Note.lang], name="notes", model=model
+    )
+    assert loud.sync(own).embedded == 8
+    assert loud.sync(own) == Report(unchanged=8)
+    change(
+        own,
+        update(Note).where(Note.id == 1).values(title=None),
+        update(Note).where(Note.id == 2).values(title="bad"),
+        update(Note).where(Note.id == 3).values(title="good"),
+    )
+    with pytest.raises(ZeroDivisionError) as failed:
+        loud.sync(own, dry_run=True)
+    assert failed.value.__notes__ == ["It was raised by text= for the row 2"]
+    report = loud.refresh(own)
+    assert (report.embedded, report.removed, report.pending) == (1, 1, 1)
+    assert report.skipped == ((2, "ZeroDivisionError"),)
+    assert "title" not in str(loud.pending(own).failing)
+    change(own, update(Note).where(Note.id == 2).values(title="better"))
+    assert loud.refresh(own).embedded == 1
+    assert is_right(loud, own)
+
+
+def test_what_changes_meanwhile(notes: ModelCollection[Note], own: Engine, model: Model):
+    """It is given back and taken again at once; what is deleted meanwhile does not come back."""
+    notes.sync(own)
+    change(own, update(Note).values(body="second"))
+
+    def happens(items: list[Any]) -> None:
+        model.happens = lambda _: None
+        with Session(own) as session:
+            session.execute(update(Note).where(Note.id == 1).values(body="third"))
+            session.execute(delete(Note).where(Note.id == 2))
+            session.execute(update(Note).where(Note.id == 3).values(published=False))
+            session.commit()
+            session.execute(update(Note).where(Note.id == 4).values(body="third"))
+            notes.collection(session).embed(4, "title 4\n\nthird", {"lang": None})
+            session.commit()
+
+    model.happens = happens
+    report = notes.refresh(own)
+    assert (report.pending, report.skipped) == (0, ())
+    assert is_right(notes, own)
+    assert sorted(notes.collection(own).ids()) == [1, 4, 5, 6, 7, 8]
+    assert any("title 1\n\nthird" in call for call in model.calls)
+
+
+def test_refreshers_share_the_work(
+    notes: ModelCollection[Note],
+    own: Engine,
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """What one has claimed another leaves alone, unless the first is gone for longer than a lease.
+
+    The claim of one that is still at work is renewed.
+    """
+    change(own, update(Note).values(body="second"))
+    gone = Pending(notes.collection(own).reference)
+    assert len(gone.claim(3, None, ())) == 3
+    report = notes.refresh(own)
+    assert (report.embedded, report.pending) == (5, 3)
+
+    moment = now()
+    monkeypatch.setattr(pending, "now", lambda: moment)
+    monkeypatch.setattr(refresh, "LEASE", 0.03)  # to be renewed every 10 milliseconds
+    moment += pending.LEASE + 1
+    held = threading.Event()
+
+    def happens(items: list[Any]) -> None:
+        nonlocal moment
+        moment += pending.LEASE + 1  # more than the lease has gone by
+        while not count(own, PENDING.c.claimed_until >= moment):
+            assert not held.wait(0.01)
+        assert notes.refresh(own) == Report(pending=3)
+
+    model.happens = happens
+    assert notes.refresh(own).embedded == 3
+    assert is_right(notes, own)
+
+
+def test_a_row_that_cannot_be_embedded(
+    notes: ModelCollection[Note],
+    own: Engine,
+    model: Model,
+    monkeypatch: pytest.MonkeyPatch,
+):
+    """It is tried five times, with growing pauses, and then when it changes; others go on."""
+    moment = now()
+    monkeypatch.setattr(pending, "now", lambda: moment)
+
+    def happens(items: list[Any]) -> None:
+        for position, item in enumerate(items):
+            if "poison" in item:
+                error = RefusedError("The service does not take it", reason="no poison")
+                error.positions = (position,)
+                raise error
+
+    model.happens = happens
+    change(own, update(Note).where(Note.id == 1).values(body="poison"))
+    change(own, update(Note).where(Note.id == 2).values(body="sound"))
+    report = notes.refresh(own)
+    assert (report.embedded, report.pending, report.skipped) == (1, 1, ((1, "no poison"),))
+    pauses = []
+    for _ in range(4):
+        assert notes.refresh(own) == Report(pending=1)
+        before = moment
+        while not (again := notes.refresh(own)).skipped:
+            assert again == Report(pending=1)
+            moment += 30
+        pauses.append(moment - before)
+    assert pauses == sorted(pauses)
+    (failing,) = notes.pending(own).failing
+    assert failing == (1, 5, "no poison", True)
+    moment += 1_000_000
+    assert notes.refresh(own) == Report(pending=1)
+    change(own, update(Note).where(Note.id == 1).values(body="sound"))
+    assert notes.refresh(own).embedded == 1
+    assert notes.pending(own) == (0, None, ())
+
+    change(own, update(Note).where(Note.id == 1).values(body="poison"))
+    with pytest.raises(RefusedError):
+        notes.refresh(own, on_error="raise")
+    assert len(notes.pending(own).failing) == 1
+
+
+def test_a_service_that_fails(notes: ModelCollection[Note], own: Engine, model: Model):
+    """It puts nothing off: what was claimed is given back, and what was embedded stays."""
+    change(own, update(Note).values(body="second"))
+
+    def happens(items: list[Any]) -> None:
+        if "title 5\n\nsecond" in items:
+            raise UnavailableError("no answer")
+
+    model.happens = happens
+    with pytest.raises(UnavailableError):
+        notes.refresh(own, batch_size=2)
+    assert notes.collection(own).count() == 4
+    assert count(own, PENDING.c.claimed_by.is_not(None)) == 0
+    model.happens = lambda _: None
+    model.calls.clear()
+    assert notes.refresh(own, batch_size=2, concurrency=4).embedded == 4
+    assert sorted(map(len, model.calls)) == [2, 2]
+
+
+def test_some_of_it(notes: ModelCollection[Note], own: Engine):
+    """`limit` and `keys`; on a session within its transaction."""
+    change(own, update(Note).values(body="second"))
+    report = notes.refresh(own, limit=3)
+    assert (report.embedded, report.pending) == (3, 5)
+    report = notes.refresh(own, keys=[7, 8, 99])
+    assert (report.embedded, report.pending) == (2, 3)
+    with Session(own) as session:
+        note = session.get(Note, 8)
+        assert note is not None
+        note.body = "third"
+        assert notes.refresh(session, keys=[8]).embedded == 1
+        assert notes.collection(session).similar("third", number=1)[0].id == 8
+        session.rollback()
+        assert notes.sync(session, dry_run=True).stale == ()
+        note = session.get(Note, 8)
+        assert note is not None
+        note.body = "fourth"
+        assert notes.refresh(session).embedded == 4
+        session.commit()
+    assert is_right(notes, own)
+    with pytest.raises(InvalidItemError, match="are int"):
+        notes.refresh(own, keys=["a"])
+    with Session(own) as session, pytest.raises(InvalidItemError, match="takes an engine"):
+        notes.refresh(session, forever=True)
+
+
+def test_for_ever(notes: ModelCollection[Note], own: Engine, monkeypatch: pytest.MonkeyPatch):
+    """It looks until it is told to stop."""
+    monkeypatch.setattr(refresh, "POLL", 0.01)
+    stop = threading.Event()
+    reports: list[Report] = []
+    thread = threading.Thread(
+        target=lambda: reports.append(notes.refresh(own, forever=True, stop=stop))
+    )
+    thread.start()
+    for number in range(1, 4):
+        change(own, update(Note).where(Note.id == number).values(body="second"))
+        while count(own):
+            assert not stop.wait(0.01)
+    stop.set()
+    thread.join()
+    assert reports[0].embedded == 3
+
+
+@pytest.mark.parametrize("driver", ["aiosqlite", "asyncpg"])
+def test_awaited(request: pytest.FixtureRequest, driver: str, notes: ModelCollection[Note]):
+    """The same on asynchronous engines and sessions."""
+    fixture = "engine" if driver == "aiosqlite" else "postgresql_engine"
+    own: Engine = request.getfixturevalue(fixture)
+    Base.metadata.create_all(own)
+    notes.install(own)
+    change(own, insert(Note).values([{"id": n, "title": f"n {n}"} for n in (1, 2, 3)]))
+
+    async def run() -> None:
+        url = own.url.set(drivername=f"{own.dialect.name}+{driver}")
+        engine = create_async_engine(url)
+        assert (await notes.async_(engine, dry_run=True)).missing == (1, 2, 3)
+        assert (await notes.apending(engine)).items == 3
+        stop = asyncio.Event()
+        task = asyncio.create_task(notes.arefresh(engine, forever=True, stop=stop))
+        while (await notes.apending(engine)).items:
+            await asyncio.sleep(0.01)
+        stop.set()
+        assert (await task).embedded == 3
+        assert await notes.async_(engine) == Report(unchanged=3)
+        await engine.dispose()
+
+    try:
+        asyncio.run(run())
+        assert is_right(notes, own)
+    finally:
+        notes.uninstall(own)
+        Base.metadata.drop_all(own)
+
+
+def test_nobody_is_waited_for(postgresql_engine: Engine, notes: ModelCollection[Note]):
+    """A row that an open transaction deletes, and a vector that it writes, are left to it.
+
+    PostgreSQL only: on SQLite there is one writer at a time.
+    """
+    own = postgresql_engine
+    Base.metadata.create_all(own)
+    notes.install(own)
+    try:
+        change(own, insert(Note).values([{"id": n, "title": f"n {n}"} for n in (1, 2, 3)]))
+        notes.refresh(own)
+        change(own, update(Note).values(body="second"))
+        with Session(own) as session:
+            session.execute(delete(Note).where(Note.id == 1))
+            session.execute(update(Note).where(Note.id == 2).values(body="third"))
+            notes.collection(session).embed(2, "n 2\n\nthird")
+            report = notes.refresh(own)
+            assert (report.embedded, report.pending) == (1, 2)
+            assert sorted(id for id, _ in report.skipped) == [1, 2]
+            session.commit()
+        notes.refresh(own)
+        assert is_right(notes, own)
+        assert sorted(Collection("notes", own, key=int).ids()) == [2, 3]
+    finally:
+        notes.uninstall(own)
+        Base.metadata.drop_all(own)

@@ -1,0 +1,157 @@
+"""Collections that follow the rows of Django models, whoever changes them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from embeddings.integrations.django import ModelCollection
+from embeddings.integrations.django.operations import FollowRows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+
+def declared(kind: str, library: ModuleType) -> ModelCollection[Any]:
+    """Return a collection whose texts are made in SQL, or by Python."""
+    from django.db.models import Q
+
+    texts: dict[str, dict[str, Any]] = {
+        "columns": {"text": ["title", "body"], "metadata": ["lang", "published"]},
+        "relations": {"text": ["title", "body"], "metadata": ["lang", "author__name"]},
+        "a function": {
+            "text": lambda row: f"{row.title}\n\n{row.body}" if row.title else None,
+            "columns": ["title", "body"],
+        },
+    }
+    return ModelCollection(
+        library.Leaflet,
+        name=f"followed by {kind}: 100%",
+        where=Q(published=True) & ~Q(lang="x%"),
+        model=library.model,
+        **texts[kind],
+    )
+
+
+@pytest.fixture(params=["columns", "relations", "a function"])
+def notes(
+    request: pytest.FixtureRequest, alias: str, library: ModuleType
+) -> Iterator[ModelCollection[Any]]:
+    collection = declared(request.param, library)
+    collection.install(using=alias)
+    yield collection
+    collection.uninstall(using=alias)
+
+
+def test_it_follows_whatever_changes_the_rows(
+    notes: ModelCollection[Any], alias: str, library: ModuleType
+):
+    """The ORM, bulk statements and raw SQL; `sync` finds nothing left to do."""
+    from django.db import connections, transaction
+
+    rows = library.Leaflet.objects.using(alias)
+    assert notes.trigger_problems(using=alias) == []
+    one = rows.create(title="one", body="a")
+    rows.bulk_create(library.Leaflet(title=title, body="b") for title in ("two", "three", ""))
+    with transaction.atomic(using=alias):
+        rows.create(title="never", body="")
+        transaction.set_rollback(True, using=alias)
+    assert notes.pending(using=alias).items == 4
+    report = notes.refresh(using=alias)
+    assert report.pending == 0
+    collection = notes.collection(alias)
+    assert report.embedded == collection.count() >= 3
+
+    rows.filter(title="two").update(body="changed")
+    rows.filter(title="three").update(published=False)
+    with connections[alias].cursor() as cursor:
+        cursor.execute("DELETE FROM library_leaflet WHERE title = 'one'")
+    assert one.pk not in collection.ids()
+    audit = notes.sync(using=alias, dry_run=True)
+    two = rows.get(title="two")
+    assert (audit.stale, audit.missing) == ((two.pk,), ())
+    calls = len(library.model.calls)
+    notes.refresh(using=alias)
+    assert library.model.calls[calls:] == [["two\n\nchanged"]]
+    assert notes.nearest(rows.all(), "two changed", 1).get() == two
+    audit = notes.sync(using=alias, dry_run=True)
+    assert (audit.stale, audit.missing, audit.orphaned) == ((), (), ())
+
+    rows.filter(title="three").update(published=True)
+    with transaction.atomic(using=alias):
+        notes.refresh(using=alias, keys=[rows.get(title="three").pk])
+        assert notes.pending(using=alias).items == 0
+    two.title = "embedded by hand"
+    two.save()
+    notes.embed(two)
+    before = len(library.model.calls)
+    assert notes.sync(using=alias).embedded == 0
+    asyncio.run(_awaited(notes, alias))
+    assert len(library.model.calls) == before
+
+
+async def _awaited(notes: ModelCollection[Any], alias: str) -> None:
+    assert (await notes.arefresh(using=alias)).pending == 0
+    assert (await notes.async_(using=alias, dry_run=True)).stale == ()
+    assert (await notes.apending(using=alias)).items == 0
+
+
+def test_in_a_migration(alias: str, library: ModuleType):
+    """The operation makes what `install` makes, is undone, and is written as SQL."""
+    from django.db import connections
+
+    collection = ModelCollection(library.Leaflet, text="title", name="moved", model=library.model)
+    operation = FollowRows("library_leaflet", key="id", columns=["title"], collection="moved")
+    missing = collection.trigger_problems(using=alias)
+    declared = "FollowRows('library_leaflet', key='id', columns=('title',), collection='moved')"
+    assert missing[-1] == f"as declared: {declared}"
+    with connections[alias].schema_editor(collect_sql=True) as editor:
+        operation.database_forwards("library", editor, None, None)
+        assert "CREATE" in "".join(editor.collected_sql)
+    assert collection.trigger_problems(using=alias) == missing
+    with connections[alias].schema_editor() as editor:
+        operation.database_forwards("library", editor, None, None)
+    assert collection.trigger_problems(using=alias) == []
+    library.Leaflet.objects.using(alias).create(title="one")
+    assert collection.pending(using=alias).items == 1
+    with connections[alias].schema_editor() as editor:
+        operation.database_backwards("library", editor, None, None)
+    assert collection.trigger_problems(using=alias) == missing
+    assert "library_leaflet" in operation.describe()
+
+
+def test_the_commands(alias: str, library: ModuleType):
+    """check, sync and refresh, and their exit codes."""
+    from io import StringIO
+
+    from django.core.management import CommandError, call_command
+
+    collection = ModelCollection(library.Leaflet, text="title", name="ours", model=library.model)
+    collection.install(using=alias)
+
+    def run(*arguments: str) -> str:
+        output = StringIO()
+        call_command("embeddings", *arguments, "ours", database=alias, stdout=output)
+        return output.getvalue()
+
+    library.Leaflet.objects.using(alias).create(title="one")
+    with pytest.raises(CommandError, match="Not everything is up to date"):
+        run("check")
+    assert "1 embedded" in run("refresh")
+    assert "0 stale, 0 missing, 0 orphaned, 0 pending" in run("check")
+    assert "1 unchanged" in run("sync")
+    with pytest.raises(CommandError, match="No collection 'x' is declared"):
+        run("check", "x")
+    collection.uninstall(using=alias)
+
+
+def test_what_a_function_reads_has_to_be_known(alias: str, library: ModuleType):
+    """Else no trigger could tell what counts."""
+    collection = ModelCollection(library.Leaflet, text=lambda row: row.title, name="blind")
+    with pytest.raises(TypeError, match=r"library\.Leaflet reads: columns="):
+        collection.install(using=alias)
+    with pytest.raises(TypeError, match="goes with a function"):
+        ModelCollection(library.Leaflet, text="title", columns=["title"])

@@ -1,0 +1,334 @@
+"""What a search gives in Django is a queryset, and the declaration says what is in it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import inspect
+
+from embeddings import InvalidItemError, InvalidQueryError
+from embeddings.integrations.django import ModelCollection, session
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+on_sqlite = pytest.mark.parametrize("alias", ["default"], indirect=True)
+on_postgresql = pytest.mark.parametrize("alias", ["postgresql"], indirect=True)
+
+
+@pytest.fixture
+def shelf(alias: str, library: ModuleType) -> Any:
+    """Twelve articles, ever farther from "sleep", of two authors in turn."""
+    ann, bob = (library.Author.objects.using(alias).create(name=name) for name in ("Ann", "Bob"))
+    objects = library.Article.objects.using(alias)
+    for number in range(12):
+        title = " ".join(["sleep", *(f"word{at}" for at in range(number))])
+        objects.create(title=title, author=(ann, bob)[number % 2], price=number)
+    library.articles.embed_multi(objects)
+    return objects
+
+
+def prices(instances: Any) -> list[int]:
+    return [int(instance.price) for instance in instances]
+
+
+def test_a_queryset_like_any_other(shelf: Any, library: ModuleType):
+    """Values, slices, counts, pages, order, filters: of at most `number` instances."""
+    from django.core.paginator import Paginator
+    from django.db.models import Avg
+
+    found = library.articles.nearest(shelf.select_related("author"), "sleep", number=7)
+    assert prices(found) == [0, 1, 2, 3, 4, 5, 6]
+    scores = [article.score for article in found]
+    assert scores == sorted(scores, reverse=True)
+    assert scores[0] == pytest.approx(1)
+    assert list(found.values_list("score", flat=True)) == scores
+    assert [row["price"] for row in found.values("title", "price")] == [0, 1, 2, 3, 4, 5, 6]
+    assert prices(found[2:4]) == [2, 3]
+    assert int(found[5].price) == 5
+    assert (found.count(), found.exists(), len(found)) == (7, True, 7)
+    assert (int(found.first().price), int(found.last().price)) == (0, 6)
+    assert prices(found.reverse()) == [6, 5, 4, 3, 2, 1, 0]
+    assert prices(found.order_by("-price")) == [6, 5, 4, 3, 2, 1, 0]
+    assert prices(found.filter(author__name="Bob")) == [1, 3, 5]
+    assert prices(found.filter(score__gte=scores[2])) == [0, 1, 2]
+    first, *_, last = found
+    assert found.in_bulk([first.pk, last.pk]) == {first.pk: first, last.pk: last}
+    assert found.get(pk=last.pk).score == scores[-1]
+    assert found.aggregate(mean=Avg("score"))["mean"] == pytest.approx(sum(scores) / 7)
+    pages = Paginator(found, 3)
+    assert (pages.count, pages.num_pages) == (7, 3)
+    assert [prices(page) for page in pages] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert prices(library.articles.nearest(shelf.reverse(), "sleep", number=2)) == [0, 1]
+    assert prices(shelf.filter(pk__in=found.values("pk")).order_by("price")) == prices(found)
+    found.filter(price__lt=2).update(published=False)
+    assert found.filter(price=2).delete()[0] == 1
+    assert (shelf.filter(published=False).count(), found.all().count()) == (2, 6)
+
+
+def test_what_the_queryset_computes_stays(shelf: Any, alias: str, library: ModuleType):
+    """Annotations, aggregates, window functions, prefetched and deferred fields."""
+    from django.db.models import Count, F, Prefetch, Window
+    from django.db.models.functions import RowNumber, Upper
+
+    comments = library.Comment.objects.using(alias)
+    for article in shelf.filter(price__in=[1, 2]):
+        comments.create(article=article, text="x")
+        comments.create(article=article, text="y")
+    queryset = shelf.annotate(
+        shout=Upper("title"),
+        replies=Count("comments"),
+        place=Window(RowNumber(), order_by=F("price").desc()),
+    )
+    found = library.articles.nearest(queryset, "sleep", number=3)
+    rows = [(int(a.price), a.shout[:5], a.replies, a.place) for a in found]
+    assert rows == [(0, "SLEEP", 0, 12), (1, "SLEEP", 2, 11), (2, "SLEEP", 2, 10)]
+    assert found.count() == 3
+    assert list(found.values_list("place", flat=True)) == [12, 11, 10]
+
+    counted = library.articles.nearest(shelf.annotate(replies=Count("comments")), "sleep", 3)
+    assert list(counted.values_list("replies", flat=True)) == [0, 2, 2]
+    assert prices(counted.filter(replies__gt=0)) == [1, 2]
+    later = library.articles.nearest(shelf, "sleep", 3).annotate(replies=Count("comments"))
+    assert [article.replies for article in later] == [0, 2, 2]
+    top = queryset.filter(place__lte=3)
+    assert {*prices(library.articles.nearest(top, "sleep", 10))} == {9, 10, 11}
+
+    prefetched = shelf.prefetch_related(Prefetch("comments", comments.filter(text="x")))
+    (article,) = library.articles.nearest(prefetched.only("title"), "sleep word0", 1)
+    assert [comment.text for comment in article.comments.all()] == ["x"]
+    assert article.get_deferred_fields() >= {"price", "tags"}
+    locked = shelf.select_for_update().filter(author__name="Bob")
+    with session(alias):
+        assert prices(library.articles.nearest(locked, "sleep", 2)) == [1, 3]
+
+
+@on_sqlite
+def test_the_name_of_the_score(shelf: Any, alias: str, library: ModuleType):
+    """One that is taken is refused before anything is spent, and another can be given."""
+    from django.db.models import Value
+
+    calls = len(library.model.calls)
+    with pytest.raises(InvalidQueryError, match=r'score="relevance"'):
+        library.articles.nearest(shelf.annotate(score=Value(1)), "sleep")
+    with pytest.raises(InvalidQueryError, match=r"library\.Article.*'title'"):
+        library.articles.related(shelf, shelf.first(), score="title")
+    with pytest.raises(InvalidQueryError, match="name of an annotation"):
+        library.articles.nearest(shelf, "sleep", score="a b")
+    assert len(library.model.calls) == calls
+    annotated = shelf.annotate(score=Value(1))
+    (found,) = library.articles.nearest(annotated, "sleep", 1, score="relevance")
+    assert (found.score, found.relevance) == (1, pytest.approx(1))
+
+    games = ModelCollection(library.Game, text=lambda game: f"game {game.pk}", model=library.model)
+    game = library.Game.objects.create(score=5)
+    games.embed(game)
+    with pytest.raises(InvalidQueryError, match=r"library\.Game.*'score'"):
+        games.nearest(library.Game.objects.all(), "game")
+    (found,) = games.nearest(library.Game.objects.all(), "game", score="nearness")
+    assert found.score == 5
+    assert 0 < found.nearness < 1
+
+
+def test_a_row_that_is_gone_makes_no_result_short(shelf: Any, alias: str, library: ModuleType):
+    """A vector that somebody left behind past Django is not found, and takes nobody's place."""
+    from django.db import connections
+
+    with connections[alias].cursor() as cursor:
+        cursor.execute("DELETE FROM library_article WHERE price < 3")
+    assert library.articles.collection(alias).count() == 12
+    assert prices(library.articles.nearest(shelf, "sleep", 3)) == [3, 4, 5]
+    assert prices(library.articles.nearest(shelf.filter(price__gt=3), "sleep", 3)) == [4, 5, 6]
+
+
+def test_django_sees_every_statement(shelf: Any, alias: str, library: ModuleType):
+    """In `connection.queries`, by wrappers, and no more than two beside the queryset's own."""
+    from django.db import connections
+    from django.test.utils import CaptureQueriesContext
+
+    connection = connections[alias]
+    library.articles.nearest(shelf, "sleep")  # what it remembers from then on
+    with CaptureQueriesContext(connection) as captured:
+        found = library.articles.nearest(shelf, "sleep", 3)
+        assert 1 <= len(captured) <= 2, [q["sql"][:300] for q in captured]
+        assert prices(found) == [0, 1, 2]
+        assert len(captured) <= 3
+    assert any("embeddings" in query["sql"] for query in captured)
+    seen: list[tuple[str, bool]] = []
+
+    def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
+        seen.append((sql, many))
+        return execute(sql, params, many, context)
+
+    article = library.Article.objects.using(alias).create(title="secret: 100% ?")
+    with CaptureQueriesContext(connection) as captured, connection.execute_wrapper(wrapper):
+        library.articles.embed(article)
+    assert any("INSERT INTO embeddings" in query["sql"] for query in captured)
+    assert any("INSERT INTO embeddings" in sql for sql, _ in seen)
+    assert not any("secret" in query["sql"] for query in captured)
+
+
+# The declaration
+
+
+@pytest.fixture
+def leaflets(alias: str, library: ModuleType) -> Any:
+    """The rows of leaflets."""
+    return library.Leaflet.objects.using(alias)
+
+
+def test_texts_of_fields(leaflets: Any, alias: str, library: ModuleType):
+    """Joined by blank lines, over relations, without what is empty; metadata is kept."""
+    author = library.Author.objects.using(alias).create(name="Ann")
+    full = leaflets.create(title="Tea", body="green tea", author=author, lang="de")
+    full.tags.set([library.Tag.objects.using(alias).create(name=name) for name in ("hot", "leaf")])
+    short = leaflets.create(title="Milk", body=None)
+    library.leaflets.embed_multi(leaflets)
+    assert library.model.calls == [["Tea\n\ngreen tea\n\nAnn\n\nhot, leaf", "Milk"]]
+    records = library.leaflets.collection(alias).get_many([full.pk, short.pk])
+    assert [record.metadata_ for record in records] == [
+        {"lang": "de", "author": author.pk, "tags__name": ["hot", "leaf"]},
+        {"lang": "en", "author": None, "tags__name": []},
+    ]
+    short.lang = "fr"
+    library.leaflets.embed(short)
+    assert len(library.model.calls) == 1
+    assert library.leaflets.collection(alias).get(short.pk).metadata_["lang"] == "fr"
+
+
+def test_rows_that_are_not_in_the_collection(leaflets: Any, alias: str, library: ModuleType):
+    """Those without text, and those for which `where` does not hold, whatever was before."""
+    names = ["one", "two", "", "four"]
+    one, two, empty, four = (leaflets.create(title=name, body=None) for name in names)
+    leaflets.filter(pk=four.pk).update(published=False)
+    report = library.leaflets.embed_multi(leaflets)
+    assert (report.embedded, report.removed) == (2, 0)
+    collection = library.leaflets.collection(alias)
+    assert set(collection.ids()) == {one.pk, two.pk}
+
+    leaflets.filter(pk=one.pk).update(published=False)
+    assert list(library.leaflets.nearest(leaflets.all(), "one")) == [two]
+    assert list(library.leaflets.related(leaflets.all(), two)) == []
+    two.title = ""
+    two.save()
+    assert library.leaflets.prepare(two) is None
+    library.leaflets.embed(two, library.leaflets.prepare(two))
+    assert collection.ids() == [one.pk]
+    assert library.leaflets.embed_multi(leaflets).removed == 1
+    assert collection.ids() == []
+    leaflets.filter(pk=four.pk).update(published=True)
+    library.leaflets.embed_multi([four, empty])
+    assert collection.ids() == [four.pk]
+    assert library.leaflets.nearest(leaflets.filter(title="four"), "four").get() == four
+
+
+def test_relations_are_read_for_a_batch_at_once(leaflets: Any, alias: str, library: ModuleType):
+    """Of fifty rows as of five: no statement for each."""
+    from django.db import connections
+    from django.test.utils import CaptureQueriesContext
+
+    tag = library.Tag.objects.using(alias).create(name="hot")
+    counts = []
+    for number in (5, 50):
+        for at in range(number):
+            author = library.Author.objects.using(alias).create(name=f"author {at}")
+            leaflets.create(title=f"{number} {at}", author=author).tags.add(tag)
+        with CaptureQueriesContext(connections[alias]) as captured:
+            library.leaflets.embed_multi(leaflets.filter(title__startswith=f"{number} "))
+        counts.append(len(captured))
+        assert min(library.model.calls[-1]) == f"{number} 0\n\nauthor 0\n\nhot"
+    assert counts[1] <= counts[0]
+
+
+@on_sqlite
+def test_a_bad_row_is_named(alias: str, library: ModuleType):
+    """By its model, its key and the field; nothing is spent on the others."""
+
+    def lists(_: Any) -> Any:
+        return ["x"]
+
+    articles = [library.Article.objects.create(title=title) for title in ("fine", "not\x00fine")]
+    with pytest.raises(InvalidItemError, match=rf"library\.Article {articles[1].pk}, 'title'.*NUL"):
+        library.articles.embed_multi(articles)
+    with pytest.raises(InvalidItemError, match=r"library\.Article \d+: Content must be str"):
+        ModelCollection(library.Article, text=lists, name="a").embed(articles[0])
+    divided = ModelCollection(library.Article, text=lambda _: str(1 / 0), name="b")
+    with pytest.raises(ZeroDivisionError) as caught:
+        divided.embed(articles[0])
+    assert caught.value.__notes__ == [f"In the text of library.Article {articles[0].pk}."]
+    assert library.model.calls == []
+
+
+def test_deletions_through_proxies_and_children(leaflets: Any, alias: str, library: ModuleType):
+    """Whatever class they are deleted by, the rows take their embeddings along."""
+    for title in ("one", "two"):
+        leaflets.create(title=title)
+    library.leaflets.embed_multi(leaflets)
+    library.OldLeaflet.objects.using(alias).get(title="one").delete()
+    library.OldLeaflet.objects.using(alias).filter(title="two").delete()
+    assert library.leaflets.collection(alias).ids() == []
+
+    essays = library.Essay.objects.using(alias)
+    for title in ("one", "two"):
+        library.articles.embed(
+            library.Article.objects.using(alias).get(pk=essays.create(title=title).pk)
+        )
+    library.essays.embed_multi(essays)
+    essays.get(title="one").delete()
+    library.Article.objects.using(alias).get(title="two").delete()
+    assert library.articles.collection(alias).ids() == library.essays.collection(alias).ids() == []
+
+
+def test_arguments_that_are_no_declaration(library: ModuleType):
+    """They are refused where they stand."""
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        ("Leaflet", {"text": "title"}, "app_label.Model"),
+        (5, {"text": "title"}, "a Django model"),
+        (library.Leaflet, {"text": []}, "names no field"),
+        (library.Leaflet, {"text": [5]}, "list of names"),
+        (library.Leaflet, {"text": "title", "metadata": "lang"}, "metadata must be a list"),
+        (library.Leaflet, {"text": "title", "where": {"published": True}}, "where must be a Q"),
+        (library.Leaflet, {"text": "title", "model": "local"}, "model"),
+    ]
+    for model, options, message in wrong:
+        with pytest.raises(TypeError, match=message):
+            ModelCollection(model, **options)
+
+
+# Asynchronous views
+
+
+def test_awaited(alias: str, library: ModuleType):
+    """Each method has its twin, and the synchronous one says so in an event loop."""
+    from django.core.exceptions import SynchronousOnlyOperation
+
+    collection, objects = library.articles, library.Article.objects.using(alias)
+
+    async def work() -> None:
+        one = await objects.acreate(title="sleep well")
+        two = await objects.acreate(title="sleep in a tent")
+        await collection.aembed(one, await collection.aprepare(one))
+        assert (await collection.aembed_multi(objects.all())).embedded == 1
+        found = await collection.anearest(objects, "sleep well", 5)
+        assert [article async for article in found] == [one, two]
+        assert await found.acount() == 2
+        assert [a async for a in await collection.arelated(objects, one)] == [two]
+        calls: list[tuple[Any, str]] = [
+            (lambda: collection.nearest(objects, "sleep"), "anearest"),
+            (lambda: collection.related(objects, one), "arelated"),
+            (lambda: collection.embed(one), "aembed"),
+            (lambda: collection.embed_multi(objects), "aembed_multi"),
+            (lambda: collection.prepare(one), "aprepare"),
+        ]
+        for call, twin in calls:
+            with pytest.raises(SynchronousOnlyOperation, match=rf"await collection\.{twin}\("):
+                call()
+        await one.adelete()
+        await objects.all().adelete()
+
+    asyncio.run(work())
+    assert collection.collection(alias).ids() == []
+    with session(alias) as lent:
+        assert inspect(lent.connection()).has_table("embeddings")
