@@ -132,6 +132,17 @@ class TestTheIndex:
         assert len(docs.similar("x", 1000, words="round1", weights=(0, 1))) == 489
 
     @on_both
+    def test_long_texts_and_long_words(self, filled):
+        """A text of very many words, one that repeats one, and a word of very many letters."""
+        filled.embed("many", " ".join(f"w{n}" for n in range(100_000)))
+        filled.embed("again", "alpha " * 70_000 + "omega")
+        filled.embed("letters", "y" * 100_000 + " zulu")
+        assert words(filled, "w5") == ["many"]
+        assert words(filled, "omega") == ["again"]
+        assert words(filled, "zulu") == ["letters"]
+        assert filled.create_text_index() == 0
+
+    @on_both
     def test_others_write_and_delete(self, filled, db):
         """Plain SQL: what is gone or replaced is not found by its former words."""
         db.execute(text("DELETE FROM embeddings WHERE id = 'copy'"))
