@@ -85,9 +85,9 @@ def _all(parts: tuple[Condition, ...]) -> Condition:
 def _junction(operator: str, value: object, place: str) -> Condition:
     if operator not in JUNCTIONS:
         close = get_close_matches(operator, JUNCTIONS, 1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(JUNCTIONS)}"
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(JUNCTIONS)}."
         if operator in OPERATORS:
-            hint = f"it belongs to a field, as in {{'year': {{{operator!r}: ...}}}}"
+            hint = f"it belongs to a field, as in {{'year': {{{operator!r}: ...}}}}."
         raise InvalidQueryError(
             f"{place}: there is no operator {operator!r} here: {hint} A field of this name is "
             f"written {chr(92) + operator!r}"
@@ -114,7 +114,7 @@ def _operators(
     for operator in given:
         if operator not in OPERATORS:
             close = get_close_matches(str(operator), OPERATORS, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(OPERATORS)}"
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(OPERATORS)}."
             raise InvalidQueryError(
                 f"{place} is compared with a dict, in which {operator!r} is no operator: {hint} "
                 "To look into an object, write its fields with dots: 'address.city'"
