@@ -1,11 +1,11 @@
 # make demo    run the example on the standard library's own docstrings; Q="…" asks a question
 # make test    run the tests
 # make check   what CI runs: lint, types, tests, tests on the oldest supported SQLAlchemy
-# make long    run the contract over every way to reach a database, tell ten thousand random
-#              histories, search 10,000 times beside a writer, interrupt a search at each moment,
-#              have 16 threads do 10,000 short transactions on one SQLite file, and write 1,000
-#              overlapping batches from each of 8 processes on PostgreSQL; tell 5,000 histories of
-#              writers and refreshers
+# make long    run the contract over every way to reach a database, embed 100,000 items through a
+#              service of whose requests 2 % fail, tell ten thousand random histories, search 10,000
+#              times beside a writer, interrupt a search at each moment, have 16 threads do 10,000
+#              short transactions on one SQLite file, and write 1,000 overlapping batches from each
+#              of 8 processes on PostgreSQL; tell 5,000 histories of writers and refreshers
 # make docs    build the documentation into build/docs; whatever Sphinx warns of is an error
 # make bench   print ratios against other ways to do the same, measured side by side, and draw
 #              the time of a search over the number of rows
@@ -50,6 +50,7 @@ long: $(VENV)/.dev
 		tests/reliability/test_matrix.py::test_an_interrupt_anywhere
 	EMBEDDINGS_FOLLOWED=5000 $(BIN)/python -m pytest tests/reliability/test_following.py
 	EMBEDDINGS_TRANSACTIONS=10000 $(BIN)/python -m pytest tests/reliability/test_threads.py
+	EMBEDDINGS_ITEMS=100000 $(BIN)/python -m pytest tests/writing/test_large_import.py
 	EMBEDDINGS_BATCHES=1000 EMBEDDINGS_KILLS=100 $(BIN)/python -m pytest \
 		tests/reliability/test_postgresql_processes.py
 
@@ -64,6 +65,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.providers
 	$(BIN)/python -m benchmarks.latency
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.django_models
+	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.following
 
 writers: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.writers

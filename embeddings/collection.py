@@ -5,7 +5,20 @@ Each method states its contract and calls one function of `writing`, `searching`
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, Unpack, cast, overload
+from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    NoReturn,
+    TypeVar,
+    Unpack,
+    cast,
+    overload,
+)
 
 from . import errors
 from .following import sync as syncing
@@ -25,7 +38,7 @@ from .writing.items import Prepared, checked_extra, checked_item, content_hash, 
 from .writing.progress import length_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Self
 
     from sqlalchemy import Subquery
@@ -46,6 +59,9 @@ if TYPE_CHECKING:
     from .writing.report import Report
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
 def refuse_pickling(collection: Any) -> NoReturn:
     """Say what to send to another process in place of a collection.
 
@@ -57,6 +73,29 @@ def refuse_pickling(collection: Any) -> NoReturn:
         f"{kind} {collection.name!r} cannot be pickled or copied: it holds a connection to its "
         f"database. Send the name, and open it where it is needed: {kind}(name, engine)"
     )
+
+
+def documented(**names: str) -> Callable[[F], F]:
+    """Let a method take keywords by the names that `llm` documents for them, too."""
+
+    def ours(options: dict[str, Any]) -> dict[str, Any]:
+        for name, own in names.items():
+            if name in options and own not in options:
+                options[own] = options.pop(name)
+        return options
+
+    def named(method: F) -> F:
+        @wraps(method)
+        def taken(self: Any, /, *args: Any, **options: Any) -> Any:
+            return method(self, *args, **ours(options))
+
+        @wraps(method)
+        async def awaited(self: Any, /, *args: Any, **options: Any) -> Any:
+            return await method(self, *args, **ours(options))
+
+        return cast("F", awaited if iscoroutinefunction(method) else taken)
+
+    return named
 
 
 class Collection(Generic[K]):
@@ -292,6 +331,7 @@ class Collection(Generic[K]):
 
     # Writing
 
+    @documented(text="value")
     def embed(
         self,
         id: Key,
@@ -617,6 +657,7 @@ class Collection(Generic[K]):
 
     # Searching
 
+    @documented(query="value")
     def similar(
         self,
         value: Content,

@@ -21,6 +21,7 @@ EmbeddingsError
 ├── IndexingError (RuntimeError)        an index that cannot be made here
 └── BindingError (RuntimeError)         a database that cannot be used in this way
 
+CorruptMetadataWarning (UserWarning)    stored metadata that is not JSON was taken for none
 CorruptVectorWarning (UserWarning)      stored vectors that a search had to leave out
 MissingWordsWarning (UserWarning)       items that no search by words can find yet
 MemoryBudgetWarning (UserWarning)       a collection that is too large to be searched from memory
@@ -228,6 +229,10 @@ class MemoryBudgetWarning(UserWarning):
 
     `set_memory_budget` allows more. It is given once for a collection, in each process.
     """
+
+
+class CorruptMetadataWarning(UserWarning):
+    """Stored metadata is not JSON, and was taken for none; the message names the items."""
 
 
 class MissingWordsWarning(UserWarning):

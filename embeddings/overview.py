@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, inspect, select
 
+from . import databases
 from .collection import Collection
 from .errors import SchemaError
 from .following import triggers
@@ -22,8 +23,11 @@ from .work import Work, stored_vector_bytes
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from sqlalchemy import Connection
+
     from .following.source import ModelCollection
     from .sessions import DatabaseLike
+    from .tables.records import Records
 
 REMEDY = (
     "Make the triggers as they are declared: in a new revision (op.follow_rows, which autogenerate "
@@ -91,10 +95,14 @@ class Overview:
     collections: tuple[CollectionOverview, ...]
     tables: tuple[str, ...] = ()
     followed: tuple[FollowedOverview, ...] = ()
+    lost: tuple[str, ...] = ()
+    """What others have removed from beside the tables, and what makes it again."""
 
     @property
     def is_current(self) -> bool:
-        """Whether there is nothing to migrate."""
+        """Whether there is nothing to migrate, and nothing was lost."""
+        if self.lost:
+            return False
         are_the_hosts = bool(self.tables) and RECORDS.embeddings.name not in self.tables
         return self.revision == self.head or (self.revision is None and are_the_hosts)
 
@@ -122,7 +130,9 @@ class Overview:
         return "\n".join(rows if self.is_followed else [*rows, "", REMEDY])
 
     def _collections(self) -> str:
-        if self.is_current and self.revision is None:
+        if self.lost:
+            schema = "\n".join(f"Not whole: {lost}." for lost in self.lost)
+        elif self.is_current and self.revision is None:
             schema = f"Tables of your own migrations: {', '.join(self.tables)}."
         elif self.is_current:
             schema = f"Schema {self.head}, up to date."
@@ -173,9 +183,21 @@ def overview(db: DatabaseLike, declared: Sequence[ModelCollection[Any]] = ()) ->
                 tuple(collections),
                 tuple(each.embeddings.fullname for each in records),
                 tuple(one for each in records for one in _followed(Work(session, each), declared)),
+                tuple(_lost(work.connection, records)),
             )
     finally:
         sessions.close()
+
+
+def _lost(connection: Connection, records: Sequence[Records]) -> Iterator[str]:
+    is_migrated = current_revision(connection) == head_revision()
+    for each in records:
+        ours = each.embeddings.fullname == RECORDS.embeddings.fullname
+        if ours and not is_migrated:
+            continue
+        lost = databases.of(connection.dialect).missing_beside(connection, each)
+        if lost:
+            yield f"{lost}: " + ("migrate" if ours else "call embeddings.install(engine, records)")
 
 
 def _followed(work: Work, declared: Sequence[ModelCollection[Any]]) -> Iterator[FollowedOverview]:

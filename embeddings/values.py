@@ -54,14 +54,25 @@ def dump_metadata(metadata: Mapping[str, Any]) -> str:
         raise InvalidItemError("metadata holds an integer with too many digits") from None
 
 
-def load_metadata(text: str) -> Metadata:
-    """Return the metadata of a stored JSON text."""
-    loaded: Metadata = json.loads(text)
+class NotJSON(dict[str, Any]):
+    """What is returned for stored metadata that is not JSON: empty, and the collection warns."""
+
+
+def load_metadata(text: str) -> Metadata | None:
+    """Return the metadata of a stored JSON text; None of an empty one, as others may leave it."""
+    if not text:
+        return None
+    try:
+        loaded: Metadata = json.loads(text)
+    except ValueError:
+        return NotJSON()
     return loaded
 
 
 def checked_content(value: object) -> str | bytes:
     """Return a content that can be stored, or raise InvalidItemError."""
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
     if not isinstance(value, str | bytes):
         raise InvalidItemError(f"Content must be str or bytes, not {type(value).__name__}")
     if isinstance(value, str):

@@ -100,6 +100,12 @@ def _wide(values: VectorLike, label: str) -> npt.NDArray[Any]:
         numbers: npt.NDArray[Any] = values
         if numbers.dtype.kind not in "fiu" or hasattr(numbers, "mask"):
             raise InvalidVectorError(f"{label}: {type(numbers).__name__} of {numbers.dtype}")
+        if numbers.dtype == np.uint8:
+            raise InvalidVectorError(
+                f"{label}: uint8 are codes and not values. Unpack bits with "
+                "np.unpackbits(codes) * 2.0 - 1, and take the offset from others: "
+                "codes.astype(np.float32) - 128"
+            )
     elif isinstance(values, str | bytes | bytearray):
         raise InvalidVectorError(f"{label}: expected numbers, got {type(values).__name__}")
     else:

@@ -96,6 +96,7 @@ class Work:
         has_listeners: Whether a host may have conditions of its own for every SELECT, by
             `do_orm_execute`.
         extra: Values of a host's own columns of embeddings, for rows that are new.
+        texts: Of the items that are being written, by their ids, with their hashes.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Work:
         self.runtime = runtime
         self.has_listeners = has_listeners(session)
         self.extra: Mapping[str, Any] = {}
+        self.texts: Mapping[str, tuple[str, bytes]] = {}
         self._row: CollectionRow | None = None
 
     @property

@@ -21,7 +21,7 @@ from typing import (
     overload,
 )
 
-from ..collection import Collection, refuse_pickling
+from ..collection import Collection, documented, refuse_pickling
 from ..keys import K
 from ..models.base import BATCH_SIZE
 from ..searching import read
@@ -358,6 +358,7 @@ class AsyncCollection(Generic[K]):
 
     content_hash = staticmethod(Collection.content_hash)
 
+    @documented(query="value")
     async def similar(
         self,
         value: Content,

@@ -99,7 +99,7 @@ class _Tasks(Pool):
     """
 
     def __init__(self, at_once: int) -> None:
-        self.ahead = 2 * at_once
+        self.ahead = at_once
         self._turns = asyncio.Semaphore(at_once)
         self._going_on: set[asyncio.Task[Any]] = set()
 

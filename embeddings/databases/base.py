@@ -200,6 +200,10 @@ class Database:
             SchemaError: Somebody else has a table of such a name.
         """
 
+    def missing_beside(self, connection: Connection, records: Records) -> str | None:
+        """Return what is missing beside complete tables, of what `install` makes, or None."""
+        return None
+
     def side_tables(self, records: Records) -> set[str]:
         """Return the names of the tables that stand beside, which no metadata holds."""
         return set()

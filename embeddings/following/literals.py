@@ -69,6 +69,13 @@ class Follow:
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {name: value for name, (value, default) in values.items() if value != default}
 
+    @property
+    def condition_columns(self) -> tuple[str, ...]:
+        """The columns that the condition may read: those whose names are in it."""
+        where = (self.where or "").lower()
+        named = (each for each in self.columns if each.lower() in where or '"' in each)
+        return tuple(named) if self.where is not None else ()
+
     def to_json(self) -> str:
         """Return it as it is kept with its triggers: without what the table can be asked for."""
         text = json.dumps({**self.values, "unique": ()})

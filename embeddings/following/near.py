@@ -26,12 +26,12 @@ Stale = Literal["include", "exclude"]
 def nearest(
     declared: ModelCollection[M],
     docs: Collection[Any],
-    rows: Select[Any] | None,
+    rows: Select[*tuple[Any, ...]] | None,
     pending: Stale,
     filters: Filters,
     find: Callable[..., Subquery],
 ) -> list[Row[M, float]]:
-    """Return the rows that a search finds, with their scores, best first, ties by key.
+    """Return the rows that a search finds, with their scores, best first; equal scores by key.
 
     Args:
         declared: Whose condition all rows meet.
@@ -55,11 +55,13 @@ def nearest(
         found = find(**filters, among=among)
     except DoesNotExist:
         return []
+    by_rank = found.c.get("rank")  # of a search by words as well
+    order = (found.c.score.desc(), declared.key) if by_rank is None else (by_rank,)
     ranked = (
         statement.add_columns(found.c.score)
         .where(declared.key == found.c.id)
         .order_by(None)
-        .order_by(found.c.score.desc(), declared.key)
+        .order_by(*order)
     )
     with docs.reference.work() as work:
         return list(work.session.execute(ranked).all())

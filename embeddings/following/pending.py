@@ -193,6 +193,8 @@ class Pending:
 
     def put_off(self, noted: Mapping[str, frozenset[int]], errors: Mapping[str, str]) -> None:
         """Say why items cannot be embedded, and let them be tried after a pause, a few times."""
+        if not errors:
+            return
         with self._collection.work(write=True) as work:
             columns = pending_table(work.records).c
             for id, error in errors.items():

@@ -205,12 +205,13 @@ class Registry:
         return cast("EmbeddingModel", model)
 
     def get_embedding_models(self) -> list[EmbeddingModel]:
-        """Return every model known by now, sorted by id: registered, built-in, announced."""
+        """Return every model known by now, sorted by id; those of `llm`'s plugins, too."""
         with self._announced_lock:
             self._announced.run()
+        of_plugins = {model.model_id: model for model in _all_of_llm()}
         with self._lock:
             self._built_in.run()
-            known = {**self._models, **self._settings().models}
+            known = {**of_plugins, **self._models, **self._settings().models}
             models = [self.substituted(known[model_id]) for model_id in sorted(known)]
         return cast("list[EmbeddingModel]", models)
 
@@ -423,6 +424,16 @@ class _Once:
 
     def after_fork(self) -> None:
         self._is_running = False
+
+
+def _all_of_llm() -> list[SupportsEmbedding]:
+    try:
+        with importing():
+            import llm
+    except ImportError:
+        return []
+    models: list[SupportsEmbedding] = llm.get_embedding_models()  # type: ignore[no-untyped-call]
+    return models
 
 
 def _find_in_llm(name: str) -> SupportsEmbedding | None:

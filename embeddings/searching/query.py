@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
+from html import escape
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict
 
 from sqlalchemy import (
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from ..values import Metadata
     from ..work import Reference, Work
 
+SHOWN = 200  # characters of a content in a notebook's table
 Where: TypeAlias = (
     "ColumnElement[bool] | Mapping[str, Any] | Sequence[ColumnElement[bool] | Mapping[str, Any]]"
 )
@@ -109,6 +111,21 @@ class Entries(list[Entry[K]]):
     def __init__(self, entries: Iterable[Entry[K]] = (), *, exact: bool = True) -> None:
         super().__init__(entries)
         self.exact = exact
+
+    def _repr_html_(self) -> str:
+        """Return a table, as notebooks show it."""
+        rows = "".join(
+            f"<tr><td>{escape(str(one.id))}</td><td>{one.score:.4f}</td>"
+            f"<td>{escape(_short(one.content))}</td><td>{escape(_short(one.metadata))}</td></tr>"
+            for one in self
+        )
+        heading = "".join(f"<th>{name}</th>" for name in ("id", "score", "content", "metadata"))
+        return f"<table><tr>{heading}</tr>{rows}</table>"
+
+
+def _short(value: object) -> str:
+    text = "" if value is None else str(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 
 class ScoredRow(NamedTuple):

@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import func, select
-from sqlalchemy.orm import joinedload
+from sqlalchemy.orm import attributes, joinedload
 
 from ..sessions import bind_for_reading
 from ..tables.ours import are_missing, explained
 from ..tables.records import remember_key
+from ..values import NotJSON
 from ..vectors import ITEM_BYTES
 from ..work import Work, retried
 from .query import check_query, several, starts_with
-from .scan import warn_of
+from .scan import warn_of, warn_of_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -62,6 +63,9 @@ def get(collection: Reference[Any], id: Key) -> EmbeddingRecord | None:
 
 def _with_key(collection: Reference[Any], record: EmbeddingRecord) -> EmbeddingRecord:
     remember_key(record, collection.keys.from_text(record.id))
+    if isinstance(record.metadata_, NotJSON):
+        warn_of_metadata([record.id])
+        attributes.set_committed_value(record, "metadata_", None)
     return record
 
 

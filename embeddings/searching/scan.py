@@ -11,7 +11,7 @@ import numpy as np
 from sqlalchemy import ColumnElement, func, select
 
 from ..databases.status import Searched
-from ..errors import CorruptVectorWarning, InvalidVectorError
+from ..errors import CorruptMetadataWarning, CorruptVectorWarning, InvalidVectorError
 from ..vectors import ITEM_BYTES, TopK, are_contenders, cosine_scores
 from .query import Query, Ranking, ScoredRow
 
@@ -221,14 +221,27 @@ class _Reading:
 
 def warn_of(corrupt: Sequence[Any], dimensions: int) -> None:
     """Warn of rows, by their ids, that a search had to leave out."""
-    named = ", ".join(map(repr, sorted(map(str, corrupt))[:NAMED]))
-    more = f" and {len(corrupt) - NAMED} more" if len(corrupt) > NAMED else ""
     warnings.warn(
         f"Left out of the search, because the stored vector is not {dimensions} finite "
-        f"float32 values: {named}{more}. Embed them again with force=True, or delete them",
+        f"float32 values: {_named(corrupt)}. Embed them again with force=True, or delete them",
         CorruptVectorWarning,
         stacklevel=3,
     )
+
+
+def warn_of_metadata(ids: Sequence[str]) -> None:
+    """Warn of items, by their ids, whose stored metadata is not JSON."""
+    warnings.warn(
+        f"The stored metadata is not JSON, and taken for none: {_named(ids)}. Replace it with "
+        "set_metadata",
+        CorruptMetadataWarning,
+        stacklevel=3,
+    )
+
+
+def _named(ids: Sequence[Any]) -> str:
+    named = ", ".join(map(repr, sorted(map(str, ids))[:NAMED]))
+    return named + (f" and {len(ids) - NAMED} more" if len(ids) > NAMED else "")
 
 
 def are_vectors(blobs: Sequence[Any], vector_bytes: int) -> bool:

@@ -11,11 +11,12 @@ from sqlalchemy import TypeDecorator, select, type_coerce
 
 from ..errors import InvalidItemError, InvalidQueryError, InvalidVectorError
 from ..models.base import check_content
-from ..values import checked_content
+from ..values import NotJSON, checked_content
 from ..vectors import as_query
 from ..work import retried
 from . import hybrid
 from .query import RANKS, Entries, Entry, NotConfirmed, several
+from .scan import warn_of_metadata
 from .words import no_index
 
 if TYPE_CHECKING:
@@ -281,6 +282,11 @@ def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
         Entry(from_text(id), score, content, metadata)
         for id, score, content, metadata, _ in ranking.rows
     ]
+    unreadable = [at for at, entry in enumerate(found) if isinstance(entry.metadata, NotJSON)]
+    if unreadable:
+        warn_of_metadata([ranking.rows[at].id for at in unreadable])
+        for at in unreadable:
+            found[at].metadata = None
     if query.words is not None:
         for entry, row in zip(found, ranking.rows, strict=True):
             vars(entry)[RANKS] = row.ranks

@@ -44,6 +44,8 @@ _ENDINGS = ("ings", "ing", "edly", "ed", "ies", "es", "s", "ly", "e", "y")
 SHORTEST = 4  # letters of the beginning of a word
 
 _WORD = re.compile(r"[^\W_]+")
+_ACCENTS = re.compile("(?<=[A-Za-z])[\u0300-\u036f]+")
+"""After the letter, in decomposed text."""
 
 
 def checked_language(language: object) -> str:
@@ -60,13 +62,15 @@ def checked_language(language: object) -> str:
 
 
 def tokens(text: str, language: str) -> list[str]:
-    """Return the words of a text in their order: letters and digits, in lower case, unaccented.
+    """Return the words of a text in their order: letters and digits, in lower case.
 
-    For "cjk" they are all runs of three letters.
+    The letters A to Z have no accents; those of other alphabets keep theirs, as FTS5 has it. For
+    "cjk" the words are all runs of three letters, with their accents.
     """
     if not text.isascii():
-        decomposed = unicodedata.normalize("NFKD", text)
-        text = "".join(letter for letter in decomposed if not unicodedata.combining(letter))
+        if language != "cjk":
+            text = _ACCENTS.sub("", unicodedata.normalize("NFD", text))
+        text = unicodedata.normalize("NFC", text)
     words = _WORD.findall(text.lower())
     if language != "cjk":
         return words

@@ -47,7 +47,8 @@ class Pool:
     """
 
     ahead = 1
-    """The most pieces that it makes sense to have begun, their results not taken yet."""
+    """The most pieces that it makes sense to have begun, their results not taken yet: more would
+    be lost at once if the program ended."""
 
     def __enter__(self) -> Self:
         return self
@@ -68,7 +69,7 @@ class Threads(Pool):
     """
 
     def __init__(self, at_once: int) -> None:
-        self.ahead = 2 * at_once  # others go on while the oldest is slow
+        self.ahead = at_once
         self._at_once = at_once
         self._threads = 0
         self._waiting: SimpleQueue[Callable[[], object] | None] = SimpleQueue()

@@ -8,13 +8,14 @@ from pickle import UnpicklingError
 from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Inspector, MetaData, Table, delete, event, inspect
+from sqlalchemy import Connection, Engine, Inspector, MetaData, Table, delete, event, inspect
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.orm import registry, relationship
 from sqlalchemy.schema import DropTable
 
 from .. import databases
 from ..internals import calling_module, registry_of, tables_to_create
+from ..sessions.own import owned_transaction
 from .ours import VERSION_TABLE, check_adoptable, schema_map_of
 from .records import RECORDS, CollectionColumns, EmbeddingColumns, Records
 
@@ -26,15 +27,20 @@ KNOWN: list[Records] = []
 """All records that were made in this process."""
 
 
-def install(connection: Connection, records: Records = RECORDS) -> None:
+def install(connection: Connection | Engine, records: Records = RECORDS) -> None:
     """Create what stands beside the tables: pending rows, on SQLite the change log.
 
     And on PostgreSQL the columns of text indexes.
 
-    Can be repeated: what is there is kept or made anew. Runs in the connection's transaction.
+    Can be repeated: what is there is kept or made anew. Runs in the connection's transaction; on an
+    engine in one of its own.
     `migrate` and `create_all` do this by themselves; a migration of your own, which creates the
     tables of `make_records` or rebuilds them, calls it afterwards.
     """
+    if isinstance(connection, Engine):
+        with owned_transaction(connection, write=True) as own:
+            install(own, records)
+        return
     database = databases.of(connection.dialect)
     database.install(connection, records)
     database.install_pending(connection, records)

@@ -19,6 +19,7 @@ from ..errors import SchemaError
 from ..forks import Lock, importing
 from ..sessions.own import owned_transaction
 from .ours import VERSION_TABLE, are_complete, schema_of
+from .records import RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,6 +36,9 @@ _alembic_lock = Lock()
 
 def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
     """Create the tables, or bring them up to date; also those that `llm` made, keeping every row.
+
+    What others have removed from beside them, such as triggers that a tool lost when it rebuilt a
+    table, is made again.
 
     Safe to call at every start and from several processes at once: one does the work, the others
     wait. On an engine the work is one transaction, and a failure leaves nothing. On a connection
@@ -61,7 +65,7 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
     revision = revision.rpartition(":")[2]
     if isinstance(bind, Engine):
         with owned_transaction(bind, write=False) as connection:
-            if is_migrated(connection, revision):
+            if is_migrated(connection, revision) and not _lost(connection):
                 return
         with _migration(bind) as connection:
             migrate(connection, revision)
@@ -71,6 +75,14 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
         connection.begin()
     if not is_migrated(connection, revision):
         _run_alembic(connection, lambda command, config: command.upgrade(config, revision))
+    if _lost(connection):
+        databases.of(connection.dialect).install(connection, RECORDS)
+
+
+def _lost(connection: Connection) -> str | None:
+    """Return what others have removed from beside tables of the newest revision, or None."""
+    database = databases.of(connection.dialect)
+    return database.missing_beside(connection, RECORDS) if is_migrated(connection) else None
 
 
 def downgrade(
@@ -202,7 +214,8 @@ def bring_up_to_date(session: Callable[..., AbstractContextManager[Session]]) ->
     """
     with session(write=False) as reading:
         connection = reading.connection()
-        is_complete, database = is_migrated(connection), databases.of(connection.dialect)
+        database = databases.of(connection.dialect)
+        is_complete = is_migrated(connection) and not _lost(connection)
     if is_complete:
         return
     try:

@@ -17,7 +17,7 @@ from ..work import retried
 from . import rows
 from .progress import teller
 from .report import Report
-from .resolve import Resolution, is_same_json
+from .resolve import Resolution, is_same_json, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -148,7 +148,7 @@ def _write(other: Reference[Any], given: Sequence[dict[str, Any]], model_id: str
             raise ModelMismatchError(other.name, found.model_id, model_id)
         there = _unchanged(work, given) if found.vector_bytes is not None else set()
         new = [row for row in given if row["id"] not in there]
-        rows.write(work, Resolution(new))
+        rows.write(work, Resolution(new, texts=texts_of(given)))
     return len(new)
 
 

@@ -16,7 +16,7 @@ from sqlalchemy import select
 from ..models.base import Kind, batches
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ..vectors import Float32
     from ..work import Work
@@ -30,9 +30,12 @@ def is_same_json(text: str, stored: str | None, *, keeps_order: bool) -> bool:
     if stored is None:
         return False
     # As text: to Python 1, 1.0 and True are equal.
-    one, other = (
-        json.dumps(json.loads(json_text), sort_keys=not keeps_order) for json_text in (text, stored)
-    )
+    try:
+        one, other = (
+            json.dumps(json.loads(found), sort_keys=not keeps_order) for found in (text, stored)
+        )
+    except ValueError:  # what another program has stored is not JSON
+        return False
     return one == other
 
 
@@ -68,6 +71,15 @@ class Resolution:
     """The texts of all these items, by their ids, with their hashes: for a text index."""
     vectors: dict[ContentKey, Float32] = field(default_factory=dict)
     """The vectors at hand, with those that the collection has."""
+
+
+def texts_of(rows: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, bytes]]:
+    """Return the stored texts of whole rows, as `Resolution.texts` has them."""
+    return {
+        row["id"]: (row["content"], row["content_hash"])
+        for row in rows
+        if row["content"] is not None
+    }
 
 
 def resolve(

@@ -46,6 +46,7 @@ def write(work: Work, resolution: Resolution, new: Collection[str] = ()) -> bool
         ("change" if change["embedding"] is None else "vector", change)
         for change in resolution.changes
     ]
+    work.texts = resolution.texts
     steps.sort(key=lambda step: step[1]["id"])
     is_in_doubt = False
     for kind, group in itertools.groupby(steps, operator.itemgetter(0)):

@@ -29,7 +29,7 @@ from .items import (
 )
 from .progress import teller
 from .report import Report
-from .resolve import Resolution, stored_vectors
+from .resolve import Resolution, stored_vectors, texts_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -276,12 +276,7 @@ def _store(
     with collection.work(write=True) as work:
         work.extra = extra
         collection.find_or_create(work)
-        texts = {
-            row["id"]: (row["content"], row["content_hash"])
-            for row in given
-            if row["content"] is not None
-        }
-        rows.write(work, Resolution(given, texts=texts))
+        rows.write(work, Resolution(given, texts=texts_of(given)))
 
 
 @retried

@@ -426,7 +426,7 @@ WORDS = {
     "threshold": "use min_score=",
     "filter": "use where=",
     "ids": "use among=",
-    "xyz": "it takes number, prefix, offset, min_score, where, among, exact",
+    "xyz": "it takes number, prefix, offset, min_score, where, among, words, weights, exact",
 }
 
 

@@ -181,7 +181,7 @@ METADATA = {"name": "Hünd", "tags": ["a", None, 1.5, True], "deep": {"x": {}}}
 def test_embed_stores_the_documented_row(db: Any, docs: Collection[str]):
     """A row has the float32 vector, the text, the MD5, the metadata and the time."""
     before = int(time.time())
-    returned = docs.embed("hound", "my happy hünd", METADATA, True)  # type: ignore[func-returns-value]
+    returned = docs.embed("hound", "my happy hünd", METADATA, True)
     assert returned is None
     after = int(time.time())
     [row] = rows_of(db, select(EmbeddingRecord.__table__))

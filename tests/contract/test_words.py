@@ -66,6 +66,22 @@ class TestTheIndex:
             words(filled, nothing)
 
     @on_both
+    @pytest.mark.parametrize("language", ["simple", "cjk"])
+    def test_words_of_other_alphabets(self, docs, language):
+        """A text is found by its own words, whatever marks its letters have."""
+        texts = ["новый ёжик", "ελληνικά", "한국어문장", "がぎぐげご", "東京都庁舎", "việt tiếng",
+                 "Straße", "İstanbul", "ﬁsh", "عربية"]  # fmt: skip
+        docs.create_text_index(language)
+        docs.embed_multi(enumerate(texts), store=True)
+        for n, content in enumerate(texts):
+            for word in content.split():
+                assert words(docs, word) == [str(n)]
+        if language == "simple":
+            docs.embed("decomposed", "cafe\u0301")
+            assert words(docs, "tieng") == ["5"]
+            assert words(docs, "café") == words(docs, "CAFE") == ["decomposed"]
+
+    @on_both
     def test_words_that_say_little_are_not_looked_for(self, filled):
         """But where there are no others."""
         assert words(filled, "how do I wait") == ["time"]
@@ -101,6 +117,30 @@ class TestTheIndex:
         assert words(filled, "something password derivation") == []
         filled.store_vectors([("own", filled.embed_query("x"), None, "a vector from elsewhere")])
         assert words(filled, "elsewhere") == ["own"]
+
+    @on_both
+    def test_many_at_once(self, docs):
+        """By the fastest way in that the database has; also in place of what is there."""
+        docs.create_text_index()
+        for n in range(2):
+            docs.embed_multi((i, f"number{i}x of round{n}") for i in range(600))
+            assert words(docs, "number17x") == ["17"]
+            assert len(docs.similar("x", 1000, words=f"round{n}", weights=(0, 1))) == 600
+            assert words(docs, f"round{1 - n}") == []
+        assert docs.create_text_index() == 0
+        assert docs.delete_items(prefix="5") == 111
+        assert len(docs.similar("x", 1000, words="round1", weights=(0, 1))) == 489
+
+    @on_both
+    def test_long_texts_and_long_words(self, filled):
+        """A text of very many words, one that repeats one, and a word of very many letters."""
+        filled.embed("many", " ".join(f"w{n}" for n in range(100_000)))
+        filled.embed("again", "alpha " * 70_000 + "omega")
+        filled.embed("letters", "y" * 100_000 + " zulu")
+        assert words(filled, "w5") == ["many"]
+        assert words(filled, "omega") == ["again"]
+        assert words(filled, "zulu") == ["letters"]
+        assert filled.create_text_index() == 0
 
     @on_both
     def test_others_write_and_delete(self, filled, db):

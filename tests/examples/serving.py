@@ -12,8 +12,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from selenium.common import WebDriverException
+from selenium.webdriver.support.wait import WebDriverWait
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from selenium import webdriver
+    from selenium.webdriver.remote.webelement import WebElement
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECONDS_TO_START = 60
@@ -81,3 +87,15 @@ def _address(process: subprocess.Popen[bytes], log: Path) -> str:
             return found[1]
         time.sleep(0.05)
     raise RuntimeError(f"The server did not start: {log.read_text()}")
+
+
+def follow(browser: webdriver.Chrome, element: WebElement) -> None:
+    """Click, and wait for the page to which it leads."""
+
+    def is_there(browser: webdriver.Chrome) -> bool:
+        state = browser.execute_script("return document.readyState")
+        return browser.current_url != before and state == "complete"
+
+    before = browser.current_url
+    element.click()
+    WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException]).until(is_there)

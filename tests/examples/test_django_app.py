@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+from selenium.webdriver.common.by import By
 from sqlalchemy import make_url
 
-from tests.examples.serving import EXAMPLES, copied, python, run, served
+from tests.examples.serving import EXAMPLES, copied, follow, python, run, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from selenium import webdriver
+    from selenium.webdriver.remote.webelement import WebElement
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,44 @@ def test_it_is_used_over_http(site: str, folder: Path, environment: dict[str, st
     status = run("manage", "embeddings", "status", folder=folder, **environment)
     # Ten samples, one that was asked and one that was imported.
     assert re.search(r"helpdesk.ticket +\S+ +256 +12 ", status), status
+
+
+def test_the_admin_in_a_browser(
+    site: str, folder: Path, environment: dict[str, str], browser: webdriver.Chrome
+):
+    """Found by meaning, the nearest first, or by a column; embedded when saved."""
+    superuser = ("createsuperuser", "--noinput", "--username=agent", "--email=a@example.org")
+    password = environment | {"DJANGO_SUPERUSER_PASSWORD": "agent"}
+    run("manage", *superuser, folder=folder, **password)
+
+    def field(name: str) -> WebElement:
+        return browser.find_element(By.NAME, name)
+
+    def subjects() -> list[str]:
+        rows = browser.find_elements(By.CSS_SELECTOR, "#result_list th.field-subject a")
+        return [row.text for row in rows]
+
+    def button(selector: str) -> None:
+        follow(browser, browser.find_element(By.CSS_SELECTOR, selector))
+
+    browser.get(f"{site}/admin/helpdesk/ticket/")
+    field("username").send_keys("agent")
+    field("password").send_keys("agent")
+    button("[type=submit]")
+    field("q").send_keys("return the payment to a customer")
+    button("#changelist-search [type=submit]")
+    assert subjects()[0] == "How do I give money back?"
+    follow(browser, browser.find_element(By.LINK_TEXT, "How do I give money back?"))
+    field("subject").clear()
+    field("subject").send_keys("A cat in the oven")
+    field("question").clear()
+    field("question").send_keys("There is a kitten where the bread should be.")
+    button("[name=_save]")
+    browser.get(f"{site}/admin/helpdesk/ticket/?q=kitten")
+    assert subjects()[0] == "A cat in the oven"
+    button("th.column-subject a")
+    assert subjects() == sorted(subjects(), key=str.casefold)
+    assert len(subjects()) > 5
 
 
 # What Django's own commands make, and a visitor.

@@ -3,38 +3,20 @@
 from __future__ import annotations
 
 import re
-import shutil
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from selenium import webdriver
-from selenium.common import WebDriverException
 from selenium.webdriver.common.by import By
-from selenium.webdriver.support.wait import WebDriverWait
 
-from tests.examples.serving import copied, run, served
+from tests.examples.serving import copied, follow, run, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from selenium import webdriver
     from selenium.webdriver.remote.webelement import WebElement
-
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-# As root, and with nothing of its own that would want a network.
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--window-size=900,1100",
-)
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +33,6 @@ def site(folder: Path, empty_database: str) -> Iterator[str]:
     run("flask", "seed", folder=folder, **environment)
     with served("flask", "run", "--port", "0", folder=folder, **environment) as address:
         yield address
-
-
-@pytest.fixture
-def browser(tmp_path: Path) -> Iterator[webdriver.Chrome]:
-    """Chromium without a window; without Chromium the test is skipped."""
-    if CHROMIUM is None or DRIVER is None:
-        pytest.skip("needs the programs chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path / 'profile'}"):
-        options.add_argument(flag)
-    browser = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
-    yield browser
-    browser.quit()
 
 
 def test_its_own_tests_pass(folder: Path, empty_database: str):
@@ -114,15 +82,7 @@ def test_its_pages_in_a_browser(site: str, browser: webdriver.Chrome):
         return [element.text for element in browser.find_elements(By.CSS_SELECTOR, selector)]
 
     def go(element: WebElement) -> None:
-        """Click, and wait for the page to which it leads."""
-
-        def is_there(browser: webdriver.Chrome) -> bool:
-            state = browser.execute_script("return document.readyState")
-            return browser.current_url != before and state == "complete"
-
-        before = browser.current_url
-        element.click()
-        WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException]).until(is_there)
+        follow(browser, element)
 
     def link(text: str) -> WebElement:
         return browser.find_element(By.LINK_TEXT, text)

@@ -168,7 +168,7 @@ def test_a_worker_ends_by_a_signal(engine_of_notes: Engine, number: signal.Signa
     )
     try:
         execute(engine, "UPDATE notes SET body = 'edited'")
-        pending = "SELECT count(*) FROM embeddings_pending"
+        pending = "SELECT count(*) FROM embeddings_pending WHERE collection = 'notes'"
         while True:
             with engine.connect() as connection:
                 if connection.scalar(text(pending)) == 0:

@@ -20,7 +20,7 @@ from sqlalchemy.orm import (
     with_loader_criteria,
 )
 
-from embeddings import InvalidItemError, InvalidQueryError, ModelCollection
+from embeddings import InvalidItemError, InvalidQueryError, MissingWordsWarning, ModelCollection
 from embeddings.testing import DeterministicModel
 from tests.databases import on_both
 
@@ -109,6 +109,21 @@ def test_nearest(filled: Session):
     assert ids(ARTICLES.nearest(filled, "a hound eats", min_score=0.99)) == [1]
     germans = ARTICLES.nearest(filled, "a hound eats", where={"lang": "de"})
     assert {*ids(germans)} == {4, 5, 6}
+
+
+@on_both
+def test_nearest_by_words_as_well(filled: Session):
+    """In the order of both rankings; the score stays the cosine similarity."""
+    docs = ARTICLES.collection(filled)
+    with pytest.warns(MissingWordsWarning):
+        docs.create_text_index()
+    docs.embed_multi((n, title) for n, title in enumerate(TITLES, 1))
+    options: Any = {"words": "rain", "weights": (0.1, 1)}
+    entries = docs.similar("a hound eats", number=3, **options)
+    assert entries[0].id == 6
+    found = ARTICLES.nearest(filled, "a hound eats", number=3, **options)
+    assert ids(found) == [entry.id for entry in entries]
+    assert [score for _, score in found] == pytest.approx([entry.score for entry in entries])
 
 
 @on_both

@@ -99,7 +99,11 @@ def change(engine: Engine, *statements: Any) -> None:
 
 def count(engine: Engine, *conditions: Any) -> int:
     with engine.connect() as connection:
-        return len(connection.execute(select(PENDING.c.seq).where(*conditions)).all())
+        return len(
+            connection.execute(
+                select(PENDING.c.seq).where(PENDING.c.collection == "notes", *conditions)
+            ).all()
+        )
 
 
 def is_right(notes: ModelCollection[Note], engine: Engine) -> bool:

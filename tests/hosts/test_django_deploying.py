@@ -109,8 +109,8 @@ def test_tables_of_somebody_else(bare: Bare, library: ModuleType):
         cursor.execute("CREATE TABLE collections (stamps integer)")
     with pytest.raises(SchemaError, match=r"not of this library.*TABLE_PREFIX"):
         command("migrate", "embeddings")
-    *_, found = checks.run_checks(tags=["embeddings"], databases=[alias])
-    assert found.id == "embeddings.E017"
+    found = checks.run_checks(tags=["embeddings"], databases=[alias])
+    assert "embeddings.E017" in {message.id for message in found}
     assert "[ ] 0001_documented_schema" in command("showmigrations", "embeddings")
     assert "embeddings" not in tables(alias)
 
@@ -135,6 +135,7 @@ def test_tables_of_somebody_else(bare: Bare, library: ModuleType):
 def test_the_sql_of_the_migrations(prefix: str, bare: Bare):
     """What `sqlmigrate` prints makes the tables, and on the way back removes them."""
     from django.db import connections
+    from django.db.migrations.loader import MigrationLoader
 
     alias, command = bare
 
@@ -149,7 +150,8 @@ def test_the_sql_of_the_migrations(prefix: str, bare: Bare):
             driver.cursor().execute(sql.replace("%", "%%"))
 
     with settings(EMBEDDINGS={"TABLE_PREFIX": prefix}):
-        names = ["0001", "0002", "0003"]
+        migrations = MigrationLoader(None, ignore_no_migrations=True).disk_migrations
+        names = sorted(name for app, name in migrations if app == "embeddings")
         for name in names:
             run(name)
         command("migrate", "embeddings", fake=True)

@@ -6,13 +6,14 @@ import re
 import uuid
 from datetime import UTC, datetime
 from decimal import Decimal
+from threading import Barrier
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from sqlalchemy import event, text
 
-from embeddings import InvalidItemError, InvalidQueryError, ModelMismatchError
+from embeddings import InvalidItemError, InvalidQueryError, ModelMismatchError, RefusedError
 from embeddings.integrations.django import session
 from embeddings.testing import DeterministicModel
 
@@ -47,6 +48,29 @@ def titles(instances: Any) -> list[str]:
 
 
 # Writing
+
+
+def test_several_calls_of_the_model_at_a_time(
+    alias: str, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    """As many as the model says, or the call; what it refuses by itself is skipped."""
+    objects = library.Article.objects.using(alias)
+    objects.bulk_create(library.Article(title=f"text {n}", written=WRITTEN) for n in range(6))
+    together = Barrier(3)
+    embed = type(library.model).embed_batch
+
+    def refuse_one(model: Any, items: list[str]) -> Any:
+        together.wait(30)
+        if "text 3" in items:
+            error = RefusedError("not this one")
+            error.positions = (items.index("text 3"),)
+            raise error
+        return embed(model, items)
+
+    monkeypatch.setattr(type(library.model), "embed_batch", refuse_one)
+    report = library.articles.embed_multi(objects.all(), 1, concurrency=3, on_error="skip")
+    (third,) = objects.filter(title="text 3")
+    assert (report.embedded, report.skipped) == (5, ((third.pk, "not this one"),))
 
 
 def test_an_instance_is_embedded_and_found(alias: str, library: ModuleType):

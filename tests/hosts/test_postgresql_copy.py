@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import event, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from embeddings import Collection
+from embeddings import Collection, make_records
 from embeddings.testing import DeterministicModel
 from tests.databases import on_postgresql, rows_of
 
@@ -24,6 +25,19 @@ STORED = (
     "FROM embeddings WHERE collection_id = (SELECT id FROM collections WHERE name = '{}') "
     "ORDER BY id"
 )
+
+
+class Base(DeclarativeBase):
+    """A host's."""
+
+
+class OfATenant:
+    """A host's column without a default: COPY would leave it empty."""
+
+    tenant: Mapped[str | None] = mapped_column()
+
+
+RECORDS = make_records(Base, prefix="copied_", embedding_mixin=OfATenant)
 INSERTED = 50  # rows of a batch that are inserted, and not copied
 
 
@@ -116,6 +130,33 @@ def test_another_writer_has_one_of_the_ids(postgresql_engine: Engine, inserted: 
     assert docs.get("é 7").content == mine[7][3]  # type: ignore[union-attr]
     # The collection's first row, the other writer's, and those that could not be copied.
     assert len(inserted) == 3
+
+
+def test_values_of_a_hosts_own_columns(postgresql_engine: Engine):
+    """However many rows there are, and whatever writes them."""
+    Base.metadata.create_all(postgresql_engine)
+    try:
+        docs = Collection("docs", postgresql_engine, model=DeterministicModel(), records=RECORDS)
+        docs.store_vectors(rows(600), batch_size=600, extra={"tenant": "a"})
+        texts = [(f"{n}", f"text {n}") for n in range(600)]
+        docs.embed_multi(texts, batch_size=600, extra={"tenant": "b"})
+        plan = docs.plan([(f"p{n}", f"text {n}") for n in range(300)], extra={"tenant": "c"})
+        docs.apply(plan)
+        with postgresql_engine.connect() as connection:
+            counted = "SELECT tenant, count(*) FROM copied_embeddings GROUP BY 1 ORDER BY 1"
+            found = [tuple(row) for row in connection.execute(text(counted))]
+        assert found == [("a", 600), ("b", 600), ("c", 300)]
+    finally:
+        Base.metadata.drop_all(postgresql_engine)
+
+
+def test_a_connection_that_commits_each_statement(postgresql_engine: Engine, inserted: list[str]):
+    """There is no savepoint in AUTOCOMMIT, and so no COPY."""
+    with postgresql_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        docs = Collection("docs", connection, model_id="local")
+        docs.store_vectors(rows(600), batch_size=600)
+    assert docs.name in Collection.names(postgresql_engine)
+    assert inserted
 
 
 def test_a_table_that_takes_no_copy(postgresql_engine: Engine, inserted: list[str]):

@@ -320,7 +320,8 @@ class History:
     def look(self) -> None:
         """Nothing is pending, and each vector is that of its row's text."""
         with Session(self.engine) as session:
-            assert session.scalar(select(func.count()).select_from(PENDING)) == 0
+            count = select(func.count()).where(PENDING.c.collection == "history")
+            assert session.scalar(count) == 0
             rows = session.execute(
                 select(Note.id, Note.body).where(Note.published, Note.body != "")
             )

@@ -280,6 +280,7 @@ EXAMPLES = [
     errors.SchemaError("schema"),
     errors.IndexingError("index"),
     errors.BindingError("binding"),
+    errors.CorruptMetadataWarning("metadata"),
     errors.CorruptVectorWarning("corrupt"),
     errors.MemoryBudgetWarning("large"),
     errors.MissingWordsWarning("words"),

@@ -134,7 +134,7 @@ class TestAsVector:
             [np.float32(1), np.float64(2), np.int8(3)],
             [Decimal(1), Fraction(2), 3],
             np.array([1, 2, 3]),
-            np.array([1, 2, 3], np.uint8),
+            np.array([1, 2, 3], np.uint16),
             np.array([1, 2, 3], np.float16),
             np.array([1, 2, 3], np.float32),
             np.array([1, 2, 3], np.float64),

@@ -125,6 +125,23 @@ def test_a_second_copy_goes_on_where_the_first_one_stopped(
     assert state(docs) == state(there)[:-1]
 
 
+def test_the_words_of_what_is_copied(
+    engine: Engine, postgresql_engine: Engine, model: DeterministicModel
+):
+    """A text index of the other collection gets those of stored texts, on either database."""
+    docs = Collection("docs", engine, model=model)
+    docs.embed_multi([("a", "a happy hound"), ("b", "a dissatisfied cat")], store=True)
+    there = Collection("there", postgresql_engine, model=model)
+    there.create_text_index()
+    docs.copy_to(there)
+    back = Collection("back", engine, model=model)
+    back.create_text_index()
+    there.copy_to(back)
+    for copied in (there, back):
+        found = copied.similar("anything", words="cat", weights=(0, 1))
+        assert [entry.id for entry in found] == ["b"]
+
+
 def test_in_the_callers_transaction(
     engine: Engine, session: Any, postgresql_engine: Engine, model: DeterministicModel
 ):

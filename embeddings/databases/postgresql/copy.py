@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
+from . import words
 from .drivers import is_psycopg
 from .types import as_jsonb, to_pgvector
 
@@ -45,21 +46,22 @@ def copy(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
     no COPY, as with row-level security: an INSERT tells. It is within a savepoint.
     """
     connection = work.connection
-    data = _encoded(work.row.id, rows, updated)
+    columns = COLUMNS if work.row.language is None else (*COLUMNS, words.WORDS, words.WORDS_OF)
+    data = _encoded(work, rows, updated)
     try:
         with connection.begin_nested():
-            _send(connection, work, data)
+            _send(connection, work, columns, data)
     except _NotCopied:
         return False
     return True
 
 
-def _send(connection: Connection, work: Work, data: bytes) -> None:
+def _send(connection: Connection, work: Work, names: tuple[str, ...], data: bytes) -> None:
     table = work.records.embeddings
     schema = schema_map_of(connection).get(table.schema, table.schema)
     quote = connection.dialect.identifier_preparer.quote
     name = ".".join(quote(part) for part in (schema, table.name) if part is not None)
-    columns = ", ".join(map(quote, COLUMNS))
+    columns = ", ".join(map(quote, names))
     sql = f"COPY {name} ({columns}) FROM STDIN WITH (FORMAT binary, ENCODING 'UTF8')"
     pooled = connection.connection
     driver: Any = pooled.driver_connection
@@ -72,7 +74,7 @@ def _send(connection: Connection, work: Work, data: bytes) -> None:
                 lambda driver: driver.copy_to_table(
                     table.name,
                     source=io.BytesIO(data),
-                    columns=COLUMNS,
+                    columns=names,
                     schema_name=schema,
                     format="binary",
                     encoding="UTF8",
@@ -99,11 +101,12 @@ async def _copy_awaited(driver: Any, sql: str, data: bytes) -> None:
         await receiver.write(data)
 
 
-def _encoded(collection_id: int, rows: Sequence[dict[str, Any]], updated: int) -> bytes:
-    """Return rows in the binary format of COPY, with the values of `COLUMNS`."""
-    parts = [_HEADER]
+def _encoded(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bytes:
+    """Return rows in the binary format of COPY, with the values of `COLUMNS`, and the words."""
+    parts, language = [_HEADER], work.row.language
+    fields = len(COLUMNS) if language is None else len(COLUMNS) + 2
     for row in rows:
-        parts.append(_ROW.pack(len(COLUMNS), 4, collection_id))
+        parts.append(_ROW.pack(fields, 4, work.row.id))
         content, metadata = row["content"], row["metadata"]
         for value in (
             row["id"].encode(),
@@ -119,5 +122,12 @@ def _encoded(collection_id: int, rows: Sequence[dict[str, Any]], updated: int) -
                 parts += (_LENGTH.pack(len(value)), value)
         moment = row.get("updated", updated)
         parts.append(_NULL if moment is None else _INTEGER.pack(4, moment))
+        if language is not None:
+            given = work.texts.get(row["id"])
+            if given is None:
+                parts += (_NULL, _NULL)
+            else:
+                found = words.as_binary(given[0], language)
+                parts += (_LENGTH.pack(len(found)), found, _LENGTH.pack(len(given[1])), given[1])
     parts.append(_END)
     return b"".join(parts)

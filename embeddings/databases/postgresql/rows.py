@@ -117,10 +117,16 @@ def add(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
 
 
 def _can_be_copied(work: Work, rows: Sequence[dict[str, Any]]) -> bool:
-    """Return whether rows that are new may go by COPY: many, and without defaults in Python."""
-    table = work.records.embeddings
-    return len(rows) >= COPIED_FROM and all(
-        column.default is None for column in table.columns if column.name not in COLUMNS
+    """Return whether rows that are new may go by COPY, which is within a savepoint.
+
+    They are many, and a host's own columns get no values from here: given ones, or defaults in
+    Python.
+    """
+    if len(rows) < COPIED_FROM or work.extra:
+        return False
+    own = (column for column in work.records.embeddings.columns if column.name not in COLUMNS)
+    return all(column.default is None for column in own) and not (
+        work.database.commits_each_statement(work.connection)
     )
 
 

@@ -31,7 +31,11 @@ def follow(connection: Connection, given: Follow) -> None:
     table = _table(given, schema_map_of(connection).get(given.schema, given.schema))
     _check(connection, given, table)
     schema = schema_of_pending(connection, given.records)
-    run(connection, [*_script_down(given, schema), *_script(given, table, schema)])
+    has_uuid = _has_uuid(connection, given, table)
+    run(
+        connection,
+        [*_script_down(given, schema), *_script(given, table, schema, has_uuid=has_uuid)],
+    )
 
 
 def unfollow(connection: Connection, given: Follow) -> None:
@@ -104,27 +108,43 @@ def _check(connection: Connection, given: Follow, table: str) -> None:
         raise ValueError(f"where: {given.where!r} cannot be evaluated: {error.orig}") from None
 
 
-def _script(given: Follow, table: str, schema: str | None) -> list[str]:
+def _script(
+    given: Follow, table: str, schema: str | None, *, has_uuid: bool | None = None
+) -> list[str]:
     function = f"{{schema}}.{quoted(given.stem)}"
     counted = list(dict.fromkeys((given.key, *given.columns)))
-    # As text, by bytes: json has no operator, and citext one that takes other letters for the same.
-    changed = " OR ".join(
-        f'OLD.{name}::text COLLATE "C" IS DISTINCT FROM NEW.{name}::text COLLATE "C"'
-        for name in map(quoted, counted)
-    )
+    changed = " OR ".join(map(_differs, counted))
 
-    def trigger(event: str, when: str, on: str = table) -> str:
+    def trigger(event: str, when: str, argument: str = "") -> str:
         name = quoted(f"{given.stem}_{event}")
-        return f"CREATE TRIGGER {name} {when.format(on)} EXECUTE FUNCTION {function}();"
+        return (
+            f"CREATE TRIGGER {name} {when.format(table)} EXECUTE FUNCTION {function}({argument});"
+        )
 
     statements = (
         f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger {DEFINER} AS $embeddings$"
-        f"{_body(given)}$embeddings$",
+        f"{_body(given, has_uuid)}$embeddings$",
         trigger(
             "update",
             f"AFTER UPDATE OF {', '.join(map(quoted, counted))} ON {{}} FOR EACH ROW "
             f"WHEN ({changed})",
         ).rstrip(";"),
+        trigger(
+            "moved",
+            f"AFTER UPDATE OF {quoted(given.key)} ON {{}} FOR EACH ROW "
+            f"WHEN ({_differs(given.key)})",
+            "'moved'",
+        ).rstrip(";"),
+        *(
+            trigger(
+                "left",
+                f"AFTER UPDATE OF {', '.join(map(quoted, read))} ON {{}} FOR EACH ROW "
+                f"WHEN ({' OR '.join(map(_differs, read))})",
+                "'left'",
+            ).rstrip(";")
+            for read in [given.condition_columns or given.columns]
+            if given.where is not None
+        ),
         "DO $follow$ DECLARE part regclass; BEGIN "
         "IF (SELECT relkind FROM pg_catalog.pg_class "
         f"WHERE oid = {literal(table)}::regclass) = 'p' THEN "
@@ -145,21 +165,43 @@ def _script(given: Follow, table: str, schema: str | None) -> list[str]:
     return [in_schema(statement, schema) for statement in statements]
 
 
+def _differs(column: str) -> str:
+    # As text, by bytes: json has no operator, and citext one that takes other letters for the same.
+    name = quoted(column)
+    return f'OLD.{name}::text COLLATE "C" IS DISTINCT FROM NEW.{name}::text COLLATE "C"'
+
+
 def _script_down(given: Follow, schema: str | None) -> list[str]:
     inside = f"{quoted(schema)}." if schema else ""
     return [f"DROP FUNCTION IF EXISTS {inside}{quoted(given.stem)}() CASCADE"]
 
 
-def _body(given: Follow) -> str:
-    """Return what the function does, by what has happened."""
+def _has_uuid(connection: Connection, given: Follow, table: str) -> bool:
+    """Return whether the type of the key is uuid."""
+    is_uuid = text(
+        "SELECT atttypid = 'pg_catalog.uuid'::regtype FROM pg_catalog.pg_attribute "
+        "WHERE attrelid = to_regclass(:table) AND attname = :key"
+    )
+    return bool(connection.scalar(is_uuid, {"table": table, "key": given.key}))
+
+
+def _body(given: Follow, has_uuid: bool | None) -> str:
+    """Return what the function does, by what has happened.
+
+    Args:
+        given: What is followed.
+        has_uuid: Whether the type of the key is uuid; None if that is asked when it is run.
+    """
     key, name = quoted(given.key), literal(given.collection)
     add = f"INSERT INTO {{schema}}.{quoted(pending_name(given.records))} (collection, id, change)"
 
     def id_of(row: str) -> str:
-        return (
-            f"CASE WHEN pg_typeof({row}.{key}) = 'pg_catalog.uuid'::regtype "
-            f"THEN replace({row}.{key}::text, '-', '') ELSE {row}.{key}::text END"
-        )
+        as_text = f"{row}.{key}::text"
+        without = f"replace({as_text}, '-', '')"
+        if has_uuid is None:
+            is_uuid = f"pg_typeof({row}.{key}) = 'pg_catalog.uuid'::regtype"
+            return f"CASE WHEN {is_uuid} THEN {without} ELSE {as_text} END"
+        return without if has_uuid else as_text
 
     def holds(row: str) -> str:
         values = ", ".join(f"{row}.{quoted(c)} AS {quoted(c)}" for c in given.columns)
@@ -169,20 +211,14 @@ def _body(given: Follow) -> str:
         condition = "" if given.where is None else f" WHERE {holds(row)}"
         return f"{add} SELECT {name}, {id_of(row)}, '{change}'{source}{condition}"
 
-    is_moved = f"OLD.{key} IS DISTINCT FROM NEW.{key}"
-    written = f"{add} VALUES ({name}, {id_of('NEW')}, '{WRITTEN}');"
-    if given.where is not None:
-        written = (
-            f"{add} SELECT {name}, {id_of('NEW')}, CASE WHEN is_in THEN '{WRITTEN}' "
-            f"ELSE '{REMOVED}' END "
-            f"FROM (SELECT {holds('NEW')} AS is_in, {holds('OLD')} AS was_in) AS states "
-            f"WHERE is_in OR (was_in AND NOT ({is_moved}));"
-        )
+    moved = f"{add} VALUES ({name}, {id_of('OLD')}, '{REMOVED}')"
+    left = f"{added('OLD', REMOVED)} AND NOT {holds('NEW')}" if given.where is not None else "NULL"
     truncated = added("gone", REMOVED, " FROM \n AS gone").split("\n")
     return (
         f"/* {given.to_json()} */ BEGIN "
-        "IF TG_OP = 'UPDATE' THEN "
-        f"IF {is_moved} THEN {add} VALUES ({name}, {id_of('OLD')}, '{REMOVED}'); END IF; {written} "
+        # What few updates do has triggers of its own, which spares all others the question.
+        f"IF TG_OP = 'UPDATE' THEN IF TG_NARGS = 0 THEN {added('NEW', WRITTEN)}; "
+        f"ELSIF TG_ARGV[0] = 'moved' THEN {moved}; ELSE {left}; END IF; "
         "ELSIF TG_OP = 'TRUNCATE' THEN "
         f"EXECUTE {literal(truncated[0])} || quote_ident(TG_TABLE_SCHEMA) || '.' || "
         f"quote_ident(TG_TABLE_NAME) || {literal(truncated[1])}; "
@@ -210,7 +246,8 @@ def problems(connection: Connection, given: Follow) -> list[str]:
     if body is None:
         return [f"the triggers on {given.table!r} are missing"]
     told = []
-    if tuple(body) != (in_schema(_body(given), schema), True):
+    kinds = (_has_uuid(connection, given, table), None)
+    if tuple(body) not in {(in_schema(_body(given, kind), schema), True) for kind in kinds}:
         told.append(f"the function {given.stem} differs")
     found = connection.execute(
         text(
@@ -232,7 +269,7 @@ def problems(connection: Connection, given: Follow) -> list[str]:
     there = {name for name, _, _, is_table in found if is_table}
     told += [
         f"the trigger {given.stem}_{event} on {given.table!r} is missing"
-        for event in ("insert", "update", "delete")
+        for event in ("insert", "update", "moved", "delete", *(["left"] if given.where else []))
         if f"{given.stem}_{event}" not in there
     ]
     emptied = {relation for name, _, relation, _ in found if name == f"{given.stem}_truncate"}

@@ -7,6 +7,8 @@ they are: where another program replaced the row, they are not taken for those o
 
 from __future__ import annotations
 
+import struct
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -44,11 +46,17 @@ if TYPE_CHECKING:
 
 WORDS, WORDS_OF, LANGUAGE = "search_words", "search_words_of", "search_language"
 """The columns: of embeddings the words and the hash of their content; of collections."""
-MOST_POSITION, MOST_POSITIONS = 2**14 - 1, 256
-"""What a tsvector keeps: https://www.postgresql.org/docs/current/textsearch-limitations.html"""
+MOST_POSITIONS = 255
+"""Of a word: https://www.postgresql.org/docs/current/textsearch-limitations.html"""
+MOST_WORDS = MOST_POSITIONS
+"""Of a text, up to which nothing can be too much."""
 MOST_BYTES = 2**19
 """Of the words of one text that are kept; a tsvector holds twice as many with their positions."""
 MOST_WORD_BYTES = 2**10
+_NUMBER = struct.Struct(">i")
+_PLACES = [
+    struct.pack(f">xH{count}H", count, *range(1, count + 1)) for count in range(MOST_POSITIONS + 1)
+]
 PAGE = 500  # rows whose words are made at a time
 
 
@@ -207,24 +215,44 @@ def _put(work: Work, rows: Sequence[tuple[Any, ...]], language: str) -> None:
 
 
 def as_tsvector(content: str, language: str) -> str:
-    """Return the words of a text with their positions, as PostgreSQL writes a tsvector."""
-    positions: dict[str, list[str]] = {}
-    left = MOST_BYTES
-    for position, word in enumerate(tokens(content, language), 1):
-        places = positions.get(word)
-        if places is None:
-            size = len(word) if word.isascii() else len(word.encode())
-            if size > MOST_WORD_BYTES:
-                continue
-            left -= size + 8
-            if left < 0:
-                break
-            positions[word] = [str(min(position, MOST_POSITION))]
-        elif len(places) < MOST_POSITIONS and position <= MOST_POSITION and left > 0:
-            places.append(str(position))
-            left -= 2
+    """Return the words of a text, and how often each stands in it, as a tsvector is written.
+
+    That number is the number of positions, which are 1, 2 and so on: where a word stands, no search
+    of ours asks.
+    """
     # Letters and digits alone: nothing in a word has to be escaped.
-    return " ".join(f"'{word}':{','.join(places)}" for word, places in positions.items())
+    return " ".join(
+        f"'{word}':{','.join(map(str, range(1, count + 1)))}"
+        for word, count in _counts(content, language).items()
+    )
+
+
+def as_binary(content: str, language: str) -> bytes:
+    """Return the same as PostgreSQL takes it in binary.
+
+    Source: `tsvectorrecv` in PostgreSQL's tsvector.c: the number of words; each as UTF-8 with a
+    zero byte, the number of its positions and these, as int32, int16 and int16, big-endian.
+    """
+    counts = _counts(content, language)
+    words = [word.encode() + _PLACES[count] for word, count in counts.items()]
+    return _NUMBER.pack(len(words)) + b"".join(words)
+
+
+def _counts(content: str, language: str) -> dict[str, int]:
+    words = tokens(content, language)
+    counts: dict[str, int] = Counter(words)
+    if len(words) >= MOST_WORDS or len(content) > MOST_WORD_BYTES:
+        kept: dict[str, int] = {}
+        left = MOST_BYTES
+        for word, count in counts.items():
+            size = len(word.encode())
+            if size <= MOST_WORD_BYTES:
+                left -= size + 2 * count + 8
+                if left < 0:
+                    break
+                kept[word] = min(count, MOST_POSITIONS)
+        return kept
+    return counts
 
 
 def count_without(work: Work) -> int:

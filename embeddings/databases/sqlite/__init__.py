@@ -105,6 +105,10 @@ class SQLite(Database):
         """Refuse somebody else's table of the change log's name."""
         changelog.check_log(connection, records)
 
+    def missing_beside(self, connection: Connection, records: Records) -> str | None:
+        """Return whether it is the change log, its triggers or what it begins with."""
+        return changelog.missing(connection, records)
+
     def side_tables(self, records: Records) -> set[str]:
         """Return the change log, the rows that are pending, and the table of `llm`'s migrations."""
         return {changelog.log_name(records), pending_name(records), llm.TABLE}
@@ -253,6 +257,13 @@ class SQLite(Database):
         """Write by INSERT ... ON CONFLICT."""
         rows.write(work, rows_, updated)
 
+    def delete_rows(self, work: Work, conditions: Sequence[ColumnElement[bool]]) -> int:
+        """Delete rows, and their words."""
+        count = super().delete_rows(work, conditions)
+        if count and work.row.language is not None:
+            words.clean(work, work.row.language)
+        return count
+
     # Rows of the host's that a collection follows
 
     def text_hash(
@@ -319,7 +330,7 @@ class SQLite(Database):
         return words.without_words(work, ids)
 
     def put_words(self, work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
-        """Put in what the triggers did not, because it is not stored."""
+        """Put in what is not there."""
         words.put(work, texts, language)
 
     def count_without_words(self, work: Work) -> int:

@@ -52,6 +52,21 @@ def install(connection: Connection, records: Records) -> None:
             connection.exec_driver_sql(statement)
 
 
+def missing(connection: Connection, records: Records) -> str | None:
+    """Return what of the change log others have removed, or None."""
+    inside, name = within(schema_of(connection, records)), log_name(records)
+    if not _has_log(connection, records):
+        return f"the change log {name} is missing"
+    found = connection.exec_driver_sql(
+        f"SELECT name FROM {inside}sqlite_master WHERE type = 'trigger' AND tbl_name IN (?, ?)",
+        (records.embeddings.name, name),
+    )
+    if lost := sorted({*trigger_names(records)} - {*found.scalars()}):
+        return f"triggers of the change log are missing ({', '.join(lost)})"
+    begin = connection.exec_driver_sql(f"SELECT 1 FROM {inside}{quoted(name)} WHERE seq = 0")
+    return None if begin.first() else f"the change log {name} was emptied"
+
+
 def check_log(connection: Connection, records: Records) -> None:
     """Do nothing if the name of the change log is free, or taken by a change log.
 

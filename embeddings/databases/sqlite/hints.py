@@ -5,6 +5,7 @@ Source: https://sqlite.org/rescode.html
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,12 @@ CONFIGURE = (
 READ_ONLY = (
     "The database can only be read: by the rights of its file or folder, or because it was opened "
     "with mode=ro or immutable=1"
+)
+
+LOST_LOG = (
+    "Somebody has dropped the change log of the embeddings, into which triggers write, also for "
+    "other programs. embeddings.migrate(engine), or `embeddings migrate`, makes it anew; for "
+    "tables of make_records it is embeddings.install(engine, records)"
 )
 
 
@@ -42,6 +49,8 @@ def hint(error: DBAPIError, dialect: Dialect) -> str | None:
         )
     if code == sqlite3.SQLITE_READONLY:
         return READ_ONLY
+    if re.search(r"no such table: (\w+\.)?\w*embeddings_log", str(error.orig)):
+        return LOST_LOG
     return None
 
 

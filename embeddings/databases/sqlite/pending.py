@@ -44,15 +44,23 @@ def script(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL of the table, in that schema, an attached database."""
     inside, table = within(schema), pending_name(records)
     return [
-        # AUTOINCREMENT: a number that was seen is never that of another change.
         f'CREATE TABLE IF NOT EXISTS {inside}"{table}" ('
-        "seq INTEGER PRIMARY KEY AUTOINCREMENT, collection TEXT NOT NULL, id TEXT NOT NULL, "
+        "seq INTEGER PRIMARY KEY, collection TEXT NOT NULL, id TEXT NOT NULL, "
         "change TEXT NOT NULL, "
         "since INTEGER NOT NULL DEFAULT (CAST(strftime('%s', 'now') AS INTEGER)), "
         "claimed_until INTEGER, claimed_by TEXT, attempts INTEGER NOT NULL DEFAULT 0, error TEXT)",
         f'CREATE INDEX IF NOT EXISTS {inside}"idx_{table}_id" ON "{table}" (collection, id)',
         f'CREATE INDEX IF NOT EXISTS {inside}"idx_{table}_displaced" ON "{table}" (collection) '
         f"WHERE change = '{DISPLACED}'",
+        # A number that was seen is never that of another change: where the newest row is taken
+        # off, a row of no collection keeps its number. AUTOINCREMENT takes a third of the time
+        # that a host's UPDATE takes besides.
+        f'DROP TRIGGER IF EXISTS {inside}"{table}_newest"',
+        f'CREATE TRIGGER {inside}"{table}_newest" AFTER DELETE ON "{table}" '
+        f'WHEN NOT EXISTS (SELECT 1 FROM "{table}" WHERE seq > OLD.seq) BEGIN '
+        f"DELETE FROM \"{table}\" WHERE collection = ''; "
+        f'INSERT INTO "{table}" (seq, collection, id, change, since) '
+        "VALUES (OLD.seq, '', '', '', 0); END",
     ]
 
 
@@ -99,6 +107,7 @@ def script_down(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that undoes that of `script`."""
     inside, table = within(schema), pending_name(records)
     return [
+        f'DROP TRIGGER IF EXISTS {inside}"{table}_newest"',
         f'DROP TRIGGER IF EXISTS {inside}"{table}_removed"',
         f'DROP TABLE IF EXISTS {inside}"{table}"',
     ]

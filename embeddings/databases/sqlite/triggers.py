@@ -78,7 +78,8 @@ def script_down(given: Follow, schema: str | None = None) -> list[str]:
 
 
 EVENTS = (
-    "insert", "update", "delete", "before_insert", "before_update", "after_insert", "after_update"
+    "insert", "update", "moved", "left", "delete", "before_insert", "before_update", "after_insert",
+    "after_update",
 )  # fmt: skip
 
 
@@ -242,18 +243,13 @@ def _triggers(given: Follow, shape: Shape, schema: str | None) -> dict[str, str]
     of_keys = "" if shape.generated or not keys else f" OF {_list(keys)}"
     is_new_key = " OR ".join(_differs(column) for column in keys) or "1"
     comment = f"/* {given.to_json()} */"
-    written = f"{add} VALUES ({name}, {id_of('NEW.')}, '{WRITTEN}');"
-    if given.where is not None:
-        written = (
-            f"{add} SELECT {name}, {id_of('NEW.')}, CASE WHEN is_in THEN '{WRITTEN}' "
-            f"ELSE '{REMOVED}' END FROM (SELECT {holds('NEW')} AS is_in, {holds('OLD')} AS was_in) "
-            f"WHERE is_in OR (was_in AND NOT ({is_moved}));"
-        )
     bodies = {
         "insert": f"AFTER INSERT ON {table} WHEN {holds('NEW')} BEGIN {comment} "
         f"{add} VALUES ({name}, {id_of('NEW.')}, '{WRITTEN}'); END",
-        "update": f"AFTER UPDATE{of_counted} ON {table} WHEN {changed} BEGIN "
-        f"{add} SELECT {name}, {id_of('OLD.')}, '{REMOVED}' WHERE {is_moved}; {written} END",
+        "update": f"AFTER UPDATE{of_counted} ON {table} WHEN ({changed}) AND {holds('NEW')} BEGIN "
+        f"{add} VALUES ({name}, {id_of('NEW.')}, '{WRITTEN}'); END",
+        "moved": f"AFTER UPDATE OF {key} ON {table} WHEN {is_moved} BEGIN "
+        f"{add} VALUES ({name}, {id_of('OLD.')}, '{REMOVED}'); END",
         "delete": f"AFTER DELETE ON {table} WHEN {holds('OLD')} BEGIN "
         f"{add} VALUES ({name}, {id_of('OLD.')}, '{REMOVED}'); END",
         "before_insert": f"BEFORE INSERT ON {table} BEGIN "
@@ -265,6 +261,13 @@ def _triggers(given: Follow, shape: Shape, schema: str | None) -> dict[str, str]
         "after_insert": f"AFTER INSERT ON {table} {settle}",
         "after_update": f"AFTER UPDATE{of_keys} ON {table} {settle}",
     }
+    if given.where is not None:
+        read = dict.fromkeys(given.condition_columns or counted)
+        of_read = "" if shape.generated & read.keys() else f" OF {_list(read)}"
+        bodies["left"] = (
+            f"AFTER UPDATE{of_read} ON {table} WHEN {holds('OLD')} AND NOT {holds('NEW')} BEGIN "
+            f"{add} VALUES ({name}, {id_of('OLD.')}, '{REMOVED}'); END"
+        )
     inside = within(schema)
     return {
         f"{given.stem}_{event}": f"CREATE TRIGGER {inside}{quoted(f'{given.stem}_{event}')} {body}"

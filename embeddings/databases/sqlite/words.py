@@ -1,8 +1,9 @@
 """The text index of a collection on SQLite: a table of FTS5, and triggers that keep it right.
 
-A table beside it gives each item a number that VACUUM does not change. Triggers take the words of
-a row away when somebody deletes or replaces it, whatever program it is, and put those of a stored
-content there; the words of a content that is not stored are put there by this library.
+A table beside it gives each item a number that VACUUM does not change. When a row is deleted or
+replaced, by whatever program, a trigger takes the number from the item, which is not found by its
+words any more. They are removed with the next write of this library: a trigger that writes to FTS5
+would have it write everything to the file at each row, and needs FTS5 in all programs.
 """
 
 from __future__ import annotations
@@ -105,28 +106,25 @@ def _names(work: Work) -> _Names:
 def create(work: Work, language: str) -> None:
     """Create the index, or its triggers anew, and put in the words of stored contents."""
     names = _names(work)
-    tokenizer = "trigram" if language == "cjk" else "unicode61"
+    # By its default a letter with two accents keeps them.
+    tokenizer = "trigram" if language == "cjk" else "unicode61 remove_diacritics 2"
     holds = ", content='', contentless_delete=1" if KEEPS_NO_TEXT else ""
     words, numbers, inside = names.words(language), names.numbers, names.inside
     of_collection = f"collection_id = {names.collection_id}"
-    missing = (
-        f"SELECT id FROM {inside}{names.embeddings} WHERE {of_collection} AND id IS NOT NULL "
-        f"AND typeof(content) = 'text' AND id NOT IN (SELECT id FROM {inside}{numbers})"
-    )
+    rows = f"SELECT id FROM {inside}{names.embeddings} WHERE {of_collection} AND id IS NOT NULL"
+    known = f"SELECT id FROM {inside}{numbers} WHERE id IS NOT NULL"
     with sqlite_transaction(work.connection):
         for statement in (
             f"CREATE TABLE IF NOT EXISTS {inside}{numbers} "
-            "(number INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE)",
+            "(number INTEGER PRIMARY KEY, id TEXT UNIQUE)",
             f"CREATE VIRTUAL TABLE IF NOT EXISTS {inside}{words} "
             f"USING fts5(words, tokenize='{tokenizer}'{holds})",
-            *_triggers(names, language),
+            *_triggers(names),
             # Of rows that went while there were no triggers.
-            f"DELETE FROM {inside}{words} WHERE rowid IN (SELECT number FROM {inside}{numbers} "
-            f"WHERE id NOT IN (SELECT id FROM {inside}{names.embeddings} WHERE {of_collection} "
-            "AND id IS NOT NULL))",
-            f"DELETE FROM {inside}{numbers} WHERE id NOT IN (SELECT id FROM "
-            f"{inside}{names.embeddings} WHERE {of_collection} AND id IS NOT NULL)",
-            f"INSERT INTO {inside}{numbers} (id) {missing}",
+            f"UPDATE {inside}{numbers} SET id = NULL WHERE id IS NOT NULL AND id NOT IN ({rows})",
+            *_cleaning(names, language),
+            f"INSERT INTO {inside}{numbers} (id) {rows} AND typeof(content) = 'text' "
+            f"AND id NOT IN ({known})",
             f"INSERT INTO {inside}{words} (rowid, words) SELECT n.number, e.content "
             f"FROM {inside}{numbers} n JOIN {inside}{names.embeddings} e "
             f"ON e.{of_collection} AND e.id = n.id "
@@ -135,41 +133,42 @@ def create(work: Work, language: str) -> None:
             work.connection.exec_driver_sql(statement)
 
 
-def _triggers(names: _Names, language: str) -> list[str]:
-    words, numbers, own = names.words(language), names.numbers, names.collection_id
-    statements = [f"DROP TRIGGER IF EXISTS {names.trigger(name)}" for name in TRIGGERS]
+def _cleaning(names: _Names, language: str) -> list[str]:
+    """Return the SQL that removes the words of what is gone."""
+    gone = f"FROM {names.inside}{names.numbers} WHERE id IS NULL"
+    words = f"{names.inside}{names.words(language)}"
+    return [f"DELETE FROM {words} WHERE rowid IN (SELECT number {gone})", f"DELETE {gone}"]
 
-    def forget(id: str, condition: str = "") -> str:
-        return (
-            f"DELETE FROM {words} WHERE rowid = "
-            f"(SELECT number FROM {numbers} WHERE id = {id}){condition}; "
-            f"DELETE FROM {numbers} WHERE id = {id}{condition}; "
-        )
 
-    is_text = "NEW.id IS NOT NULL AND typeof(NEW.content) = 'text'"
-    put = (
-        f"INSERT INTO {numbers} (id) SELECT NEW.id WHERE NEW.collection_id = {own} AND {is_text}; "
-        f"INSERT INTO {words} (rowid, words) SELECT number, NEW.content FROM {numbers} "
-        f"WHERE id = NEW.id AND NEW.collection_id = {own} AND {is_text}; "
-    )
+def clean(work: Work, language: str) -> None:
+    """Remove the words of rows that are gone or replaced."""
+    for statement in _cleaning(_names(work), language):
+        work.connection.exec_driver_sql(statement)
+
+
+def _triggers(names: _Names) -> list[str]:
+    numbers, own = names.numbers, names.collection_id
+    old, new = f"OLD.collection_id = {own}", f"NEW.collection_id = {own}"
     is_other = (
         "OLD.id IS NOT NEW.id OR OLD.collection_id IS NOT NEW.collection_id "
         "OR OLD.content_hash IS NOT NEW.content_hash "
         "OR (OLD.content IS NOT NULL AND OLD.content IS NOT NEW.content)"
     )
-    statements += [
+
+    def forget(row: str) -> str:
+        return f"UPDATE {numbers} SET id = NULL WHERE id = {row}.id"
+
+    return [
+        *(f"DROP TRIGGER IF EXISTS {names.trigger(name)}" for name in TRIGGERS),
         f"CREATE TRIGGER {names.trigger('insert')} AFTER INSERT ON {names.embeddings} "
-        f"WHEN NEW.collection_id = {own} BEGIN {forget('NEW.id')}{put}END",
+        f"WHEN {new} BEGIN {forget('NEW')}; END",
         f"CREATE TRIGGER {names.trigger('update')} "
         f"AFTER UPDATE OF collection_id, id, content, content_hash ON {names.embeddings} "
-        f"WHEN (OLD.collection_id = {own} OR NEW.collection_id = {own}) AND ({is_other}) BEGIN "
-        + forget("OLD.id", f" AND OLD.collection_id = {own}")
-        + forget("NEW.id", f" AND NEW.collection_id = {own}")
-        + f"{put}END",
+        f"WHEN ({old} OR {new}) AND ({is_other}) BEGIN "
+        f"{forget('OLD')} AND {old}; {forget('NEW')} AND {new}; END",
         f"CREATE TRIGGER {names.trigger('delete')} AFTER DELETE ON {names.embeddings} "
-        f"WHEN OLD.collection_id = {own} BEGIN {forget('OLD.id')}END",
+        f"WHEN {old} BEGIN {forget('OLD')}; END",
     ]
-    return statements
 
 
 def drop(work: Work, language: str) -> None:
@@ -205,25 +204,25 @@ def without_words(work: Work, ids: list[str]) -> set[str]:
     names = _names(work)
     sql = (
         "SELECT value FROM json_each(:ids) "
-        f"WHERE value NOT IN (SELECT id FROM {names.inside}{names.numbers})"
+        f"WHERE value NOT IN (SELECT id FROM {names.inside}{names.numbers} WHERE id IS NOT NULL)"
     )
     return {*work.connection.execute(text(sql), {"ids": as_json(ids)}).scalars()}
 
 
 def put(work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
     """Put in the words of texts whose items are there without words."""
-    missing = without_words(work, [*texts])
+    clean(work, language)
+    missing = sorted(without_words(work, [*texts]))
     if not missing:
         return
     names, driver = _names(work), work.connection
-    ids = sorted(missing)
+    numbers, words = (f"{names.inside}{name}" for name in (names.numbers, names.words(language)))
+    last = driver.exec_driver_sql(f"SELECT coalesce(max(number), 0) FROM {numbers}").scalar_one()
+    numbered = [*enumerate(missing, int(last) + 1)]
+    driver.exec_driver_sql(f"INSERT INTO {numbers} (number, id) VALUES (?, ?)", numbered)
     driver.exec_driver_sql(
-        f"INSERT INTO {names.inside}{names.numbers} (id) VALUES (?)", [(id,) for id in ids]
-    )
-    driver.exec_driver_sql(
-        f"INSERT INTO {names.inside}{names.words(language)} (rowid, words) "
-        f"SELECT number, ? FROM {names.inside}{names.numbers} WHERE id = ?",
-        [(texts[id][0], id) for id in ids],
+        f"INSERT INTO {words} (rowid, words) VALUES (?, ?)",
+        [(number, texts[id][0]) for number, id in numbered],
     )
 
 
@@ -234,7 +233,7 @@ def count_without(work: Work) -> int:
         work.connection.exec_driver_sql(
             f"SELECT count(*) FROM {names.inside}{names.embeddings} WHERE collection_id = ? "
             "AND content_blob IS NULL "
-            f"AND id NOT IN (SELECT id FROM {names.inside}{names.numbers})",
+            f"AND id NOT IN (SELECT id FROM {names.inside}{names.numbers} WHERE id IS NOT NULL)",
             (work.row.id,),
         ).scalar_one()
     )
@@ -257,7 +256,7 @@ def ids(work: Work, terms: list[Term], query: Query, most: int | None) -> list[s
     statement = (
         select(numbers.c.id)
         .select_from(words.join(numbers, numbers.c.number == words.c.rowid))
-        .where(matches)
+        .where(matches, numbers.c.id.is_not(None))
         .order_by(words.c.rank, numbers.c.id)
         .limit(-1 if most is None else most)
     )

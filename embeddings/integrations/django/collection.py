@@ -21,6 +21,7 @@ from ...following import sync as syncing
 from ...following import triggers
 from ...following.pending import Pending
 from ...models.base import BATCH_SIZE, batches, check_model
+from ...writing.calls import calls_at_once
 from ...writing.report import Report
 from .conf import app_label
 from .database import DjangoTransactions, enumerates_keys, has_no_tables, keys_of, session
@@ -202,6 +203,8 @@ class ModelCollection(Generic[M]):
         batch_size: int = BATCH_SIZE,
         *,
         using: str | None = None,
+        concurrency: int | None = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Embed many instances, and return what was done: unchanged texts cost nothing.
 
@@ -212,15 +215,23 @@ class ModelCollection(Generic[M]):
             instances: A queryset, which is read a batch at a time, or saved instances.
             batch_size: The most instances in one call of the embedding model.
             using: The alias of the database to write to.
+            concurrency: The most calls of the embedding model at a time; by default what the model
+                says. So many batches are read at once.
+            on_error: With "skip" instances that the model refuses by themselves are left out, and
+                stand in `skipped` of the report.
         """
         if isinstance(instances, Manager):
             instances = instances.all()
+        if isinstance(instances, list | tuple) and not instances:
+            return Report()
+        model = self.collection(using or self._alias_of(instances)).reference.read_model()
+        size = batch_size * calls_at_once(model, concurrency)
         if isinstance(instances, QuerySet):
             self._check_model(instances)
             if not instances.query.is_sliced:
-                instances = _in_pages(instances, batch_size)
+                instances = _in_pages(instances, size)
         report, count = Report(), 0
-        for batch in batches(instances, batch_size):
+        for batch in batches(instances, size):
             for position, instance in enumerate(batch, count):
                 self.source.key_of(instance, position)
             count += len(batch)
@@ -234,11 +245,21 @@ class ModelCollection(Generic[M]):
                 if row.content is not None and row.key in belonging
             ]
             collection = self.collection(alias)
-            report += collection.embed_multi_with_metadata(entries, self._store, batch_size)
+            report += collection.embed_multi_with_metadata(
+                entries, self._store, batch_size, concurrency=concurrency, on_error=on_error
+            )
             others = {row.key for row in rows} - {key for key, _, _ in entries}
             if others:
                 report += Report(removed=collection.delete_items(others))
         return report
+
+    def _alias_of(self, instances: Iterable[M]) -> str:
+        """Return the database in which the collection's model can be looked up."""
+        if isinstance(instances, QuerySet):
+            return str(instances.db)
+        first = instances[0] if isinstance(instances, list | tuple) else None
+        hints = {"instance": first} if isinstance(first, Model) else {}
+        return str(router.db_for_write(self.source.model, **hints))
 
     async def aprepare(self, instance: M) -> Prepared | None:
         """Do what `prepare` does, awaited."""
@@ -256,9 +277,13 @@ class ModelCollection(Generic[M]):
         batch_size: int = BATCH_SIZE,
         *,
         using: str | None = None,
+        concurrency: int | None = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Do what `embed_multi` does, awaited."""
-        return await sync_to_async(self.embed_multi)(instances, batch_size, using=using)
+        return await sync_to_async(self.embed_multi)(
+            instances, batch_size, using=using, concurrency=concurrency, on_error=on_error
+        )
 
     # Searching
 

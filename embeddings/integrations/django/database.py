@@ -171,9 +171,8 @@ class _Lent(Lent):
     """The driver's connection behind one of Django's."""
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        # Connects, or refuses to, as Django's own queries do.
-        with connection.cursor() as cursor:
-            super().__init__(cursor.connection)
+        connection.ensure_connection()
+        super().__init__(connection.connection)
         self._connection = connection
 
     def cursor(self, *args: Any) -> Any:

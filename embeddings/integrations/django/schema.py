@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from alembic.migration import MigrationContext
-from alembic.operations import Operations
 from django.core.management.base import CommandError
 from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db.migrations.loader import MigrationLoader
-from sqlalchemy import delete, func, inspect, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
 from ... import databases
@@ -69,7 +67,8 @@ def script(alias: str, start: str, end: str) -> str:
         return "-- Nothing: the tables of a prefix are made at once."
     made, database = tables.collections.metadata.sorted_tables, databases.of(dialect)
     if end == BASE:
-        statements = database.pending_script_down(tables) + database.uninstall_script(tables)
+        statements = database.words_script_down(tables) + database.pending_script_down(tables)
+        statements += database.uninstall_script(tables)
         statements += [f"DROP TABLE {table.name}" for table in reversed(made)]
     else:
         statements = before_tables(alias)
@@ -77,6 +76,7 @@ def script(alias: str, start: str, end: str) -> str:
             parts: list[DDLElement] = [CreateTable(table), *map(CreateIndex, table.indexes)]
             statements += [str(part.compile(dialect=dialect)).strip() for part in parts]
         statements += database.install_script(tables) + database.pending_script(tables)
+        statements += database.words_script(tables)
     return "\n\n".join(f"{statement};" for statement in statements)
 
 
@@ -100,15 +100,8 @@ def follow_script(alias: str, given: Follow, *, drops: bool) -> str:
 
 
 def _make(connection: Connection, tables: Records) -> None:
-    """Make the tables of a prefix, or add what they lack."""
-    metadata = tables.collections.metadata
-    metadata.create_all(connection)
-    operations, inspector = Operations(MigrationContext.configure(connection)), inspect(connection)
-    for table in metadata.sorted_tables:
-        there = {column["name"] for column in inspector.get_columns(table.name)}
-        for column in table.columns:
-            if column.name not in there:
-                operations.add_column(table.name, column.copy())
+    """Make the tables of a prefix, and what stands beside them."""
+    tables.collections.metadata.create_all(connection)
     install(connection, tables)
 
 

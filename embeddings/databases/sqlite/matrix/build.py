@@ -148,8 +148,10 @@ def checked_position(position: Position) -> Position:
     Raises:
         NotKept: It does not.
     """
-    if not position.is_logged or position.lineage is None:
-        raise NotKept("the triggers of the change log are missing: call embeddings.install")
+    if not position.is_logged:
+        raise NotKept("the change log or its triggers are missing: call embeddings.install")
+    if position.lineage is None:
+        raise NotKept("the change log was emptied: call embeddings.install")
     if position.mark is None:
         raise NotKept("the change log knows nothing of the collection: call embeddings.install")
     return position
