@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alembic.operations.ops import MigrationScript
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Dialect
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -149,7 +149,8 @@ def test_a_condition_on_booleans_is_the_same_on_every_database():
         (published.is_(True), "published IS true"),
         (published == False, "published = false"),  # noqa: E712
     ):
-        for dialect in (sqlite.dialect(), postgresql.dialect()):
+        for kind in (sqlite.dialect, postgresql.dialect):
+            dialect: Dialect = kind()
             assert as_sql(condition, dialect) == expected
 
 
