@@ -76,9 +76,13 @@ def migrate_command(database: Target) -> None:
 @json_option
 @click.pass_context
 def status_command(context: click.Context, as_json: bool) -> None:
-    """Show the schema and every collection; exit with 1 if there is something to migrate."""
+    """Show the schema and every collection; exit with 1 if there is something to migrate.
+
+    Or if triggers are not in place: as --from declares them, others as they were made.
+    """
+    declared = context.meta.get(COLLECTIONS, ())
     with _one_line_errors():
-        outcome = commands.status(context.obj, as_json=as_json)
+        outcome = commands.status(context.obj, as_json=as_json, declared=declared)
     _end(context, outcome)
 
 

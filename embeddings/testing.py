@@ -197,11 +197,11 @@ def evaluate(
         number: How many results are looked at.
 
     Raises:
-        InvalidQueryError: There are no questions.
+        InvalidQueryError: There are no questions, or something else than pairs.
         DoesNotExist: An item that answers is not in the collection.
     """
-    pairs = [(question, id) for question, id in questions]
-    if not pairs:
+    pairs = list(questions)
+    if not pairs or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
         raise InvalidQueryError("evaluate() takes pairs of a question and an id, one or more")
     for id in dict.fromkeys(id for _, id in pairs):
         if id not in docs:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Index, Table, UniqueConstraint, column, inspect
+from sqlalchemy import (
+    ColumnElement,
+    False_,
+    Index,
+    Table,
+    True_,
+    UniqueConstraint,
+    column,
+    inspect,
+    literal_column,
+)
 from sqlalchemy.exc import CompileError, NoSuchTableError
 from sqlalchemy.schema import Column
 from sqlalchemy.sql import visitors
@@ -157,13 +167,20 @@ def follows_of(declared: ModelCollection[Any], dialect: Dialect) -> list[Follow]
                 key.name,
                 tuple(each.name for each in of_table) or (key.name,),
                 declared.name,
-                where=" AND ".join(f"({as_sql(each, dialect)})" for each in held) or None,
+                where=_joined([as_sql(each, dialect) for each in held]),
                 schema=table.schema,
                 embeddings=declared.records.embeddings.fullname,
                 unique=_unique(table),
             )
         )
     return follows
+
+
+def _joined(conditions: list[str]) -> str | None:
+    """Return the conditions as one; a single one as it is, as somebody would write it by hand."""
+    if len(conditions) < 2:
+        return next(iter(conditions), None)
+    return " AND ".join(f"({condition})" for condition in conditions)
 
 
 def _of_class(mapper: Mapper[Any]) -> ColumnElement[bool] | None:
@@ -189,6 +206,9 @@ def _unique(table: Table) -> tuple[tuple[str, ...], ...]:
 def as_sql(condition: ColumnElement[bool], dialect: Dialect) -> str:
     """Return a condition with its values, over the bare names of its columns.
 
+    Booleans are written as such, also for SQLite, which SQLAlchemy writes 1 and 0 for: a revision
+    that was made on one database runs on the other.
+
     Raises:
         ValueError: A value cannot be written in SQL.
     """
@@ -196,6 +216,7 @@ def as_sql(condition: ColumnElement[bool], dialect: Dialect) -> str:
     # By names: else a percent sign would be doubled, for a driver that has it for parameters.
     kind: Any = type(dialect)
     writes = kind(paramstyle="named")
+    writes.supports_native_boolean = True
     try:
         compiled = bare.compile(dialect=writes, compile_kwargs={"literal_binds": True})
         return " ".join(str(compiled).splitlines())
@@ -204,4 +225,6 @@ def as_sql(condition: ColumnElement[bool], dialect: Dialect) -> str:
 
 
 def _bare(element: Any, **_: Any) -> ColumnElement[Any] | None:
+    if isinstance(element, True_ | False_):
+        return literal_column(element.__visit_name__)
     return column(element.name, element.type) if isinstance(element, Column) else None

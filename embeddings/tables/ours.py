@@ -100,6 +100,7 @@ def _check_pending(connection: Connection, records: Records) -> None:
 
 def _lacking(connection: Connection, records: Records) -> dict[str, set[str] | None]:
     """Return which columns each table lacks; None if it is not there."""
+    databases.of(connection.dialect).know_types()
     inspector, schema_map = inspect(connection), schema_map_of(connection)
     lacking: dict[str, set[str] | None] = {}
     for table in (records.collections, records.embeddings):

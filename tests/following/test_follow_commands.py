@@ -87,6 +87,9 @@ def test_check_sync_refresh(engine_of_notes: Engine):
     assert "notes: 0 stale, 3 missing, 0 orphaned, 0 pending" in result.stdout
     assert "  missing: 1, 2, 3" in result.stdout
     assert "  triggers: " in result.stdout
+    result = run(engine, "status")
+    assert result.exit_code == 1
+    assert "the triggers on 'notes' are missing" in result.stdout
 
     result = run(engine, "sync")
     assert (result.exit_code, result.stdout) == (0, "notes: 3 embedded\n")
@@ -98,6 +101,8 @@ def test_check_sync_refresh(engine_of_notes: Engine):
         0,
         "notes: 0 stale, 0 missing, 0 orphaned, 0 pending\n",
     )
+
+    assert run(engine, "status").exit_code == 0
 
     execute(engine, "UPDATE notes SET body = 'edited' WHERE id = 1")
     execute(engine, "DELETE FROM notes WHERE id = 2")

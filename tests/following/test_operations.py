@@ -11,12 +11,13 @@ import pytest
 from alembic.autogenerate import compare_metadata, produce_migrations, render_python_code
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, and_, create_engine, text
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
 from embeddings import ModelCollection
-from embeddings.following.triggers import follows_of
+from embeddings.following.triggers import as_sql, follows_of
 from tests.databases import empty_database
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from alembic.operations.ops import MigrationScript
-    from sqlalchemy import URL
+    from sqlalchemy import URL, Dialect
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -110,8 +111,7 @@ def test_autogenerate(database: Engine):
     base, article = hosts()
     where = article.published
     ModelCollection(article, text=[article.title], where=where, name="articles")
-    condition = "(published)" if database.dialect.name == "postgresql" else "(published = 1)"
-    literals = f"'op_articles', key='id', columns={{}}, collection='articles', where={condition!r}"
+    literals = "'op_articles', key='id', columns={}, collection='articles', where='published'"
     unique = ", unique=[('slug',)]"
     with database.begin() as connection:
         source, script = generated(connection, base)
@@ -137,6 +137,21 @@ def test_autogenerate(database: Engine):
         nothing, _ = hosts()
         [difference] = compare_metadata(context_of(connection), nothing.metadata)
         assert difference == ("unfollow_rows", "op_articles", "articles")
+
+
+def test_a_condition_on_booleans_is_the_same_on_every_database():
+    """So a revision that was written on SQLite runs on PostgreSQL, and nothing differs there."""
+    _, article = hosts()
+    published = article.__table__.c.published
+    for condition, expected in (
+        (and_(published), "published"),
+        (~published, "NOT published"),
+        (published.is_(True), "published IS true"),
+        (published == False, "published = false"),  # noqa: E712
+    ):
+        for kind in (sqlite.dialect, postgresql.dialect):
+            dialect: Dialect = kind()
+            assert as_sql(condition, dialect) == expected
 
 
 def test_batch_mode_makes_the_triggers_anew(tmp_path: Path):

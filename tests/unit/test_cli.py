@@ -341,6 +341,28 @@ def test_the_commands_of_the_documentation_work(tmp_path: Path):
     assert f"Schema {HEAD}, up to date." in done.stdout
 
 
+WITHOUT_ALEMBIC = """
+import sys
+from sqlalchemy import create_engine
+from embeddings.overview import overview
+assert overview(create_engine(sys.argv[1])).is_current
+assert "embeddings.tables.alembic" not in sys.modules
+"""
+
+
+def test_status_knows_the_type_of_vectors(postgresql_engine: Engine):
+    """SQLAlchemy, which does not, warns of it where nothing else has loaded Alembic's room."""
+    url = postgresql_engine.url.render_as_string(hide_password=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error:Did not recognize type", "-c", WITHOUT_ALEMBIC, url],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # The overview
 
 

@@ -455,6 +455,9 @@ def test_what_cannot_be_judged_is_refused():
     docs.embed("a", "text")
     with pytest.raises(InvalidQueryError, match="pairs of a question and an id"):
         evaluate(docs, [])
+    for no_pairs in (["text"], ["ab"], {"text": "a"}, [("text", "a", "b")]):
+        with pytest.raises(InvalidQueryError, match="pairs of a question and an id"):
+            evaluate(docs, no_pairs)  # type: ignore[arg-type]
     with pytest.raises(embeddings.DoesNotExist, match="ID not found: 'b' in collection 'docs'"):
         evaluate(docs, [("text", "b")])
     assert len(model.calls) == 1
