@@ -160,6 +160,10 @@ def sync(
     for batch in batches(again, size):
         report += _brought(collection, rows, collection.ids_of(batch, "ids"), batch_size)
     report += Report(unchanged=comparison.same)
+    for lacking in _without_words(collection):
+        for batch in batches(lacking, size):
+            done = _brought(collection, rows, batch, batch_size)
+            report += replace(done, unchanged=0)  # they are among those compared
     if prune and not comparison.seen and not allow_empty:
         _refuse_empty(collection)
     elif prune:
@@ -171,6 +175,27 @@ def _brought(collection: Reference[Any], rows: Rows, ids: list[str], batch_size:
     with collection.work() as work:
         read = rows.read(work, ids)
     return bring(collection, rows, read, lambda plan: plan.embed(batch_size))
+
+
+def _without_words(collection: Reference[Any]) -> Iterator[list[str]]:
+    """Yield the ids that lack their words in the collection's text index, a page at a time."""
+    columns = collection.records.embeddings.c
+    with collection.work() as work:
+        row = collection.find(work)
+        if row is None or row.language is None or not work.database.count_without_words(work):
+            return
+    after = ""
+    while True:
+        with collection.work() as work:
+            row = collection.existing(work)
+            ids = select(columns.id).where(columns.collection_id == row.id, columns.id > after)
+            page = [*work.run(ids.order_by(columns.id).limit(PAGE)).scalars()]
+            if not page:
+                return
+            lacking = work.database.without_words(work, page)
+        if lacking:
+            yield sorted(lacking)
+        after = page[-1]
 
 
 def _audit(collection: Reference[Any], rows: Rows, progress: Progress) -> Report:

@@ -25,12 +25,13 @@ if TYPE_CHECKING:
     from .query import Query
 
 K = 60  # of the fusion: the larger, the less the first few ranks stand out
+MOST = 2**63 - 1  # that databases and Python count up to
 POOL = 100  # of the best of each ranking that are fused, or as many as are wanted
 
 
 def pool(query: Query) -> int:
     """Return how many of the best of each ranking are fused."""
-    return max(POOL, query.depth)
+    return min(max(POOL, query.depth), MOST)
 
 
 def sought_terms(work: Work, query: Query) -> list[Term]:

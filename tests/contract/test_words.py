@@ -315,6 +315,7 @@ class TestTheSearch:
         assert filled.similar("wait", words="zzz")[0].ranks == (1, None)
         assert filled.similar(" ", words=True) == []
         assert filled.similar("wait", words=True, number=0) == []
+        assert len(filled.similar("wait", words=True, number=10**20)) == 5
 
     @on_both
     def test_many_questions_at_once(self, filled):

@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from embeddings import (
     Collection,
     InvalidItemError,
+    MissingWordsWarning,
     ModelCollection,
     RefusedError,
     Report,
@@ -110,6 +111,19 @@ def is_right(notes: ModelCollection[Note], engine: Engine) -> bool:
     """Return whether nothing is stale, missing or orphaned, and nothing is pending."""
     audit = notes.sync(engine, dry_run=True)
     return (audit.stale, audit.missing, audit.orphaned) == ((), (), ()) and count(engine) == 0
+
+
+def test_a_text_index_that_was_made_later(notes: ModelCollection[Note], own: Engine, model: Model):
+    """`sync` puts in the words of rows that are as they were, and calls no model for it."""
+    notes.sync(own)
+    docs = notes.collection(own)
+    with pytest.warns(MissingWordsWarning):
+        assert docs.create_text_index() == 8
+    model.calls.clear()
+    report = notes.sync(own)
+    assert (report.unchanged, report.embedded, report.reused) == (8, 0, 0)
+    assert model.calls == []
+    assert [entry.id for entry in docs.similar("x", words="7", weights=(0, 1))] == [7]
 
 
 def test_what_changes_is_embedded(notes: ModelCollection[Note], own: Engine, model: Model):
