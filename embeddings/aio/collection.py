@@ -324,7 +324,7 @@ class AsyncCollection(Generic[K]):
         progress: Progress = None,
     ) -> Report:
         """Copy every item to another asynchronous collection, as `Collection.copy_to`."""
-        mine, theirs = self.reference, other.reference
+        mine, theirs = self.reference, copying.target(other, AsyncCollection).reference
 
         def finishes_statements() -> bool:
             return any(reference.database.finishes_statements for reference in (mine, theirs))
