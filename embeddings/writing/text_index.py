@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import IndexingError, MissingWordsWarning
 from ..searching.words import checked_language
+from ..work import retried
 
 if TYPE_CHECKING:
     from ..work import Reference
@@ -14,17 +15,7 @@ if TYPE_CHECKING:
 
 def create_text_index(collection: Reference[Any], language: str) -> int:
     """Make the text index of a collection. See `Collection.create_text_index`."""
-    language = checked_language(language)
-    with collection.work(write=True) as work:
-        row = collection.find_or_create(work)
-        if row.language not in {None, language}:
-            raise IndexingError(
-                f"{collection.name!r} has a text index in {row.language!r}. Call "
-                "drop_text_index() first"
-            )
-        work.row = row._replace(language=language)
-        work.database.create_text_index(work, language)
-        missing = work.database.count_without_words(work)
+    missing = _create(collection, checked_language(language))
     collection.forget()
     if missing:
         warnings.warn(
@@ -37,12 +28,37 @@ def create_text_index(collection: Reference[Any], language: str) -> int:
     return missing
 
 
+@retried
+def _create(collection: Reference[Any], language: str) -> int:
+    """Make it, and return how many items have no words."""
+    with collection.work(write=True) as work:
+        collection.find_or_create(work)
+        work.database.lock_collection(work)  # those who write already put in no words
+        row = collection.existing(work)
+        if row.language not in {None, language}:
+            raise IndexingError(
+                f"{collection.name!r} has a text index in {row.language!r}. Call "
+                "drop_text_index() first"
+            )
+        work.row = row._replace(language=language)
+        work.database.create_text_index(work, language)
+        return work.database.count_without_words(work)
+
+
 def drop_text_index(collection: Reference[Any]) -> bool:
     """Drop the text index. See `Collection.drop_text_index`."""
-    with collection.work(write=True) as work:
-        row = collection.existing(work)
-        if row.language is None:
-            return False
-        work.database.drop_text_index(work, row.language)
+    was_there = _drop(collection)
     collection.forget()
-    return True
+    return was_there
+
+
+@retried
+def _drop(collection: Reference[Any]) -> bool:
+    with collection.work(write=True) as work:
+        collection.existing(work)
+        work.database.lock_collection(work)  # those who write already put words in
+        language = collection.existing(work).language
+        if language is None:
+            return False
+        work.database.drop_text_index(work, language)
+        return True

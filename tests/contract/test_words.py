@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import Engine, MetaData, Table, select, text
+from sqlalchemy.orm import Session
 
 import embeddings
 from embeddings import (
@@ -20,8 +22,6 @@ from embeddings.testing import DeterministicModel
 from tests.databases import on_both, rows_of
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from tests.conftest import Open
 
 TEXTS = {
@@ -231,6 +231,30 @@ class TestTheIndex:
             left = rows_of(db, "SELECT name FROM sqlite_master WHERE name LIKE '%words%'")
             assert left == []
         db.rollback()
+
+
+def test_it_is_made_and_dropped_while_others_write(postgresql_engine: Engine, model):
+    """On PostgreSQL a writer is waited for that began before, and knew of no index, or of one."""
+    docs = Collection("docs", postgresql_engine, model=model)
+    docs.embed("first", "text", store=True)
+
+    def while_another_writes(id: str, change: Any) -> None:
+        with ThreadPoolExecutor(1) as pool, Session(postgresql_engine) as session:
+            Collection("docs", session, model=model).embed(id, f"kiwi {id}", store=True)
+            changing = pool.submit(change)
+            with postgresql_engine.connect() as watching:
+                blocked = text("SELECT count(*) FROM pg_locks WHERE NOT granted")
+                while not watching.scalar(blocked) and not changing.done():
+                    watching.rollback()
+            session.commit()
+            changing.result()
+
+    while_another_writes("a", docs.create_text_index)
+    assert words(docs, "kiwi") == ["a"]
+    while_another_writes("b", docs.drop_text_index)
+    left = "SELECT id FROM embeddings WHERE search_words IS NOT NULL"
+    with postgresql_engine.connect() as connection:
+        assert connection.execute(text(left)).all() == []
 
 
 class TestTheSearch:

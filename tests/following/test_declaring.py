@@ -277,7 +277,6 @@ def test_conditions_that_a_trigger_cannot_hold(where: Any, error: str):
         ({"name": ""}, ValueError, "name"),
         ({"model": object()}, TypeError, "model"),
     ],
-    ids=str,
 )
 def test_what_is_refused(options: dict[str, Any], kind: type[Exception], error: str):
     """When it is declared, with what was wrong and what to give instead."""

@@ -155,3 +155,27 @@ def test_what_a_function_reads_has_to_be_known(alias: str, library: ModuleType):
         collection.install(using=alias)
     with pytest.raises(TypeError, match="goes with a function"):
         ModelCollection(library.Leaflet, text="title", columns=["title"])
+
+
+def test_a_condition_on_the_table_of_a_parent(alias: str, library: ModuleType):
+    """It holds of what is embedded, wherever its fields are stored."""
+    from django.db.models import Q
+
+    collection = ModelCollection(
+        library.Essay,
+        text="title",
+        where=Q(published=True),
+        name="by a parent",
+        model=library.model,
+    )
+    rows = library.Essay.objects.using(alias)
+    shown, hidden = (rows.create(title=f"{n}", published=n == 1) for n in (1, 2))
+    collection.install(using=alias)
+    collection.sync(using=alias)
+    assert collection.collection(alias).ids() == [shown.pk]
+    hidden.published, shown.published = True, False
+    hidden.save()
+    shown.save()
+    collection.refresh(using=alias)
+    assert collection.collection(alias).ids() == [hidden.pk]
+    collection.uninstall(using=alias)

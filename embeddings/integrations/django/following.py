@@ -170,11 +170,13 @@ def rows_of(source: Source[Any], alias: str, *, store: bool) -> Rows:
     )
     key = table.c[own_key]
     conditions: list[ColumnElement[bool]] = []
+    is_own = True
     if source.where is not None:
         sql, fields = condition_sql(connections[alias], model, source.where)
-        if {field.model for field in fields} <= {model}:
+        is_own = {field.model for field in fields} <= {model}
+        if is_own:
             conditions.append(text(f"({sql})".replace(":", "\\:")))  # type: ignore[arg-type]
-    if texts is None or metadata is None:
+    if texts is None or metadata is None or not is_own:
         made = Made(select(key).where(*conditions), _first, _nothing)
         return InstanceRows(key, made, None, keys_of(key), key, store, source, alias)
     of_text = [table.c[field.column] for field in texts]

@@ -245,8 +245,12 @@ class Source(Generic[M]):
         return model._meta.concrete_model is self._model._meta.concrete_model
 
     def instances(self, keys: list[Any], using: str) -> Iterator[tuple[Any, M]]:
-        """Yield instances by their keys, with the relations that are read of them."""
-        found = self.model._base_manager.using(using).in_bulk(keys)
+        """Yield instances for which the condition holds, by their keys.
+
+        They come with the relations that are read of them.
+        """
+        rows = self.model._base_manager.using(using)
+        found = (rows if self.where is None else rows.filter(self.where)).in_bulk(keys)
         prefetch_related_objects([*found.values()], *self.relations())
         yield from found.items()
 
