@@ -618,9 +618,11 @@ class Collection(Generic[K]):
         Raises:
             DoesNotExist: This collection does not exist.
             ModelMismatchError: The other has vectors of another model.
+            TypeError: It is no collection.
             ValueError: It is the same collection.
         """
-        return copying.copy_to(self.reference, other.reference, batch_size, progress)
+        theirs = copying.target(other, Collection).reference
+        return copying.copy_to(self.reference, theirs, batch_size, progress)
 
     def set_metadata(self, id: Key, metadata: Metadata | None) -> None:
         """Replace the metadata of an item; None removes it. No model is called.

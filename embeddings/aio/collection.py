@@ -55,6 +55,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 T = TypeVar("T")
+F = TypeVar("F", bound="Callable[..., Any]")
 Entries: TypeAlias = Iterable[T] | AsyncIterable[T] | Awaitable[Iterable[T] | AsyncIterable[T]]
 """What is written, also a stream of a session, awaited or not."""
 
@@ -113,6 +114,16 @@ def _awaited(
         return await self._run(partial(method, self._collection, *args, **options))
 
     return asynchronous
+
+
+def _explained_by(method: Callable[..., Any]) -> Callable[[F], F]:
+    """Let `help()` of a method explain its arguments as that of `Collection` does."""
+
+    def explained(twin: F) -> F:
+        twin.__doc__ = method.__doc__
+        return twin
+
+    return explained
 
 
 class AsyncCollection(Generic[K]):
@@ -324,7 +335,7 @@ class AsyncCollection(Generic[K]):
         progress: Progress = None,
     ) -> Report:
         """Copy every item to another asynchronous collection, as `Collection.copy_to`."""
-        mine, theirs = self.reference, other.reference
+        mine, theirs = self.reference, copying.target(other, AsyncCollection).reference
 
         def finishes_statements() -> bool:
             return any(reference.database.finishes_statements for reference in (mine, theirs))
@@ -358,6 +369,7 @@ class AsyncCollection(Generic[K]):
 
     content_hash = staticmethod(Collection.content_hash)
 
+    @_explained_by(Collection.similar)
     @documented(query="value")
     async def similar(
         self,

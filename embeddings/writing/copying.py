@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 from sqlalchemy import func, select
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..work import Reference, Work
     from .progress import Progress
 
+T = TypeVar("T")
 COPIED_AT_ONCE = 500  # rows
 CORRUPT = "its stored vector is corrupt"
 """Why an item is skipped."""
@@ -39,6 +40,20 @@ class Page(NamedTuple):
     read: int
     """Of all that were read."""
     last: str | None
+
+
+def target(other: object, kind: type[T]) -> T:
+    """Return what to copy to, if it is a collection of the kind.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if not isinstance(other, kind):
+        raise TypeError(
+            f"copy_to() takes a collection, {kind.__name__}(name, database), not "
+            f"{type(other).__name__}"
+        )
+    return other
 
 
 def copy_to(

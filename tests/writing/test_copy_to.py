@@ -163,6 +163,9 @@ def test_what_cannot_be_copied(
     there = Collection("docs", postgresql_engine)
     with pytest.raises(DoesNotExist):
         docs.copy_to(there)
+    says = r"takes a collection, Collection\(name, database\), not str"
+    with pytest.raises(TypeError, match=says):
+        docs.copy_to("archive.db")  # type: ignore[arg-type]
     docs.embed_multi(((str(n), f"text {n}") for n in range(6)), store=True)
     with engine.begin() as connection:
         for change in (
