@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
 from sqlalchemy import ColumnElement, Enum, String, and_, case, func, inspect, literal, or_, select
@@ -141,6 +142,7 @@ class ModelCollection(Generic[M]):
         Args:
             database: A session, a connection or an engine.
         """
+        _check_database(database)
         return Collection(
             self.name,
             database,
@@ -178,6 +180,7 @@ class ModelCollection(Generic[M]):
     def _on(
         self, database: DatabaseLike, *, write: bool, function: Callable[[Connection, Self], R]
     ) -> R:
+        _check_database(database)
         sessions = bind(database, self.records)
         with sessions.session(write=write) as session, hinted(sessions.dialect(self.records)):
             return function(session.connection({"mapper": self.mapper}), self)
@@ -519,6 +522,15 @@ def joined_in_sql(columns: Iterable[Any]) -> ColumnElement[str]:
     for part in others:
         joined = joined + part
     return func.substr(joined, len(BETWEEN) + 1, type_=String())
+
+
+def _check_database(database: object) -> None:
+    """Do nothing if it may have the rows of a class, as a session, a connection or an engine."""
+    if database is None or isinstance(database, str | bytes | PathLike):
+        raise TypeError(
+            "The first argument is the database that has the rows: a session, a connection or an "
+            f"engine, not {type(database).__name__}"
+        )
 
 
 def _columns_of_text(

@@ -217,6 +217,14 @@ def test_what_is_refused(filled: Session):
         near(filled, "x", among=[1])
     with pytest.raises(TypeError, match="use number="):
         near(filled, "x", limit=3)
+    for call in (
+        lambda text: near(text, text),
+        ARTICLES.install,
+        ARTICLES.refresh,
+        ARTICLES.pending,
+    ):
+        with pytest.raises(TypeError, match="a session, a connection or an engine, not str"):
+            call("a hound eats")
     with pytest.raises(TypeError, match="takes an instance of Article, not Author"):
         ARTICLES.related(filled, Author(id=1))  # type: ignore[arg-type]
 

@@ -99,7 +99,7 @@ class Command(BaseCommand):
         try:
             if command == "status":
                 outcome = commands.status(db, as_json=as_json)
-                failure = f"The schema is behind: run {remedy(database)}"
+                failure = f"Not all is in place. What the schema lacks: {remedy(database)}"
             elif command == "search":
                 outcome = commands.search(
                     db,
