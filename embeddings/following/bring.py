@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from ..models.base import kinds, prefixed
+from ..models.base import at_most_own, kinds, prefixed
 from ..writing import loaded, plan
 from ..writing.calls import calls_at_once
 from ..writing.items import Item, key_of
@@ -34,8 +34,7 @@ GIVEN_BACK = frozenset({BUSY, CHANGED, DELETED})
 
 def items_at_once(model: SupportsEmbedding, batch_size: int, concurrency: int | None = None) -> int:
     """Return how many items are embedded and written at once: as many as are in flight."""
-    own = getattr(model, "batch_size", None)
-    return min(batch_size, own or batch_size) * calls_at_once(model, concurrency)
+    return at_most_own(model, batch_size) * calls_at_once(model, concurrency)
 
 
 def items_of(

@@ -170,6 +170,12 @@ def check_batch_size(size: int) -> int:
     return check_positive("batch_size", size)
 
 
+def at_most_own(model: Any, batch_size: int) -> int:
+    """Return a batch size, or the model's own if that is smaller."""
+    own = getattr(model, "batch_size", None)
+    return min(batch_size, own or batch_size)
+
+
 def check_positive(name: str, number: int) -> int:
     """Return an argument if it is a positive integer.
 

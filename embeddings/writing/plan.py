@@ -20,6 +20,7 @@ from ..keys import K
 from ..models import registry
 from ..models.base import (
     BATCH_SIZE,
+    at_most_own,
     batches,
     check_batch_size,
     check_kind,
@@ -183,7 +184,6 @@ class Plan(Generic[K]):
         skips, at_once = check_on_error(on_error), calls_at_once(self.model, concurrency)
         began, count, before = perf_counter(), len(self.missing), len(self.refused)
         tell = teller(progress, count)
-        own = getattr(self.model, "batch_size", None)
 
         def finish(call: Begun[Answer]) -> Report:
             answer = call.result()
@@ -198,7 +198,7 @@ class Plan(Generic[K]):
         with self.runtime.pool(at_once) as pool:
             calls = Calls(self.model, self.runtime, pool, skips=skips)
             report = in_order(
-                batches(list(self.missing), min(batch_size, own or batch_size)),
+                batches(list(self.missing), at_most_own(self.model, batch_size)),
                 lambda keys: calls.begin({key: self.missing[key] for key in keys}),
                 finish,
                 calls.ahead,

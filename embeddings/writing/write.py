@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import update
 
 from ..errors import InvalidQueryError, ModelMismatchError
-from ..models.base import batches, check_batch_size, check_content, kinds, prefixed
+from ..models.base import at_most_own, batches, check_batch_size, check_content, kinds, prefixed
 from ..searching.query import checked_where, starts_with, where_condition
 from ..tables.records import now
 from ..values import checked_content, load_metadata
@@ -92,7 +92,6 @@ def embed_multi(
     check_batch_size(batch_size)
     began, skips, tell = perf_counter(), check_on_error(on_error), teller(progress, total)
     columns, model = checked_extra(collection.records, extra), collection.read_model()
-    own = getattr(model, "batch_size", None)
     items = (
         checked_item(collection, id, value, metadata, store, position)
         for position, (id, value, metadata) in enumerate(entries)
@@ -102,7 +101,7 @@ def embed_multi(
         calls = Calls(model, runtime, pool, skips=skips)
         bulk = _Bulk(collection, calls, tell, force=force, extra=columns)
         report = in_order(
-            batches(items, min(batch_size, own or batch_size)),
+            batches(items, at_most_own(model, batch_size)),
             bulk.begin,
             bulk.finish,
             calls.ahead,

@@ -35,6 +35,7 @@ from ...tables.custom import MAX_NAME_BYTES
 from ...tables.ours import schema_map_of
 from ...vectors import ITEM_BYTES
 from ...work import CollectionRow
+from ..quoting import quoted
 from ..status import IndexInfo
 
 if TYPE_CHECKING:
@@ -283,12 +284,6 @@ def rows_done(connection: Connection, process_id: int) -> int:
 
 def _concurrently(concurrently: bool) -> str:
     return "CONCURRENTLY " if concurrently else ""
-
-
-def quoted(name: str) -> str:
-    """Return a name as SQL, whatever is in it."""
-    escaped = name.replace('"', '""')
-    return f'"{escaped}"'
 
 
 # What a collection's index is asked for

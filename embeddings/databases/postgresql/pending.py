@@ -14,6 +14,7 @@ from sqlalchemy.engine.mock import MockConnection
 from ...following.literals import FOLLOWS
 from ...tables.ours import schema_map_of, schema_of
 from ...tables.pending import REMOVED, pending_name
+from ..quoting import quoted
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -21,18 +22,6 @@ if TYPE_CHECKING:
     from ...tables.records import Records
 
 DEFINER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
-
-
-def quoted(name: str) -> str:
-    """Return a name as SQL, whatever is in it."""
-    escaped = name.replace('"', '""')
-    return f'"{escaped}"'
-
-
-def literal(value: str) -> str:
-    """Return a text as SQL, whatever is in it."""
-    escaped = value.replace("'", "''")
-    return f"'{escaped}'"
 
 
 def schema_of_pending(connection: Connection, records: Records) -> str | None:

@@ -16,7 +16,8 @@ from sqlalchemy.exc import DBAPIError
 from ...following.literals import FOLLOWS, Follow
 from ...tables.ours import schema_map_of
 from ...tables.pending import REMOVED, WRITTEN, pending_name
-from .pending import DEFINER, in_schema, literal, quoted, run, schema_of_pending
+from ..quoting import literal, quoted
+from .pending import DEFINER, in_schema, run, schema_of_pending
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -33,7 +33,8 @@ from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 from sqlalchemy.engine.mock import MockConnection
 
 from ...searching.words import Term, tokens
-from .index import prefix, quoted, table_name
+from ..quoting import quoted
+from .index import prefix, table_name
 from .pending import run, schema_of_pending
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from sqlalchemy.engine.mock import MockConnection
 
 from ...errors import SchemaError
 from ...tables.ours import schema_map_of
+from ..quoting import quoted
 from . import llm
 from .transactions import sqlite_transaction
 
@@ -198,9 +199,3 @@ def side_tables_down(records: Records, schema: str | None = None) -> list[str]:
 def _change_log_down(records: Records, schema: str) -> list[str]:
     triggers = [f'DROP TRIGGER IF EXISTS {schema}"{name}"' for name in trigger_names(records)]
     return [*triggers, f'DROP TABLE IF EXISTS {schema}"{log_name(records)}"']
-
-
-def quoted(name: str) -> str:
-    """Return a name as SQL, whatever is in it."""
-    escaped = name.replace('"', '""')
-    return f'"{escaped}"'

@@ -13,7 +13,8 @@ from sqlalchemy.engine.mock import MockConnection
 
 from ...following.literals import FOLLOWS
 from ...tables.pending import DISPLACED, REMOVED, pending_name
-from .changelog import quoted, schema_of, within
+from ..quoting import quoted
+from .changelog import schema_of, within
 from .transactions import sqlite_transaction
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from ...errors import SchemaError
 from ...following.literals import FOLLOWS, Follow
 from ...tables.ours import schema_map_of
 from ...tables.pending import DISPLACED, REMOVED, WRITTEN, pending_name
+from ..quoting import literal, quoted
 from . import pending
-from .changelog import quoted, schema_of, within
+from .changelog import schema_of, within
 from .transactions import sqlite_transaction
 
 if TYPE_CHECKING:
@@ -212,7 +213,7 @@ def follows(connection: Connection, records: Records) -> list[Follow]:
 def _triggers(given: Follow, shape: Shape, schema: str | None) -> dict[str, str]:
     """Return the SQL of the triggers by their names."""
     table, key = quoted(given.table), quoted(given.key)
-    name, pending_ = _literal(given.collection), quoted(pending_name(given.records))
+    name, pending_ = literal(given.collection), quoted(pending_name(given.records))
     add = f"INSERT INTO {pending_} (collection, id, change)"
 
     def id_of(row: str) -> str:
@@ -302,8 +303,3 @@ def _plain(terms: Sequence[tuple[str, str]], shape: Shape) -> list[str]:
 
 def _list(columns: dict[str, None]) -> str:
     return ", ".join(map(quoted, columns))
-
-
-def _literal(value: str) -> str:
-    escaped = value.replace("'", "''")
-    return f"'{escaped}'"

@@ -26,7 +26,8 @@ from sqlalchemy import (
     text,
 )
 
-from .changelog import quoted, schema_of, within
+from ..quoting import quoted
+from .changelog import schema_of, within
 from .rows import as_json
 from .transactions import sqlite_transaction
 
