@@ -433,7 +433,7 @@ def _claims_own(self: Pending, size: int, upto: Any, without: Any) -> Any:
     noted: dict[str, frozenset[int]] = {}
     with self._collection.work(write=True) as work:
         columns = pending_table(work.records).c
-        is_free = columns.claimed_by.is_(None)
+        is_free = columns.claimed_by.is_(None) & (columns.collection == "history")
         for seq, id in work.run(select(columns.seq, columns.id).where(is_free)).all():
             noted[id] = noted.get(id, frozenset()) | {seq}
         seqs = [seq for each in noted.values() for seq in each]
