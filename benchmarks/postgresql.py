@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 BULK_DIMENSIONS, BULK_BATCH = 1536, 1_000
 DIMENSIONS, CLUSTERS, SPREAD = 384, 1_000, 0.7
 TEXT = "A sentence of about the length that people store, with its number at the end: "
+COPY = (
+    "COPY embeddings (collection_id, id, embedding, content, content_blob, content_hash, metadata, "
+    "updated) FROM STDIN (FORMAT BINARY)"
+)
 COLUMNS = ("int4", "text", "vector", "text", "bytea", "bytea", "jsonb", "int4")
 QUERIES = 100
 
@@ -84,7 +88,7 @@ def bulk(bench: Bench, number_of_rows: int, rounds: int) -> None:
             cursor = bench.raw.cursor()
             cursor.execute("INSERT INTO collections (id, name, model) VALUES (1, 'docs', 'fake')")
             for start in range(0, number_of_rows, BULK_BATCH):
-                with cursor.copy("COPY embeddings FROM STDIN (FORMAT BINARY)") as rows:
+                with cursor.copy(COPY) as rows:
                     rows.set_types(COLUMNS)
                     for i in range(number_of_rows)[start : start + BULK_BATCH]:
                         rows.write_row(

@@ -14,7 +14,7 @@ from .following import triggers
 from .sessions import bind_for_reading
 from .tables.custom import found
 from .tables.migrate import current_revision, head_revision
-from .tables.ours import check_adoptable, schema_map_of
+from .tables.ours import check_adoptable, schema_map_of, schema_of
 from .tables.pending import pending_table
 from .tables.records import RECORDS
 from .vectors import ITEM_BYTES
@@ -202,9 +202,10 @@ def _lost(connection: Connection, records: Sequence[Records]) -> Iterator[str]:
 
 def _followed(work: Work, declared: Sequence[ModelCollection[Any]]) -> Iterator[FollowedOverview]:
     connection, table = work.connection, pending_table(work.records)
-    schema = schema_map_of(connection).get(table.schema, table.schema)
+    schema = schema_map_of(connection).get(table.schema, table.schema) or schema_of(connection)
     pending: dict[str, int] = {}
-    if inspect(connection).has_table(table.name, schema):
+    is_there = inspect(connection).has_table(table.name, schema)
+    if is_there and work.database.may_read(connection, table.name, schema):
         count = func.count(func.distinct(table.c.id))
         rows = work.run(select(table.c.collection, count).group_by(table.c.collection))
         pending = {name: number for name, number in rows}  # noqa: C416  a Row is no pair to mypy

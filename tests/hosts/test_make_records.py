@@ -17,8 +17,10 @@ from sqlalchemy import (
     create_engine,
     event,
     inspect,
+    literal,
     select,
     text,
+    union_all,
 )
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncAttrs, AsyncSession, create_async_engine
@@ -241,6 +243,8 @@ OPERATIONS: dict[str, Callable[[Collection[Any], Any, Records], Any]] = {
     "index_info": lambda docs, db, _: on_postgresql(db, lambda: bool(docs.index_info())),
     "a search by the index": lambda docs, _db, _: [entry.id for entry in docs.similar("a hound")],
     "drop_index": lambda docs, db, _: on_postgresql(db, docs.drop_index),
+    "sync": lambda docs, _db, _: audited(docs),
+    "copy_to": lambda docs, db, records: copied(docs, db, records),
     "create_text_index": lambda docs, _db, _: with_words(docs),
     "drop_text_index": lambda docs, _db, _: (docs.drop_text_index(), docs.drop_text_index()),
     "delete_items": lambda docs, _db, records: [
@@ -256,6 +260,25 @@ OPERATIONS: dict[str, Callable[[Collection[Any], Any, Records], Any]] = {
     "DoesNotExist": lambda docs, _db, _: is_gone(docs),
     "close": lambda docs, _db, _: docs.close(),
 }
+
+
+def audited(docs: Collection[Any]) -> Any:
+    """Return what a dry run of `sync` tells of a source of two rows."""
+    rows = [
+        select(literal(id).label("id"), literal(content).label("text"))
+        for id, content in (("1", "another text"), ("new", "a new one"))
+    ]
+    source = union_all(*rows).subquery()
+    found = docs.sync(select(source.c.id, source.c.text), dry_run=True)
+    return found.stale, found.missing, found.orphaned
+
+
+def copied(docs: Collection[Any], db: Any, records: Records) -> Any:
+    """Copy the collection beside itself, and return what came of that."""
+    other = Collection("copy", db, model=docs.model(), records=records)
+    outcome = docs.copy_to(other).reused, other.ids()
+    other.delete()
+    return outcome
 
 
 def with_words(docs: Collection[Any]) -> Any:

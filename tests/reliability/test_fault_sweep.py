@@ -58,6 +58,8 @@ WRITES: dict[str, Callable[[Any], Any]] = {
     "set_metadata": lambda docs: docs.set_metadata("a", {"n": 4}),
     "delete_items": lambda docs: docs.delete_items(["a", "b"]),
     "delete_items by metadata": lambda docs: docs.delete_items(where={"n": 1}),
+    "create_text_index": lambda docs: docs.create_text_index("simple"),
+    "drop_text_index": lambda docs: docs.drop_text_index(),
     "rename": lambda docs: docs.rename("other"),
     "delete": lambda docs: docs.delete(),
 }
@@ -97,6 +99,8 @@ INDEXES: dict[str, Callable[[Any], Any]] = {
 METHODS = WRITES | READS
 WITHOUT_A_DATABASE = {"DoesNotExist", "close", "content_hash", "name"}
 OF_THE_DATABASE = {"exists", "names"}
+OF_TWO_PLACES = {"sync", "copy_to"}
+"""These read one place and write another by what is swept here, and resume: see their own tests."""
 AWAITED = ("embed_multi", "delete_items", "delete", "similar")
 
 
@@ -104,7 +108,7 @@ def test_every_public_method_is_swept():
     """A new one has to be added here."""
     public = {name for name in dir(Collection) if not name.startswith("_")}
     named = {name.split()[0] for name in METHODS | INDEXES}
-    assert public - named == WITHOUT_A_DATABASE | OF_THE_DATABASE
+    assert public - named == WITHOUT_A_DATABASE | OF_THE_DATABASE | OF_TWO_PLACES
 
 
 class Faults:

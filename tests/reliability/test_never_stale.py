@@ -93,6 +93,9 @@ def assert_shown(folder: Path, sql: tuple[str, ...] = SQL) -> None:
         tell(folder, EXAMPLES_OF_FAULTS, sql=sql, filters=False, deterministic=True)
 
 
+ALWAYS_ZERO = "coalesce(zeroblob(16), randomblob(16))"  # by the second part a log is known as ours
+
+
 @pytest.mark.usefixtures("_one_line_of_defence")
 def test_a_counter_instead_of_a_token_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A number that comes back after a rollback does not tell what is behind it."""
@@ -100,7 +103,7 @@ def test_a_counter_instead_of_a_token_is_shown(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(
         changelog,
         "side_tables",
-        lambda *a: [sql.replace("randomblob(16)", "zeroblob(16)") for sql in side_tables(*a)],
+        lambda *a: [sql.replace("randomblob(16)", ALWAYS_ZERO) for sql in side_tables(*a)],
     )
 
     class Here(History):

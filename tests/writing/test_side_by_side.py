@@ -344,7 +344,7 @@ def test_a_generator_of_any_length_takes_no_more_memory(tmp_path: Any):
 
 
 INTERRUPTED = """
-    import sys, _thread, threading
+    import signal, sys
     import embeddings
     from embeddings import Collection
     from embeddings.models.openai import OpenAIEmbeddingModel
@@ -353,7 +353,8 @@ INTERRUPTED = """
         "toy", api_key="k", base_url=sys.argv[1], batch_size=2, concurrency=3, max_retries=0,
     )
     docs = Collection("docs", sys.argv[2], model=model)
-    print("ready", flush=True)
+    # Python does not heed Ctrl-C where its parent ignores it, as what runs in the background does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     docs.embed_multi((f"{n:04}", f"text {n:04}") for n in range(100))
 """
 
