@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 def is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[bool]:
     """Return the condition that an id is in an array of texts."""
-    return id == func.any(cast(ids, ARRAY(Text)))
+    # In a group: SQLAlchemy 2.0 negates it to `id != ANY(ids)` else, which is another condition.
+    return (id == func.any(cast(ids, ARRAY(Text)))).self_group()
 
 
 def keep_collection(work: Work, name: str) -> None:
