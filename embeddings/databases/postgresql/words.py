@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
 WORDS, WORDS_OF, LANGUAGE = "search_words", "search_words_of", "search_language"
 """The columns: of embeddings the words and the hash of their content; of collections."""
+LACKS_WORDS = f"({WORDS} IS NULL OR {WORDS_OF} IS DISTINCT FROM content_hash)"
+"""The condition, in SQL, that a row has no words of the text that it was made of."""
 MOST_POSITIONS = 255
 """Of a word: https://www.postgresql.org/docs/current/textsearch-limitations.html"""
 MOST_WORDS = MOST_POSITIONS
@@ -146,7 +148,7 @@ def create(work: Work, language: str) -> None:
     missing = text(
         f"SELECT id, content, content_hash FROM {table} WHERE collection_id = :collection "
         f"AND content IS NOT NULL AND id > :last "
-        f"AND ({WORDS} IS NULL OR {WORDS_OF} IS DISTINCT FROM content_hash) "
+        f"AND {LACKS_WORDS} "
         f"ORDER BY id LIMIT {PAGE}"
     )
     last = ""
@@ -177,7 +179,7 @@ def without_words(work: Work, ids: list[str]) -> set[str]:
     statement = text(
         f"SELECT id FROM {table_name(work.connection, work.records)} "
         f"WHERE collection_id = :collection AND id = ANY(:ids) "
-        f"AND ({WORDS} IS NULL OR {WORDS_OF} IS DISTINCT FROM content_hash)"
+        f"AND {LACKS_WORDS}"
     ).bindparams(bindparam("ids", type_=ARRAY(Text)))
     parameters = {"collection": work.row.id, "ids": ids}
     return {*work.connection.execute(statement, parameters).scalars()}
@@ -261,7 +263,7 @@ def count_without(work: Work) -> int:
     statement = text(
         f"SELECT count(*) FROM {table_name(work.connection, work.records)} "
         "WHERE collection_id = :collection AND content_blob IS NULL "
-        f"AND ({WORDS} IS NULL OR {WORDS_OF} IS DISTINCT FROM content_hash)"
+        f"AND {LACKS_WORDS}"
     )
     return int(work.connection.execute(statement, {"collection": work.row.id}).scalar_one())
 
