@@ -37,7 +37,7 @@ NOTES: tuple[tuple[str, str], ...] = (
     ),
     ("Stir the rice constantly and add the stock one ladle at a time.", "making a creamy risotto"),
     (
-        "For the birthday we need a cake with raspberries, twelve candles and lemonade for the kids.",
+        "For the birthday we need a cake with raspberries, twelve candles and lemonade for kids.",
         "what to buy for the children's party",
     ),
     (

@@ -29,15 +29,15 @@ from ..models.base import (
     tokens_of,
 )
 from ..work import retried
-from . import rows
+from . import parts, rows
 from .calls import Calls, ask, calls_at_once, check_on_error, in_order, reason_of
 from .items import fold, key_of, of_item
 from .progress import teller
 from .report import CHANGED, DELETED, Report
-from .resolve import resolve, stored_rows
+from .resolve import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from ..keys import Keys
     from ..models.base import Content, SupportsEmbedding
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ..vectors import Float32
     from ..work import Reference, Work
     from .calls import Answer, OnError
+    from .chunks import Chunks
     from .items import ContentKey, Item
     from .progress import Progress
     from .resolve import StoredRow
@@ -102,13 +103,15 @@ class Plan(Generic[K]):
     """What the model does not take, with the reason."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Values of a host's own columns, for new rows."""
+    chunks: Chunks | None = None
+    """How the texts are cut; then `lists` are of chunks, and so are all ids here."""
     has_new_words: bool = False
     """Whether an item that is unchanged has no words in the collection's text index yet."""
 
     @property
     def new(self) -> list[K]:
         """The ids of items whose content has to be embedded."""
-        return self._sorted(self.new_ids)
+        return self._sorted(self.items_of(self.new_ids))
 
     @property
     def reusable(self) -> list[K]:
@@ -116,7 +119,7 @@ class Plan(Generic[K]):
 
         Their vector is there, under the same id or another.
         """
-        return self._sorted(self.written_ids - self.new_ids)
+        return self._sorted(self.items_of(self.written_ids) - self.items_of(self.new_ids))
 
     @property
     def unchanged(self) -> list[K]:
@@ -126,7 +129,12 @@ class Plan(Generic[K]):
     @property
     def unchanged_ids(self) -> set[str]:
         """The stored ids of those."""
-        return {item.id for item in self.items()} - self.new_ids - self.written_ids
+        ids = {item.owner for item in self.items()}
+        return ids - self.items_of(self.new_ids | self.written_ids)
+
+    def items_of(self, ids: Iterable[str]) -> set[str]:
+        """Return the stored ids of items whose rows have these ids."""
+        return {*ids} if self.chunks is None else {parts.owner(id) for id in ids}
 
     def _sorted(self, ids: set[str]) -> list[K]:
         return [self.keys.from_text(id) for id in sorted(ids)]
@@ -223,7 +231,7 @@ class Plan(Generic[K]):
         if answer.error is not None:
             if isinstance(answer.error, InvalidItemError | InvalidVectorError | ModelError):
                 concerned = answer.concerned()
-                ids = {item.id for item in self.items() if item.key in concerned}
+                ids = {item.owner for item in self.items() if item.key in concerned}
                 answer.error.add_ids(self._sorted(ids))
             raise answer.error
         return Report(requests=answer.usage.requests, tokens=answer.usage.tokens)
@@ -233,13 +241,12 @@ class Plan(Generic[K]):
         if not self.refused:
             return ()
         gone = {
-            item.id: self.refused[item.key] for item in self.items() if item.key in self.refused
+            item.owner: self.refused[item.key] for item in self.items() if item.key in self.refused
         }
-        self.lists = [
-            [item for item in items if item.key not in self.refused] for items in self.lists
-        ]
-        self.new_ids -= gone.keys()
-        self.written_ids -= gone.keys()
+        ids = {item.id for item in self.items() if item.owner in gone}
+        self.lists = [[item for item in items if item.owner not in gone] for items in self.lists]
+        self.new_ids -= ids
+        self.written_ids -= ids
         return tuple((self.keys.from_text(id), why) for id, why in sorted(gone.items()))
 
     def items(self) -> Iterator[Item]:
@@ -247,7 +254,8 @@ class Plan(Generic[K]):
         return chain.from_iterable(self.lists)
 
     def __repr__(self) -> str:
-        new, written = len(self.new_ids), len(self.written_ids | self.new_ids)
+        new = len(self.items_of(self.new_ids))
+        written = len(self.items_of(self.written_ids | self.new_ids))
         return f"<Plan for {self.collection!r}: {written} to write, {new} of them new>"
 
 
@@ -284,9 +292,13 @@ def make(
                 raise of_item(item.id, error) from None
         vectors = {} if prepared is None else {given[0].key: prepared}
         lists = fold(given)
+        chunks = parts.chunks_for(collection, row)
+        if chunks is not None:
+            lists = [parts.cut(collection, model, chunks, items) for items in lists]
         first, later = lists[0], lists[1:]
-        stored = None if row is None else stored_rows(work, first, kinds(model))
-        todo = resolve(work, first, stored, vectors, kinds(model), force=force)
+        stored = None if row is None else parts.stored_rows(work, first, kinds(model))
+        items = first if stored is None else parts.compared(work, first, stored)
+        todo = resolve(work, items, stored, vectors, kinds(model), force=force)
         texts = sorted(todo.unchanged & todo.texts.keys())
         is_indexed = row is not None and row.language is not None
         has_new_words = is_indexed and bool(work.database.without_words(work, texts))
@@ -296,6 +308,8 @@ def make(
     refused = _refused(collection, model, lists, missing, skips=skips)
     missing = {key: content for key, content in missing.items() if key not in refused}
     written = {row["id"] for row in todo.rows + todo.changes}
+    if chunks is not None:
+        written.update(item.id for item in parts.changed(items, todo, stored or {}))
     return Plan(
         collection=collection.name,
         model_id=collection.model_id_of(row),
@@ -311,6 +325,7 @@ def make(
         stored=stored or {},
         refused=refused,
         extra=extra,
+        chunks=chunks,
         has_new_words=has_new_words,
     )
 
@@ -409,12 +424,12 @@ def write(
         spent += plan.take(ask(plan.model, plan.runtime, contents, skips=skips))
         plan.new_ids |= {item.id for item in outcome.missing}
         spent += Report(skipped=plan.without_refused())
-    written = outcome.written - outcome.skipped.keys()
-    ids = {item.id for item in plan.items()}
+    written = plan.items_of(outcome.written) - outcome.skipped.keys()
+    new, ids = plan.items_of(plan.new_ids), {item.owner for item in plan.items()}
     report = spent + Report(
-        embedded=len(written & plan.new_ids),
-        reused=len(written - plan.new_ids),
-        unchanged=len(ids - outcome.written - outcome.skipped.keys()),
+        embedded=len(written & new),
+        reused=len(written - new),
+        unchanged=len(ids - written - outcome.skipped.keys()),
         skipped=tuple(
             (plan.keys.from_text(id), why) for id, why in sorted(outcome.skipped.items())
         ),
@@ -452,32 +467,43 @@ def _write(
             registry.canonical_id(row.model_id) != registry.canonical_id(plan.model_id)
         ):
             raise ModelMismatchError(collection.name, row.model_id, plan.model_id)
+        parts.check_chunks(work, plan.chunks)
+        if plan.chunks is not None:
+            work.database.keep_items(work, sorted({item.owner for item in plan.items()}))
         for position, folded in enumerate(plan.lists):
             if position:
                 collection.existing(work)
             elif gate:
-                outcome.skipped |= gate.admit(work, [item.id for item in folded])
+                outcome.skipped |= gate.admit(work, list({item.owner: None for item in folded}))
             elif gives_way:
                 work.database.keep_rows(work, [item.id for item in folded])
-            stored = stored_rows(work, folded, accepted)
+            stored = parts.stored_rows(work, folded, accepted)
             left: set[str] = set()
             if gives_way and not position:
                 left = _moved(plan, work, stored, outcome)
             items = [
-                item for item in folded if item.id not in left and item.id not in outcome.skipped
+                item
+                for item in folded
+                if item.owner not in left and item.owner not in outcome.skipped
             ]
+            items = parts.compared(work, items, stored)
             todo = resolve(work, items, stored, plan.vectors, accepted, force=plan.force)
             if todo.missing:
                 outcome.missing = todo.missing
                 return outcome
             new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
-            if rows.write(work, todo, new):
+            is_in_doubt = rows.write(work, todo, new)
+            if plan.chunks is not None:
+                changed = parts.changed(items, todo, stored)
+                parts.write(work, changed, stored)
+                outcome.written |= {item.id for item in changed}
+            if is_in_doubt:
                 collection.existing(work)  # read again: it has vectors now
-                again = stored_rows(work, items, accepted)
+                again = parts.stored_rows(work, items, accepted)
                 _give_way(plan, work, [item for item in items if item.id in new], again, outcome)
             outcome.written |= {row["id"] for row in todo.rows + todo.changes}
         if gate:
-            ids = {item.id for items in plan.lists for item in items}
+            ids = {item.owner for items in plan.lists for item in items}
             gate.settle(work, ids - outcome.skipped.keys())
     return outcome
 
@@ -486,9 +512,12 @@ def _moved(
     plan: Plan[Any], work: Work, stored: dict[str, StoredRow], outcome: _Outcome
 ) -> set[str]:
     """Return the ids of items whose rows are others than when the plan was made."""
-    items = [item for item in plan.lists[0] if stored.get(item.id) != plan.stored.get(item.id)]
+    moved = {
+        item.owner for item in plan.lists[0] if stored.get(item.id) != plan.stored.get(item.id)
+    }
+    items = [item for item in plan.lists[0] if item.owner in moved]
     _give_way(plan, work, items, stored, outcome)
-    return {item.id for item in items}
+    return moved
 
 
 def _give_way(
@@ -499,7 +528,12 @@ def _give_way(
     outcome: _Outcome,
 ) -> None:
     """Skip those of the items that another writer's rows are not what was planned."""
-    as_planned = resolve(work, items, stored, plan.vectors, kinds(plan.model)).unchanged
+    items = parts.compared(work, items, stored)
+    todo = resolve(work, items, stored, plan.vectors, kinds(plan.model))
+    as_planned = todo.unchanged
+    if plan.chunks is not None:
+        as_planned = as_planned - {item.id for item in parts.changed(items, todo, stored)}
+    there = plan.items_of(stored)
     for item in items:
         if item.id not in as_planned:
-            outcome.skipped[item.id] = CHANGED if item.id in stored else DELETED
+            outcome.skipped[item.owner] = CHANGED if item.owner in there else DELETED

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ..vectors import Float32
     from ..work import Work
     from .items import ContentKey, Item
+    from .parts import Kept
 
 HASHES_AT_ONCE = 500  # in one statement, far below the parameters that any database takes
 
@@ -53,6 +54,8 @@ class StoredRow:
     """Whether its vector has the collection's length."""
     updated: int | None
     """Seconds since 1970."""
+    kept: Kept | None = None
+    """Of a chunk, what is kept of it."""
 
 
 @dataclass
