@@ -115,7 +115,8 @@ def _items(
         record: EmbeddingRecord = entity.__mapper__.class_manager.new_instance()
         stored = dict(zip(names, values, strict=True))
         stored["id"] = stored["id"].rpartition(CHUNK_MARK)[0]
-        stored["content_hash"] = item_hash or stored["content_hash"]
+        if stored["content_blob"] is None:
+            stored["content_hash"] = item_hash or stored["content_hash"]
         if chunks != 1:
             stored["embedding"] = None
         if chunks != 1 or content is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,14 +11,13 @@ from ..errors import ChunksMismatchError, InvalidItemError
 from ..models.base import prefixed
 from ..work import CHUNK_MARK
 from .chunks import chunks_of
-from .items import Item, Part, key_of, of_item
+from .items import Item, Part, hashes_of, of_item
 from .resolve import is_same_json
-from .resolve import stored_rows as rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ..models.base import Kind, SupportsEmbedding
+    from ..models.base import SupportsEmbedding
     from ..work import CollectionRow, Reference, Work
     from .chunks import Chunks
     from .resolve import Resolution, StoredRow
@@ -73,7 +71,7 @@ def cut(
     for item in items:
         content = item.content
         if isinstance(content, bytes):
-            whole = Part(item.id, 0, None, None, item.key[0], None, 1)
+            whole = Part(item.id, 0, None, None, item.key, None, 1)
             made.append(item._replace(id=chunk_id(item.id, 0), part=whole))
             continue
         try:
@@ -89,13 +87,21 @@ def cut(
                 number,
                 start,
                 end,
-                item.key[0] if is_first else None,
+                item.key if is_first else None,
                 content if is_first and item.store and not is_whole else None,
                 len(spans) if is_first else None,
             )
-            key = item.key if is_whole else key_of(collection, prefixed(model, text))
+            hashed, key = item.content_hash, item.key
+            if not is_whole:
+                hashed, key = hashes_of(collection, prefixed(model, text))
             made.append(
-                item._replace(id=chunk_id(item.id, number), content=text, key=key, part=part)
+                item._replace(
+                    id=chunk_id(item.id, number),
+                    content=text,
+                    content_hash=hashed,
+                    key=key,
+                    part=part,
+                )
             )
     return sorted(made, key=lambda item: item.id)
 
@@ -117,11 +123,13 @@ class Kept(NamedTuple):
     end: int | None
     item_hash: bytes | None
     has_content: bool
-    count: int | None
+    chunks: int | None
 
 
-def kept_parts(work: Work, ids: Iterable[str]) -> dict[str, Kept]:
-    """Return what is kept of parts, by the ids of their rows."""
+def kept_parts(work: Work, ids: Iterable[str] | None) -> dict[str, Kept]:
+    """Return what is kept of parts, by the ids of their rows; of other collections nothing."""
+    if not ids or work.row.chunks is None:
+        return {}
     parts = work.database.parts(work).c
     statement = select(
         parts.id,
@@ -137,16 +145,12 @@ def kept_parts(work: Work, ids: Iterable[str]) -> dict[str, Kept]:
     }
 
 
-def stored_rows(work: Work, items: Sequence[Item], kinds: Sequence[Kind]) -> dict[str, StoredRow]:
-    """Return the rows that are there, as `resolve.stored_rows`, with what is kept of chunks."""
-    stored = rows_of(work, items, kinds)
-    if work.row.chunks is None:
-        return stored
-    kept = kept_parts(work, stored)
-    return {id: replace(row, kept=kept.get(id)) for id, row in stored.items()}
-
-
-def compared(work: Work, items: Sequence[Item], stored: Mapping[str, StoredRow]) -> list[Item]:
+def compared(
+    work: Work,
+    items: list[Item],
+    stored: Mapping[str, StoredRow] | None,
+    kept: Mapping[str, Kept],
+) -> list[Item]:
     """Return items as they are to be resolved, given the rows that are there.
 
     Where an item's text is another its rows are replaced, as a whole; those that are just as they
@@ -155,19 +159,19 @@ def compared(work: Work, items: Sequence[Item], stored: Mapping[str, StoredRow])
     Args:
         work: Of the collection.
         items: Of `cut`; others are returned as they are.
-        stored: With what is kept of them.
+        stored: The rows; None if the collection has no row yet.
+        kept: What is kept of them.
     """
-    if work.row.chunks is None:
-        return list(items)
+    if not stored or work.row.chunks is None:
+        return items
     todo: list[Item] = []
-    by_item = sorted(items, key=lambda item: item.owner)
-    for _, group in groupby(by_item, lambda item: item.owner):
+    for _, group in groupby(sorted(items, key=by_owner), by_owner):
         parts = list(group)
-        is_same = is_there(parts, stored)
+        is_same = is_there(parts, kept)
         first = stored.get(chunk_id(parts[0].owner, 0))
         for item in parts:
             row = stored.get(item.id)
-            has_text = row is not None and row.content_hash == item.key[0]
+            has_text = row is not None and row.content_hash in {item.content_hash, item.key}
             if not is_same:
                 stays = has_text and row is not None and _is_as_replaced(work, item, row)
                 todo.append(item if stays else item._replace(anew=True))
@@ -175,25 +179,29 @@ def compared(work: Work, items: Sequence[Item], stored: Mapping[str, StoredRow])
                 todo.append(item)
             else:
                 metadata = first.metadata if item.metadata is None else item.metadata
-                todo.append(item._replace(metadata=metadata, store=item.store or first.is_stored))
+                is_stored = bool(first.is_text or first.is_binary)
+                todo.append(item._replace(metadata=metadata, store=item.store or is_stored))
     return sorted(todo, key=lambda item: item.id)
 
 
-def is_there(parts: Sequence[Item], stored: Mapping[str, StoredRow]) -> bool:
+def by_owner(item: Item) -> str:
+    """Return what the parts of an item have in common."""
+    return item.owner
+
+
+def is_there(parts: Sequence[Item], kept: Mapping[str, Kept]) -> bool:
     """Return whether an item is stored with this text, whatever has become of single rows."""
     item_hash = next(item.part.item_hash for item in parts if item.part and not item.part.number)
-    first = stored.get(chunk_id(parts[0].owner, 0))
-    kept = None if first is None else first.kept
+    first = kept.get(chunk_id(parts[0].owner, 0))
     return (
-        kept is not None
-        and kept.item_hash == item_hash
-        and kept.count == len(parts)
+        first is not None
+        and (first.item_hash, first.chunks) == (item_hash, len(parts))
         and not any(item.anew for item in parts)
     )
 
 
 def _is_as_replaced(work: Work, item: Item, row: StoredRow) -> bool:
-    if item.anew or row.is_stored != item.store or row.kind not in {None, item.key[1]}:
+    if item.anew or (row.is_text or row.is_binary) != item.store:
         return False
     if item.metadata is None or row.metadata is None:
         return item.metadata is row.metadata
@@ -201,43 +209,37 @@ def _is_as_replaced(work: Work, item: Item, row: StoredRow) -> bool:
     return is_same_json(item.metadata, row.metadata, keeps_order=keeps_order)
 
 
-def changed(items: Iterable[Item], todo: Resolution, stored: Mapping[str, StoredRow]) -> list[Item]:
+def changed(items: Iterable[Item], todo: Resolution, kept: Mapping[str, Kept]) -> list[Item]:
     """Return the parts of which something else is to be kept than is, or whose rows are written."""
     written = {row["id"] for row in todo.rows}
-    return [item for item in items if item.id in written or _differs(item, stored.get(item.id))]
+    return [item for item in items if item.id in written or _differs(item, kept.get(item.id))]
 
 
-def _differs(item: Item, row: StoredRow | None) -> bool:
-    part, kept = item.part, None if row is None else row.kept
+def _differs(item: Item, kept: Kept | None) -> bool:
+    part = item.part
     if part is None or kept is None:
         return True
     has_content = kept.has_content or part.item_content is None
-    return not has_content or (part.start, part.end, part.item_hash, part.item_chunks) != (
-        kept.start,
-        kept.end,
-        kept.item_hash,
-        kept.count,
-    )
+    return not has_content or part[2:5] + part[6:] != kept[:3] + kept[4:]
 
 
-def write(work: Work, items: Sequence[Item], stored: Mapping[str, StoredRow]) -> None:
+def write(work: Work, items: Sequence[Item], kept: Mapping[str, Kept]) -> None:
     """Keep what is to be kept of parts whose rows are written, and delete those of the text before.
 
     Args:
         work: Of the collection.
         items: Of `changed`.
-        stored: The rows that were there before.
+        kept: What was kept of them before.
     """
     if not items:
         return
-    work.database.put_parts(
-        work, [(item.id, *item.part[2:]) for item in items if item.part is not None]
-    )
+    given = [(item.id, *item.part[2:]) for item in items if item.part is not None]
+    work.database.put_parts(work, given)
     surplus: list[str] = []
     for item in items:
-        row = stored.get(item.id)
-        if item.part is not None and item.part.item_chunks and row is not None and row.kept:
-            numbers = range(item.part.item_chunks, row.kept.count or 0)
+        before = kept.get(item.id)
+        if item.part is not None and item.part.item_chunks and before is not None:
+            numbers = range(item.part.item_chunks, before.chunks or 0)
             surplus += [chunk_id(item.owner, number) for number in numbers]
     if surplus:
         columns = work.records.embeddings.c

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Protocol
@@ -31,13 +30,13 @@ from ..models.base import (
 from ..work import retried
 from . import parts, rows
 from .calls import Calls, ask, calls_at_once, check_on_error, in_order, reason_of
-from .items import fold, key_of, of_item
+from .items import fold, hashes_of, of_item
 from .progress import teller
 from .report import CHANGED, DELETED, Report
-from .resolve import resolve
+from .resolve import resolve, stored_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from ..keys import Keys
     from ..models.base import Content, SupportsEmbedding
@@ -46,7 +45,8 @@ if TYPE_CHECKING:
     from ..work import Reference, Work
     from .calls import Answer, OnError
     from .chunks import Chunks
-    from .items import ContentKey, Item
+    from .items import Item
+    from .parts import Kept
     from .progress import Progress
     from .resolve import StoredRow
 
@@ -90,21 +90,23 @@ class Plan(Generic[K]):
     runtime: Runtime
     keys: Keys[K]
     force: bool
-    lists: list[list[Item]]
+    items: list[Item]
     """From `items.fold`."""
-    missing: dict[ContentKey, Content]
+    missing: dict[bytes, Content]
     """What has no vector yet."""
-    vectors: dict[ContentKey, Float32]
+    vectors: dict[bytes, Float32]
     new_ids: set[str]
     written_ids: set[str]
     stored: dict[str, StoredRow]
     """The rows that were there when the plan was made, by their ids."""
-    refused: dict[ContentKey, str] = field(default_factory=dict)
+    refused: dict[bytes, str] = field(default_factory=dict)
     """What the model does not take, with the reason."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Values of a host's own columns, for new rows."""
     chunks: Chunks | None = None
-    """How the texts are cut; then `lists` are of chunks, and so are all ids here."""
+    """How the texts are cut; then `items` are chunks, and so are all ids here."""
+    kept: dict[str, Kept] = field(default_factory=dict)
+    """What was kept of chunks when the plan was made, by their ids."""
     has_new_words: bool = False
     """Whether an item that is unchanged has no words in the collection's text index yet."""
 
@@ -129,11 +131,11 @@ class Plan(Generic[K]):
     @property
     def unchanged_ids(self) -> set[str]:
         """The stored ids of those."""
-        ids = {item.owner for item in self.items()}
+        ids = {item.owner for item in self.items}
         return ids - self.items_of(self.new_ids | self.written_ids)
 
     def items_of(self, ids: Iterable[str]) -> set[str]:
-        """Return the stored ids of items whose rows have these ids."""
+        """Return the stored ids of the items whose rows have these ids."""
         return {*ids} if self.chunks is None else {parts.owner(id) for id in ids}
 
     def _sorted(self, ids: set[str]) -> list[K]:
@@ -226,12 +228,15 @@ class Plan(Generic[K]):
         """
         self.vectors |= answer.vectors
         self.refused |= answer.refused
-        for key in (*answer.vectors, *answer.refused):
-            self.missing.pop(key, None)
+        self.missing = {
+            key: content
+            for key, content in self.missing.items()
+            if key not in answer.vectors and key not in answer.refused
+        }
         if answer.error is not None:
             if isinstance(answer.error, InvalidItemError | InvalidVectorError | ModelError):
                 concerned = answer.concerned()
-                ids = {item.owner for item in self.items() if item.key in concerned}
+                ids = {item.owner for item in self.items if item.key in concerned}
                 answer.error.add_ids(self._sorted(ids))
             raise answer.error
         return Report(requests=answer.usage.requests, tokens=answer.usage.tokens)
@@ -240,18 +245,13 @@ class Plan(Generic[K]):
         """Take what the model does not take off the plan; return the ids, with the reason."""
         if not self.refused:
             return ()
-        gone = {
-            item.owner: self.refused[item.key] for item in self.items() if item.key in self.refused
-        }
-        ids = {item.id for item in self.items() if item.owner in gone}
-        self.lists = [[item for item in items if item.owner not in gone] for items in self.lists]
+        refused = [item for item in self.items if item.key in self.refused]
+        gone = {item.owner: self.refused[item.key] for item in refused}
+        ids = {item.id for item in self.items if item.owner in gone}
+        self.items = [item for item in self.items if item.owner not in gone]
         self.new_ids -= ids
         self.written_ids -= ids
         return tuple((self.keys.from_text(id), why) for id, why in sorted(gone.items()))
-
-    def items(self) -> Iterator[Item]:
-        """Yield what is to be written."""
-        return chain.from_iterable(self.lists)
 
     def __repr__(self) -> str:
         new = len(self.items_of(self.new_ids))
@@ -284,32 +284,28 @@ def make(
         if row is None:
             collection.refuse_if_deleted()
         model = collection.model_of(row)
-        given = [_as_embedded(collection, model, item) for item in given]
-        for item in {item.key[1]: item for item in reversed(given)}.values():
+        items = fold(_as_embedded(collection, model, given))
+        for item in {type(item.content): item for item in reversed(given)}.values():
             try:
                 check_kind(model, item.content)
             except InvalidItemError as error:
                 raise of_item(item.id, error) from None
-        vectors = {} if prepared is None else {given[0].key: prepared}
-        lists = fold(given)
+        vectors = {} if prepared is None else {items[0].key: prepared}
         chunks = parts.chunks_for(collection, row)
         if chunks is not None:
-            lists = [parts.cut(collection, model, chunks, items) for items in lists]
-        first, later = lists[0], lists[1:]
-        stored = None if row is None else parts.stored_rows(work, first, kinds(model))
-        items = first if stored is None else parts.compared(work, first, stored)
-        todo = resolve(work, items, stored, vectors, kinds(model), force=force)
-        texts = sorted(todo.unchanged & todo.texts.keys())
-        is_indexed = row is not None and row.language is not None
-        has_new_words = is_indexed and bool(work.database.without_words(work, texts))
-    # What comes later cannot rely on a row that is about to be replaced.
+            items = parts.cut(collection, model, chunks, items)
+        stored = None if row is None else stored_rows(work, items)
+        kept = parts.kept_parts(work, stored)
+        compared = parts.compared(work, items, stored, kept)
+        todo = resolve(work, compared, stored, vectors, kinds(model), force=force)
+        known = sorted(todo.unchanged & todo.texts.keys())
+        has_new_words = bool(known) and bool(work.database.without_words(work, known))
     missing = {item.key: item.content for item in todo.missing}
-    missing |= {i.key: i.content for items in later for i in items if i.key not in vectors}
-    refused = _refused(collection, model, lists, missing, skips=skips)
+    refused = _refused(collection, model, items, missing, skips=skips)
     missing = {key: content for key, content in missing.items() if key not in refused}
     written = {row["id"] for row in todo.rows + todo.changes}
     if chunks is not None:
-        written.update(item.id for item in parts.changed(items, todo, stored or {}))
+        written.update(item.id for item in parts.changed(compared, todo, kept))
     return Plan(
         collection=collection.name,
         model_id=collection.model_id_of(row),
@@ -317,41 +313,47 @@ def make(
         runtime=collection.sessions.runtime,
         keys=collection.keys,
         force=force,
-        lists=lists,
+        items=items,
         missing=missing,
         vectors=todo.vectors,
-        new_ids={item.id for items in lists for item in items if item.key in missing},
-        written_ids=written.union(item.id for items in later for item in items),
+        new_ids={item.id for item in items if item.key in missing},
+        written_ids=written,
         stored=stored or {},
         refused=refused,
         extra=extra,
         chunks=chunks,
+        kept=kept,
         has_new_words=has_new_words,
     )
 
 
-def _as_embedded(collection: Reference[Any], model: SupportsEmbedding, item: Item) -> Item:
-    """Return an item under the hash of what the model is given, the document prefix included."""
-    content = prefixed(model, item.content)
-    if content is item.content:
-        return item
-    return item._replace(key=key_of(collection, content))
+def _as_embedded(
+    collection: Reference[Any], model: SupportsEmbedding, given: list[Item]
+) -> list[Item]:
+    """Return items under the hash of what the model is given, the document prefix included."""
+    if not getattr(model, "document_prefix", ""):
+        return given
+    hashes = [hashes_of(collection, prefixed(model, item.content)) for item in given]
+    return [
+        item._replace(content_hash=content_hash, key=key)
+        for item, (content_hash, key) in zip(given, hashes, strict=True)
+    ]
 
 
 def _refused(
     collection: Reference[Any],
     model: SupportsEmbedding,
-    lists: list[list[Item]],
-    missing: Collection[ContentKey],
+    items: list[Item],
+    missing: Collection[bytes],
     *,
     skips: bool,
-) -> dict[ContentKey, str]:
+) -> dict[bytes, str]:
     """Return which of the contents the model is known to refuse, with the reason."""
-    refused: dict[ContentKey, str] = {}
+    refused: dict[bytes, str] = {}
     check_item = getattr(model, "check_item", None)
     if check_item is None:
         return refused
-    for item in chain.from_iterable(lists):
+    for item in items:
         if item.key not in missing:
             continue
         try:
@@ -376,7 +378,7 @@ def apply(collection: Reference[K], plan: Plan[K]) -> Report:
             f"{len(plan.contents)} contents of this plan have no vector yet: call plan.embed()"
         )
     collection.check_model_id(plan.model_id)
-    return Report() if plan.lists == [[]] else write(collection, plan, gives_way=True)
+    return Report() if not plan.items else write(collection, plan, gives_way=True)
 
 
 def log_batch(plan: Plan[Any], report: Report) -> None:
@@ -425,7 +427,7 @@ def write(
         plan.new_ids |= {item.id for item in outcome.missing}
         spent += Report(skipped=plan.without_refused())
     written = plan.items_of(outcome.written) - outcome.skipped.keys()
-    new, ids = plan.items_of(plan.new_ids), {item.owner for item in plan.items()}
+    new, ids = plan.items_of(plan.new_ids), {item.owner for item in plan.items}
     report = spent + Report(
         embedded=len(written & new),
         reused=len(written - new),
@@ -468,55 +470,56 @@ def _write(
         ):
             raise ModelMismatchError(collection.name, row.model_id, plan.model_id)
         parts.check_chunks(work, plan.chunks)
+        owners = list(dict.fromkeys(item.owner for item in plan.items))
         if plan.chunks is not None:
-            work.database.keep_items(work, sorted({item.owner for item in plan.items()}))
-        for position, folded in enumerate(plan.lists):
-            if position:
-                collection.existing(work)
-            elif gate:
-                outcome.skipped |= gate.admit(work, list({item.owner: None for item in folded}))
-            elif gives_way:
-                work.database.keep_rows(work, [item.id for item in folded])
-            stored = parts.stored_rows(work, folded, accepted)
-            left: set[str] = set()
-            if gives_way and not position:
-                left = _moved(plan, work, stored, outcome)
-            items = [
-                item
-                for item in folded
-                if item.owner not in left and item.owner not in outcome.skipped
-            ]
-            items = parts.compared(work, items, stored)
-            todo = resolve(work, items, stored, plan.vectors, accepted, force=plan.force)
-            if todo.missing:
-                outcome.missing = todo.missing
-                return outcome
-            new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
-            is_in_doubt = rows.write(work, todo, new)
-            if plan.chunks is not None:
-                changed = parts.changed(items, todo, stored)
-                parts.write(work, changed, stored)
-                outcome.written |= {item.id for item in changed}
-            if is_in_doubt:
-                collection.existing(work)  # read again: it has vectors now
-                again = parts.stored_rows(work, items, accepted)
-                _give_way(plan, work, [item for item in items if item.id in new], again, outcome)
-            outcome.written |= {row["id"] for row in todo.rows + todo.changes}
+            work.database.keep_items(work, owners)
         if gate:
-            ids = {item.owner for items in plan.lists for item in items}
-            gate.settle(work, ids - outcome.skipped.keys())
+            outcome.skipped |= gate.admit(work, owners)
+        elif gives_way:
+            work.database.keep_rows(work, [item.id for item in plan.items])
+        stored = stored_rows(work, plan.items)
+        kept = parts.kept_parts(work, stored)
+        left = _moved(plan, work, stored, kept, outcome) if gives_way else ()
+        items = [i for i in plan.items if i.owner not in left and i.owner not in outcome.skipped]
+        items = parts.compared(work, items, stored, kept)
+        todo = resolve(work, items, stored, plan.vectors, accepted, force=plan.force)
+        if todo.missing:
+            outcome.missing = todo.missing
+            return outcome
+        new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
+        is_in_doubt = rows.write(work, todo, new)
+        if plan.chunks is not None:
+            changed = parts.changed(items, todo, kept)
+            parts.write(work, changed, kept)
+            outcome.written |= {item.id for item in changed}
+        if is_in_doubt:
+            collection.existing(work)  # read again: it has vectors now
+            again = stored_rows(work, items)
+            kept = parts.kept_parts(work, again)
+            doubtful = [item for item in items if item.id in new]
+            _give_way(plan, work, doubtful, again, kept, outcome)
+        outcome.written |= {row["id"] for row in todo.rows + todo.changes}
+        if gate:
+            gate.settle(work, {*owners} - outcome.skipped.keys())
     return outcome
 
 
 def _moved(
-    plan: Plan[Any], work: Work, stored: dict[str, StoredRow], outcome: _Outcome
+    plan: Plan[Any],
+    work: Work,
+    stored: dict[str, StoredRow],
+    kept: dict[str, Kept],
+    outcome: _Outcome,
 ) -> set[str]:
     """Return the ids of items whose rows are others than when the plan was made."""
     moved = {
-        item.owner for item in plan.lists[0] if stored.get(item.id) != plan.stored.get(item.id)
+        item.owner
+        for item in plan.items
+        if stored.get(item.id) != plan.stored.get(item.id)
+        or kept.get(item.id) != plan.kept.get(item.id)
     }
-    items = [item for item in plan.lists[0] if item.owner in moved]
-    _give_way(plan, work, items, stored, outcome)
+    items = [item for item in plan.items if item.owner in moved]
+    _give_way(plan, work, items, stored, kept, outcome)
     return moved
 
 
@@ -525,14 +528,15 @@ def _give_way(
     work: Work,
     items: list[Item],
     stored: dict[str, StoredRow],
+    kept: dict[str, Kept],
     outcome: _Outcome,
 ) -> None:
     """Skip those of the items that another writer's rows are not what was planned."""
-    items = parts.compared(work, items, stored)
+    items = parts.compared(work, items, stored, kept)
     todo = resolve(work, items, stored, plan.vectors, kinds(plan.model))
     as_planned = todo.unchanged
     if plan.chunks is not None:
-        as_planned = as_planned - {item.id for item in parts.changed(items, todo, stored)}
+        as_planned = as_planned - {item.id for item in parts.changed(items, todo, kept)}
     there = plan.items_of(stored)
     for item in items:
         if item.id not in as_planned:

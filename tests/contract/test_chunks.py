@@ -11,7 +11,7 @@ from sqlalchemy import literal, select, text, union_all
 import embeddings
 from embeddings import Chunks, ChunksMismatchError, Collection, InvalidItemError
 from embeddings.testing import DeterministicModel
-from tests.databases import on_both, rows_of
+from tests.reaching import on_both, rows_of
 
 if TYPE_CHECKING:
     from tests.conftest import Open
@@ -233,7 +233,7 @@ class TestWhatIsEmbedded:
 
 
 def with_sql(db: Any, statement: str) -> None:
-    from tests.databases import connection_to
+    from tests.reaching import connection_to
 
     with connection_to(db) as connection:
         connection.execute(text(statement))
@@ -283,7 +283,7 @@ class TestTheSetting:
         ]
         again = opened("docs")
         assert again.get("a").content == "one line\n\n  two lines\nthree"
-        with pytest.raises(ChunksMismatchError, match=r"splitter=test_chunks.by_lines"):
+        with pytest.raises(ChunksMismatchError, match=r"splitter=by_lines"):
             again.embed("b", "text")
         opened("docs", chunks=Chunks(splitter=by_lines)).embed("b", "text")
         broken = opened("bad", chunks=Chunks(splitter=lambda text: [(3, 1)]))
@@ -395,7 +395,7 @@ class TestSearching:
 
     @on_both
     def test_as_a_selectable(self, filled, texts):
-        """matches has the items' ids."""
+        """Matches has the items' ids."""
         question = " ".join(long_text(3, 1).split()[:6])
         expected = best_by_hand(texts, Chunks(size=200), question)[2:8]
         found = filled.matches(question, 6, offset=2)

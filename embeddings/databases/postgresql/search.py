@@ -41,7 +41,7 @@ from ...work import CHUNK_MARK
 from ..status import Searched
 from . import parts
 from .drivers import vector_writer
-from .index import distance
+from .index import Sized, distance, has_dimensions
 from .keys import id_as_key
 from .types import PGVector, to_pgvector_text
 
@@ -64,6 +64,7 @@ EF_SEARCH, MAX_EF_SEARCH = 200, 1_000  # candidates of an index scan; pgvector's
 STORED_APART = 1_900  # bytes of a vector from which PostgreSQL keeps it in another table (TOAST)
 SPARE, SPARE_FILTERED = 2, 10  # candidates that are scored exactly, for each result wanted
 SPARE_CHUNKS, FEWEST_CHUNKS = 20, 500  # the same where the results are items, by their best chunks
+SPARE_SIGNS = 20  # where the index has the signs alone
 SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector())
 FEW = 10_000  # rows, by PostgreSQL's estimate, that are read sooner than found in a graph of more
 FEW_KEYS = 2_500  # keys of the host's whose rows are
@@ -121,7 +122,7 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
         check_stored_dimensions(work, vector.size)
     is_exact = not rows or rows[0].is_exact
     work.searched = (
-        Searched("database") if is_exact else Searched("index", candidates=_candidates(query))
+        Searched("database") if is_exact else Searched("index", candidates=_candidates(work, query))
     )
     return Ranking(
         [scored_row(row, has_chunk=work.row.chunks is not None) for row in rows], is_exact
@@ -166,10 +167,8 @@ def check_stored_dimensions(work: Work, dimensions: int) -> None:
 def asked(work: Work, dimensions: int, query: Query) -> Search:
     """Return what the statement of a query is made of."""
     of = (work.database, work.records, work.row.id, dimensions)
-    wanted, chunks = _candidates(query), work.row.chunks is not None
-    if chunks:
-        wanted = max(FEWEST_CHUNKS, SPARE_CHUNKS * query.depth)
-    return Search(*of, query.number, query.offset, query.min_score, wanted, chunks)
+    bounds = (query.number, query.offset, query.min_score)
+    return Search(*of, *bounds, _candidates(work, query), work.row.chunks is not None)
 
 
 def _statement(work: Work, dimensions: int, query: Query) -> Select[Any]:
@@ -231,7 +230,7 @@ def made(
 
 def _may_use_index(work: Work, query: Query) -> bool:
     """Return whether there is an index, and the query can be answered from it."""
-    if not work.row.has_index or query.exact is True or _candidates(query) > MAX_CANDIDATES:
+    if not work.row.has_index or query.exact is True or _candidates(work, query) > MAX_CANDIDATES:
         return False
     return not isinstance(query.among, tuple) or len(query.among) > FEW_KEYS
 
@@ -270,8 +269,13 @@ def _explain(element: Explain, compiler: SQLCompiler, **options: Any) -> str:
     return f"EXPLAIN {compiler.process(element.statement, **options)}"
 
 
-def _candidates(query: Query) -> int:
-    return (SPARE_FILTERED if query.has_conditions else SPARE) * query.depth
+def _candidates(work: Work, query: Query) -> int:
+    if work.row.chunks is not None:
+        return max(FEWEST_CHUNKS, SPARE_CHUNKS * query.depth)
+    spare = SPARE_FILTERED if query.has_conditions else SPARE
+    if Sized((work.row.vector_bytes or 0) // ITEM_BYTES).name == "bit":
+        spare = SPARE_SIGNS
+    return spare * query.depth
 
 
 class _Sent(PGVector):
@@ -534,10 +538,11 @@ def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> S
     wanted = _constant(search.candidates)
     among = filters.among
     old, new = _settings(search.candidates)
-    conditions = (*filters.rows, select(new.c.are_set).scalar_subquery())
+    vector = type_coerce(search.records.embeddings.c.embedding, PGVector)
+    fits = has_dimensions(vector, search.dimensions)
+    conditions = (fits, *filters.rows, select(new.c.are_set).scalar_subquery())
     if among is not None:
         conditions = (*conditions, among.is_chosen, ~among.are_few)
-    vector = type_coerce(search.records.embeddings.c.embedding, PGVector)
     nearest = _rows(search, *conditions).order_by(distance(vector, sought, search.dimensions))
     near = _once(nearest.limit(wanted))
     after = _after(search, near, old)
