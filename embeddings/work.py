@@ -524,6 +524,18 @@ class Reference(Generic[K]):
             "embed the texts in a new collection that has these: what was stored is not cut anew"
         )
 
+    def take_chunks(self, work: Work, setting: str | None) -> None:
+        """Let an empty collection have another setting of chunks.
+
+        Raises:
+            ChunksMismatchError: It is not empty, or was given another one.
+        """
+        if self.chunks is not None and self.chunks.setting != setting:
+            raise self._other_chunks(work.row)
+        self._check_is_empty(work, work.row)
+        work.database.set_chunk_setting(work, setting)
+        work.row = work.row._replace(chunks=setting)
+
     def _check_is_empty(self, work: Work, row: CollectionRow) -> None:
         """Do nothing if a collection that seems to have no embeddings has none.
 

@@ -758,7 +758,7 @@ class Database:
 
     def item_of(self, id: ColumnElement[str]) -> ColumnElement[str]:
         """Return the SQL of an item's stored id by that of a chunk: what precedes the last "#"."""
-        digits = literal_column("'0123456789'")
+        digits: ColumnElement[str] = literal_column("'0123456789'")
         trimmed = func.rtrim(id, digits, type_=id.type)
         length = func.length(trimmed)
         item = func.substr(

@@ -223,24 +223,28 @@ def _differs(item: Item, kept: Kept | None) -> bool:
     return not has_content or part[2:5] + part[6:] != kept[:3] + kept[4:]
 
 
-def write(work: Work, items: Sequence[Item], kept: Mapping[str, Kept]) -> None:
+def given_parts(items: Iterable[Item]) -> list[tuple[Any, ...]]:
+    """Return what is to be kept of parts, as `Database.put_parts` takes it."""
+    return [(item.id, *item.part[2:]) for item in items if item.part is not None]
+
+
+def write(work: Work, given: Sequence[tuple[Any, ...]], kept: Mapping[str, Kept]) -> None:
     """Keep what is to be kept of parts whose rows are written, and delete those of the text before.
 
     Args:
         work: Of the collection.
-        items: Of `changed`.
+        given: What is to be kept: the columns of `Database.parts`.
         kept: What was kept of them before.
     """
-    if not items:
+    if not given:
         return
-    given = [(item.id, *item.part[2:]) for item in items if item.part is not None]
     work.database.put_parts(work, given)
     surplus: list[str] = []
-    for item in items:
-        before = kept.get(item.id)
-        if item.part is not None and item.part.item_chunks and before is not None:
-            numbers = range(item.part.item_chunks, before.chunks or 0)
-            surplus += [chunk_id(item.owner, number) for number in numbers]
+    for id, *_, chunks in given:
+        before = kept.get(id)
+        if chunks and before is not None:
+            numbers = range(chunks, before.chunks or 0)
+            surplus += [chunk_id(owner(id), number) for number in numbers]
     if surplus:
         columns = work.records.embeddings.c
         is_surplus = work.database.is_one_of(columns.id, surplus)

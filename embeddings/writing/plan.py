@@ -490,7 +490,7 @@ def _write(
         is_in_doubt = rows.write(work, todo, new)
         if plan.chunks is not None:
             changed = parts.changed(items, todo, kept)
-            parts.write(work, changed, kept)
+            parts.write(work, parts.given_parts(changed), kept)
             outcome.written |= {item.id for item in changed}
         if is_in_doubt:
             collection.existing(work)  # read again: it has vectors now

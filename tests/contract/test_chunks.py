@@ -444,3 +444,83 @@ class TestSearching:
         assert (best.id, best.chunk.text) == ("t5", question.capitalize() + ".")
         filled.delete_items(["t5"])
         assert filled.similar(question, 1)[0].id != "t5"
+
+
+class TestWords:
+    """Chunks are found by their words too, and items once."""
+
+    @pytest.fixture
+    def indexed(self, docs):
+        docs.create_text_index()
+        docs.embed_multi([(f"t{number}", long_text(number, 10)) for number in range(20)])
+        docs.embed("a", long_text(50, 8) + "\n\nThe code E1042 means that the valve is shut.")
+        docs.embed("b", "The valve is open. The valve is wide open.")
+        return docs
+
+    @on_both
+    def test_an_item_is_found_by_the_words_of_a_chunk(self, indexed):
+        """By words alone, fused, and by the host's own order; never twice, never short."""
+        found = indexed.similar("anything", words="E1042 valve", weights=(0, 1))
+        assert sorted(entry.id for entry in found) == ["a", "b"]
+        assert [entry.ranks for entry in found] == [(None, 1), (None, 2)]
+        in_a = next(entry for entry in found if entry.id == "a")
+        chunks = indexed.get_chunks("a")
+        assert in_a.chunk == chunks[-1]
+        both = indexed.similar("which valve is shut, E1042", 30, words=True)
+        assert both[0].id == "a"
+        assert len({entry.id for entry in both}) == len(both) == 22
+        assert both[0].chunk.number == len(chunks) - 1
+        first = [literal(id) for id in ("t7", "none", "a", "t3")]
+        ranking = union_all(*(select(each.label("key")) for each in first)).subquery()
+        by_host = indexed.similar("anything", words=select(ranking.c.key), weights=(0, 1))
+        assert [entry.id for entry in by_host] == ["t7", "a", "t3"]
+        assert len(indexed.similar("valve", 5, "t", words=True)) == 5
+        least = indexed.similar("which valve is shut", 1)[0].score
+        near = indexed.similar("which valve is shut", words=True, min_score=least - 1e-6)
+        assert [entry.id for entry in near] == [indexed.similar("which valve is shut", 1)[0].id]
+        assert indexed.similar_by_id("a", 2, words="open valve")[0].id == "b"
+
+    @on_both
+    def test_as_a_selectable(self, indexed):
+        """With the rank."""
+        found = indexed.matches("E1042", 3, words=True)
+        with indexed.reference.work() as work:
+            rows = work.run(select(found.c.id, found.c.score, found.c.rank)).all()
+        assert sorted(row.rank for row in rows) == [1, 2, 3]
+        assert {row.rank: row.id for row in rows}[1] == "a"
+
+    @on_both
+    def test_an_edit_changes_the_words(self, indexed):
+        """What a chunk had and has no more is not found."""
+        indexed.embed("a", "Nothing of it.")
+        found = indexed.similar("anything", words="E1042", weights=(0, 1))
+        assert list(found) == []
+
+
+@on_both
+def test_a_copy(docs, opened, model):
+    """Has chunks as well, and what is kept of them; nothing is embedded."""
+    texts = {f"t{number}": long_text(number) for number in range(5)}
+    docs.embed_multi_with_metadata(((id, each, {"id": id}) for id, each in texts.items()), True)
+    embedded(model)
+    copy = opened("copy")
+    report = docs.copy_to(copy, batch_size=7)
+    assert (report.reused, report.unchanged, report.skipped) == (5, 0, ())
+    assert copy.count() == 5
+    assert copy.get("t3").content == texts["t3"]
+    assert copy.get_chunks("t3") == docs.get_chunks("t3")
+    docs.embed("t3", "Much shorter.", store=True)
+    docs.embed("t4", texts["t4"] + "\n\nMore.", store=True)
+    embedded(model)
+    again = docs.copy_to(copy)
+    assert again.reused + again.unchanged == 5
+    assert copy.get_chunks("t3") == docs.get_chunks("t3")
+    assert copy.count(chunks=True) == docs.count(chunks=True)
+    assert embedded(model) == []
+    assert copy.similar(texts["t4"], 1)[0].id == "t4"
+    plain = opened("plain")
+    plain.embed("a", "text")
+    with pytest.raises(ChunksMismatchError):
+        docs.copy_to(plain)
+    with pytest.raises(ChunksMismatchError):
+        plain.copy_to(copy)

@@ -110,13 +110,9 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     check_dimensions(work, vector.size)
     if not query.depth:
         return Ranking([])
-    values = {"sought": vector_writer(work.connection)(vector.astype("f4"))}
+    values = values_of(work, vector, query)
     if query.skip_id is not None:
         values["skip_id"] = query.skip_id
-    values |= {
-        f"also_{at}": vector_writer(work.connection)(other.astype("f4"))
-        for at, other in enumerate(query.also)
-    }
     rows = work.run(_statement(work, vector.size, query), values).all()
     if not rows and not work.row.has_index:
         check_stored_dimensions(work, vector.size)
@@ -129,13 +125,31 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     )
 
 
+def values_of(work: Work, vector: Float64, query: Query) -> dict[str, Any]:
+    """Return the values of the parameters of vectors."""
+    send = vector_writer(work.connection)
+    also = {also_name(at): send(other.astype("f4")) for at, other in enumerate(query.also)}
+    return also | {"sought": send(vector.astype("f4"))}
+
+
+def sought_of(query: Query) -> list[ColumnElement[Any]]:
+    """Return the parameters of the vectors that a query is about."""
+    also = (bindparam(also_name(at), type_=PGVector()) for at in range(len(query.also)))
+    return [SOUGHT, *also]
+
+
+def also_name(at: int) -> str:
+    """Return the name of the parameter of a further vector."""
+    return f"also_{at}"
+
+
 def scored_row(row: Any, ranks: Ranks | None = None, *, has_chunk: bool) -> ScoredRow:
     """Return what a row of a statement says."""
     chunk = None
     if has_chunk:
         number = int(row.chunk_id.rpartition(CHUNK_MARK)[2])
         chunk = Chunk(number, row.start, row.end, row.chunk_text)
-    return ScoredRow(*row[:4], ranks, chunk)
+    return ScoredRow(row.id, row.score, row.content, row.metadata, ranks, chunk)
 
 
 def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
@@ -150,8 +164,8 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
     sought = [as_sent(each) for each in (vector, *query.also)]
     filters = filters_of(work, query)
     by_index = uses_index(work, query, filters)
-    best = made(asked(work, vector.size, query), *sought, filters=filters, by_index=by_index)
-    best = best.subquery()
+    statement = made(asked(work, vector.size, query), *sought, filters=filters, by_index=by_index)
+    best = statement.subquery()
     id = work.database.key_from_text(best.c.id, keys)
     return select(id.label("id"), best.c.score).subquery()
 
@@ -188,9 +202,8 @@ def _statement(work: Work, dimensions: int, query: Query) -> Select[Any]:
                 among = select(key.label("key")).cte(HOST).prefix_with("NOT MATERIALIZED")
                 return kept.add_cte(among)
     filters = filters_of(work, query)
-    also = [bindparam(f"also_{at}", type_=PGVector()) for at in range(len(query.also))]
     by_index = by_index and _pays(work, query, filters)
-    return made(search, SOUGHT, *also, filters=filters, by_index=by_index)
+    return made(search, *sought_of(query), filters=filters, by_index=by_index)
 
 
 @functools.lru_cache(maxsize=256)
@@ -335,6 +348,14 @@ def cosine_distance(
     )
 
 
+def least_distance(
+    vector: ColumnElement[Any], sought: Sequence[ColumnElement[Any]], dimensions: int
+) -> ColumnElement[float]:
+    """Return the SQL of the distance to the nearest of some vectors, as `cosine_distance`."""
+    distances = [cosine_distance(vector, each, dimensions) for each in sought]
+    return func.least(*distances) if len(distances) > 1 else distances[0]
+
+
 def cosine_similarity(
     vector: ColumnElement[Any], other: ColumnElement[Any]
 ) -> ColumnElement[float]:
@@ -434,9 +455,7 @@ def _best(
         fetched = func.vector(row.embedding, any_number, explicit, type_=PGVector())
         inner = select(row.id, row.content, row.metadata, fetched.label("embedding"))
         row = inner.offset(limit(0)).subquery().c
-    distances = [cosine_distance(row.embedding, each, search.dimensions) for each in sought]
-    nearest = func.least(*distances) if len(distances) > 1 else distances[0]
-    apart = nearest.label("distance")
+    apart = least_distance(row.embedding, sought, search.dimensions).label("distance")
     if search.chunks:
         return _best_chunks(search, row.id, apart, is_exact)
     best = (
@@ -491,6 +510,10 @@ def _best_chunks(
     return statement if search.min_score is None else statement.where(score >= search.min_score)
 
 
+OTHERS = ("is_exact", "near", "found", "rank")
+"""Columns that a statement may have besides."""
+
+
 def with_parts(
     search: Search,
     id: ColumnElement[str],
@@ -502,7 +525,7 @@ def with_parts(
     is_ours = of(search.records, search.collection_id)
     row, columns = search.records.embeddings, search.records.embeddings.c
     part, first = (parts.parts_of(search.records, is_ours) for _ in range(2))
-    one = literal_column("1")
+    one: ColumnElement[int] = literal_column("1", Integer)
     content = case(
         (first.c.item_chunks == one, func.coalesce(first.c.item_content, columns.content)),
         else_=first.c.item_content,
@@ -513,10 +536,7 @@ def with_parts(
             score.label("score"),
             content.label("content"),
             columns.metadata,
-            *(
-                each.label(name)
-                for each, name in zip(others, ("is_exact", "near", "found", "rank"), strict=False)
-            ),
+            *(each.label(name) for each, name in zip(others, OTHERS, strict=False)),
             id.label("chunk_id"),
             part.c.start,
             part.c.end,
@@ -594,7 +614,7 @@ def _after(search: Search, near: CTE, old: CTE) -> CTE:
         func.set_config(_setting(name), select(old.c[name]).scalar_subquery(), true())
         for name in SETTINGS
     )
-    found = [func.count().label("found")]
+    found: list[ColumnElement[Any]] = [func.count().label("found")]
     if search.chunks:
         item = search.database.item_of(near.c.id)
         found.append(func.count(item.distinct()).label("items"))
