@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from .writing.chunks import Chunks
 
 CHUNK_MARK = "#"  # between an item's stored id and the number of a chunk
+AFTER_MARK = "$"  # the next character
 MOST_NAMES = 10_000  # names of collections remembered for each engine
 PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds before an own transaction is tried again, about
 P = ParamSpec("P")
@@ -152,8 +153,7 @@ class Work:
         id = self.records.embeddings.c.id
         if self.row.chunks is None:
             return id == item
-        following = chr(ord(CHUNK_MARK) + 1)
-        return and_(id >= item + CHUNK_MARK, id < item + following, self.item_id == item)
+        return and_(id >= item + CHUNK_MARK, id < item + AFTER_MARK, self.item_id == item)
 
     @property
     def is_item(self) -> ColumnElement[bool]:

@@ -206,7 +206,7 @@ class Plan(Generic[K]):
             return report
 
         with self.runtime.pool(at_once) as pool:
-            calls = Calls(self.model, self.runtime, pool, skips=skips)
+            calls = Calls(self.model, self.runtime, pool, skips=skips, size=batch_size)
             report = in_order(
                 batches(list(self.missing), at_most_own(self.model, batch_size)),
                 lambda keys: calls.begin({key: self.missing[key] for key in keys}),
