@@ -524,3 +524,28 @@ def test_a_copy(docs, opened, model):
         docs.copy_to(plain)
     with pytest.raises(ChunksMismatchError):
         plain.copy_to(copy)
+
+
+@pytest.mark.parametrize("db", ["postgresql_engine"], indirect=True)
+def test_by_the_index(opened, model):
+    """Only PostgreSQL has one: candidates are grouped in the statement; short, it reads all."""
+    docs = opened("docs", chunks=Chunks(size=120))
+    docs.embed_multi([(f"t{number}", long_text(number, 15)) for number in range(60)])
+    docs.embed("many", "\n\n".join(f"alpha beta {'gamma ' * 15}{number}" for number in range(900)))
+    docs.create_index()
+    question = long_text(33, 15).split("\n\n")[7]
+    by_index = docs.similar(question, 5)
+    assert not by_index.exact
+    assert by_index[0].id == "t33"
+    exact = docs.similar(question, 5, exact=True)
+    assert len({entry.id for entry in by_index}) == 5
+    assert len({entry.id for entry in by_index} & {entry.id for entry in exact}) >= 4
+    # The nearest are all of one item: what the index finds is not enough.
+    assert len(docs.similar("alpha beta gamma", 5, "t")) == 5
+    ids = [entry.id for entry in docs.similar("alpha beta gamma", 8)]
+    assert ids == [entry.id for entry in docs.similar("alpha beta gamma", 8, exact=True)]
+    found = docs.matches(question, 5, exact=False)
+    with docs.reference.work() as work:
+        rows = work.run(select(found.c.id).order_by(found.c.score.desc())).scalars().all()
+    assert rows[0] == "t33"
+    assert len({*rows}) == 5

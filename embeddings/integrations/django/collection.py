@@ -22,6 +22,7 @@ from ...following import triggers
 from ...following.pending import Pending
 from ...models.base import BATCH_SIZE, batches, check_model
 from ...writing.calls import calls_at_once
+from ...writing.chunks import Chunks, checked_chunks
 from ...writing.report import Report
 from .conf import app_label
 from .database import DjangoTransactions, enumerates_keys, has_no_tables, keys_of, session
