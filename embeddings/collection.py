@@ -34,8 +34,7 @@ from .work import Reference
 from .writing import copying, text_index, whole, write
 from .writing import plan as plans
 from .writing.copying import COPIED_AT_ONCE
-from .writing.items import Prepared, checked_extra, checked_item, content_hash, unpacked
-from .writing.progress import length_of
+from .writing.items import Prepared, checked_extra, checked_items, content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -401,14 +400,12 @@ class Collection(Generic[K]):
             And what `embed` raises. The batches before the failing one are written, and those
             after it that the model was called for.
         """
-        pairs = (unpacked(entry, 2, 2, at) for at, entry in enumerate(entries))
-        triples = ((id, value, None) for id, value in pairs)
         return write.embed_multi(
             self.reference,
-            triples,
+            entries,
             store,
             batch_size,
-            total=length_of(entries),
+            has_metadata=False,
             force=force,
             extra=extra,
             concurrency=concurrency,
@@ -440,13 +437,12 @@ class Collection(Generic[K]):
             progress: As in `embed_multi`.
             on_error: As in `embed_multi`.
         """
-        triples = (unpacked(entry, 3, 3, at) for at, entry in enumerate(entries))
         return write.embed_multi(
             self.reference,
-            triples,
+            entries,
             store,
             batch_size,
-            total=length_of(entries),
+            has_metadata=True,
             force=force,
             extra=extra,
             concurrency=concurrency,
@@ -481,11 +477,7 @@ class Collection(Generic[K]):
         Raises:
             InvalidItemError: Something cannot be stored.
         """
-        triples = ((*unpacked(entry, 2, 3, at), None)[:3] for at, entry in enumerate(entries))
-        items = [
-            checked_item(self.reference, id, value, metadata, store, at)
-            for at, (id, value, metadata) in enumerate(triples)
-        ]
+        items = list(checked_items(self.reference, entries, store, 2, 3))
         own = checked_extra(self.reference.records, extra)
         return plans.make(self.reference, items, force=force, extra=own)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -168,8 +168,13 @@ class Work:
         schema_map = tuple(schema_map_of(connection).items())
         sql, constants, names = _kept(statement, connection.dialect, schema_map)
         values = {**constants, **parameters}
-        in_order = values if names is None else tuple(values[name] for name in names)
+        in_order = values if names is None else tuple([values[name] for name in names])
         return connection.exec_driver_sql(sql, in_order)
+
+    def read(self, statement: Executable, parameters: Mapping[str, Any]) -> Result[Any]:
+        """Execute a SELECT that is the same object each time, as the host's listeners want it."""
+        run = self.run if self.has_listeners else self.run_kept
+        return run(statement, parameters)
 
     def changed(self, statement: Executable, parameters: Any = None) -> int:
         """Execute an UPDATE or a DELETE and return the number of rows."""
@@ -196,9 +201,10 @@ class Work:
 
     def sees_collection(self, name: str) -> bool:
         """Return whether the session's listeners, if there are any, leave the collection's row."""
+        if not self.has_listeners:
+            return True
         entity = self.records.collection
-        statement = select(entity.id).where(entity.name == name)
-        return not self.has_listeners or self.run(statement).first() is not None
+        return self.run(select(entity.id).where(entity.name == name)).first() is not None
 
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
@@ -233,16 +239,19 @@ def retried(
     return tried
 
 
-@contextmanager
-def one_bind(session: Session, records: Records, *, write: bool) -> Iterator[None]:
+def one_bind(session: Session, records: Records, *, write: bool) -> AbstractContextManager[None]:
     """Let all that an operation asks about our tables go to one bind.
 
     A host's `get_bind` may choose one for each statement, by what it is: for an operation that
     writes it is asked for that of an UPDATE.
     """
     if type(session).get_bind is Session.get_bind or "get_bind" in vars(session):
-        yield
-        return
+        return nullcontext()
+    return _bound(session, records, write=write)
+
+
+@contextmanager
+def _bound(session: Session, records: Records, *, write: bool) -> Iterator[None]:
     chosen = session.get_bind
     ours = {records.embedding.__mapper__, records.collection.__mapper__}
     clause = update(records.embedding) if write else select(records.embedding)
