@@ -21,6 +21,7 @@ from typing import (
 )
 
 from . import errors
+from .databases.status import IndexRequest
 from .following import sync as syncing
 from .following.rows import rows_of
 from .keys import K, keys_of
@@ -907,42 +908,44 @@ class Collection(Generic[K]):
     def create_index(
         self,
         *,
-        m: int = 16,
-        ef_construction: int = 128,
+        method: str | None = None,
+        dimensions: int | None = None,
+        m: int | None = None,
+        ef_construction: int | None = None,
         maintenance_work_mem: str | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> IndexInfo:
-        """Build an HNSW index of this collection, and return what it is.
+        """Build an index of this collection, and return what it is.
 
         `similar*` uses it from then on, if PostgreSQL thinks that it pays. If there is such an
-        index already, nothing happens. What a build that failed has left is built anew.
+        index already, nothing happens. What a build that failed has left is built anew. On a small
+        collection a line of the log says that reading it is as fast.
 
         On an engine it is built concurrently: others read and write meanwhile. On a session or a
         connection it is a part of the transaction, and keeps writers out until its end.
 
         Args:
-            m: Connections of each node, 2 to 100; more make it larger and more accurate.
+            method: `"hnsw"`, which is also what PostgreSQL makes without it.
+            dimensions: Of vectors that are yet to come, for a collection without any, which is
+                created where need be.
+            m: Connections of each node, 2 to 100; more make it larger and more accurate. 16 unless
+                given.
             ef_construction: Candidates looked at for each node, at least 2 * m and at most 1000;
-                more make the build slower and the index more accurate.
+                more make the build slower and the index more accurate. 128 unless given.
             maintenance_work_mem: Memory for this build, such as "1GB"; a build that fits into it
                 is many times faster.
             progress: Called twice a second with the rows done and the rows in all. On an engine
                 only, as it looks from a second connection.
 
         Raises:
-            DoesNotExist: The collection does not exist.
-            IndexingError: The database is not PostgreSQL, the collection is empty, there is an
-                index with other options, or the vectors have too many dimensions.
+            DoesNotExist: The collection does not exist, and no dimensions were given.
+            IndexingError: The database is not PostgreSQL, the collection is empty and no dimensions
+                were given, or there is an index with other options.
             BindingError: `progress` was given, and the collection is on a session.
             InvalidQueryError: An option means nothing.
         """
-        return self.reference.database.create_index(
-            self.reference,
-            m=m,
-            ef_construction=ef_construction,
-            maintenance_work_mem=maintenance_work_mem,
-            progress=progress,
-        )
+        asked = IndexRequest(method, dimensions, m, ef_construction, maintenance_work_mem, progress)
+        return self.reference.database.create_index(self.reference, asked)
 
     def drop_index(self) -> bool:
         """Drop the index, and return whether there was one. `similar*` is exact from then on.

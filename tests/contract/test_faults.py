@@ -28,7 +28,7 @@ from embeddings import (
     ModelMismatchError,
 )
 from embeddings.testing import DeterministicModel
-from tests.databases import PATIENT
+from tests.reaching import PATIENT
 
 if TYPE_CHECKING:
     from pathlib import Path
