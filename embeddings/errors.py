@@ -5,6 +5,7 @@ EmbeddingsError
 ├── UnknownModelError (KeyError)        no embedding model has this id or alias
 ├── ModelRequiredError (ValueError)     a new collection was given no model
 ├── ModelMismatchError (ValueError)     a collection belongs to another model
+├── ChunksMismatchError (ValueError)    a collection's texts are cut in another way
 ├── InvalidItemError (ValueError)       an id, content or metadata that cannot be stored
 ├── InvalidVectorError (ValueError)     a vector with wrong length, shape or values
 ├── InvalidQueryError (ValueError)      an argument of a search that means nothing
@@ -116,6 +117,10 @@ class ModelMismatchError(EmbeddingsError, ValueError):
             f"{self.given!r}. Open it with that model or with none, or use another collection "
             "for the other model"
         )
+
+
+class ChunksMismatchError(EmbeddingsError, ValueError):
+    """A collection was opened with other chunks than its texts are cut into."""
 
 
 class InvalidItemError(EmbeddingsError, ValueError):

@@ -15,12 +15,14 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
     Executable,
+    and_,
     bindparam,
     event,
     func,
     inspect,
     literal_column,
     select,
+    true,
     update,
 )
 from sqlalchemy.engine import IteratorResult
@@ -59,7 +61,9 @@ if TYPE_CHECKING:
     from .sessions.runtime import Runtime
     from .tables.records import Records
     from .vectors import Float32
+    from .writing.chunks import Chunks
 
+CHUNK_MARK = "#"  # between an item's stored id and the number of a chunk
 MOST_NAMES = 10_000  # names of collections remembered for each engine
 PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds before an own transaction is tried again, about
 P = ParamSpec("P")
@@ -81,6 +85,8 @@ class CollectionRow(NamedTuple):
     """Whether it was read in this transaction; else a search has to confirm it."""
     language: str | None = None
     """That of the collection's text index; None if it has none."""
+    chunks: str | None = None
+    """How its texts are cut, as JSON; None if each item is one row."""
 
 
 class Work:
@@ -134,6 +140,26 @@ class Work:
     def has_row(self) -> bool:
         """Whether the collection's row was found."""
         return self._row is not None
+
+    @property
+    def item_id(self) -> ColumnElement[str]:
+        """The SQL of the stored id of the item that a row of embeddings is of."""
+        id = self.records.embeddings.c.id
+        return id if self.row.chunks is None else self.database.item_of(id)
+
+    def is_of(self, item: str) -> ColumnElement[bool]:
+        """Return the condition that a row of embeddings is of an item, by its stored id."""
+        id = self.records.embeddings.c.id
+        if self.row.chunks is None:
+            return id == item
+        following = chr(ord(CHUNK_MARK) + 1)
+        return and_(id >= item + CHUNK_MARK, id < item + following, self.item_id == item)
+
+    @property
+    def is_item(self) -> ColumnElement[bool]:
+        """The condition that a row of embeddings stands for its item: each has one such row."""
+        id = self.records.embeddings.c.id
+        return true() if self.row.chunks is None else self.database.is_first_chunk(id)
 
     @property
     def connection(self) -> Connection:
@@ -209,7 +235,7 @@ class Work:
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
         row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
-        return None if row is None else CollectionRow(*row[:4], language=row[4])  # type: ignore[call-arg,misc]
+        return row and CollectionRow(*row[:4], language=row[4], chunks=row[5])  # type: ignore[call-arg,misc]
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -307,6 +333,7 @@ class Reference(Generic[K]):
         model_id: Or the id or alias of one.
         create: Whether the collection is created if it does not exist.
         content_hash: What equal contents are recognised by.
+        chunks: How its texts are to be cut.
         renamed: Former names, each with the id of the row.
         is_deleted: Whether it was deleted through this object, which never creates it again.
     """
@@ -319,6 +346,7 @@ class Reference(Generic[K]):
     model_id: str | None
     create: bool
     content_hash: Callable[[Content], bytes]
+    chunks: Chunks | None = None
     renamed: list[tuple[str, int]] = field(default_factory=list)
     is_deleted: bool = False
 
@@ -414,7 +442,8 @@ class Reference(Generic[K]):
         if row is None and not self.create:
             raise self.does_not_exist()
         if row is not None:
-            if self.model_id_of(row) != row.model_id and to_search:
+            is_new_to_it = self.model_id_of(row) != row.model_id or self._takes_chunks(row)
+            if is_new_to_it and to_search:
                 return self.find(work)  # only a collection without vectors takes another model
             work.row = row
         return row
@@ -454,10 +483,17 @@ class Reference(Generic[K]):
             name = model_id or self.model_id_of(None)
             work.database.insert_collection(work, self.name, name)
             row = self.existing(work)
+            if row.chunks is not None and self.chunks is None:  # of a collection that is gone
+                work.database.set_chunk_setting(work, None)
+                row = self.existing(work)
         if row.vector_bytes is None:
             row = work.database.settle_dimensions(work, self)
             row = self._with_model(work, row, model_id or self.model_id_of(row))
             work.row = row
+            if self.chunks is not None and self._takes_chunks(row):
+                self._check_is_empty(work, row)
+                work.database.set_chunk_setting(work, self.chunks.setting)
+                row = work.row = row._replace(chunks=self.chunks.setting)
         return row
 
     def _with_model(self, work: Work, row: CollectionRow, model_id: str) -> CollectionRow:
@@ -470,6 +506,43 @@ class Reference(Generic[K]):
             raise ModelMismatchError(self.name, row.model_id, model_id)
         work.run(update(entity).where(entity.id == row.id).values({entity.model: model_id}))
         return row._replace(model_id=model_id)
+
+    def chunk_setting_of(self, row: CollectionRow | None) -> str | None:
+        """Return how texts of a row, or of a collection that is yet to be created, are cut."""
+        if self.chunks is not None and (row is None or self._takes_chunks(row)):
+            return self.chunks.setting
+        return None if row is None else row.chunks
+
+    def _takes_chunks(self, row: CollectionRow) -> bool:
+        """Return whether the collection's texts are to be cut in another way than they are.
+
+        Raises:
+            ChunksMismatchError: And it has vectors.
+        """
+        if self.chunks is None or self.chunks.setting == row.chunks:
+            return False
+        if row.vector_bytes is None:
+            return True
+        raise self._other_chunks(row)
+
+    def _other_chunks(self, row: CollectionRow) -> errors.ChunksMismatchError:
+        are = "are not cut into chunks" if row.chunks is None else f"are cut by {row.chunks}"
+        given = "" if self.chunks is None else f", not by {self.chunks.setting}"
+        return errors.ChunksMismatchError(
+            f"The texts of collection {self.name!r} {are}{given}. Open it without chunks=, or "
+            "embed the texts in a new collection that has these: what was stored is not cut anew"
+        )
+
+    def _check_is_empty(self, work: Work, row: CollectionRow) -> None:
+        """Do nothing if a collection that seems to have no embeddings has none.
+
+        Raises:
+            ChunksMismatchError: It has some.
+        """
+        embedding = self.records.embedding
+        rows = select(embedding.collection_id).where(embedding.collection_id == row.id).limit(1)
+        if work.run(rows).first() is not None:
+            raise self._other_chunks(row)
 
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""
@@ -490,7 +563,9 @@ class Reference(Generic[K]):
             return None
         try:
             self.model_id_of(row)
-        except ModelMismatchError:
+            if self._takes_chunks(row):
+                return None
+        except (ModelMismatchError, errors.ChunksMismatchError):
             return None
         return row
 
@@ -597,6 +672,7 @@ def _by_name(database: Database, records: Records) -> Executable:
         columns.model,
         stored_vector_bytes(database, records),
         database.text_language(records),
+        database.chunk_setting(records),
     ).where(columns.name == bindparam("name"))
 
 

@@ -146,12 +146,14 @@ def row_to_search(work: Work, called: str) -> CollectionRow | None:
         row.vector_bytes,
         row.vector_bytes is not None,
         language=row.language,
+        chunks=row.chunks,
     )
 
 
 @functools.cache
 def _with_index(database: Database, records: Records) -> Executable:
     collections, language = records.collections, database.text_language(records)
+    chunks = database.chunk_setting(records)
     index = table("pg_index", *map(column, ("indexrelid", "indrelid", "indisvalid")))
     relation = table("pg_class", column("oid"), column("relname"))
     attribute = table("pg_attribute", *map(column, ("attrelid", "attnum", "atttypmod")))
@@ -181,6 +183,7 @@ def _with_index(database: Database, records: Records) -> Executable:
         collections.c.model,
         vector_bytes.label("vector_bytes"),
         language.label("language"),
+        chunks.label("chunks"),
     ).where(collections.c.name == bindparam("name"))
 
 

@@ -34,16 +34,20 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 
-from ...searching.query import Query, Ranking, ScoredRow
+from ...searching.query import Chunk, Query, Ranking, Ranks, ScoredRow
 from ...searching.scan import check_dimensions
 from ...vectors import ITEM_BYTES
+from ...work import CHUNK_MARK
 from ..status import Searched
+from . import parts
 from .drivers import vector_writer
 from .index import Sized, distance, has_dimensions
 from .keys import id_as_key
 from .types import PGVector, to_pgvector_text
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Dialect
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.types import TypeEngine
@@ -59,6 +63,7 @@ MAX_CANDIDATES = 20_000  # that an index scan looks at, by pgvector's hnsw.max_s
 EF_SEARCH, MAX_EF_SEARCH = 200, 1_000  # candidates of an index scan; pgvector's own default is 40
 STORED_APART = 1_900  # bytes of a vector from which PostgreSQL keeps it in another table (TOAST)
 SPARE, SPARE_FILTERED = 2, 10  # candidates that are scored exactly, for each result wanted
+SPARE_CHUNKS, FEWEST_CHUNKS = 20, 500  # the same where the results are items, by their best chunks
 SPARE_SIGNS = 20  # where the index has the signs alone
 SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector())
 FEW = 10_000  # rows, by PostgreSQL's estimate, that are read sooner than found in a graph of more
@@ -78,6 +83,14 @@ class Search(NamedTuple):
     min_score: float | None
     candidates: int
     """How many rows an index is to find, whose exact scores are then compared."""
+    chunks: bool = False
+    """Whether the rows are chunks, of which the best of each item counts."""
+
+    @property
+    def item_id(self) -> ColumnElement[str]:
+        """The SQL of the stored id of a row's item."""
+        id = self.records.embeddings.c.id
+        return self.database.item_of(id) if self.chunks else id
 
 
 def search(work: Work, vector: Float64, query: Query) -> Ranking:
@@ -100,6 +113,10 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     values = {"sought": vector_writer(work.connection)(vector.astype("f4"))}
     if query.skip_id is not None:
         values["skip_id"] = query.skip_id
+    values |= {
+        f"also_{at}": vector_writer(work.connection)(other.astype("f4"))
+        for at, other in enumerate(query.also)
+    }
     rows = work.run(_statement(work, vector.size, query), values).all()
     if not rows and not work.row.has_index:
         check_stored_dimensions(work, vector.size)
@@ -107,7 +124,18 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     work.searched = (
         Searched("database") if is_exact else Searched("index", candidates=_candidates(work, query))
     )
-    return Ranking([ScoredRow(*row[:4]) for row in rows], is_exact)
+    return Ranking(
+        [scored_row(row, has_chunk=work.row.chunks is not None) for row in rows], is_exact
+    )
+
+
+def scored_row(row: Any, ranks: Ranks | None = None, *, has_chunk: bool) -> ScoredRow:
+    """Return what a row of a statement says."""
+    chunk = None
+    if has_chunk:
+        number = int(row.chunk_id.rpartition(CHUNK_MARK)[2])
+        chunk = Chunk(number, row.start, row.end, row.chunk_text)
+    return ScoredRow(*row[:4], ranks, chunk)
 
 
 def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
@@ -119,10 +147,11 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
     work.searched = Searched("database", reason="as a part of your statement")
     if not work.row.has_index:
         check_stored_dimensions(work, vector.size)
-    sought = as_sent(vector)
+    sought = [as_sent(each) for each in (vector, *query.also)]
     filters = filters_of(work, query)
     by_index = uses_index(work, query, filters)
-    best = made(asked(work, vector.size, query), sought, filters, by_index=by_index).subquery()
+    best = made(asked(work, vector.size, query), *sought, filters=filters, by_index=by_index)
+    best = best.subquery()
     id = work.database.key_from_text(best.c.id, keys)
     return select(id.label("id"), best.c.score).subquery()
 
@@ -138,7 +167,8 @@ def check_stored_dimensions(work: Work, dimensions: int) -> None:
 def asked(work: Work, dimensions: int, query: Query) -> Search:
     """Return what the statement of a query is made of."""
     of = (work.database, work.records, work.row.id, dimensions)
-    return Search(*of, query.number, query.offset, query.min_score, _candidates(work, query))
+    bounds = (query.number, query.offset, query.min_score)
+    return Search(*of, *bounds, _candidates(work, query), work.row.chunks is not None)
 
 
 def _statement(work: Work, dimensions: int, query: Query) -> Select[Any]:
@@ -147,7 +177,7 @@ def _statement(work: Work, dimensions: int, query: Query) -> Select[Any]:
     To put one together takes longer than all else that is done here, so it is kept if it can be.
     """
     search, by_index = asked(work, dimensions, query), _may_use_index(work, query)
-    if query.where is None and query.prefix is None:
+    if query.where is None and query.prefix is None and not query.also:
         skips = query.skip_id is not None
         if query.among is None:
             return _kept(search, by_index, skips)
@@ -158,13 +188,15 @@ def _statement(work: Work, dimensions: int, query: Query) -> Select[Any]:
                 among = select(key.label("key")).cte(HOST).prefix_with("NOT MATERIALIZED")
                 return kept.add_cte(among)
     filters = filters_of(work, query)
-    return made(search, SOUGHT, filters, by_index=by_index and _pays(work, query, filters))
+    also = [bindparam(f"also_{at}", type_=PGVector()) for at in range(len(query.also))]
+    by_index = by_index and _pays(work, query, filters)
+    return made(search, SOUGHT, *also, filters=filters, by_index=by_index)
 
 
 @functools.lru_cache(maxsize=256)
 def _kept(search: Search, by_index: bool, skips: bool) -> Select[Any]:
-    filters = Filters(_skipped(search.records) if skips else ())
-    return made(search, SOUGHT, filters, by_index=by_index)
+    filters = Filters(_skipped(search) if skips else ())
+    return made(search, SOUGHT, filters=filters, by_index=by_index)
 
 
 @functools.lru_cache(maxsize=256)
@@ -173,21 +205,27 @@ def _kept_among(
 ) -> Select[Any] | None:
     """Return the statement by the index among keys that the SELECT called `HOST` selects."""
     host = table(HOST, column("key", key))
-    among = _among(search.database, search.records, search.collection_id, host.c.key, dialect)
-    rows = _skipped(search.records) if skips else ()
+    of = (search.database, search.records, search.collection_id)
+    among = _among(*of, search.item_id, host.c.key, dialect)
+    rows = _skipped(search) if skips else ()
     return among and _by_index(search, SOUGHT, Filters(rows, among))
 
 
-def _skipped(records: Records) -> tuple[ColumnElement[bool]]:
-    return (records.embeddings.c.id != bindparam("skip_id", type_=Text),)
+def _skipped(search: Search) -> tuple[ColumnElement[bool]]:
+    return (search.item_id != bindparam("skip_id", type_=Text),)
 
 
 def made(
-    search: Search, sought: ColumnElement[Any], filters: Filters, *, by_index: bool
+    search: Search, *sought: ColumnElement[Any], filters: Filters, by_index: bool
 ) -> Select[Any]:
-    """Return the SELECT of id, score, content, metadata and is_exact, best first."""
-    make = _by_index if by_index else _exactly
-    return make(search, sought, filters)
+    """Return the SELECT of id, score, content, metadata and is_exact, best first.
+
+    In a collection with chunks the id is the item's, and chunk_id, start, end and chunk_text are of
+    its best chunk. Of several vectors the nearest counts; no index finds that.
+    """
+    if by_index and len(sought) == 1:
+        return _by_index(search, sought[0], filters)
+    return _best(search, sought, _rows(search, *filters.all), true())
 
 
 def _may_use_index(work: Work, query: Query) -> bool:
@@ -232,6 +270,8 @@ def _explain(element: Explain, compiler: SQLCompiler, **options: Any) -> str:
 
 
 def _candidates(work: Work, query: Query) -> int:
+    if work.row.chunks is not None:
+        return max(FEWEST_CHUNKS, SPARE_CHUNKS * query.depth)
     spare = SPARE_FILTERED if query.has_conditions else SPARE
     if Sized((work.row.vector_bytes or 0) // ITEM_BYTES).name == "bit":
         spare = SPARE_SIGNS
@@ -342,7 +382,7 @@ def filters_of(work: Work, query: Query) -> Filters:
     """Return the conditions of a query."""
     if isinstance(query.among, Subquery):
         of = (work.database, work.records, work.row.id)
-        among = _among(*of, query.among.c[0], work.dialect)
+        among = _among(*of, work.item_id, query.among.c[0], work.dialect)
         if among is not None:
             return Filters(tuple(replace(query, among=None).conditions(work)), among)
     return Filters(tuple(query.conditions(work)))
@@ -352,11 +392,11 @@ def _among(
     database: Database,
     records: Records,
     collection_id: int,
+    id: ColumnElement[str],
     key: ColumnElement[Any],
     dialect: Dialect,
 ) -> Among | None:
     """Return the conditions, or None for keys of a type that ids are not compared in."""
-    id = records.embeddings.c.id
     as_key = id_as_key(id, of(records, collection_id), key.type, dialect)
     if as_key is None:
         return None
@@ -371,10 +411,6 @@ def _among(
     )
 
 
-def _exactly(search: Search, sought: ColumnElement[Any], filters: Filters) -> Select[Any]:
-    return _best(search, sought, _rows(search, *filters.all), true())
-
-
 def _rows(search: Search, *conditions: ColumnElement[bool]) -> Select[Any]:
     columns = search.records.embeddings.c
     vector = type_coerce(columns.embedding, PGVector).label("embedding")
@@ -385,7 +421,7 @@ def _rows(search: Search, *conditions: ColumnElement[bool]) -> Select[Any]:
 
 def _best(
     search: Search,
-    sought: ColumnElement[Any],
+    sought: Sequence[ColumnElement[Any]],
     rows: Select[Any] | CompoundSelect[Any],
     is_exact: ColumnElement[bool],
 ) -> Select[Any]:
@@ -398,7 +434,11 @@ def _best(
         fetched = func.vector(row.embedding, any_number, explicit, type_=PGVector())
         inner = select(row.id, row.content, row.metadata, fetched.label("embedding"))
         row = inner.offset(limit(0)).subquery().c
-    apart = cosine_distance(row.embedding, sought, search.dimensions).label("distance")
+    distances = [cosine_distance(row.embedding, each, search.dimensions) for each in sought]
+    nearest = func.least(*distances) if len(distances) > 1 else distances[0]
+    apart = nearest.label("distance")
+    if search.chunks:
+        return _best_chunks(search, row.id, apart, is_exact)
     best = (
         select(row.id, row.content, row.metadata, apart)
         .order_by(apart, row.id)
@@ -417,6 +457,78 @@ def _best(
     return statement if search.min_score is None else statement.where(score >= search.min_score)
 
 
+def _best_chunks(
+    search: Search,
+    id: ColumnElement[str],
+    apart: ColumnElement[float],
+    is_exact: ColumnElement[bool],
+) -> Select[Any]:
+    """Return the best items by the best chunk of each, of rows of chunks.
+
+    Args:
+        search: How many.
+        id: Of the rows.
+        apart: Their distance.
+        is_exact: Whether they are the best for certain.
+    """
+    item = search.database.item_of(id)
+    row = select(id.label("id"), item.label("item"), apart).subquery().c
+    order = (row.distance, func.length(row.id), row.id)
+    place = func.row_number().over(partition_by=row.item, order_by=order).label("place")
+    each = select(row.id, row.item, row.distance, place).subquery().c
+    best = (
+        select(each.id, each.item, each.distance)
+        .where(each.place == literal_column("1"))
+        .order_by(each.distance, each.item)
+        .limit(limit(search.number))
+        .offset(limit(search.offset))
+        .subquery()
+        .c
+    )
+    score: ColumnElement[float] = literal_column("1.0", Float) - best.distance
+    statement = with_parts(search, best.id, best.item, score, is_exact)
+    statement = statement.where(best.distance.is_not(None)).order_by(best.distance, best.item)
+    return statement if search.min_score is None else statement.where(score >= search.min_score)
+
+
+def with_parts(
+    search: Search,
+    id: ColumnElement[str],
+    item: ColumnElement[str],
+    score: ColumnElement[float],
+    *others: ColumnElement[Any],
+) -> Select[Any]:
+    """Return the SELECT of items with their best chunks, by the ids of these."""
+    is_ours = of(search.records, search.collection_id)
+    row, columns = search.records.embeddings, search.records.embeddings.c
+    part, first = (parts.parts_of(search.records, is_ours) for _ in range(2))
+    one = literal_column("1")
+    content = case(
+        (first.c.item_chunks == one, func.coalesce(first.c.item_content, columns.content)),
+        else_=first.c.item_content,
+    )
+    return (
+        select(
+            item.label("id"),
+            score.label("score"),
+            content.label("content"),
+            columns.metadata,
+            *(
+                each.label(name)
+                for each, name in zip(others, ("is_exact", "near", "found", "rank"), strict=False)
+            ),
+            id.label("chunk_id"),
+            part.c.start,
+            part.c.end,
+            columns.content.label("chunk_text"),
+        )
+        .join(row, columns.id == id)
+        .outerjoin(part, part.c.id == id)
+        .outerjoin(first, first.c.id == item.concat(literal_column(f"'{CHUNK_MARK}0'")))
+        .where(is_ours)
+    )
+
+
 def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> Select[Any]:
     """Return the search by the index, or by reading where that is faster or the index falls short.
 
@@ -433,15 +545,19 @@ def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> S
         conditions = (*conditions, among.is_chosen, ~among.are_few)
     nearest = _rows(search, *conditions).order_by(distance(vector, sought, search.dimensions))
     near = _once(nearest.limit(wanted))
-    is_short = select(_after(near, old).c.found).scalar_subquery() < wanted
+    after = _after(search, near, old)
+    is_short = select(after.c.found).scalar_subquery() < wanted
+    if search.chunks:
+        depth = _constant(min(search.number + search.offset, MAX_LIMIT))
+        is_short = or_(is_short, select(after.c["items"]).scalar_subquery() < depth)
     found = select(near).where(~is_short)
     if among is None:
         everything = _rows(search, *filters.rows, is_short)
-        return _best(search, sought, union_all(found, everything), is_short)
+        return _best(search, [sought], union_all(found, everything), is_short)
     few = _rows(search, *filters.rows, among.is_one_of_few, among.are_few)
     everything = _rows(search, *filters.all, ~among.are_few, is_short)
     is_exact = or_(among.are_few, is_short)
-    return _best(search, sought, union_all(found, few, everything), is_exact)
+    return _best(search, [sought], union_all(found, few, everything), is_exact)
 
 
 # The settings of a search by the index. They are put back: the transaction may be the host's.
@@ -469,13 +585,20 @@ def _settings(candidates: int) -> tuple[CTE, CTE]:
     return old, _once(select(are_set.label("are_set")).select_from(old))
 
 
-def _after(near: CTE, old: CTE) -> CTE:
-    """Return the number of rows found, which is known when the index has been read to the end."""
+def _after(search: Search, near: CTE, old: CTE) -> CTE:
+    """Return the number of rows found, which is known when the index has been read to the end.
+
+    Where they are chunks, with the number of their items.
+    """
     put_back = (
         func.set_config(_setting(name), select(old.c[name]).scalar_subquery(), true())
         for name in SETTINGS
     )
-    return _once(select(func.count().label("found"), *put_back).select_from(near))
+    found = [func.count().label("found")]
+    if search.chunks:
+        item = search.database.item_of(near.c.id)
+        found.append(func.count(item.distinct()).label("items"))
+    return _once(select(*found, *put_back).select_from(near))
 
 
 def _once(statement: Select[Any]) -> CTE:

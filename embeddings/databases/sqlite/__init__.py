@@ -31,6 +31,7 @@ from . import (
     hints,
     llm,
     opening,
+    parts,
     pending,
     rows,
     transactions,
@@ -114,8 +115,10 @@ class SQLite(Database):
         return {changelog.log_name(records), pending_name(records), llm.TABLE}
 
     def is_side_table(self, name: str, records: Records) -> bool:
-        """Return whether it is one of these, or of a text index."""
-        return super().is_side_table(name, records) or words.is_table(name, records)
+        """Return whether it is one of these, or of a text index or chunks."""
+        return super().is_side_table(name, records) or (
+            words.is_table(name, records) or parts.is_table(name, records)
+        )
 
     def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
         """Return nothing, or None where the error may come of the tables."""
@@ -342,6 +345,28 @@ class SQLite(Database):
     ) -> list[str]:
         """Return what FTS5 finds, by its bm25."""
         return words.ids(work, terms, query, most)
+
+    # Chunks
+
+    def uninstall_chunks(self, connection: Connection, records: Records) -> None:
+        """Drop the tables."""
+        parts.uninstall(connection, records)
+
+    def chunk_setting(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL, by the table of the collection."""
+        return parts.setting_of(records)
+
+    def set_chunk_setting(self, work: Work, setting: str | None) -> None:
+        """Make the collection's table."""
+        parts.set_setting(work, setting)
+
+    def parts(self, work: Work) -> Subquery:
+        """Return that table."""
+        return parts.parts(work)
+
+    def put_parts(self, work: Work, given: Sequence[tuple[Any, ...]]) -> None:
+        """Write to that table."""
+        parts.put(work, given)
 
     def warm(self, work: Work) -> None:
         """Load the matrix."""

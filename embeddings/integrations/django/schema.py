@@ -67,7 +67,8 @@ def script(alias: str, start: str, end: str) -> str:
         return "-- Nothing: the tables of a prefix are made at once."
     made, database = tables.collections.metadata.sorted_tables, databases.of(dialect)
     if end == BASE:
-        statements = database.words_script_down(tables) + database.pending_script_down(tables)
+        statements = database.chunks_script_down(tables) + database.words_script_down(tables)
+        statements += database.pending_script_down(tables)
         statements += database.uninstall_script(tables)
         statements += [f"DROP TABLE {table.name}" for table in reversed(made)]
     else:
@@ -76,7 +77,7 @@ def script(alias: str, start: str, end: str) -> str:
             parts: list[DDLElement] = [CreateTable(table), *map(CreateIndex, table.indexes)]
             statements += [str(part.compile(dialect=dialect)).strip() for part in parts]
         statements += database.install_script(tables) + database.pending_script(tables)
-        statements += database.words_script(tables)
+        statements += database.words_script(tables) + database.chunks_script(tables)
     return "\n\n".join(f"{statement};" for statement in statements)
 
 
