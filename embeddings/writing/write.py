@@ -33,8 +33,8 @@ from .items import (
     item_metadata,
     vector_row,
 )
-from .progress import length_of, teller
 from .parts import refuse_parts
+from .progress import length_of, teller
 from .report import Report
 from .resolve import Resolution, stored_vectors, texts_of
 
