@@ -701,7 +701,8 @@ class Collection(Generic[K]):
             weights: Of the ranking by meaning and of that by words; (1, 1) by default. With
                 (0, 1) only what has one of the words is found.
             exact: True uses no index, where there is one, and so finds the best for certain. By
-                default one is used if it is there. `matches*` use one only with False.
+                default one is used if it is there. On PostgreSQL `matches*` use one only with
+                False.
 
         Raises:
             InvalidItemError: The model does not take such a value.
@@ -914,38 +915,51 @@ class Collection(Generic[K]):
 
     def create_index(
         self,
+        method: str | None = None,
         *,
         m: int = 16,
         ef_construction: int = 128,
         maintenance_work_mem: str | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> IndexInfo:
-        """Build an HNSW index of this collection, and return what it is.
+        """Build an index of this collection, and return what it is.
 
-        `similar*` uses it from then on, if PostgreSQL thinks that it pays. If there is such an
-        index already, nothing happens. What a build that failed has left is built anew.
+        `similar*` uses it from then on: its results are the best in all likelihood, with exact
+        scores, and their `exact` is False.
 
-        On an engine it is built concurrently: others read and write meanwhile. On a session or a
+        On SQLite, where `matches*` use it as well, it is kept in the database, packed, and in
+        memory: a bit for each value of a vector, a small part of what exact searches need there.
+        Searches take in what was written since. If there is one already, it is brought up to date.
+        On an engine others can write while the rows are read.
+
+        On PostgreSQL it is HNSW, and used if PostgreSQL thinks that it pays. If there is such an
+        index already, nothing happens. What a build that failed has left is built anew. On an
+        engine it is built concurrently: others read and write meanwhile. On a session or a
         connection it is a part of the transaction, and keeps writers out until its end.
 
         Args:
-            m: Connections of each node, 2 to 100; more make it larger and more accurate.
+            method: "bits" on SQLite, or the name of a method that a package brings along; "hnsw" on
+                PostgreSQL. By default that of the database.
+            m: Connections of each node, 2 to 100; more make it larger and more accurate. This and
+                the next two are of HNSW, and mean nothing on SQLite.
             ef_construction: Candidates looked at for each node, at least 2 * m and at most 1000;
                 more make the build slower and the index more accurate.
             maintenance_work_mem: Memory for this build, such as "1GB"; a build that fits into it
                 is many times faster.
-            progress: Called twice a second with the rows done and the rows in all. On an engine
-                only, as it looks from a second connection.
+            progress: Called with the rows done and the rows in all: on PostgreSQL twice a second,
+                and on an engine only, as it looks from a second connection; on SQLite at the end.
 
         Raises:
             DoesNotExist: The collection does not exist.
-            IndexingError: The database is not PostgreSQL, the collection is empty, there is an
-                index with other options, or the vectors have too many dimensions.
-            BindingError: `progress` was given, and the collection is on a session.
+            IndexingError: There is an index with another method or other options, or the rows are
+                more than fit into memory; on PostgreSQL the collection is empty, or the vectors
+                have too many dimensions.
+            BindingError: `progress` was given, and the collection is on a session of PostgreSQL.
             InvalidQueryError: An option means nothing.
         """
         return self.reference.database.create_index(
             self.reference,
+            method=method,
             m=m,
             ef_construction=ef_construction,
             maintenance_work_mem=maintenance_work_mem,
@@ -955,13 +969,13 @@ class Collection(Generic[K]):
     def drop_index(self) -> bool:
         """Drop the index, and return whether there was one. `similar*` is exact from then on.
 
-        On an engine it is dropped concurrently; on a session within its transaction, where it
-        keeps others out until the end.
+        On SQLite it is a part of the transaction. On PostgreSQL it is dropped concurrently on an
+        engine; on a session within its transaction, where it keeps others out until the end.
         """
         return self.reference.database.drop_index(self.reference)
 
     def index_info(self) -> IndexInfo | None:
-        """Return what the index is, or None if there is none, as everywhere but on PostgreSQL."""
+        """Return what the index is, or None if there is none."""
         with self.reference.work() as work:
             row = self.reference.find(work)
             return None if row is None else work.database.index_info(work)

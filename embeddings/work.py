@@ -81,6 +81,8 @@ class CollectionRow(NamedTuple):
     """Whether it was read in this transaction; else a search has to confirm it."""
     language: str | None = None
     """That of the collection's text index; None if it has none."""
+    index_method: str | None = None
+    """The method of its index, where the search keeps that in memory; None if it has none."""
 
 
 class Work:
@@ -203,7 +205,9 @@ class Work:
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
         row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
-        return None if row is None else CollectionRow(*row[:4], language=row[4])  # type: ignore[call-arg,misc]
+        if row is None:
+            return None
+        return CollectionRow(*row[:4], language=row[4], index_method=row[5])  # type: ignore[call-arg,misc]
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -588,6 +592,7 @@ def _by_name(database: Database, records: Records) -> Executable:
         columns.model,
         stored_vector_bytes(database, records),
         database.text_language(records),
+        database.index_method(records),
     ).where(columns.name == bindparam("name"))
 
 

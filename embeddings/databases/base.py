@@ -647,6 +647,7 @@ class Database:
         self,
         collection: Reference[Any],
         *,
+        method: str | None,
         m: int,
         ef_construction: int,
         maintenance_work_mem: str | None,
@@ -662,6 +663,19 @@ class Database:
     def index_info(self, work: Work) -> IndexInfo | None:
         """Return what the index of a collection is, or None."""
         return None
+
+    def keep_index(self, collection: Reference[Any]) -> None:
+        """Bring an index up to date that the database keeps beside the rows, if it is far behind.
+
+        Called where rows were written in transactions of our own; by default nothing.
+        """
+
+    def index_method(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL of the method of the outer query's collection's index in memory, or NULL.
+
+        It does not fail where nothing but the two tables is there.
+        """
+        return type_coerce(null(), Text)
 
     # Text indexes
 
@@ -738,7 +752,7 @@ class Database:
         """Return the error that says that there are no indexes."""
         return IndexingError(
             f"There are no indexes on {self.name}, where every search is exact; they are for "
-            "PostgreSQL"
+            "SQLite and PostgreSQL"
         )
 
 

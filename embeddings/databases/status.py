@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True)
@@ -58,18 +61,21 @@ class IndexInfo:
 
     Attributes:
         name: Its name in the database.
-        is_valid: Whether searches use it; a concurrent build that failed leaves one that is not.
-        type: `vector`, or `halfvec` above 2,000 dimensions.
-        dimensions: Of the vectors in it.
-        m: Connections of each node.
-        ef_construction: Candidates that the build looked at for each node.
-        bytes: Its size on disk.
+        method: `"hnsw"` on PostgreSQL; `"bits"`, or one from a package, on SQLite.
+        options: Of the method. Of HNSW: `type` (`vector`, or `halfvec` above 2,000 dimensions),
+            `m` (connections of each node) and `ef_construction` (candidates that the build looked
+            at for each node).
+        dimensions: Of the vectors in it; None while it has none.
+        rows: The rows in it when the database was last told; None where it does not tell.
+        bytes: Its size in the database.
+        is_valid: Whether searches use it. A concurrent build that failed leaves one that is not,
+            and so is one whose method is not installed.
     """
 
     name: str
-    is_valid: bool
-    type: str
-    dimensions: int
-    m: int
-    ef_construction: int
+    method: str
+    options: Mapping[str, Any]
+    dimensions: int | None
+    rows: int | None
     bytes: int
+    is_valid: bool

@@ -213,7 +213,15 @@ def test_create_and_drop(host: Engine, kind: str):
         info = docs.create_index()
 
         name = f"idx_embeddings_{docs.id}_hnsw"
-        assert info == IndexInfo(name, True, "vector", 8, 16, 128, info.bytes)
+        assert info == IndexInfo(
+            name,
+            "hnsw",
+            {"type": "vector", "m": 16, "ef_construction": 128},
+            8,
+            None,
+            info.bytes,
+            True,
+        )
         assert info.bytes > 0
         assert docs.index_info() == info
         assert docs.drop_index() is True
@@ -225,7 +233,7 @@ def test_options_of_the_build(host: Engine):
     """The options of the build are those of the index."""
     info = stored(host, some()).create_index(m=4, ef_construction=32)
 
-    assert (info.m, info.ef_construction) == (4, 32)
+    assert (info.options["m"], info.options["ef_construction"]) == (4, 32)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +243,7 @@ def test_type_of_the_index(host: Engine, dimensions: int, type: str):
     """Above 2,000 dimensions the index holds half precision."""
     info = stored(host, some(3, dimensions)).create_index()
 
-    assert (info.type, info.dimensions, info.is_valid) == (type, dimensions, True)
+    assert (info.options["type"], info.dimensions, info.is_valid) == (type, dimensions, True)
 
 
 def test_on_a_session_it_is_part_of_the_transaction(host: Engine):
@@ -401,7 +409,8 @@ def test_an_invalid_index_is_built_anew(host: Engine, bound: str):
         info = again.create_index(m=4, ef_construction=16)
         session.commit()
 
-    assert (info.is_valid, info.m, info.ef_construction) == (True, 4, 16)
+    assert info.is_valid
+    assert (info.options["m"], info.options["ef_construction"]) == (4, 16)
     assert docs.index_info() == info
 
 

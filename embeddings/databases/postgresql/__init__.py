@@ -231,7 +231,7 @@ class PostgreSQL(Database):
         if row.vector_bytes is None:
             # An index outlives the last row, and takes no others than it was made for.
             info = index.index_info(work.connection, work.records, row.id)
-            if info is not None:
+            if info is not None and info.dimensions is not None:
                 return row._replace(vector_bytes=info.dimensions * ITEM_BYTES)
         return row
 
@@ -444,12 +444,14 @@ class PostgreSQL(Database):
         self,
         collection: Reference[Any],
         *,
+        method: str | None,
         m: int,
         ef_construction: int,
         maintenance_work_mem: str | None,
         progress: Callable[[int, int], object] | None,
     ) -> IndexInfo:
         """Build an HNSW index."""
+        index.check_method(method)
         return index.create(
             collection,
             m=m,

@@ -217,15 +217,12 @@ def index_info(connection: Connection, records: Records, collection_id: int) -> 
     relname, is_valid, type_name, reloptions, size = row
     kind, dimensions = re.findall(r"(\w+)\((\d+)\)", type_name)[0]
     options = dict(option.split("=") for option in reloptions or ())
-    return IndexInfo(
-        relname,
-        is_valid,
-        kind,
-        int(dimensions),
-        int(options.get("m", 16)),
-        int(options.get("ef_construction", 64)),
-        int(size),
-    )
+    of_hnsw = {
+        "type": kind,
+        "m": int(options.get("m", 16)),
+        "ef_construction": int(options.get("ef_construction", 64)),
+    }
+    return IndexInfo(relname, "hnsw", of_hnsw, int(dimensions), None, int(size), is_valid)
 
 
 OF_COLLECTION = (
@@ -311,10 +308,11 @@ def create(
         connection, row = work.connection, collection.existing(work)
         info = index_info(connection, records, row.id)
         if info is not None and info.is_valid:
-            if (info.m, info.ef_construction) != (m, ef_construction):
+            has = info.options
+            if (has["m"], has["ef_construction"]) != (m, ef_construction):
                 raise IndexingError(
-                    f"{collection.name!r} has an index with m={info.m}, "
-                    f"ef_construction={info.ef_construction}. Call drop_index() first"
+                    f"{collection.name!r} has an index with m={has['m']}, "
+                    f"ef_construction={has['ef_construction']}. Call drop_index() first"
                 )
             return info
         check_possible(connection, row)
@@ -405,6 +403,12 @@ def _build(
             POLL,
         )
     progress(total, total)
+
+
+def check_method(method: str | None) -> None:
+    """Do nothing if a method of `create_index` is one that there is."""
+    if method not in {None, "hnsw"}:
+        raise InvalidQueryError(f"There is no index method {method!r} on PostgreSQL; it is 'hnsw'")
 
 
 def _check_options(m: int, ef_construction: int) -> None:

@@ -37,6 +37,9 @@ from . import (
     triggers,
     words,
 )
+from .index import commands as indexing
+from .index import names, stored
+from .index.kind import kind_of_row, kind_to_search
 from .matrix import memory, search
 
 if TYPE_CHECKING:
@@ -54,8 +57,8 @@ if TYPE_CHECKING:
     from ...searching.words import Term
     from ...tables.records import Records
     from ...vectors import Float64
-    from ...work import CollectionRow, Work
-    from ..status import Status
+    from ...work import CollectionRow, Reference, Work
+    from ..status import IndexInfo, Status
 
 
 class SQLite(Database):
@@ -74,7 +77,8 @@ class SQLite(Database):
         changelog.install(connection, records)
 
     def uninstall(self, connection: Connection, records: Records) -> None:
-        """Remove them."""
+        """Remove them, and the indexes, which need the change log."""
+        stored.drop_all(connection, records)
         changelog.uninstall(connection, records)
 
     def install_script(self, records: Records) -> list[str]:
@@ -114,8 +118,9 @@ class SQLite(Database):
         return {changelog.log_name(records), pending_name(records), llm.TABLE}
 
     def is_side_table(self, name: str, records: Records) -> bool:
-        """Return whether it is one of these, or of a text index."""
-        return super().is_side_table(name, records) or words.is_table(name, records)
+        """Return whether it is one of these, or of an index."""
+        is_ours = words.is_table(name, records) or names.is_table(name, records)
+        return is_ours or super().is_side_table(name, records)
 
     def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
         """Return nothing, or None where the error may come of the tables."""
@@ -281,12 +286,12 @@ class SQLite(Database):
     # Searches
 
     def search(self, work: Work, vector: Float64, query: Query) -> Ranking:
-        """Search the matrix in memory, or scan."""
-        return search.search(work, vector, query)
+        """Search the index or the matrix in memory, or scan."""
+        return search.search(work, vector, query, kind_to_search(work, query))
 
     def search_multi(self, work: Work, vectors: Sequence[Float64], query: Query) -> list[Ranking]:
         """Search for all vectors at once."""
-        return search.search_multi(work, vectors, query)
+        return search.search_multi(work, vectors, query, kind_to_search(work, query))
 
     def as_selectable(
         self, keys: Keys[Any], rows_: Sequence[ScoredRow], offset: int | None = None
@@ -344,12 +349,53 @@ class SQLite(Database):
         return words.ids(work, terms, query, most)
 
     def warm(self, work: Work) -> None:
-        """Load the matrix."""
-        memory.warm(work)
+        """Load the index, or the matrix."""
+        memory.warm(work, kind_of_row(work))
 
     def status(self, work: Work, row: CollectionRow | None) -> Status:
         """Return what is in memory."""
+        if row is not None and row.index_method is not None:
+            return indexing.status(work)
         return memory.memory_status(work, row)
+
+    # Indexes
+
+    def create_index(
+        self,
+        collection: Reference[Any],
+        *,
+        method: str | None,
+        m: int,
+        ef_construction: int,
+        maintenance_work_mem: str | None,
+        progress: Callable[[int, int], object] | None,
+    ) -> IndexInfo:
+        """Keep the codes of all rows in the database."""
+        info = indexing.create(collection, method)
+        if progress is not None:
+            progress(info.rows or 0, info.rows or 0)
+        return info
+
+    def drop_index(self, collection: Reference[Any]) -> bool:
+        """Drop them."""
+        return indexing.drop(collection)
+
+    def index_info(self, work: Work) -> IndexInfo | None:
+        """Return what is kept."""
+        return indexing.info(work)
+
+    def index_method(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL, by the name of the index's table."""
+        return names.method_of(records, records.collections.c.id)
+
+    def keep_index(self, collection: Reference[Any]) -> None:
+        """Take in what was written since, if that is much."""
+        indexing.keep(collection)
+
+    def before_deletion(self, collection: Reference[Any], work: Work) -> None:
+        """Drop the index."""
+        if work.row.index_method is not None:
+            stored.drop(work)
 
 
 DATABASE = SQLite()

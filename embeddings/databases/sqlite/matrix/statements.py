@@ -37,6 +37,7 @@ from sqlalchemy import Column as SQLColumn
 from sqlalchemy.types import NullType
 
 from ..changelog import log_name, trigger_names
+from ..index.names import method_of
 from ..rows import is_key
 from .state import Mark
 
@@ -66,7 +67,7 @@ class Position(NamedTuple):
     has_base: bool
     """Whether it holds the row of the log that was asked about."""
     has_collection: bool
-    """Whether the collection's row is the one that was asked about."""
+    """Whether the collection's row is the one that was asked about, and its index."""
 
 
 class Row(NamedTuple):
@@ -192,6 +193,7 @@ def _position(records: Records) -> Select[Any]:
         row.id == _given("of"),
         row.name == _given("name"),
         row.model.is_not_distinct_from(_given("model")),
+        method_of(records, _given("of")).is_not_distinct_from(_given("index")),
     )
     has_base, has_collection = (
         exists(select(_constant(1)).where(condition)) for condition in (is_base, is_this_row)
@@ -384,7 +386,9 @@ def _unchanged(value: Any) -> Any:
 
 def _at(row: CollectionRow, base: Mark | None) -> dict[str, Any]:
     seq, token = (0, b"") if base is None else base
-    return _values(of=row.id, name=row.name, model=row.model_id, seq=seq, token=token)
+    return _values(
+        of=row.id, name=row.name, model=row.model_id, index=row.index_method, seq=seq, token=token
+    )
 
 
 def _as_change(row: Any) -> Change:
