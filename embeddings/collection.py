@@ -21,6 +21,7 @@ from typing import (
 )
 
 from . import errors
+from .databases.status import IndexRequest
 from .following import sync as syncing
 from .following.rows import rows_of
 from .keys import K, keys_of
@@ -915,56 +916,54 @@ class Collection(Generic[K]):
 
     def create_index(
         self,
-        method: str | None = None,
         *,
-        m: int = 16,
-        ef_construction: int = 128,
+        method: str | None = None,
+        dimensions: int | None = None,
+        m: int | None = None,
+        ef_construction: int | None = None,
         maintenance_work_mem: str | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> IndexInfo:
         """Build an index of this collection, and return what it is.
 
-        `similar*` uses it from then on: its results are the best in all likelihood, with exact
-        scores, and their `exact` is False.
+        `similar*` uses it from then on: what it finds are the best in all likelihood, with exact
+        scores, and `exact` of the result is False.
 
-        On SQLite, where `matches*` use it as well, it is kept in the database, packed, and in
-        memory: a bit for each value of a vector, a small part of what exact searches need there.
-        Searches take in what was written since. If there is one already, it is brought up to date.
-        On an engine others can write while the rows are read.
+        On SQLite, where `matches*` use it as well, it has a bit for each value of a vector. It is
+        kept in memory and, packed, in the database; searches take in what was written since. If
+        there is one already, what the database keeps is brought up to date. On an engine others
+        write while the rows are read.
 
-        On PostgreSQL it is HNSW, and used if PostgreSQL thinks that it pays. If there is such an
-        index already, nothing happens. What a build that failed has left is built anew. On an
-        engine it is built concurrently: others read and write meanwhile. On a session or a
-        connection it is a part of the transaction, and keeps writers out until its end.
+        On PostgreSQL it is HNSW, used if PostgreSQL thinks that it pays. If there is such an index
+        already, nothing happens. What a build that failed has left is built anew. On a small
+        collection a line of the log says that reading it is as fast. On an engine it is built
+        concurrently: others read and write meanwhile. On a session or a connection it is a part of
+        the transaction, and keeps writers out until its end.
 
         Args:
-            method: "bits" on SQLite, or the name of a method that a package brings along; "hnsw" on
-                PostgreSQL. By default that of the database.
-            m: Connections of each node, 2 to 100; more make it larger and more accurate. This and
-                the next two are of HNSW, and mean nothing on SQLite.
+            method: `"bits"` on SQLite, or that of a package; `"hnsw"` on PostgreSQL. By default
+                the first.
+            dimensions: Of vectors that are yet to come, for a collection without any, which is
+                created where need be.
+            m: Connections of each node, 2 to 100; more make it larger and more accurate. 16 unless
+                given. This and the next two are of HNSW; SQLite refuses them.
             ef_construction: Candidates looked at for each node, at least 2 * m and at most 1000;
-                more make the build slower and the index more accurate.
+                more make the build slower and the index more accurate. 128 unless given.
             maintenance_work_mem: Memory for this build, such as "1GB"; a build that fits into it
                 is many times faster.
-            progress: Called with the rows done and the rows in all: on PostgreSQL twice a second,
-                and on an engine only, as it looks from a second connection; on SQLite at the end.
+            progress: Called with the rows done and the rows in all: on SQLite when it is done; on
+                PostgreSQL twice a second, on an engine only, as it looks from a second connection.
 
         Raises:
-            DoesNotExist: The collection does not exist.
-            IndexingError: There is an index with another method or other options, or the rows are
-                more than fit into memory; on PostgreSQL the collection is empty, or the vectors
-                have too many dimensions.
+            DoesNotExist: The collection does not exist, and no dimensions were given.
+            IndexingError: There is an index with another method or other options; on SQLite the
+                rows are more than fit into memory, or the change log is missing; on PostgreSQL the
+                collection is empty and no dimensions were given.
             BindingError: `progress` was given, and the collection is on a session of PostgreSQL.
             InvalidQueryError: An option means nothing.
         """
-        return self.reference.database.create_index(
-            self.reference,
-            method=method,
-            m=m,
-            ef_construction=ef_construction,
-            maintenance_work_mem=maintenance_work_mem,
-            progress=progress,
-        )
+        asked = IndexRequest(method, dimensions, m, ef_construction, maintenance_work_mem, progress)
+        return self.reference.database.create_index(self.reference, asked)
 
     def drop_index(self) -> bool:
         """Drop the index, and return whether there was one. `similar*` is exact from then on.

@@ -40,7 +40,7 @@ from sqlalchemy.types import NullType, String, TypeEngine, Uuid
 from ..errors import IndexingError, SchemaError
 from ..values import load_metadata
 from ..vectors import ITEM_BYTES, Float32, VectorLike, decode_array, encode
-from .status import IndexInfo, Status
+from .status import IndexInfo, IndexRequest, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -628,6 +628,10 @@ class Database:
         """Return how the next search will go about it. Reads only."""
         return Status("scan", f"on {self.name} every search reads the rows")
 
+    def warning(self, connection: Connection, records: Records) -> str | None:
+        """Return what makes statements about the tables slow, and what to do about it; or None."""
+        return None
+
     def cosine_similarity(
         self, vector: ColumnElement[Any], other: ColumnElement[Any]
     ) -> ColumnElement[float]:
@@ -643,16 +647,7 @@ class Database:
 
     # Indexes
 
-    def create_index(
-        self,
-        collection: Reference[Any],
-        *,
-        method: str | None,
-        m: int,
-        ef_construction: int,
-        maintenance_work_mem: str | None,
-        progress: Callable[[int, int], object] | None,
-    ) -> IndexInfo:
+    def create_index(self, collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
         """Build an index of a collection, and return what it is."""
         raise self.no_indexes()
 

@@ -33,8 +33,20 @@ from ...tables.pending import pending_name
 from ...vectors import ITEM_BYTES, Float32, VectorLike
 from ...writing.items import content_hash as md5
 from ..base import Bools, Database, as_matrix
-from ..status import IndexInfo, Status
-from . import extension, fields, followed, hybrid, index, pending, rows, search, triggers, words
+from ..status import IndexInfo, IndexRequest, Status
+from . import (
+    build,
+    extension,
+    fields,
+    followed,
+    hybrid,
+    index,
+    pending,
+    rows,
+    search,
+    triggers,
+    words,
+)
 from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
@@ -381,14 +393,21 @@ class PostgreSQL(Database):
         """Return that the database searches, and by which index."""
         if row is None:
             return Status("database", "there is nothing to search")
-        rows = index.count(work.connection, work.records, row.id)
+        warning = self.warning(work.connection, work.records)
         info = index.index_info(work.connection, work.records, row.id)
         if info is None:
-            return Status("database", "there is no index: create_index() makes one", rows)
+            rows = index.count(work.connection, work.records, row.id)
+            reason = "there is no index: create_index() makes one"
+            return Status("database", reason, rows, warning=warning)
         if not info.is_valid:
-            reason = f"the index {info.name} is not valid: create_index() builds it anew"
-            return Status("database", reason, rows, index=info)
-        return Status("index", None, rows, info.bytes, index=info)
+            name = index.index_name(work.records, row.id)
+            reason = f"the index {name} is not valid: create_index() builds it anew"
+            return Status("database", reason, info.rows, index=info, warning=warning)
+        return Status("index", None, info.rows, info.bytes, index=info, warning=warning)
+
+    def warning(self, connection: Connection, records: Records) -> str | None:
+        """Return that the table has very many indexes, which is logged too."""
+        return index.too_many(connection, records)
 
     def cosine_similarity(
         self, vector: ColumnElement[Any], other: ColumnElement[Any]
@@ -440,32 +459,17 @@ class PostgreSQL(Database):
 
     # Indexes
 
-    def create_index(
-        self,
-        collection: Reference[Any],
-        *,
-        method: str | None,
-        m: int,
-        ef_construction: int,
-        maintenance_work_mem: str | None,
-        progress: Callable[[int, int], object] | None,
-    ) -> IndexInfo:
+    def create_index(self, collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
         """Build an HNSW index."""
-        index.check_method(method)
-        return index.create(
-            collection,
-            m=m,
-            ef_construction=ef_construction,
-            maintenance_work_mem=maintenance_work_mem,
-            progress=progress,
-        )
+        return build.create(collection, asked)
 
     def drop_index(self, collection: Reference[Any]) -> bool:
         """Drop the HNSW index."""
-        return index.drop_of(collection)
+        return build.drop_of(collection)
 
     def index_info(self, work: Work) -> IndexInfo | None:
-        """Look at the HNSW index."""
+        """Look at the HNSW index, and at how many there are."""
+        self.warning(work.connection, work.records)
         return index.index_info(work.connection, work.records, work.row.id)
 
     def before_deletion(self, collection: Reference[Any], work: Work) -> None:
@@ -475,7 +479,7 @@ class PostgreSQL(Database):
 
     def after_deletion(self, collection: Reference[Any], row: CollectionRow) -> None:
         """Drop the index concurrently, which no transaction can."""
-        index.drop_left(collection, row)
+        build.drop_left(collection, row)
 
 
 DATABASE = PostgreSQL()

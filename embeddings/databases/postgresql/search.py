@@ -39,7 +39,7 @@ from ...searching.scan import check_dimensions
 from ...vectors import ITEM_BYTES
 from ..status import Searched
 from .drivers import vector_writer
-from .index import distance
+from .index import Sized, distance, has_dimensions
 from .keys import id_as_key
 from .types import PGVector, to_pgvector_text
 
@@ -59,6 +59,7 @@ MAX_CANDIDATES = 20_000  # that an index scan looks at, by pgvector's hnsw.max_s
 EF_SEARCH, MAX_EF_SEARCH = 200, 1_000  # candidates of an index scan; pgvector's own default is 40
 STORED_APART = 1_900  # bytes of a vector from which PostgreSQL keeps it in another table (TOAST)
 SPARE, SPARE_FILTERED = 2, 10  # candidates that are scored exactly, for each result wanted
+SPARE_SIGNS = 20  # where the index has the signs alone
 SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector())
 FEW = 10_000  # rows, by PostgreSQL's estimate, that are read sooner than found in a graph of more
 FEW_KEYS = 2_500  # keys of the host's whose rows are
@@ -104,7 +105,7 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
         check_stored_dimensions(work, vector.size)
     is_exact = not rows or rows[0].is_exact
     work.searched = (
-        Searched("database") if is_exact else Searched("index", candidates=_candidates(query))
+        Searched("database") if is_exact else Searched("index", candidates=_candidates(work, query))
     )
     return Ranking([ScoredRow(*row[:4]) for row in rows], is_exact)
 
@@ -137,7 +138,7 @@ def check_stored_dimensions(work: Work, dimensions: int) -> None:
 def asked(work: Work, dimensions: int, query: Query) -> Search:
     """Return what the statement of a query is made of."""
     of = (work.database, work.records, work.row.id, dimensions)
-    return Search(*of, query.number, query.offset, query.min_score, _candidates(query))
+    return Search(*of, query.number, query.offset, query.min_score, _candidates(work, query))
 
 
 def _statement(work: Work, dimensions: int, query: Query) -> Select[Any]:
@@ -191,7 +192,7 @@ def made(
 
 def _may_use_index(work: Work, query: Query) -> bool:
     """Return whether there is an index, and the query can be answered from it."""
-    if not work.row.has_index or query.exact is True or _candidates(query) > MAX_CANDIDATES:
+    if not work.row.has_index or query.exact is True or _candidates(work, query) > MAX_CANDIDATES:
         return False
     return not isinstance(query.among, tuple) or len(query.among) > FEW_KEYS
 
@@ -230,8 +231,11 @@ def _explain(element: Explain, compiler: SQLCompiler, **options: Any) -> str:
     return f"EXPLAIN {compiler.process(element.statement, **options)}"
 
 
-def _candidates(query: Query) -> int:
-    return (SPARE_FILTERED if query.has_conditions else SPARE) * query.depth
+def _candidates(work: Work, query: Query) -> int:
+    spare = SPARE_FILTERED if query.has_conditions else SPARE
+    if Sized((work.row.vector_bytes or 0) // ITEM_BYTES).name == "bit":
+        spare = SPARE_SIGNS
+    return spare * query.depth
 
 
 class _Sent(PGVector):
@@ -422,10 +426,11 @@ def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> S
     wanted = _constant(search.candidates)
     among = filters.among
     old, new = _settings(search.candidates)
-    conditions = (*filters.rows, select(new.c.are_set).scalar_subquery())
+    vector = type_coerce(search.records.embeddings.c.embedding, PGVector)
+    fits = has_dimensions(vector, search.dimensions)
+    conditions = (fits, *filters.rows, select(new.c.are_set).scalar_subquery())
     if among is not None:
         conditions = (*conditions, among.is_chosen, ~among.are_few)
-    vector = type_coerce(search.records.embeddings.c.embedding, PGVector)
     nearest = _rows(search, *conditions).order_by(distance(vector, sought, search.dimensions))
     near = _once(nearest.limit(wanted))
     is_short = select(_after(near, old).c.found).scalar_subquery() < wanted

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from ...tables.records import Records
     from ...vectors import Float64
     from ...work import CollectionRow, Reference, Work
-    from ..status import IndexInfo, Status
+    from ..status import IndexInfo, IndexRequest, Status
 
 
 class SQLite(Database):
@@ -360,21 +360,9 @@ class SQLite(Database):
 
     # Indexes
 
-    def create_index(
-        self,
-        collection: Reference[Any],
-        *,
-        method: str | None,
-        m: int,
-        ef_construction: int,
-        maintenance_work_mem: str | None,
-        progress: Callable[[int, int], object] | None,
-    ) -> IndexInfo:
+    def create_index(self, collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
         """Keep the codes of all rows in the database."""
-        info = indexing.create(collection, method)
-        if progress is not None:
-            progress(info.rows or 0, info.rows or 0)
-        return info
+        return indexing.create(collection, asked)
 
     def drop_index(self, collection: Reference[Any]) -> bool:
         """Drop them."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from ....errors import IndexingError
+from ....errors import IndexingError, InvalidQueryError
 from ....work import ROWS
 from ...status import IndexInfo, Status
 from ..matrix import statements
@@ -18,11 +18,11 @@ from ..matrix.state import bytes_of
 from . import stored
 from .bits import Bits
 from .kind import kind_of
-from .names import table_name
 from .registry import checked_method, method_of
 
 if TYPE_CHECKING:
     from ....work import CollectionRow, Reference, Work
+    from ...status import IndexRequest
     from ..matrix.state import State
     from .kind import CodedKind
 
@@ -34,24 +34,30 @@ BEHIND = (
 )
 
 
-def create(collection: Reference[Any], name: str | None) -> IndexInfo:
+def create(collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
     """Make the index of a collection, or bring it up to date. See `Collection.create_index`."""
-    kind, began = kind_of(checked_method(name or Bits.name)), perf_counter()
-    if collection.sessions.owns_transactions:  # the rows are read while others can write
-        with collection.work() as work:
-            _check(collection.existing(work), kind)
-            if work.row.vector_bytes is not None:
-                _loaded(work, kind)
+    kind, began = kind_of(checked_method(asked.method or Bits.name)), perf_counter()
+    for name in ("m", "ef_construction", "maintenance_work_mem"):
+        if getattr(asked, name) is not None:
+            raise InvalidQueryError(f"{name} is an option of HNSW, which SQLite does not have")
+    find = collection.existing if asked.dimensions is None else collection.find_or_create
+    if collection.sessions.owns_transactions and asked.dimensions is None:
+        with collection.work() as work:  # the rows are read while others can write
+            _check(find(work), kind)
+            _loaded(work, kind)
     with collection.work(write=True) as work:
-        row = collection.existing(work)
+        row = find(work)
         _check(row, kind)
+        state = _loaded(work, kind)
         work.row = row._replace(index_method=kind.name)
         stored.create(work)
-        if row.vector_bytes is not None:
-            stored.save(work, _loaded(work, kind), dimensions_of(work))
+        if state is not None:
+            stored.save(work, state, dimensions_of(work))
         found = info(work)
         assert found is not None  # noqa: S101  it was made just now
     collection.forget()
+    if asked.progress is not None:
+        asked.progress(found.rows, found.rows)
     facts = found.method, found.rows, found.bytes, perf_counter() - began
     LOG.info("index of %r built: %s, %d rows, %d bytes, %.1f s", row.name, *facts)
     return found
@@ -64,12 +70,14 @@ def _check(row: CollectionRow, kind: CodedKind) -> None:
         )
 
 
-def _loaded(work: Work, kind: CodedKind) -> State:
-    """Return the index as the session sees the rows.
+def _loaded(work: Work, kind: CodedKind) -> State | None:
+    """Return the index as the session sees the rows; None where there are no vectors.
 
     Raises:
         IndexingError: It cannot be kept.
     """
+    if work.row.vector_bytes is None:
+        return None
     try:
         return catch_up(work, kind, at_once=True)[1]
     except MustScan as reason:
@@ -92,15 +100,8 @@ def info(work: Work) -> IndexInfo | None:
     if name is None:
         return None
     head = stored.head(work)
-    return IndexInfo(
-        table_name(work.records, work.row.id, name),
-        name,
-        {},
-        head.dimensions,
-        head.rows,
-        head.bytes,
-        method_of(name) is not None,
-    )
+    is_valid = method_of(name) is not None
+    return IndexInfo(name, {}, head.rows, head.dimensions, head.bytes, is_valid)
 
 
 def keep(collection: Reference[Any], *, most_behind: int = 0) -> None:
@@ -128,7 +129,8 @@ def keep(collection: Reference[Any], *, most_behind: int = 0) -> None:
             if collection.find(work) != row:
                 return
             state = _loaded(work, kind_of(method))
-            stored.save(work, state, dimensions_of(work))
+            if state is not None:
+                stored.save(work, state, dimensions_of(work))
     except DBAPIError as error:
         if not collection.database.refuses_writing(error):
             raise

@@ -17,7 +17,7 @@ from embeddings import Collection, EmbeddingRecord
 from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.tables.migrate import head_revision
 from embeddings.testing import DeterministicModel
-from tests.databases import on_both, on_postgresql
+from tests.reaching import on_both, on_postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,8 +121,9 @@ def test_each_search_of_postgresql_is_one_line(db: Any, opened: Any, log: Any):
         "search in 'docs': database (as a part of your statement), _ ms",
         "search in 'docs': index, 6 candidates, _ ms",
     ]
-    [built] = lines(log, logging.INFO)
-    assert re.fullmatch(r"index of 'docs' built: idx_embeddings_\d+_hnsw, \d+ bytes, .* s", built)
+    built, small = lines(log, logging.INFO)
+    assert re.fullmatch(r"index of 'docs' built: hnsw, 30 rows, \d+ bytes, .* s", built)
+    assert "30 rows of 'docs' is as fast" in small
 
 
 def test_a_second_call_of_the_model_is_a_warning(
