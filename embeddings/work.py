@@ -87,6 +87,8 @@ class CollectionRow(NamedTuple):
     """That of the collection's text index; None if it has none."""
     chunks: str | None = None
     """How its texts are cut, as JSON; None if each item is one row."""
+    index_method: str | None = None
+    """The method of its index, where the search keeps that in memory; None if it has none."""
 
 
 class Work:
@@ -235,7 +237,12 @@ class Work:
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
         row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
-        return row and CollectionRow(*row[:4], language=row[4], chunks=row[5])  # type: ignore[call-arg,misc]
+        if row is None:
+            return None
+        settings: dict[str, Any] = dict(
+            zip(("language", "chunks", "index_method"), row[4:], strict=True)
+        )
+        return CollectionRow(*row[:4], **settings)
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -673,6 +680,7 @@ def _by_name(database: Database, records: Records) -> Executable:
         stored_vector_bytes(database, records),
         database.text_language(records),
         database.chunk_setting(records),
+        database.index_method(records),
     ).where(columns.name == bindparam("name"))
 
 

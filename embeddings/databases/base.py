@@ -663,6 +663,19 @@ class Database:
         """Return what the index of a collection is, or None."""
         return None
 
+    def keep_index(self, collection: Reference[Any]) -> None:
+        """Bring an index up to date that the database keeps beside the rows, if it is far behind.
+
+        Called where rows were written in transactions of our own; by default nothing.
+        """
+
+    def index_method(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL of the method of the outer query's collection's index in memory, or NULL.
+
+        It does not fail where nothing but the two tables is there.
+        """
+        return type_coerce(null(), Text)
+
     # Text indexes
 
     def install_words(self, connection: Connection, records: Records) -> None:
@@ -758,7 +771,7 @@ class Database:
 
     def item_of(self, id: ColumnElement[str]) -> ColumnElement[str]:
         """Return the SQL of an item's stored id by that of a chunk: what precedes the last "#"."""
-        digits = literal_column("'0123456789'")
+        digits: ColumnElement[str] = literal_column("'0123456789'")
         trimmed = func.rtrim(id, digits, type_=id.type)
         length = func.length(trimmed)
         item = func.substr(
@@ -797,7 +810,7 @@ class Database:
         """Return the error that says that there are no indexes."""
         return IndexingError(
             f"There are no indexes on {self.name}, where every search is exact; they are for "
-            "PostgreSQL"
+            "SQLite and PostgreSQL"
         )
 
 

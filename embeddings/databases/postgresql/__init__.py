@@ -246,7 +246,7 @@ class PostgreSQL(Database):
         if row.vector_bytes is None:
             # An index outlives the last row, and takes no others than it was made for.
             info = index.index_info(work.connection, work.records, row.id)
-            if info is not None:
+            if info is not None and info.dimensions is not None:
                 return row._replace(vector_bytes=info.dimensions * ITEM_BYTES)
         return row
 

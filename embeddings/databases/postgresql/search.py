@@ -135,7 +135,7 @@ def scored_row(row: Any, ranks: Ranks | None = None, *, has_chunk: bool) -> Scor
     if has_chunk:
         number = int(row.chunk_id.rpartition(CHUNK_MARK)[2])
         chunk = Chunk(number, row.start, row.end, row.chunk_text)
-    return ScoredRow(*row[:4], ranks, chunk)
+    return ScoredRow(row.id, row.score, row.content, row.metadata, ranks, chunk)
 
 
 def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
@@ -150,8 +150,8 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
     sought = [as_sent(each) for each in (vector, *query.also)]
     filters = filters_of(work, query)
     by_index = uses_index(work, query, filters)
-    best = made(asked(work, vector.size, query), *sought, filters=filters, by_index=by_index)
-    best = best.subquery()
+    search = asked(work, vector.size, query)
+    best = made(search, *sought, filters=filters, by_index=by_index).subquery()
     id = work.database.key_from_text(best.c.id, keys)
     return select(id.label("id"), best.c.score).subquery()
 
@@ -502,7 +502,7 @@ def with_parts(
     is_ours = of(search.records, search.collection_id)
     row, columns = search.records.embeddings, search.records.embeddings.c
     part, first = (parts.parts_of(search.records, is_ours) for _ in range(2))
-    one = literal_column("1")
+    one: ColumnElement[int] = literal_column("1")
     content = case(
         (first.c.item_chunks == one, func.coalesce(first.c.item_content, columns.content)),
         else_=first.c.item_content,
@@ -594,7 +594,7 @@ def _after(search: Search, near: CTE, old: CTE) -> CTE:
         func.set_config(_setting(name), select(old.c[name]).scalar_subquery(), true())
         for name in SETTINGS
     )
-    found = [func.count().label("found")]
+    found: list[ColumnElement[Any]] = [func.count().label("found")]
     if search.chunks:
         item = search.database.item_of(near.c.id)
         found.append(func.count(item.distinct()).label("items"))
