@@ -71,8 +71,6 @@ class Database:
     """Whether a statement that was sent is let finish when the task that waits is cancelled."""
     fuses_words: ClassVar[bool] = False
     """Whether `search` and `matches` take a query with words; else `searching.hybrid` does."""
-    confirms_rows: ClassVar[bool] = False
-    """Whether `search` takes a row of the collection that is remembered, and confirms it."""
     keeps_order_of_json: ClassVar[bool] = True
     """Whether stored metadata has its keys in the order in which they were written."""
     rebuilds_tables: ClassVar[bool] = False
@@ -369,6 +367,10 @@ class Database:
         """
         return work.row_named(name)
 
+    def confirms(self, row: CollectionRow) -> bool:
+        """Return whether `search` takes this row, which is remembered, and confirms it."""
+        return False
+
     # Rows
 
     def vector_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -595,7 +597,11 @@ class Database:
         return [self.search(work, vector, query) for vector in vectors]
 
     def matches(self, work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
-        """Return what `search` finds as a selectable with the columns `id` and `score`."""
+        """Return what `search` finds as a selectable with the columns `id` and `score`.
+
+        Raises:
+            NotConfirmed: As `search`.
+        """
         return self.as_selectable(keys, self.search(work, vector, query).rows)
 
     def as_selectable(

@@ -259,6 +259,10 @@ class PostgreSQL(Database):
         """Return the row, read together with the collection's index instead of its rows."""
         return index.row_to_search(work, name)
 
+    def confirms(self, row: CollectionRow) -> bool:
+        """Return whether there was an index; else a search looks whether there is one now."""
+        return row.has_index
+
     # Rows
 
     def vector_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
