@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from ..searching.filters import Comparison
     from ..searching.query import Query, Ranking, ScoredRow
     from ..searching.words import Term
+    from ..tables.indexing import EmbeddingIndex
     from ..tables.records import Records
     from ..vectors import Float64
     from ..work import CollectionRow, Reference, Work
@@ -656,6 +657,19 @@ class Database:
     def create_index(self, collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
         """Build an index of a collection, and return what it is."""
         raise self.no_indexes()
+
+    def index_script(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return the SQL that makes an index, by the collection's name; where there is none, none.
+
+        Args:
+            given: The index.
+            connection: Which maps schemas; None for a script.
+        """
+        return []
+
+    def index_script_down(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return the SQL that drops an index, if it is there. Arguments as in `index_script`."""
+        return []
 
     def drop_index(self, collection: Reference[Any]) -> bool:
         """Drop the index of a collection, and return whether there was one."""

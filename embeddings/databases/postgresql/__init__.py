@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from ...models.base import Content
     from ...searching.filters import Comparison
     from ...searching.query import Query, Ranking
+    from ...tables.indexing import EmbeddingIndex
     from ...tables.records import Records
     from ...vectors import Float64
     from ...work import CollectionRow, Reference, Work
@@ -466,6 +467,14 @@ class PostgreSQL(Database):
     def create_index(self, collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
         """Build an HNSW index."""
         return build.create(collection, asked)
+
+    def index_script(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return a block that finds the collection's id, and the part that has it."""
+        return build.script(given, connection)
+
+    def index_script_down(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return a block that finds the collection's id."""
+        return build.script_down(given, connection)
 
     def drop_index(self, collection: Reference[Any]) -> bool:
         """Drop the HNSW index."""
