@@ -307,9 +307,9 @@ def compiled(
     schema_map: Iterable[tuple[str | None, str]],
 ) -> Any:
     """Return a statement for the driver, for those who keep it and execute it themselves."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"compile_kwargs": {"render_postcompile": True}}
     if schemas := dict(schema_map):
-        options = {"schema_translate_map": schemas, "render_schema_translate": True}
+        options |= {"schema_translate_map": schemas, "render_schema_translate": True}
     return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
 
 
@@ -553,11 +553,12 @@ class Reference(Generic[K]):
 
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""
-        if not work.database.confirms_rows or work.has_listeners:
+        if work.has_listeners:
             return None
         row = self._acceptable(ROWS.get(work.bind, self.records, self.name))
-        if row is not None:
-            work.row = row
+        if row is None or not work.database.confirms(row):
+            return None
+        work.row = row
         return row
 
     def last_committed(self) -> CollectionRow | None:
@@ -765,8 +766,12 @@ class RememberedRows:
             before = rows.pop(key, None)
             if len(rows) >= MOST_NAMES:
                 del rows[next(iter(rows))]
-            # Within a transaction it may be read again as it was committed.
-            rows[key] = row, committed or (before is not None and before[1] and before[0] == row)
+            if before is not None and before[0][:3] == row[:3]:
+                # Within a transaction it is read again as it was committed, with the same model.
+                committed = committed or before[1]
+                if before[0].has_index and not row.has_index:
+                    row = before[0]  # not every reader looks for an index
+            rows[key] = row, committed
 
     def forget(self, bind: Engine | Connection, records: Records, name: str) -> None:
         """Remember nothing of a name."""
