@@ -36,8 +36,7 @@ from .writing import copying, text_index, whole, write
 from .writing import plan as plans
 from .writing.chunks import Chunks, checked_chunks
 from .writing.copying import COPIED_AT_ONCE
-from .writing.items import Prepared, checked_extra, checked_item, content_hash, unpacked
-from .writing.progress import length_of
+from .writing.items import Prepared, checked_extra, checked_items, content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -421,14 +420,12 @@ class Collection(Generic[K]):
             And what `embed` raises. The batches before the failing one are written, and those
             after it that the model was called for.
         """
-        pairs = (unpacked(entry, 2, 2, at) for at, entry in enumerate(entries))
-        triples = ((id, value, None) for id, value in pairs)
         return write.embed_multi(
             self.reference,
-            triples,
+            entries,
             store,
             batch_size,
-            total=length_of(entries),
+            has_metadata=False,
             force=force,
             extra=extra,
             concurrency=concurrency,
@@ -460,13 +457,12 @@ class Collection(Generic[K]):
             progress: As in `embed_multi`.
             on_error: As in `embed_multi`.
         """
-        triples = (unpacked(entry, 3, 3, at) for at, entry in enumerate(entries))
         return write.embed_multi(
             self.reference,
-            triples,
+            entries,
             store,
             batch_size,
-            total=length_of(entries),
+            has_metadata=True,
             force=force,
             extra=extra,
             concurrency=concurrency,
@@ -501,11 +497,7 @@ class Collection(Generic[K]):
         Raises:
             InvalidItemError: Something cannot be stored.
         """
-        triples = ((*unpacked(entry, 2, 3, at), None)[:3] for at, entry in enumerate(entries))
-        items = [
-            checked_item(self.reference, id, value, metadata, store, at)
-            for at, (id, value, metadata) in enumerate(triples)
-        ]
+        items = list(checked_items(self.reference, entries, store, 2, 3))
         own = checked_extra(self.reference.records, extra)
         return plans.make(self.reference, items, force=force, extra=own)
 
@@ -721,7 +713,8 @@ class Collection(Generic[K]):
             weights: Of the ranking by meaning and of that by words; (1, 1) by default. With
                 (0, 1) only what has one of the words is found.
             exact: True uses no index, where there is one, and so finds the best for certain. By
-                default one is used if it is there. `matches*` use one only with False.
+                default one is used if it is there. On PostgreSQL `matches*` use one only with
+                False.
 
         Raises:
             InvalidItemError: The model does not take such a value.
@@ -944,31 +937,40 @@ class Collection(Generic[K]):
     ) -> IndexInfo:
         """Build an index of this collection, and return what it is.
 
-        `similar*` uses it from then on, if PostgreSQL thinks that it pays. If there is such an
-        index already, nothing happens. What a build that failed has left is built anew. On a small
-        collection a line of the log says that reading it is as fast.
+        `similar*` uses it from then on: what it finds are the best in all likelihood, with exact
+        scores, and `exact` of the result is False.
 
-        On an engine it is built concurrently: others read and write meanwhile. On a session or a
-        connection it is a part of the transaction, and keeps writers out until its end.
+        On SQLite, where `matches*` use it as well, it has a bit for each value of a vector. It is
+        kept in memory and, packed, in the database; searches take in what was written since. If
+        there is one already, what the database keeps is brought up to date. On an engine others
+        write while the rows are read.
+
+        On PostgreSQL it is HNSW, used if PostgreSQL thinks that it pays. If there is such an index
+        already, nothing happens. What a build that failed has left is built anew. On a small
+        collection a line of the log says that reading it is as fast. On an engine it is built
+        concurrently: others read and write meanwhile. On a session or a connection it is a part of
+        the transaction, and keeps writers out until its end.
 
         Args:
-            method: `"hnsw"`, which is also what PostgreSQL makes without it.
+            method: `"bits"` on SQLite, or that of a package; `"hnsw"` on PostgreSQL. By default
+                the first.
             dimensions: Of vectors that are yet to come, for a collection without any, which is
                 created where need be.
             m: Connections of each node, 2 to 100; more make it larger and more accurate. 16 unless
-                given.
+                given. This and the next two are of HNSW; SQLite refuses them.
             ef_construction: Candidates looked at for each node, at least 2 * m and at most 1000;
                 more make the build slower and the index more accurate. 128 unless given.
             maintenance_work_mem: Memory for this build, such as "1GB"; a build that fits into it
                 is many times faster.
-            progress: Called twice a second with the rows done and the rows in all. On an engine
-                only, as it looks from a second connection.
+            progress: Called with the rows done and the rows in all: on SQLite when it is done; on
+                PostgreSQL twice a second, on an engine only, as it looks from a second connection.
 
         Raises:
             DoesNotExist: The collection does not exist, and no dimensions were given.
-            IndexingError: The database is not PostgreSQL, the collection is empty and no dimensions
-                were given, or there is an index with other options.
-            BindingError: `progress` was given, and the collection is on a session.
+            IndexingError: There is an index with another method or other options; on SQLite the
+                rows are more than fit into memory, or the change log is missing; on PostgreSQL the
+                collection is empty and no dimensions were given.
+            BindingError: `progress` was given, and the collection is on a session of PostgreSQL.
             InvalidQueryError: An option means nothing.
         """
         asked = IndexRequest(method, dimensions, m, ef_construction, maintenance_work_mem, progress)
@@ -977,13 +979,13 @@ class Collection(Generic[K]):
     def drop_index(self) -> bool:
         """Drop the index, and return whether there was one. `similar*` is exact from then on.
 
-        On an engine it is dropped concurrently; on a session within its transaction, where it
-        keeps others out until the end.
+        On SQLite it is a part of the transaction. On PostgreSQL it is dropped concurrently on an
+        engine; on a session within its transaction, where it keeps others out until the end.
         """
         return self.reference.database.drop_index(self.reference)
 
     def index_info(self) -> IndexInfo | None:
-        """Return what the index is, or None if there is none, as everywhere but on PostgreSQL."""
+        """Return what the index is, or None if there is none."""
         with self.reference.work() as work:
             row = self.reference.find(work)
             return None if row is None else work.database.index_info(work)

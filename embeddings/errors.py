@@ -75,14 +75,17 @@ class UnknownModelError(EmbeddingsError, KeyError):
 
     Attributes:
         name: What was asked for.
+        near: The id or alias of a model that is written much like it; None if there is none.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, near: str | None = None) -> None:
         super().__init__(f"Unknown model: {name}")
         self.name = name
+        self.near = near
 
     def __str__(self) -> str:  # KeyError would show the repr of its message
-        return f"Unknown model: {self.name}"
+        hint = f". Did you mean {self.near!r}?" if self.near else ""
+        return f"Unknown model: {self.name}{hint}"
 
 
 class ModelRequiredError(EmbeddingsError, ValueError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import random
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
@@ -88,6 +88,8 @@ class CollectionRow(NamedTuple):
     """That of the collection's text index; None if it has none."""
     chunks: str | None = None
     """How its texts are cut, as JSON; None if each item is one row."""
+    index_method: str | None = None
+    """The method of its index, where the search keeps that in memory; None if it has none."""
 
 
 class Work:
@@ -194,8 +196,13 @@ class Work:
         schema_map = tuple(schema_map_of(connection).items())
         sql, constants, names = _kept(statement, connection.dialect, schema_map)
         values = {**constants, **parameters}
-        in_order = values if names is None else tuple(values[name] for name in names)
+        in_order = values if names is None else tuple([values[name] for name in names])
         return connection.exec_driver_sql(sql, in_order)
+
+    def read(self, statement: Executable, parameters: Mapping[str, Any]) -> Result[Any]:
+        """Execute a SELECT that is the same object each time, as the host's listeners want it."""
+        run = self.run if self.has_listeners else self.run_kept
+        return run(statement, parameters)
 
     def changed(self, statement: Executable, parameters: Any = None) -> int:
         """Execute an UPDATE or a DELETE and return the number of rows."""
@@ -222,14 +229,20 @@ class Work:
 
     def sees_collection(self, name: str) -> bool:
         """Return whether the session's listeners, if there are any, leave the collection's row."""
+        if not self.has_listeners:
+            return True
         entity = self.records.collection
-        statement = select(entity.id).where(entity.name == name)
-        return not self.has_listeners or self.run(statement).first() is not None
+        return self.run(select(entity.id).where(entity.name == name)).first() is not None
 
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
         row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
-        return row and CollectionRow(*row[:4], language=row[4], chunks=row[5])  # type: ignore[call-arg,misc]
+        if row is None:
+            return None
+        settings: dict[str, Any] = dict(
+            zip(("language", "chunks", "index_method"), row[4:], strict=True)
+        )
+        return CollectionRow(*row[:4], **settings)
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -259,16 +272,19 @@ def retried(
     return tried
 
 
-@contextmanager
-def one_bind(session: Session, records: Records, *, write: bool) -> Iterator[None]:
+def one_bind(session: Session, records: Records, *, write: bool) -> AbstractContextManager[None]:
     """Let all that an operation asks about our tables go to one bind.
 
     A host's `get_bind` may choose one for each statement, by what it is: for an operation that
     writes it is asked for that of an UPDATE.
     """
     if type(session).get_bind is Session.get_bind or "get_bind" in vars(session):
-        yield
-        return
+        return nullcontext()
+    return _bound(session, records, write=write)
+
+
+@contextmanager
+def _bound(session: Session, records: Records, *, write: bool) -> Iterator[None]:
     chosen = session.get_bind
     ours = {records.embedding.__mapper__, records.collection.__mapper__}
     clause = update(records.embedding) if write else select(records.embedding)
@@ -291,9 +307,9 @@ def compiled(
     schema_map: Iterable[tuple[str | None, str]],
 ) -> Any:
     """Return a statement for the driver, for those who keep it and execute it themselves."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"compile_kwargs": {"render_postcompile": True}}
     if schemas := dict(schema_map):
-        options = {"schema_translate_map": schemas, "render_schema_translate": True}
+        options |= {"schema_translate_map": schemas, "render_schema_translate": True}
     return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
 
 
@@ -549,11 +565,12 @@ class Reference(Generic[K]):
 
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""
-        if not work.database.confirms_rows or work.has_listeners:
+        if work.has_listeners:
             return None
         row = self._acceptable(ROWS.get(work.bind, self.records, self.name))
-        if row is not None:
-            work.row = row
+        if row is None or not work.database.confirms(row):
+            return None
+        work.row = row
         return row
 
     def last_committed(self) -> CollectionRow | None:
@@ -676,6 +693,7 @@ def _by_name(database: Database, records: Records) -> Executable:
         stored_vector_bytes(database, records),
         database.text_language(records),
         database.chunk_setting(records),
+        database.index_method(records),
     ).where(columns.name == bindparam("name"))
 
 
@@ -760,8 +778,12 @@ class RememberedRows:
             before = rows.pop(key, None)
             if len(rows) >= MOST_NAMES:
                 del rows[next(iter(rows))]
-            # Within a transaction it may be read again as it was committed.
-            rows[key] = row, committed or (before is not None and before[1] and before[0] == row)
+            if before is not None and before[0][:3] == row[:3]:
+                # Within a transaction it is read again as it was committed, with the same model.
+                committed = committed or before[1]
+                if before[0].has_index and not row.has_index:
+                    row = before[0]  # not every reader looks for an index
+            rows[key] = row, committed
 
     def forget(self, bind: Engine | Connection, records: Records, name: str) -> None:
         """Remember nothing of a name."""

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ..searching.filters import Comparison
     from ..searching.query import Query, Ranking, ScoredRow
     from ..searching.words import Term
+    from ..tables.indexing import EmbeddingIndex
     from ..tables.records import Records
     from ..vectors import Float64
     from ..work import CollectionRow, Reference, Work
@@ -75,8 +76,6 @@ class Database:
     """Whether `search` and `matches` give each item once; else `searching.grouping` does."""
     fuses_words: ClassVar[bool] = False
     """Whether `search` and `matches` take a query with words; else `searching.hybrid` does."""
-    confirms_rows: ClassVar[bool] = False
-    """Whether `search` takes a row of the collection that is remembered, and confirms it."""
     keeps_order_of_json: ClassVar[bool] = True
     """Whether stored metadata has its keys in the order in which they were written."""
     rebuilds_tables: ClassVar[bool] = False
@@ -373,6 +372,10 @@ class Database:
         """
         return work.row_named(name)
 
+    def confirms(self, row: CollectionRow) -> bool:
+        """Return whether `search` takes this row, which is remembered, and confirms it."""
+        return False
+
     # Rows
 
     def vector_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -599,7 +602,11 @@ class Database:
         return [self.search(work, vector, query) for vector in vectors]
 
     def matches(self, work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
-        """Return what `search` finds as a selectable with the columns `id` and `score`."""
+        """Return what `search` finds as a selectable with the columns `id` and `score`.
+
+        Raises:
+            NotConfirmed: As `search`.
+        """
         return self.as_selectable(keys, self.search(work, vector, query).rows)
 
     def as_selectable(
@@ -655,6 +662,19 @@ class Database:
         """Build an index of a collection, and return what it is."""
         raise self.no_indexes()
 
+    def index_script(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return the SQL that makes an index, by the collection's name; where there is none, none.
+
+        Args:
+            given: The index.
+            connection: Which maps schemas; None for a script.
+        """
+        return []
+
+    def index_script_down(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return the SQL that drops an index, if it is there. Arguments as in `index_script`."""
+        return []
+
     def drop_index(self, collection: Reference[Any]) -> bool:
         """Drop the index of a collection, and return whether there was one."""
         raise self.no_indexes()
@@ -662,6 +682,19 @@ class Database:
     def index_info(self, work: Work) -> IndexInfo | None:
         """Return what the index of a collection is, or None."""
         return None
+
+    def keep_index(self, collection: Reference[Any]) -> None:
+        """Bring an index up to date that the database keeps beside the rows, if it is far behind.
+
+        Called where rows were written in transactions of our own; by default nothing.
+        """
+
+    def index_method(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL of the method of the outer query's collection's index in memory, or NULL.
+
+        It does not fail where nothing but the two tables is there.
+        """
+        return type_coerce(null(), Text)
 
     # Text indexes
 
@@ -797,7 +830,7 @@ class Database:
         """Return the error that says that there are no indexes."""
         return IndexingError(
             f"There are no indexes on {self.name}, where every search is exact; they are for "
-            "PostgreSQL"
+            "SQLite and PostgreSQL"
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import attributes, joinedload, make_transient_to_detached
 
 from ..sessions import bind_for_reading
@@ -20,7 +21,7 @@ from .scan import warn_of, warn_of_metadata
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sqlalchemy import ColumnElement, ScalarSelect
+    from sqlalchemy import ColumnElement, ScalarSelect, Select
 
     from ..keys import K, Key
     from ..sessions import DatabaseLike
@@ -35,16 +36,24 @@ PAGE = 500  # records held at a time while iterating
 @retried
 def count(collection: Reference[Any], *, chunks: bool = False) -> int:
     """Return the number of items, or of chunks. See `Collection.count`."""
-    entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             return 0
-        rows = select(func.count()).select_from(entity)
-        statement = rows.where(entity.collection_id == row.id)
-        if not chunks:
-            statement = statement.where(work.is_item)
-        return int(work.run(statement).scalar_one())
+        if row.chunks is None or chunks:
+            counted = work.read(_count(collection.records), {"collection": row.id})
+        else:
+            entity = collection.records.embedding
+            of_items = entity.collection_id == row.id, work.is_item
+            counted = work.run(select(func.count()).select_from(entity).where(*of_items))
+        return int(counted.scalar_one())
+
+
+@functools.cache
+def _count(records: Records) -> Select[Any]:
+    entity = records.embedding
+    rows = select(func.count()).select_from(entity)
+    return rows.where(entity.collection_id == bindparam("collection"))
 
 
 @retried
@@ -182,15 +191,21 @@ def warm(collection: Reference[Any]) -> None:
 def contains(collection: Reference[Any], id: object) -> bool:
     """Return whether there is an item of this id."""
     text = collection.id_of(id)
-    entity = collection.records.embedding
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             return False
         if row.chunks is not None:
             text = first_chunk(text)
-        statement = select(entity.id).where(entity.collection_id == row.id, entity.id == text)
-        return work.run(statement).first() is not None
+        given = {"collection": row.id, "id_sought": text}
+        return work.read(_has_id(collection.records), given).first() is not None
+
+
+@functools.cache
+def _has_id(records: Records) -> Select[Any]:
+    entity = records.embedding
+    is_it = entity.id == bindparam("id_sought")
+    return select(entity.id).where(entity.collection_id == bindparam("collection"), is_it)
 
 
 def pages(collection: Reference[Any]) -> Iterator[EmbeddingRecord]:

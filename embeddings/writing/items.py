@@ -14,7 +14,7 @@ from ..values import checked_content, dump_metadata
 from ..vectors import as_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from sqlalchemy.orm import QueryableAttribute
 
@@ -103,14 +103,18 @@ def fold(items: Iterable[Item]) -> list[Item]:
 
 def unpacked(entry: object, least: int, most: int, position: int) -> tuple[Any, ...]:
     """Return an entry of a length between the two, or raise InvalidItemError."""
-    if not isinstance(entry, ENTRY) or not least <= len(entry) <= most:
-        shape = f"{least}" if least == most else f"{least} to {most}"
-        raise InvalidItemError(
-            f"entries[{position}]: each entry must be a tuple of {shape}, (id, value, ...), "
-            f"not {type(entry).__name__}"
-            + (f" of {len(entry)}" if isinstance(entry, ENTRY) else "")
-        )
-    return tuple(entry)
+    if isinstance(entry, ENTRY) and least <= len(entry) <= most:
+        return tuple(entry)
+    shape = f"{least}" if least == most else f"{least} to {most}"
+    given, advice = type(entry).__name__, ""
+    if isinstance(entry, ENTRY):
+        given += f" of {len(entry)}"
+        if (most, len(entry)) == (2, 3):
+            advice = ". For (id, value, metadata) there is embed_multi_with_metadata()"
+    raise InvalidItemError(
+        f"entries[{position}]: each entry must be a tuple of {shape}, (id, value, ...), "
+        f"not {given}{advice}"
+    )
 
 
 def content_hash(content: Content) -> bytes:
@@ -151,6 +155,26 @@ def checked_item(
     except InvalidItemError as error:
         raise of_item(text, error) from None
     return Item(text, content, *hashes_of(collection, content), described, bool(store))
+
+
+def checked_items(
+    collection: Reference[Any], entries: Iterable[Any], store: bool, least: int, most: int
+) -> Iterator[Item]:
+    """Yield the items of (id, value) or (id, value, metadata) tuples.
+
+    Args:
+        collection: Whose items they are to be.
+        entries: The tuples.
+        store: Whether contents are stored as well.
+        least: The shortest length of a tuple.
+        most: The longest.
+
+    Raises:
+        InvalidItemError: One is none. The message names its position, or its id.
+    """
+    for position, entry in enumerate(entries):
+        id, value, metadata = (*unpacked(entry, least, most, position), None)[:3]
+        yield checked_item(collection, id, value, metadata, store, position)
 
 
 def checked_extra(records: Records, extra: Extra | None) -> dict[str, Any]:

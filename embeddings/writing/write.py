@@ -28,12 +28,13 @@ from .items import (
     Prepared,
     checked_extra,
     checked_item,
+    checked_items,
     hashes_of,
     item_metadata,
     vector_row,
 )
 from .parts import refuse_parts
-from .progress import teller
+from .progress import length_of, teller
 from .report import Report
 from .resolve import Resolution, stored_vectors, texts_of
 
@@ -85,11 +86,11 @@ def embed(
 
 def embed_multi(
     collection: Reference[Any],
-    entries: Iterable[tuple[Key, Content, Metadata | None]],
+    entries: Iterable[tuple[Any, ...]],
     store: bool,
     batch_size: int,
     *,
-    total: int | None,
+    has_metadata: bool,
     force: bool,
     extra: Extra | None,
     concurrency: int | None,
@@ -98,12 +99,10 @@ def embed_multi(
 ) -> Report:
     """Embed and store values, a batch at a time. See `Collection.embed_multi`."""
     check_batch_size(batch_size)
-    began, skips, tell = perf_counter(), check_on_error(on_error), teller(progress, total)
+    began, skips = perf_counter(), check_on_error(on_error)
+    tell, length = teller(progress, length_of(entries)), 3 if has_metadata else 2
     columns, model = checked_extra(collection.records, extra), collection.read_model()
-    items = (
-        checked_item(collection, id, value, metadata, store, position)
-        for position, (id, value, metadata) in enumerate(entries)
-    )
+    items = checked_items(collection, entries, store, length, length)
     runtime = collection.sessions.runtime
     with runtime.pool(calls_at_once(model, concurrency)) as pool:
         calls = Calls(model, runtime, pool, skips=skips, size=batch_size)
@@ -226,7 +225,8 @@ def _taken(
 ) -> Report:
     """Take up what the model made, and write; return what was done."""
     report = planned.take(answer)
-    report += Report(skipped=planned.without_refused())
+    if planned.refused:
+        report += Report(skipped=planned.without_refused())
     if planned.new_ids or planned.written_ids or planned.has_new_words:
         return report + plan.write(collection, planned, skips=skips)
     report += Report(unchanged=len(planned.unchanged_ids))

@@ -134,7 +134,7 @@ def test_instances_are_found_once(own, essays):
     question = long_text(7).split("\n\n")[5]
     with Session(own) as session:
         rows = essays.nearest(session, question, number=12)
-        assert [row.Essay.id for row in rows][0] == 7
+        assert rows[0].Essay.id == 7
         assert len({row.Essay.id for row in rows}) == len(rows) == 12
         few = essays.nearest(session, question, select(Essay).where(Essay.id > 8), number=3)
         assert len(few) == 3

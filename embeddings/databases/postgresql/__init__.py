@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from ...models.base import Content
     from ...searching.filters import Comparison
     from ...searching.query import Query, Ranking
+    from ...tables.indexing import EmbeddingIndex
     from ...tables.records import Records
     from ...vectors import Float64
     from ...work import CollectionRow, Reference, Work
@@ -246,7 +247,7 @@ class PostgreSQL(Database):
         if row.vector_bytes is None:
             # An index outlives the last row, and takes no others than it was made for.
             info = index.index_info(work.connection, work.records, row.id)
-            if info is not None:
+            if info is not None and info.dimensions is not None:
                 return row._replace(vector_bytes=info.dimensions * ITEM_BYTES)
         return row
 
@@ -261,6 +262,10 @@ class PostgreSQL(Database):
     def row_to_search(self, work: Work, name: str) -> CollectionRow | None:
         """Return the row, read together with the collection's index instead of its rows."""
         return index.row_to_search(work, name)
+
+    def confirms(self, row: CollectionRow) -> bool:
+        """Return whether there was an index; else a search looks whether there is one now."""
+        return row.has_index
 
     # Rows
 
@@ -503,6 +508,14 @@ class PostgreSQL(Database):
     def create_index(self, collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
         """Build an HNSW index."""
         return build.create(collection, asked)
+
+    def index_script(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return a block that finds the collection's id, and the part that has it."""
+        return build.script(given, connection)
+
+    def index_script_down(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return a block that finds the collection's id."""
+        return build.script_down(given, connection)
 
     def drop_index(self, collection: Reference[Any]) -> bool:
         """Drop the HNSW index."""

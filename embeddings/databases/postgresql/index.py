@@ -35,7 +35,7 @@ from sqlalchemy.types import UserDefinedType
 from ...tables.custom import MAX_NAME_BYTES
 from ...tables.ours import schema_map_of
 from ...vectors import ITEM_BYTES
-from ...work import CollectionRow
+from ...work import ROWS, CollectionRow
 from ..quoting import quoted
 from ..status import IndexInfo
 
@@ -139,7 +139,7 @@ def row_to_search(work: Work, called: str) -> CollectionRow | None:
     row = work.run_kept(_with_index(work.database, work.records), parameters).first()
     if row is None:
         return None
-    return CollectionRow(
+    found = CollectionRow(
         row.id,
         row.name,
         row.model,
@@ -148,6 +148,9 @@ def row_to_search(work: Work, called: str) -> CollectionRow | None:
         language=row.language,
         chunks=row.chunks,
     )
+    if found.has_index:
+        ROWS.put(work.bind, work.records, found, committed=False)
+    return found
 
 
 @functools.cache

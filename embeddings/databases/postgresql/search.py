@@ -34,8 +34,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 
-from ...searching.query import Chunk, Query, Ranking, Ranks, ScoredRow
+from ...searching.query import Chunk, NotConfirmed, Query, Ranking, Ranks, ScoredRow
 from ...searching.scan import check_dimensions
+from ...values import load_metadata
 from ...vectors import ITEM_BYTES
 from ...work import CHUNK_MARK
 from ..status import Searched
@@ -46,7 +47,7 @@ from .keys import id_as_key
 from .types import PGVector, to_pgvector_text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from sqlalchemy import Dialect
     from sqlalchemy.sql.compiler import SQLCompiler
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
     from ...keys import Keys
     from ...tables.records import Records
+    from ...values import Metadata
     from ...vectors import Float64
     from ...work import Work
     from ..base import Database
@@ -65,10 +67,20 @@ STORED_APART = 1_900  # bytes of a vector from which PostgreSQL keeps it in anot
 SPARE, SPARE_FILTERED = 2, 10  # candidates that are scored exactly, for each result wanted
 SPARE_CHUNKS, FEWEST_CHUNKS = 20, 500  # the same where the results are items, by their best chunks
 SPARE_SIGNS = 20  # where the index has the signs alone
-SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector())
+SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector(), required=False)
 FEW = 10_000  # rows, by PostgreSQL's estimate, that are read sooner than found in a graph of more
 FEW_KEYS = 2_500  # keys of the host's whose rows are
 HOST = "embeddings_among"  # the host's SELECT in a statement that is kept
+
+
+class Found(NamedTuple):
+    """A row that a statement returns."""
+
+    id: str
+    score: float
+    content: str | None
+    metadata: Metadata | None
+    is_exact: bool
 
 
 class Search(NamedTuple):
@@ -106,14 +118,22 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
 
     Raises:
         InvalidVectorError: The vector has another length than those of the collection.
+        NotConfirmed: The collection's row was remembered, and nothing was found with it.
     """
+    if not work.row.is_certain and vector.size * ITEM_BYTES != work.row.vector_bytes:
+        raise NotConfirmed
     check_dimensions(work, vector.size)
     if not query.depth:
         return Ranking([])
     values = values_of(work, vector, query)
     if query.skip_id is not None:
         values["skip_id"] = query.skip_id
-    rows = work.run(_statement(work, vector.size, query), values).all()
+    if not work.row.is_certain:
+        row = work.row
+        values |= {"called": row.name, "model_id": row.model_id, "cut_as": row.chunks}
+    rows = _rows_found(work, vector.size, query, values)
+    if not rows and not work.row.is_certain:
+        raise NotConfirmed
     if not rows and not work.row.has_index:
         check_stored_dimensions(work, vector.size)
     is_exact = not rows or rows[0].is_exact
@@ -152,11 +172,33 @@ def scored_row(row: Any, ranks: Ranks | None = None, *, has_chunk: bool) -> Scor
     return ScoredRow(row.id, row.score, row.content, row.metadata, ranks, chunk)
 
 
+def _rows_found(work: Work, dimensions: int, query: Query, values: dict[str, Any]) -> Sequence[Any]:
+    """Return (id, score, content, metadata, is_exact) of the best rows.
+
+    To put a statement together takes longer than all else that is done here, and to have SQLAlchemy
+    prepare it takes longer than to execute it: both are kept if they can be.
+    """
+    search = asked(work, dimensions, query)
+    if query.where is None and query.prefix is None and query.among is None and not query.also:
+        statement = _kept(search, _may_use_index(work, query), _always(work, query))
+        if not work.has_listeners and not search.chunks:
+            found: Iterable[Any] = work.run_kept(statement, values)
+            return [
+                Found(id, score, content, metadata and load_metadata(metadata), is_exact)
+                for id, score, content, metadata, is_exact in found
+            ]
+    else:
+        statement = _statement(work, search, query)
+    return work.run(statement, values).all()
+
+
 def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
     """Return the search as a selectable with the columns `id` and `score`, for the host to join.
 
     It uses an index where `search` would, and with `exact=False` also where that may not pay.
     """
+    if not work.row.is_certain:
+        raise NotConfirmed  # when the host executes it, it is too late to look again
     check_dimensions(work, vector.size)
     work.searched = Searched("database", reason="as a part of your statement")
     if not work.row.has_index:
@@ -164,8 +206,8 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
     sought = [as_sent(each) for each in (vector, *query.also)]
     filters = filters_of(work, query)
     by_index = uses_index(work, query, filters)
-    statement = made(asked(work, vector.size, query), *sought, filters=filters, by_index=by_index)
-    best = statement.subquery()
+    search = asked(work, vector.size, query)
+    best = made(search, *sought, filters=filters, by_index=by_index).subquery()
     id = work.database.key_from_text(best.c.id, keys)
     return select(id.label("id"), best.c.score).subquery()
 
@@ -185,47 +227,76 @@ def asked(work: Work, dimensions: int, query: Query) -> Search:
     return Search(*of, *bounds, _candidates(work, query), work.row.chunks is not None)
 
 
-def _statement(work: Work, dimensions: int, query: Query) -> Select[Any]:
-    """Return the statement for the parameters `sought` and `skip_id`.
-
-    To put one together takes longer than all else that is done here, so it is kept if it can be.
-    """
-    search, by_index = asked(work, dimensions, query), _may_use_index(work, query)
-    if query.where is None and query.prefix is None and not query.also:
-        skips = query.skip_id is not None
-        if query.among is None:
-            return _kept(search, by_index, skips)
-        if by_index and isinstance(query.among, Subquery):
-            key = query.among.c[0]
-            kept = _kept_among(search, skips, key.type, work.dialect)
-            if kept is not None:
-                among = select(key.label("key")).cte(HOST).prefix_with("NOT MATERIALIZED")
-                return kept.add_cte(among)
+def _statement(work: Work, search: Search, query: Query) -> Select[Any]:
+    """Return the statement of a query with conditions, for the parameters of `_always`."""
+    by_index = _may_use_index(work, query)
+    is_plain = query.where is None and query.prefix is None and not query.also
+    if by_index and is_plain and isinstance(query.among, Subquery):
+        key = query.among.c[0]
+        kept = _kept_among(search, _always(work, query), key.type, work.dialect)
+        if kept is not None:
+            among = select(key.label("key")).cte(HOST).prefix_with("NOT MATERIALIZED")
+            return kept.add_cte(among)
     filters = filters_of(work, query)
     by_index = by_index and _pays(work, query, filters)
+    if not work.row.is_certain:
+        filters = filters._replace(rows=(*filters.rows, _is_confirmed(search)))
     return made(search, *sought_of(query), filters=filters, by_index=by_index)
 
 
+class Always(NamedTuple):
+    """Conditions of a statement that is kept.
+
+    Attributes:
+        skips: But the item of the parameter `skip_id`.
+        confirms: Only if the collection's row is that of the parameters `called` and `model_id`.
+    """
+
+    skips: bool
+    confirms: bool
+
+    def of(self, search: Search) -> tuple[ColumnElement[bool], ...]:
+        """Return them."""
+        skip_id = bindparam("skip_id", type_=Text, required=False)
+        skipped = (search.item_id != skip_id,) if self.skips else ()
+        return (*skipped, _is_confirmed(search)) if self.confirms else skipped
+
+
+def _always(work: Work, query: Query) -> Always:
+    return Always(query.skip_id is not None, not work.row.is_certain)
+
+
+def _is_confirmed(search: Search) -> ColumnElement[bool]:
+    """Return the condition that the collection's row, which was remembered, is there.
+
+    It is about no row of embeddings: PostgreSQL evaluates it once, before it reads any.
+    """
+    columns = search.records.collections.c
+    row = select(true()).where(
+        columns.id == _constant(search.collection_id),
+        columns.name == bindparam("called", type_=Text, required=False),
+        columns.model == bindparam("model_id", type_=Text, required=False),
+        parts.setting_of(search.records).is_not_distinct_from(
+            bindparam("cut_as", type_=Text, required=False)
+        ),
+    )
+    return type_coerce(row.scalar_subquery(), Boolean)
+
+
 @functools.lru_cache(maxsize=256)
-def _kept(search: Search, by_index: bool, skips: bool) -> Select[Any]:
-    filters = Filters(_skipped(search) if skips else ())
-    return made(search, SOUGHT, filters=filters, by_index=by_index)
+def _kept(search: Search, by_index: bool, always: Always) -> Select[Any]:
+    return made(search, SOUGHT, filters=Filters(always.of(search)), by_index=by_index)
 
 
 @functools.lru_cache(maxsize=256)
 def _kept_among(
-    search: Search, skips: bool, key: TypeEngine[Any], dialect: Dialect
+    search: Search, always: Always, key: TypeEngine[Any], dialect: Dialect
 ) -> Select[Any] | None:
     """Return the statement by the index among keys that the SELECT called `HOST` selects."""
     host = table(HOST, column("key", key))
     of = (search.database, search.records, search.collection_id)
     among = _among(*of, search.item_id, host.c.key, dialect)
-    rows = _skipped(search) if skips else ()
-    return among and _by_index(search, SOUGHT, Filters(rows, among))
-
-
-def _skipped(search: Search) -> tuple[ColumnElement[bool]]:
-    return (search.item_id != bindparam("skip_id", type_=Text),)
+    return among and _by_index(search, SOUGHT, Filters(always.of(search), among))
 
 
 def made(

@@ -134,7 +134,7 @@ def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
     connection, collection_id = work.connection, work.row.id
     schema_map = tuple(schema_map_of(connection).items())
     statement = _upsert(work.records, connection.dialect, schema_map, tuple(work.extra))
-    values = (
+    values = [
         (
             collection_id,
             row["id"],
@@ -146,7 +146,7 @@ def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
             row.get("updated", updated),
         )
         for row in rows
-    )
+    ]
     statement.run(connection, values, work.extra)
 
 

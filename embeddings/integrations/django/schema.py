@@ -13,6 +13,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 from ... import databases
 from ...errors import SchemaError
 from ...following import triggers
+from ...tables import indexing
 from ...tables import migrate as alembic
 from ...tables.custom import install
 from ...tables.ours import are_missing
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ...following.literals import Follow
+    from ...tables.indexing import EmbeddingIndex
     from ...tables.records import Records
 
 BASE = "base"
@@ -98,6 +100,20 @@ def follow_script(alias: str, given: Follow, *, drops: bool) -> str:
     database = databases.of(DjangoTransactions(alias).dialect(given.records))
     statements = database.unfollow_script(given) if drops else database.follow_script(given)
     return "\n\n".join(f"{statement};" for statement in statements)
+
+
+def change_index(alias: str, given: EmbeddingIndex, *, drops: bool) -> None:
+    """Make the index of a collection, or drop it, in Django's transaction."""
+    with session(alias) as lent:
+        change = indexing.drop if drops else indexing.make
+        change(lent.connection(), given)
+
+
+def index_script(alias: str, given: EmbeddingIndex, *, drops: bool) -> str:
+    """Return the SQL that makes the index of a collection, or drops it."""
+    database = databases.of(DjangoTransactions(alias).dialect(given.records))
+    script = database.index_script_down if drops else database.index_script
+    return "\n\n".join(f"{statement};" for statement in script(given, None))
 
 
 def _make(connection: Connection, tables: Records) -> None:

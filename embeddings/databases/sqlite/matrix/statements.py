@@ -38,6 +38,7 @@ from sqlalchemy.types import NullType
 
 from .. import parts
 from ..changelog import log_name, trigger_names
+from ..index.names import method_of
 from ..rows import is_key
 from .state import Mark
 
@@ -67,7 +68,7 @@ class Position(NamedTuple):
     has_base: bool
     """Whether it holds the row of the log that was asked about."""
     has_collection: bool
-    """Whether the collection's row is the one that was asked about."""
+    """Whether the collection's row is the one that was asked about, and its index."""
 
 
 class Row(NamedTuple):
@@ -194,6 +195,7 @@ def _position(records: Records) -> Select[Any]:
         row.name == _given("name"),
         row.model.is_not_distinct_from(_given("model")),
         parts.setting_of(records).is_not_distinct_from(_given("chunks")),
+        method_of(records, _given("of")).is_not_distinct_from(_given("index")),
     )
     has_base, has_collection = (
         exists(select(_constant(1)).where(condition)) for condition in (is_base, is_this_row)
@@ -387,7 +389,13 @@ def _unchanged(value: Any) -> Any:
 def _at(row: CollectionRow, base: Mark | None) -> dict[str, Any]:
     seq, token = (0, b"") if base is None else base
     return _values(
-        of=row.id, name=row.name, model=row.model_id, chunks=row.chunks, seq=seq, token=token
+        of=row.id,
+        name=row.name,
+        model=row.model_id,
+        chunks=row.chunks,
+        index=row.index_method,
+        seq=seq,
+        token=token,
     )
 
 
