@@ -101,7 +101,8 @@ class Comparison:
         # Only of text: see `resolve`.
         is_text = stored.content_blob.is_(None)
         item = database.key_as_text(key)
-        stored_id, stored_hash = item, stored.content_hash
+        stored_id: ColumnElement[str] = item
+        stored_hash: ColumnElement[Any] = stored.content_hash
         tables: FromClause = work.records.embeddings
         if work.row.chunks is not None:
             kept = database.parts(work)

@@ -549,3 +549,39 @@ def test_by_the_index(opened, model):
         rows = work.run(select(found.c.id).order_by(found.c.score.desc())).scalars().all()
     assert rows[0] == "t33"
     assert len({*rows}) == 5
+
+
+@on_both
+def test_a_transaction_that_is_rolled_back(docs, db):
+    """Leaves nothing of a collection, of its setting or of an edit."""
+    docs.embed("long", long_text(1), store=True)
+    assert docs.count(chunks=True) > 1
+    db.rollback()
+    assert docs.count() == 0
+    docs.embed("long", long_text(1), store=True)
+    db.commit()
+    chunks = docs.get_chunks("long")
+    docs.embed("long", "Shorter.", store=True)
+    assert docs.similar(long_text(1), 1)[0].content == "Shorter."
+    db.rollback()
+    assert docs.get_chunks("long") == chunks
+    assert docs.get("long").content == long_text(1)
+    assert docs.similar(long_text(1), 1)[0].chunk in chunks
+
+
+def test_a_name_that_is_another_collections_by_now(tmp_path, model):
+    """A search in memory finds out that the rows are chunks now."""
+    from sqlalchemy import create_engine
+
+    one, two = (create_engine(f"sqlite:///{tmp_path / 'app.db'}") for _ in range(2))
+    embeddings.migrate(one)
+    here = Collection("docs", one, model=model)
+    here.embed_multi([("a", "alpha"), ("b", "beta")])
+    assert here.similar("alpha", 1)[0].id == "a"
+    there = Collection("docs", two, model=model)
+    there.delete()
+    there = Collection("docs", two, model=model, chunks=Chunks(size=20))
+    there.embed_multi([("a", "alpha"), ("b", "beta")])
+    assert [entry.id for entry in here.similar("alpha", 2)] == ["a", "b"]
+    one.dispose()
+    two.dispose()
