@@ -223,6 +223,33 @@ def test_two_collections_of_a_model(shelf: Any, alias: str, library: ModuleType)
         same_name.embed_multi(shelf)
 
 
+def test_long_texts_have_chunks(alias: str, library: ModuleType):
+    """Each instance is found once, by its best chunk, and goes with all of them."""
+    from embeddings import Chunks
+    from embeddings.integrations.django import ModelCollection
+
+    stories = ModelCollection(
+        library.Article,
+        name="stories",
+        text=lambda article: article.title + "\n\n" + article.tags["body"],
+        columns=["title", "tags"],
+        model=library.model,
+        chunks=Chunks(size=60),
+    )
+    body = "\n\n".join(f"My happy hound met number {number} of the cats." for number in range(9))
+    manager = library.Article.objects.using(alias)
+    long, short = (
+        manager.create(title=title, tags={"body": text})
+        for title, text in (("A long one", body), ("A short one", "Cheap flights."))
+    )
+    assert stories.embed_multi(manager.all()).embedded == 2
+    docs = stories.collection(alias)
+    assert docs.count(chunks=True) > docs.count() == 2
+    assert list(stories.nearest(manager.all(), "number 7 of the cats", 2)) == [long, short]
+    long.delete()
+    assert docs.count() == docs.count(chunks=True) == 1
+
+
 # Deleting
 
 
