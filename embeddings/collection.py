@@ -34,9 +34,9 @@ from .vectors import as_query
 from .work import Reference
 from .writing import copying, text_index, whole, write
 from .writing import plan as plans
+from .writing.chunks import Chunks, checked_chunks
 from .writing.copying import COPIED_AT_ONCE
-from .writing.items import Prepared, checked_extra, checked_item, content_hash, unpacked
-from .writing.progress import length_of
+from .writing.items import Prepared, checked_extra, checked_items, content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from .databases.status import IndexInfo, Status
     from .keys import Key
     from .models.base import Content, EmbeddingModel, SupportsEmbedding
-    from .searching.query import Query, Where
+    from .searching.query import Chunk, Query, Where
     from .sessions import DatabaseLike
     from .values import Metadata
     from .vectors import Float32, VectorLike
@@ -126,9 +126,13 @@ class Collection(Generic[K]):
         key: The type of your ids: `str`, `int`, `uuid.UUID`, or a mapped column such as
             `Article.id`. Ids are taken and returned in this type. With `str`, integers are
             accepted too and come back as strings.
+        chunks: How texts are cut into chunks, each with a vector of its own: `Chunks(size=...)`.
+            It is kept with the collection, which needs it no more when it is opened again. By
+            default a new collection has one vector for each item.
         records: Which tables.
 
     Raises:
+        ChunksMismatchError: The collection's texts are cut in another way than by `chunks`.
         DoesNotExist: There is no such collection, and `create` is false.
         ModelRequiredError: There is no such collection, and no model to create it with.
         ModelMismatchError: The collection holds the vectors of another model. One without rows
@@ -151,6 +155,7 @@ class Collection(Generic[K]):
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
         create: bool = True,
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None: ...
     @overload
@@ -163,6 +168,7 @@ class Collection(Generic[K]):
         model_id: str | None = None,
         create: bool = True,
         key: type[K] | QueryableAttribute[K],
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None: ...
     def __init__(
@@ -174,6 +180,7 @@ class Collection(Generic[K]):
         model_id: str | None = None,
         create: bool = True,
         key: Any = str,
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None:
         if model is not None:
@@ -186,6 +193,7 @@ class Collection(Generic[K]):
             model=model if model_id is None else None,
             model_id=model_id,
             create=create,
+            chunks=checked_chunks(chunks),
             # The function itself, by which a database knows what it can compute by its own means.
             content_hash=content_hash
             if self.content_hash is Collection.content_hash
@@ -231,9 +239,13 @@ class Collection(Generic[K]):
         """
         return cast("EmbeddingModel", self.reference.read_model())
 
-    def count(self) -> int:
-        """Return the number of items; 0 if the collection does not exist yet."""
-        return read.count(self.reference)
+    def count(self, *, chunks: bool = False) -> int:
+        """Return the number of items; 0 if the collection does not exist yet.
+
+        Args:
+            chunks: The number of chunks instead, each of which is a row.
+        """
+        return read.count(self.reference, chunks=chunks)
 
     def __len__(self) -> int:
         return self.count()
@@ -270,7 +282,8 @@ class Collection(Generic[K]):
     def get(self, id: Key) -> EmbeddingRecord | None:
         """Return an item's record, or None. Its `key` is in the type of the collection's keys.
 
-        On a session it is an object of that session; else it is detached, with its collection.
+        On a session it is an object of that session; else it is detached, with its collection. In
+        a collection with chunks it is detached, and its `embedding` is None if it has several.
         """
         return read.get(self.reference, id)
 
@@ -303,6 +316,10 @@ class Collection(Generic[K]):
         """
         return read.get_many(self.reference, ids)
 
+    def get_chunks(self, id: Key) -> list[Chunk]:
+        """Return the chunks of an item, in their order; none if there is no such item."""
+        return read.get_chunks(self.reference, id)
+
     def vectors(
         self, *, prefix: str | None = None, where: Where | None = None
     ) -> tuple[list[K], Float32]:
@@ -313,7 +330,8 @@ class Collection(Generic[K]):
             where: A SQL expression or a dict of metadata, as in `similar`.
 
         Returns:
-            The ids, and float32 of shape (items, dimensions), a copy of your own.
+            The ids, and float32 of shape (items, dimensions), a copy of your own. An item with
+            several chunks is there with each of them.
 
         Warns:
             CorruptVectorWarning: Rows whose vector is not one of the collection's were left out.
@@ -402,14 +420,12 @@ class Collection(Generic[K]):
             And what `embed` raises. The batches before the failing one are written, and those
             after it that the model was called for.
         """
-        pairs = (unpacked(entry, 2, 2, at) for at, entry in enumerate(entries))
-        triples = ((id, value, None) for id, value in pairs)
         return write.embed_multi(
             self.reference,
-            triples,
+            entries,
             store,
             batch_size,
-            total=length_of(entries),
+            has_metadata=False,
             force=force,
             extra=extra,
             concurrency=concurrency,
@@ -441,13 +457,12 @@ class Collection(Generic[K]):
             progress: As in `embed_multi`.
             on_error: As in `embed_multi`.
         """
-        triples = (unpacked(entry, 3, 3, at) for at, entry in enumerate(entries))
         return write.embed_multi(
             self.reference,
-            triples,
+            entries,
             store,
             batch_size,
-            total=length_of(entries),
+            has_metadata=True,
             force=force,
             extra=extra,
             concurrency=concurrency,
@@ -482,11 +497,7 @@ class Collection(Generic[K]):
         Raises:
             InvalidItemError: Something cannot be stored.
         """
-        triples = ((*unpacked(entry, 2, 3, at), None)[:3] for at, entry in enumerate(entries))
-        items = [
-            checked_item(self.reference, id, value, metadata, store, at)
-            for at, (id, value, metadata) in enumerate(triples)
-        ]
+        items = list(checked_items(self.reference, entries, store, 2, 3))
         own = checked_extra(self.reference.records, extra)
         return plans.make(self.reference, items, force=force, extra=own)
 

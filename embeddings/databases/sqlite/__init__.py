@@ -31,6 +31,7 @@ from . import (
     hints,
     llm,
     opening,
+    parts,
     pending,
     rows,
     transactions,
@@ -66,7 +67,6 @@ class SQLite(Database):
 
     name = "sqlite"
     finishes_statements = True  # closing a connection within one would leave the file locked
-    confirms_rows = True
     has_wide_integers = True
     rebuilds_tables = True
 
@@ -118,9 +118,11 @@ class SQLite(Database):
         return {changelog.log_name(records), pending_name(records), llm.TABLE}
 
     def is_side_table(self, name: str, records: Records) -> bool:
-        """Return whether it is one of these, or of an index."""
-        is_ours = words.is_table(name, records) or names.is_table(name, records)
-        return is_ours or super().is_side_table(name, records)
+        """Return whether it is one of these, of a text index, of chunks or of an index."""
+        its_own = (words, parts, names)
+        return super().is_side_table(name, records) or any(
+            each.is_table(name, records) for each in its_own
+        )
 
     def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
         """Return nothing, or None where the error may come of the tables."""
@@ -227,6 +229,10 @@ class SQLite(Database):
     def insert_collection(self, work: Work, name: str, model_id: str) -> None:
         """Insert the row under an id that no embedding carries."""
         rows.insert_collection(work, name, model_id)
+
+    def confirms(self, row: CollectionRow) -> bool:
+        """Return True: the log tells what has become of the collection."""
+        return True
 
     # Rows
 
@@ -347,6 +353,28 @@ class SQLite(Database):
     ) -> list[str]:
         """Return what FTS5 finds, by its bm25."""
         return words.ids(work, terms, query, most)
+
+    # Chunks
+
+    def uninstall_chunks(self, connection: Connection, records: Records) -> None:
+        """Drop the tables."""
+        parts.uninstall(connection, records)
+
+    def chunk_setting(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL, by the table of the collection."""
+        return parts.setting_of(records)
+
+    def set_chunk_setting(self, work: Work, setting: str | None) -> None:
+        """Make the collection's table."""
+        parts.set_setting(work, setting)
+
+    def parts(self, work: Work) -> Subquery:
+        """Return that table."""
+        return parts.parts(work)
+
+    def put_parts(self, work: Work, given: Sequence[tuple[Any, ...]]) -> None:
+        """Write to that table."""
+        parts.put(work, given)
 
     def warm(self, work: Work) -> None:
         """Load the index, or the matrix."""
