@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from .writing.chunks import Chunks
 
 CHUNK_MARK = "#"  # between an item's stored id and the number of a chunk
+AFTER_MARK = "$"  # the next character
 MOST_NAMES = 10_000  # names of collections remembered for each engine
 PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds before an own transaction is tried again, about
 P = ParamSpec("P")
@@ -154,8 +155,7 @@ class Work:
         id = self.records.embeddings.c.id
         if self.row.chunks is None:
             return id == item
-        following = chr(ord(CHUNK_MARK) + 1)
-        return and_(id >= item + CHUNK_MARK, id < item + following, self.item_id == item)
+        return and_(id >= item + CHUNK_MARK, id < item + AFTER_MARK, self.item_id == item)
 
     @property
     def is_item(self) -> ColumnElement[bool]:
@@ -541,6 +541,18 @@ class Reference(Generic[K]):
             f"The texts of collection {self.name!r} {are}{given}. Open it without chunks=, or "
             "embed the texts in a new collection that has these: what was stored is not cut anew"
         )
+
+    def take_chunks(self, work: Work, setting: str | None) -> None:
+        """Let an empty collection have another setting of chunks.
+
+        Raises:
+            ChunksMismatchError: It is not empty, or was given another one.
+        """
+        if self.chunks is not None and self.chunks.setting != setting:
+            raise self._other_chunks(work.row)
+        self._check_is_empty(work, work.row)
+        work.database.set_chunk_setting(work, setting)
+        work.row = work.row._replace(chunks=setting)
 
     def _check_is_empty(self, work: Work, row: CollectionRow) -> None:
         """Do nothing if a collection that seems to have no embeddings has none.

@@ -18,6 +18,7 @@ from ..searching.query import Filters, check_filters
 from ..sessions import bind
 from ..sessions.base import hinted
 from ..tables.records import RECORDS, Records
+from ..writing.chunks import Chunks, checked_chunks
 from ..writing.whole import checked_name
 from . import near, triggers
 from . import refresh as refreshing
@@ -75,6 +76,7 @@ class ModelCollection(Generic[M]):
         model_id: Or the id or alias of one; wins if both are given.
         records: Which tables.
         store: Store the texts as well.
+        chunks: How texts are cut into chunks: `Chunks(size=...)`. By default they are not.
 
     Raises:
         TypeError: An argument is not of its kind.
@@ -93,6 +95,7 @@ class ModelCollection(Generic[M]):
     model_id: str | None
     records: Records
     store: bool
+    chunks: Chunks | None
     key: QueryableAttribute[Any]
     """The primary key."""
 
@@ -110,6 +113,7 @@ class ModelCollection(Generic[M]):
         model_id: str | None = None,
         records: Records = RECORDS,
         store: bool = False,
+        chunks: Chunks | None = None,
     ) -> None:
         mapper = mapper_of(source)
         if model is not None:
@@ -126,6 +130,7 @@ class ModelCollection(Generic[M]):
             "model_id": model_id,
             "records": records,
             "store": store,
+            "chunks": checked_chunks(chunks),
             "key": key_of(mapper),
         }
         keys_of(fields["key"])  # type: ignore[arg-type]
@@ -149,6 +154,7 @@ class ModelCollection(Generic[M]):
             model=self.model,
             model_id=self.model_id,
             key=self.key,
+            chunks=self.chunks,
             records=self.records,
         )
 
@@ -291,6 +297,7 @@ class ModelCollection(Generic[M]):
             model=self.model,
             model_id=self.model_id,
             key=self.key,
+            chunks=self.chunks,
             records=self.records,
         )
 

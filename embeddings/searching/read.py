@@ -14,14 +14,14 @@ from ..tables.ours import are_missing, explained
 from ..tables.records import remember_key
 from ..values import NotJSON
 from ..vectors import ITEM_BYTES
-from ..work import CHUNK_MARK, Work, retried
+from ..work import AFTER_MARK, CHUNK_MARK, Work, retried
 from .query import Chunk, check_query, items_starting_with, several
 from .scan import warn_of, warn_of_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, ScalarSelect, Select
 
     from ..keys import K, Key
     from ..sessions import DatabaseLike
@@ -87,6 +87,18 @@ def _with_key(collection: Reference[Any], record: EmbeddingRecord) -> EmbeddingR
 def first_chunk(item: str) -> str:
     """Return the stored id of an item's first chunk, which stands for the item."""
     return f"{item}{CHUNK_MARK}0"
+
+
+def count_of_chunks(work: Work, item: ColumnElement[str]) -> ScalarSelect[int]:
+    """Return the SQL of the number of rows of an item, by its stored id."""
+    rows = work.records.embeddings.alias()
+    count = select(func.count()).select_from(rows)
+    return count.where(
+        rows.c.collection_id == work.row.id,
+        rows.c.id >= item.concat(CHUNK_MARK),
+        rows.c.id < item.concat(AFTER_MARK),
+        work.database.item_of(rows.c.id) == item,
+    ).scalar_subquery()
 
 
 def _items(

@@ -206,7 +206,7 @@ class Plan(Generic[K]):
             return report
 
         with self.runtime.pool(at_once) as pool:
-            calls = Calls(self.model, self.runtime, pool, skips=skips)
+            calls = Calls(self.model, self.runtime, pool, skips=skips, size=batch_size)
             report = in_order(
                 batches(list(self.missing), at_most_own(self.model, batch_size)),
                 lambda keys: calls.begin({key: self.missing[key] for key in keys}),
@@ -490,7 +490,7 @@ def _write(
         is_in_doubt = rows.write(work, todo, new)
         if plan.chunks is not None:
             changed = parts.changed(items, todo, kept)
-            parts.write(work, changed, kept)
+            parts.write(work, parts.given_parts(changed), kept)
             outcome.written |= {item.id for item in changed}
         if is_in_doubt:
             collection.existing(work)  # read again: it has vectors now

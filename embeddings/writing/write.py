@@ -105,7 +105,7 @@ def embed_multi(
     items = checked_items(collection, entries, store, length, length)
     runtime = collection.sessions.runtime
     with runtime.pool(calls_at_once(model, concurrency)) as pool:
-        calls = Calls(model, runtime, pool, skips=skips)
+        calls = Calls(model, runtime, pool, skips=skips, size=batch_size)
         bulk = _Bulk(collection, calls, tell, force=force, extra=columns)
         report = in_order(
             batches(items, at_most_own(model, batch_size)),

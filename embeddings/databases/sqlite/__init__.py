@@ -356,6 +356,10 @@ class SQLite(Database):
 
     # Chunks
 
+    def install_chunks(self, connection: Connection, records: Records) -> None:
+        """Make the trigger that removes vectors at once anew, where there is one."""
+        pending.install(connection, records)
+
     def uninstall_chunks(self, connection: Connection, records: Records) -> None:
         """Drop the tables."""
         parts.uninstall(connection, records)

@@ -22,6 +22,7 @@ from ...following import triggers
 from ...following.pending import Pending
 from ...models.base import BATCH_SIZE, batches, check_model
 from ...writing.calls import calls_at_once
+from ...writing.chunks import Chunks, checked_chunks
 from ...writing.report import Report
 from .conf import app_label
 from .database import DjangoTransactions, enumerates_keys, has_no_tables, keys_of, session
@@ -99,6 +100,7 @@ class ModelCollection(Generic[M]):
         model_id: Or the id or alias of one; wins if both are given. With neither, the one that the
             collection was made with, and for a new one that of EMBEDDINGS["MODEL"].
         store: Whether the texts are stored as well.
+        chunks: How texts are cut into chunks: `Chunks(size=...)`. By default they are not.
         records: Which tables; by default those of the app.
 
     Raises:
@@ -118,6 +120,7 @@ class ModelCollection(Generic[M]):
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
         store: bool = False,
+        chunks: Chunks | None = None,
         records: Records | None = None,
     ) -> None:
         if model is not None:
@@ -125,7 +128,11 @@ class ModelCollection(Generic[M]):
         self.source: Source[M] = Source(source, text, where, metadata, columns)
         self.name = name or self.source.label.lower()
         self.records = records
-        self.options: dict[str, Any] = {"model": model, "model_id": model_id}
+        self.options: dict[str, Any] = {
+            "model": model,
+            "model_id": model_id,
+            "chunks": checked_chunks(chunks),
+        }
         self._store = store
         self._leaving = threading.local()
         self._watch()
