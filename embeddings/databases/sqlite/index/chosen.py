@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ....vectors import Float64
     from ..matrix.state import State
     from .method import Found, Method
+    from .segments import Ids
 
 COUNT = 2_000  # rows that the method is asked for
 COUNT_PER_RESULT = 100
@@ -82,6 +84,16 @@ class Estimated:
         return not gone
 
 
+def _ids(state: State, positions: npt.NDArray[np.intp]) -> list[str]:
+    """Return the ids at positions. Thousands are decoded at each search."""
+    starts = np.array(state.starts)
+    at = np.searchsorted(starts, positions, side="right") - 1
+    kept: list[Ids] = [segment.ids for segment in state.segments]  # type: ignore[misc]
+    texts, places = [ids.text for ids in kept], [ids.places for ids in kept]
+    pairs = zip(at.tolist(), (positions - starts[at]).tolist(), strict=True)
+    return [texts[n][places[n][row] : places[n][row + 1]].decode() for n, row in pairs]
+
+
 class CodedProbes:
     """Some queries, made ready. See `Chooser`.
 
@@ -122,6 +134,6 @@ class CodedProbes:
         mask = None if state.excluded is None else state.radii < np.inf
         query = self.vectors[query_index].astype(np.float32)
         found: Found = self._method.candidates(codes, query, mask, count)
-        ids = state.ids(found.positions[:first].tolist())
+        ids = _ids(state, found.positions[:first])
         estimates = np.asarray(found.scores[:first], np.float64)
         return Estimated(ids, estimates, most, may_go_on=wanted is not None)
