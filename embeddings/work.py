@@ -35,6 +35,7 @@ from .internals import has_listeners
 from .keys import K
 from .models import registry
 from .sessions.runtime import BLOCKING
+from .tables.beside import names_beside
 from .tables.ours import explained, schema_map_of
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class CollectionRow(NamedTuple):
     """Whether it was read in this transaction; else a search has to confirm it."""
     language: str | None = None
     """That of the collection's text index; None if it has none."""
+    others: frozenset[str] = frozenset()
+    """The models of what stands beside it. Known where the collection was given another model."""
 
 
 class Work:
@@ -300,6 +303,7 @@ class Reference(Generic[K]):
         content_hash: What equal contents are recognised by.
         renamed: Former names, each with the id of the row.
         is_deleted: Whether it was deleted through this object, which never creates it again.
+        brought: Model objects of `reembed`, by their ids.
     """
 
     name: str
@@ -312,6 +316,7 @@ class Reference(Generic[K]):
     content_hash: Callable[[Content], bytes]
     renamed: list[tuple[str, int]] = field(default_factory=list)
     is_deleted: bool = False
+    brought: dict[str, SupportsEmbedding] = field(default_factory=dict)
 
     @contextmanager
     def work(self, *, write: bool = False) -> Iterator[Work]:
@@ -405,10 +410,18 @@ class Reference(Generic[K]):
         if row is None and not self.create:
             raise self.does_not_exist()
         if row is not None:
+            if self._differs(row):
+                row = row._replace(others=self.models_beside(work))
             if self.model_id_of(row) != row.model_id and to_search:
                 return self.find(work)  # only a collection without vectors takes another model
             work.row = row
         return row
+
+    def models_beside(self, work: Work) -> frozenset[str]:
+        """Return the models of what stands beside the collection, read now."""
+        columns = self.records.collections.c
+        models = select(columns.model).where(columns.name.in_(names_beside(self.name)))
+        return frozenset(map(registry.canonical_id, work.run(models).scalars()))
 
     def _before_renaming(self, work: Work) -> CollectionRow | None:
         """Return the row under a former name, and take that name again: it was rolled back."""
@@ -427,6 +440,17 @@ class Reference(Generic[K]):
             DoesNotExist: There is none.
         """
         row = self.find(work)
+        if row is None:
+            raise self.does_not_exist()
+        return row
+
+    def row_of(self, work: Work) -> CollectionRow:
+        """Return the collection's row, read now, in the work of another collection.
+
+        Raises:
+            DoesNotExist: There is none.
+        """
+        row = work.row_named(self.name)
         if row is None:
             raise self.does_not_exist()
         return row
@@ -511,15 +535,12 @@ class Reference(Generic[K]):
             ModelMismatchError: The collection was given another model, and has vectors.
             ModelRequiredError: There is no row, and no model was given.
         """
-        given = self._given_model_id()
         if row is not None:
-            if given is not None and given != row.model_id:
-                # Aliases are for names: an object has the id that it has.
-                canonical = registry.canonical_id(given) if self.model is None else given
-                if canonical not in {row.model_id, registry.canonical_id(row.model_id)}:
-                    if row.vector_bytes is None:
-                        return canonical
-                    raise ModelMismatchError(self.name, row.model_id, canonical)
+            canonical = self._differs(row)
+            if canonical is not None and canonical not in row.others:
+                if row.vector_bytes is None:
+                    return canonical
+                raise ModelMismatchError(self.name, row.model_id, canonical)
             return row.model_id
         if self.model is not None:
             return self.model.model_id
@@ -528,8 +549,23 @@ class Reference(Generic[K]):
             raise ModelRequiredError
         return registry.canonical_id(name)
 
+    def _differs(self, row: CollectionRow) -> str | None:
+        """Return the id of the model that was given, if it is another than the row's."""
+        given = self._given_model_id()
+        if given is None or given == row.model_id:
+            return None
+        # Aliases are for names: an object has the id that it has.
+        canonical = registry.canonical_id(given) if self.model is None else given
+        is_same = canonical in {row.model_id, registry.canonical_id(row.model_id)}
+        return None if is_same else canonical
+
     def _given_model_id(self) -> str | None:
         return self.model_id or (self.model.model_id if self.model is not None else None)
+
+    def accept(self, row: CollectionRow) -> None:
+        """Be of a row's model from now on, if another one was given."""
+        if self._differs(row) is not None:
+            self.model, self.model_id = None, row.model_id
 
     def check_model_id(self, model_id: str) -> None:
         """Do nothing unless the collection was given another model.
@@ -550,7 +586,9 @@ class Reference(Generic[K]):
             And what `model_id_of` raises.
         """
         model_id = self.model_id_of(row)
-        if self.model is not None:
+        if model_id in self.brought:
+            return registry.substituted(self.brought[model_id])
+        if self.model is not None and (row is None or self._differs(row) not in row.others):
             return registry.substituted(self.model)
         return registry.get_embedding_model(model_id)
 
@@ -665,7 +703,8 @@ class RememberedRows:
     def put(
         self, bind: Engine | Connection, records: Records, row: CollectionRow, *, committed: bool
     ) -> None:
-        """Remember a row that was read."""
+        """Remember a row that was read, without what stands beside it, which no search confirms."""
+        row = row._replace(others=frozenset())
         with self._lock:
             rows = self._rows.setdefault(bind.engine, {})
             key = _memory_key(bind, records, row.name)

@@ -144,6 +144,7 @@ def _is_same(item: Item, row: StoredRow) -> bool:
 def _row(item: Item, vector: Float32 | None) -> dict[str, Any]:
     text = item.content if item.store and isinstance(item.content, str) else None
     blob = item.content if item.store and isinstance(item.content, bytes) else None
+    updated = {} if item.updated is None else {"updated": item.updated}
     return {
         "id": item.id,
         "embedding": vector,
@@ -151,6 +152,7 @@ def _row(item: Item, vector: Float32 | None) -> dict[str, Any]:
         "content_blob": blob,
         "content_hash": item.key[0],
         "metadata": item.metadata,
+        **updated,
     }
 
 
