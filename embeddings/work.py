@@ -83,7 +83,7 @@ class CollectionRow(NamedTuple):
     language: str | None = None
     """That of the collection's text index; None if it has none."""
     others: frozenset[str] = frozenset()
-    """The models of what stands beside it. Known where the collection was given another model."""
+    """Its model and those of what stands beside it. Known where it was given another model."""
 
 
 class Work:
@@ -418,9 +418,13 @@ class Reference(Generic[K]):
         return row
 
     def models_beside(self, work: Work) -> frozenset[str]:
-        """Return the models of what stands beside the collection, read now."""
+        """Return the models of the collection and of what stands beside it, read now.
+
+        Its own may be another by now than that of a row that was read before.
+        """
         columns = self.records.collections.c
-        models = select(columns.model).where(columns.name.in_(names_beside(self.name)))
+        names = (self.name, *names_beside(self.name))
+        models = select(columns.model).where(columns.name.in_(names))
         return frozenset(map(registry.canonical_id, work.run(models).scalars()))
 
     def _before_renaming(self, work: Work) -> CollectionRow | None:

@@ -372,7 +372,7 @@ def apply(collection: Reference[K], plan: Plan[K]) -> Report:
         with collection.work() as work:
             row = collection.find(work)
             # Else one of the two is to take over from the other, or has.
-            if row is None or plan.model_id not in {row.model_id, *collection.models_beside(work)}:
+            if row is None or plan.model_id not in collection.models_beside(work):
                 raise
     return Report() if plan.lists == [[]] else write(collection, plan, gives_way=True)
 
