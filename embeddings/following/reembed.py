@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DoesNotExist
-from ..writing import beside
+from ..writing import beside, parts
 from ..writing.report import Report
 from . import refresh as refreshing
 from . import sync as syncing
@@ -111,12 +111,12 @@ def _note(
         everything = found.current | found.other
         pending.note(
             work,
-            [
-                id
+            {
+                id if work.row.chunks is None else parts.owner(id)
                 for id in everything
                 if not are_hashed_alike
                 or _told(found.current.get(id)) != _told(found.other.get(id))
-            ],
+            },
         )
     return True
 

@@ -154,6 +154,11 @@ class ModelCollection(Generic[M]):
             records=self.records,
         )
 
+    @property
+    def declared_model(self) -> str | None:
+        """The id or alias of its model; None if it names none."""
+        return self.model_id or (None if self.model is None else self.model.model_id)
+
     # Triggers
 
     def install(self, database: DatabaseLike) -> None:
@@ -304,7 +309,7 @@ class ModelCollection(Generic[M]):
 
         Raises:
             InvalidQueryError: The class has no rows that are items, and the collection has some.
-            ValueError: Vectors of a third model stand beside the collection.
+            ModelMismatchError: Vectors of a third model stand beside the collection.
             UnknownModelError: There is no such model.
             DoesNotExist: The collection does not exist.
             ModelError: The model failed.

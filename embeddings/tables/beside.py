@@ -6,11 +6,6 @@ at what is being built, or at what was there before.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
 NEXT, PREVIOUS, SWITCHING = " [next]", " [previous]", " [switching]"
 """What is appended to the name: what is built, what `back` goes back to, and within a switch."""
 
@@ -20,8 +15,6 @@ def names_beside(name: str) -> tuple[str, str]:
     return name + NEXT, name + PREVIOUS
 
 
-def stands_beside(name: str, names: Collection[str]) -> bool:
-    """Return whether a name is of what stands beside another collection, which is there."""
-    return any(
-        name.endswith(suffix) and name.removesuffix(suffix) in names for suffix in (NEXT, PREVIOUS)
-    )
+def stands_beside(name: str) -> bool:
+    """Return whether a name is one of what stands beside a collection."""
+    return name.endswith((NEXT, PREVIOUS))

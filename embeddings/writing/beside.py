@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import Text, cast, select, update
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import DoesNotExist
+from ..databases.status import IndexRequest
+from ..errors import DoesNotExist, ModelMismatchError
 from ..models import registry
 from ..models.base import check_model
 from ..tables.beside import NEXT, PREVIOUS, SWITCHING, names_beside
 from ..tables.records import COLUMNS
 from ..work import retried
-from . import text_index, whole
+from . import parts, text_index, whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -59,7 +60,7 @@ def begin(collection: Reference[Any], given: SupportsEmbedding | str) -> Pair | 
     Raises:
         UnknownModelError: There is no such model.
         DoesNotExist: There is no such collection.
-        ValueError: Vectors of a third model stand beside it.
+        ModelMismatchError: Vectors of a third model stand beside it.
     """
     model: SupportsEmbedding
     if isinstance(given, str):
@@ -117,17 +118,25 @@ def _begin(current: Reference[Any], model_id: str) -> str | None:
         if before is not None:
             if registry.canonical_id(before.model_id) == model_id:
                 return PREVIOUS
-            raise ValueError(
-                f"Beside collection {row.name!r} stand its vectors of {before.model_id!r}, for "
-                "back(). Call drop_previous() first"
+            raise ModelMismatchError(
+                row.name + PREVIOUS,
+                before.model_id,
+                model_id,
+                "It is there for back(): call drop_previous() first",
             )
         if built is None:
             work.database.insert_collection(work, name, model_id)
             _copy_own(work, row.id, name)
+            work.row = current.row_of(work, NEXT)
+            if row.chunks is not None:
+                work.database.set_chunk_setting(work, row.chunks)
         elif registry.canonical_id(built.model_id) != model_id:
-            raise ValueError(
-                f"Beside collection {row.name!r} its vectors of {built.model_id!r} are being made. "
-                f"Go on with reembed({built.model_id!r}), or delete the collection {name!r} first"
+            raise ModelMismatchError(
+                name,
+                built.model_id,
+                model_id,
+                f"They are being made: go on with reembed({built.model_id!r}), or delete this "
+                "collection first",
             )
         return NEXT
 
@@ -171,16 +180,64 @@ def stamps(work: Work, collection_id: int, *conditions: Any, limit: int = 0) -> 
     return {id: _stamp(values) for id, *values in rows}
 
 
-def contents(
-    work: Work, collection_id: int, *conditions: Any
-) -> dict[str, tuple[Stamp, Content | None]]:
-    """Return the stamps of rows, and the contents that are stored."""
+class Source(NamedTuple):
+    """What there is of an item.
+
+    Attributes:
+        rows: Its one row, or those of its chunks, by their ids.
+        content: None if it is not stored.
+    """
+
+    rows: dict[str, Stamp]
+    content: Content | None
+
+
+def sources(work: Work, items: Sequence[str]) -> dict[str, Source]:
+    """Return some items of a collection, the current one of the work; those that are there.
+
+    Contents are read after the rows: one that changes in between is not that of its rows.
+    """
     columns = work.records.embeddings.c
-    statement = _stamped(work, collection_id).where(*conditions).order_by(columns.id)
-    rows = work.run(statement.add_columns(columns.content, columns.content_blob))
-    return {
-        id: (_stamp(values), blob if text is None else text) for id, *values, text, blob in rows
+    cut = work.row.chunks is not None
+    firsts = {parts.chunk_id(item, 0) if cut else item: item for item in items}
+    kept = parts.kept_parts(work, firsts)
+    ids = {
+        item: [parts.chunk_id(item, number) for number in range(kept[id].chunks or 1)]
+        if cut and id in kept
+        else [id]
+        for id, item in firsts.items()
     }
+    is_one = work.database.is_one_of(columns.id, [id for each in ids.values() for id in each])
+    rows = stamps(work, work.row.id, is_one)
+    stored = _stored_contents(work, list(firsts))
+    found = {
+        item: Source({id: rows[id] for id in ids[item] if id in rows}, stored.get(id))
+        for id, item in firsts.items()
+    }
+    return {item: source for item, source in found.items() if source.rows}
+
+
+def _stored_contents(work: Work, ids: list[str]) -> dict[str, Content]:
+    """Return the contents of items, by the ids of their first rows."""
+    columns = work.records.embeddings.c
+    rows = select(columns.id, columns.content, columns.content_blob).where(
+        columns.collection_id == work.row.id, work.database.is_one_of(columns.id, ids)
+    )
+    found: dict[str, Content] = {}
+    for id, text, blob in work.run(rows):
+        if (content := blob if text is None else text) is not None:
+            found[id] = content
+    if work.row.chunks is not None:
+        of = work.database.parts(work).c
+        whole = select(of.id, of.item_content, of.item_chunks).where(
+            work.database.is_one_of(of.id, ids)
+        )
+        for id, text, count in work.run(whole):
+            if text is not None:
+                found[id] = text
+            elif (count or 1) > 1:  # what the row has is the first chunk alone
+                found.pop(id, None)
+    return found
 
 
 def _stamped(work: Work, collection_id: int) -> Select[Any]:
@@ -244,6 +301,12 @@ def are_hashed_alike(pair: Pair) -> bool:
     return len({*prefixes}) == 1
 
 
+def are_cut(pair: Pair) -> bool:
+    """Return whether the texts are cut into chunks."""
+    with pair.current.work() as work:
+        return pair.current.existing(work).chunks is not None
+
+
 # Settings
 
 
@@ -262,13 +325,8 @@ def have_same_settings(pair: Pair) -> None:
             text_index.make(pair.other, row.language)
     has_one = its_index is not None and its_index.is_valid
     if index is not None and index.is_valid and not has_one and beside.vector_bytes is not None:
-        pair.other.database.create_index(
-            pair.other,
-            m=index.m,
-            ef_construction=index.ef_construction,
-            maintenance_work_mem=None,
-            progress=None,
-        )
+        options = {name: index.options.get(name) for name in ("m", "ef_construction")}
+        pair.other.database.create_index(pair.other, IndexRequest(index.method, **options))
 
 
 # Switched

@@ -20,9 +20,9 @@ from ..errors import DoesNotExist, EmbeddingsError, InvalidItemError
 from ..models.base import at_most_own, batches, check_batch_size
 from ..tables.records import now
 from ..work import retried
-from . import beside, loaded, plan
+from . import beside, loaded, parts, plan
 from .calls import calls_at_once, check_on_error
-from .items import Item, item_content, key_of
+from .items import Item, hashes_of, item_content
 from .progress import teller
 from .report import CHANGED, Report
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from ..models.base import Content, SupportsEmbedding
     from ..work import Reference, Work
-    from .beside import Pair, Stamp
+    from .beside import Pair, Source, Stamp
     from .calls import OnError
     from .plan import Plan
     from .progress import Progress
@@ -90,7 +90,8 @@ def _brought_over(
     skips: bool,
 ) -> Report:
     began = perf_counter()
-    run = _Run(pair, contents, batch_size, concurrency, skips, beside.are_hashed_alike(pair))
+    alike, are_cut = beside.are_hashed_alike(pair), beside.are_cut(pair)
+    run = _Run(pair, contents, batch_size, concurrency, skips, alike, are_cut)
     try:
         run.to_the_end(progress)
     except DoesNotExist:
@@ -110,6 +111,7 @@ class _Run:
     concurrency: int | None
     skips: bool
     are_hashed_alike: bool
+    are_cut: bool
     report: Report = field(default_factory=Report)
     seen: dict[str, Stamp] = field(default_factory=dict)
     """What the rows were that were young when they were brought over."""
@@ -156,8 +158,7 @@ class _Run:
 
     def _is_complete(self, work: Work, ids: tuple[int, int]) -> bool:
         return not any(
-            found.other.keys() - found.current.keys()
-            or any(self._differs(id, row, found.other.get(id)) for id, row in found.current.items())
+            found.other.keys() - found.current.keys() or self._differing(found)
             for found in beside.pages(work, ids)
         )
 
@@ -167,23 +168,34 @@ class _Run:
         Raises:
             InvalidItemError: Some have no content, and nothing supplies it.
         """
-        total, same, after = 0, 0, None
-        lacking: list[str] = []
+        items: set[str] = set()
+        todo: set[str] = set()
+        lacking: dict[str, None] = {}
+        after: str | None = None
         while True:
             found, after = self._page(after)
-            for id, row in found.current.items():
-                if not self._differs(id, row, found.other.get(id)):
-                    same += 1
-                    continue
-                total += 1
+            items |= {*map(self._item_of, found.current)}
+            for id in self._differing(found):
+                row = found.current[id]
+                todo.add(self._item_of(id))
                 if not (row.is_text or row.is_binary):
-                    lacking.append(id)
+                    lacking[self._item_of(id)] = None
             if after is None:
                 break
         if lacking and self.contents is None and not self.skips:
-            raise self._without_content(lacking)
-        self.report += Report(unchanged=same)
-        return total
+            raise self._without_content([*lacking])
+        self.report += Report(unchanged=len(items - todo))
+        return len(todo)
+
+    def _item_of(self, id: str) -> str:
+        """Return the stored id of the item that a row belongs to."""
+        return parts.owner(id) if self.are_cut else id
+
+    def _differing(self, found: beside.Page) -> list[str]:
+        """Return the ids of rows of a page that have to be brought over."""
+        return [
+            id for id, row in found.current.items() if self._differs(id, row, found.other.get(id))
+        ]
 
     def _without_content(self, ids: list[str]) -> InvalidItemError:
         error = InvalidItemError(
@@ -211,11 +223,7 @@ class _Run:
             gone = found.other.keys() - found.current.keys()
             if gone:
                 self.report += Report(removed=_remove(self.pair.other, self.pair.current, gone))
-            todo = [
-                id
-                for id, row in found.current.items()
-                if self._differs(id, row, found.other.get(id))
-            ]
+            todo = list(dict.fromkeys(map(self._item_of, self._differing(found))))
             for batch in batches(todo, size):
                 lacking += self._bring(batch)
                 tell(self.report.embedded + self.report.reused)
@@ -226,19 +234,22 @@ class _Run:
 
     def _bring(self, ids: list[str]) -> list[str]:
         """Bring over some items, and return those that nobody has a content of."""
-        pair = self.pair
-        rows, stored = _read(pair.current, ids)
-        wanted = [id for id in rows if id not in stored]
-        contents = stored | self._supplied(wanted)
-        lacking = [id for id in rows if id not in contents]
+        sources = _read(self.pair.current, ids)
+        contents = {id: each.content for id, each in sources.items() if each.content is not None}
+        contents |= self._supplied([id for id in sources if id not in contents])
+        lacking = [id for id in sources if id not in contents]
         if self.skips:
-            self.left |= {id: rows[id] for id in lacking}
+            self._leave(lacking, sources)
             self.report += Report(missing=self._keys(lacking))
             lacking = []
-        items = [self._item(id, contents[id], row) for id, row in rows.items() if id in contents]
+        items = [self._item(id, content, sources[id]) for id, content in contents.items()]
         if items:
-            self._embed(items, rows)
+            self._embed(items, sources)
         return lacking
+
+    def _leave(self, ids: Iterable[str], sources: Mapping[str, Source]) -> None:
+        for id in ids:
+            self.left |= sources[id].rows
 
     def _keys(self, ids: Iterable[str]) -> tuple[Any, ...]:
         return tuple(map(self.pair.current.keys.from_text, ids))
@@ -254,21 +265,18 @@ class _Run:
             id: item_content(id, given[id]) for id in ids if given.get(id) not in {None, "", b""}
         }
 
-    def _item(self, id: str, content: Content, row: Stamp) -> Item:
-        is_young = row.updated is None or not PROVISIONAL < row.updated < now() - YOUNG
-        if is_young:
-            self.seen[id] = row
-        return Item(
-            id,
-            content,
-            key_of(self.pair.other, content),
-            row.metadata,
-            store=row.is_text or row.is_binary,
-            anew=True,
-            updated=PROVISIONAL if is_young else row.updated,
-        )
+    def _item(self, id: str, content: Content, source: Source) -> Item:
+        times = {row.updated for row in source.rows.values()}
+        [updated] = times if len(times) == 1 else [None]
+        if updated is None or not PROVISIONAL < updated < now() - YOUNG:
+            self.seen |= source.rows
+            updated = PROVISIONAL
+        row = next(iter(source.rows.values()))
+        hashed, key = hashes_of(self.pair.other, content)
+        is_stored = row.is_text or row.is_binary
+        return Item(id, content, hashed, key, row.metadata, is_stored, anew=True, updated=updated)
 
-    def _embed(self, items: list[Item], rows: Mapping[str, Stamp]) -> None:
+    def _embed(self, items: list[Item], sources: Mapping[str, Source]) -> None:
         """Call the model for items, with no transaction of ours open, and write them."""
         planned = plan.make(self.pair.other, items, force=False, skips=self.skips)
         skipped = planned.without_refused()
@@ -283,24 +291,24 @@ class _Run:
                 self.report += Report(requests=made.requests, tokens=made.tokens)
         except Exception:
             planned.keep_embedded()
-            self._write(planned, rows)
+            self._write(planned, sources)
             raise
-        refused = (self.pair.current.id_of(key) for key, _ in skipped)
-        self.left |= {id: rows[id] for id in refused}
+        self._leave((self.pair.current.id_of(key) for key, _ in skipped), sources)
         self.report += Report(skipped=skipped)
-        self._write(planned, rows)
+        self._write(planned, sources)
 
-    def _write(self, planned: Plan[Any], rows: Mapping[str, Stamp]) -> None:
+    def _write(self, planned: Plan[Any], sources: Mapping[str, Source]) -> None:
         """Write what was planned; a host's own columns are of one value in each part."""
-        pair, items = self.pair, [*planned.items()]
+        pair = self.pair
         names = [column.name for column in beside.own_columns(pair.current.records.embeddings)]
-        parts: dict[tuple[Any, ...], list[Item]] = defaultdict(list)
-        for item in items:
-            parts[rows[item.id].own].append(item)
-        for own, part in parts.items():
+        alike: dict[tuple[Any, ...], list[Item]] = defaultdict(list)
+        for item in planned.items:
+            row = next(iter(sources[item.owner].rows.values()))
+            alike[row.own].append(item)
+        for own, items in alike.items():
             extra = dict(zip(names, own, strict=True))
-            one = replace(planned, lists=[part], extra=extra)
-            written = plan.write(pair.other, one, gate=_StillSo(pair, rows))
+            one = replace(planned, items=items, extra=extra)
+            written = plan.write(pair.other, one, gate=_StillSo(pair, sources))
             self.report += replace(written, skipped=(), seconds=0.0)
 
 
@@ -309,16 +317,22 @@ class _StillSo:
     """Admits the items whose rows are as they were read. The next pass has the others."""
 
     pair: Pair
-    rows: Mapping[str, Stamp]
+    sources: Mapping[str, Source]
 
     def admit(self, work: Work, ids: list[str]) -> dict[str, str]:
         """Return which items have changed."""
         column = work.records.embeddings.c.id
+        rows = [id for item in ids for id in self.sources[item].rows]
         current = self.pair.current.row_of(work)
-        latest = beside.stamps(work, current.id, work.database.is_one_of(column, ids))
-        reasons = {id: CHANGED for id in ids if latest.get(id) != self.rows[id]}
+        latest = beside.stamps(work, current.id, work.database.is_one_of(column, rows))
+        reasons = {
+            item: CHANGED
+            for item in ids
+            if any(latest.get(id) != row for id, row in self.sources[item].rows.items())
+        }
         if beside.own_columns(work.records.embeddings):  # which a row that is there would keep
-            self._make_room(work, {*ids} - reasons.keys())
+            kept = {*ids} - reasons.keys()
+            self._make_room(work, [id for item in kept for id in self.sources[item].rows])
         return reasons
 
     def _make_room(self, work: Work, ids: Iterable[str]) -> None:
@@ -340,14 +354,10 @@ def _page(
 
 
 @retried
-def _read(current: Reference[Any], ids: list[str]) -> tuple[dict[str, Stamp], dict[str, Content]]:
-    """Return what rows are, and the contents that they have."""
+def _read(current: Reference[Any], items: list[str]) -> dict[str, Source]:
     with current.work() as work:
-        row = current.existing(work)
-        is_one = work.database.is_one_of(work.records.embeddings.c.id, ids)
-        found = beside.contents(work, row.id, is_one)
-    rows = {id: stamp for id, (stamp, _) in found.items()}
-    return rows, {id: content for id, (_, content) in found.items() if content is not None}
+        current.existing(work)
+        return beside.sources(work, items)
 
 
 @retried

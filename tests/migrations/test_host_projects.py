@@ -44,7 +44,7 @@ from embeddings import Collection, Records, SchemaError, configure_sqlite, make_
 from embeddings.tables.migrate import migrations_dir
 from embeddings.tables.records import RECORDS as DOCUMENTED
 from embeddings.testing import DeterministicModel
-from tests.databases import PATIENT
+from tests.reaching import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -577,7 +577,7 @@ def test_revisions_and_their_table_are_not_the_hosts(host: Host):
     with host.engine.connect() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "0001"
         ours = connection.scalars(text("SELECT version_num FROM embeddings_alembic_version"))
-        assert ours.all() == ["emb_0004"]
+        assert ours.all() == ["emb_0005"]
     scripts = ScriptDirectory(str(migrations_dir())).walk_revisions()
     assert all(script.revision.startswith("emb_") for script in scripts)
 

@@ -152,6 +152,12 @@ class ModelCollection(Generic[M]):
             **self.options,
         )
 
+    @property
+    def declared_model(self) -> str | None:
+        """The id or alias of its embedding model; None if it names none."""
+        model, model_id = self.options["model"], self.options["model_id"]
+        return model_id or (None if model is None else model.model_id)
+
     # Writing
 
     @synchronous
@@ -559,7 +565,7 @@ class ModelCollection(Generic[M]):
 
         Raises:
             InvalidQueryError: There are no rows, and the collection has embeddings.
-            ValueError: Embeddings of a third model stand beside those of the collection.
+            ModelMismatchError: Embeddings of a third model stand beside the collection.
             UnknownModelError: There is no such model.
             DoesNotExist: The collection does not exist.
         """

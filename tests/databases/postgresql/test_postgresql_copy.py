@@ -1,0 +1,182 @@
+"""Many new rows go by COPY on PostgreSQL, and are what they would be by INSERT."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import event, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from embeddings import Collection, make_records
+from embeddings.testing import DeterministicModel
+from tests.reaching import on_postgresql, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Engine
+
+    from tests.conftest import Open
+
+STORED = (
+    "SELECT id, embedding::text, content, content_blob, content_hash, metadata::text "
+    "FROM embeddings WHERE collection_id = (SELECT id FROM collections WHERE name = '{}') "
+    "ORDER BY id"
+)
+
+
+class Base(DeclarativeBase):
+    """A host's."""
+
+
+class OfATenant:
+    """A host's column without a default: COPY would leave it empty."""
+
+    tenant: Mapped[str | None] = mapped_column()
+
+
+RECORDS = make_records(Base, prefix="copied_", embedding_mixin=OfATenant)
+INSERTED = 50  # rows of a batch that are inserted, and not copied
+
+
+def rows(number: int) -> list[tuple[Any, ...]]:
+    """Rows of every making: odd ids and texts, bytes, nothing, numbers that JSONB changes."""
+    model = DeterministicModel()
+    contents = ["", "two\nlines\t\\N\\.", "Zürich \U0001f43e", None, "plain"]
+    metadata = [{"n": 1e22}, {"ü": [None, True, 1.5, "\\u0041"]}, None, {}]
+    return [
+        (
+            f"é {n}",
+            next(iter(model.embed_batch([f"text {n}"]))),
+            metadata[n % 4],
+            contents[n % 5],
+        )
+        for n in range(number)
+    ]
+
+
+@pytest.fixture
+def inserted(postgresql_engine: Engine) -> Iterator[list[str]]:
+    """The INSERTs into `embeddings` on the engine, as far as they are seen."""
+    statements: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        if arguments[2].startswith("INSERT INTO embeddings"):
+            statements.append(arguments[2])
+
+    event.listen(postgresql_engine, "before_cursor_execute", note)
+    yield statements
+    event.remove(postgresql_engine, "before_cursor_execute", note)
+
+
+@on_postgresql
+def test_what_is_copied_is_what_is_inserted(opened: Open, db: Any):
+    """Byte for byte, by every driver, on a session and on an engine."""
+    opened("inserted").store_vectors(rows(600), batch_size=INSERTED)
+    opened("copied").store_vectors(rows(600), batch_size=600)
+    stored = rows_of(db, STORED.format("copied"))
+    assert len(stored) == 600
+    assert stored == rows_of(db, STORED.format("inserted"))
+
+
+@on_postgresql
+def test_texts_and_bytes_are_copied_and_then_found(opened: Open):
+    """`embed_multi` knows which rows are new; a second time nothing is to be done."""
+    model = DeterministicModel()
+    model.supports_binary = True
+    docs = opened(model=model)
+    items: list[Any] = [(f"{n:03}", f"text {n}") for n in range(249)]
+    items.append(("bytes", b"\x00\xff"))
+    docs.embed_multi(items, store=True, batch_size=250)
+    assert docs.count() == 250
+    assert docs.get("bytes").content_blob == b"\x00\xff"  # type: ignore[union-attr]
+    assert docs.similar("text 7", number=1)[0].id == "007"
+    docs.embed_multi([*items, ("new", "another")], batch_size=300)
+    assert docs.count() == 251
+    assert len([text for call in model.calls for text in call]) == 252  # and the question
+
+
+def test_they_are_copied(postgresql_engine: Engine, inserted: list[str]):
+    """No INSERT is sent for many new rows; one is for few, and for rows that are there."""
+    docs = Collection("docs", postgresql_engine, model_id="local")
+    docs.store_vectors(rows(600), batch_size=600)
+    assert not inserted
+    docs.store_vectors(rows(600), batch_size=600)
+    assert inserted
+
+
+def test_another_writer_has_one_of_the_ids(postgresql_engine: Engine, inserted: list[str]):
+    """It is waited for, and then its row is replaced: the last write wins."""
+    docs = Collection("docs", postgresql_engine, model_id="local")
+    mine = rows(600)
+    docs.store_vectors([("first", mine[0][1])])  # the collection, and its dimensions
+    with ThreadPoolExecutor(1) as pool, postgresql_engine.connect() as other:
+        other.execute(
+            text(
+                "INSERT INTO embeddings (collection_id, id, embedding, content) "
+                "SELECT collection_id, 'é 7', embedding, 'of the other' FROM embeddings"
+            )
+        )
+        writing = pool.submit(docs.store_vectors, mine, 600)
+        with postgresql_engine.connect() as watching:
+            blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+            while not watching.scalar(text(blocked)) and not writing.done():
+                watching.rollback()
+        other.commit()
+        writing.result()
+    assert docs.count() == 601
+    assert docs.get("é 7").content == mine[7][3]  # type: ignore[union-attr]
+    # The collection's first row, the other writer's, and those that could not be copied.
+    assert len(inserted) == 3
+
+
+def test_values_of_a_hosts_own_columns(postgresql_engine: Engine):
+    """However many rows there are, and whatever writes them."""
+    Base.metadata.create_all(postgresql_engine)
+    try:
+        docs = Collection("docs", postgresql_engine, model=DeterministicModel(), records=RECORDS)
+        docs.store_vectors(rows(600), batch_size=600, extra={"tenant": "a"})
+        texts = [(f"{n}", f"text {n}") for n in range(600)]
+        docs.embed_multi(texts, batch_size=600, extra={"tenant": "b"})
+        plan = docs.plan([(f"p{n}", f"text {n}") for n in range(300)], extra={"tenant": "c"})
+        docs.apply(plan)
+        with postgresql_engine.connect() as connection:
+            counted = "SELECT tenant, count(*) FROM copied_embeddings GROUP BY 1 ORDER BY 1"
+            found = [tuple(row) for row in connection.execute(text(counted))]
+        assert found == [("a", 600), ("b", 600), ("c", 300)]
+    finally:
+        Base.metadata.drop_all(postgresql_engine)
+
+
+def test_a_connection_that_commits_each_statement(postgresql_engine: Engine, inserted: list[str]):
+    """There is no savepoint in AUTOCOMMIT, and so no COPY."""
+    with postgresql_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        docs = Collection("docs", connection, model_id="local")
+        docs.store_vectors(rows(600), batch_size=600)
+    assert docs.name in Collection.names(postgresql_engine)
+    assert inserted
+
+
+def test_a_table_that_takes_no_copy(postgresql_engine: Engine, inserted: list[str]):
+    """Row-level security, for one, refuses COPY; INSERT does as the policy says."""
+    docs = Collection("docs", postgresql_engine, model_id="local")
+    with postgresql_engine.begin() as connection:
+        connection.execute(text("ALTER TABLE embeddings ENABLE ROW LEVEL SECURITY"))
+        connection.execute(text("CREATE ROLE no_copy"))
+        connection.execute(text("GRANT ALL ON collections, embeddings TO no_copy"))
+        connection.execute(text("GRANT ALL ON SEQUENCE collections_id_seq TO no_copy"))
+        connection.execute(text("CREATE POLICY p ON embeddings TO no_copy USING (id <> 'secret')"))
+    try:
+        with postgresql_engine.begin() as connection:
+            connection.execute(text("SET LOCAL ROLE no_copy"))
+            Collection("docs", connection, model_id="local").store_vectors(rows(600), 600)
+    finally:
+        with postgresql_engine.begin() as connection:
+            connection.execute(text("DROP POLICY p ON embeddings"))
+            connection.execute(text("ALTER TABLE embeddings DISABLE ROW LEVEL SECURITY"))
+            connection.execute(text("DROP OWNED BY no_copy"))
+            connection.execute(text("DROP ROLE no_copy"))
+    assert docs.count() == 600
+    assert inserted

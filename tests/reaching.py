@@ -1,0 +1,133 @@
+"""What tests know of the databases that the fixture `db` gives: how to get at their rows."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Barrier
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlite_utils
+from sqlalchemy import URL, Connection, Engine, Executable, create_engine, text
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import NullPool, StaticPool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+on_a_session = pytest.mark.parametrize("db", ["session"], indirect=True)
+"""For what does not depend on the database."""
+WAYS = os.environ.get("EMBEDDINGS_WAYS", "some")
+SQLITE: tuple[str, ...] = ("session", "engine", "async_aiosqlite_session")
+POSTGRESQL: tuple[str, ...] = ("postgresql_session", "postgresql_engine", "async_asyncpg_engine")
+if WAYS == "all":
+    SQLITE += ("connection", "path", "memory", "sqlite_utils", "sqlite_utils_memory",
+               "async_aiosqlite_engine")  # fmt: skip
+    POSTGRESQL += ("postgresql_connection", "postgresql_url", "psycopg2_engine",
+                   "async_asyncpg_session", "async_psycopg_session",
+                   "async_psycopg_engine")  # fmt: skip
+"""The ways to reach a database over which the contract suite runs: six, or all eighteen.
+
+Each database, both faces, transactions of the caller's and of ours are among the six. What another
+way does differently is in `sessions`, and all of them run with EMBEDDINGS_WAYS=all.
+
+A scoped_session and a sessionmaker differ from a session and an engine in how a Session is made:
+`contract/test_beyond.py` has them where that matters, `sessions/test_sessions.py` shows the rest.
+"""
+on_sqlite = pytest.mark.parametrize("db", SQLITE, indirect=True)
+"""For what other databases do not have: the docstring says why."""
+on_postgresql = pytest.mark.parametrize("db", POSTGRESQL, indirect=True)
+"""For what SQLite does not have: the docstring says why."""
+on_each_driver = pytest.mark.parametrize(
+    "db", ["session", "path", "postgresql_session", "psycopg2_engine"], indirect=True
+)
+"""For many values, of which each takes its time, through each driver and both transactions."""
+on_both = pytest.mark.parametrize("db", ["session", "postgresql_session"], indirect=True)
+"""For what depends on the database, but not on the way to reach it."""
+
+
+PATIENT = {"timeout": 60.0}
+"""For `connect_args` on SQLite, where others write: a wait depends on how busy the machine is."""
+
+
+def is_url(db: Any) -> bool:
+    """Return whether it is the URL of a database."""
+    return isinstance(db, str)
+
+
+def is_postgresql(db: Any) -> bool:
+    """Return whether it is a way to reach PostgreSQL."""
+    if is_url(db):
+        return bool(db.startswith("postgresql"))
+    if isinstance(db, sessionmaker):
+        return is_postgresql(db.kw["bind"])
+    if isinstance(db, Session | scoped_session):
+        return db.get_bind().dialect.name == "postgresql"
+    return isinstance(db, Engine | Connection) and db.dialect.name == "postgresql"
+
+
+def is_opened_by_the_collection(db: Any) -> bool:
+    """Return whether a collection opens this by itself, and so creates its row at once."""
+    return is_url(db) or isinstance(db, Path | sqlite_utils.Database)
+
+
+@contextmanager
+def connection_to(db: Any) -> Iterator[Connection]:
+    """Yield a connection to the database, in the host's transaction where there is one."""
+    if isinstance(db, Session | scoped_session):
+        yield db.connection()
+    elif isinstance(db, Connection):
+        yield db
+    elif isinstance(db, sessionmaker):
+        with db.kw["bind"].begin() as connection:
+            yield connection
+    elif isinstance(db, Engine):
+        with db.begin() as connection:
+            yield connection
+    else:
+        if isinstance(db, sqlite_utils.Database):
+            # The pool never closes it.
+            engine = create_engine("sqlite://", creator=lambda: db.conn, poolclass=StaticPool)
+        else:
+            engine = create_engine(db if is_url(db) else f"sqlite:///{db}", poolclass=NullPool)
+        with engine.begin() as connection:
+            yield connection
+
+
+def rows_of(db: Any, statement: str | Executable) -> list[Any]:
+    """Execute a statement past the library, where the embeddings are, and return its rows."""
+    with connection_to(db) as connection:
+        return list(
+            connection.execute(text(statement) if isinstance(statement, str) else statement)
+        )
+
+
+@contextmanager
+def empty_database(kind: str, folder: Path, server: URL) -> Iterator[str]:
+    """Yield the URL of a new database without any table: in a folder, or on the server."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder / 'app.db'}"
+        return
+    name = f"test_{uuid.uuid4().hex}"
+    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with administrator.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield server.set(database=name).render_as_string(hide_password=False)
+    with administrator.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+def in_threads(work: Callable[[int], None], count: int = 8) -> None:
+    """Run the work in threads that begin at once, and raise what one of them raised."""
+    barrier = Barrier(count)
+
+    def begin(number: int) -> None:
+        barrier.wait()
+        work(number)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(begin, range(count)))

@@ -1,0 +1,419 @@
+"""The program `embeddings`, and the overview that it prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import DeclarativeBase
+
+import embeddings
+from embeddings import Collection, Status
+from embeddings.cli import embeddings as program
+from embeddings.overview import CollectionOverview, Overview, overview
+from embeddings.tables.migrate import head_revision
+from tests.reaching import on_both, on_postgresql
+
+if TYPE_CHECKING:
+    from click.testing import Result
+
+    from embeddings.testing import DeterministicModel
+
+REPOSITORY = Path(__file__).parents[1]
+HEAD = head_revision()
+
+
+def run(*arguments: object, **environment: str) -> Result:
+    """Run the program; an exception other than its own exit fails the test."""
+    result = CliRunner(env=environment).invoke(program, [*map(str, arguments)])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest) -> str:
+    """The URL of a migrated database without collections."""
+    name = "engine" if request.param == "sqlite" else "postgresql_engine"
+    url: str = request.getfixturevalue(name).url.render_as_string(hide_password=False)
+    return url
+
+
+@pytest.fixture
+def filled(url: str, model: DeterministicModel) -> str:
+    """The same with two collections, one of them empty."""
+    with Collection("docs", url, model=model) as docs:
+        docs.embed_multi([("a", "a hound"), ("ü", "a cat")])
+    Collection("empty", url, model=model).close()
+    return url
+
+
+# The commands
+
+
+def test_status_shows_every_collection(filled: str):
+    """Model, dimensions, rows and how it is searched, under the schema's revision; exit 0."""
+    result = run("--database", filled, "status")
+    lines = [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
+    search = (
+        [
+            "database: there is no index: create_index() makes one",
+            "database: there is no index: create_index() makes one",
+        ]
+        if filled.startswith("postgresql")
+        else [
+            "scan: nothing is in memory yet: the second search of a process loads it",
+            "scan: there is nothing to search",
+        ]
+    )
+    assert lines == [
+        [f"Schema {HEAD}, up to date."],
+        [""],
+        ["collection", "model", "dimensions", "rows", "search"],
+        ["docs", "deterministic", "256", "2", search[0]],
+        ["empty", "deterministic", "-", "0", search[1]],
+    ]
+    assert result.exit_code == 0
+
+
+def test_status_as_json_has_the_same_facts(filled: str):
+    """For scripts."""
+    result = run("--database", filled, "status", "--json")
+    found = json.loads(result.stdout)
+    assert (found["revision"], found["head"]) == (HEAD, HEAD)
+    assert [(row["name"], row["dimensions"], row["rows"]) for row in found["collections"]] == [
+        ("docs", 256, 2),
+        ("empty", None, 0),
+    ]
+
+
+def test_the_database_can_be_named_by_the_environment(filled: str):
+    """In EMBEDDINGS_DATABASE_URL, as for Alembic."""
+    assert "docs" in run("status", EMBEDDINGS_DATABASE_URL=filled).stdout
+
+
+def test_the_commands_are_those_of_every_way_to_run_them():
+    """What was `collections` is part of `status`."""
+    reading = {"migrate", "status", "search", "show"}
+    assert set(program.commands) == reading | {"check", "sync", "refresh"}
+
+
+@pytest.fixture
+def stored(url: str, deterministic_models: object) -> str:
+    """A collection of a model that the program can find, with contents and metadata."""
+    with Collection("docs", url, model_id="3-small") as docs:
+        docs.embed("a/1", "a hound in the snow", {"year": 2022}, store=True)
+        docs.embed("a/2", f"a cat\nand {'many words ' * 20}", store=True)
+        docs.embed("b/1", "quarterly tax report")
+    return url
+
+
+def test_search_prints_score_id_and_content(stored: str):
+    """Best first, each in one line, a long content shortened."""
+    result = run("--database", stored, "search", "docs", "a hound in the snow")
+    lines = [re.split(r" {2,}", line) for line in result.stdout.splitlines()]
+    assert lines[0] == ["1.0000", "a/1", "a hound in the snow"]
+    [cat] = [line for line in lines if line[1] == "a/2"]
+    assert cat[2].startswith("a cat and many words")
+    assert cat[2].endswith("...")
+    assert len(cat[2]) < 70
+    assert {line[1].strip() for line in lines} == {"a/1", "a/2", "b/1"}
+    assert result.exit_code == 0
+
+
+def test_search_as_json_has_the_entries(stored: str):
+    """As `similar` gives them."""
+    result = run("--database", stored, "search", "docs", "a hound in the snow", "-n", 1, "--json")
+    assert json.loads(result.stdout) == [
+        {
+            "id": "a/1",
+            "score": pytest.approx(1.0),
+            "content": "a hound in the snow",
+            "metadata": {"year": 2022},
+        }
+    ]
+    few = run("--database", stored, "search", "docs", "hound", "--prefix", "b/", "--json")
+    assert [entry["id"] for entry in json.loads(few.stdout)] == ["b/1"]
+
+
+def test_search_that_finds_nothing_exits_with_1(stored: str):
+    """So that a pipeline can tell; the output is no error."""
+    nothing = run("--database", stored, "search", "docs", "hound", "--prefix", "c/")
+    assert (nothing.stdout, nothing.exit_code) == ("Nothing was found.\n", 1)
+    as_json = run("--database", stored, "search", "docs", "hound", "--prefix", "c/", "--json")
+    assert (as_json.stdout, as_json.exit_code) == ("[]\n", 1)
+
+
+def test_show_a_collection(stored: str):
+    """Its model, rows and how it is searched."""
+    result = run("--database", stored, "show", "docs")
+    facts = dict(re.split(r" {2,}", line, maxsplit=1) for line in result.stdout.splitlines())
+    assert (facts["name"], facts["rows"]) == ("docs", "3")
+    assert facts["model"] == "text-embedding-3-small"
+    assert facts["strategy"] == ("database" if stored.startswith("postgresql") else "scan")
+    as_json = json.loads(run("--database", stored, "show", "docs", "--json").stdout)
+    assert (as_json["rows"], as_json["index"]) == (3, None)
+    assert result.exit_code == 0
+
+
+def test_show_an_item(stored: str):
+    """Its content, metadata and vector's length, and when it was written."""
+    result = run("--database", stored, "show", "docs", "a/1", "--json")
+    found = json.loads(result.stdout)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]+\+00:00", found.pop("updated"))
+    assert found == {
+        "id": "a/1",
+        "dimensions": 256,
+        "metadata": {"year": 2022},
+        "content": "a hound in the snow",
+        "content_bytes": None,
+    }
+    lines = run("--database", stored, "show", "docs", "b/1").stdout.splitlines()
+    assert lines[0].split() == ["id", "b/1"]
+    assert ["content", "-"] in [line.split() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["search", "nothing", "hound"], "Collection 'nothing' does not exist"),
+        (["search", "docs", ""], "there is nothing to search for: the query is empty"),
+        (["search", "docs", "hound", "-n", -1], "number must be a whole number"),
+        (["show", "nothing"], "Collection 'nothing' does not exist"),
+        (["show", "docs", "none"], "ID not found: 'none' in collection 'docs'"),
+    ],
+)
+def test_what_cannot_be_found_or_meant_is_one_line(stored: str, arguments: Any, message: str):
+    """It exits with 1."""
+    result = run("--database", stored, *arguments)
+    assert result.stderr.startswith(f"Error: {message}")
+    assert (result.stderr.count("\n"), result.stdout, result.exit_code) == (1, "", 1)
+
+
+def test_a_model_that_cannot_be_had_is_one_line(filled: str):
+    """The collection's own model is asked, and no other."""
+    result = run("--database", filled, "search", "docs", "hound")
+    assert result.stderr == "Error: Unknown model: deterministic\n"
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("command", [["search", "docs", "hound"], ["show", "docs"]])
+def test_looking_changes_nothing(tmp_path: Path, model: DeterministicModel, command: list[str]):
+    """No file is created, and none is migrated."""
+    missing, old = tmp_path / "mistyped.db", tmp_path / "old.db"
+    result = run("--database", missing, *command)
+    assert result.stderr.startswith("Error: Collection 'docs' does not exist: there is no such")
+    assert not missing.exists()
+    engine = create_engine(f"sqlite:///{old}")
+    embeddings.migrate(engine, "emb_0001")
+    Collection("docs", engine, model=model)
+    engine.dispose()
+    run("--database", old, *command)
+    before = run("--database", old, "status")
+    assert before.stdout.startswith("Schema emb_0001, but")
+
+
+def test_migrate_brings_an_old_schema_up_to_date(tmp_path: Path, model: DeterministicModel):
+    """Status exits with 1 before and with 0 after it, and shows the collections in both cases."""
+    path = tmp_path / "app.db"
+    engine = create_engine(f"sqlite:///{path}")
+    embeddings.migrate(engine, "emb_0001")
+    Collection("docs", engine, model=model).embed("a", "a hound")
+    engine.dispose()
+
+    before = run("--database", path, "status")
+    assert before.stdout.startswith(f"Schema emb_0001, but this library's is {HEAD}: migrate.\n")
+    assert before.exit_code == 1
+    migrating = run("--database", path, "migrate")
+    assert (migrating.stdout, migrating.exit_code) == (f"The schema is at {HEAD}.\n", 0)
+    after = run("--database", path, "status")
+    assert after.exit_code == 0
+    assert "docs" in before.stdout
+    assert "docs" in after.stdout
+
+
+def test_status_of_a_database_without_the_tables(tmp_path: Path):
+    """It exits with 1 and changes nothing."""
+    path = tmp_path / "app.db"
+    path.touch()
+    result = run("--database", path, "status")
+    assert result.stdout == f"No schema: migrate to {HEAD}.\nNo collections.\n"
+    assert result.exit_code == 1
+    assert path.read_bytes() == b""
+
+
+def test_a_file_that_is_not_there_is_not_created_by_looking(tmp_path: Path):
+    """A mistyped path stays without a file, and status exits with 1."""
+    path = tmp_path / "mistyped.db"
+    assert run("--database", path, "status").exit_code == 1
+    assert not path.exists()
+
+
+# Errors
+
+
+@pytest.mark.parametrize("command", ["migrate", "status", "show docs"])
+@pytest.mark.parametrize(
+    ("database", "message"),
+    [
+        ("postgresql+psycopg://me:s3cret@127.0.0.1:1/db", "connection failed: "),
+        ("postgresql+psycopg://me:odd@s3cret@127.0.0.1:1/db", "This URL has two @: "),
+        ("postgresql+psycopg://me:s3cret@host:s3cret/db", "This URL cannot be read; "),
+        ("postgresql+psycopg://me:s3cret@127.0.0.1:1/db?odd=1", "invalid connection option "),
+        ("nonsense://me:s3cret@host/db", "Can't load plugin: sqlalchemy.dialects:nonsense"),
+    ],
+)
+def test_an_error_is_one_line_without_the_password(command: str, database: str, message: str):
+    """It exits with 1; there is no traceback."""
+    result = run("--database", database, *command.split())
+    assert result.stderr.startswith(f"Error: {message}")
+    assert result.stderr.count("\n") == 1
+    assert "s3cret" not in result.output
+    assert result.exit_code == 1
+
+
+@pytest.mark.parametrize("command", ["migrate", "status"])
+def test_tables_of_somebody_else_are_left_alone(command: str, tmp_path: Path):
+    """The library's own error, in one line, also where the program has records of that name."""
+
+    class Base(DeclarativeBase):
+        """Of an application that has these tables elsewhere."""
+
+    embeddings.make_records(Base)
+    path = tmp_path / "app.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        for name in ("collections", "embeddings"):
+            connection.execute(text(f"CREATE TABLE {name} (name)"))
+    engine.dispose()
+    result = run("--database", path, command)
+    assert result.stderr.startswith("Error: This database has a table 'collections' that is not ")
+    assert (result.stderr.count("\n"), result.exit_code) == (1, 1)
+
+
+def test_no_database_is_an_error_of_usage():
+    """It names the option and the variable."""
+    result = run("status", EMBEDDINGS_DATABASE_URL="")
+    assert "--database" in result.stderr
+    assert "EMBEDDINGS_DATABASE_URL" in result.stderr
+    assert result.exit_code == 2
+
+
+def test_without_click_the_program_names_the_extra(tmp_path: Path):
+    """One line, exit 1."""
+    (tmp_path / "click.py").write_text("raise ImportError")
+    done = subprocess.run(
+        [sys.executable, "-m", "embeddings", "status"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr.startswith("Error: This needs the package 'click'. Install it with: ")
+    assert "sqlalchemy-embeddings[cli]" in done.stderr
+    assert (done.stderr.count("\n"), done.returncode) == (1, 1)
+
+
+def test_the_commands_of_the_documentation_work(tmp_path: Path):
+    """The installed program runs them as they stand there."""
+    page = (REPOSITORY / "docs" / "command-line.md").read_text()
+    commands = "".join(re.findall(r"```sh\n(.*?)```", page, re.DOTALL))
+    Collection("docs", tmp_path / "app.db", model_id="local").close()
+    programs = Path(sys.executable).parent
+    done = subprocess.run(
+        [shutil.which("sh") or "sh", "-e", "-c", commands],
+        env=os.environ | {"PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"Schema {HEAD}, up to date." in done.stdout
+
+
+WITHOUT_ALEMBIC = """
+import sys
+from sqlalchemy import create_engine
+from embeddings.overview import overview
+assert overview(create_engine(sys.argv[1])).is_current
+assert "embeddings.tables.alembic" not in sys.modules
+"""
+
+
+def test_status_knows_the_type_of_vectors(postgresql_engine: Engine):
+    """SQLAlchemy, which does not, warns of it where nothing else has loaded Alembic's room."""
+    url = postgresql_engine.url.render_as_string(hide_password=False)
+    done = subprocess.run(
+        [sys.executable, "-W", "error:Did not recognize type", "-c", WITHOUT_ALEMBIC, url],
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# The overview
+
+
+@on_both
+def test_an_overview_reads_within_the_callers_transaction(db: Any, model: DeterministicModel):
+    """It sees what is not committed, and ends nothing."""
+    Collection("docs", db, model=model).embed("a", "a hound")
+    transaction = db.get_transaction()
+    found = overview(db)
+    assert (found.is_current, [row.rows for row in found.collections]) == (True, [1])
+    assert db.get_transaction() is transaction
+    db.rollback()
+    assert overview(db).collections == ()
+
+
+def test_an_overview_tells_what_is_in_memory(engine: Engine, model: DeterministicModel):
+    """After two searches of the process the rows are there."""
+    docs = Collection("docs", engine, model=model)
+    docs.embed("a", "a hound")
+    for _ in range(2):
+        docs.similar("hound")
+    assert overview(engine) == Overview(
+        HEAD,
+        HEAD,
+        (CollectionOverview("docs", "deterministic", 256, 1, "matrix", None),),
+        ("embeddings",),
+    )
+
+
+@on_postgresql
+def test_an_overview_tells_of_the_index(db: Any, model: DeterministicModel):
+    """On PostgreSQL, where there are indexes."""
+    docs = Collection("docs", db, model=model)
+    docs.embed("a", "a hound")
+    docs.create_index()
+    assert [row.strategy for row in overview(db).collections] == ["index"]
+    info = docs.index_info()
+    assert info is not None
+    assert docs.status() == Status("index", None, 1, info.bytes, index=info)
+    docs.drop_index()
+    status = docs.status()
+    assert (status.strategy, status.rows, status.index) == ("database", 1, None)
+    assert status.reason == "there is no index: create_index() makes one"
+
+
+def test_an_overview_of_one_schema_among_several(postgresql_engine: Engine):
+    """Of PostgreSQL's: the one that the engine's connections translate to, without our tables."""
+    # SQLAlchemy keeps statements for an engine, and those of other maps do not fit.
+    engine = create_engine(postgresql_engine.url)
+    with engine.connect() as connection:
+        connection.execute(text("CREATE SCHEMA other"))
+        connection.execution_options(schema_translate_map={None: "other"})
+        assert overview(connection) == Overview(None, HEAD, ())
+    engine.dispose()
