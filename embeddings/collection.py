@@ -884,7 +884,8 @@ class Collection(Generic[K]):
         """Load what searches keep in memory, so that the first one is as fast as the next.
 
         Call it when a program starts: before a server forks its workers, which then share the
-        memory, or in each worker. On SQLite it reads every row once; what is written later is
+        memory, or in each worker. On SQLite it reads every row once, or an index from where the
+        database keeps it, which on an engine is brought up to date; what is written later is
         taken in by the searches. Elsewhere, and for a collection that does not exist, it does
         nothing. `status` tells what came of it.
 

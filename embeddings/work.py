@@ -379,6 +379,8 @@ class Reference(Generic[K]):
                 if write and not work.is_exclusive:
                     work.database.begin_writing(work)
                 yield work
+                if write and work.has_row and self.sessions.owns_transactions:
+                    work.database.finish_writing(work)
 
     @contextmanager
     def look(self) -> Iterator[Work]:

@@ -683,11 +683,11 @@ class Database:
         """Return what the index of a collection is, or None."""
         return None
 
-    def keep_index(self, collection: Reference[Any]) -> None:
-        """Bring an index up to date that the database keeps beside the rows, if it is far behind.
+    def finish_writing(self, work: Work) -> None:
+        """Do what is left to do before a transaction of our own, which has written, commits."""
 
-        Called where rows were written in transactions of our own; by default nothing.
-        """
+    def keep_index(self, collection: Reference[Any]) -> None:
+        """Bring up to date what the database keeps of an index, in a transaction of our own."""
 
     def index_method(self, records: Records) -> ColumnElement[str | None]:
         """Return the SQL of the method of the outer query's collection's index in memory, or NULL.

@@ -174,6 +174,8 @@ def warm(collection: Reference[Any]) -> None:
     with collection.work() as work:
         if collection.find(work) is not None:
             work.database.warm(work)
+    if collection.sessions.owns_transactions:
+        collection.database.keep_index(collection)
 
 
 @retried

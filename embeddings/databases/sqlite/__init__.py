@@ -404,14 +404,17 @@ class SQLite(Database):
         """Return the SQL, by the name of the index's table."""
         return names.method_of(records, records.collections.c.id)
 
+    def finish_writing(self, work: Work) -> None:
+        """Bring up to date what is kept of an index that is far behind."""
+        indexing.finish_writing(work)
+
     def keep_index(self, collection: Reference[Any]) -> None:
-        """Take in what was written since, if that is much."""
+        """Bring up to date what is kept."""
         indexing.keep(collection)
 
     def before_deletion(self, collection: Reference[Any], work: Work) -> None:
         """Drop the index."""
-        if work.row.index_method is not None:
-            stored.drop(work)
+        stored.drop(work)
 
 
 DATABASE = SQLite()

@@ -19,6 +19,7 @@ COUNT_PER_TRIAL = 2  # for each row that a filter is tried on
 FEW_ROWS = 400  # where no more rows count, all are read; of others, no more for ten results
 READS_PER_RESULT = 40
 FIRST_READS = LEARNT_FROM = 64
+FETCHED_SHARE = 8  # no more than one in so many rows is read
 DEVIATIONS = 3.0  # of the error of estimates, by which a row that is left out may exceed its own
 
 
@@ -114,6 +115,7 @@ class CodedProbes:
         if state.rows <= most:
             alive = np.flatnonzero(state.radii < np.inf)
             return Estimated(state.ids(alive.tolist()), None, most, may_go_on=False)
+        most = min(most, max(FEW_ROWS, state.rows // FETCHED_SHARE))
         first = most if wanted is None else depth
         count = max(COUNT, COUNT_PER_RESULT * depth) if wanted is None else COUNT_PER_TRIAL * depth
         codes = [segment.codes for segment in state.segments]
