@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -103,6 +105,10 @@ async def _awaited(notes: ModelCollection[Any], alias: str) -> None:
 
 def test_another_model(alias: str, library: ModuleType):
     """It takes over what the rows say, and gives way again; also awaited."""
+    from django.core import checks
+    from django.core.management import CommandError, call_command
+    from django.db import DEFAULT_DB_ALIAS
+
     rows = library.Leaflet.objects.using(alias)
     rows.bulk_create(library.Leaflet(title=title, body="b") for title in ("one", "two"))
     notes = declared("columns", library)
@@ -114,6 +120,19 @@ def test_another_model(alias: str, library: ModuleType):
         assert notes.reembed("larger", using=alias).embedded == count
         assert notes.collection(alias).model_id == "larger"
         assert notes.nearest(rows.all(), "two b", 1).get().title == "two"
+        typed = f"reembed {shlex.quote(notes.name)} {library.model.model_id}"
+        if alias == DEFAULT_DB_ALIAS:
+            told = checks.run_checks(databases=[alias])
+            assert typed in "".join(each.hint or "" for each in told if each.id.endswith("W002"))
+        output = io.StringIO()
+        with pytest.raises(CommandError, match="Not everything"):
+            call_command("embeddings", "check", notes.name, database=alias, stdout=output)
+        assert typed in output.getvalue()
+        call_command(
+            "embeddings", "reembed", notes.name, "--back", database=alias, stdout=io.StringIO()
+        )
+        assert notes.collection(alias).model_id == library.model.model_id
+        notes.back(using=alias)
 
         async def awaited() -> None:
             await notes.aback(using=alias)

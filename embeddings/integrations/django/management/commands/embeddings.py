@@ -14,7 +14,7 @@ from ..... import commands
 from .....errors import EmbeddingsError
 from .....following import commands as following
 from ...collection import DECLARED
-from ...conf import app_label
+from ...conf import PROGRAM, app_label
 from ...database import DjangoTransactions, remedy
 from ...tables import records
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from .....writing.report import Report
     from ...collection import ModelCollection
 
-PROGRAM = "python manage.py embeddings"
 # Django's own options, which may also stand behind the subcommand. It reads --settings and
 # --pythonpath before it reads the rest.
 COMMON: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
