@@ -15,12 +15,15 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
     Executable,
+    Integer,
     bindparam,
     event,
     func,
     inspect,
     literal_column,
+    null,
     select,
+    type_coerce,
     update,
 )
 from sqlalchemy.engine import IteratorResult
@@ -203,7 +206,18 @@ class Work:
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
         row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
-        return None if row is None else CollectionRow(*row[:4], language=row[4])  # type: ignore[call-arg,misc]
+        if row is None:
+            return None
+        found = CollectionRow(*row[:4], language=row[4])  # type: ignore[call-arg,misc]
+        if self.database.joins_tables:
+            return found
+        return found._replace(vector_bytes=self.vector_bytes_of(found.id))
+
+    def vector_bytes_of(self, collection_id: int) -> int | None:
+        """Return the bytes of a vector in a collection; None if it has no valid one."""
+        statement = _vector_bytes(self.database, self.records)
+        row = self.run_kept(statement, {"collection_id": collection_id}).first()
+        return None if row is None else row[0]
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -587,9 +601,25 @@ def _by_name(database: Database, records: Records) -> Executable:
         columns.id,
         columns.name,
         columns.model,
-        stored_vector_bytes(database, records),
+        stored_vector_bytes(database, records)
+        if database.joins_tables
+        else type_coerce(null(), Integer),
         database.text_language(records),
     ).where(columns.name == bindparam("name"))
+
+
+@functools.cache
+def _vector_bytes(database: Database, records: Records) -> Executable:
+    columns = records.embeddings.c
+    return (
+        select(database.vector_bytes(columns.embedding))
+        .where(
+            columns.collection_id == bindparam("collection_id"),
+            database.is_vector(columns.embedding),
+        )
+        .order_by(columns.id)
+        .limit(literal_column("1"))
+    )
 
 
 @functools.cache

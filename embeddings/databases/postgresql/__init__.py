@@ -76,6 +76,7 @@ class PostgreSQL(Database):
 
     name = "postgresql"
     fuses_words = True
+    joins_tables = False
     keeps_order_of_json = False
     sample_rows = 1  # nobody can store a corrupt vector
 

@@ -167,4 +167,5 @@ def statement(
 
 def _none(work: Work) -> Select[Any]:
     id = work.records.embeddings.c.id
-    return select(id, literal_column("1", Integer).label("rank")).where(literal_column("false"))
+    rows = select(id, literal_column("1", Integer).label("rank"))
+    return rows.where(nearest.of(work.records, work.row.id), literal_column("false"))
