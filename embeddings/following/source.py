@@ -18,8 +18,8 @@ from ..searching.query import Filters, check_filters
 from ..sessions import bind
 from ..sessions.base import hinted
 from ..tables.records import RECORDS, Records
-from ..writing.chunks import Chunks, checked_chunks
 from ..writing import beside
+from ..writing.chunks import Chunks, checked_chunks
 from ..writing.whole import checked_name
 from . import near, triggers
 from . import reembed as reembedding
