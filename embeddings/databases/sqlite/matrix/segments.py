@@ -13,23 +13,28 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ....vectors import ITEM_BYTES
 from .kernel import rounding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from ....vectors import Float32
     from .kernel import Int8
+
+Hashes: TypeAlias = npt.NDArray[np.uint32]
 
 SEGMENT_BYTES = 6 * 2**20  # of codes in a segment, at most
 SEGMENT_ROWS = 2**14  # in a segment, at most: few segments, each rewritten in milliseconds
 ID_BYTES = 80  # of a short id as a Python string, with its place in a tuple
 LEVELS = 127
+TABLE_FACTOR = 64  # places of a table for each id that is sought
+TABLE_PLACES = 2**22  # in a table, at most
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,12 +46,14 @@ class Segment:
         codes: int8, shape (rows, dimensions).
         scales: float32, shape (rows,); 0 for a row of zeros.
         radii: float32, shape (rows,): the bound on what the codes leave out of a unit row.
+        hashes: uint32, shape (rows,): of the ids.
     """
 
     ids: tuple[str, ...]
     codes: Int8
     scales: Float32
     radii: Float32
+    hashes: Hashes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -61,17 +68,64 @@ class Segment:
         at = bisect_left(self.ids, id)
         return at if at < len(self.ids) and self.ids[at] == id else None
 
+    def positions(self, ids: IdTable) -> list[int]:
+        """Return where those of the ids stand that are there, ascending."""
+        near = ids.may_have(self.hashes).tolist()
+        return [at for at in near if self.ids[at] in ids.ids]
+
     def starting_with(self, prefix: str) -> Segment:
         """Return the rows whose id begins so; their codes are not copied."""
         low = bisect_left(self.ids, prefix)
         high = bisect_right(self.ids, prefix, lo=low, key=lambda text: text[: len(prefix)])
         return self.between(low, high)
 
+    def at(self, positions: list[int]) -> Segment:
+        """Return a copy of the rows at positions, which ascend."""
+        ids = tuple([self.ids[at] for at in positions])
+        chosen = np.array(positions, np.intp)
+        return Segment(
+            ids,
+            self.codes[chosen],
+            self.scales[chosen],
+            self.radii[chosen],
+            self.hashes[chosen],
+        )
+
     def between(self, low: int, high: int) -> Segment:
         """Return the rows from one position up to another; their codes are not copied."""
         return Segment(
-            self.ids[low:high], self.codes[low:high], self.scales[low:high], self.radii[low:high]
+            self.ids[low:high],
+            self.codes[low:high],
+            self.scales[low:high],
+            self.radii[low:high],
+            self.hashes[low:high],
         )
+
+
+class IdTable:
+    """A set of ids, of any size, that is looked for in segments.
+
+    A table by the last digits of the hashes leaves few other rows to be compared.
+
+    Args:
+        ids: The set.
+    """
+
+    def __init__(self, ids: set[str]) -> None:
+        self.ids = ids
+        places = min(1 << (TABLE_FACTOR * len(ids)).bit_length(), TABLE_PLACES)
+        self._mask = np.uint32(places - 1)
+        self._is_there = np.zeros(places, bool)
+        self._is_there[hashes(ids) & self._mask] = True
+
+    def may_have(self, hashes: Hashes) -> npt.NDArray[np.intp]:
+        """Return where the hashes stand that may be of the ids, ascending."""
+        return np.flatnonzero(self._is_there[hashes & self._mask])
+
+
+def hashes(ids: Collection[str]) -> Hashes:
+    """Return the hashes of ids, uint32, shape (ids,)."""
+    return np.fromiter(map(hash, ids), np.int64, len(ids)).astype(np.uint32)
 
 
 def gathered(parts: Sequence[tuple[Segment, Any]]) -> Segment:
@@ -82,7 +136,7 @@ def gathered(parts: Sequence[tuple[Segment, Any]]) -> Segment:
     """
     ids = [part.ids[at] for part, chosen in parts for at in chosen.tolist()]
     arrays = []
-    for name in ("codes", "scales", "radii"):
+    for name in ("codes", "scales", "radii", "hashes"):
         pieces = [getattr(part, name)[chosen] for part, chosen in parts]
         arrays.append(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
     order = sorted(range(len(ids)), key=ids.__getitem__)
@@ -93,8 +147,8 @@ def gathered(parts: Sequence[tuple[Segment, Any]]) -> Segment:
 
 
 def row_bytes(dimensions: int) -> int:
-    """Return the memory of a row in a segment: codes, scale, radius and id."""
-    return dimensions + 2 * ITEM_BYTES + ID_BYTES
+    """Return the memory of a row in a segment: codes, scale, radius, id and its hash."""
+    return dimensions + 3 * ITEM_BYTES + ID_BYTES
 
 
 def segment_rows(dimensions: int) -> int:
@@ -131,7 +185,7 @@ class Packer:
         ids, blobs = zip(*fit, strict=True)
         matrix = np.frombuffer(b"".join(blobs), "<f4").reshape(len(ids), -1)
         codes, scales, radii = quantised(matrix)
-        part = Segment(ids, codes, scales, radii)
+        part = Segment(ids, codes, scales, radii, hashes(ids))
         finite = np.isfinite(radii)
         if not finite.all():
             self.invalid += [ids[at] for at in np.flatnonzero(~finite).tolist()]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....vectors import ITEM_BYTES
-from .segments import Segment, gathered, row_bytes, segment_rows
+from .segments import IdTable, Segment, gathered, row_bytes, segment_rows
 
 if TYPE_CHECKING:
     from collections.abc import Collection as Ids
@@ -26,7 +26,7 @@ DEAD_SHARE = 8  # a segment is rewritten when one in this many of its rows is de
 OUTLIER_FACTOR = 1.5  # a radius above this many times the median is an outlier's
 OUTLIER_SHARE = 8  # common_radius is found anew when one in this many rows is an outlier
 SEGMENTS_COMPACTED = 2  # wasteful segments rewritten after one write: a bound on its memory
-SOUGHT_SHARE = 40  # looking one id up takes as long as going through this many
+COPIED_SHARE = 16  # one in so many rows is few enough to be copied for a search
 JOINED_BYTES = 2 * ITEM_BYTES  # of a row: scale and radius, joined over all segments
 
 
@@ -126,19 +126,23 @@ class State:
         """Return the state in which these do not count."""
         return self._with_dead(self.positions(ids))
 
-    def only(self, ids: Ids[str]) -> State:
-        """Return the state in which no others than these count.
+    def only(self, ids: set[str]) -> State:
+        """Return the state in which no others than these count, of which there may be any number.
 
-        Args:
-            ids: A set, of any size.
+        Few rows are copied, so that only they are compared.
         """
-        if len(ids) * len(self.segments) * SOUGHT_SHARE < len(self.radii):
-            positions = self.positions(ids)
-            radii = np.full_like(self.radii, np.inf)
-            radii[positions] = self.radii[positions]
-            return replace(self, radii=radii)
-        parts = [np.fromiter(map(ids.__contains__, s.ids), bool, len(s)) for s in self.segments]
-        return replace(self, radii=np.where(np.concatenate(parts), self.radii, np.float32(np.inf)))
+        table = IdTable(ids)
+        kept = [segment.positions(table) for segment in self.segments]
+        if sum(map(len, kept)) * COPIED_SHARE > len(self.radii):
+            starts = zip(self.starts, kept, strict=False)
+            return self._with_alive([start + at for start, part in starts for at in part])
+        parts = [
+            (segment.at(part), self.radii[start : start + len(segment)][part])
+            for start, segment, part in zip(self.starts, self.segments, kept, strict=False)
+            if part
+        ]
+        segments, radii = zip(*parts, strict=True) if parts else ((), ())
+        return replace(self, segments=segments, radii=_joined(radii))
 
     def starting_with(self, prefix: str) -> State:
         """Return the state of the ids that begin so."""
@@ -166,6 +170,11 @@ class State:
         radii = _joined([old.radii, *(segment.radii for segment in segments)])
         rest = (old.invalid - set(changed)) | set(invalid)
         return State(mark, (*old.segments, *segments), radii, self.common_radius, rest).tidied()
+
+    def _with_alive(self, positions: Sequence[int]) -> State:
+        radii = np.full_like(self.radii, np.inf)
+        radii[positions] = self.radii[positions]
+        return replace(self, radii=radii)
 
     def _with_dead(self, positions: Sequence[int]) -> State:
         if not positions:
