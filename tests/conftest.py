@@ -6,6 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import hypothesis
@@ -22,10 +23,13 @@ from embeddings import Collection
 from embeddings.testing import DeterministicModel
 from embeddings.work import ROWS
 from tests import asynchronous
-from tests.databases import PATIENT, POSTGRESQL, SQLITE, connection_to, is_postgresql
+from tests.provider import Server, forget_openai, model_of, running
+from tests.reaching import PATIENT, POSTGRESQL, SQLITE, connection_to, is_postgresql
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from embeddings.models.openai import OpenAIEmbeddingModel
 
 pytest_plugins = ["embeddings.testing"]
 
@@ -58,6 +62,25 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 def model() -> DeterministicModel:
     """A model that keeps account of its calls."""
     return DeterministicModel()
+
+
+@pytest.fixture
+def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the machine's own settings of services out of the environment."""
+    forget_openai(monkeypatch)
+
+
+@pytest.fixture
+def service(own_settings: None) -> Iterator[Server]:
+    """A service on this machine, of its own for the test."""
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def open_model(service: Server) -> Callable[..., OpenAIEmbeddingModel]:
+    """Make a model that talks to it, and tries once unless told otherwise."""
+    return partial(model_of, service)
 
 
 @pytest.fixture(scope="session")

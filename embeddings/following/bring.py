@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from ..models.base import at_most_own, kinds, prefixed
 from ..writing import loaded, plan
 from ..writing.calls import calls_at_once
-from ..writing.items import Item, key_of
+from ..writing.items import Item, hashes_of
 from ..writing.report import BUSY, CHANGED, DELETED, Report
 from ..writing.resolve import resolve, stored_rows
 
@@ -44,11 +44,16 @@ def items_of(
     read: Mapping[str, SourceRow],
 ) -> list[Item]:
     """Return what was read of a source as items."""
-    items: list[Item] = []
-    for id, row in read.items():
-        key = key_of(collection, prefixed(model, row.text))
-        items.append(Item(id, row.text, key, row.metadata, rows.store))
-    return items
+    return [
+        Item(
+            id,
+            row.text,
+            *hashes_of(collection, prefixed(model, row.text)),
+            row.metadata,
+            rows.store,
+        )
+        for id, row in read.items()
+    ]
 
 
 def unchanged(
@@ -60,7 +65,7 @@ def unchanged(
 ) -> set[str]:
     """Return the ids of what was read that the collection has just as it is."""
     items = items_of(collection, model, rows, read)
-    return resolve(work, items, stored_rows(work, items, kinds(model)), {}, kinds(model)).unchanged
+    return resolve(work, items, stored_rows(work, items), {}, kinds(model)).unchanged
 
 
 @dataclass(frozen=True)
@@ -161,7 +166,7 @@ def _write(collection: Reference[Any], planned: Plan[Any], gate: StillSo, *, ski
     except DBAPIError as error:
         if not collection.database.was_kept_waiting(error):
             raise
-        return Report(skipped=busy(collection, {item.id for item in planned.items()}))
+        return Report(skipped=busy(collection, {item.id for item in planned.items}))
 
 
 def remove(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import and_, case, literal, select
 
 from ..errors import InvalidQueryError
-from ..models.base import batches, check_batch_size, kinds
+from ..models.base import batches, check_batch_size
 from ..searching import read
 from ..writing.progress import teller
 from ..writing.report import Report
@@ -90,17 +90,15 @@ class Comparison:
             return self._compared_here(work, model, after, upto)
         columns = rows.all(rows.key.label("key"), digest.label("digest"), *rows.columns)
         page = rows.between(columns, after, upto)
-        found = work.run(self._compared_there(work, page.subquery(), model))
+        found = work.run(self._compared_there(work, page.subquery()))
         return count, [Found(rows.keys.to_text(key), bool(there)) for key, there in found]
 
-    def _compared_there(self, work: Work, page: Subquery, model: SupportsEmbedding) -> Any:
+    def _compared_there(self, work: Work, page: Subquery) -> Any:
         """Return the SELECT of keys and whether they are there, compared by the database."""
         database, stored, metadata = work.database, work.records.embeddings.c, self._rows.metadata
         key, digest, *described = page.columns
-        # What a row was made of that does not say so: see `resolve`.
+        # Only of text: see `resolve`.
         is_text = stored.content_blob.is_(None)
-        if kinds(model) != ("text",):
-            is_text = stored.content.is_not(None)
         same: list[ColumnElement[bool]] = [
             stored.content_hash == digest,
             is_text if not self._rows.store else stored.content.is_not(None),

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from ..models.base import Content, SupportsEmbedding
     from ..sessions.runtime import Begun, Pool, Runtime
     from ..vectors import Float32
-    from .items import ContentKey
 
 OnError: TypeAlias = Literal["raise", "skip"]
 
@@ -33,17 +32,17 @@ def not_called(model: SupportsEmbedding) -> ModelError:
 class Answer:
     """What came of calling the model for some contents."""
 
-    vectors: dict[ContentKey, Float32] = field(default_factory=dict)
-    refused: dict[ContentKey, str] = field(default_factory=dict)
+    vectors: dict[bytes, Float32] = field(default_factory=dict)
+    refused: dict[bytes, str] = field(default_factory=dict)
     """What the model does not take by itself, with the reason."""
     usage: Usage = field(default_factory=Usage)
     error: Exception | None = None
     """Why the rest has no vectors."""
-    asked: list[ContentKey] = field(default_factory=list)
+    asked: list[bytes] = field(default_factory=list)
     """What the call was for that failed."""
     seconds: float = 0.0
 
-    def concerned(self) -> set[ContentKey]:
+    def concerned(self) -> set[bytes]:
         """Return the contents that the error is about."""
         positions = self.error.positions if isinstance(self.error, EmbeddingsError) else ()
         return {self.asked[at] for at in positions} if positions else {*self.asked}
@@ -67,11 +66,11 @@ class Calls:
         self.ahead = pool.ahead
         self._has_failed = False
 
-    def begin(self, contents: dict[ContentKey, Content]) -> Begun[Answer]:
+    def begin(self, contents: dict[bytes, Content]) -> Begun[Answer]:
         """Begin to call the model for contents."""
         return self._pool.begin(lambda: self._ask(contents))
 
-    def _ask(self, contents: dict[ContentKey, Content]) -> Answer:
+    def _ask(self, contents: dict[bytes, Content]) -> Answer:
         if self._has_failed:
             return Answer(error=not_called(self._model), asked=list(contents))
         answer = ask(self._model, self._runtime, contents, skips=self.skips)
@@ -82,7 +81,7 @@ class Calls:
 def ask(
     model: SupportsEmbedding,
     runtime: Runtime,
-    contents: dict[ContentKey, Content],
+    contents: dict[bytes, Content],
     *,
     skips: bool,
 ) -> Answer:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from sqlalchemy import Row
 
 from ..errors import InvalidItemError
-from ..models.base import Content, Kind
 from ..tables.records import COLUMNS
 from ..values import checked_content, dump_metadata
 from ..vectors import as_vector
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import QueryableAttribute
 
     from ..keys import Key
+    from ..models.base import Content
     from ..tables.records import Records
     from ..values import Metadata
     from ..vectors import Float32
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 Extra: TypeAlias = "Mapping[str | QueryableAttribute[Any], Any]"
 """Values of a host's own columns, for rows that are new."""
-ContentKey: TypeAlias = tuple[bytes, Kind]
-"""What a vector is looked up by: the content's hash, and whether it is text or bytes."""
+ENTRY = (tuple, list, Row)
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,10 @@ class Item(NamedTuple):
 
     id: str
     content: Content
-    key: ContentKey
-    """What the item's vector is looked up by."""
+    content_hash: bytes
+    """As `llm` has it: it does not tell text from bytes."""
+    key: bytes
+    """What the item's vector is looked up by: see `hashes_of`."""
     metadata: str | None = None
     """As JSON text, of the moment in which the item was read."""
     store: bool = False
@@ -60,37 +61,32 @@ class Item(NamedTuple):
     """An earlier item of the same batch already replaced the row, as a whole."""
 
 
-def fold(items: Iterable[Item]) -> list[list[Item]]:
+def fold(items: Iterable[Item]) -> list[Item]:
     """Return one item for each id, sorted by id, with the effect of all of them in turn.
 
-    So the outcome does not depend on where a batch ends. It is several lists, to be written one
-    after the other, where text and bytes that are equal as bytes follow each other under one id:
-    what comes of that depends on the row between them. There is always a first list.
+    So the outcome does not depend on where a batch ends.
     """
-    lists: list[dict[str, Item]] = [{}]
+    folded: dict[str, Item] = {}
     for item in items:
-        before = lists[-1].get(item.id)
+        before = folded.get(item.id)
         if before is None:
-            lists[-1][item.id] = item
+            folded[item.id] = item
         elif before.key == item.key:
             metadata = before.metadata if item.metadata is None else item.metadata
-            store = before.store or item.store
-            lists[-1][item.id] = before._replace(metadata=metadata, store=store)
-        elif before.key[0] == item.key[0]:
-            lists.append({item.id: item})
+            folded[item.id] = before._replace(metadata=metadata, store=before.store or item.store)
         else:
-            lists[-1][item.id] = item._replace(anew=True)
-    return [[folded[id] for id in sorted(folded)] for folded in lists]
+            folded[item.id] = item._replace(anew=True)
+    return [folded[id] for id in sorted(folded)]
 
 
 def unpacked(entry: object, least: int, most: int, position: int) -> tuple[Any, ...]:
     """Return an entry of a length between the two, or raise InvalidItemError."""
-    if not isinstance(entry, tuple | list | Row) or not least <= len(entry) <= most:
+    if not isinstance(entry, ENTRY) or not least <= len(entry) <= most:
         shape = f"{least}" if least == most else f"{least} to {most}"
         raise InvalidItemError(
             f"entries[{position}]: each entry must be a tuple of {shape}, (id, value, ...), "
             f"not {type(entry).__name__}"
-            + (f" of {len(entry)}" if isinstance(entry, tuple | list | Row) else "")
+            + (f" of {len(entry)}" if isinstance(entry, ENTRY) else "")
         )
     return tuple(entry)
 
@@ -99,6 +95,17 @@ def content_hash(content: Content) -> bytes:
     """Return what equal contents are recognised by: 16 bytes of MD5, as `llm` stores them."""
     data = content.encode() if isinstance(content, str) else content
     return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def key_of_bytes(content_hash: bytes) -> bytes:
+    """Return what the vector of bytes is looked up by: no text has it, for a text has no NUL."""
+    return hashlib.md5(b"\0" + content_hash, usedforsecurity=False).digest()
+
+
+def hashes_of(collection: Reference[Any], content: Content) -> tuple[bytes, bytes]:
+    """Return the hash of a content as `llm` has it, and what its vector is looked up by."""
+    hashed = collection.content_hash(content)
+    return hashed, hashed if isinstance(content, str) else key_of_bytes(hashed)
 
 
 def checked_item(
@@ -116,9 +123,12 @@ def checked_item(
             what is wrong.
     """
     text = collection.id_of(id, "entries", position)
-    content = item_content(text, value)
-    described = None if metadata is None else item_metadata(text, metadata)
-    return Item(text, content, key_of(collection, content), described, bool(store))
+    try:
+        content = checked_content(value)
+        described = None if metadata is None else dump_metadata(metadata)
+    except InvalidItemError as error:
+        raise of_item(text, error) from None
+    return Item(text, content, *hashes_of(collection, content), described, bool(store))
 
 
 def checked_extra(records: Records, extra: Extra | None) -> dict[str, Any]:
@@ -138,12 +148,6 @@ def checked_extra(records: Records, extra: Extra | None) -> dict[str, Any]:
             )
         checked[columns[name].name] = value
     return checked
-
-
-def key_of(collection: Reference[Any], content: Content) -> ContentKey:
-    """Return what the vector of a content is looked up by."""
-    kind: Kind = "text" if isinstance(content, str) else "binary"
-    return collection.content_hash(content), kind
 
 
 def item_content(id: str, value: object) -> Content:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, Protocol
@@ -31,13 +30,13 @@ from ..models.base import (
 from ..work import retried
 from . import rows
 from .calls import Calls, ask, calls_at_once, check_on_error, in_order, reason_of
-from .items import fold, key_of, of_item
+from .items import fold, hashes_of, of_item
 from .progress import teller
 from .report import CHANGED, DELETED, Report
 from .resolve import resolve, stored_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Mapping
 
     from ..keys import Keys
     from ..models.base import Content, SupportsEmbedding
@@ -45,7 +44,7 @@ if TYPE_CHECKING:
     from ..vectors import Float32
     from ..work import Reference, Work
     from .calls import Answer, OnError
-    from .items import ContentKey, Item
+    from .items import Item
     from .progress import Progress
     from .resolve import StoredRow
 
@@ -89,16 +88,16 @@ class Plan(Generic[K]):
     runtime: Runtime
     keys: Keys[K]
     force: bool
-    lists: list[list[Item]]
+    items: list[Item]
     """From `items.fold`."""
-    missing: dict[ContentKey, Content]
+    missing: dict[bytes, Content]
     """What has no vector yet."""
-    vectors: dict[ContentKey, Float32]
+    vectors: dict[bytes, Float32]
     new_ids: set[str]
     written_ids: set[str]
     stored: dict[str, StoredRow]
     """The rows that were there when the plan was made, by their ids."""
-    refused: dict[ContentKey, str] = field(default_factory=dict)
+    refused: dict[bytes, str] = field(default_factory=dict)
     """What the model does not take, with the reason."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Values of a host's own columns, for new rows."""
@@ -126,7 +125,7 @@ class Plan(Generic[K]):
     @property
     def unchanged_ids(self) -> set[str]:
         """The stored ids of those."""
-        return {item.id for item in self.items()} - self.new_ids - self.written_ids
+        return {item.id for item in self.items} - self.new_ids - self.written_ids
 
     def _sorted(self, ids: set[str]) -> list[K]:
         return [self.keys.from_text(id) for id in sorted(ids)]
@@ -218,12 +217,15 @@ class Plan(Generic[K]):
         """
         self.vectors |= answer.vectors
         self.refused |= answer.refused
-        for key in (*answer.vectors, *answer.refused):
-            self.missing.pop(key, None)
+        self.missing = {
+            key: content
+            for key, content in self.missing.items()
+            if key not in answer.vectors and key not in answer.refused
+        }
         if answer.error is not None:
             if isinstance(answer.error, InvalidItemError | InvalidVectorError | ModelError):
                 concerned = answer.concerned()
-                ids = {item.id for item in self.items() if item.key in concerned}
+                ids = {item.id for item in self.items if item.key in concerned}
                 answer.error.add_ids(self._sorted(ids))
             raise answer.error
         return Report(requests=answer.usage.requests, tokens=answer.usage.tokens)
@@ -232,19 +234,11 @@ class Plan(Generic[K]):
         """Take what the model does not take off the plan; return the ids, with the reason."""
         if not self.refused:
             return ()
-        gone = {
-            item.id: self.refused[item.key] for item in self.items() if item.key in self.refused
-        }
-        self.lists = [
-            [item for item in items if item.key not in self.refused] for items in self.lists
-        ]
+        gone = {item.id: self.refused[item.key] for item in self.items if item.key in self.refused}
+        self.items = [item for item in self.items if item.key not in self.refused]
         self.new_ids -= gone.keys()
         self.written_ids -= gone.keys()
         return tuple((self.keys.from_text(id), why) for id, why in sorted(gone.items()))
-
-    def items(self) -> Iterator[Item]:
-        """Yield what is to be written."""
-        return chain.from_iterable(self.lists)
 
     def __repr__(self) -> str:
         new, written = len(self.new_ids), len(self.written_ids | self.new_ids)
@@ -276,26 +270,20 @@ def make(
         if row is None:
             collection.refuse_if_deleted()
         model = collection.model_of(row)
-        given = [_as_embedded(collection, model, item) for item in given]
-        for item in {item.key[1]: item for item in reversed(given)}.values():
+        items = fold(_as_embedded(collection, model, given))
+        for item in {type(item.content): item for item in reversed(given)}.values():
             try:
                 check_kind(model, item.content)
             except InvalidItemError as error:
                 raise of_item(item.id, error) from None
-        vectors = {} if prepared is None else {given[0].key: prepared}
-        lists = fold(given)
-        first, later = lists[0], lists[1:]
-        stored = None if row is None else stored_rows(work, first, kinds(model))
-        todo = resolve(work, first, stored, vectors, kinds(model), force=force)
-        texts = sorted(todo.unchanged & todo.texts.keys())
-        is_indexed = row is not None and row.language is not None
-        has_new_words = is_indexed and bool(work.database.without_words(work, texts))
-    # What comes later cannot rely on a row that is about to be replaced.
+        vectors = {} if prepared is None else {items[0].key: prepared}
+        stored = None if row is None else stored_rows(work, items)
+        todo = resolve(work, items, stored, vectors, kinds(model), force=force)
+        known = sorted(todo.unchanged & todo.texts.keys())
+        has_new_words = bool(known) and bool(work.database.without_words(work, known))
     missing = {item.key: item.content for item in todo.missing}
-    missing |= {i.key: i.content for items in later for i in items if i.key not in vectors}
-    refused = _refused(collection, model, lists, missing, skips=skips)
+    refused = _refused(collection, model, items, missing, skips=skips)
     missing = {key: content for key, content in missing.items() if key not in refused}
-    written = {row["id"] for row in todo.rows + todo.changes}
     return Plan(
         collection=collection.name,
         model_id=collection.model_id_of(row),
@@ -303,11 +291,11 @@ def make(
         runtime=collection.sessions.runtime,
         keys=collection.keys,
         force=force,
-        lists=lists,
+        items=items,
         missing=missing,
         vectors=todo.vectors,
-        new_ids={item.id for items in lists for item in items if item.key in missing},
-        written_ids=written.union(item.id for items in later for item in items),
+        new_ids={item.id for item in items if item.key in missing},
+        written_ids={row["id"] for row in todo.rows + todo.changes},
         stored=stored or {},
         refused=refused,
         extra=extra,
@@ -315,28 +303,33 @@ def make(
     )
 
 
-def _as_embedded(collection: Reference[Any], model: SupportsEmbedding, item: Item) -> Item:
-    """Return an item under the hash of what the model is given, the document prefix included."""
-    content = prefixed(model, item.content)
-    if content is item.content:
-        return item
-    return item._replace(key=key_of(collection, content))
+def _as_embedded(
+    collection: Reference[Any], model: SupportsEmbedding, given: list[Item]
+) -> list[Item]:
+    """Return items under the hash of what the model is given, the document prefix included."""
+    if not getattr(model, "document_prefix", ""):
+        return given
+    hashes = [hashes_of(collection, prefixed(model, item.content)) for item in given]
+    return [
+        item._replace(content_hash=content_hash, key=key)
+        for item, (content_hash, key) in zip(given, hashes, strict=True)
+    ]
 
 
 def _refused(
     collection: Reference[Any],
     model: SupportsEmbedding,
-    lists: list[list[Item]],
-    missing: Collection[ContentKey],
+    items: list[Item],
+    missing: Collection[bytes],
     *,
     skips: bool,
-) -> dict[ContentKey, str]:
+) -> dict[bytes, str]:
     """Return which of the contents the model is known to refuse, with the reason."""
-    refused: dict[ContentKey, str] = {}
+    refused: dict[bytes, str] = {}
     check_item = getattr(model, "check_item", None)
     if check_item is None:
         return refused
-    for item in chain.from_iterable(lists):
+    for item in items:
         if item.key not in missing:
             continue
         try:
@@ -361,7 +354,7 @@ def apply(collection: Reference[K], plan: Plan[K]) -> Report:
             f"{len(plan.contents)} contents of this plan have no vector yet: call plan.embed()"
         )
     collection.check_model_id(plan.model_id)
-    return Report() if plan.lists == [[]] else write(collection, plan, gives_way=True)
+    return Report() if not plan.items else write(collection, plan, gives_way=True)
 
 
 def log_batch(plan: Plan[Any], report: Report) -> None:
@@ -410,7 +403,7 @@ def write(
         plan.new_ids |= {item.id for item in outcome.missing}
         spent += Report(skipped=plan.without_refused())
     written = outcome.written - outcome.skipped.keys()
-    ids = {item.id for item in plan.items()}
+    ids = {item.id for item in plan.items}
     report = spent + Report(
         embedded=len(written & plan.new_ids),
         reused=len(written - plan.new_ids),
@@ -452,33 +445,26 @@ def _write(
             registry.canonical_id(row.model_id) != registry.canonical_id(plan.model_id)
         ):
             raise ModelMismatchError(collection.name, row.model_id, plan.model_id)
-        for position, folded in enumerate(plan.lists):
-            if position:
-                collection.existing(work)
-            elif gate:
-                outcome.skipped |= gate.admit(work, [item.id for item in folded])
-            elif gives_way:
-                work.database.keep_rows(work, [item.id for item in folded])
-            stored = stored_rows(work, folded, accepted)
-            left: set[str] = set()
-            if gives_way and not position:
-                left = _moved(plan, work, stored, outcome)
-            items = [
-                item for item in folded if item.id not in left and item.id not in outcome.skipped
-            ]
-            todo = resolve(work, items, stored, plan.vectors, accepted, force=plan.force)
-            if todo.missing:
-                outcome.missing = todo.missing
-                return outcome
-            new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
-            if rows.write(work, todo, new):
-                collection.existing(work)  # read again: it has vectors now
-                again = stored_rows(work, items, accepted)
-                _give_way(plan, work, [item for item in items if item.id in new], again, outcome)
-            outcome.written |= {row["id"] for row in todo.rows + todo.changes}
+        ids = [item.id for item in plan.items]
         if gate:
-            ids = {item.id for items in plan.lists for item in items}
-            gate.settle(work, ids - outcome.skipped.keys())
+            outcome.skipped |= gate.admit(work, ids)
+        elif gives_way:
+            work.database.keep_rows(work, ids)
+        stored = stored_rows(work, plan.items)
+        left = _moved(plan, work, stored, outcome) if gives_way else ()
+        items = [i for i in plan.items if i.id not in left and i.id not in outcome.skipped]
+        todo = resolve(work, items, stored, plan.vectors, accepted, force=plan.force)
+        if todo.missing:
+            outcome.missing = todo.missing
+            return outcome
+        new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
+        if rows.write(work, todo, new):
+            collection.existing(work)  # read again: it has vectors now
+            again = stored_rows(work, items)
+            _give_way(plan, work, [item for item in items if item.id in new], again, outcome)
+        outcome.written |= {row["id"] for row in todo.rows + todo.changes}
+        if gate:
+            gate.settle(work, {*ids} - outcome.skipped.keys())
     return outcome
 
 
@@ -486,7 +472,7 @@ def _moved(
     plan: Plan[Any], work: Work, stored: dict[str, StoredRow], outcome: _Outcome
 ) -> set[str]:
     """Return the ids of items whose rows are others than when the plan was made."""
-    items = [item for item in plan.lists[0] if stored.get(item.id) != plan.stored.get(item.id)]
+    items = [item for item in plan.items if stored.get(item.id) != plan.stored.get(item.id)]
     _give_way(plan, work, items, stored, outcome)
     return {item.id for item in items}
 

@@ -23,8 +23,8 @@ from .items import (
     Prepared,
     checked_extra,
     checked_item,
+    hashes_of,
     item_metadata,
-    key_of,
     vector_row,
 )
 from .progress import teller
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from ..vectors import Float32
     from ..work import Reference
     from .calls import OnError
-    from .items import ContentKey, Item
+    from .items import Item
     from .plan import Plan
     from .progress import Progress
 
@@ -117,7 +117,7 @@ class _Flight:
     ids: set[str]
     planned: Plan[Any] | None = None
     call: Begun[Answer] | None = None
-    borrowed: dict[ContentKey, Plan[Any]] = field(default_factory=dict)
+    borrowed: dict[bytes, Plan[Any]] = field(default_factory=dict)
     """Contents that the model is called with for a batch before this one."""
 
     def is_over(self) -> bool:
@@ -233,8 +233,8 @@ def prepare(collection: Reference[Any], value: Content) -> Prepared:
         row = collection.find(work)
         model = collection.model_of(row)
         check_content(model, content)
-        key = key_of(collection, prefixed(model, content))
-        known = {} if row is None else stored_vectors(work, kinds(model), {key})
+        content_hash, key = hashes_of(collection, prefixed(model, content))
+        known = {} if row is None else stored_vectors(work, kinds(model), {key: content_hash})
     vector = known[key] if key in known else collection.embed(model, [content])[0]
     return Prepared(content, vector, model.model_id)
 

@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 
 from embeddings import Collection, CollectionRecord, ModelMismatchError
 from embeddings.testing import DeterministicModel
-from tests.databases import connection_to, on_a_session, on_both, on_each_driver
+from tests.reaching import connection_to, on_a_session, on_both, on_each_driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -32,7 +32,7 @@ from embeddings import (
     InvalidQueryError,
     InvalidVectorError,
 )
-from tests.databases import is_postgresql, on_a_session, on_both
+from tests.reaching import is_postgresql, on_a_session, on_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ from embeddings.searching.filters import OPERATORS, ORDER
 from embeddings.searching.query import check_query
 from embeddings.searching.scan import scan
 from embeddings.testing import DeterministicModel
-from tests.databases import on_both
+from tests.reaching import on_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embeddings import InvalidItemError, InvalidQueryError
-from tests.databases import on_both
+from tests.reaching import on_both
 
 if TYPE_CHECKING:
     from embeddings import Collection

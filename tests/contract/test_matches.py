@@ -46,7 +46,7 @@ from embeddings import (
     InvalidItemError,
     encode,
 )
-from tests.databases import connection_to, on_a_session, on_each_driver, rows_of
+from tests.reaching import connection_to, on_a_session, on_each_driver, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

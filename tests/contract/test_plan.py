@@ -29,7 +29,7 @@ from embeddings import (
     Report,
 )
 from embeddings.testing import DeterministicModel
-from tests.databases import on_a_session, on_both, on_each_driver
+from tests.reaching import on_a_session, on_both, on_each_driver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

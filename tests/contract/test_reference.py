@@ -33,7 +33,7 @@ from embeddings import (
     cosine_similarity,
 )
 from embeddings.testing import DeterministicModel
-from tests.databases import is_opened_by_the_collection, is_postgresql, on_sqlite, rows_of
+from tests.reaching import is_opened_by_the_collection, is_postgresql, on_sqlite, rows_of
 
 Open = Callable[..., Collection[Any]]
 ModelOf = Callable[[str], DeterministicModel]

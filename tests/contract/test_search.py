@@ -55,7 +55,7 @@ from embeddings import (
     InvalidVectorError,
     encode,
 )
-from tests.databases import (
+from tests.reaching import (
     connection_to,
     is_postgresql,
     on_a_session,

@@ -19,7 +19,7 @@ from embeddings import (
     MissingWordsWarning,
 )
 from embeddings.testing import DeterministicModel
-from tests.databases import on_both, rows_of
+from tests.reaching import on_both, rows_of
 
 if TYPE_CHECKING:
     from tests.conftest import Open

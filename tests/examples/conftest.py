@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from selenium import webdriver
 
-from tests import databases
+from tests import reaching
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ def empty_database(
 ) -> Iterator[str]:
     """The URL of a new, empty database, for the tests of the module."""
     folder = tmp_path_factory.mktemp("database")
-    with databases.empty_database(request.param, folder, server) as url:
+    with reaching.empty_database(request.param, folder, server) as url:
         yield url
 
 

@@ -22,7 +22,7 @@ from sqlalchemy.orm import (
 
 from embeddings import InvalidItemError, InvalidQueryError, MissingWordsWarning, ModelCollection
 from embeddings.testing import DeterministicModel
-from tests.databases import on_both
+from tests.reaching import on_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable

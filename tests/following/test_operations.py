@@ -18,7 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 import embeddings
 from embeddings import ModelCollection
 from embeddings.following.triggers import as_sql, follows_of
-from tests.databases import empty_database
+from tests.reaching import empty_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

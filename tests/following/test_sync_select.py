@@ -28,7 +28,7 @@ from sqlalchemy.orm import Session
 from embeddings import Collection, InvalidItemError, InvalidQueryError, Report
 from embeddings.following import sync as module
 from embeddings.testing import DeterministicModel
-from tests.databases import connection_to, on_both
+from tests.reaching import connection_to, on_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -33,7 +33,7 @@ from embeddings.overview import overview
 from embeddings.tables.pending import pending_table
 from embeddings.tables.records import RECORDS
 from embeddings.testing import DeterministicModel
-from tests.databases import is_postgresql
+from tests.reaching import is_postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -44,7 +44,7 @@ from embeddings import Collection, Records, SchemaError, configure_sqlite, make_
 from embeddings.tables.migrate import migrations_dir
 from embeddings.tables.records import RECORDS as DOCUMENTED
 from embeddings.testing import DeterministicModel
-from tests.databases import PATIENT
+from tests.reaching import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -42,7 +42,7 @@ from sqlalchemy.orm import Session
 import embeddings
 from embeddings import Base, Collection, CollectionRecord, EmbeddingRecord, SchemaError
 from embeddings.testing import DeterministicModel
-from tests.databases import PATIENT
+from tests.reaching import PATIENT
 
 REPOSITORY = Path(__file__).parents[2]
 

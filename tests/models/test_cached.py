@@ -59,7 +59,7 @@ def test_a_deleted_collection_costs_nothing(session: Session, file: Path):
     assert record.embedding.tolist() == DeterministicModel().embed("one")
 
 
-def test_a_crash_costs_nothing(server, file: Path, tmp_path: Path):
+def test_a_crash_costs_nothing(service, file: Path, tmp_path: Path):
     """What was paid for is in the file when the process dies before its commit."""
     code = f"""
         import os
@@ -70,7 +70,7 @@ def test_a_crash_costs_nothing(server, file: Path, tmp_path: Path):
         engine = create_engine("sqlite:///{tmp_path / "app.db"}")
         embeddings.migrate(engine)
         model = embeddings.models.openai.OpenAIEmbeddingModel(
-            "toy", base_url="{server.base_url}", api_key="x"
+            "toy", base_url="{service.base_url}", api_key="x"
         )
         docs = embeddings.Collection(
             "docs", Session(engine), model=embeddings.cached(model, "{file}")
@@ -88,7 +88,7 @@ def test_a_crash_costs_nothing(server, file: Path, tmp_path: Path):
             check=False,
         )
         assert done.returncode == 3, done.stderr
-    assert len(server.requests) == 1
+    assert len(service.requests) == 1
 
 
 def test_on_a_server():
@@ -138,7 +138,7 @@ def test_role_dimensions_and_kind_keep_vectors_apart(session: Session, file: Pat
     assert again.calls == again.queries == []
 
 
-def test_awaited(server, open_model, file: Path):
+def test_awaited(service, open_model, file: Path):
     """The model is awaited, and asked once."""
     model = open_model(query_prefix="query: ")
 
@@ -153,7 +153,7 @@ def test_awaited(server, open_model, file: Path):
 
     for _ in range(2):
         assert asyncio.run(main()) == vector_of("one")
-    assert [request.body["input"] for request in server.requests] == [
+    assert [request.body["input"] for request in service.requests] == [
         ["one", "two"],
         ["query: one"],
     ]

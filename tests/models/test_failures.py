@@ -115,13 +115,13 @@ PASSING: dict[str, Answer] = {
 
 
 @pytest.mark.parametrize("name", PASSING)
-def test_a_passing_misbehaviour_ends_in_the_right_answer(server, session, open_model, name):
+def test_a_passing_misbehaviour_ends_in_the_right_answer(service, session, open_model, name):
     """It is asked once more, and that is all."""
-    server.script = [PASSING[name]]
+    service.script = [PASSING[name]]
     docs = Collection("docs", session, model=open_model(max_retries=1))
     docs.embed_multi(ITEMS)
     assert stored(docs) == RIGHT
-    assert len(server.requests) == 2
+    assert len(service.requests) == 2
 
 
 # Lasting: each request is answered like this. The third is the number of requests: one where
@@ -162,7 +162,7 @@ LASTING: dict[str, tuple[Answer, type[EmbeddingsError], int]] = {
 
 
 @pytest.mark.parametrize("name", LASTING)
-def test_a_lasting_misbehaviour_is_a_typed_error(server, session, open_model, caplog, name):
+def test_a_lasting_misbehaviour_is_a_typed_error(service, session, open_model, caplog, name):
     """It names the items, shows no secret, stores nothing, and is over with its cause."""
     caplog.set_level(logging.DEBUG)
     answer, expected, requests = LASTING[name]
@@ -170,12 +170,12 @@ def test_a_lasting_misbehaviour_is_a_typed_error(server, session, open_model, ca
     docs = Collection("docs", session, model=open_model(max_retries=1, deadline=deadline))
     docs.embed("before", "a text from before")
     before = stored(docs)
-    del server.requests[:]
+    del service.requests[:]
 
-    server.usual = answer
+    service.usual = answer
     with pytest.raises(expected) as raised:
         docs.embed_multi(ITEMS)
-    posts = [request for request in server.requests if request.method == "POST"]
+    posts = [request for request in service.requests if request.method == "POST"]
     assert len(posts) <= requests
     if requests != HALVES:
         assert len(posts) == requests
@@ -187,7 +187,7 @@ def test_a_lasting_misbehaviour_is_a_typed_error(server, session, open_model, ca
     assert [secret for secret in (KEY, *SECRETS) if secret in caplog.text] == []
     assert stored(docs) == before
 
-    server.usual = right
+    service.usual = right
     docs.embed_multi(ITEMS)
     assert stored(docs) == before | RIGHT
 
@@ -208,9 +208,9 @@ def test_which_errors_are_worth_another_try():
     assert all(issubclass(kind, ModelError) for kind in kinds)
 
 
-def test_an_error_says_its_status_its_reason_and_how_long_to_wait(server, open_model):
+def test_an_error_says_its_status_its_reason_and_how_long_to_wait(service, open_model):
     """As attributes, which survive pickling."""
-    server.script = [
+    service.script = [
         body({"error": {"message": "slow down", "code": "x"}}, 429, retry_after="3600"),
         body({"error": {"message": "The model `toy` does not exist"}}, 404),
     ]
@@ -241,9 +241,9 @@ def refusing(*words: str, status: int = 400, message: str = "policy violation") 
 
 
 @pytest.mark.parametrize("place", [0, 1, 537, 999])
-def test_one_poisonous_item_among_a_thousand_is_named(server, engine, open_model, place):
+def test_one_poisonous_item_among_a_thousand_is_named(service, engine, open_model, place):
     """Its batch is halved until it is alone; the batches before it are stored."""
-    server.usual = refusing("poison")
+    service.usual = refusing("poison")
     docs = Collection("docs", engine, model=open_model())
     items = [(f"i{number:03}", f"text {number}") for number in range(1000)]
     items[place] = (f"i{place:03}", "poison")
@@ -255,52 +255,52 @@ def test_one_poisonous_item_among_a_thousand_is_named(server, engine, open_model
     # Every text was embedded at most once, and refusals are few.
     embedded = [
         text
-        for request in server.requests
+        for request in service.requests
         if "poison" not in request.body["input"]
         for text in request.body["input"]
     ]
     assert len(embedded) == len(set(embedded))
-    refused = [request for request in server.requests if "poison" in request.body["input"]]
+    refused = [request for request in service.requests if "poison" in request.body["input"]]
     assert len(refused) <= 8
 
 
-def test_an_id_is_in_the_type_of_the_keys(server, session, open_model):
+def test_an_id_is_in_the_type_of_the_keys(service, session, open_model):
     """As everywhere."""
-    server.usual = refusing("poison")
+    service.usual = refusing("poison")
     docs = Collection("docs", session, model=open_model(), key=int)
     with pytest.raises(RefusedError) as raised:
         docs.embed_multi([(7, "text"), (8, "poison")])
     assert raised.value.ids == (8,)
 
 
-def test_every_id_of_a_content_is_named(server, session, open_model):
+def test_every_id_of_a_content_is_named(service, session, open_model):
     """Two items may have the same text."""
-    server.usual = refusing("poison")
+    service.usual = refusing("poison")
     docs = Collection("docs", session, model=open_model())
     with pytest.raises(RefusedError) as raised:
         docs.embed_multi([("a", "poison"), ("b", "text"), ("c", "poison")])
     assert raised.value.ids == ("a", "c")
 
 
-def test_what_every_request_suffers_from_is_no_items_fault(server, session, open_model):
+def test_what_every_request_suffers_from_is_no_items_fault(service, session, open_model):
     """A service that takes nothing is not asked for each item, and all items are concerned."""
-    server.usual = body({"error": {"message": "dimensions are not supported"}}, 400)
+    service.usual = body({"error": {"message": "dimensions are not supported"}}, 400)
     docs = Collection("docs", session, model=open_model(dimensions=4))
     with pytest.raises(RefusedError, match="dimensions are not supported") as raised:
         docs.embed_multi((str(number), f"text {number}") for number in range(100))
     assert len(raised.value.ids) == 100
     assert "and 95 more" in str(raised.value)
-    assert len(server.requests) <= 15
+    assert len(service.requests) <= 15
 
 
-def test_a_parameter_that_is_refused_is_not_looked_for_among_the_items(server, session, open_model):
+def test_a_parameter_that_is_refused_is_not_looked_for_in_the_items(service, session, open_model):
     """The service says which one it is."""
     message = {"message": "not supported", "param": "dimensions"}
-    server.usual = body({"error": message}, 400)
+    service.usual = body({"error": message}, 400)
     docs = Collection("docs", session, model=open_model(dimensions=4))
     with pytest.raises(RefusedError):
         docs.embed_multi((str(number), f"text {number}") for number in range(100))
-    assert len(server.requests) == 1
+    assert len(service.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_a_parameter_that_is_refused_is_not_looked_for_among_the_items(server, s
         (429, "Request too large for toy on tokens per min (TPM): Limit 40, Requested 100."),
     ],
 )
-def test_a_request_refused_for_its_size_is_halved(server, session, open_model, status, message):
+def test_a_request_refused_for_its_size_is_halved(service, session, open_model, status, message):
     """It is never repeated as it is, and all is stored."""
 
     def at_most_32(handler: Handler, request: Request) -> None:
@@ -320,28 +320,28 @@ def test_a_request_refused_for_its_size_is_halved(server, session, open_model, s
         else:
             right(handler, request)
 
-    server.usual = at_most_32
+    service.usual = at_most_32
     docs = Collection("docs", session, model=open_model())
     docs.embed_multi((str(number), f"text {number}") for number in range(100))
-    sizes = [len(request.body["input"]) for request in server.requests]
+    sizes = [len(request.body["input"]) for request in service.requests]
     assert sorted(size for size in sizes if size <= 32) == [25, 25, 25, 25]
     assert sorted(size for size in sizes if size > 32) == [50, 50, 100]
     assert docs.count() == 100
 
 
-def test_an_outage_while_the_item_is_looked_for_is_an_outage(server, session, open_model):
+def test_an_outage_while_the_item_is_looked_for_is_an_outage(service, session, open_model):
     """It is not taken for a refusal."""
-    server.script = [error(400)]
-    server.usual = error(500)
+    service.script = [error(400)]
+    service.usual = error(500)
     docs = Collection("docs", session, model=open_model())
     with pytest.raises(UnavailableError) as raised:
         docs.embed_multi(ITEMS)
     assert raised.value.ids == ("a", "b")
 
 
-def test_a_plan_keeps_what_was_embedded_before_a_refusal(server, session, open_model):
+def test_a_plan_keeps_what_was_embedded_before_a_refusal(service, session, open_model):
     """And names the item."""
-    server.usual = refusing("poison")
+    service.usual = refusing("poison")
     docs = Collection("docs", session, model=open_model())
     plan = docs.plan([("a", "one"), ("b", "two"), ("c", "poison")])
     with pytest.raises(RefusedError) as raised:
@@ -350,16 +350,16 @@ def test_a_plan_keeps_what_was_embedded_before_a_refusal(server, session, open_m
     assert plan.contents == ["poison"]
 
 
-def test_an_unfit_vector_names_its_item(server, session, open_model):
+def test_an_unfit_vector_names_its_item(service, session, open_model):
     """By the id, not by its place in the request."""
-    server.script = [embedding(packed(1.0, NAN, 2.0, 3.0))]
+    service.script = [embedding(packed(1.0, NAN, 2.0, 3.0))]
     docs = Collection("docs", session, model=open_model())
     with pytest.raises(InvalidVectorError, match=r"not a finite.*\[id 'b'\]") as raised:
         docs.embed_multi(ITEMS)
     assert raised.value.ids == ("b",)
 
 
-def test_an_empty_text_is_refused_by_its_id(server, session, open_model):
+def test_an_empty_text_is_refused_by_its_id(service, session, open_model):
     """Before anything is sent, also where it is the last of many, and for a query."""
     docs = Collection("docs", session, model=open_model())
     items = [(f"i{number}", f"text {number}") for number in range(99)]
@@ -367,14 +367,14 @@ def test_an_empty_text_is_refused_by_its_id(server, session, open_model):
         docs.embed_multi([*items, ("last", "")])
     with pytest.raises(InvalidItemError, match="is empty"):
         docs.plan([*items, ("last", "")])
-    assert server.requests == []
+    assert service.requests == []
     docs.embed("a", "text")
     with pytest.raises(InvalidQueryError, match="is empty"):
         docs.similar("")
-    assert len(server.requests) == 1
+    assert len(service.requests) == 1
 
 
-def test_many_items_through_a_service_that_fails_now_and_then(server, engine, open_model):
+def test_many_items_through_a_service_that_fails_now_and_then(service, engine, open_model):
     """All are stored, with the requests that are needed and the retries."""
     count = 0
 
@@ -384,11 +384,11 @@ def test_many_items_through_a_service_that_fails_now_and_then(server, engine, op
         answer = error(503, retry_after_ms="1") if count % 10 == 0 else right
         answer(handler, request)
 
-    server.usual = sometimes
+    service.usual = sometimes
     docs = Collection("docs", engine, model=open_model(max_retries=3))
     docs.embed_multi((f"i{number}", f"text {number}") for number in range(2000))
     assert docs.count() == 2000
-    assert len(server.requests) == 22
+    assert len(service.requests) == 22
 
 
 # The service's own words
@@ -420,9 +420,9 @@ def test_contents_and_keys_are_taken_out_of_a_reason(said, told):
     assert without(said, contents, [KEY]) == told
 
 
-def test_a_reason_is_short(server, open_model):
+def test_a_reason_is_short(service, open_model):
     """A service may answer with pages."""
-    server.script = [body({"error": {"message": "too many words " * 1000}}, 400)]
+    service.script = [body({"error": {"message": "too many words " * 1000}}, 400)]
     with pytest.raises(RefusedError) as raised:
         open_model().embed("hound")
     assert len(raised.value.reason or "") <= 200
@@ -456,15 +456,15 @@ def test_retry_after_as_a_date_and_in_milliseconds():
         "This model's maximum context length is 8192 tokens, however you requested 9000 tokens",
     ],
 )
-def test_what_services_say_of_a_text_that_is_too_long(server, open_model, said):
+def test_what_services_say_of_a_text_that_is_too_long(service, open_model, said):
     """It has a class of its own."""
-    server.script = [body({"error": {"message": said}}, 400)]
+    service.script = [body({"error": {"message": said}}, 400)]
     with pytest.raises(TooLongError) as raised:
         open_model().embed("hound")
     assert raised.value.positions == (0,)
 
 
-def test_entries_of_the_loopback_service_are_right(server, open_model):
+def test_entries_of_the_loopback_service_are_right(service, open_model):
     """What the tests above compare with."""
     open_model().embed_batch(["one", "two"])
-    assert [entry["index"] for entry in entries(server.requests[0])] == [0, 1]
+    assert [entry["index"] for entry in entries(service.requests[0])] == [0, 1]

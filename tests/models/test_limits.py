@@ -54,20 +54,20 @@ def test_texts_are_dealt_out_by_count_and_by_tokens(counts, texts, tokens, expec
     assert [list(part) for part in requests(counts, texts, tokens)] == expected
 
 
-def test_a_request_has_at_most_300_000_tokens(server, session, open_model):
+def test_a_request_has_at_most_300_000_tokens(service, session, open_model):
     """A byte may be a token: 100 texts of 8,000 bytes are three requests, of what fits."""
     docs = Collection("docs", session, model=open_model())
     docs.embed_multi((str(number), f"{number:04}" + "x" * 7996) for number in range(100))
-    assert [len(request.body["input"]) for request in server.requests] == [37, 37, 26]
+    assert [len(request.body["input"]) for request in service.requests] == [37, 37, 26]
     assert docs.count() == 100
 
 
-def test_the_limits_are_the_models(server, open_model):
+def test_the_limits_are_the_models(service, open_model):
     """They can be set, and taken away."""
     texts = ["x" * 40] * 4
     open_model(max_request_tokens=100).embed_batch(texts)
     open_model(max_request_tokens=None).embed_batch(texts)
-    assert [len(request.body["input"]) for request in server.requests] == [2, 2, 4]
+    assert [len(request.body["input"]) for request in service.requests] == [2, 2, 4]
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def _with_a_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_with_a_vocabulary")
-def test_tokens_are_counted_where_the_vocabulary_is(server, open_model):
+def test_tokens_are_counted_where_the_vocabulary_is(service, open_model):
     """For OpenAI's own models; of another service's the vocabulary is unknown."""
     tokens = Tokens("text-embedding-3-small")
     assert tokens.most("hound") == tokens.least("hound") == 1
@@ -148,7 +148,7 @@ def test_tokens_are_counted_where_the_vocabulary_is(server, open_model):
 
 @pytest.mark.usefixtures("_with_a_vocabulary")
 def test_a_text_that_is_certainly_too_long_is_refused_before_anything_is_sent(
-    server, session, open_model
+    service, session, open_model
 ):
     """By its id."""
     model = open_model("text-embedding-3-small", max_tokens=5)
@@ -156,35 +156,35 @@ def test_a_text_that_is_certainly_too_long_is_refused_before_anything_is_sent(
     with pytest.raises(TooLongError, match=r"5 tokens.*truncate.*\[id 'b'\]") as raised:
         docs.embed_multi([("a", "hound " * 2), ("b", "hound " * 4)])
     assert raised.value.ids == ("b",)
-    assert server.requests == []
+    assert service.requests == []
     with pytest.raises(TooLongError) as raised:
         model.embed_batch(["hound", "hound " * 4])
     assert raised.value.positions == (1,)
 
 
 @pytest.mark.usefixtures("_with_a_vocabulary")
-def test_a_text_is_truncated_to_its_tokens(server, open_model):
+def test_a_text_is_truncated_to_its_tokens(service, open_model):
     """As much is sent as the model takes."""
     model = open_model("text-embedding-3-small", max_tokens=4, too_long="truncate")
     model.embed_batch(["hound hound", "hound " * 4])
-    assert server.requests[0].body["input"] == ["hound hound", "hound hound "]
+    assert service.requests[0].body["input"] == ["hound hound", "hound hound "]
 
 
-def test_a_text_of_a_megabyte_is_refused_without_a_vocabulary(server, open_model):
+def test_a_text_of_a_megabyte_is_refused_without_a_vocabulary(service, open_model):
     """It has more than 8,192 tokens, however it is cut into them."""
     with pytest.raises(TooLongError, match="8192 tokens"):
         open_model("text-embedding-3-small").embed("x" * 1_100_000)
-    assert server.requests == []
+    assert service.requests == []
 
 
-def test_what_is_not_certainly_too_long_is_for_the_service_to_say(server, open_model):
+def test_what_is_not_certainly_too_long_is_for_the_service_to_say(service, open_model):
     """An estimate refuses nothing."""
     open_model("text-embedding-3-small").embed("x" * 100_000)
     open_model("nomic").embed("x" * 2_000_000)
-    assert len(server.requests) == 2
+    assert len(service.requests) == 2
 
 
-def test_truncated_texts_are_accepted_by_the_service_at_last(server, session, open_model):
+def test_truncated_texts_are_accepted_by_the_service_at_last(service, session, open_model):
     """Those that it refuses are shortened until it takes them; the others are as they are."""
 
     def at_most_2_000(handler: Handler, request: Request) -> None:
@@ -194,7 +194,7 @@ def test_truncated_texts_are_accepted_by_the_service_at_last(server, session, op
         else:
             right(handler, request)
 
-    server.usual = at_most_2_000
+    service.usual = at_most_2_000
     docs = Collection("docs", session, model=open_model(too_long="truncate", max_tokens=1000))
     texts = {"a": "short", "b": "ü" * 5_000, "c": "also short"}
     docs.embed_multi(list(texts.items()))
@@ -203,9 +203,9 @@ def test_truncated_texts_are_accepted_by_the_service_at_last(server, session, op
     assert lengths["c"] == 10
     assert 500 <= lengths["b"] <= 1_000
     # The hash is that of the whole text: nothing is asked for again.
-    before = len(server.requests)
+    before = len(service.requests)
     docs.embed_multi(list(texts.items()))
-    assert len(server.requests) == before
+    assert len(service.requests) == before
 
 
 # How often
@@ -231,7 +231,7 @@ def test_tokens_are_spread_over_a_minute():
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_service_is_not_asked_more_often_than_is_allowed(server, open_model, is_async):
+def test_a_service_is_not_asked_more_often_than_is_allowed(service, open_model, is_async):
     """Between two requests lies the time that is theirs."""
     began: list[float] = []
 
@@ -239,7 +239,7 @@ def test_a_service_is_not_asked_more_often_than_is_allowed(server, open_model, i
         began.append(time.monotonic())
         right(handler, request)
 
-    server.usual = noting
+    service.usual = noting
     model = open_model(requests_per_minute=300, tokens_per_minute=10**6, batch_size=1)
     if is_async:
         asyncio.run(model.aembed_batch(["a", "b", "c"]))
@@ -253,21 +253,21 @@ def test_a_service_is_not_asked_more_often_than_is_allowed(server, open_model, i
 
 
 @pytest.mark.parametrize("form", ["seconds", "date"])
-def test_retry_after_is_obeyed(server, open_model, form):
+def test_retry_after_is_obeyed(service, open_model, form):
     """The service is not asked again before the time that it names."""
     from email.utils import formatdate
 
     value = "1" if form == "seconds" else formatdate(time.time() + 2, usegmt=True)
-    server.script = [error(429, retry_after=value)]
+    service.script = [error(429, retry_after=value)]
     began = time.monotonic()
     assert open_model(max_retries=1).embed("hound") == vector_of("hound")
     assert time.monotonic() - began > (0.9 if form == "seconds" else 0.5)
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_a_pause_that_ends_after_the_deadline_is_not_begun(server, open_model, is_async):
+def test_a_pause_that_ends_after_the_deadline_is_not_begun(service, open_model, is_async):
     """The error says how long the service wanted to be left alone."""
-    server.usual = error(429, retry_after="30")
+    service.usual = error(429, retry_after="30")
     model = open_model(max_retries=9, deadline=20.0)
 
     async def ask() -> None:
@@ -279,21 +279,21 @@ def test_a_pause_that_ends_after_the_deadline_is_not_begun(server, open_model, i
     with pytest.raises(RateLimitError, match="to be asked again in 30 s") as raised:
         asyncio.run(ask())
     assert raised.value.retry_after == 30.0
-    assert len(server.requests) == 1
+    assert len(service.requests) == 1
 
 
-def test_tries_end_at_the_deadline(server, open_model):
+def test_tries_end_at_the_deadline(service, open_model):
     """However many are left."""
-    server.usual = error(500)
+    service.usual = error(500)
     with pytest.raises(UnavailableError):
         open_model(max_retries=1000, deadline=1.0).embed("hound")
-    assert 1 <= len(server.requests) <= 4
+    assert 1 <= len(service.requests) <= 4
 
 
-def test_a_try_that_failed_is_a_line_in_the_log(server, open_model, caplog):
+def test_a_try_that_failed_is_a_line_in_the_log(service, open_model, caplog):
     """What failed and how long the pause is, on the library's own logger, and no content."""
     caplog.set_level("INFO", logger="embeddings")
-    server.script = [error(503, retry_after_ms="1")]
+    service.script = [error(503, retry_after_ms="1")]
     open_model(max_retries=1).embed(SECRETS[0])
     (record,) = [record for record in caplog.records if record.name == "embeddings"]
     assert "HTTP 503" in record.getMessage()
@@ -318,13 +318,13 @@ def test_pauses_grow_and_are_random():
     [(error(429, "insufficient_quota"), "quota"), (error(401, "invalid_api_key"), "key")],
 )
 def test_after_an_exhausted_quota_or_a_bad_key_no_request_begins(
-    server, engine, open_model, answer, name
+    service, engine, open_model, answer, name
 ):
     """Neither a retry, nor a half, nor the next batch."""
-    server.script = [right]
-    server.usual = answer
+    service.script = [right]
+    service.usual = answer
     docs = Collection("docs", engine, model=open_model(max_retries=5, batch_size=10))
     with pytest.raises(Exception, match="HTTP 4"):
         docs.embed_multi((str(number), f"text {number}") for number in range(100))
-    assert len(server.requests) == 2
+    assert len(service.requests) == 2
     assert docs.count() == 10

@@ -94,11 +94,11 @@ def fresh(code: str, *folders: Path, **environment: str) -> Any:
 # The request
 
 
-def test_a_request_is_what_the_service_expects(server, open_model):
+def test_a_request_is_what_the_service_expects(service, open_model):
     """One POST to /embeddings under the base URL, with the key, the model and the texts."""
     open_model("text-embedding-3-small").embed("my happy hound")
-    request = server.requests.pop()
-    assert server.requests == []
+    request = service.requests.pop()
+    assert service.requests == []
     assert request[:3] == ("POST", "/v1/embeddings", f"Bearer {KEY}")
     assert request.body == {
         "model": "text-embedding-3-small",
@@ -107,31 +107,31 @@ def test_a_request_is_what_the_service_expects(server, open_model):
     }
 
 
-def test_api_name_and_dimensions_are_sent(server, open_model):
+def test_api_name_and_dimensions_are_sent(service, open_model):
     """The service is asked for its own name of the model and for a number of dimensions."""
     model = open_model("mine", api_name="text-embedding-3-large", dimensions=4)
     assert model.model_id == "mine"
     model.embed("hound")
-    assert server.requests[0].body["model"] == "text-embedding-3-large"
-    assert server.requests[0].body["dimensions"] == 4
+    assert service.requests[0].body["model"] == "text-embedding-3-large"
+    assert service.requests[0].body["dimensions"] == 4
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
-def test_the_base_url_may_end_in_a_slash(server, open_model, slash):
+def test_the_base_url_may_end_in_a_slash(service, open_model, slash):
     """The path is the same with it and without."""
-    open_model(base_url=server.base_url + slash).embed("hound")
-    assert server.requests[0].path == "/v1/embeddings"
+    open_model(base_url=service.base_url + slash).embed("hound")
+    assert service.requests[0].path == "/v1/embeddings"
 
 
-def test_each_built_in_model_asks_for_its_dimensions(server):
+def test_each_built_in_model_asks_for_its_dimensions(service):
     """Only the sized models send dimensions, under the name of the model that they shorten."""
     names = ["ada", "3-small", "3-large", "3-small-512", "3-large-256", "3-large-1024"]
     fresh(
         f"result = [get_embedding_model(name).embed('hound') for name in {names}]",
         OPENAI_API_KEY=KEY,
-        OPENAI_BASE_URL=server.base_url,
+        OPENAI_BASE_URL=service.base_url,
     )
-    sent = [(request.body["model"], request.body.get("dimensions")) for request in server.requests]
+    sent = [(request.body["model"], request.body.get("dimensions")) for request in service.requests]
     assert sent == [
         ("text-embedding-ada-002", None),
         ("text-embedding-3-small", None),
@@ -140,32 +140,32 @@ def test_each_built_in_model_asks_for_its_dimensions(server):
         ("text-embedding-3-large", 256),
         ("text-embedding-3-large", 1024),
     ]
-    assert {"dimensions" in request.body for request in server.requests[:3]} == {False}
+    assert {"dimensions" in request.body for request in service.requests[:3]} == {False}
 
 
-def test_texts_are_sent_as_they_are(server, open_model):
+def test_texts_are_sent_as_they_are(service, open_model):
     """Neither line ends nor other scripts nor blanks are changed."""
     texts = ["a\nb\r\n", " ", "Grüße, 世界 🎉", "\x00", '"\\']
     open_model().embed_batch(texts)
-    assert server.requests[0].body["input"] == texts
+    assert service.requests[0].body["input"] == texts
 
 
-def test_through_a_collection_a_request_holds_100_texts(server, docs):
+def test_through_a_collection_a_request_holds_100_texts(service, docs):
     """250 new texts are three requests."""
     docs.embed_multi((str(number), f"text {number}") for number in range(250))
-    assert [len(request.body["input"]) for request in server.requests] == [100, 100, 50]
+    assert [len(request.body["input"]) for request in service.requests] == [100, 100, 50]
     assert docs.count() == 250
 
 
 @pytest.mark.parametrize("batch_size", [2, 300])
-def test_batch_size_is_the_most_texts_in_a_request(server, session, open_model, batch_size):
+def test_batch_size_is_the_most_texts_in_a_request(service, session, open_model, batch_size):
     """The model's own batch size is the limit, of embed_multi and of a collection."""
     texts = [f"text {number}" for number in range(5)]
     model = open_model(batch_size=batch_size)
     assert list(model.embed_multi(texts)) == [vector_of(text) for text in texts]
     Collection("docs", session, model=model).embed_multi(enumerate(texts), batch_size=300)
     sizes = [2, 2, 1] if batch_size == 2 else [5]
-    assert [len(request.body["input"]) for request in server.requests] == sizes * 2
+    assert [len(request.body["input"]) for request in service.requests] == sizes * 2
 
 
 # The answer
@@ -178,15 +178,15 @@ def test_vectors_packed_in_base64_are_unpacked(docs, open_model):
     assert stored(docs) == {"a": vector_of("hound")}
 
 
-def test_vectors_as_numbers_are_taken(server, open_model):
+def test_vectors_as_numbers_are_taken(service, open_model):
     """A service that does not know base64 answers with lists of numbers."""
-    server.script = [changed(lambda data: [e | {"embedding": [1, 2.5, -3]} for e in data])]
+    service.script = [changed(lambda data: [e | {"embedding": [1, 2.5, -3]} for e in data])]
     assert list(open_model().embed_multi(["a", "b"])) == [[1.0, 2.5, -3.0]] * 2
 
 
-def test_an_answer_out_of_order_is_put_in_order(server, docs):
+def test_an_answer_out_of_order_is_put_in_order(service, docs):
     """Vectors go by their number, not by their place."""
-    server.script = [changed(lambda data: data[::-1]), changed(lambda data: data[2:] + data[:2])]
+    service.script = [changed(lambda data: data[::-1]), changed(lambda data: data[2:] + data[:2])]
     texts = {"a": "one", "b": "three", "c": "fifteen"}
     docs.embed_multi(list(texts.items()))
     assert stored(docs) == {id: vector_of(text) for id, text in texts.items()}
@@ -195,9 +195,9 @@ def test_an_answer_out_of_order_is_put_in_order(server, docs):
     ]
 
 
-def test_unknown_fields_do_not_matter(server, open_model):
+def test_unknown_fields_do_not_matter(service, open_model):
     """A compatible service may leave out usage and add fields of its own."""
-    server.script = [
+    service.script = [
         lambda handler, request: handler.send(
             json.dumps({"data": [e | {"x": 1} for e in entries(request)], "took": 3}).encode()
         )
@@ -205,7 +205,7 @@ def test_unknown_fields_do_not_matter(server, open_model):
     assert open_model().embed("hound") == vector_of("hound")
 
 
-def test_threads_may_share_a_model(server, open_model):
+def test_threads_may_share_a_model(service, open_model):
     """Every thread gets the vector of its own text."""
     model = open_model()
     texts = [f"{'x' * n}" for n in range(1, 41)]
@@ -213,9 +213,9 @@ def test_threads_may_share_a_model(server, open_model):
         assert list(pool.map(model.embed, texts)) == [vector_of(text) for text in texts]
 
 
-def test_a_model_that_nobody_uses_any_more_closes_its_connections(server, open_model):
+def test_a_model_that_nobody_uses_any_more_closes_its_connections(service, open_model):
     """A connection that the service keeps open is closed with the model."""
-    server.keeps_alive = True
+    service.keeps_alive = True
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         open_model().embed("hound")
@@ -225,16 +225,16 @@ def test_a_model_that_nobody_uses_any_more_closes_its_connections(server, open_m
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
 @pytest.mark.parametrize("called_before", [False, True])
-def test_a_fork_while_another_thread_connects(server, monkeypatch, called_before):
+def test_a_fork_while_another_thread_connects(service, monkeypatch, called_before):
     """The child waits for no thread of the parent, and opens a connection of its own."""
-    server.keeps_alive = True
+    service.keeps_alive = True
     connections: list[Any] = []
 
     def verify_request(_: Any, address: Any) -> bool:
         connections.append(address)
         return True
 
-    monkeypatch.setattr(server, "verify_request", verify_request)
+    monkeypatch.setattr(service, "verify_request", verify_request)
     code = f"""
         import os, signal, threading
 
@@ -267,7 +267,7 @@ def test_a_fork_while_another_thread_connects(server, monkeypatch, called_before
                 os._exit(status)
         result = [os.waitpid(child, 0)[1], model.embed("hound")]
     """
-    made = fresh(code, OPENAI_API_KEY=KEY, OPENAI_BASE_URL=server.base_url)
+    made = fresh(code, OPENAI_API_KEY=KEY, OPENAI_BASE_URL=service.base_url)
     assert made == [0, vector_of("hound")]
     assert len(connections) == 3
 
@@ -275,7 +275,7 @@ def test_a_fork_while_another_thread_connects(server, monkeypatch, called_before
 # asyncio
 
 
-def test_the_requests_of_a_model_that_is_awaited(server, open_model):
+def test_the_requests_of_a_model_that_is_awaited(service, open_model):
     """They are those of the other face, in the model's batches."""
     model = open_model(batch_size=2, api_name="toy-1", dimensions=4)
 
@@ -287,18 +287,18 @@ def test_the_requests_of_a_model_that_is_awaited(server, open_model):
             return found
 
     assert asyncio.run(main()) == [(str(n), vector_of(f"text {n}")) for n in range(5)]
-    bodies = [request.body for request in server.requests]
+    bodies = [request.body for request in service.requests]
     assert [body["input"] for body in bodies] == [
         ["text 0", "text 1"], ["text 2", "text 3"], ["text 4"], ["text 1"]
     ]  # fmt: skip
     assert {body["dimensions"] for body in bodies} == {4}
-    assert server.requests[0].authorization == f"Bearer {KEY}"
+    assert service.requests[0].authorization == f"Bearer {KEY}"
 
 
 @pytest.mark.parametrize("is_closed", [True, False])
-def test_connections_of_an_event_loop_are_closed_with_it(server, open_model, is_closed):
+def test_connections_of_an_event_loop_are_closed_with_it(service, open_model, is_closed):
     """By `aclose`, or by the end of the loop; another loop opens its own."""
-    server.keeps_alive = True
+    service.keeps_alive = True
     model = open_model()
 
     async def main() -> None:
@@ -319,7 +319,7 @@ def test_connections_of_an_event_loop_are_closed_with_it(server, open_model, is_
 
 
 @pytest.mark.parametrize("is_session", [True, False])
-def test_a_call_that_is_cancelled_leaves_nothing(server, open_model, tmp_path, is_session):
+def test_a_call_that_is_cancelled_leaves_nothing(service, open_model, tmp_path, is_session):
     """The service is not waited for; the collection, its session and the model go on."""
     model = open_model(batch_size=2)
     items = [(str(number), f"text {number}") for number in range(4)]
@@ -332,9 +332,9 @@ def test_a_call_that_is_cancelled_leaves_nothing(server, open_model, tmp_path, i
             docs: AsyncCollection[Any] = AsyncCollection(
                 "docs", session if is_session else engine, model=model
             )
-            server.script = [right, keep_waiting]
+            service.script = [right, keep_waiting]
             task = asyncio.create_task(docs.embed_multi(items))
-            while len(server.requests) < 2:
+            while len(service.requests) < 2:
                 await asyncio.sleep(0.005)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -352,7 +352,7 @@ def test_a_call_that_is_cancelled_leaves_nothing(server, open_model, tmp_path, i
 @pytest.mark.parametrize(
     "name", ["401", "short-list", "hang-up", "html", "code-that-repeats-a-text"]
 )
-def test_a_fault_of_the_service_is_the_same_error_when_awaited(server, open_model, name):
+def test_a_fault_of_the_service_is_the_same_error_when_awaited(service, open_model, name):
     """With the same words, which show no secret."""
     model = open_model()
 
@@ -362,9 +362,9 @@ def test_a_fault_of_the_service_is_the_same_error_when_awaited(server, open_mode
         assert [secret for secret in (KEY, *SECRETS) if secret in shown(raised.value)] == []
         return str(raised.value)
 
-    server.script = [MODEL_FAULTS[name]] * 50
+    service.script = [MODEL_FAULTS[name]] * 50
     awaited = asyncio.run(main())
-    server.script = [MODEL_FAULTS[name]] * 50
+    service.script = [MODEL_FAULTS[name]] * 50
     with pytest.raises(ModelError) as called:
         model.embed_batch(list(SECRETS))
     assert awaited == str(called.value)
@@ -373,32 +373,32 @@ def test_a_fault_of_the_service_is_the_same_error_when_awaited(server, open_mode
 # Key and address
 
 
-def test_key_and_address_come_from_the_environment(server, monkeypatch):
+def test_key_and_address_come_from_the_environment(service, monkeypatch):
     """They are looked at when the model is first called, not when it is made."""
     model = OpenAIEmbeddingModel("toy", max_retries=0)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-environment")
-    monkeypatch.setenv("OPENAI_BASE_URL", server.base_url)
+    monkeypatch.setenv("OPENAI_BASE_URL", service.base_url)
     assert model.embed("hound") == vector_of("hound")
-    assert server.requests[0].authorization == "Bearer sk-from-environment"
+    assert service.requests[0].authorization == "Bearer sk-from-environment"
 
 
-def test_arguments_go_before_the_environment(server, open_model, monkeypatch):
+def test_arguments_go_before_the_environment(service, open_model, monkeypatch):
     """What the application says wins."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-from-environment")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/nobody")
     open_model().embed("hound")
-    assert server.requests[0].authorization == f"Bearer {KEY}"
+    assert service.requests[0].authorization == f"Bearer {KEY}"
 
 
 @pytest.mark.parametrize("key", [None, ""])
-def test_a_missing_key_says_what_to_set(server, session, open_model, monkeypatch, key):
+def test_a_missing_key_says_what_to_set(service, session, open_model, monkeypatch, key):
     """Without a key, or with an empty one, nothing is requested and nothing stored."""
     if key is not None:
         monkeypatch.setenv("OPENAI_API_KEY", key)
     docs = Collection("docs", session, model=open_model(api_key=None))
     with pytest.raises(ModelError, match=r"'toy'.*OPENAI_API_KEY.*api_key="):
         docs.embed("a", "hound")
-    assert server.requests == []
+    assert service.requests == []
     assert Collection.names(session) == []
 
 
@@ -411,20 +411,20 @@ def test_a_key_that_was_missing_may_be_set_later(open_model, monkeypatch):
     assert model.embed("hound") == vector_of("hound")
 
 
-def test_a_refused_key_says_what_to_set(server, open_model):
+def test_a_refused_key_says_what_to_set(service, open_model):
     """The service's 401 comes with the advice too."""
-    server.script = [error(401, "invalid_api_key")]
+    service.script = [error(401, "invalid_api_key")]
     with pytest.raises(ModelError, match=r"HTTP 401.*OPENAI_API_KEY"):
         open_model().embed("hound")
 
 
 @pytest.mark.parametrize("key", [KEY + "\n", f"{KEY} ü", f"{KEY}\r\nX-Evil: 1"])
-def test_a_key_that_cannot_be_sent_is_not_shown(server, open_model, key):
+def test_a_key_that_cannot_be_sent_is_not_shown(service, open_model, key):
     """A key read from a file with its line end, say, is refused without repeating it."""
     with pytest.raises(ModelError) as raised:
         open_model(api_key=key).embed("hound")
     assert KEY not in shown(raised.value)
-    assert server.requests == []
+    assert service.requests == []
 
 
 @pytest.mark.parametrize(
@@ -450,22 +450,22 @@ def test_nobody_at_the_address_is_the_models_error(open_model):
 
 
 @pytest.mark.parametrize("texts", [[""], ["a", "", "b"], ["a", "b", ""]])
-def test_an_empty_text_is_refused_before_any_request(server, docs, texts):
+def test_an_empty_text_is_refused_before_any_request(service, docs, texts):
     """The service would refuse the whole batch; the error tells which text it is."""
     with pytest.raises(InvalidItemError, match=f"{texts.index('')}.*is empty.*'toy'"):
         list(docs.model().embed_multi(texts))
     with pytest.raises(InvalidItemError, match=r"is empty.*'toy'.*id 'the empty one'") as raised:
         docs.embed_multi((text or "the empty one", text) for text in texts)
     assert raised.value.ids == ("the empty one",)
-    assert server.requests == []
+    assert service.requests == []
     assert docs.count() == 0
 
 
-def test_bytes_are_refused_before_any_request(server, docs):
+def test_bytes_are_refused_before_any_request(service, docs):
     """The models take text alone."""
     with pytest.raises(InvalidItemError, match="does not support binary data"):
         docs.embed("a", b"bytes")
-    assert server.requests == []
+    assert service.requests == []
 
 
 # Trying again
@@ -482,39 +482,39 @@ def test_bytes_are_refused_before_any_request(server, docs):
         pytest.param(hang_up, id="hang-up"),
     ],
 )
-def test_a_passing_failure_is_tried_again(server, session, open_model, failure):
+def test_a_passing_failure_is_tried_again(service, session, open_model, failure):
     """One failure and then success is a success, of one row."""
-    server.script = [failure]
+    service.script = [failure]
     docs = Collection("docs", session, model=open_model(max_retries=1))
     docs.embed("a", "hound")
-    assert len(server.requests) == 2
+    assert len(service.requests) == 2
     assert stored(docs) == {"a": vector_of("hound")}
 
 
 @pytest.mark.parametrize("retries", [0, 1])
-def test_retries_come_to_an_end(server, open_model, retries):
+def test_retries_come_to_an_end(service, open_model, retries):
     """A failure that stays is an error after as many requests as were allowed."""
-    server.script = [error(500, retry_after_ms="1")] * 5
+    service.script = [error(500, retry_after_ms="1")] * 5
     with pytest.raises(ModelError, match="HTTP 500"):
         open_model(max_retries=retries).embed("hound")
-    assert len(server.requests) == 1 + retries
+    assert len(service.requests) == 1 + retries
 
 
-def test_an_exhausted_quota_is_not_tried_again(server, open_model):
+def test_an_exhausted_quota_is_not_tried_again(service, open_model):
     """It cannot pass, so there is exactly one request, and the error names the quota."""
-    server.script = [error(429, "insufficient_quota", retry_after_ms="1")] * 3
+    service.script = [error(429, "insufficient_quota", retry_after_ms="1")] * 3
     with pytest.raises(ModelError, match=r"HTTP 429.*insufficient_quota"):
         open_model(max_retries=2).embed("hound")
-    assert len(server.requests) == 1
+    assert len(service.requests) == 1
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 422])
-def test_a_lasting_failure_is_not_tried_again(server, open_model, status):
+def test_a_lasting_failure_is_not_tried_again(service, open_model, status):
     """What the service refuses for good is asked for once."""
-    server.script = [error(status)] * 3
+    service.script = [error(status)] * 3
     with pytest.raises(ModelError, match=f"HTTP {status}"):
         open_model(max_retries=2).embed("hound")
-    assert len(server.requests) == 1
+    assert len(service.requests) == 1
 
 
 # Faults of the service
@@ -604,7 +604,7 @@ FAULTS = [pytest.param(answer, ModelError, id=name) for name, answer in MODEL_FA
 
 @pytest.mark.parametrize(("fault", "expected"), FAULTS)
 def test_a_fault_of_the_service_is_typed_stores_nothing_and_shows_no_secret(
-    server, session, open_model, caplog, fault, expected
+    service, session, open_model, caplog, fault, expected
 ):
     """Whatever the service answers, the collection is as before and works afterwards."""
     caplog.set_level(logging.DEBUG)
@@ -612,7 +612,7 @@ def test_a_fault_of_the_service_is_typed_stores_nothing_and_shows_no_secret(
     docs = Collection("docs", session, model=model)
     docs.embed("before", "a text from before")
     before = stored(docs)
-    server.script = [fault] * 50  # each half of a refused batch is refused too
+    service.script = [fault] * 50  # each half of a refused batch is refused too
     with pytest.raises(EmbeddingsError) as raised:
         docs.embed_multi([("a", SECRETS[0]), ("b", SECRETS[1])])
     assert isinstance(raised.value, expected)
@@ -622,16 +622,16 @@ def test_a_fault_of_the_service_is_typed_stores_nothing_and_shows_no_secret(
     assert KEY not in caplog.text
     assert KEY not in repr(model)
 
-    server.script = []
+    service.script = []
     docs.embed_multi([("a", SECRETS[0]), ("b", SECRETS[1])])
     assert stored(docs) == before | {"a": vector_of(SECRETS[0]), "b": vector_of(SECRETS[1])}
     assert docs.similar("a text from before", number=1)[0].id == "before"
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/octet-stream", ""])
-def test_an_answer_of_the_wrong_content_type_is_right_or_refused(server, docs, kind):
+def test_an_answer_of_the_wrong_content_type_is_right_or_refused(service, docs, kind):
     """The right vectors under a wrong name are taken as they are, or not at all."""
-    server.script = [
+    service.script = [
         lambda handler, request: handler.send(
             json.dumps(answered(entries(request))).encode(), kind=kind
         )
@@ -641,32 +641,32 @@ def test_an_answer_of_the_wrong_content_type_is_right_or_refused(server, docs, k
     assert stored(docs) in ({}, {"a": vector_of("hound")})
 
 
-def test_a_first_batch_with_a_fault_creates_no_collection(server, session, docs):
+def test_a_first_batch_with_a_fault_creates_no_collection(service, session, docs):
     """Nothing is left of a collection whose first answer was wrong."""
-    server.script = [MODEL_FAULTS["short-list"]]
+    service.script = [MODEL_FAULTS["short-list"]]
     with pytest.raises(ModelError, match=r"'toy' answered 2 texts with 1 vectors"):
         docs.embed_multi([("a", "one"), ("b", "two")])
     assert Collection.names(session) == []
 
 
-def test_the_batches_before_a_fault_stay(server, engine, open_model):
+def test_the_batches_before_a_fault_stay(service, engine, open_model):
     """On an engine, what was paid for is kept, and a second run asks for the rest alone."""
-    server.script = [right, right, error(400), error(400)]
+    service.script = [right, right, error(400), error(400)]
     docs = Collection("docs", engine, model=open_model(batch_size=2))
     items = [(str(number), f"text {number}") for number in range(6)]
     with pytest.raises(ModelError):
         docs.embed_multi(items)
     assert docs.ids() == ["0", "1", "2", "3"]
-    del server.requests[:]
+    del service.requests[:]
     docs.embed_multi(items)
-    assert [request.body["input"] for request in server.requests] == [["text 4", "text 5"]]
+    assert [request.body["input"] for request in service.requests] == [["text 4", "text 5"]]
 
 
-def test_a_search_with_a_fault_is_typed(server, docs):
+def test_a_search_with_a_fault_is_typed(service, docs):
     """A query's text is as secret as a content, and the search works afterwards."""
     docs.embed("a", "hound")
     nothing = changed(lambda data: [e | {"embedding": None} for e in data])
-    server.script = [error(500), nothing, changed(lambda data: [])]
+    service.script = [error(500), nothing, changed(lambda data: [])]
     for _ in range(3):
         with pytest.raises(EmbeddingsError) as raised:
             docs.similar(SECRETS[0])
@@ -677,12 +677,12 @@ def test_a_search_with_a_fault_is_typed(server, docs):
 # Secrets
 
 
-def test_the_key_is_in_no_log_and_no_repr(server, docs, caplog):
+def test_the_key_is_in_no_log_and_no_repr(service, docs, caplog):
     """Neither the model, nor its collection, nor any log of a success shows the key."""
     caplog.set_level(logging.DEBUG)
     docs.embed("a", "hound")
     assert KEY not in caplog.text + repr(docs.model()) + repr(docs)
-    assert server.requests[0].authorization == f"Bearer {KEY}"
+    assert service.requests[0].authorization == f"Bearer {KEY}"
 
 
 def test_the_key_is_not_stored(docs, session):

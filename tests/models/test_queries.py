@@ -168,7 +168,7 @@ def write_and_ask(model: EmbeddingModel, *, is_async: bool) -> None:
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-def test_prefixes_and_fields_of_a_services_model(server, open_model, is_async: bool):
+def test_prefixes_and_fields_of_a_services_model(service, open_model, is_async: bool):
     """They are arguments; queries may have other fields in the request too."""
     model = open_model(
         query_prefix="query: ",
@@ -178,7 +178,7 @@ def test_prefixes_and_fields_of_a_services_model(server, open_model, is_async: b
     )
 
     write_and_ask(model, is_async=is_async)
-    sent = [(r.body["input"], r.body["input_type"]) for r in server.requests]
+    sent = [(r.body["input"], r.body["input_type"]) for r in service.requests]
     assert sent == [(["passage: one"], "passage"), (["query: hound"], "query")]
 
 

@@ -45,15 +45,15 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_in_code(server):
+def test_in_code(service):
     """One line each."""
-    for model in declared_models(declared(server.base_url)):
+    for model in declared_models(declared(service.base_url)):
         embeddings.register_embedding_model(model, aliases=[f"my-{model.model_id}"])
     assert embeddings.get_embedding_model("my-bge").embed("hound") == vector_of("hound")
-    assert server.requests[0].body["model"] == "bge-m3"
+    assert service.requests[0].body["model"] == "bge-m3"
 
 
-def test_in_the_environment(server):
+def test_in_the_environment(service):
     """Several at once, as JSON."""
     code = """
         import embeddings
@@ -61,16 +61,16 @@ def test_in_the_environment(server):
         for name in ("nomic", "bge"):
             print(embeddings.get_embedding_model(name).embed("hound"))
     """
-    done = run(code, EMBEDDINGS_MODELS=json.dumps(declared(server.base_url)))
+    done = run(code, EMBEDDINGS_MODELS=json.dumps(declared(service.base_url)))
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [str(vector_of("hound"))] * 2
-    assert [request.body["model"] for request in server.requests] == ["nomic", "bge-m3"]
+    assert [request.body["model"] for request in service.requests] == ["nomic", "bge-m3"]
 
 
-def test_in_flasks_configuration(server):
+def test_in_flasks_configuration(service):
     """Each application has its own."""
     apps = [Flask("one"), Flask("two")]
-    apps[0].config.update(EMBEDDINGS_MODELS=declared(server.base_url), EMBEDDINGS_MODEL="nomic")
+    apps[0].config.update(EMBEDDINGS_MODELS=declared(service.base_url), EMBEDDINGS_MODEL="nomic")
     for app in apps:
         Embeddings(app)
     with apps[0].app_context():
@@ -79,7 +79,7 @@ def test_in_flasks_configuration(server):
         embeddings.get_embedding_model("nomic-of-app-two")
 
 
-def test_in_djangos_settings(server):
+def test_in_djangos_settings(service):
     """As EMBEDDINGS["MODELS"]; mistakes are found by `manage.py check`."""
     code = f"""
         import django
@@ -87,7 +87,7 @@ def test_in_djangos_settings(server):
 
         settings.configure(
             INSTALLED_APPS=["embeddings.integrations.django"],
-            EMBEDDINGS={{"MODEL": "nomic", "MODELS": {declared(server.base_url)!r}}},
+            EMBEDDINGS={{"MODEL": "nomic", "MODELS": {declared(service.base_url)!r}}},
         )
         django.setup()
 
@@ -144,13 +144,13 @@ def test_an_environment_that_is_no_json_says_so(monkeypatch):
     assert KEY not in shown(raised.value)
 
 
-def test_an_address_never_comes_from_a_database_row(session, server):
+def test_an_address_never_comes_from_a_database_row(session, service):
     """A row that names a model like a declaration names an unknown model."""
-    name = json.dumps(declared(server.base_url))
+    name = json.dumps(declared(service.base_url))
     Collection("docs", session, model=DeterministicModel(name)).embed("a", "text")
     with pytest.raises(UnknownModelError):
         Collection("docs", session).similar("text")
-    assert server.requests == []
+    assert service.requests == []
 
 
 def test_every_argument_of_the_model_can_be_declared():

@@ -64,11 +64,11 @@ def send(handler: Handler, content: object, status: int = 200) -> None:
         ),
     ],
 )
-def test_index_means_what_it_can_only_mean(server, open_model, answer: Answer):
+def test_index_means_what_it_can_only_mean(service, open_model, answer: Answer):
     """Each text gets its own vector."""
-    server.script = [answer]
+    service.script = [answer]
     assert list(open_model().embed_multi(TEXTS)) == VECTORS
-    assert len(server.requests) == 1
+    assert len(service.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -85,9 +85,9 @@ def test_index_means_what_it_can_only_mean(server, open_model, answer: Answer):
         ["0", "0", "1"],
     ],
 )
-def test_any_other_index_is_an_error(server, open_model, numbers):
+def test_any_other_index_is_an_error(service, open_model, numbers):
     """Nothing is guessed."""
-    server.script = [
+    service.script = [
         changed(
             lambda data: [e | {"index": number} for e, number in zip(data, numbers, strict=True)]
         )
@@ -134,7 +134,7 @@ REFUSALS_OF_BASE64 = {
 
 
 @pytest.mark.parametrize("name", REFUSALS_OF_BASE64)
-def test_a_service_without_base64_is_asked_for_floats_once(server, open_model, name):
+def test_a_service_without_base64_is_asked_for_floats_once(service, open_model, name):
     """It is asked again without the parameter, and the model remembers that."""
     status, refusal = REFUSALS_OF_BASE64[name]
 
@@ -144,20 +144,20 @@ def test_a_service_without_base64_is_asked_for_floats_once(server, open_model, n
         else:
             send(handler, answered(floats(request)))
 
-    server.usual = usual
+    service.usual = usual
     model = open_model()
     assert list(model.embed_multi(TEXTS)) == VECTORS
     assert list(model.embed_multi(TEXTS)) == VECTORS
-    sent = [request.body.get("encoding_format") for request in server.requests]
+    sent = [request.body.get("encoding_format") for request in service.requests]
     assert sent == ["base64", None, None]
 
 
-def test_a_service_that_goes_on_about_base64_is_an_error(server, open_model):
+def test_a_service_that_goes_on_about_base64_is_an_error(service, open_model):
     """It is asked twice and no more."""
-    server.usual = body({"error": {"message": "base64!"}}, 400)
+    service.usual = body({"error": {"message": "base64!"}}, 400)
     with pytest.raises(ModelError, match="base64"):
         open_model().embed("hound")
-    assert len(server.requests) == 2
+    assert len(service.requests) == 2
 
 
 # An error in a 200
@@ -174,9 +174,9 @@ def test_a_service_that_goes_on_about_base64_is_an_error(server, open_model):
         ({"code": 20015, "message": "The parameter is invalid", "data": None}, AnswerError, "par"),
     ],
 )
-def test_an_error_in_a_success_is_an_error(server, open_model, content, expected, told):
+def test_an_error_in_a_success_is_an_error(service, open_model, content, expected, told):
     """With the service's own words."""
-    server.script = [body(content)]
+    service.script = [body(content)]
     with pytest.raises(expected, match=told):
         open_model().embed("hound")
 
@@ -184,7 +184,7 @@ def test_an_error_in_a_success_is_an_error(server, open_model, content, expected
 # What goes with every request
 
 
-def test_headers_parameters_and_fields_go_with_every_request(server, open_model):
+def test_headers_parameters_and_fields_go_with_every_request(service, open_model):
     """And so does the organization."""
     model = open_model(
         organization="org-1",
@@ -193,7 +193,7 @@ def test_headers_parameters_and_fields_go_with_every_request(server, open_model)
         extra_body={"truncate": True},
     )
     model.embed("hound")
-    (request,) = server.requests
+    (request,) = service.requests
     assert request.path == "/v1/embeddings?api-version=2026-01-01"
     assert request.headers["openai-organization"] == "org-1"
     assert request.headers["x-team"] == "search"
@@ -202,37 +202,37 @@ def test_headers_parameters_and_fields_go_with_every_request(server, open_model)
 
 
 @pytest.mark.parametrize("from_environment", [True, False])
-def test_an_address_may_have_a_query_string(server, open_model, monkeypatch, from_environment):
+def test_an_address_may_have_a_query_string(service, open_model, monkeypatch, from_environment):
     """It stands behind the path of each request."""
-    address = server.base_url + "?api-version=preview&x=1"
+    address = service.base_url + "?api-version=preview&x=1"
     if from_environment:
         monkeypatch.setenv("OPENAI_BASE_URL", address)
         model = open_model(base_url=None)
     else:
         model = open_model(base_url=address)
     model.embed("hound")
-    assert server.requests[0].path == "/v1/embeddings?api-version=preview&x=1"
+    assert service.requests[0].path == "/v1/embeddings?api-version=preview&x=1"
 
 
-def test_a_client_of_ones_own_is_used(server):
+def test_a_client_of_ones_own_is_used(service):
     """With its key, its address and its connections; tries are counted by the model."""
-    client = openai.OpenAI(api_key=KEY, base_url=server.base_url, max_retries=5)
+    client = openai.OpenAI(api_key=KEY, base_url=service.base_url, max_retries=5)
     model = OpenAIEmbeddingModel("toy", client=client, max_retries=0)
     assert model.embed("hound") == vector_of("hound")
     (vector,) = asyncio.run(model.aembed_batch(["cat"]))
     assert list(vector) == vector_of("cat")
-    server.script = [body({"error": {"message": "busy"}}, 503)]
+    service.script = [body({"error": {"message": "busy"}}, 503)]
     with pytest.raises(ModelError, match="HTTP 503"):
         model.embed("hound")
-    assert {request.authorization for request in server.requests} == {f"Bearer {KEY}"}
-    assert len(server.requests) == 3
+    assert {request.authorization for request in service.requests} == {f"Bearer {KEY}"}
+    assert len(service.requests) == 3
 
 
-def test_an_asynchronous_client_of_ones_own(server):
+def test_an_asynchronous_client_of_ones_own(service):
     """It can be awaited, and not called."""
 
     async def main() -> list[float]:
-        async with openai.AsyncOpenAI(api_key=KEY, base_url=server.base_url) as client:
+        async with openai.AsyncOpenAI(api_key=KEY, base_url=service.base_url) as client:
             model = OpenAIEmbeddingModel("toy", client=client)
             (vector,) = await model.aembed_batch(["cat"])
             with pytest.raises(ModelError, match=r"asynchronous client=.*AsyncCollection"):
@@ -354,9 +354,9 @@ SERVICES: dict[str, tuple[Answer, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_service_stores_and_finds(server, session, open_model, name):
+def test_a_service_stores_and_finds(service, session, open_model, name):
     """Each text gets its vector, and a search finds it."""
-    server.usual, options = SERVICES[name]
+    service.usual, options = SERVICES[name]
     docs = Collection("docs", session, model=open_model(**options))
     docs.embed_multi([(text, text) for text in TEXTS])
     assert {r.id: r.embedding.tolist() for r in docs} == dict(zip(TEXTS, VECTORS, strict=True))
@@ -364,9 +364,9 @@ def test_a_service_stores_and_finds(server, session, open_model, name):
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_text_that_a_service_finds_too_long_is_named(server, session, open_model, name):
+def test_a_text_that_a_service_finds_too_long_is_named(service, session, open_model, name):
     """The others are not at fault, and the reason is the service's."""
-    server.usual, options = SERVICES[name]
+    service.usual, options = SERVICES[name]
     docs = Collection("docs", session, model=open_model(**options))
     items = [(str(number), f"text {number}") for number in range(9)]
     items[5] = ("5", "secretive " * 6)
@@ -379,13 +379,13 @@ def test_a_text_that_a_service_finds_too_long_is_named(server, session, open_mod
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_a_text_that_a_service_finds_too_long_is_truncated(server, open_model, name):
+def test_a_text_that_a_service_finds_too_long_is_truncated(service, open_model, name):
     """If the model says so, as much is embedded as the service takes."""
-    server.usual, options = SERVICES[name]
+    service.usual, options = SERVICES[name]
     model = open_model(too_long="truncate", max_tokens=10, **options)
     long = "ab" * 30
     vectors = list(model.embed_multi(["one", long, "three"]))
-    sent = [len(text) for request in server.requests for text in request.body["input"]]
+    sent = [len(text) for request in service.requests for text in request.body["input"]]
     assert vectors[0] == vector_of("one")
     assert vectors[2] == vector_of("three")
     assert vectors[1][0] in sent

@@ -35,7 +35,7 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("db", ["session", "async_aiosqlite_session"], indirect=True)
-def test_a_call_is_a_span(opened: Open, spans, server, open_model, tmp_path):
+def test_a_call_is_a_span(opened: Open, spans, service, open_model, tmp_path):
     """As the conventions for generative AI have it, within the host's own."""
     from opentelemetry.trace import get_tracer
 
@@ -61,11 +61,11 @@ def test_a_call_is_a_span(opened: Open, spans, server, open_model, tmp_path):
         assert span.end_time >= span.start_time
 
 
-def test_a_failure_is_told_without_its_words(spans, server, open_model, session):
+def test_a_failure_is_told_without_its_words(spans, service, open_model, session):
     """Neither keys nor contents."""
     from embeddings import Collection
 
-    server.usual = error(401, "invalid_api_key")
+    service.usual = error(401, "invalid_api_key")
     with pytest.raises(EmbeddingsError):
         Collection("docs", session, model=open_model()).embed("a", SECRETS[0])
     Collection("other", session, model=DeterministicModel()).embed("a", SECRETS[0])

@@ -28,7 +28,7 @@ from embeddings.tables.records import RECORDS, now
 from embeddings.testing import DeterministicModel
 from embeddings.work import ROWS
 from embeddings.writing.report import BUSY
-from tests.databases import is_postgresql
+from tests.reaching import is_postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -46,7 +46,7 @@ from embeddings.tables.columns import JSONObject, Vector
 from embeddings.tables.records import RECORDS
 from embeddings.vectors import as_query
 from embeddings.work import ROWS, Work
-from tests.databases import PATIENT
+from tests.reaching import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

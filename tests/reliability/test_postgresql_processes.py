@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 import embeddings
 from embeddings import Collection, encode
 from embeddings.testing import DeterministicModel
-from tests.databases import in_threads
+from tests.reaching import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

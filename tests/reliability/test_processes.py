@@ -22,7 +22,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import embeddings
 from embeddings import Collection, encode
 from embeddings.testing import DeterministicModel
-from tests.databases import in_threads
+from tests.reaching import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from embeddings import ModelCollection
 from embeddings.testing import DeterministicModel
-from tests.databases import in_threads, is_postgresql
+from tests.reaching import in_threads, is_postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from sqlalchemy import create_engine
 
 from embeddings import Collection
 from embeddings.testing import DeterministicModel
-from tests.databases import PATIENT, in_threads
+from tests.reaching import PATIENT, in_threads
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,7 +17,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, regi
 import embeddings
 from embeddings import Collection, CollectionRecord, EmbeddingRecord, Records, make_records
 from embeddings.testing import DeterministicModel
-from tests.databases import connection_to, on_both
+from tests.reaching import connection_to, on_both
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -22,7 +22,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from embeddings import Collection, InvalidItemError, Records, make_records
 from embeddings.testing import DeterministicModel
-from tests.databases import empty_database
+from tests.reaching import empty_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

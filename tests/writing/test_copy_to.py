@@ -21,7 +21,7 @@ from embeddings import (
 )
 from embeddings.testing import DeterministicModel
 from tests.asynchronous import in_the_loop
-from tests.databases import PATIENT
+from tests.reaching import PATIENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,8 +20,8 @@ from embeddings import AsyncCollection, Collection, DoesNotExist, cached
 from embeddings.errors import InvalidItemError, QuotaError, RefusedError, UnavailableError
 from embeddings.models.local import WordLlamaModel
 from embeddings.testing import DeterministicModel
-from tests.databases import POSTGRESQL, SQLITE, on_a_session
 from tests.provider import error, hang_up, right, vector_of
+from tests.reaching import POSTGRESQL, SQLITE, on_a_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -28,8 +28,8 @@ from embeddings import (
     migrate,
 )
 from embeddings.testing import DeterministicModel
-from tests.databases import in_threads, rows_of
-from tests.hosts.tables import Article, HostBase, Shelf
+from tests.host_tables import Article, HostBase, Shelf
+from tests.reaching import in_threads, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -21,14 +21,14 @@ from embeddings import Collection, Status
 from embeddings.cli import embeddings as program
 from embeddings.overview import CollectionOverview, Overview, overview
 from embeddings.tables.migrate import head_revision
-from tests.databases import on_both, on_postgresql
+from tests.reaching import on_both, on_postgresql
 
 if TYPE_CHECKING:
     from click.testing import Result
 
     from embeddings.testing import DeterministicModel
 
-REPOSITORY = Path(__file__).parents[2]
+REPOSITORY = Path(__file__).parents[1]
 HEAD = head_revision()
 
 

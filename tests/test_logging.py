@@ -17,7 +17,7 @@ from embeddings import Collection, EmbeddingRecord
 from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.tables.migrate import head_revision
 from embeddings.testing import DeterministicModel
-from tests.databases import on_both, on_postgresql
+from tests.reaching import on_both, on_postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session, with_loader_criteria
 
 from embeddings import Collection, CollectionRecord, DoesNotExist, EmbeddingRecord
 from embeddings.testing import DeterministicModel
-from tests.databases import is_postgresql, on_both
+from tests.reaching import is_postgresql, on_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable

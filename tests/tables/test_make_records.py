@@ -54,7 +54,7 @@ from embeddings import (
 from embeddings.searching.read import page_after
 from embeddings.tables.records import RECORDS
 from embeddings.testing import DeterministicModel
-from tests.databases import rows_of
+from tests.reaching import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

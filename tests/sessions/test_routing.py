@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from embeddings import AsyncCollection, Collection, EmbeddingRecord, configure_sqlite
 from embeddings.testing import DeterministicModel
-from tests.databases import is_postgresql, on_both
+from tests.reaching import is_postgresql, on_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

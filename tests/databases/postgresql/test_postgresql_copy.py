@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from embeddings import Collection, make_records
 from embeddings.testing import DeterministicModel
-from tests.databases import on_postgresql, rows_of
+from tests.reaching import on_postgresql, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import embeddings
 from embeddings import AsyncCollection, Collection, EmbeddingModel, SchemaError
 from embeddings.testing import DeterministicModel
-from tests.hosts.test_async import (
+from tests.aio.test_async_collection import (
     asynchronous,
     connected,
     file,

@@ -82,7 +82,7 @@ def test_a_router_keeps_the_tables_away(bare: Bare, library: ModuleType):
     from django.core.management import CommandError
 
     alias, command = bare
-    with settings(DATABASE_ROUTERS=["tests.hosts.test_django_deploying.Nowhere"]):
+    with settings(DATABASE_ROUTERS=["tests.integrations.test_django_deploying.Nowhere"]):
         command("migrate", run_syncdb=True)
         assert "embeddings" not in tables(alias)
         assert "[ ] 0001_documented_schema" in command("showmigrations", "embeddings")
@@ -260,7 +260,7 @@ def test_declarations_are_checked(library: ModuleType):
         assert {key for key in checked() if ".E" in key} <= {"embeddings.E012", "embeddings.E013"}
         assert any(name in message for message in checked().values())
         del collection
-    with settings(DATABASE_ROUTERS=["tests.hosts.test_django_deploying.Nowhere"]):
+    with settings(DATABASE_ROUTERS=["tests.integrations.test_django_deploying.Nowhere"]):
         assert "'default', which has no tables" in checked()["embeddings.E016"]
 
 

@@ -33,7 +33,7 @@ from embeddings import (
 from embeddings.testing import DeterministicModel
 from embeddings.work import ROWS
 from tests import asynchronous
-from tests.databases import empty_database
+from tests.reaching import empty_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

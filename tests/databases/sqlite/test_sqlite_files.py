@@ -29,8 +29,8 @@ from embeddings import (
 from embeddings.overview import overview
 from embeddings.testing import DeterministicModel
 from embeddings.vectors import encode
-from tests.databases import rows_of
-from tests.hosts.tables import Article, HostBase
+from tests.host_tables import Article, HostBase
+from tests.reaching import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -150,7 +150,7 @@ def test_a_folder_without_the_right_to_write(journal: str, file: Path):
             capture_output=True,
             text=True,
             check=False,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
         )
         copy.parent.chmod(0o755)
 

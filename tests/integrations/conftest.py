@@ -46,8 +46,8 @@ def django_aliases(
     databases["nothing"] = {"ENGINE": "django.db.backends.dummy"}
     settings.configure(
         DATABASES=databases,
-        INSTALLED_APPS=["embeddings.integrations.django", "tests.hosts.library"],
-        ROOT_URLCONF="tests.hosts.library.urls",
+        INSTALLED_APPS=["embeddings.integrations.django", "tests.integrations.library"],
+        ROOT_URLCONF="tests.integrations.library.urls",
         ALLOWED_HOSTS=["testserver"],
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         USE_TZ=True,
@@ -145,7 +145,7 @@ def bare(
 @pytest.fixture
 def library(django_aliases: None) -> ModuleType:
     """The models of the app, and their collections."""
-    from tests.hosts.library import models
+    from tests.integrations.library import models
 
     models.model.look = lambda: None
     models.model.calls.clear()

@@ -24,7 +24,7 @@ from sqlalchemy.types import TypeDecorator
 
 from embeddings import Collection, EmbeddingRecord, InvalidItemError, InvalidQueryError
 from embeddings.testing import DeterministicModel
-from tests.databases import is_postgresql, on_both
+from tests.reaching import is_postgresql, on_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable

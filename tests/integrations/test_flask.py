@@ -33,7 +33,7 @@ from embeddings.integrations.flask import Embeddings
 from embeddings.models.registry import Settings, use_settings
 from embeddings.tables.migrate import head_revision
 from embeddings.testing import DeterministicModel
-from tests.databases import empty_database, in_threads
+from tests.reaching import empty_database, in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -51,7 +51,7 @@ from embeddings import (
     InvalidVectorError,
 )
 from embeddings.testing import DeterministicModel
-from tests.hosts.tables import Article, HostBase, Shelf
+from tests.host_tables import Article, HostBase, Shelf
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -24,7 +24,7 @@ from embeddings import (
 from embeddings.models.registry import default_model_name
 from embeddings.tables.migrate import migrations_dir
 from embeddings.testing import DeterministicModel, replace_models
-from tests.databases import in_threads
+from tests.reaching import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,7 +61,7 @@ def docs(lent: Session) -> Collection[str]:
 
 def write(alias: str, id: str = "a") -> None:
     """Write an author with Django and an embedding with the session."""
-    from tests.hosts.library.models import Author
+    from tests.integrations.library.models import Author
 
     with session(alias) as lent:
         Author.objects.using(alias).create(name=id)
@@ -70,7 +70,7 @@ def write(alias: str, id: str = "a") -> None:
 
 def written(alias: str) -> tuple[list[str], list[str]]:
     """Return what is there, as Django sees it and as the session does."""
-    from tests.hosts.library.models import Author
+    from tests.integrations.library.models import Author
 
     names = Author.objects.using(alias).order_by("name").values_list("name", flat=True)
     with session(alias) as lent:
@@ -241,7 +241,7 @@ def test_the_database_refuses_what_django_writes(alias: str):
     """The same the other way round."""
     from django import db
 
-    from tests.hosts.library.models import Author
+    from tests.integrations.library.models import Author
 
     def fail() -> None:
         with session(alias) as lent:
@@ -437,7 +437,8 @@ def test_migrate_and_back_again(bare: tuple[str, Callable[..., str]]):
     from django.db import connections
 
     alias, command = bare
-    with pytest.raises(CommandError, match="behind"):
+    lacks = f"What the schema lacks: manage.py migrate --database={alias}"
+    with pytest.raises(CommandError, match=lacks):
         command("embeddings", "status")
     assert "0001_documented_schema... OK" in command("migrate", "embeddings")
     assert "No migrations to apply" in command("migrate", "embeddings")

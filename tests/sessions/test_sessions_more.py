@@ -22,8 +22,8 @@ from embeddings import (
     make_records,
 )
 from embeddings.testing import DeterministicModel
-from tests.databases import rows_of
-from tests.hosts.tables import Article, HostBase
+from tests.host_tables import Article, HostBase
+from tests.reaching import rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -16,7 +16,7 @@ from embeddings import (
     get_embedding_models,
 )
 from embeddings.testing import DeterministicModel
-from tests.databases import on_a_session
+from tests.reaching import on_a_session
 
 if TYPE_CHECKING:
     from pathlib import Path
