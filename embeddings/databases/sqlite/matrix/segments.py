@@ -27,11 +27,12 @@ if TYPE_CHECKING:
     from ....vectors import Float32
     from .kernel import Int8
 
-Hashes: TypeAlias = npt.NDArray[np.uint32]
+Hashes: TypeAlias = npt.NDArray[np.int64]
 
 SEGMENT_BYTES = 6 * 2**20  # of codes in a segment, at most
 SEGMENT_ROWS = 2**14  # in a segment, at most: few segments, each rewritten in milliseconds
 ID_BYTES = 80  # of a short id as a Python string, with its place in a tuple
+HASH_BYTES = 8
 LEVELS = 127
 TABLE_FACTOR = 64  # places of a table for each id that is sought
 TABLE_PLACES = 2**22  # in a table, at most
@@ -46,7 +47,7 @@ class Segment:
         codes: int8, shape (rows, dimensions).
         scales: float32, shape (rows,); 0 for a row of zeros.
         radii: float32, shape (rows,): the bound on what the codes leave out of a unit row.
-        hashes: uint32, shape (rows,): of the ids.
+        hashes: int64, shape (rows,): of the ids.
     """
 
     ids: tuple[str, ...]
@@ -68,10 +69,9 @@ class Segment:
         at = bisect_left(self.ids, id)
         return at if at < len(self.ids) and self.ids[at] == id else None
 
-    def positions(self, ids: IdTable) -> list[int]:
+    def positions(self, ids: IdTable) -> npt.NDArray[np.intp]:
         """Return where those of the ids stand that are there, ascending."""
-        near = ids.may_have(self.hashes).tolist()
-        return [at for at in near if self.ids[at] in ids.ids]
+        return ids.positions(self.hashes)
 
     def starting_with(self, prefix: str) -> Segment:
         """Return the rows whose id begins so; their codes are not copied."""
@@ -79,16 +79,14 @@ class Segment:
         high = bisect_right(self.ids, prefix, lo=low, key=lambda text: text[: len(prefix)])
         return self.between(low, high)
 
-    def at(self, positions: list[int]) -> Segment:
+    def at(self, positions: npt.NDArray[np.intp]) -> Segment:
         """Return a copy of the rows at positions, which ascend."""
-        ids = tuple([self.ids[at] for at in positions])
-        chosen = np.array(positions, np.intp)
         return Segment(
-            ids,
-            self.codes[chosen],
-            self.scales[chosen],
-            self.radii[chosen],
-            self.hashes[chosen],
+            tuple([self.ids[at] for at in positions.tolist()]),
+            self.codes[positions],
+            self.scales[positions],
+            self.radii[positions],
+            self.hashes[positions],
         )
 
     def between(self, low: int, high: int) -> Segment:
@@ -103,29 +101,36 @@ class Segment:
 
 
 class IdTable:
-    """A set of ids, of any size, that is looked for in segments.
+    """A set of ids, of any size, that is looked for by hashes of 64 bits.
 
-    A table by the last digits of the hashes leaves few other rows to be compared.
+    To go to the strings would take longer than all else. A row that is taken for another, which
+    nobody will see, does not meet the condition when it is read.
 
     Args:
         ids: The set.
     """
 
     def __init__(self, ids: set[str]) -> None:
-        self.ids = ids
+        self._hashes = np.sort(hashes(ids))
         places = min(1 << (TABLE_FACTOR * len(ids)).bit_length(), TABLE_PLACES)
-        self._mask = np.uint32(places - 1)
+        self._mask = np.int64(places - 1)
         self._is_there = np.zeros(places, bool)
-        self._is_there[hashes(ids) & self._mask] = True
+        self._is_there[self._hashes & self._mask] = True
 
-    def may_have(self, hashes: Hashes) -> npt.NDArray[np.intp]:
-        """Return where the hashes stand that may be of the ids, ascending."""
-        return np.flatnonzero(self._is_there[hashes & self._mask])
+    def positions(self, hashes: Hashes) -> npt.NDArray[np.intp]:
+        """Return where the hashes stand that are of the ids, ascending."""
+        if not len(self._hashes):
+            return np.empty(0, np.intp)
+        near = np.flatnonzero(self._is_there[hashes & self._mask])
+        sought = hashes[near]
+        places = np.searchsorted(self._hashes, sought).clip(max=len(self._hashes) - 1)
+        found: npt.NDArray[np.intp] = near[self._hashes[places] == sought]
+        return found
 
 
 def hashes(ids: Collection[str]) -> Hashes:
-    """Return the hashes of ids, uint32, shape (ids,)."""
-    return np.fromiter(map(hash, ids), np.int64, len(ids)).astype(np.uint32)
+    """Return the hashes of ids, int64, shape (ids,)."""
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
 
 
 def gathered(parts: Sequence[tuple[Segment, Any]]) -> Segment:
@@ -148,7 +153,7 @@ def gathered(parts: Sequence[tuple[Segment, Any]]) -> Segment:
 
 def row_bytes(dimensions: int) -> int:
     """Return the memory of a row in a segment: codes, scale, radius, id and its hash."""
-    return dimensions + 3 * ITEM_BYTES + ID_BYTES
+    return dimensions + 2 * ITEM_BYTES + HASH_BYTES + ID_BYTES
 
 
 def segment_rows(dimensions: int) -> int:

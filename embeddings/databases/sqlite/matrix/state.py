@@ -133,16 +133,15 @@ class State:
         """
         table = IdTable(ids)
         kept = [segment.positions(table) for segment in self.segments]
-        if sum(map(len, kept)) * COPIED_SHARE > len(self.radii):
-            starts = zip(self.starts, kept, strict=False)
-            return self._with_alive([start + at for start, part in starts for at in part])
-        parts = [
-            (segment.at(part), self.radii[start : start + len(segment)][part])
-            for start, segment, part in zip(self.starts, self.segments, kept, strict=False)
-            if part
-        ]
-        segments, radii = zip(*parts, strict=True) if parts else ((), ())
-        return replace(self, segments=segments, radii=_joined(radii))
+        starts = zip(self.starts, kept, strict=False)
+        at = np.concatenate([[], *(start + part for start, part in starts)]).astype(np.intp)
+        if len(at) * COPIED_SHARE > len(self.radii):
+            radii = np.full_like(self.radii, np.inf)
+            radii[at] = self.radii[at]
+            return replace(self, radii=radii)
+        pairs = zip(self.segments, kept, strict=True)
+        segments = tuple(segment.at(part) for segment, part in pairs if len(part))
+        return replace(self, segments=segments, radii=self.radii[at])
 
     def starting_with(self, prefix: str) -> State:
         """Return the state of the ids that begin so."""
@@ -170,11 +169,6 @@ class State:
         radii = _joined([old.radii, *(segment.radii for segment in segments)])
         rest = (old.invalid - set(changed)) | set(invalid)
         return State(mark, (*old.segments, *segments), radii, self.common_radius, rest).tidied()
-
-    def _with_alive(self, positions: Sequence[int]) -> State:
-        radii = np.full_like(self.radii, np.inf)
-        radii[positions] = self.radii[positions]
-        return replace(self, radii=radii)
 
     def _with_dead(self, positions: Sequence[int]) -> State:
         if not positions:
