@@ -21,6 +21,7 @@ from typing import (
 )
 
 from . import errors
+from .databases.status import IndexRequest
 from .following import sync as syncing
 from .following.rows import rows_of
 from .keys import K, keys_of
@@ -33,9 +34,9 @@ from .vectors import as_query
 from .work import Reference
 from .writing import copying, text_index, whole, write
 from .writing import plan as plans
+from .writing.chunks import Chunks, checked_chunks
 from .writing.copying import COPIED_AT_ONCE
-from .writing.items import Prepared, checked_extra, checked_item, content_hash, unpacked
-from .writing.progress import length_of
+from .writing.items import Prepared, checked_extra, checked_items, content_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from .databases.status import IndexInfo, Status
     from .keys import Key
     from .models.base import Content, EmbeddingModel, SupportsEmbedding
-    from .searching.query import Query, Where
+    from .searching.query import Chunk, Query, Where
     from .sessions import DatabaseLike
     from .values import Metadata
     from .vectors import Float32, VectorLike
@@ -125,9 +126,13 @@ class Collection(Generic[K]):
         key: The type of your ids: `str`, `int`, `uuid.UUID`, or a mapped column such as
             `Article.id`. Ids are taken and returned in this type. With `str`, integers are
             accepted too and come back as strings.
+        chunks: How texts are cut into chunks, each with a vector of its own: `Chunks(size=...)`.
+            It is kept with the collection, which needs it no more when it is opened again. By
+            default a new collection has one vector for each item.
         records: Which tables.
 
     Raises:
+        ChunksMismatchError: The collection's texts are cut in another way than by `chunks`.
         DoesNotExist: There is no such collection, and `create` is false.
         ModelRequiredError: There is no such collection, and no model to create it with.
         ModelMismatchError: The collection holds the vectors of another model. One without rows
@@ -150,6 +155,7 @@ class Collection(Generic[K]):
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
         create: bool = True,
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None: ...
     @overload
@@ -162,6 +168,7 @@ class Collection(Generic[K]):
         model_id: str | None = None,
         create: bool = True,
         key: type[K] | QueryableAttribute[K],
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None: ...
     def __init__(
@@ -173,6 +180,7 @@ class Collection(Generic[K]):
         model_id: str | None = None,
         create: bool = True,
         key: Any = str,
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None:
         if model is not None:
@@ -185,6 +193,7 @@ class Collection(Generic[K]):
             model=model if model_id is None else None,
             model_id=model_id,
             create=create,
+            chunks=checked_chunks(chunks),
             # The function itself, by which a database knows what it can compute by its own means.
             content_hash=content_hash
             if self.content_hash is Collection.content_hash
@@ -230,9 +239,13 @@ class Collection(Generic[K]):
         """
         return cast("EmbeddingModel", self.reference.read_model())
 
-    def count(self) -> int:
-        """Return the number of items; 0 if the collection does not exist yet."""
-        return read.count(self.reference)
+    def count(self, *, chunks: bool = False) -> int:
+        """Return the number of items; 0 if the collection does not exist yet.
+
+        Args:
+            chunks: The number of chunks instead, each of which is a row.
+        """
+        return read.count(self.reference, chunks=chunks)
 
     def __len__(self) -> int:
         return self.count()
@@ -269,7 +282,8 @@ class Collection(Generic[K]):
     def get(self, id: Key) -> EmbeddingRecord | None:
         """Return an item's record, or None. Its `key` is in the type of the collection's keys.
 
-        On a session it is an object of that session; else it is detached, with its collection.
+        On a session it is an object of that session; else it is detached, with its collection. In
+        a collection with chunks it is detached, and its `embedding` is None if it has several.
         """
         return read.get(self.reference, id)
 
@@ -302,6 +316,10 @@ class Collection(Generic[K]):
         """
         return read.get_many(self.reference, ids)
 
+    def get_chunks(self, id: Key) -> list[Chunk]:
+        """Return the chunks of an item, in their order; none if there is no such item."""
+        return read.get_chunks(self.reference, id)
+
     def vectors(
         self, *, prefix: str | None = None, where: Where | None = None
     ) -> tuple[list[K], Float32]:
@@ -312,7 +330,8 @@ class Collection(Generic[K]):
             where: A SQL expression or a dict of metadata, as in `similar`.
 
         Returns:
-            The ids, and float32 of shape (items, dimensions), a copy of your own.
+            The ids, and float32 of shape (items, dimensions), a copy of your own. An item with
+            several chunks is there with each of them.
 
         Warns:
             CorruptVectorWarning: Rows whose vector is not one of the collection's were left out.
@@ -401,14 +420,12 @@ class Collection(Generic[K]):
             And what `embed` raises. The batches before the failing one are written, and those
             after it that the model was called for.
         """
-        pairs = (unpacked(entry, 2, 2, at) for at, entry in enumerate(entries))
-        triples = ((id, value, None) for id, value in pairs)
         return write.embed_multi(
             self.reference,
-            triples,
+            entries,
             store,
             batch_size,
-            total=length_of(entries),
+            has_metadata=False,
             force=force,
             extra=extra,
             concurrency=concurrency,
@@ -440,13 +457,12 @@ class Collection(Generic[K]):
             progress: As in `embed_multi`.
             on_error: As in `embed_multi`.
         """
-        triples = (unpacked(entry, 3, 3, at) for at, entry in enumerate(entries))
         return write.embed_multi(
             self.reference,
-            triples,
+            entries,
             store,
             batch_size,
-            total=length_of(entries),
+            has_metadata=True,
             force=force,
             extra=extra,
             concurrency=concurrency,
@@ -481,11 +497,7 @@ class Collection(Generic[K]):
         Raises:
             InvalidItemError: Something cannot be stored.
         """
-        triples = ((*unpacked(entry, 2, 3, at), None)[:3] for at, entry in enumerate(entries))
-        items = [
-            checked_item(self.reference, id, value, metadata, store, at)
-            for at, (id, value, metadata) in enumerate(triples)
-        ]
+        items = list(checked_items(self.reference, entries, store, 2, 3))
         own = checked_extra(self.reference.records, extra)
         return plans.make(self.reference, items, force=force, extra=own)
 
@@ -701,7 +713,8 @@ class Collection(Generic[K]):
             weights: Of the ranking by meaning and of that by words; (1, 1) by default. With
                 (0, 1) only what has one of the words is found.
             exact: True uses no index, where there is one, and so finds the best for certain. By
-                default one is used if it is there. `matches*` use one only with False.
+                default one is used if it is there. On PostgreSQL `matches*` use one only with
+                False.
 
         Raises:
             InvalidItemError: The model does not take such a value.
@@ -915,53 +928,64 @@ class Collection(Generic[K]):
     def create_index(
         self,
         *,
-        m: int = 16,
-        ef_construction: int = 128,
+        method: str | None = None,
+        dimensions: int | None = None,
+        m: int | None = None,
+        ef_construction: int | None = None,
         maintenance_work_mem: str | None = None,
         progress: Callable[[int, int], object] | None = None,
     ) -> IndexInfo:
-        """Build an HNSW index of this collection, and return what it is.
+        """Build an index of this collection, and return what it is.
 
-        `similar*` uses it from then on, if PostgreSQL thinks that it pays. If there is such an
-        index already, nothing happens. What a build that failed has left is built anew.
+        `similar*` uses it from then on: what it finds are the best in all likelihood, with exact
+        scores, and `exact` of the result is False.
 
-        On an engine it is built concurrently: others read and write meanwhile. On a session or a
-        connection it is a part of the transaction, and keeps writers out until its end.
+        On SQLite, where `matches*` use it as well, it has a bit for each value of a vector. It is
+        kept in memory and, packed, in the database; searches take in what was written since. If
+        there is one already, what the database keeps is brought up to date. On an engine others
+        write while the rows are read.
+
+        On PostgreSQL it is HNSW, used if PostgreSQL thinks that it pays. If there is such an index
+        already, nothing happens. What a build that failed has left is built anew. On a small
+        collection a line of the log says that reading it is as fast. On an engine it is built
+        concurrently: others read and write meanwhile. On a session or a connection it is a part of
+        the transaction, and keeps writers out until its end.
 
         Args:
-            m: Connections of each node, 2 to 100; more make it larger and more accurate.
+            method: `"bits"` on SQLite, or that of a package; `"hnsw"` on PostgreSQL. By default
+                the first.
+            dimensions: Of vectors that are yet to come, for a collection without any, which is
+                created where need be.
+            m: Connections of each node, 2 to 100; more make it larger and more accurate. 16 unless
+                given. This and the next two are of HNSW; SQLite refuses them.
             ef_construction: Candidates looked at for each node, at least 2 * m and at most 1000;
-                more make the build slower and the index more accurate.
+                more make the build slower and the index more accurate. 128 unless given.
             maintenance_work_mem: Memory for this build, such as "1GB"; a build that fits into it
                 is many times faster.
-            progress: Called twice a second with the rows done and the rows in all. On an engine
-                only, as it looks from a second connection.
+            progress: Called with the rows done and the rows in all: on SQLite when it is done; on
+                PostgreSQL twice a second, on an engine only, as it looks from a second connection.
 
         Raises:
-            DoesNotExist: The collection does not exist.
-            IndexingError: The database is not PostgreSQL, the collection is empty, there is an
-                index with other options, or the vectors have too many dimensions.
-            BindingError: `progress` was given, and the collection is on a session.
+            DoesNotExist: The collection does not exist, and no dimensions were given.
+            IndexingError: There is an index with another method or other options; on SQLite the
+                rows are more than fit into memory, or the change log is missing; on PostgreSQL the
+                collection is empty and no dimensions were given.
+            BindingError: `progress` was given, and the collection is on a session of PostgreSQL.
             InvalidQueryError: An option means nothing.
         """
-        return self.reference.database.create_index(
-            self.reference,
-            m=m,
-            ef_construction=ef_construction,
-            maintenance_work_mem=maintenance_work_mem,
-            progress=progress,
-        )
+        asked = IndexRequest(method, dimensions, m, ef_construction, maintenance_work_mem, progress)
+        return self.reference.database.create_index(self.reference, asked)
 
     def drop_index(self) -> bool:
         """Drop the index, and return whether there was one. `similar*` is exact from then on.
 
-        On an engine it is dropped concurrently; on a session within its transaction, where it
-        keeps others out until the end.
+        On SQLite it is a part of the transaction. On PostgreSQL it is dropped concurrently on an
+        engine; on a session within its transaction, where it keeps others out until the end.
         """
         return self.reference.database.drop_index(self.reference)
 
     def index_info(self) -> IndexInfo | None:
-        """Return what the index is, or None if there is none, as everywhere but on PostgreSQL."""
+        """Return what the index is, or None if there is none."""
         with self.reference.work() as work:
             row = self.reference.find(work)
             return None if row is None else work.database.index_info(work)

@@ -5,6 +5,7 @@ EmbeddingsError
 ├── UnknownModelError (KeyError)        no embedding model has this id or alias
 ├── ModelRequiredError (ValueError)     a new collection was given no model
 ├── ModelMismatchError (ValueError)     a collection belongs to another model
+├── ChunksMismatchError (ValueError)    a collection's texts are cut in another way
 ├── InvalidItemError (ValueError)       an id, content or metadata that cannot be stored
 ├── InvalidVectorError (ValueError)     a vector with wrong length, shape or values
 ├── InvalidQueryError (ValueError)      an argument of a search that means nothing
@@ -74,14 +75,17 @@ class UnknownModelError(EmbeddingsError, KeyError):
 
     Attributes:
         name: What was asked for.
+        near: The id or alias of a model that is written much like it; None if there is none.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, near: str | None = None) -> None:
         super().__init__(f"Unknown model: {name}")
         self.name = name
+        self.near = near
 
     def __str__(self) -> str:  # KeyError would show the repr of its message
-        return f"Unknown model: {self.name}"
+        hint = f". Did you mean {self.near!r}?" if self.near else ""
+        return f"Unknown model: {self.name}{hint}"
 
 
 class ModelRequiredError(EmbeddingsError, ValueError):
@@ -113,6 +117,10 @@ class ModelMismatchError(EmbeddingsError, ValueError):
             f"{self.given!r}. Open it with that model or with none, or use another collection "
             "for the other model"
         )
+
+
+class ChunksMismatchError(EmbeddingsError, ValueError):
+    """A collection was opened with other chunks than its texts are cut into."""
 
 
 class InvalidItemError(EmbeddingsError, ValueError):

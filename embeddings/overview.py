@@ -97,6 +97,8 @@ class Overview:
     followed: tuple[FollowedOverview, ...] = ()
     lost: tuple[str, ...] = ()
     """What others have removed from beside the tables, and what makes it again."""
+    warnings: tuple[str, ...] = ()
+    """What makes statements slow, and what to do about it."""
 
     @property
     def is_current(self) -> bool:
@@ -112,7 +114,7 @@ class Overview:
         return not any(one.problems for one in self.followed)
 
     def __str__(self) -> str:
-        return "\n\n".join(filter(None, (self._collections(), self._followed())))
+        return "\n\n".join(filter(None, (self._collections(), *self.warnings, self._followed())))
 
     def _followed(self) -> str:
         """Return what is followed, and what to do about triggers."""
@@ -184,6 +186,9 @@ def overview(db: DatabaseLike, declared: Sequence[ModelCollection[Any]] = ()) ->
                 tuple(each.embeddings.fullname for each in records),
                 tuple(one for each in records for one in _followed(Work(session, each), declared)),
                 tuple(_lost(work.connection, records)),
+                tuple(
+                    filter(None, (work.database.warning(work.connection, each) for each in records))
+                ),
             )
     finally:
         sessions.close()
@@ -247,11 +252,7 @@ def _collections(work: Work) -> tuple[CollectionOverview, ...]:
 
 
 def _search(work: Work, name: str) -> tuple[str, str | None]:
-    collection = Collection(name, work.session, records=work.records)
-    index = collection.index_info()
-    if index is not None and index.is_valid:
-        return "index", None
-    status = collection.status()
+    status = Collection(name, work.session, records=work.records).status()
     return status.strategy, status.reason
 
 

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import functools
 import random
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
     Executable,
+    and_,
     bindparam,
     event,
     func,
     inspect,
     literal_column,
     select,
+    true,
     update,
 )
 from sqlalchemy.engine import IteratorResult
@@ -59,7 +61,9 @@ if TYPE_CHECKING:
     from .sessions.runtime import Runtime
     from .tables.records import Records
     from .vectors import Float32
+    from .writing.chunks import Chunks
 
+CHUNK_MARK = "#"  # between an item's stored id and the number of a chunk
 MOST_NAMES = 10_000  # names of collections remembered for each engine
 PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds before an own transaction is tried again, about
 P = ParamSpec("P")
@@ -81,6 +85,10 @@ class CollectionRow(NamedTuple):
     """Whether it was read in this transaction; else a search has to confirm it."""
     language: str | None = None
     """That of the collection's text index; None if it has none."""
+    chunks: str | None = None
+    """How its texts are cut, as JSON; None if each item is one row."""
+    index_method: str | None = None
+    """The method of its index, where the search keeps that in memory; None if it has none."""
 
 
 class Work:
@@ -136,6 +144,26 @@ class Work:
         return self._row is not None
 
     @property
+    def item_id(self) -> ColumnElement[str]:
+        """The SQL of the stored id of the item that a row of embeddings is of."""
+        id = self.records.embeddings.c.id
+        return id if self.row.chunks is None else self.database.item_of(id)
+
+    def is_of(self, item: str) -> ColumnElement[bool]:
+        """Return the condition that a row of embeddings is of an item, by its stored id."""
+        id = self.records.embeddings.c.id
+        if self.row.chunks is None:
+            return id == item
+        following = chr(ord(CHUNK_MARK) + 1)
+        return and_(id >= item + CHUNK_MARK, id < item + following, self.item_id == item)
+
+    @property
+    def is_item(self) -> ColumnElement[bool]:
+        """The condition that a row of embeddings stands for its item: each has one such row."""
+        id = self.records.embeddings.c.id
+        return true() if self.row.chunks is None else self.database.is_first_chunk(id)
+
+    @property
     def connection(self) -> Connection:
         """The connection, in the session's transaction, of the bind that has the embeddings."""
         return self.session.connection({"mapper": self.records.embedding.__mapper__})
@@ -168,8 +196,13 @@ class Work:
         schema_map = tuple(schema_map_of(connection).items())
         sql, constants, names = _kept(statement, connection.dialect, schema_map)
         values = {**constants, **parameters}
-        in_order = values if names is None else tuple(values[name] for name in names)
+        in_order = values if names is None else tuple([values[name] for name in names])
         return connection.exec_driver_sql(sql, in_order)
+
+    def read(self, statement: Executable, parameters: Mapping[str, Any]) -> Result[Any]:
+        """Execute a SELECT that is the same object each time, as the host's listeners want it."""
+        run = self.run if self.has_listeners else self.run_kept
+        return run(statement, parameters)
 
     def changed(self, statement: Executable, parameters: Any = None) -> int:
         """Execute an UPDATE or a DELETE and return the number of rows."""
@@ -196,14 +229,20 @@ class Work:
 
     def sees_collection(self, name: str) -> bool:
         """Return whether the session's listeners, if there are any, leave the collection's row."""
+        if not self.has_listeners:
+            return True
         entity = self.records.collection
-        statement = select(entity.id).where(entity.name == name)
-        return not self.has_listeners or self.run(statement).first() is not None
+        return self.run(select(entity.id).where(entity.name == name)).first() is not None
 
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
         row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
-        return None if row is None else CollectionRow(*row[:4], language=row[4])  # type: ignore[call-arg,misc]
+        if row is None:
+            return None
+        settings: dict[str, Any] = dict(
+            zip(("language", "chunks", "index_method"), row[4:], strict=True)
+        )
+        return CollectionRow(*row[:4], **settings)
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -233,16 +272,19 @@ def retried(
     return tried
 
 
-@contextmanager
-def one_bind(session: Session, records: Records, *, write: bool) -> Iterator[None]:
+def one_bind(session: Session, records: Records, *, write: bool) -> AbstractContextManager[None]:
     """Let all that an operation asks about our tables go to one bind.
 
     A host's `get_bind` may choose one for each statement, by what it is: for an operation that
     writes it is asked for that of an UPDATE.
     """
     if type(session).get_bind is Session.get_bind or "get_bind" in vars(session):
-        yield
-        return
+        return nullcontext()
+    return _bound(session, records, write=write)
+
+
+@contextmanager
+def _bound(session: Session, records: Records, *, write: bool) -> Iterator[None]:
     chosen = session.get_bind
     ours = {records.embedding.__mapper__, records.collection.__mapper__}
     clause = update(records.embedding) if write else select(records.embedding)
@@ -265,9 +307,9 @@ def compiled(
     schema_map: Iterable[tuple[str | None, str]],
 ) -> Any:
     """Return a statement for the driver, for those who keep it and execute it themselves."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"compile_kwargs": {"render_postcompile": True}}
     if schemas := dict(schema_map):
-        options = {"schema_translate_map": schemas, "render_schema_translate": True}
+        options |= {"schema_translate_map": schemas, "render_schema_translate": True}
     return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
 
 
@@ -298,6 +340,7 @@ class Reference(Generic[K]):
         model_id: Or the id or alias of one.
         create: Whether the collection is created if it does not exist.
         content_hash: What equal contents are recognised by.
+        chunks: How its texts are to be cut.
         renamed: Former names, each with the id of the row.
         is_deleted: Whether it was deleted through this object, which never creates it again.
     """
@@ -310,6 +353,7 @@ class Reference(Generic[K]):
     model_id: str | None
     create: bool
     content_hash: Callable[[Content], bytes]
+    chunks: Chunks | None = None
     renamed: list[tuple[str, int]] = field(default_factory=list)
     is_deleted: bool = False
 
@@ -405,7 +449,8 @@ class Reference(Generic[K]):
         if row is None and not self.create:
             raise self.does_not_exist()
         if row is not None:
-            if self.model_id_of(row) != row.model_id and to_search:
+            is_new_to_it = self.model_id_of(row) != row.model_id or self._takes_chunks(row)
+            if is_new_to_it and to_search:
                 return self.find(work)  # only a collection without vectors takes another model
             work.row = row
         return row
@@ -445,10 +490,17 @@ class Reference(Generic[K]):
             name = model_id or self.model_id_of(None)
             work.database.insert_collection(work, self.name, name)
             row = self.existing(work)
+            if row.chunks is not None and self.chunks is None:  # of a collection that is gone
+                work.database.set_chunk_setting(work, None)
+                row = self.existing(work)
         if row.vector_bytes is None:
             row = work.database.settle_dimensions(work, self)
             row = self._with_model(work, row, model_id or self.model_id_of(row))
             work.row = row
+            if self.chunks is not None and self._takes_chunks(row):
+                self._check_is_empty(work, row)
+                work.database.set_chunk_setting(work, self.chunks.setting)
+                row = work.row = row._replace(chunks=self.chunks.setting)
         return row
 
     def _with_model(self, work: Work, row: CollectionRow, model_id: str) -> CollectionRow:
@@ -462,13 +514,51 @@ class Reference(Generic[K]):
         work.run(update(entity).where(entity.id == row.id).values({entity.model: model_id}))
         return row._replace(model_id=model_id)
 
+    def chunk_setting_of(self, row: CollectionRow | None) -> str | None:
+        """Return how texts of a row, or of a collection that is yet to be created, are cut."""
+        if self.chunks is not None and (row is None or self._takes_chunks(row)):
+            return self.chunks.setting
+        return None if row is None else row.chunks
+
+    def _takes_chunks(self, row: CollectionRow) -> bool:
+        """Return whether the collection's texts are to be cut in another way than they are.
+
+        Raises:
+            ChunksMismatchError: And it has vectors.
+        """
+        if self.chunks is None or self.chunks.setting == row.chunks:
+            return False
+        if row.vector_bytes is None:
+            return True
+        raise self._other_chunks(row)
+
+    def _other_chunks(self, row: CollectionRow) -> errors.ChunksMismatchError:
+        are = "are not cut into chunks" if row.chunks is None else f"are cut by {row.chunks}"
+        given = "" if self.chunks is None else f", not by {self.chunks.setting}"
+        return errors.ChunksMismatchError(
+            f"The texts of collection {self.name!r} {are}{given}. Open it without chunks=, or "
+            "embed the texts in a new collection that has these: what was stored is not cut anew"
+        )
+
+    def _check_is_empty(self, work: Work, row: CollectionRow) -> None:
+        """Do nothing if a collection that seems to have no embeddings has none.
+
+        Raises:
+            ChunksMismatchError: It has some.
+        """
+        embedding = self.records.embedding
+        rows = select(embedding.collection_id).where(embedding.collection_id == row.id).limit(1)
+        if work.run(rows).first() is not None:
+            raise self._other_chunks(row)
+
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""
-        if not work.database.confirms_rows or work.has_listeners:
+        if work.has_listeners:
             return None
         row = self._acceptable(ROWS.get(work.bind, self.records, self.name))
-        if row is not None:
-            work.row = row
+        if row is None or not work.database.confirms(row):
+            return None
+        work.row = row
         return row
 
     def last_committed(self) -> CollectionRow | None:
@@ -481,7 +571,9 @@ class Reference(Generic[K]):
             return None
         try:
             self.model_id_of(row)
-        except ModelMismatchError:
+            if self._takes_chunks(row):
+                return None
+        except (ModelMismatchError, errors.ChunksMismatchError):
             return None
         return row
 
@@ -588,6 +680,8 @@ def _by_name(database: Database, records: Records) -> Executable:
         columns.model,
         stored_vector_bytes(database, records),
         database.text_language(records),
+        database.chunk_setting(records),
+        database.index_method(records),
     ).where(columns.name == bindparam("name"))
 
 
@@ -672,8 +766,12 @@ class RememberedRows:
             before = rows.pop(key, None)
             if len(rows) >= MOST_NAMES:
                 del rows[next(iter(rows))]
-            # Within a transaction it may be read again as it was committed.
-            rows[key] = row, committed or (before is not None and before[1] and before[0] == row)
+            if before is not None and before[0][:3] == row[:3]:
+                # Within a transaction it is read again as it was committed, with the same model.
+                committed = committed or before[1]
+                if before[0].has_index and not row.has_index:
+                    row = before[0]  # not every reader looks for an index
+            rows[key] = row, committed
 
     def forget(self, bind: Engine | Connection, records: Records, name: str) -> None:
         """Remember nothing of a name."""

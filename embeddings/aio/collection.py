@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from ..vectors import Float32, VectorLike
     from ..work import Reference
     from ..writing.calls import OnError
+    from ..writing.chunks import Chunks
     from ..writing.items import Extra
     from ..writing.progress import Progress
     from ..writing.report import Report
@@ -169,6 +170,7 @@ class AsyncCollection(Generic[K]):
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
         create: bool = True,
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None: ...
     @overload
@@ -181,6 +183,7 @@ class AsyncCollection(Generic[K]):
         model_id: str | None = None,
         create: bool = True,
         key: type[K] | QueryableAttribute[K],
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None: ...
     def __init__(
@@ -192,6 +195,7 @@ class AsyncCollection(Generic[K]):
         model_id: str | None = None,
         create: bool = True,
         key: Any = str,
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None:
         self._records = records
@@ -203,6 +207,7 @@ class AsyncCollection(Generic[K]):
             model_id=model_id,
             create=create,
             key=key,
+            chunks=chunks,
             records=records,
         )
 
@@ -237,6 +242,7 @@ class AsyncCollection(Generic[K]):
     count = _awaited(Collection.count)
     get = _awaited(Collection.get)
     get_many = _awaited(Collection.get_many)
+    get_chunks = _awaited(Collection.get_chunks)
     rename = _awaited(Collection.rename)
     delete = _awaited(Collection.delete)
 

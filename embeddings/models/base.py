@@ -205,11 +205,9 @@ def check_model(model: object) -> None:
 
 def kinds(model: SupportsEmbedding) -> tuple[Kind, ...]:
     """Return the kinds of content that the model takes."""
-    supported: tuple[tuple[Kind, bool], ...] = (
-        ("text", getattr(model, "supports_text", True)),
-        ("binary", getattr(model, "supports_binary", False)),
-    )
-    return tuple(kind for kind, is_supported in supported if is_supported)
+    if not getattr(model, "supports_binary", False):
+        return ("text",) if getattr(model, "supports_text", True) else ()
+    return ("text", "binary") if getattr(model, "supports_text", True) else ("binary",)
 
 
 def check_kind(model: SupportsEmbedding, item: object) -> None:

@@ -14,7 +14,7 @@ from ..values import checked_content, dump_metadata
 from ..vectors import as_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from sqlalchemy.orm import QueryableAttribute
 
@@ -45,8 +45,23 @@ class Prepared:
     model_id: str
 
 
+class Part(NamedTuple):
+    """What a chunk is of its item. What is about the item is with its first chunk only."""
+
+    item: str
+    """The item's stored id."""
+    number: int
+    start: int | None
+    """Where it begins in the item's text, in characters; None of bytes."""
+    end: int | None
+    item_hash: bytes | None
+    item_content: str | None
+    """The item's text, if it is to be stored and is not a chunk itself."""
+    item_chunks: int | None
+
+
 class Item(NamedTuple):
-    """One thing to embed, checked."""
+    """One thing to embed, checked: an item, or a chunk of one."""
 
     id: str
     content: Content
@@ -59,6 +74,13 @@ class Item(NamedTuple):
     store: bool = False
     anew: bool = False
     """An earlier item of the same batch already replaced the row, as a whole."""
+    part: Part | None = None
+    """What it is of its item, where it is a chunk."""
+
+    @property
+    def owner(self) -> str:
+        """The stored id of the item."""
+        return self.id if self.part is None else self.part.item
 
 
 def fold(items: Iterable[Item]) -> list[Item]:
@@ -81,14 +103,18 @@ def fold(items: Iterable[Item]) -> list[Item]:
 
 def unpacked(entry: object, least: int, most: int, position: int) -> tuple[Any, ...]:
     """Return an entry of a length between the two, or raise InvalidItemError."""
-    if not isinstance(entry, ENTRY) or not least <= len(entry) <= most:
-        shape = f"{least}" if least == most else f"{least} to {most}"
-        raise InvalidItemError(
-            f"entries[{position}]: each entry must be a tuple of {shape}, (id, value, ...), "
-            f"not {type(entry).__name__}"
-            + (f" of {len(entry)}" if isinstance(entry, ENTRY) else "")
-        )
-    return tuple(entry)
+    if isinstance(entry, ENTRY) and least <= len(entry) <= most:
+        return tuple(entry)
+    shape = f"{least}" if least == most else f"{least} to {most}"
+    given, advice = type(entry).__name__, ""
+    if isinstance(entry, ENTRY):
+        given += f" of {len(entry)}"
+        if (most, len(entry)) == (2, 3):
+            advice = ". For (id, value, metadata) there is embed_multi_with_metadata()"
+    raise InvalidItemError(
+        f"entries[{position}]: each entry must be a tuple of {shape}, (id, value, ...), "
+        f"not {given}{advice}"
+    )
 
 
 def content_hash(content: Content) -> bytes:
@@ -129,6 +155,26 @@ def checked_item(
     except InvalidItemError as error:
         raise of_item(text, error) from None
     return Item(text, content, *hashes_of(collection, content), described, bool(store))
+
+
+def checked_items(
+    collection: Reference[Any], entries: Iterable[Any], store: bool, least: int, most: int
+) -> Iterator[Item]:
+    """Yield the items of (id, value) or (id, value, metadata) tuples.
+
+    Args:
+        collection: Whose items they are to be.
+        entries: The tuples.
+        store: Whether contents are stored as well.
+        least: The shortest length of a tuple.
+        most: The longest.
+
+    Raises:
+        InvalidItemError: One is none. The message names its position, or its id.
+    """
+    for position, entry in enumerate(entries):
+        id, value, metadata = (*unpacked(entry, least, most, position), None)[:3]
+        yield checked_item(collection, id, value, metadata, store, position)
 
 
 def checked_extra(records: Records, extra: Extra | None) -> dict[str, Any]:

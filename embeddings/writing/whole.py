@@ -94,6 +94,8 @@ def _delete(collection: Reference[Any]) -> CollectionRow:
         work.database.lock_collection(work)
         if row.language is not None:
             work.database.drop_text_index(work, row.language)
+        if row.chunks is not None:
+            work.database.set_chunk_setting(work, None)
         work.changed(delete_from(embedding).where(embedding.collection_id == row.id))
         work.database.before_deletion(collection, work)
         work.changed(delete_from(entity).where(entity.id == row.id))

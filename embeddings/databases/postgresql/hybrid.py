@@ -93,7 +93,9 @@ def statement(
     filters = nearest.filters_of(work, meaning)
     of_collection = nearest.of(records, work.row.id)
     near = (
-        nearest.made(nearest.asked(work, dimensions, meaning), sought, filters, by_index=by_index)
+        nearest.made(
+            nearest.asked(work, dimensions, meaning), sought, filters=filters, by_index=by_index
+        )
         .subquery("nearest")
         .c
     )

@@ -156,7 +156,7 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
         replaces=replaces,
         has_arrays=vectors.is_array,
     )
-    values = (
+    values = [
         (
             collection_id,
             row["id"],
@@ -168,7 +168,7 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
             row.get("updated", updated),
         )
         for row in rows
-    )
+    ]
     with vectors.within():
         return statement.run(connection, values, work.extra)
 

@@ -36,7 +36,9 @@ from sqlalchemy import (
 from sqlalchemy import Column as SQLColumn
 from sqlalchemy.types import NullType
 
+from .. import parts
 from ..changelog import log_name, trigger_names
+from ..index.names import method_of
 from ..rows import is_key
 from .state import Mark
 
@@ -66,7 +68,7 @@ class Position(NamedTuple):
     has_base: bool
     """Whether it holds the row of the log that was asked about."""
     has_collection: bool
-    """Whether the collection's row is the one that was asked about."""
+    """Whether the collection's row is the one that was asked about, and its index."""
 
 
 class Row(NamedTuple):
@@ -190,6 +192,8 @@ def _position(records: Records) -> Select[Any]:
         row.id == _given("of"),
         row.name == _given("name"),
         row.model.is_not_distinct_from(_given("model")),
+        parts.setting_of(records).is_not_distinct_from(_given("chunks")),
+        method_of(records, _given("of")).is_not_distinct_from(_given("index")),
     )
     has_base, has_collection = (
         exists(select(_constant(1)).where(condition)) for condition in (is_base, is_this_row)
@@ -306,7 +310,7 @@ def is_among_only(query: Query) -> bool:
 def filters_of_few(work: Work, query: Query) -> list[ColumnElement[bool]]:
     """Return the filters of a query, as they are best where few rows are looked at."""
     if isinstance(query.among, Subquery):
-        condition = is_key(work.records.embeddings.c.id, query.among.c[0])
+        condition = is_key(work.item_id, query.among.c[0], work.records.embeddings)
         if condition is not None:
             return [*replace(query, among=None).filters(work), condition]
     return query.filters(work)
@@ -327,7 +331,7 @@ def ids_matching(
         most: Return None in place of the ids if there are more.
     """
     columns = work.records.embeddings.c
-    if isinstance(query.among, Subquery) and is_among_only(query):
+    if isinstance(query.among, Subquery) and is_among_only(query) and work.row.chunks is None:
         ids = select(work.database.key_as_text(query.among.c[0]).label("id"))
     else:
         # No "id IS NOT NULL": SQLite would seek by it in place of the ids of a condition.
@@ -384,7 +388,15 @@ def _unchanged(value: Any) -> Any:
 
 def _at(row: CollectionRow, base: Mark | None) -> dict[str, Any]:
     seq, token = (0, b"") if base is None else base
-    return _values(of=row.id, name=row.name, model=row.model_id, seq=seq, token=token)
+    return _values(
+        of=row.id,
+        name=row.name,
+        model=row.model_id,
+        chunks=row.chunks,
+        index=row.index_method,
+        seq=seq,
+        token=token,
+    )
 
 
 def _as_change(row: Any) -> Change:
