@@ -144,9 +144,7 @@ def bring(
         try:
             made = embed(planned)
         except Exception:
-            planned.refused |= dict.fromkeys(planned.missing, "")
-            planned.missing.clear()
-            planned.without_refused()
+            planned.keep_embedded()
             if planned.new_ids:
                 _write(collection, planned, gate, skips=skips)
             raise
@@ -190,6 +188,7 @@ def remove(
             gone = {*ids}
             if pending is not None and noted is not None:
                 gone = pending.are_all(work, {id: noted[id] for id in gone})
+            work.database.lock_to_write(work, collection.name)
             has_row = collection.find(work) is not None
             if has_row:
                 if work.row.chunks is not None:

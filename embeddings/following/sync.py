@@ -175,7 +175,7 @@ def sync(
             done = _brought(collection, rows, batch, batch_size)
             report += replace(done, unchanged=0)  # they are among those compared
     if prune and not comparison.seen and not allow_empty:
-        _refuse_empty(collection)
+        refuse_empty(collection)
     elif prune:
         report += _prune(collection, rows)
     return replace(report, seconds=perf_counter() - began)
@@ -263,7 +263,7 @@ def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
         after = upto
 
 
-def _refuse_empty(collection: Reference[Any]) -> None:
+def refuse_empty(collection: Reference[Any]) -> None:
     """Do nothing if the collection is as empty as its source.
 
     Raises:

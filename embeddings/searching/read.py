@@ -10,6 +10,7 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import attributes, joinedload, make_transient_to_detached
 
 from ..sessions import bind_for_reading
+from ..tables.beside import stands_beside
 from ..tables.ours import are_missing, explained
 from ..tables.records import remember_key
 from ..values import NotJSON
@@ -185,6 +186,8 @@ def warm(collection: Reference[Any]) -> None:
     with collection.work() as work:
         if collection.find(work) is not None:
             work.database.warm(work)
+    if collection.sessions.owns_transactions:
+        collection.database.keep_index(collection)
 
 
 @retried
@@ -266,10 +269,12 @@ def ids(collection: Reference[K], prefix: str | None) -> list[K]:
 def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[str]:
     """Return the names of a database's collections, sorted; none without the tables.
 
+    Without what stands beside one: see `tables.beside`.
+
     Args:
         db: Whatever a collection can be opened on. Nothing is created or migrated.
         records: The mapped classes.
-        only: Look for this name alone.
+        only: Look for this name alone, which may be one of these.
     """
     sessions = bind_for_reading(db, records)
     if sessions is None:
@@ -283,8 +288,9 @@ def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[s
                 name = records.collection.name
                 statement = select(name).order_by(name)
                 if only is not None:
-                    statement = statement.where(name == only)
-                return list(work.run(statement).scalars())
+                    return list(work.run(statement.where(name == only)).scalars())
+                found = work.run(statement.where(name.is_not(None))).scalars()
+                return [each for each in found if not stands_beside(each)]
     finally:
         sessions.close()
 

@@ -12,7 +12,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     Connection,
     Float,
@@ -36,6 +35,7 @@ from ...searching.words import Term, tokens
 from ..quoting import quoted
 from .index import prefix, table_name
 from .pending import run, schema_of_pending
+from .types import Values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,9 +178,9 @@ def without_words(work: Work, ids: list[str]) -> set[str]:
     """Return those of some ids that have no words."""
     statement = text(
         f"SELECT id FROM {table_name(work.connection, work.records)} "
-        f"WHERE collection_id = :collection AND id = ANY(:ids) "
+        f"WHERE collection_id = :collection AND id = ANY(CAST(:ids AS text[])) "
         f"AND {LACKS_WORDS}"
-    ).bindparams(bindparam("ids", type_=ARRAY(Text)))
+    ).bindparams(bindparam("ids", type_=Values()))
     parameters = {"collection": work.row.id, "ids": ids}
     return {*work.connection.execute(statement, parameters).scalars()}
 
@@ -203,9 +203,9 @@ def _put(work: Work, rows: Sequence[tuple[Any, ...]], language: str) -> None:
         "WHERE e.collection_id = :collection AND e.id = given.id "
         "AND e.content_hash IS NOT DISTINCT FROM given.hash"
     ).bindparams(
-        bindparam("ids", type_=ARRAY(Text)),
-        bindparam("words", type_=ARRAY(Text)),
-        bindparam("hashes", type_=ARRAY(LargeBinary)),
+        bindparam("ids", type_=Values()),
+        bindparam("words", type_=Values()),
+        bindparam("hashes", type_=Values()),
     )
     ids, texts, hashes = zip(*rows, strict=True)
     parameters = {
