@@ -175,7 +175,7 @@ def empty_postgresql(postgresql_engines: Callable[[str], Engine]) -> Callable[[s
     still see them: they must not be those of a collection of the same id.
     """
     with postgresql_engines("psycopg").begin() as connection:
-        connection.exec_driver_sql(EMPTY)
+        connection.exec_driver_sql(EMPTY, execution_options={"no_parameters": True})
     ROWS.clear()  # the engines outlive what is in the tables
     return postgresql_engines
 
