@@ -36,6 +36,10 @@ CALLS = ("connect", "do_execute", "do_executemany", "do_execute_no_params", "do_
          "do_rollback")  # fmt: skip
 MOST_CALLS = 100
 PATIENCE = 60.0  # seconds after which a test that waits has failed
+BUSY = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+)
 ITEMS = [(f"{number:02}", f"text {number}") for number in range(6)]
 VECTOR = [1.0] * 256
 
@@ -222,7 +226,7 @@ class Bench:
                 connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * PATIENCE:.0f}")
                 connection.exec_driver_sql("BEGIN EXCLUSIVE")
             return
-        busy = text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'")
+        busy = text(BUSY)
         until = time.monotonic() + PATIENCE
         while True:
             with self.plain.connect() as connection:
