@@ -6,6 +6,10 @@ The service is a process of its own that answers each request after 100 ms. The 
 of requests, divided by those in flight and rounded up, times the latency, plus the time that
 `store_vectors` takes for the same rows in the same round. What the library costs beside the service
 is CPU time an item, with a model that costs nothing, less that of `store_vectors`.
+
+The peers do the same work through the same service: `llm` into an SQLite file, and
+`langchain-openai` with `langchain-postgres` into a table of the same server, where they are
+installed.
 """
 
 from __future__ import annotations
@@ -22,7 +26,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,16 +124,22 @@ def compare(
     )
 
 
-def synchronous(
-    what: str, engine: Any, model: Any, rows: Rows, options: argparse.Namespace
-) -> None:
-    """Measure on an engine."""
+def embedding(engine: Any, model: Any, rows: Rows, at_once: int) -> Callable[[], float]:
+    """Return what embeds all items into a new collection, and tells how long it took."""
 
     def embed() -> float:
         docs = Collection(rows.name(), engine, model=model)
         began = time.perf_counter()
-        docs.embed_multi(rows.entries(), batch_size=BATCH, concurrency=options.at_once)
+        docs.embed_multi(rows.entries(), batch_size=BATCH, concurrency=at_once)
         return time.perf_counter() - began
+
+    return embed
+
+
+def synchronous(
+    what: str, engine: Any, model: Any, rows: Rows, options: argparse.Namespace
+) -> None:
+    """Measure on an engine."""
 
     def store() -> float:
         docs = Collection(rows.name(), engine, model_id="none")
@@ -135,7 +147,71 @@ def synchronous(
         docs.store_vectors(rows.stored(), batch_size=BATCH)
         return time.perf_counter() - began
 
-    compare(what, embed, store, options)
+    compare(what, embedding(engine, model, rows, options.at_once), store, options)
+
+
+def against_llm(
+    engine: Any, model: Any, address: str, rows: Rows, options: argparse.Namespace
+) -> None:
+    """Print the ratio to `llm`, through its own model of OpenAI's."""
+    if find_spec("llm") is None:
+        print("llm is not installed")
+        return
+    import llm
+    import sqlite_utils
+
+    os.environ |= {"OPENAI_BASE_URL": address, "OPENAI_API_KEY": "unused"}
+    theirs: Any = llm.get_embedding_model("3-small")  # type: ignore[no-untyped-call]
+
+    def embed() -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            database = sqlite_utils.Database(Path(folder, "llm.db"))
+            docs = llm.Collection("docs", database, model=theirs)
+            began = time.perf_counter()
+            docs.embed_multi(rows.entries(), batch_size=BATCH)
+            taken = time.perf_counter() - began
+            database.close()
+        return taken
+
+    ours = embedding(engine, model, rows, options.at_once)
+    ratio(f"SQLite: {options.items:,} x {DIMENSIONS} / llm", ours, embed, options.rounds, "1")
+
+
+def against_langchain(
+    engine: Any, model: Any, address: str, rows: Rows, options: argparse.Namespace
+) -> None:
+    """Print the ratio to `langchain-openai` with `langchain-postgres`."""
+    if find_spec("langchain_openai") is None or find_spec("langchain_postgres") is None:
+        print("langchain-openai or langchain-postgres is not installed")
+        return
+    from langchain_openai import OpenAIEmbeddings
+    from langchain_postgres import PGEngine, PGVectorStore
+    from pydantic import SecretStr
+
+    # Its own counting of tokens would fetch a vocabulary.
+    theirs = OpenAIEmbeddings(
+        model="service",
+        base_url=address,
+        api_key=SecretStr("unused"),
+        chunk_size=BATCH,
+        check_embedding_ctx_length=False,
+    )
+    peer = PGEngine.from_connection_string(engine.url.render_as_string(hide_password=False))
+    ids = [str(uuid.UUID(int=number)) for number in range(options.items)]
+
+    def embed() -> float:
+        peer.init_vectorstore_table("langchain", DIMENSIONS, overwrite_existing=True)
+        store = PGVectorStore.create_sync(peer, theirs, "langchain")
+        began = time.perf_counter()
+        for start in range(0, options.items, BATCH):
+            part = slice(start, start + BATCH)
+            store.add_texts(rows.texts[part], ids=ids[part])
+        return time.perf_counter() - began
+
+    ours = embedding(engine, model, rows, options.at_once)
+    ratio(
+        f"psycopg: {options.items:,} x {DIMENSIONS} / langchain", ours, embed, options.rounds, "1"
+    )
 
 
 def cost(engine: Any, rows: Rows, rounds: int) -> None:
@@ -195,9 +271,8 @@ def main() -> None:
     ) as service:
         assert service.stdout is not None
         port = service.stdout.readline().strip()
-        model = OpenAIEmbeddingModel(
-            "service", api_key="unused", base_url=f"http://127.0.0.1:{port}/v1", max_tokens=None
-        )
+        address = f"http://127.0.0.1:{port}/v1"
+        model = OpenAIEmbeddingModel("service", api_key="unused", base_url=address, max_tokens=None)
         model.embed("warm up")
         rows = Rows(options.items)
         try:
@@ -207,12 +282,14 @@ def main() -> None:
                 Collection(rows.name(), engine, model=rows.free).embed("warm", rows.texts[0])
                 synchronous("SQLite", engine, model, rows, options)
                 cost(engine, rows, options.rounds)
+                against_llm(engine, model, address, rows, options)
                 engine.dispose()
             if "POSTGRESQL_URL" in os.environ:
                 url = make_url(os.environ["POSTGRESQL_URL"])
                 engine = create_engine(url)
                 embeddings.migrate(engine)
                 synchronous("psycopg", engine, model, rows, options)
+                against_langchain(engine, model, address, rows, options)
                 engine.dispose()
                 awaited = url.set(drivername="postgresql+asyncpg")
                 asynchronous("asyncpg", awaited, model, rows, options)

@@ -55,16 +55,8 @@ class Keys(Generic[K]):
         Raises:
             InvalidItemError: The key is of another type, empty, over-long, or cannot be stored.
         """
-        key = plain(key)
-        # The documented API takes integers, too, and stores their decimals.
-        accepted: Any = (str, int) if self.python_type is str else self.python_type
-        if isinstance(self.sql_type, TypeDecorator):  # whose values may be of any type
-            accepted = object
-        if isinstance(key, bool) or not isinstance(key, accepted):
-            raise InvalidItemError(
-                f"The ids of this collection are {self.python_type.__name__}, and {_shown(key)} is "
-                f"{type(key).__name__}. Collection(..., key=) sets the type"
-            )
+        if type(key) is not self.python_type:
+            key = self._accepted(plain(key))
         if key == "":
             raise InvalidItemError("An id must not be empty")
         try:
@@ -79,6 +71,18 @@ class Keys(Generic[K]):
                 f"The id {text[:80]!r}... is over {MAX_ID_BYTES} bytes long in UTF-8"
             )
         return text
+
+    def _accepted(self, key: object) -> object:
+        # The documented API takes integers, too, and stores their decimals.
+        accepted: Any = (str, int) if self.python_type is str else self.python_type
+        if isinstance(self.sql_type, TypeDecorator):  # whose values may be of any type
+            accepted = object
+        if isinstance(key, bool) or not isinstance(key, accepted):
+            raise InvalidItemError(
+                f"The ids of this collection are {self.python_type.__name__}, and {_shown(key)} is "
+                f"{type(key).__name__}. Collection(..., key=) sets the type"
+            )
+        return key
 
     def from_text(self, id: str) -> K:
         """Return the key of a stored id.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, inspect, select
@@ -21,7 +22,7 @@ from .vectors import ITEM_BYTES
 from .work import Work, stored_vector_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -33,6 +34,7 @@ REMEDY = (
     "Make the triggers as they are declared: in a new revision (op.follow_rows, which autogenerate "
     "writes), or by install() of the declaration. What changed meanwhile is found by its sync()."
 )
+NOTHING: Mapping[str, str | None] = MappingProxyType({})
 HEADINGS = ("collection", "model", "dimensions", "rows", "search")
 
 
@@ -49,6 +51,7 @@ class CollectionOverview:
             `"database"` or `"index"`.
         reason: Why it scans; None if it does not.
         table: The table of its embeddings, which is another with `make_records`.
+        wanted: The id of the model that its declaration or the settings name, if that is another.
     """
 
     name: str
@@ -58,6 +61,7 @@ class CollectionOverview:
     strategy: str
     reason: str | None
     table: str = RECORDS.embeddings.name
+    wanted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,8 @@ class Overview:
     followed: tuple[FollowedOverview, ...] = ()
     lost: tuple[str, ...] = ()
     """What others have removed from beside the tables, and what makes it again."""
+    warnings: tuple[str, ...] = ()
+    """What makes statements slow, and what to do about it."""
 
     @property
     def is_current(self) -> bool:
@@ -112,7 +118,7 @@ class Overview:
         return not any(one.problems for one in self.followed)
 
     def __str__(self) -> str:
-        return "\n\n".join(filter(None, (self._collections(), self._followed())))
+        return "\n\n".join(filter(None, (self._collections(), *self.warnings, self._followed())))
 
     def _followed(self) -> str:
         """Return what is followed, and what to do about triggers."""
@@ -151,13 +157,18 @@ class Overview:
         return "\n".join([schema, "", *(_line(cells, widths) for cells in lines)])
 
 
-def overview(db: DatabaseLike, declared: Sequence[ModelCollection[Any]] = ()) -> Overview:
+def overview(
+    db: DatabaseLike,
+    declared: Sequence[ModelCollection[Any]] = (),
+    models: Mapping[str, str | None] = NOTHING,
+) -> Overview:
     """Return what a database holds. Reads only: on a session within its transaction.
 
     Args:
         db: Whatever a collection can be opened on. Nothing is created or migrated.
         declared: Whose triggers are compared with what is declared; others with what they were
             made from.
+        models: The ids or aliases of models that collections are declared with, by their names.
 
     Raises:
         SchemaError: A table called `collections` or `embeddings` is there and is not ours.
@@ -176,7 +187,10 @@ def overview(db: DatabaseLike, declared: Sequence[ModelCollection[Any]] = ()) ->
                 records = [each for each in records if each.embeddings.fullname != theirs]
                 if not records:
                     raise
-            collections = [one for each in records for one in _collections(Work(session, each))]
+            named = {each.name: each.declared_model for each in declared} | dict(models)
+            collections = [
+                one for each in records for one in _collections(Work(session, each), named)
+            ]
             return Overview(
                 current_revision(work.connection),
                 head_revision(),
@@ -184,6 +198,9 @@ def overview(db: DatabaseLike, declared: Sequence[ModelCollection[Any]] = ()) ->
                 tuple(each.embeddings.fullname for each in records),
                 tuple(one for each in records for one in _followed(Work(session, each), declared)),
                 tuple(_lost(work.connection, records)),
+                tuple(
+                    filter(None, (work.database.warning(work.connection, each) for each in records))
+                ),
             )
     finally:
         sessions.close()
@@ -224,7 +241,7 @@ def _followed(work: Work, declared: Sequence[ModelCollection[Any]]) -> Iterator[
             yield FollowedOverview(given.collection, host, waiting, problems)
 
 
-def _collections(work: Work) -> tuple[CollectionOverview, ...]:
+def _collections(work: Work, models: Mapping[str, str | None]) -> tuple[CollectionOverview, ...]:
     collections, embeddings = work.records.collections.c, work.records.embeddings.c
     rows = select(func.count()).where(embeddings.collection_id == collections.id).scalar_subquery()
     vector_bytes = stored_vector_bytes(work.database, work.records)
@@ -241,17 +258,20 @@ def _collections(work: Work) -> tuple[CollectionOverview, ...]:
             count,
             *_search(work, name),
             work.records.embeddings.fullname,
+            _wanted(work, name, models.get(name)),
         )
         for name, model_id, size, count in work.run(statement).all()
     )
 
 
+def _wanted(work: Work, name: str, model_id: str | None) -> str | None:
+    collection = Collection(name, work.session, model_id=model_id, records=work.records)
+    differing = collection.reference.other_model(work)
+    return None if differing is None else differing[1]
+
+
 def _search(work: Work, name: str) -> tuple[str, str | None]:
-    collection = Collection(name, work.session, records=work.records)
-    index = collection.index_info()
-    if index is not None and index.is_valid:
-        return "index", None
-    status = collection.status()
+    status = Collection(name, work.session, records=work.records).status()
     return status.strategy, status.reason
 
 

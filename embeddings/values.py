@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 Metadata: TypeAlias = dict[str, Any]
+BYTES = (bytes, bytearray, memoryview)
 
 
 def plain(value: object) -> object:
@@ -71,13 +72,12 @@ def load_metadata(text: str) -> Metadata | None:
 
 def checked_content(value: object) -> str | bytes:
     """Return a content that can be stored, or raise InvalidItemError."""
-    if isinstance(value, bytearray | memoryview):
-        return bytes(value)
-    if not isinstance(value, str | bytes):
-        raise InvalidItemError(f"Content must be str or bytes, not {type(value).__name__}")
     if isinstance(value, str):
         check_text(value, "The content")
-    return value
+        return value
+    if isinstance(value, BYTES):
+        return value if isinstance(value, bytes) else bytes(value)
+    raise InvalidItemError(f"Content must be str or bytes, not {type(value).__name__}")
 
 
 def check_text(text: str, what: str, shown: str = "") -> None:

@@ -121,8 +121,9 @@ def test_each_search_of_postgresql_is_one_line(db: Any, opened: Any, log: Any):
         "search in 'docs': database (as a part of your statement), _ ms",
         "search in 'docs': index, 6 candidates, _ ms",
     ]
-    [built] = lines(log, logging.INFO)
-    assert re.fullmatch(r"index of 'docs' built: idx_embeddings_\d+_hnsw, \d+ bytes, .* s", built)
+    built, small = lines(log, logging.INFO)
+    assert re.fullmatch(r"index of 'docs' built: hnsw, 30 rows, \d+ bytes, .* s", built)
+    assert "30 rows of 'docs' is as fast" in small
 
 
 def test_a_second_call_of_the_model_is_a_warning(

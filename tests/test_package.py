@@ -237,6 +237,7 @@ EXAMPLES = [
     errors.ModelMismatchError("docs", "stored", "given"),
     errors.InvalidItemError("item"),
     errors.InvalidVectorError("vector"),
+    errors.ChunksMismatchError("chunks"),
     errors.InvalidQueryError("query"),
     errors.ModelError("model"),
     errors.AnswerError("model"),

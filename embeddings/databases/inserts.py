@@ -29,7 +29,7 @@ class Insert(NamedTuple):
     """A host's own columns whose values are given, and what makes them what the driver takes."""
 
     def run(
-        self, connection: Connection, rows: Iterable[tuple[Any, ...]], extra: Mapping[str, Any]
+        self, connection: Connection, rows: list[tuple[Any, ...]], extra: Mapping[str, Any]
     ) -> int:
         """Execute it for rows, and return how many were written; not every driver can tell.
 
@@ -38,7 +38,7 @@ class Insert(NamedTuple):
             rows: Values of `COLUMNS`, as the driver takes them.
             extra: Values of a host's own columns, by their names.
         """
-        parameters: Any = list(rows)
+        parameters: Any = rows
         if not self.is_positional or self.names != COLUMNS:
             given = {name: as_sent(extra[name]) for name, as_sent in self.given}
             parameters = [self._by_name(row, given) for row in parameters]

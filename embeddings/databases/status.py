@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,7 @@ class Status:
         bytes: The memory that they take, of this process; where an index serves, its size on disk.
         budget: The bytes that all collections of this process may take together.
         index: The index of the collection; None if there is none.
+        warning: What makes statements slow, and what to do about it; None if nothing does.
     """
 
     strategy: Literal["matrix", "scan", "database", "index"]
@@ -26,6 +30,7 @@ class Status:
     bytes: int = 0
     budget: int = 0
     index: IndexInfo | None = None
+    warning: str | None = None
 
 
 class Searched(NamedTuple):
@@ -57,19 +62,40 @@ class IndexInfo:
     """What an index on a collection is.
 
     Attributes:
-        name: Its name in the database.
-        is_valid: Whether searches use it; a concurrent build that failed leaves one that is not.
-        type: `vector`, or `halfvec` above 2,000 dimensions.
-        dimensions: Of the vectors in it.
-        m: Connections of each node.
-        ef_construction: Candidates that the build looked at for each node.
-        bytes: Its size on disk.
+        method: How it finds: `"hnsw"` on PostgreSQL; `"bits"`, or that of a package, on SQLite.
+        options: As it was built; on PostgreSQL `m`, `ef_construction`, and the `type` of what it
+            holds: `vector`, above 2,000 dimensions `halfvec`, above 4,000 `bit`.
+        rows: Of the collection; on SQLite those that the database keeps packed.
+        dimensions: Of the vectors in it; None as long as there are none, on SQLite.
+        bytes: Its size in the database.
+        is_valid: Whether searches use it; a concurrent build that failed leaves one that is not,
+            and so is one whose method is not installed.
     """
 
-    name: str
-    is_valid: bool
-    type: str
-    dimensions: int
-    m: int
-    ef_construction: int
+    method: str
+    options: Mapping[str, Any]
+    rows: int
+    dimensions: int | None
     bytes: int
+    is_valid: bool
+
+
+@dataclass(frozen=True)
+class IndexRequest:
+    """What `Collection.create_index` was asked for; what is None the database chooses.
+
+    Attributes:
+        method: As in `IndexInfo`.
+        dimensions: Of vectors that are yet to come.
+        m: See `Collection.create_index`, as for the others.
+        ef_construction: Likewise.
+        maintenance_work_mem: Likewise.
+        progress: Likewise.
+    """
+
+    method: str | None = None
+    dimensions: int | None = None
+    m: int | None = None
+    ef_construction: int | None = None
+    maintenance_work_mem: str | None = None
+    progress: Callable[[int, int], object] | None = None

@@ -205,11 +205,9 @@ def check_model(model: object) -> None:
 
 def kinds(model: SupportsEmbedding) -> tuple[Kind, ...]:
     """Return the kinds of content that the model takes."""
-    supported: tuple[tuple[Kind, bool], ...] = (
-        ("text", getattr(model, "supports_text", True)),
-        ("binary", getattr(model, "supports_binary", False)),
-    )
-    return tuple(kind for kind, is_supported in supported if is_supported)
+    if not getattr(model, "supports_binary", False):
+        return ("text",) if getattr(model, "supports_text", True) else ()
+    return ("text", "binary") if getattr(model, "supports_text", True) else ("binary",)
 
 
 def check_kind(model: SupportsEmbedding, item: object) -> None:
@@ -242,8 +240,17 @@ def check_content(model: SupportsEmbedding, item: object) -> None:
 
 def prefixed(model: SupportsEmbedding, item: Content, role: Role = "document") -> Content:
     """Return what the model is given for an item: a text with the prefix of its role."""
+    return all_prefixed(model, [item], role)[0]
+
+
+def all_prefixed(
+    model: SupportsEmbedding, items: list[Content], role: Role = "document"
+) -> list[Content]:
+    """Return what the model is given for items: see `prefixed`."""
     prefix = getattr(model, f"{role}_prefix", "")
-    return prefix + item if prefix and isinstance(item, str) else item
+    if not prefix:
+        return items
+    return [prefix + item if isinstance(item, str) else item for item in items]
 
 
 def tokens_of(model: SupportsEmbedding, item: Content) -> int:
@@ -271,7 +278,7 @@ def _call(model: SupportsEmbedding, items: list[Any], role: Role) -> Iterable[Ve
     if role == "query" and has_own(model, "embed_queries", "embed_batch"):
         vectors: Iterable[VectorLike] = model.embed_queries(items)  # type: ignore[attr-defined]
         return vectors
-    items = [prefixed(model, item, role) for item in items]
+    items = all_prefixed(model, items, role)
     llm = sys.modules.get("llm")
     if llm is not None and isinstance(model, llm.EmbeddingModel):
         # A model of llm looks up its key in embed_multi, not in embed_batch.
@@ -288,7 +295,7 @@ async def call_async(
     if role == "query" and has_own(model, "embed_queries", "embed_batch"):
         name, general = "aembed_queries", "embed_queries"
     else:
-        items = [prefixed(model, item, role) for item in items]
+        items = all_prefixed(model, items, role)
     if not has_own(model, name, general):
         return None
     answer: Iterable[VectorLike] = await getattr(model, name)(list(items))

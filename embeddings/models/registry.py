@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from ..errors import UnknownModelError
@@ -201,7 +202,10 @@ class Registry:
         """
         model = self._find(name)
         if model is None:
-            raise UnknownModelError(name)
+            names = {*self.get_aliases()}
+            names.update(known.model_id for known in self.get_embedding_models())
+            alike = get_close_matches(name, sorted(names))
+            raise UnknownModelError(name, next(filter(self.is_known, alike), None))
         return cast("EmbeddingModel", model)
 
     def get_embedding_models(self) -> list[EmbeddingModel]:

@@ -74,7 +74,12 @@ def hinted(dialect: Dialect) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        hint = databases.of(dialect).hint(error, dialect)
-        if hint and hint not in getattr(error, "__notes__", ()):
-            error.add_note(hint)
+        add_hint(error, dialect)
         raise
+
+
+def add_hint(error: DBAPIError, dialect: Dialect) -> None:
+    """Add to an error of the driver's what to do about it, where we know and it does not say so."""
+    hint = databases.of(dialect).hint(error, dialect)
+    if hint and hint not in getattr(error, "__notes__", ()):
+        error.add_note(hint)

@@ -61,10 +61,12 @@ class OwnTransactions(Sessions):
         """Yield a session in a transaction that is committed at the end."""
         database = databases.of(self._engine.dialect)
         with (
-            self._opening(database),
+            nullcontext() if self._was_opened else self._opening(database),
             self._turn,
             database.writing_turn(self._writers) if write else nullcontext(),
-            self._before_first_write(database) if write else nullcontext(),
+            self._before_first_write(database)
+            if write and not self._was_written
+            else nullcontext(),
             owned_transaction(self._engine, write=write) as connection,
             self._make_session(
                 bind=connection, binds={}, join_transaction_mode="rollback_only"
@@ -87,21 +89,19 @@ class OwnTransactions(Sessions):
 
     @contextmanager
     def _opening(self, database: Database) -> Iterator[None]:
-        """Run the block; until one has ended well, say why a database cannot be opened."""
+        """Run the block, and say why a database cannot be opened."""
         try:
             yield
         except DBAPIError as error:
-            reason = None if self._was_opened else database.why_not_open(error)
-            if reason:
+            if reason := database.why_not_open(error):
                 raise BindingError(reason) from error
             raise
         self._was_opened = True
 
     @contextmanager
     def _before_first_write(self, database: Database) -> Iterator[None]:
-        if not self._was_written:
-            database.before_first_write(self._engine)
-            self._was_written = True
+        database.before_first_write(self._engine)
+        self._was_written = True
         yield
 
     def is_missing(self) -> bool:

@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError, Progr
 
 from .. import databases
 from ..errors import SchemaError
-from ..sessions.base import hinted
+from ..sessions.base import add_hint
 from .pending import pending_table
 from .records import RECORDS, Records
 
@@ -146,13 +146,15 @@ def explained(work: Work) -> Iterator[None]:
     Raises:
         SchemaError: They are missing, or somebody else's.
     """
-    with hinted(work.dialect):
-        try:
-            yield
-        except (OperationalError, ProgrammingError) as error:
-            if reason := _reason(error, work):
-                raise SchemaError(reason) from None
-            raise
+    try:
+        yield
+    except DBAPIError as error:
+        if isinstance(error, OperationalError | ProgrammingError) and (
+            reason := _reason(error, work)
+        ):
+            raise SchemaError(reason) from None
+        add_hint(error, work.dialect)
+        raise
 
 
 def _reason(error: DBAPIError, work: Work) -> str | None:

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from sqlalchemy import Row
 
 from ..errors import InvalidItemError
-from ..models.base import Content, Kind
 from ..tables.records import COLUMNS
 from ..values import checked_content, dump_metadata
 from ..vectors import as_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from sqlalchemy.orm import QueryableAttribute
 
     from ..keys import Key
+    from ..models.base import Content
     from ..tables.records import Records
     from ..values import Metadata
     from ..vectors import Float32
@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 
 Extra: TypeAlias = "Mapping[str | QueryableAttribute[Any], Any]"
 """Values of a host's own columns, for rows that are new."""
-ContentKey: TypeAlias = tuple[bytes, Kind]
-"""What a vector is looked up by: the content's hash, and whether it is text or bytes."""
+ENTRY = (tuple, list, Row)
 
 
 @dataclass(frozen=True)
@@ -46,59 +45,95 @@ class Prepared:
     model_id: str
 
 
+class Part(NamedTuple):
+    """What a chunk is of its item. What is about the item is with its first chunk only."""
+
+    item: str
+    """The item's stored id."""
+    number: int
+    start: int | None
+    """Where it begins in the item's text, in characters; None of bytes."""
+    end: int | None
+    item_hash: bytes | None
+    item_content: str | None
+    """The item's text, if it is to be stored and is not a chunk itself."""
+    item_chunks: int | None
+
+
 class Item(NamedTuple):
-    """One thing to embed, checked."""
+    """One thing to embed, checked: an item, or a chunk of one."""
 
     id: str
     content: Content
-    key: ContentKey
-    """What the item's vector is looked up by."""
+    content_hash: bytes
+    """As `llm` has it: it does not tell text from bytes."""
+    key: bytes
+    """What the item's vector is looked up by: see `hashes_of`."""
     metadata: str | None = None
     """As JSON text, of the moment in which the item was read."""
     store: bool = False
     anew: bool = False
-    """An earlier item of the same batch already replaced the row, as a whole."""
+    """The row is replaced as a whole: an earlier item of the same batch did so, or it is a copy."""
+    updated: int | None = None
+    """When the row is said to be written; None for now. Of what is copied `anew`."""
+    part: Part | None = None
+    """What it is of its item, where it is a chunk."""
+
+    @property
+    def owner(self) -> str:
+        """The stored id of the item."""
+        return self.id if self.part is None else self.part.item
 
 
-def fold(items: Iterable[Item]) -> list[list[Item]]:
+def fold(items: Iterable[Item]) -> list[Item]:
     """Return one item for each id, sorted by id, with the effect of all of them in turn.
 
-    So the outcome does not depend on where a batch ends. It is several lists, to be written one
-    after the other, where text and bytes that are equal as bytes follow each other under one id:
-    what comes of that depends on the row between them. There is always a first list.
+    So the outcome does not depend on where a batch ends.
     """
-    lists: list[dict[str, Item]] = [{}]
+    folded: dict[str, Item] = {}
     for item in items:
-        before = lists[-1].get(item.id)
+        before = folded.get(item.id)
         if before is None:
-            lists[-1][item.id] = item
+            folded[item.id] = item
         elif before.key == item.key:
             metadata = before.metadata if item.metadata is None else item.metadata
-            store = before.store or item.store
-            lists[-1][item.id] = before._replace(metadata=metadata, store=store)
-        elif before.key[0] == item.key[0]:
-            lists.append({item.id: item})
+            folded[item.id] = before._replace(metadata=metadata, store=before.store or item.store)
         else:
-            lists[-1][item.id] = item._replace(anew=True)
-    return [[folded[id] for id in sorted(folded)] for folded in lists]
+            folded[item.id] = item._replace(anew=True)
+    return [folded[id] for id in sorted(folded)]
 
 
 def unpacked(entry: object, least: int, most: int, position: int) -> tuple[Any, ...]:
     """Return an entry of a length between the two, or raise InvalidItemError."""
-    if not isinstance(entry, tuple | list | Row) or not least <= len(entry) <= most:
-        shape = f"{least}" if least == most else f"{least} to {most}"
-        raise InvalidItemError(
-            f"entries[{position}]: each entry must be a tuple of {shape}, (id, value, ...), "
-            f"not {type(entry).__name__}"
-            + (f" of {len(entry)}" if isinstance(entry, tuple | list | Row) else "")
-        )
-    return tuple(entry)
+    if isinstance(entry, ENTRY) and least <= len(entry) <= most:
+        return tuple(entry)
+    shape = f"{least}" if least == most else f"{least} to {most}"
+    given, advice = type(entry).__name__, ""
+    if isinstance(entry, ENTRY):
+        given += f" of {len(entry)}"
+        if (most, len(entry)) == (2, 3):
+            advice = ". For (id, value, metadata) there is embed_multi_with_metadata()"
+    raise InvalidItemError(
+        f"entries[{position}]: each entry must be a tuple of {shape}, (id, value, ...), "
+        f"not {given}{advice}"
+    )
 
 
 def content_hash(content: Content) -> bytes:
     """Return what equal contents are recognised by: 16 bytes of MD5, as `llm` stores them."""
     data = content.encode() if isinstance(content, str) else content
     return hashlib.md5(data, usedforsecurity=False).digest()
+
+
+def key_of_bytes(content_hash: bytes) -> bytes:
+    """Return what the vector of bytes is looked up by: no text has it, for a text has no NUL."""
+    return hashlib.md5(b"\0" + content_hash, usedforsecurity=False).digest()
+
+
+def hashes_of(collection: Reference[Any], content: Content) -> tuple[bytes, bytes]:
+    """Return the hash of a content as `llm` has it, and what its vector is looked up by."""
+    hashed = collection.content_hash(content)
+    return hashed, hashed if isinstance(content, str) else key_of_bytes(hashed)
 
 
 def checked_item(
@@ -116,9 +151,32 @@ def checked_item(
             what is wrong.
     """
     text = collection.id_of(id, "entries", position)
-    content = item_content(text, value)
-    described = None if metadata is None else item_metadata(text, metadata)
-    return Item(text, content, key_of(collection, content), described, bool(store))
+    try:
+        content = checked_content(value)
+        described = None if metadata is None else dump_metadata(metadata)
+    except InvalidItemError as error:
+        raise of_item(text, error) from None
+    return Item(text, content, *hashes_of(collection, content), described, bool(store))
+
+
+def checked_items(
+    collection: Reference[Any], entries: Iterable[Any], store: bool, least: int, most: int
+) -> Iterator[Item]:
+    """Yield the items of (id, value) or (id, value, metadata) tuples.
+
+    Args:
+        collection: Whose items they are to be.
+        entries: The tuples.
+        store: Whether contents are stored as well.
+        least: The shortest length of a tuple.
+        most: The longest.
+
+    Raises:
+        InvalidItemError: One is none. The message names its position, or its id.
+    """
+    for position, entry in enumerate(entries):
+        id, value, metadata = (*unpacked(entry, least, most, position), None)[:3]
+        yield checked_item(collection, id, value, metadata, store, position)
 
 
 def checked_extra(records: Records, extra: Extra | None) -> dict[str, Any]:
@@ -138,12 +196,6 @@ def checked_extra(records: Records, extra: Extra | None) -> dict[str, Any]:
             )
         checked[columns[name].name] = value
     return checked
-
-
-def key_of(collection: Reference[Any], content: Content) -> ContentKey:
-    """Return what the vector of a content is looked up by."""
-    kind: Kind = "text" if isinstance(content, str) else "binary"
-    return collection.content_hash(content), kind
 
 
 def item_content(id: str, value: object) -> Content:

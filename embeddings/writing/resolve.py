@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from sqlalchemy import select
 
-from ..models.base import Kind, batches
+from ..models.base import batches
+from .items import key_of_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
+    from ..models.base import Kind
     from ..vectors import Float32
     from ..work import Work
-    from .items import ContentKey, Item
+    from .items import Item
 
 HASHES_AT_ONCE = 500  # in one statement, far below the parameters that any database takes
 
@@ -39,18 +41,18 @@ def is_same_json(text: str, stored: str | None, *, keeps_order: bool) -> bool:
     return one == other
 
 
-@dataclass(frozen=True, slots=True)
-class StoredRow:
-    """What is known of a row without reading its vector."""
+class StoredRow(NamedTuple):
+    """What is known of a row without reading its vector: the columns of `Database.stored_rows`."""
 
+    id: str
     content_hash: bytes | None
-    kind: Kind | None
-    """None where the row does not say whether it was text or bytes."""
-    is_stored: bool
+    is_text: bool
+    """Whether its content is stored, and is text."""
+    is_binary: bool
+    """Whether its content is stored, and is bytes."""
     metadata: str | None
     """As JSON text."""
-    has_vector: bool
-    """Whether its vector has the collection's length."""
+    vector_bytes: int | None
     updated: int | None
     """Seconds since 1970."""
 
@@ -63,13 +65,15 @@ class Resolution:
     """Rows to write as a whole."""
     changes: list[dict[str, Any]] = field(default_factory=list)
     """Changes to rows that stay; a value of None leaves the column as it is."""
+    there: Collection[str] | None = None
+    """The ids of rows that are there; None if nobody looked."""
     unchanged: set[str] = field(default_factory=set)
     """Ids of rows that are there already, just as they are to be."""
     missing: list[Item] = field(default_factory=list)
     """Items whose content has to be embedded first, each content once."""
     texts: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     """The texts of all these items, by their ids, with their hashes: for a text index."""
-    vectors: dict[ContentKey, Float32] = field(default_factory=dict)
+    vectors: dict[bytes, Float32] = field(default_factory=dict)
     """The vectors at hand, with those that the collection has."""
 
 
@@ -86,7 +90,7 @@ def resolve(
     work: Work,
     items: Sequence[Item],
     stored: Mapping[str, StoredRow] | None,
-    vectors: Mapping[ContentKey, Float32],
+    vectors: Mapping[bytes, Float32],
     kinds: Sequence[Kind],
     *,
     force: bool = False,
@@ -97,60 +101,75 @@ def resolve(
         work: In the transaction whose rows count.
         items: From `fold`.
         stored: The rows that are there, from `stored_rows`; None if the collection has no row yet.
-        vectors: What the model made of these items by now.
-        kinds: What the model takes: tells what a row that does not hold its content was made of.
+        vectors: What the model made of these items by now, by their keys.
+        kinds: What the model takes.
         force: Leave no vector in place, and reuse none that is stored.
     """
-    exists = stored is not None
-    stored = stored or {}
-    # The rows that stay, and among them those whose vector stays too.
-    same = {item.id for item in items if item.id in stored and _is_same(item, stored[item.id])}
-    settled = {
-        item.id
-        for item in items
-        if item.id in same
-        and not force
-        and stored[item.id].kind == item.key[1]
-        and stored[item.id].has_vector
-    }
-    at_hand = dict(vectors)
-    if exists and not force:
-        wanted = {item.key for item in items if item.id not in settled} - at_hand.keys()
-        at_hand |= stored_vectors(work, kinds, wanted)
-
-    texts = {i.id: (i.content, i.key[0]) for i in items if isinstance(i.content, str)}
-    resolution = Resolution(vectors=at_hand, texts=texts)
-    missing: dict[ContentKey, Item] = {}
+    resolution = Resolution(there=(stored or {}).keys(), vectors=dict(vectors))
+    vector_bytes = None if stored is None else work.row.vector_bytes
+    rest: list[tuple[Item, StoredRow | None]] = []
     for item in items:
-        vector = None if item.id in settled else at_hand.get(item.key)
-        if vector is None and item.id not in settled:
-            missing.setdefault(item.key, item)
-        elif item.id in same:
-            change = _change(work, item, stored[item.id], vector)
-            if change is not None:
-                resolution.changes.append(change)
-            else:
-                resolution.unchanged.add(item.id)
+        row = stored.get(item.id) if stored else None
+        if row is not None and not _is_same(item, row, kinds):
+            row = None
+        if row is None or force or vector_bytes is None or row.vector_bytes != vector_bytes:
+            rest.append((item, row))
+        elif (change := _change(work, item, row, None)) is None:
+            resolution.unchanged.add(item.id)
         else:
+            resolution.changes.append(change)
+    at_hand = resolution.vectors
+    if stored is not None and not force:
+        wanted = {item.key: item.content_hash for item, _ in rest if item.key not in at_hand}
+        at_hand |= stored_vectors(work, kinds, wanted)
+    missing: dict[bytes, Item] = {}
+    for item, row in rest:
+        vector = at_hand.get(item.key)
+        if vector is None:
+            missing.setdefault(item.key, item)
+        elif row is None:
             resolution.rows.append(_row(item, vector))
+        elif (change := _change(work, item, row, vector)) is not None:
+            resolution.changes.append(change)
     resolution.missing = list(missing.values())
+    if work.has_row and work.row.language is not None:
+        resolution.texts = {
+            item.id: (item.content, item.content_hash)
+            for item in items
+            if isinstance(item.content, str)
+        }
     return resolution
 
 
-def _is_same(item: Item, row: StoredRow) -> bool:
-    return not item.anew and row.content_hash == item.key[0] and row.kind in {None, item.key[1]}
+def _is_same(item: Item, row: StoredRow, kinds: Sequence[Kind]) -> bool:
+    """Return whether a row is of the item's content."""
+    if item.anew:
+        return False
+    if isinstance(item.content, str):
+        return row.content_hash == item.content_hash and not row.is_binary
+    return row.content_hash == item.key or (
+        row.content_hash == item.content_hash and (bool(row.is_binary) or _takes_bytes_only(kinds))
+    )
+
+
+def _takes_bytes_only(kinds: Sequence[Kind]) -> bool:
+    """Return whether a row with a hash of `llm`'s and without its content is of bytes."""
+    return "text" not in kinds
 
 
 def _row(item: Item, vector: Float32 | None) -> dict[str, Any]:
     text = item.content if item.store and isinstance(item.content, str) else None
     blob = item.content if item.store and isinstance(item.content, bytes) else None
+    updated = {} if item.updated is None else {"updated": item.updated}
     return {
         "id": item.id,
         "embedding": vector,
         "content": text,
         "content_blob": blob,
-        "content_hash": item.key[0],
+        # A row with its bytes says what it is of. Others have a hash that no text has.
+        "content_hash": item.content_hash if item.store else item.key,
         "metadata": item.metadata,
+        **updated,
     }
 
 
@@ -158,56 +177,46 @@ def _change(
     work: Work, item: Item, row: StoredRow, vector: Float32 | None
 ) -> dict[str, Any] | None:
     """Return what a row that stays has to get, or None."""
-    change = _row(item, vector)
-    if row.is_stored:
-        change["content"] = change["content_blob"] = None
-    keeps_order = work.database.keeps_order_of_json
-    if item.metadata is not None and is_same_json(
-        item.metadata, row.metadata, keeps_order=keeps_order
+    metadata = item.metadata
+    if metadata is not None and is_same_json(
+        metadata, row.metadata, keeps_order=work.database.keeps_order_of_json
     ):
-        change["metadata"] = None
-    is_needed = any(
-        value is not None for name, value in change.items() if name not in {"id", "content_hash"}
-    )
-    return change if is_needed else None
+        metadata = None
+    is_stored_now = item.store and not (row.is_text or row.is_binary)
+    if vector is None and metadata is None and not is_stored_now:
+        return None
+    change = _row(item, vector) | {"content_hash": row.content_hash, "metadata": metadata}
+    return change if is_stored_now else change | {"content": None, "content_blob": None}
 
 
-def stored_rows(work: Work, items: Sequence[Item], kinds: Sequence[Kind]) -> dict[str, StoredRow]:
+def stored_rows(work: Work, items: Sequence[Item]) -> dict[str, StoredRow]:
     """Return the rows that are there for items, by their ids. Reads only."""
-    expected = work.row.vector_bytes
-    return {
-        id: StoredRow(
-            content_hash,
-            _kind(is_text, is_binary, kinds),
-            bool(is_text or is_binary),
-            metadata,
-            expected is not None and vector_bytes == expected,
-            updated,
-        )
-        for id, content_hash, is_text, is_binary, metadata, vector_bytes, updated in (
-            work.database.stored_rows(work, [item.id for item in items])
-        )
-    }
-
-
-def _kind(is_text: bool, is_binary: bool, kinds: Sequence[Kind]) -> Kind | None:
-    if is_text or is_binary:
-        return "text" if is_text else "binary"
-    return kinds[0] if len(kinds) == 1 else None
+    rows = work.database.stored_rows(work, [item.id for item in items])
+    return {row.id: row for row in map(StoredRow._make, rows)}
 
 
 def stored_vectors(
-    work: Work, kinds: Sequence[Kind], wanted: set[ContentKey]
-) -> dict[ContentKey, Float32]:
-    """Return the vectors that some row of the collection already has for these contents."""
+    work: Work, kinds: Sequence[Kind], wanted: Mapping[bytes, bytes]
+) -> dict[bytes, Float32]:
+    """Return the vectors that some row of the collection already has for contents, by their keys.
+
+    Args:
+        work: Of the collection.
+        kinds: What the model takes.
+        wanted: The keys of the contents, each with the hash that `llm` has.
+    """
     if work.row.vector_bytes is None or not wanted:
         return {}
-    keys: dict[str, ContentKey] = {}
-    for hashes in batches(sorted({content_hash for content_hash, _ in wanted}), HASHES_AT_ONCE):
-        for content_hash, is_text, is_binary, id in work.database.same_content(work, hashes):
-            kind = _kind(is_text, is_binary, kinds)
-            if kind is not None and (content_hash, kind) in wanted:
-                keys[id] = (content_hash, kind)
+    keys: dict[str, bytes] = {}
+    for hashes in batches(sorted({*wanted, *wanted.values()}), HASHES_AT_ONCE):
+        for found, is_text, is_binary, id in work.database.same_content(work, hashes):
+            # A text is known by its hash, bytes by one of their own or by that of `llm`.
+            if found in wanted and not (is_binary and wanted[found] == found):
+                keys[id] = found
+            elif is_binary or (_takes_bytes_only(kinds) and not is_text):
+                key = key_of_bytes(found)
+                if key in wanted:
+                    keys[id] = key
     if not keys:
         return {}
     columns = work.records.embeddings.c

@@ -697,7 +697,7 @@ def comparable(result: Any) -> Any:
     if isinstance(result, Prepared):
         return (result.content, result.vector.tolist(), result.model_id)
     if isinstance(result, IndexInfo):
-        return (result.is_valid, result.type, result.dimensions, result.m, result.ef_construction)
+        return (result.method, result.options, result.rows, result.dimensions, result.is_valid)
     if isinstance(result, np.ndarray):
         return (result.dtype, result.tolist())
     if isinstance(result, BaseException):

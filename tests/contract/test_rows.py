@@ -367,16 +367,25 @@ class Kinds(EmbeddingModel):
         return [[1.0 if isinstance(item, str) else -1.0, len(item) + 1.0] for item in items]
 
 
+@pytest.mark.parametrize("store", [True, False])
 @pytest.mark.parametrize("value", ["abc", b"abc"])
-def test_a_row_that_does_not_say_what_it_was_is_embedded_again(bound: Any, value: Any):
-    """Without its content a row of a model that takes both may be of either."""
+def test_nothing_is_paid_twice_to_a_model_that_takes_both(bound: Any, value: Any, store: bool):
+    """Stored or not, a row is recognised: the hash of bytes is that of no text."""
     model = Kinds()
     docs = Collection("docs", bound, model=model)
-    docs.embed("a", value, metadata={"n": 1})
+    docs.embed("a", value, {"n": 1}, store)
     docs.embed("a", value)
-    docs.embed("b", value)
-    assert model.calls == [[value]] * 3
-    assert stored(docs) == {"a": (None, {"n": 1}), "b": (None, None)}
+    docs.embed_multi([("b", value), ("c", value)])
+    docs.embed("c", value, store=True)
+    docs.embed_multi([("c", value), ("d", value)])
+    assert model.calls == [[value]]
+    kept = value if store else None
+    assert stored(docs) == {
+        "a": (kept, {"n": 1}),
+        "b": (None, None),
+        "c": (value, None),
+        "d": (None, None),
+    }
 
 
 @pytest.mark.parametrize(("first", "second"), [("abc", b"abc"), (b"abc", "abc")])
@@ -398,8 +407,10 @@ def test_a_row_that_says_what_it_was_is_recognised(bound: Any, first: Any, secon
 
 
 @pytest.mark.parametrize(("first", "second"), [("abc", b"abc"), (b"abc", "abc")])
-def test_a_row_of_unknown_kind_becomes_the_one_that_is_stored(bound: Any, first: Any, second: Any):
-    """Storing later embeds, because only then it is known what the vector is of."""
+def test_a_row_without_its_content_becomes_the_one_that_is_stored(
+    bound: Any, first: Any, second: Any
+):
+    """The other kind is another content, also where the row holds none."""
     model = Kinds()
     docs = Collection("docs", bound, model=model)
     docs.embed("a", first)
@@ -556,8 +567,10 @@ def test_an_entry_of_another_shape_than_a_pair_is_refused(
         iter(["a", "hello"]),
     ]:
         with subtests.test(ascii(entry)[:60]):
-            with pytest.raises(InvalidItemError, match="each entry must be a tuple of 2"):
+            with pytest.raises(InvalidItemError, match="each entry must be a tuple of 2") as raised:
                 docs.embed_multi([("fine", "fine"), entry])
+            is_triple = isinstance(entry, tuple) and len(entry) == 3
+            assert ("embed_multi_with_metadata()" in str(raised.value)) is is_triple
             assert (model.calls, docs.count()) == ([], 0)
 
 
@@ -1151,12 +1164,12 @@ def names() -> Iterator[str]:
 def test_any_mixture_of_text_and_bytes_keeps_them_apart(
     bound: Any, names: Iterator[str], calls: list[tuple[list[tuple[str, Any]], bool]]
 ):
-    """The vector is that of the last value, in its kind, and only stored ones are reused."""
+    """The vector is that of the last value, in its kind, and what is there is reused."""
     model = Kinds()
     docs = Collection(next(names), bound, model=model)
     rows: dict[str, tuple[Any, bool]] = {}
     for entries, store in calls:
-        known = {value for value, is_stored in rows.values() if is_stored}
+        known = {value for value, _ in rows.values()}
         done = len(model.calls)
         docs.embed_multi(entries, store)
         given_now = [item for call in model.calls[done:] for item in call]

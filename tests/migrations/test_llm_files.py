@@ -507,8 +507,10 @@ def test_rows_are_byte_for_byte_those_of_llm(tmp_path: Path, words: Words):
         with Collection("docs", tmp_path / f"ours-{store}.db", model=words) as ours:
             ours.embed_multi_with_metadata(items, store=store)
 
+        # Bytes that are not stored have a hash of our own, which tells them from a text.
+        hashed = "content_hash" if store else "CASE id WHEN 'photo' THEN 0 ELSE content_hash END"
         sql = (
-            "SELECT collection_id, id, embedding, content, content_blob, content_hash, metadata, "
+            f"SELECT collection_id, id, embedding, content, content_blob, {hashed}, metadata, "
             "typeof(updated) FROM embeddings ORDER BY id"
         )
         assert query(tmp_path / f"ours-{store}.db", sql) == query(tmp_path / f"llm-{store}.db", sql)
@@ -531,6 +533,28 @@ def test_we_read_what_llm_wrote(path: Path, words: Words):
         assert words.calls == []
         assert query(path, "SELECT * FROM embeddings") == rows
         assert [entry.id for entry in ours.similar_by_id("hound", number=1)] == ["cat"]
+
+
+@pytest.mark.parametrize("takes_text", [True, False])
+@pytest.mark.parametrize("store", [True, False])
+def test_bytes_that_llm_hashed_are_recognised(
+    path: Path, words: Words, store: bool, takes_text: bool
+):
+    """Where they are stored, or where the model takes nothing else; their vector is reused, too."""
+    with opened(path) as database:
+        theirs = llm.Collection("docs", database, model=words)
+        theirs.embed("photo", b"abc", store=store)
+    words.calls.clear()
+    words.supports_text = takes_text
+
+    with Collection("docs", path, model=words) as ours:
+        ours.embed_multi([("photo", b"abc"), ("copy", b"abc")])
+        assert words.calls == ([] if store or not takes_text else [[b"abc"]])
+        if takes_text:
+            words.calls.clear()
+            ours.embed("text", "abc")
+            assert words.calls == [["abc"]]
+        assert [record.content_blob for record in ours][:2] == [None, b"abc" if store else None]
 
 
 def scores(entries: Iterable[Any]) -> dict[str, float]:

@@ -190,16 +190,24 @@ def test_the_lists_are_the_callers_own():
     assert get_aliases()
 
 
-@pytest.mark.parametrize(
-    "name", ["x", "", "LOCAL", " local", "it's", "ünknown", "a\nb", "%s", "{}"]
-)
+@pytest.mark.parametrize("name", ["x", "", "LOCAL", "it's", "ünknown", "a\nb", "%s", "{}"])
 def test_an_unknown_name_is_a_key_error_with_the_documented_message(name):
     """The error is a KeyError, shows no quotes around the message, and carries the name."""
     with pytest.raises(KeyError) as raised:
         get_embedding_model(name)
     assert type(raised.value) is UnknownModelError
     assert str(raised.value) == f"Unknown model: {name}"
-    assert raised.value.name == name
+    assert (raised.value.name, raised.value.near) == (name, None)
+
+
+@pytest.mark.parametrize("name", [" local", "locall"])
+def test_an_error_names_the_model_that_is_written_much_alike(name):
+    """Only one that can be had: not an alias of nothing."""
+    set_alias("locally", "nobody")
+    with pytest.raises(UnknownModelError) as raised:
+        get_embedding_model(name)
+    remove_alias("locally")
+    assert str(raised.value) == f"Unknown model: {name}. Did you mean 'local'?"
 
 
 @pytest.mark.parametrize("name", ["evil", "evil:register", "evil.register", "./evil.py", "evil.py"])
@@ -241,7 +249,7 @@ def test_an_alias_may_be_set_before_its_model_is_known():
     set_alias(alias, model.model_id)
     with pytest.raises(UnknownModelError) as raised:
         get_embedding_model(alias)
-    assert str(raised.value) == f"Unknown model: {alias}"
+    assert raised.value.name == alias
     register_embedding_model(model)
     assert get_embedding_model(alias) is model
 

@@ -239,7 +239,7 @@ OPERATIONS: dict[str, Callable[[Collection[Any], Any, Records], Any]] = {
     "matches": lambda docs, db, _: rows_by(db, docs.matches("a hound", 3)),
     "matches_by_id": lambda docs, db, _: rows_by(db, docs.matches_by_id("1", 3)),
     "matches_by_vector": lambda docs, db, _: rows_by(db, docs.matches_by_vector(VECTOR, 3)),
-    "create_index": lambda docs, db, _: on_postgresql(db, lambda: docs.create_index().type),
+    "create_index": lambda docs, db, _: on_postgresql(db, lambda: docs.create_index().options),
     "index_info": lambda docs, db, _: on_postgresql(db, lambda: bool(docs.index_info())),
     "a search by the index": lambda docs, _db, _: [entry.id for entry in docs.similar("a hound")],
     "drop_index": lambda docs, db, _: on_postgresql(db, docs.drop_index),

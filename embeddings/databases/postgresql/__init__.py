@@ -11,7 +11,6 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     Connection,
     Integer,
@@ -33,12 +32,25 @@ from ...tables.pending import pending_name
 from ...vectors import ITEM_BYTES, Float32, VectorLike
 from ...writing.items import content_hash as md5
 from ..base import Bools, Database, as_matrix
-from ..status import IndexInfo, Status
-from . import extension, fields, followed, hybrid, index, pending, rows, search, triggers, words
-from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
+from ..status import IndexInfo, IndexRequest, Status
+from . import (
+    build,
+    extension,
+    fields,
+    followed,
+    hybrid,
+    index,
+    parts,
+    pending,
+    rows,
+    search,
+    triggers,
+    words,
+)
+from .types import PGJSON, PGVector, Values, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import URL, Column, Select, Subquery
     from sqlalchemy.exc import DBAPIError
@@ -48,6 +60,7 @@ if TYPE_CHECKING:
     from ...models.base import Content
     from ...searching.filters import Comparison
     from ...searching.query import Query, Ranking
+    from ...tables.indexing import EmbeddingIndex
     from ...tables.records import Records
     from ...vectors import Float64
     from ...work import CollectionRow, Reference, Work
@@ -63,6 +76,7 @@ class PostgreSQL(Database):
 
     name = "postgresql"
     fuses_words = True
+    groups_chunks = True
     keeps_order_of_json = False
     sample_rows = 1  # nobody can store a corrupt vector
 
@@ -132,8 +146,9 @@ class PostgreSQL(Database):
         return is_hnsw or name == words.index_name(records)
 
     def is_own_column(self, name: str) -> bool:
-        """Return whether the column belongs to the text index."""
-        return name in {words.WORDS, words.WORDS_OF, words.LANGUAGE}
+        """Return whether the column belongs to the text index or to chunks."""
+        ours = {words.WORDS, words.WORDS_OF, words.LANGUAGE, parts.SETTING, *parts.COLUMNS}
+        return name in ours
 
     def know_types(self) -> None:
         """Let reflection know `vector`, unless the host has told it another type."""
@@ -231,7 +246,7 @@ class PostgreSQL(Database):
         if row.vector_bytes is None:
             # An index outlives the last row, and takes no others than it was made for.
             info = index.index_info(work.connection, work.records, row.id)
-            if info is not None:
+            if info is not None and info.dimensions is not None:
                 return row._replace(vector_bytes=info.dimensions * ITEM_BYTES)
         return row
 
@@ -246,6 +261,10 @@ class PostgreSQL(Database):
     def row_to_search(self, work: Work, name: str) -> CollectionRow | None:
         """Return the row, read together with the collection's index instead of its rows."""
         return index.row_to_search(work, name)
+
+    def confirms(self, row: CollectionRow) -> bool:
+        """Return whether there was an index; else a search looks whether there is one now."""
+        return row.has_index
 
     # Rows
 
@@ -267,7 +286,7 @@ class PostgreSQL(Database):
 
     def is_one_of(self, id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
         """Return the condition; the ids travel as one parameter, an array."""
-        return rows.is_one_of(id, literal(list(ids), ARRAY(Text)))
+        return rows.is_one_of(id, literal(list(ids), Values()))
 
     def metadata_is(
         self, metadata: ColumnElement[Any], comparison: Comparison
@@ -283,9 +302,15 @@ class PostgreSQL(Database):
         """Return the rows by one statement."""
         return rows.same_content(work, hashes)
 
-    def write_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> None:
+    def write_rows(
+        self,
+        work: Work,
+        rows_: Sequence[dict[str, Any]],
+        updated: int,
+        there: Collection[str] | None = None,
+    ) -> None:
         """Write by INSERT ... ON CONFLICT."""
-        rows.write(work, rows_, updated)
+        rows.write(work, rows_, updated, there)
 
     def add_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> bool:
         """Write by INSERT ... ON CONFLICT DO NOTHING."""
@@ -381,14 +406,21 @@ class PostgreSQL(Database):
         """Return that the database searches, and by which index."""
         if row is None:
             return Status("database", "there is nothing to search")
-        rows = index.count(work.connection, work.records, row.id)
+        warning = self.warning(work.connection, work.records)
         info = index.index_info(work.connection, work.records, row.id)
         if info is None:
-            return Status("database", "there is no index: create_index() makes one", rows)
+            rows = index.count(work.connection, work.records, row.id)
+            reason = "there is no index: create_index() makes one"
+            return Status("database", reason, rows, warning=warning)
         if not info.is_valid:
-            reason = f"the index {info.name} is not valid: create_index() builds it anew"
-            return Status("database", reason, rows, index=info)
-        return Status("index", None, rows, info.bytes, index=info)
+            name = index.index_name(work.records, row.id)
+            reason = f"the index {name} is not valid: create_index() builds it anew"
+            return Status("database", reason, info.rows, index=info, warning=warning)
+        return Status("index", None, info.rows, info.bytes, index=info, warning=warning)
+
+    def warning(self, connection: Connection, records: Records) -> str | None:
+        """Return that the table has very many indexes, which is logged too."""
+        return index.too_many(connection, records)
 
     def cosine_similarity(
         self, vector: ColumnElement[Any], other: ColumnElement[Any]
@@ -438,32 +470,65 @@ class PostgreSQL(Database):
         """Return how many rows have none."""
         return words.count_without(work)
 
+    # Chunks
+
+    def install_chunks(self, connection: Connection, records: Records) -> None:
+        """Add the columns."""
+        parts.install(connection, records)
+
+    def uninstall_chunks(self, connection: Connection, records: Records) -> None:
+        """Drop the columns."""
+        parts.uninstall(connection, records)
+
+    def chunks_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install_chunks`."""
+        return parts.script(records)
+
+    def chunks_script_down(self, records: Records) -> list[str]:
+        """Return the SQL of `uninstall_chunks`."""
+        return parts.script_down(records)
+
+    def chunk_setting(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL of a column of the collection's row."""
+        return parts.setting_of(records)
+
+    def set_chunk_setting(self, work: Work, setting: str | None) -> None:
+        """Set that column."""
+        parts.set_setting(work, setting)
+
+    def parts(self, work: Work) -> Subquery:
+        """Return the columns."""
+        return parts.parts(work)
+
+    def put_parts(self, work: Work, given: Sequence[tuple[Any, ...]]) -> None:
+        """Update the rows."""
+        parts.put(work, given)
+
+    def keep_items(self, work: Work, ids: Sequence[str]) -> None:
+        """Take advisory locks."""
+        parts.keep_items(work, ids)
+
     # Indexes
 
-    def create_index(
-        self,
-        collection: Reference[Any],
-        *,
-        m: int,
-        ef_construction: int,
-        maintenance_work_mem: str | None,
-        progress: Callable[[int, int], object] | None,
-    ) -> IndexInfo:
+    def create_index(self, collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
         """Build an HNSW index."""
-        return index.create(
-            collection,
-            m=m,
-            ef_construction=ef_construction,
-            maintenance_work_mem=maintenance_work_mem,
-            progress=progress,
-        )
+        return build.create(collection, asked)
+
+    def index_script(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return a block that finds the collection's id, and the part that has it."""
+        return build.script(given, connection)
+
+    def index_script_down(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return a block that finds the collection's id."""
+        return build.script_down(given, connection)
 
     def drop_index(self, collection: Reference[Any]) -> bool:
         """Drop the HNSW index."""
-        return index.drop_of(collection)
+        return build.drop_of(collection)
 
     def index_info(self, work: Work) -> IndexInfo | None:
-        """Look at the HNSW index."""
+        """Look at the HNSW index, and at how many there are."""
+        self.warning(work.connection, work.records)
         return index.index_info(work.connection, work.records, work.row.id)
 
     def before_deletion(self, collection: Reference[Any], work: Work) -> None:
@@ -473,7 +538,7 @@ class PostgreSQL(Database):
 
     def after_deletion(self, collection: Reference[Any], row: CollectionRow) -> None:
         """Drop the index concurrently, which no transaction can."""
-        index.drop_left(collection, row)
+        build.drop_left(collection, row)
 
 
 DATABASE = PostgreSQL()

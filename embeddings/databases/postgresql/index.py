@@ -1,7 +1,8 @@
-"""HNSW indexes of pgvector on PostgreSQL: one for each collection that asks for one.
+"""HNSW indexes of pgvector on PostgreSQL: what they are called and over, and what is there.
 
 An index covers one collection, because dimensions differ between collections: it is partial, over
 the vectors cast to the collection's dimensions. A query uses it if it says the same to the letter.
+`build` makes and drops them.
 """
 
 from __future__ import annotations
@@ -10,8 +11,6 @@ import functools
 import hashlib
 import logging
 import re
-from contextlib import contextmanager
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -19,46 +18,51 @@ from sqlalchemy import (
     Executable,
     Text,
     bindparam,
+    case,
     cast,
     column,
     func,
     literal,
     literal_column,
+    or_,
     select,
     table,
     text,
+    true,
 )
 from sqlalchemy.types import UserDefinedType
 
-from ...errors import BindingError, IndexingError, InvalidQueryError
 from ...tables.custom import MAX_NAME_BYTES
 from ...tables.ours import schema_map_of
 from ...vectors import ITEM_BYTES
-from ...work import CollectionRow
+from ...work import ROWS, CollectionRow
 from ..quoting import quoted
 from ..status import IndexInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from sqlalchemy import Connection, Engine
+    from sqlalchemy import Connection
 
     from ...tables.records import Records
-    from ...work import Reference, Work
+    from ...work import Work
     from ..base import Database
 
-BUILD_LOCK = int.from_bytes(b"embeddin") + 1  # advisory; one build at a time in a database
-POLL = 0.5  # seconds between two looks at a build
-CONNECTIONS, CANDIDATES = (2, 100), (4, 1_000)  # of a graph, as pgvector takes them
-OLDEST_PGVECTOR = (0, 8, 0)  # the first with iterative scans, without which filters starve
+METHOD = "hnsw"
 MAX_VECTOR, MAX_HALFVEC = 2_000, 4_000  # dimensions that HNSW takes
-
+MANY = 200  # indexes of a table, from which on all statements about it take noticeably longer
+MANY_REMEDY = (
+    "every statement about the table is planned with all of them. Drop those of small collections, "
+    "or part the table by hash of collection_id, with the indexes on its parts: see the page "
+    "'PostgreSQL' of the documentation"
+)
 
 LOG = logging.getLogger("embeddings")
 
 
 class Sized(UserDefinedType[Any]):
-    """pgvector's `vector(n)` or `halfvec(n)`, for an index over n dimensions."""
+    """What an index over n dimensions holds: pgvector's `vector(n)` or `halfvec(n)`, or `bit(n)`.
+
+    Half precision above 2,000 dimensions, and above 4,000 the signs, as HNSW takes no others.
+    """
 
     cache_ok = True
 
@@ -67,12 +71,55 @@ class Sized(UserDefinedType[Any]):
 
     @property
     def name(self) -> str:
-        """The type's name: half precision where an index takes no other."""
-        return "vector" if self.dimensions <= MAX_VECTOR else "halfvec"
+        """The type's name."""
+        if self.dimensions <= MAX_VECTOR:
+            return "vector"
+        return "halfvec" if self.dimensions <= MAX_HALFVEC else "bit"
+
+    @property
+    def sql(self) -> str:
+        """What the index is over, with the class of operators."""
+        made, operators = {
+            "vector": ("embedding", "vector_cosine_ops"),
+            # Of length 1, so that half precision has room for the values.
+            "halfvec": ("l2_normalize(embedding)", "halfvec_cosine_ops"),
+            "bit": ("binary_quantize(embedding)", "bit_hamming_ops"),
+        }[self.name]
+        return f"({made}::{self.get_col_spec()}) {operators}"
 
     def get_col_spec(self, **_: Any) -> str:
         """Return the type with its dimensions."""
         return f"{self.name.upper()}({self.dimensions})"
+
+
+def distance(vector: ColumnElement[Any], query: ColumnElement[Any], size: int) -> Any:
+    """Return the expression that an index for vectors of that many dimensions serves."""
+    sized = Sized(size)
+    if sized.name == "vector":
+        return cast(vector, sized).op("<=>")(query)
+    if sized.name == "halfvec":
+        return cast(func.l2_normalize(vector), sized).op("<=>")(cast(query, sized))
+    signs = func.binary_quantize
+    return cast(signs(vector), sized).op("<~>")(cast(signs(query), sized))
+
+
+def has_dimensions(vector: ColumnElement[Any], size: int) -> ColumnElement[bool]:
+    """Return the condition about a row that an index for so many dimensions has.
+
+    It keeps those of others from the cast, which raises: also rows that are deleted already, and
+    that a build within a transaction meets. To the letter that of `restriction`.
+    """
+    # A comparison by itself PostgreSQL takes for one that a row in 200 meets.
+    fits = func.vector_dims(vector) == literal_column(str(size))
+    return case((fits, true()))
+
+
+def restriction(collection_id: object, size: int) -> str:
+    """Return the condition of an index."""
+    return (
+        f"collection_id = {collection_id} "
+        f"AND CASE WHEN vector_dims(embedding) = {size} THEN true END"
+    )
 
 
 def prefix(records: Records) -> str:
@@ -92,23 +139,31 @@ def row_to_search(work: Work, called: str) -> CollectionRow | None:
     row = work.run_kept(_with_index(work.database, work.records), parameters).first()
     if row is None:
         return None
-    return CollectionRow(
+    found = CollectionRow(
         row.id,
         row.name,
         row.model,
         row.vector_bytes,
         row.vector_bytes is not None,
         language=row.language,
+        chunks=row.chunks,
     )
+    if found.has_index:
+        ROWS.put(work.bind, work.records, found, committed=False)
+    return found
 
 
 @functools.cache
 def _with_index(database: Database, records: Records) -> Executable:
     collections, language = records.collections, database.text_language(records)
+    chunks = database.chunk_setting(records)
     index = table("pg_index", *map(column, ("indexrelid", "indrelid", "indisvalid")))
     relation = table("pg_class", column("oid"), column("relname"))
     attribute = table("pg_attribute", *map(column, ("attrelid", "attnum", "atttypmod")))
-    # pgvector keeps the dimensions of vector(n) and halfvec(n) in the modifier of the type.
+    inherits = table("pg_inherits", column("inhrelid"), column("inhparent"))
+    ours = func.to_regclass(bindparam("table", type_=Text))
+    parts = select(inherits.c.inhrelid).where(inherits.c.inhparent == ours)
+    # PostgreSQL keeps the dimensions of vector(n), halfvec(n) and bit(n) in the type's modifier.
     vector_bytes = (
         select(attribute.c.atttypmod * literal_column(str(ITEM_BYTES)))
         .select_from(
@@ -118,7 +173,7 @@ def _with_index(database: Database, records: Records) -> Executable:
         )
         .where(
             relation.c.relname == func.concat(prefix(records), collections.c.id, literal("_hnsw")),
-            index.c.indrelid == func.to_regclass(bindparam("table", type_=Text)),
+            or_(index.c.indrelid == ours, index.c.indrelid.in_(parts)),
             index.c.indisvalid,
             attribute.c.attnum == literal_column("1"),
         )
@@ -131,6 +186,7 @@ def _with_index(database: Database, records: Records) -> Executable:
         collections.c.model,
         vector_bytes.label("vector_bytes"),
         language.label("language"),
+        chunks.label("chunks"),
     ).where(collections.c.name == bindparam("name"))
 
 
@@ -145,68 +201,20 @@ def table_name(connection: Connection, records: Records) -> str:
     return ".".join(quoted(part) for part in (schema, records.embeddings.name) if part)
 
 
-def distance(vector: ColumnElement[Any], query: ColumnElement[Any], size: int) -> Any:
-    """Return the expression that an index for vectors of that many dimensions serves."""
-    sized = Sized(size)
-    if sized.name == "vector":
-        return cast(vector, sized).op("<=>")(query)
-    # Of length 1, so that half precision has room for the values.
-    return cast(func.l2_normalize(vector), sized).op("<=>")(cast(query, sized))
-
-
-def create_sql(
-    connection: Connection,
-    records: Records,
-    row: CollectionRow,
-    *,
-    m: int,
-    ef_construction: int,
-    concurrently: bool,
-) -> str:
-    """Return the CREATE INDEX for a collection that has vectors."""
-    sized = Sized((row.vector_bytes or 0) // ITEM_BYTES)
-    vector = "embedding" if sized.name == "vector" else "l2_normalize(embedding)"
-    return (
-        f"CREATE INDEX {_concurrently(concurrently)}"
-        f"{quoted(index_name(records, row.id))} ON {table_name(connection, records)} "
-        f"USING hnsw (({vector}::{sized.get_col_spec()}) {sized.name}_cosine_ops) "
-        f"WITH (m = {m:d}, ef_construction = {ef_construction:d}) "
-        f"WHERE collection_id = {row.id:d}"
-    )
-
-
-def check_possible(connection: Connection, row: CollectionRow) -> None:
-    """Do nothing if the collection can have an index.
-
-    Raises:
-        IndexingError: It is empty, its vectors have too many dimensions, or pgvector is too old.
-    """
-    if row.vector_bytes is None:
-        raise IndexingError(
-            "An index is for vectors of known dimensions, and the collection is empty"
-        )
-    dimensions = row.vector_bytes // ITEM_BYTES
-    if dimensions > MAX_HALFVEC:
-        raise IndexingError(
-            f"pgvector indexes up to {MAX_HALFVEC} dimensions, and the collection's vectors have "
-            f"{dimensions}"
-        )
-    version = str(
-        connection.scalar(text("SELECT extversion FROM pg_extension WHERE extname = 'vector'"))
-    )
-    if tuple(map(int, re.findall(r"\d+", version))) < OLDEST_PGVECTOR:
-        oldest = ".".join(map(str, OLDEST_PGVECTOR))
-        raise IndexingError(
-            f"Indexes need pgvector {oldest}, and the database has {version}. Install a newer one "
-            "on the server and run: ALTER EXTENSION vector UPDATE"
-        )
+OF_TABLE = (
+    "FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid AND (i.indrelid = to_regclass(:table) "
+    "OR i.indrelid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass(:table)))"
+)
+"""The SQL that finds the indexes of the table, and of its parts if it is partitioned."""
+OF_COLLECTION = f"{OF_TABLE} AND c.relname = :name"
+"""The SQL that finds the index of a collection; see `parameters`."""
 
 
 def index_info(connection: Connection, records: Records, collection_id: int) -> IndexInfo | None:
-    """Return what the index of a collection is, or None."""
+    """Return what the index of a collection is, or None. Warns of very many of them."""
     row = connection.execute(
         text(
-            "SELECT c.relname, i.indisvalid, format_type(a.atttypid, a.atttypmod), c.reloptions, "
+            "SELECT i.indisvalid, format_type(a.atttypid, a.atttypmod), c.reloptions, "
             f"pg_relation_size(c.oid) {OF_COLLECTION} "
             "JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = 1"
         ),
@@ -214,25 +222,16 @@ def index_info(connection: Connection, records: Records, collection_id: int) -> 
     ).first()
     if row is None:
         return None
-    relname, is_valid, type_name, reloptions, size = row
+    is_valid, type_name, reloptions, size = row
     kind, dimensions = re.findall(r"(\w+)\((\d+)\)", type_name)[0]
-    options = dict(option.split("=") for option in reloptions or ())
-    return IndexInfo(
-        relname,
-        is_valid,
-        kind,
-        int(dimensions),
-        int(options.get("m", 16)),
-        int(options.get("ef_construction", 64)),
-        int(size),
-    )
-
-
-OF_COLLECTION = (
-    "FROM pg_index i JOIN pg_class c "
-    "ON c.oid = i.indexrelid AND c.relname = :name AND i.indrelid = to_regclass(:table)"
-)
-"""The SQL that finds the index of a collection; see `parameters`."""
+    given = dict(option.split("=") for option in reloptions or ())
+    options = {
+        "m": int(given.get("m", 16)),
+        "ef_construction": int(given.get("ef_construction", 64)),
+        "type": kind,
+    }
+    rows = count(connection, records, collection_id)
+    return IndexInfo(METHOD, options, rows, int(dimensions), int(size), is_valid)
 
 
 def parameters(connection: Connection, records: Records, collection_id: int) -> dict[str, str]:
@@ -243,16 +242,25 @@ def parameters(connection: Connection, records: Records, collection_id: int) -> 
     }
 
 
-def existing_info(connection: Connection, records: Records, collection_id: int) -> IndexInfo:
-    """Return what the index of a collection is.
+def how_many(connection: Connection, records: Records) -> int:
+    """Return how many HNSW indexes the table of embeddings has, or the part of it with most."""
+    most = text(
+        f"SELECT count(*) {OF_TABLE} AND c.relname LIKE :names "
+        "GROUP BY i.indrelid ORDER BY count(*) DESC LIMIT 1"
+    )
+    names = prefix(records).replace("_", "\\_") + "%\\_hnsw"
+    found = {"table": table_name(connection, records), "names": names}
+    return int(connection.scalar(most, found) or 0)
 
-    Raises:
-        IndexingError: It was dropped just now.
-    """
-    info = index_info(connection, records, collection_id)
-    if info is None:
-        raise IndexingError("The index that was built has been dropped meanwhile")
-    return info
+
+def too_many(connection: Connection, records: Records) -> str | None:
+    """Return what to do about very many indexes, which is logged as a warning; None of fewer."""
+    number = how_many(connection, records)
+    if number < MANY:
+        return None
+    told = f"{records.embeddings.name} has {number} HNSW indexes: {MANY_REMEDY}"
+    LOG.warning("%s", told)
+    return told
 
 
 def drop(
@@ -269,6 +277,23 @@ def drop(
     return True
 
 
+def place_of(connection: Connection, records: Records, collection_id: int) -> str:
+    """Return the table that has the rows of a collection, quoted: a part of a partitioned one."""
+    whole = table_name(connection, records)
+    parts = connection.execute(
+        text(
+            "SELECT inhrelid::regclass::text, pg_get_partition_constraintdef(inhrelid) "
+            "FROM pg_inherits WHERE inhparent = to_regclass(:table)"
+        ),
+        {"table": whole},
+    ).all()
+    for part, condition in parts:
+        one = f"SELECT 1 FROM (SELECT {collection_id:d} AS collection_id) AS row WHERE {condition}"
+        if connection.exec_driver_sql(one.replace("%", "%%")).first() is not None:
+            return str(part)
+    return whole
+
+
 def count(connection: Connection, records: Records, collection_id: int) -> int:
     """Return the rows of a collection."""
     columns = records.embeddings.c
@@ -276,174 +301,5 @@ def count(connection: Connection, records: Records, collection_id: int) -> int:
     return int(connection.scalar(statement) or 0)
 
 
-def rows_done(connection: Connection, process_id: int) -> int:
-    """Return how many rows the build by another server process has put into its index."""
-    done = text("SELECT tuples_done FROM pg_stat_progress_create_index WHERE pid = :pid")
-    return int(connection.scalar(done, {"pid": process_id}) or 0)
-
-
 def _concurrently(concurrently: bool) -> str:
     return "CONCURRENTLY " if concurrently else ""
-
-
-# What a collection's index is asked for
-
-
-def create(
-    collection: Reference[Any],
-    *,
-    m: int,
-    ef_construction: int,
-    maintenance_work_mem: str | None,
-    progress: Callable[[int, int], object] | None,
-) -> IndexInfo:
-    """Build an index of a collection, and return what it is. See `Collection.create_index`."""
-    _check_options(m, ef_construction)
-    began = perf_counter()
-    engine = collection.sessions.engine
-    if progress is not None and engine is None:
-        raise BindingError(
-            "progress= needs a second connection, and a collection on a session has one only: "
-            "open the collection on the engine"
-        )
-    records = collection.records
-    with collection.work(write=True) as work:
-        connection, row = work.connection, collection.existing(work)
-        info = index_info(connection, records, row.id)
-        if info is not None and info.is_valid:
-            if (info.m, info.ef_construction) != (m, ef_construction):
-                raise IndexingError(
-                    f"{collection.name!r} has an index with m={info.m}, "
-                    f"ef_construction={info.ef_construction}. Call drop_index() first"
-                )
-            return info
-        check_possible(connection, row)
-        total = 0 if progress is None else count(connection, records, row.id)
-        sql = create_sql(
-            connection,
-            records,
-            row,
-            m=m,
-            ef_construction=ef_construction,
-            concurrently=engine is not None,
-        )
-        if engine is None:
-            drop(connection, records, row.id)
-            with _memory(connection, maintenance_work_mem, local=True):
-                connection.execute(text(sql))
-    if engine is not None:
-        with _alone(collection, engine) as connection:
-            info = index_info(connection, records, row.id)
-            if info is None or not info.is_valid:  # else somebody was faster
-                drop(connection, records, row.id, concurrently=True)
-                try:
-                    with _memory(connection, maintenance_work_mem, local=False):
-                        _build(collection, engine, connection, sql, progress, total)
-                except Exception:
-                    drop(connection, records, row.id, concurrently=True)
-                    raise
-    with collection.work() as work:
-        row = collection.existing(work)
-        info = existing_info(work.connection, records, row.id)
-    took = perf_counter() - began
-    LOG.info("index of %r built: %s, %d bytes, %.1f s", row.name, info.name, info.bytes, took)
-    return info
-
-
-def drop_of(collection: Reference[Any]) -> bool:
-    """Drop the index of a collection, and return whether there was one."""
-    engine = collection.sessions.engine
-    with collection.work(write=True) as work:
-        row = collection.existing(work)
-        if engine is None:
-            return drop(work.connection, collection.records, row.id)
-    with _alone(collection, engine) as connection:
-        return drop(connection, collection.records, row.id, concurrently=True)
-
-
-def drop_left(collection: Reference[Any], row: CollectionRow) -> None:
-    """Drop the index that a deleted collection left, on an engine."""
-    if engine := collection.sessions.engine:
-        with _alone(collection, engine) as connection:
-            drop(connection, collection.records, row.id, concurrently=True)
-
-
-@contextmanager
-def _alone(collection: Reference[Any], engine: Engine) -> Iterator[Connection]:
-    """Yield a connection without transactions when no other builds or drops.
-
-    Two builds would each wait for the other's snapshot; so does a statement that waits for a
-    lock.
-    """
-    lock = {"lock": BUILD_LOCK}
-    with _autocommit(engine) as connection:
-        while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), lock):
-            collection.sessions.runtime.pause(POLL / 5)
-        try:
-            yield connection
-        finally:
-            if not connection.invalidated:  # else the server has let go with the connection
-                connection.execute(text("SELECT pg_advisory_unlock(:lock)"), lock)
-
-
-def _build(
-    collection: Reference[Any],
-    engine: Engine,
-    connection: Connection,
-    sql: str,
-    progress: Callable[[int, int], object] | None,
-    total: int,
-) -> None:
-    if progress is None:
-        connection.execute(text(sql))
-        return
-    process_id = int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
-    with _autocommit(engine) as observer:
-        collection.sessions.runtime.with_reports(
-            lambda: connection.execute(text(sql)),
-            lambda: progress(min(rows_done(observer, process_id), total), total),
-            POLL,
-        )
-    progress(total, total)
-
-
-def _check_options(m: int, ef_construction: int) -> None:
-    for name, value, (least, most) in (
-        ("m", m, CONNECTIONS),
-        ("ef_construction", ef_construction, CANDIDATES),
-    ):
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            raise InvalidQueryError(
-                f"{name} must be an integer of {least} to {most}, not {value!r}"
-            )
-    if ef_construction < 2 * m:
-        raise InvalidQueryError(f"ef_construction must be at least 2 * m = {2 * m}")
-
-
-@contextmanager
-def _autocommit(engine: Engine) -> Iterator[Connection]:
-    """Yield a connection without transactions, as CONCURRENTLY wants it."""
-    with engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        try:
-            yield connection
-        finally:
-            connection.rollback()  # one that fails in close() would keep it from the pool
-
-
-@contextmanager
-def _memory(connection: Connection, amount: str | None, *, local: bool) -> Iterator[None]:
-    if amount is None:
-        yield
-        return
-    setting = text("SELECT set_config('maintenance_work_mem', :amount, :local)")
-    before = connection.scalar(text("SELECT current_setting('maintenance_work_mem')"))
-    connection.execute(setting, {"amount": amount, "local": local})
-    try:
-        yield
-    except BaseException:
-        # A transaction that failed has put it back, and so has a connection that is gone.
-        if not local and not connection.invalidated:
-            connection.execute(setting, {"amount": before, "local": local})
-        raise
-    connection.execute(setting, {"amount": before, "local": local})

@@ -25,10 +25,10 @@ from ..base import by_hash, rows_of
 from ..inserts import Insert, insert_of, own_values
 from .copy import COPIED_FROM, LOOKED_FOR_FROM, copy
 from .drivers import sender
-from .types import as_jsonb
+from .types import Values, as_jsonb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from sqlalchemy import ColumnElement, Dialect, Select
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 def is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Return the condition that an id is in an array of texts."""
+    """Return the condition that an id is among `Values`, or in an array."""
     # In a group: SQLAlchemy 2.0 negates it to `id != ANY(ids)` else, which is another condition.
     return (id == func.any(cast(ids, ARRAY(Text)))).self_group()
 
@@ -82,7 +82,7 @@ def stored_rows(work: Work, ids: list[str]) -> Iterable[Any]:
 
 @functools.cache
 def _rows_of_ids(database: Database, records: Records) -> Select[Any]:
-    ids = bindparam("ids", type_=ARRAY(Text))
+    ids = bindparam("ids", type_=Values())
     return rows_of(database, records, is_one_of(records.embeddings.c.id, ids))
 
 
@@ -99,14 +99,17 @@ def same_content(work: Work, hashes: list[bytes]) -> Iterable[Any]:
 @functools.cache
 def _by_hashes(database: Database, records: Records) -> Select[Any]:
     # An array: PostgreSQL parses and plans it ten times faster than as many parameters.
-    hashes = func.any(bindparam("hashes", type_=ARRAY(LargeBinary)))
+    hashes = func.any(cast(bindparam("hashes", type_=Values()), ARRAY(LargeBinary)))
     return by_hash(database, records, records.embeddings.c.content_hash == hashes)
 
 
-def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
+def write(
+    work: Work, rows: Sequence[dict[str, Any]], updated: int, there: Collection[str] | None
+) -> None:
     """Write the rows of `Database.write_rows`."""
-    may_look = _can_be_copied(work, rows) and len(rows) >= LOOKED_FOR_FROM
-    if not (may_look and _are_new(work, rows) and copy(work, rows, updated)):
+    if not (
+        _can_be_copied(work, rows) and _are_new(work, rows, there) and copy(work, rows, updated)
+    ):
         _write(work, rows, updated, replaces=True)
 
 
@@ -131,11 +134,15 @@ def _can_be_copied(work: Work, rows: Sequence[dict[str, Any]]) -> bool:
     )
 
 
-def _are_new(work: Work, rows: Sequence[dict[str, Any]]) -> bool:
+def _are_new(work: Work, rows: Sequence[dict[str, Any]], there: Collection[str] | None) -> bool:
+    if there is not None:
+        return all(row["id"] not in there for row in rows)
+    if len(rows) < LOOKED_FOR_FROM:
+        return False
     columns = work.records.embeddings.c
     ids = [row["id"] for row in rows]
     stored = select(columns.id).where(
-        columns.collection_id == work.row.id, is_one_of(columns.id, literal(ids, ARRAY(Text)))
+        columns.collection_id == work.row.id, is_one_of(columns.id, literal(ids, Values()))
     )
     return work.run(stored.limit(1)).first() is None
 
@@ -156,7 +163,7 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
         replaces=replaces,
         has_arrays=vectors.is_array,
     )
-    values = (
+    values = [
         (
             collection_id,
             row["id"],
@@ -168,7 +175,7 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
             row.get("updated", updated),
         )
         for row in rows
-    )
+    ]
     with vectors.within():
         return statement.run(connection, values, work.extra)
 

@@ -45,7 +45,9 @@ from embeddings import (
     InvalidQueryError,
     InvalidVectorError,
 )
+from embeddings.databases.postgresql import index as pgvector_index
 from embeddings.databases.postgresql import search as pgvector
+from embeddings.overview import overview
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
@@ -120,6 +122,11 @@ def clustered(count: int, seed: int, dimensions: int = DIMENSIONS) -> Float32:
     return (chosen + 0.7 * chance.standard_normal((count, dimensions))).astype("f4")
 
 
+def name_of(docs: Collection[Any]) -> str:
+    """Return what the index of a collection is called in the database."""
+    return f"idx_embeddings_{docs.id}_hnsw"
+
+
 def indexes(engine: Engine) -> list[tuple[str, str]]:
     """Return the schemas and names of all HNSW indexes."""
     with engine.connect() as connection:
@@ -160,7 +167,7 @@ def scans(session: Session, docs: Collection[Any]) -> int:
     info = docs.index_info()
     assert info is not None
     count = text("SELECT coalesce(pg_stat_get_xact_numscans(to_regclass(:name)), 0)")
-    return int(session.scalar(count, {"name": info.name}) or 0)
+    return int(session.scalar(count, {"name": name_of(docs)}) or 0)
 
 
 @contextmanager
@@ -212,8 +219,8 @@ def test_create_and_drop(host: Engine, kind: str):
 
         info = docs.create_index()
 
-        name = f"idx_embeddings_{docs.id}_hnsw"
-        assert info == IndexInfo(name, True, "vector", 8, 16, 128, info.bytes)
+        options = {"m": 16, "ef_construction": 128, "type": "vector"}
+        assert info == IndexInfo("hnsw", options, 20, 8, info.bytes, True)
         assert info.bytes > 0
         assert docs.index_info() == info
         assert docs.drop_index() is True
@@ -225,17 +232,18 @@ def test_options_of_the_build(host: Engine):
     """The options of the build are those of the index."""
     info = stored(host, some()).create_index(m=4, ef_construction=32)
 
-    assert (info.m, info.ef_construction) == (4, 32)
+    assert (info.options["m"], info.options["ef_construction"]) == (4, 32)
 
 
 @pytest.mark.parametrize(
-    ("dimensions", "type"), [(1, "vector"), (2000, "vector"), (2001, "halfvec"), (4000, "halfvec")]
+    ("dimensions", "type"),
+    [(1, "vector"), (2000, "vector"), (2001, "halfvec"), (4000, "halfvec"), (4001, "bit")],
 )
 def test_type_of_the_index(host: Engine, dimensions: int, type: str):
-    """Above 2,000 dimensions the index holds half precision."""
+    """Above 2,000 dimensions the index holds half precision, above 4,000 the signs."""
     info = stored(host, some(3, dimensions)).create_index()
 
-    assert (info.type, info.dimensions, info.is_valid) == (type, dimensions, True)
+    assert (info.options["type"], info.dimensions, info.is_valid) == (type, dimensions, True)
 
 
 def test_on_a_session_it_is_part_of_the_transaction(host: Engine):
@@ -355,12 +363,12 @@ def test_repeated_create_does_nothing(host: Engine, bound: str):
         first = docs.create_index()
         oid = text("SELECT to_regclass(:name)::oid::bigint")
         db = host.connect() if bound == "engine" else session.connection()
-        before = db.scalar(oid, {"name": first.name})
+        before = db.scalar(oid, {"name": name_of(docs)})
 
         with statements(host) as sent:
             assert docs.create_index() == first
 
-        assert db.scalar(oid, {"name": first.name}) == before
+        assert db.scalar(oid, {"name": name_of(docs)}) == before
         assert not any("CREATE INDEX" in sql or "DROP INDEX" in sql for sql, _ in sent)
         if bound == "engine":
             db.close()
@@ -385,7 +393,8 @@ def test_an_invalid_index_is_built_anew(host: Engine, bound: str):
     """What a concurrent build that failed has left serves no search, and is replaced."""
     vectors = some()
     docs = stored(host, vectors)
-    name = docs.create_index().name
+    docs.create_index()
+    name = name_of(docs)
     with host.begin() as connection:
         left = {"name": name}
         invalid = "UPDATE pg_index SET indisvalid = false WHERE indexrelid = to_regclass(:name)"
@@ -401,50 +410,70 @@ def test_an_invalid_index_is_built_anew(host: Engine, bound: str):
         info = again.create_index(m=4, ef_construction=16)
         session.commit()
 
-    assert (info.is_valid, info.m, info.ef_construction) == (True, 4, 16)
+    assert (info.is_valid, info.options["m"], info.options["ef_construction"]) == (True, 4, 16)
     assert docs.index_info() == info
 
 
-def test_a_build_that_fails_on_an_engine_leaves_nothing(host: Engine):
-    """Rows of other dimensions are no obstacle any more once they are gone."""
+def in_the_way(docs: Collection[Any]) -> None:
+    """Let a build of the collection's index fail: a table has its name."""
+    with Session(docs.reference.sessions.bind(docs.reference.records)) as session:
+        session.execute(text(f"CREATE TABLE {name_of(docs)} (id integer)"))
+        session.commit()
+
+
+@pytest.mark.parametrize("bound", ["engine", "session"])
+def test_a_build_that_fails_leaves_nothing(host: Engine, bound: str):
+    """What was in the way is no obstacle any more once it is gone."""
     docs = stored(host, some())
-    with host.begin() as connection:
-        odd = "UPDATE embeddings SET embedding = '[1,2,3]' WHERE id = '00007'"
-        connection.execute(text(odd))
-    with pytest.raises((DBAPIError, EmbeddingsError)):
-        docs.create_index()
-    assert docs.index_info() is None
-
-    docs.delete_items(["00007"])
-    assert docs.create_index(m=4, ef_construction=16).is_valid
-
-
-def test_rows_of_other_dimensions_and_a_build_on_a_session(host: Engine):
-    """A build that fails within a savepoint leaves nothing."""
-    docs = stored(host, some())
-    with host.begin() as connection:
-        connection.execute(text("UPDATE embeddings SET embedding = '[1]' WHERE id = '00007'"))
-
+    in_the_way(docs)
     with Session(host) as session:
-        own = Collection("docs", session)
-        with pytest.raises((DBAPIError, EmbeddingsError)), session.begin_nested():
+        own = docs if bound == "engine" else Collection("docs", session)
+        with pytest.raises(DBAPIError, match="already exists"), session.begin_nested():
             own.create_index()
         assert own.index_info() is None
         assert own.count() == 20
 
-    assert docs.index_info() is None
+    with host.begin() as connection:
+        connection.execute(text(f"DROP TABLE {name_of(docs)}"))
+    assert docs.create_index(m=4, ef_construction=16).is_valid
 
 
 def test_a_build_that_fails_on_an_engine_puts_the_memory_back(pool: Engine):
     """The connection of a failed build goes back to the pool with the settings that it had."""
     docs = stored(pool, some())
-    with pool.begin() as connection:
-        connection.execute(text("UPDATE embeddings SET embedding = '[1]' WHERE id = '00007'"))
+    in_the_way(docs)
 
-    with pytest.raises((DBAPIError, EmbeddingsError)):
+    with pytest.raises(DBAPIError, match="already exists"):
         docs.create_index(maintenance_work_mem="77MB")
 
     assert memory(pool) == {"64MB"}
+    with pool.begin() as connection:
+        connection.execute(text(f"DROP TABLE {name_of(docs)}"))
+
+
+@pytest.mark.parametrize("bound", ["engine", "session"])
+def test_rows_of_other_dimensions_are_not_in_the_index(host: Engine, bound: str):
+    """What others wrote, and what is deleted but seen by a transaction, is no obstacle."""
+    vectors = some()
+    docs = stored(host, vectors)
+    odd = text("UPDATE embeddings SET embedding = '[1,2]' WHERE id IN ('00007', '00008')")
+    with host.begin() as connection:
+        connection.execute(odd)
+    with host.connect() as other, Session(host) as session:
+        other.execute(text("SELECT count(*) FROM embeddings"))  # it sees them until its end
+        docs.delete_items(["00007"])
+        own = docs if bound == "engine" else Collection("docs", session)
+        if bound == "session":
+            own.delete_items(["00008"])
+        else:
+            other.rollback()  # a concurrent build waits for every transaction
+        assert own.create_index().is_valid
+        session.commit()
+
+    with forced(host) as session:
+        found = Collection("docs", session).similar_by_vector(vectors[7], 3)
+        assert not found.exact
+        assert not {"00007", "00008"} & {*ids(found)}
 
 
 def test_progress_that_raises(pool: Engine):
@@ -505,11 +534,13 @@ def test_options_that_mean_nothing(host: Engine, subtests: pytest.Subtests):
         {"m": 16.0},
         {"m": "16"},
         {"m": True},
-        {"m": None},
         {"ef_construction": 3},
         {"ef_construction": 1001},
         {"ef_construction": "128; DROP TABLE embeddings"},
         {"m": 65},
+        {"dimensions": 0},
+        {"dimensions": 16_001},
+        {"dimensions": "8"},
         {"m": 16, "ef_construction": 31},
     ]:
         with subtests.test(ascii(options)[:60]):
@@ -520,6 +551,14 @@ def test_options_that_mean_nothing(host: Engine, subtests: pytest.Subtests):
 
             assert sent == []
             assert docs.index_info() is None
+
+
+def test_a_method_that_there_is_none_of(host: Engine):
+    """The error names the one that there is."""
+    docs = stored(host, some())
+    with pytest.raises(IndexingError, match="'bits' on PostgreSQL: method='hnsw'"):
+        docs.create_index(method="bits")
+    assert docs.create_index(method="hnsw").method == "hnsw"
 
 
 @pytest.mark.parametrize("amount", ["plenty", "-1MB", "", 5])
@@ -538,16 +577,70 @@ def test_memory_that_means_nothing(host: Engine, bound: str, amount: Any):
 
 @pytest.mark.parametrize("bound", ["engine", "session"])
 def test_an_empty_collection(host: Engine, bound: str):
-    """An empty collection has no dimensions to be indexed by."""
+    """It has no dimensions to be indexed by unless they are given, as a migration does."""
     with Session(host) as session:
         docs = stored(host if bound == "engine" else session, some(1))
         docs.delete_items(["00000"])
 
-        with pytest.raises(IndexingError, match="empty"):
+        with pytest.raises(IndexingError, match="'docs' is empty: pass dimensions="):
             docs.create_index()
-
         assert docs.index_info() is None
         assert docs.drop_index() is False
+
+        info = docs.create_index(dimensions=8)
+        assert (info.rows, info.dimensions, info.is_valid) == (0, 8, True)
+        assert docs.create_index(dimensions=8) == docs.create_index(dimensions=8)
+        with pytest.raises(IndexingError, match=r"for 8 dimensions.*drop_index\(\)"):
+            docs.create_index(dimensions=9)
+        with pytest.raises(EmbeddingsError, match="8"):
+            docs.store_vectors([("odd", [1.0, 2.0])])
+        docs.store_vectors([("a", some(1)[0])])
+        with pytest.raises(IndexingError, match=r"8 dimensions, and dimensions= is 9"):
+            docs.create_index(dimensions=9)
+        assert ids(docs.similar_by_vector(some(1)[0])) == ["a"]
+
+
+@pytest.mark.parametrize("bound", ["engine", "session"])
+def test_an_index_before_the_collection(host: Engine, bound: str):
+    """With dimensions the collection is created, by the model that it was given."""
+    with Session(host) as session:
+        docs = Collection("docs", host if bound == "engine" else session, model_id="a model")
+
+        assert docs.create_index(dimensions=8).is_valid
+
+        assert (docs.count(), docs.model_id) == (0, "a model")
+        docs.store_vectors([("a", some(1)[0])])
+
+
+def test_a_small_collection_is_told_of_in_the_log(host: Engine, caplog: pytest.LogCaptureFixture):
+    """Its index is built as any other, and a line says that reading is as fast."""
+    caplog.set_level("INFO", "embeddings")
+    stored(host, some()).create_index()
+
+    assert [record.getMessage() for record in caplog.records][-1] == (
+        "to read the 20 rows of 'docs' is as fast as its index, up to about 10000 rows"
+    )
+
+
+def test_very_many_indexes_are_told_of(
+    host: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    """From about 200 on, of which three are made here, with what to do about it."""
+    monkeypatch.setattr(pgvector_index, "MANY", 3)
+    many = [Collection(f"docs {n}", host, model_id="a model") for n in range(3)]
+    for docs in many[:2]:
+        docs.create_index(dimensions=8)
+    assert docs.status().warning is None
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    many[2].create_index(dimensions=8)
+
+    warning = many[0].status().warning
+    assert warning is not None
+    assert re.match("embeddings has 3 HNSW indexes: .* part the table by hash", warning)
+    many[0].index_info()
+    warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert {*warnings} == {warning}
+    assert warning in str(overview(host))
 
 
 @pytest.mark.parametrize("bound", ["engine", "session"])
@@ -586,16 +679,23 @@ def test_on_sqlite(engine: Engine):
 
 
 def test_over_four_thousand_dimensions(host: Engine):
-    """More dimensions than pgvector indexes are refused, and searched exactly."""
-    vectors = some(3, 4001)
+    """An index of the signs finds candidates, whose scores are those of the stored vectors."""
+    vectors = clustered(300, 5, 4096)
     docs = stored(host, vectors)
+    assert docs.create_index().options["type"] == "bit"
 
-    with pytest.raises(IndexingError, match=r"4000.*4001"):
-        docs.create_index()
-
-    assert docs.index_info() is None
-    found = docs.similar_by_vector(vectors[2], 1)
-    assert (ids(found), found.exact) == (["00002"], True)
+    queries = clustered(10, 6, 4096)
+    with forced(host) as session:
+        own = Collection("docs", session)
+        found = [own.similar_by_vector(query) for query in queries]
+        assert scans(session, own) == len(queries)
+        right = [own.similar_by_vector(query, exact=True) for query in queries]
+        assert not any(entries.exact for entries in found)
+        assert recall(found, right) >= 0.97
+        scores = {entry.id: entry.score for entry in right[0]}
+        assert [entry.score for entry in found[0]] == pytest.approx(
+            [scores.get(entry.id, entry.score) for entry in found[0]], abs=1e-6
+        )
 
 
 def test_progress_needs_an_engine(host: Engine):
@@ -656,7 +756,7 @@ def test_the_statement_of_a_search_uses_the_index(large: Engine):
 
         info = docs.index_info()
         assert info is not None
-        assert f"Index Scan using {info.name}" in plan(session, *search)
+        assert f"Index Scan using {name_of(docs)}" in plan(session, *search)
 
 
 @pytest.mark.parametrize("mode", ["auto", "force_generic_plan", "force_custom_plan"])
@@ -877,7 +977,7 @@ def test_candidates_of_half_precision_are_scored_exactly(host: Engine):
     # So near to each other that half precision cannot tell them apart.
     vectors[1:14] = vectors[0] * (1 + 3e-4 * some(13, 2100))
     docs = stored(host, vectors)
-    assert docs.create_index().type == "halfvec"
+    assert docs.create_index().options["type"] == "halfvec"
 
     with forced(host) as session:
         own = Collection("docs", session)
@@ -1086,9 +1186,9 @@ def test_schema_translate_map(host: Engine, worker_id: str):
         one, two = (stored(engine, some()) for engine in engines)
         assert one.id == two.id
 
-        info = one.create_index()
+        one.create_index()
 
-        assert indexes(host) == [(names[0], info.name)]
+        assert indexes(host) == [(names[0], name_of(one))]
         assert two.index_info() is None
         assert two.similar_by_vector(some()[3], 1).exact
         with forced(engines[0]) as session:
@@ -1096,10 +1196,10 @@ def test_schema_translate_map(host: Engine, worker_id: str):
             found = own.similar_by_vector(some()[3], 2)
             assert (found[0].id, found.exact) == ("00003", False)
             count = text("SELECT pg_stat_get_xact_numscans(to_regclass(:name))")
-            assert session.scalar(count, {"name": f"{names[0]}.{info.name}"}) == 1
+            assert session.scalar(count, {"name": f"{names[0]}.{name_of(one)}"}) == 1
         two.create_index()
         assert one.drop_index()
-        assert indexes(host) == [(names[1], info.name)]
+        assert indexes(host) == [(names[1], name_of(one))]
         two.delete()
         assert indexes(host) == []
     finally:
@@ -1129,9 +1229,9 @@ def test_search_path(host: Engine, worker_id: str):
         assert ours.drop_index() is False
         assert ours.similar_by_vector(some()[0], 1).exact
         assert ours.create_index().is_valid
-        assert indexes(host) == [(name, info.name), ("public", info.name)]
+        assert indexes(host) == [(name, name_of(theirs)), ("public", name_of(theirs))]
         ours.delete()
-        assert indexes(host) == [("public", info.name)]
+        assert indexes(host) == [("public", name_of(theirs))]
         assert theirs.index_info() == info
     finally:
         with host.begin() as connection:
@@ -1475,7 +1575,7 @@ def test_the_index_and_the_hosts_key_serve_a_search_among_rows(shop: Engine, kin
         assert scans(session, docs) == 1
         made = plan(session, *next(pair for pair in sent if "<=>" in pair[0]))
 
-    walk = made[made.index(f"Index Scan using {info.name}") :]
+    walk = made[made.index(f"Index Scan using {name_of(docs)}") :]
     lookup = rf"using {index} on products.*?Index Cond: \(\(?{key.key}\)?[^=]* = CASE"
     assert re.search(lookup, walk, re.DOTALL), made
 
@@ -1606,15 +1706,69 @@ def test_matches_leave_the_settings_of_a_new_connection(large: Engine, options: 
     assert (within, after) == (("66", "strict_order"), ("40", "off"))
 
 
+@pytest.mark.parametrize("change", ["model", "name", "deleted", "index", "dimensions"])
+def test_a_search_confirms_what_is_remembered(host: Engine, change: str):
+    """Whatever others have made of a collection meanwhile, the search tells as it is now."""
+    docs = stored(host, some())
+    docs.create_index()
+    assert ids(docs.similar_by_vector(some()[3], 1)) == ["00003"]
+    assert ids(docs.similar_by_vector(some()[3], 1)) == ["00003"]
+
+    query, other = some()[3], create_engine(host.url)
+    theirs = Collection("docs", other)
+    if change == "model":
+        with other.begin() as connection:
+            connection.execute(text("UPDATE collections SET model = 'another model'"))
+        with pytest.raises(EmbeddingsError, match="another model"):
+            docs.similar_by_vector(query, 1)
+    elif change == "name":
+        theirs.rename("papers")
+        stored(other, some(5, 3))
+        assert ids(docs.similar_by_vector(some(5, 3)[4], 1)) == ["00004"]
+    elif change == "deleted":
+        theirs.delete()
+        assert ids(docs.similar_by_vector(query, 1)) == []
+        stored(other, -some())
+        found = docs.similar_by_vector(-query, 1)
+        assert (ids(found), found.exact, round(found[0].score, 5)) == (["00003"], True, 1.0)
+    elif change == "index":
+        theirs.drop_index()
+        assert ids(docs.similar_by_vector(query, 1)) == ["00003"]
+    else:
+        theirs.drop_index()
+        theirs.delete_items([f"{n:05d}" for n in range(20)])
+        stored(other, some(5, 3))
+        assert ids(docs.similar_by_vector(some(5, 3)[4], 1)) == ["00004"]
+        with pytest.raises(InvalidVectorError):
+            docs.similar_by_vector(query, 1)
+    other.dispose()
+
+
+class Fixed(DeterministicModel):
+    """A model of the vectors that are searched here."""
+
+    def __init__(self) -> None:
+        super().__init__("a model")
+
+    def embed_batch(self, items: Any) -> list[Float32]:
+        return [QUERIES[0] for _ in items]
+
+
 def test_what_is_asked_of_the_server(large: Engine):
-    """A search is two statements, and none about the rows names the system catalog."""
+    """A search by the index is one statement, and none about the rows names the catalog."""
     with forced(large) as session:
-        docs = Collection("docs", session)
+        docs = Collection("docs", session, model=Fixed())
         docs.similar_by_vector(QUERIES[0])
         with statements(large) as sent:
-            docs.similar_by_vector(QUERIES[0])
+            assert len(docs.similar_by_vector(QUERIES[0])) == 10
+            assert len(docs.similar_by_vector(QUERIES[0], exact=True)) == 10
             assert len(sent) == 2
-            docs.similar_by_vector(QUERIES[0], among=of_docs(docs))
+            docs.similar("a question")  # in a transaction the model is read in it, to be asked
+            assert len(sent) == 4
+            among = of_docs(docs)
+            before = len(sent)
+            assert len(docs.similar_by_vector(QUERIES[0], among=among)) == 10
+            assert len(sent) == before + 2  # a filter that fails must not hide the collection
             docs.similar_by_id("00001")
             docs.similar_by_vector(QUERIES[0], where={"percent": 7}, exact=False)
             session.execute(select(docs.matches_by_vector(QUERIES[0])))
@@ -1623,6 +1777,11 @@ def test_what_is_asked_of_the_server(large: Engine):
             docs.store_vectors([("new", QUERIES[0])])
             docs.delete_items(["new"])
         session.rollback()
+        docs.similar("a question")
+        session.rollback()
+        with statements(large) as alone:
+            docs.similar("a question")
+            assert len(alone) == 1
 
     about_rows = [sql for sql, _ in sent if re.search(r"\bembeddings\b", sql)]
     assert not [sql for sql in about_rows if re.search(r"\bpg_|to_reg", sql)]

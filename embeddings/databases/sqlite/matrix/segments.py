@@ -21,7 +21,8 @@ from ....vectors import ITEM_BYTES
 from .kernel import rounding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Self
 
     from ....vectors import Float32
     from .kernel import Int8
@@ -56,6 +57,11 @@ class Segment:
         """The memory that it takes."""
         return len(self) * row_bytes(self.codes.shape[1])
 
+    @property
+    def most_rows(self) -> int:
+        """How many rows a segment has at most, or hardly more."""
+        return segment_rows(self.codes.shape[1])
+
     def position(self, id: str) -> int | None:
         """Return where the id stands, if it does."""
         at = bisect_left(self.ids, id)
@@ -63,9 +69,12 @@ class Segment:
 
     def starting_with(self, prefix: str) -> Segment:
         """Return the rows whose id begins so; their codes are not copied."""
+        return self.between(*self.range_of(prefix))
+
+    def range_of(self, prefix: str) -> tuple[int, int]:
+        """Return from where to where the ids stand that begin so."""
         low = bisect_left(self.ids, prefix)
-        high = bisect_right(self.ids, prefix, lo=low, key=lambda text: text[: len(prefix)])
-        return self.between(low, high)
+        return low, bisect_right(self.ids, prefix, lo=low, key=lambda text: text[: len(prefix)])
 
     def between(self, low: int, high: int) -> Segment:
         """Return the rows from one position up to another; their codes are not copied."""
@@ -73,23 +82,32 @@ class Segment:
             self.ids[low:high], self.codes[low:high], self.scales[low:high], self.radii[low:high]
         )
 
+    @classmethod
+    def packed(cls, ids: Sequence[str], matrix: Float32) -> Self:
+        """Return the segment of some rows; the radius of one that is not finite is not either.
 
-def gathered(parts: Sequence[tuple[Segment, Any]]) -> Segment:
-    """Return one segment of the rows at the given positions of each, in the order of the ids.
+        Args:
+            ids: Theirs, ascending.
+            matrix: Shape (rows, dimensions).
+        """
+        return cls(tuple(ids), *quantised(matrix))
 
-    Args:
-        parts: Segments, and for each an array of positions.
-    """
-    ids = [part.ids[at] for part, chosen in parts for at in chosen.tolist()]
-    arrays = []
-    for name in ("codes", "scales", "radii"):
-        pieces = [getattr(part, name)[chosen] for part, chosen in parts]
-        arrays.append(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    if order != list(range(len(ids))):
-        ids = [ids[at] for at in order]
-        arrays = [array[order] for array in arrays]
-    return Segment(tuple(ids), *arrays)
+    def gathered(self, parts: Sequence[tuple[Self, Any]]) -> Self:
+        """Return one segment of the rows at the given positions of each, in the order of the ids.
+
+        Args:
+            parts: Segments of this kind, and for each an array of positions.
+        """
+        ids = [part.ids[at] for part, chosen in parts for at in chosen.tolist()]
+        arrays = []
+        for name in ("codes", "scales", "radii"):
+            pieces = [getattr(part, name)[chosen] for part, chosen in parts]
+            arrays.append(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        if order != list(range(len(ids))):
+            ids = [ids[at] for at in order]
+            arrays = [array[order] for array in arrays]
+        return type(self)(tuple(ids), *arrays)
 
 
 def row_bytes(dimensions: int) -> int:
@@ -107,14 +125,17 @@ class Packer:
 
     Args:
         dimensions: Of the vectors; rows of other lengths are invalid.
+        pack: Makes a segment of ids and vectors, as `Segment.packed`.
     """
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(
+        self, dimensions: int, pack: Callable[[Sequence[str], Float32], Any] = Segment.packed
+    ) -> None:
         self._dimensions = dimensions
-        self._most = segment_rows(dimensions)
-        self._parts: list[Segment] = []
+        self._pack = pack
+        self._parts: list[Any] = []
         self._waiting = 0
-        self._segments: list[Segment] = []
+        self._segments: list[Any] = []
         self.invalid: list[str] = []
         """The ids of rows that hold no finite vector of this length."""
 
@@ -130,18 +151,17 @@ class Packer:
             return
         ids, blobs = zip(*fit, strict=True)
         matrix = np.frombuffer(b"".join(blobs), "<f4").reshape(len(ids), -1)
-        codes, scales, radii = quantised(matrix)
-        part = Segment(ids, codes, scales, radii)
-        finite = np.isfinite(radii)
+        part = self._pack(ids, matrix)
+        finite = np.isfinite(part.radii)
         if not finite.all():
             self.invalid += [ids[at] for at in np.flatnonzero(~finite).tolist()]
-            part = gathered([(part, np.flatnonzero(finite))])
+            part = part.gathered([(part, np.flatnonzero(finite))])
         self._parts.append(part)
         self._waiting += len(part)
-        if self._waiting >= self._most:
+        if self._waiting >= part.most_rows:
             self._close()
 
-    def segments(self) -> list[Segment]:
+    def segments(self) -> list[Any]:
         """Return what was made of all the rows."""
         self._close()
         return self._segments
@@ -149,7 +169,7 @@ class Packer:
     def _close(self) -> None:
         if self._waiting:
             parts = [(part, np.arange(len(part))) for part in self._parts]
-            self._segments.append(gathered(parts))
+            self._segments.append(parts[0][0].gathered(parts))
         self._parts, self._waiting = [], 0
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....vectors import ITEM_BYTES
-from .segments import Segment, gathered, row_bytes, segment_rows
+from .segments import Segment, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection as Ids
@@ -188,7 +188,7 @@ class State:
         wasteful.sort(key=lambda at: -parts[at].dead)
         for at in wasteful[:SEGMENTS_COMPACTED]:
             parts[at] = _Part.of(parts[at : at + 1])
-        most = segment_rows(self.segments[0].codes.shape[1]) if self.segments else 0
+        most = self.segments[0].most_rows if self.segments else 0
         at = len(parts) - 1
         while at > 0:
             left, right = (len(part.radii) - part.dead for part in parts[at - 1 : at + 1])
@@ -212,7 +212,8 @@ class _Part:
     @classmethod
     def of(cls, parts: Sequence[_Part]) -> Self:
         """Return the rows of some parts that are not dead, as one."""
-        segment = gathered([(part.segment, np.flatnonzero(part.radii < np.inf)) for part in parts])
+        chosen = [(part.segment, np.flatnonzero(part.radii < np.inf)) for part in parts]
+        segment = parts[0].segment.gathered(chosen)
         return cls(segment, segment.radii)
 
 

@@ -36,7 +36,9 @@ from sqlalchemy import (
 from sqlalchemy import Column as SQLColumn
 from sqlalchemy.types import NullType
 
+from .. import parts
 from ..changelog import log_name, trigger_names
+from ..index.names import method_of
 from ..rows import is_key
 from .state import Mark
 
@@ -66,7 +68,7 @@ class Position(NamedTuple):
     has_base: bool
     """Whether it holds the row of the log that was asked about."""
     has_collection: bool
-    """Whether the collection's row is the one that was asked about."""
+    """Whether the collection's row is the one that was asked about, and its index."""
 
 
 class Row(NamedTuple):
@@ -179,6 +181,17 @@ def _is_logged(records: Records) -> ColumnElement[bool]:
     return stand if records.embeddings.schema else and_(stand, ~shadowed)
 
 
+def _number_of_tables(records: Records) -> ColumnElement[int]:
+    """Return the SQL of 1 if the collection's rows are chunks, and 0 if they are items.
+
+    How they are cut makes no difference to a search.
+    """
+    objects = _tables(records).objects.c
+    named = _constant(parts.prefix(records)).concat(_given("of"))
+    found = select(func.count()).where(objects.type == _constant("table"), objects.name == named)
+    return found.scalar_subquery()
+
+
 @functools.cache
 def _position(records: Records) -> Select[Any]:
     log = _tables(records).log.c
@@ -192,6 +205,8 @@ def _position(records: Records) -> Select[Any]:
         row.id == _given("of"),
         row.name == _given("name"),
         row.model.is_not_distinct_from(_given("model")),
+        _number_of_tables(records) == _given("tables_of_chunks"),
+        method_of(records, _given("of")).is_not_distinct_from(_given("index")),
     )
     has_base, has_collection = (
         exists(select(_constant(1)).where(condition)) for condition in (is_base, is_this_row)
@@ -314,7 +329,7 @@ def is_among_only(query: Query) -> bool:
 def filters_of_few(work: Work, query: Query) -> list[ColumnElement[bool]]:
     """Return the filters of a query, as they are best where few rows are looked at."""
     if isinstance(query.among, Subquery):
-        condition = is_key(work.records.embeddings.c.id, query.among.c[0])
+        condition = is_key(work.item_id, query.among.c[0], work.records.embeddings)
         if condition is not None:
             return [*replace(query, among=None).filters(work), condition]
     return query.filters(work)
@@ -331,7 +346,7 @@ def ids_matching(
     Those of a host's keys may have no row.
     """
     columns = work.records.embeddings.c
-    if isinstance(query.among, Subquery) and is_among_only(query):
+    if isinstance(query.among, Subquery) and is_among_only(query) and work.row.chunks is None:
         ids = _selected(1, work.database.key_as_text(query.among.c[0]))
     else:
         # No "id IS NOT NULL": SQLite would seek by it in place of the ids of a condition.
@@ -384,7 +399,15 @@ def _unchanged(value: Any) -> Any:
 
 def _at(row: CollectionRow, base: Mark | None) -> dict[str, Any]:
     seq, token = (0, b"") if base is None else base
-    return _values(of=row.id, name=row.name, model=row.model_id, seq=seq, token=token)
+    return _values(
+        of=row.id,
+        name=row.name,
+        model=row.model_id,
+        tables_of_chunks=int(row.chunks is not None),
+        index=row.index_method,
+        seq=seq,
+        token=token,
+    )
 
 
 def _as_change(row: Any) -> Change:
