@@ -19,7 +19,7 @@ from .tables.ours import check_adoptable, schema_map_of, schema_of
 from .tables.pending import pending_table
 from .tables.records import RECORDS
 from .vectors import ITEM_BYTES
-from .work import Work, stored_vector_bytes
+from .work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -242,26 +242,23 @@ def _followed(work: Work, declared: Sequence[ModelCollection[Any]]) -> Iterator[
 
 
 def _collections(work: Work, models: Mapping[str, str | None]) -> tuple[CollectionOverview, ...]:
-    collections, embeddings = work.records.collections.c, work.records.embeddings.c
-    rows = select(func.count()).where(embeddings.collection_id == collections.id).scalar_subquery()
-    vector_bytes = stored_vector_bytes(work.database, work.records)
-    statement = (
-        select(collections.name, collections.model, vector_bytes, rows)
-        .where(collections.name.is_not(None))
-        .order_by(collections.name)
-    )
-    return tuple(
-        CollectionOverview(
-            name,
-            model_id,
-            size and size // ITEM_BYTES,
-            count,
-            *_search(work, name),
-            work.records.embeddings.fullname,
-            _wanted(work, name, models.get(name)),
-        )
-        for name, model_id, size, count in work.run(statement).all()
-    )
+    name, embeddings = work.records.collections.c.name, work.records.embeddings.c
+    found = []
+    for called in work.run(select(name).where(name.is_not(None)).order_by(name)).scalars().all():
+        row = work.row_named(called)
+        if row is not None:
+            rows = select(func.count()).where(embeddings.collection_id == row.id)
+            one = CollectionOverview(
+                row.name,
+                row.model_id,
+                row.vector_bytes and row.vector_bytes // ITEM_BYTES,
+                work.run(rows).scalar_one(),
+                *_search(work, row.name),
+                work.records.embeddings.fullname,
+                _wanted(work, row.name, models.get(row.name)),
+            )
+            found.append(one)
+    return tuple(found)
 
 
 def _wanted(work: Work, name: str, model_id: str | None) -> str | None:

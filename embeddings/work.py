@@ -15,14 +15,17 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
     Executable,
+    Integer,
     and_,
     bindparam,
     event,
     func,
     inspect,
     literal_column,
+    null,
     select,
     true,
+    type_coerce,
     update,
 )
 from sqlalchemy.engine import IteratorResult
@@ -245,7 +248,16 @@ class Work:
         settings: dict[str, Any] = dict(
             zip(("language", "chunks", "index_method"), row[4:], strict=True)
         )
-        return CollectionRow(*row[:4], **settings)
+        found = CollectionRow(*row[:4], **settings)
+        if self.database.joins_tables:
+            return found
+        return found._replace(vector_bytes=self.vector_bytes_of(found.id))
+
+    def vector_bytes_of(self, collection_id: int) -> int | None:
+        """Return the bytes of a vector in a collection; None if it has no valid one."""
+        statement = _vector_bytes(self.database, self.records)
+        row = self.run_kept(statement, {"collection_id": collection_id}).first()
+        return None if row is None else row[0]
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -751,11 +763,27 @@ def _by_name(database: Database, records: Records) -> Executable:
         columns.id,
         columns.name,
         columns.model,
-        stored_vector_bytes(database, records),
+        stored_vector_bytes(database, records)
+        if database.joins_tables
+        else type_coerce(null(), Integer),
         database.text_language(records),
         database.chunk_setting(records),
         database.index_method(records),
     ).where(columns.name == bindparam("name"))
+
+
+@functools.cache
+def _vector_bytes(database: Database, records: Records) -> Executable:
+    columns = records.embeddings.c
+    return (
+        select(database.vector_bytes(columns.embedding))
+        .where(
+            columns.collection_id == bindparam("collection_id"),
+            database.is_vector(columns.embedding),
+        )
+        .order_by(columns.id)
+        .limit(literal_column("1"))
+    )
 
 
 @functools.cache

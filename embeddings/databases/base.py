@@ -76,6 +76,8 @@ class Database:
     """Whether `search` and `matches` give each item once; else `searching.grouping` does."""
     fuses_words: ClassVar[bool] = False
     """Whether `search` and `matches` take a query with words; else `searching.hybrid` does."""
+    joins_tables: ClassVar[bool] = True
+    """Whether a statement may be about both tables; else they may be on different servers."""
     keeps_order_of_json: ClassVar[bool] = True
     """Whether stored metadata has its keys in the order in which they were written."""
     rebuilds_tables: ClassVar[bool] = False

@@ -77,6 +77,7 @@ class PostgreSQL(Database):
     name = "postgresql"
     fuses_words = True
     groups_chunks = True
+    joins_tables = False
     keeps_order_of_json = False
     sample_rows = 1  # nobody can store a corrupt vector
 

@@ -182,7 +182,8 @@ def statement(
 def _none(work: Work) -> Select[Any]:
     id = work.records.embeddings.c.id
     rank = literal_column("1", Integer).label("rank")
-    return select(id, id.label("row_id"), rank).where(literal_column("false"))
+    rows = select(id, id.label("row_id"), rank)
+    return rows.where(nearest.of(work.records, work.row.id), literal_column("false"))
 
 
 def _first_of_items(work: Work, found: Select[Any], most: int) -> Select[Any]:
