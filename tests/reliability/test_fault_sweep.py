@@ -82,6 +82,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "iter": list,
     "get": lambda docs: docs.get("a"),
     "get_many": lambda docs: docs.get_many(["a", "b"]),
+    "get_chunks": lambda docs: docs.get_chunks("a"),
     "vectors": lambda docs: docs.vectors(),
     "ids": lambda docs: docs.ids(),
     "page_after": lambda docs: page_after(docs.reference, "a"),
@@ -109,7 +110,7 @@ INDEXES: dict[str, Callable[[Any], Any]] = {
 METHODS = WRITES | READS
 WITHOUT_A_DATABASE = {"DoesNotExist", "close", "content_hash", "name"}
 OF_THE_DATABASE = {"exists", "names"}
-OF_TWO_PLACES = {"sync", "copy_to"}
+OF_TWO_PLACES = {"sync", "copy_to", "reembed", "back", "drop_previous"}
 """These read one place and write another by what is swept here, and resume: see their own tests."""
 AWAITED = ("embed_multi", "delete", "similar")
 
