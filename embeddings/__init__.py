@@ -21,6 +21,7 @@ from .errors import (
     AnswerError,
     AuthenticationError,
     BindingError,
+    ChunksMismatchError,
     CorruptMetadataWarning,
     CorruptVectorWarning,
     DoesNotExist,
@@ -56,12 +57,13 @@ from .models.registry import (
     set_alias,
     set_default_model,
 )
-from .searching.query import Entries, Entry, Filters
+from .searching.query import Chunk, Entries, Entry, Filters
 from .tables.columns import BinaryText, JSONObject, Vector
 from .tables.custom import install, make_records, uninstall
 from .tables.migrate import downgrade, migrate
 from .tables.records import Base, CollectionRecord, EmbeddingRecord, Records
 from .vectors import cosine_similarity, decode, encode
+from .writing.chunks import Chunks
 from .writing.items import Prepared
 from .writing.plan import Plan
 from .writing.report import Report
@@ -80,6 +82,9 @@ __all__ = [
     "Base",
     "BinaryText",
     "BindingError",
+    "Chunk",
+    "Chunks",
+    "ChunksMismatchError",
     "Collection",
     "CollectionRecord",
     "CorruptMetadataWarning",

@@ -32,8 +32,9 @@ from .sessions import bind
 from .tables.records import RECORDS, EmbeddingRecord, Records
 from .vectors import as_query
 from .work import Reference
-from .writing import copying, text_index, whole, write
+from .writing import beside, copying, reembed, text_index, whole, write
 from .writing import plan as plans
+from .writing.chunks import Chunks, checked_chunks
 from .writing.copying import COPIED_AT_ONCE
 from .writing.items import Prepared, checked_extra, checked_items, content_hash
 
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
     from .databases.status import IndexInfo, Status
     from .keys import Key
     from .models.base import Content, EmbeddingModel, SupportsEmbedding
-    from .searching.query import Query, Where
+    from .searching.query import Chunk, Query, Where
     from .sessions import DatabaseLike
     from .values import Metadata
     from .vectors import Float32, VectorLike
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from .writing.items import Extra
     from .writing.plan import Plan
     from .writing.progress import Progress
+    from .writing.reembed import Contents
     from .writing.report import Report
 
 
@@ -125,9 +127,13 @@ class Collection(Generic[K]):
         key: The type of your ids: `str`, `int`, `uuid.UUID`, or a mapped column such as
             `Article.id`. Ids are taken and returned in this type. With `str`, integers are
             accepted too and come back as strings.
+        chunks: How texts are cut into chunks, each with a vector of its own: `Chunks(size=...)`.
+            It is kept with the collection, which needs it no more when it is opened again. By
+            default a new collection has one vector for each item.
         records: Which tables.
 
     Raises:
+        ChunksMismatchError: The collection's texts are cut in another way than by `chunks`.
         DoesNotExist: There is no such collection, and `create` is false.
         ModelRequiredError: There is no such collection, and no model to create it with.
         ModelMismatchError: The collection holds the vectors of another model. One without rows
@@ -150,6 +156,7 @@ class Collection(Generic[K]):
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
         create: bool = True,
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None: ...
     @overload
@@ -162,6 +169,7 @@ class Collection(Generic[K]):
         model_id: str | None = None,
         create: bool = True,
         key: type[K] | QueryableAttribute[K],
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None: ...
     def __init__(
@@ -173,6 +181,7 @@ class Collection(Generic[K]):
         model_id: str | None = None,
         create: bool = True,
         key: Any = str,
+        chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None:
         if model is not None:
@@ -185,6 +194,7 @@ class Collection(Generic[K]):
             model=model if model_id is None else None,
             model_id=model_id,
             create=create,
+            chunks=checked_chunks(chunks),
             # The function itself, by which a database knows what it can compute by its own means.
             content_hash=content_hash
             if self.content_hash is Collection.content_hash
@@ -230,9 +240,13 @@ class Collection(Generic[K]):
         """
         return cast("EmbeddingModel", self.reference.read_model())
 
-    def count(self) -> int:
-        """Return the number of items; 0 if the collection does not exist yet."""
-        return read.count(self.reference)
+    def count(self, *, chunks: bool = False) -> int:
+        """Return the number of items; 0 if the collection does not exist yet.
+
+        Args:
+            chunks: The number of chunks instead, each of which is a row.
+        """
+        return read.count(self.reference, chunks=chunks)
 
     def __len__(self) -> int:
         return self.count()
@@ -269,7 +283,8 @@ class Collection(Generic[K]):
     def get(self, id: Key) -> EmbeddingRecord | None:
         """Return an item's record, or None. Its `key` is in the type of the collection's keys.
 
-        On a session it is an object of that session; else it is detached, with its collection.
+        On a session it is an object of that session; else it is detached, with its collection. In
+        a collection with chunks it is detached, and its `embedding` is None if it has several.
         """
         return read.get(self.reference, id)
 
@@ -302,6 +317,10 @@ class Collection(Generic[K]):
         """
         return read.get_many(self.reference, ids)
 
+    def get_chunks(self, id: Key) -> list[Chunk]:
+        """Return the chunks of an item, in their order; none if there is no such item."""
+        return read.get_chunks(self.reference, id)
+
     def vectors(
         self, *, prefix: str | None = None, where: Where | None = None
     ) -> tuple[list[K], Float32]:
@@ -312,7 +331,8 @@ class Collection(Generic[K]):
             where: A SQL expression or a dict of metadata, as in `similar`.
 
         Returns:
-            The ids, and float32 of shape (items, dimensions), a copy of your own.
+            The ids, and float32 of shape (items, dimensions), a copy of your own. An item with
+            several chunks is there with each of them.
 
         Warns:
             CorruptVectorWarning: Rows whose vector is not one of the collection's were left out.
@@ -695,7 +715,8 @@ class Collection(Generic[K]):
             weights: Of the ranking by meaning and of that by words; (1, 1) by default. With
                 (0, 1) only what has one of the words is found.
             exact: True uses no index, where there is one, and so finds the best for certain. By
-                default one is used if it is there. `matches*` use one only with False.
+                default one is used if it is there. On PostgreSQL `matches*` use one only with
+                False.
 
         Raises:
             InvalidItemError: The model does not take such a value.
@@ -864,7 +885,8 @@ class Collection(Generic[K]):
         """Load what searches keep in memory, so that the first one is as fast as the next.
 
         Call it when a program starts: before a server forks its workers, which then share the
-        memory, or in each worker. On SQLite it reads every row once; what is written later is
+        memory, or in each worker. On SQLite it reads every row once, or an index from where the
+        database keeps it, which on an engine is brought up to date; what is written later is
         taken in by the searches. Elsewhere, and for a collection that does not exist, it does
         nothing. `status` tells what came of it.
 
@@ -918,31 +940,40 @@ class Collection(Generic[K]):
     ) -> IndexInfo:
         """Build an index of this collection, and return what it is.
 
-        `similar*` uses it from then on, if PostgreSQL thinks that it pays. If there is such an
-        index already, nothing happens. What a build that failed has left is built anew. On a small
-        collection a line of the log says that reading it is as fast.
+        `similar*` uses it from then on: what it finds are the best in all likelihood, with exact
+        scores, and `exact` of the result is False.
 
-        On an engine it is built concurrently: others read and write meanwhile. On a session or a
-        connection it is a part of the transaction, and keeps writers out until its end.
+        On SQLite, where `matches*` use it as well, it has a bit for each value of a vector. It is
+        kept in memory and, packed, in the database; searches take in what was written since. If
+        there is one already, what the database keeps is brought up to date. On an engine others
+        write while the rows are read.
+
+        On PostgreSQL it is HNSW, used if PostgreSQL thinks that it pays. If there is such an index
+        already, nothing happens. What a build that failed has left is built anew. On a small
+        collection a line of the log says that reading it is as fast. On an engine it is built
+        concurrently: others read and write meanwhile. On a session or a connection it is a part of
+        the transaction, and keeps writers out until its end.
 
         Args:
-            method: `"hnsw"`, which is also what PostgreSQL makes without it.
+            method: `"bits"` on SQLite, or that of a package; `"hnsw"` on PostgreSQL. By default
+                the first.
             dimensions: Of vectors that are yet to come, for a collection without any, which is
                 created where need be.
             m: Connections of each node, 2 to 100; more make it larger and more accurate. 16 unless
-                given.
+                given. This and the next two are of HNSW; SQLite refuses them.
             ef_construction: Candidates looked at for each node, at least 2 * m and at most 1000;
                 more make the build slower and the index more accurate. 128 unless given.
             maintenance_work_mem: Memory for this build, such as "1GB"; a build that fits into it
                 is many times faster.
-            progress: Called twice a second with the rows done and the rows in all. On an engine
-                only, as it looks from a second connection.
+            progress: Called with the rows done and the rows in all: on SQLite when it is done; on
+                PostgreSQL twice a second, on an engine only, as it looks from a second connection.
 
         Raises:
             DoesNotExist: The collection does not exist, and no dimensions were given.
-            IndexingError: The database is not PostgreSQL, the collection is empty and no dimensions
-                were given, or there is an index with other options.
-            BindingError: `progress` was given, and the collection is on a session.
+            IndexingError: There is an index with another method or other options; on SQLite the
+                rows are more than fit into memory, or the change log is missing; on PostgreSQL the
+                collection is empty and no dimensions were given.
+            BindingError: `progress` was given, and the collection is on a session of PostgreSQL.
             InvalidQueryError: An option means nothing.
         """
         asked = IndexRequest(method, dimensions, m, ef_construction, maintenance_work_mem, progress)
@@ -951,16 +982,103 @@ class Collection(Generic[K]):
     def drop_index(self) -> bool:
         """Drop the index, and return whether there was one. `similar*` is exact from then on.
 
-        On an engine it is dropped concurrently; on a session within its transaction, where it
-        keeps others out until the end.
+        On SQLite it is a part of the transaction. On PostgreSQL it is dropped concurrently on an
+        engine; on a session within its transaction, where it keeps others out until the end.
         """
         return self.reference.database.drop_index(self.reference)
 
     def index_info(self) -> IndexInfo | None:
-        """Return what the index is, or None if there is none, as everywhere but on PostgreSQL."""
+        """Return what the index is, or None if there is none."""
         with self.reference.work() as work:
             row = self.reference.find(work)
             return None if row is None else work.database.index_info(work)
+
+    # Another model
+
+    def reembed(
+        self,
+        model: SupportsEmbedding | str,
+        contents: Contents | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
+    ) -> Report:
+        """Embed every item by another model, and let the collection be of that one.
+
+        The new vectors are made beside the old ones, in a collection called "docs [next]", while
+        others search and write. What they change meanwhile is brought over too, and the indexes are
+        made. Then one transaction switches: the old ones are called "docs [previous]" from there
+        on, for `back` and `drop_previous`. Until these are dropped, collections that are opened
+        with either model go on, by the one that there is.
+
+        On an engine each batch is a transaction, and none is open while the model runs. One that is
+        interrupted goes on where it stopped. On a session all takes place in its transaction.
+
+        Args:
+            model: A model object, or the id or alias of one.
+            contents: A function that takes a list of ids and returns the contents of these that it
+                has: a dict, or pairs. It is called for items whose content is not stored.
+            batch_size: The most values in one call of the model.
+            concurrency: The most calls of the model at a time; by default what the model says.
+            progress: Called with the items done and the items in all; True draws a bar.
+            on_error: With "skip" items are left out that have no content (`missing` of the
+                report), or that the model refuses by themselves (`skipped`).
+
+        Raises:
+            InvalidItemError: Items have no content; its `ids` name them. Without `contents` nothing
+                was spent; what was embedded stays.
+            ModelMismatchError: Vectors of a third model stand beside the collection.
+            UnknownModelError: There is no such model.
+            DoesNotExist: The collection does not exist.
+            ModelError: The model failed.
+            EmbeddingsError: Others write faster than the model embeds.
+        """
+        return reembed.reembed(
+            self.reference,
+            model,
+            contents,
+            batch_size=batch_size,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
+
+    def back(
+        self,
+        contents: Contents | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
+    ) -> Report:
+        """Let the collection be of the model that it had before `reembed`.
+
+        What changed since then is embedded by that model first, as in `reembed`, whose arguments
+        these are. The vectors that there are now stay beside it: `back` once more returns to them.
+
+        Raises:
+            DoesNotExist: The vectors of the model before are not there any more.
+
+            And what `reembed` raises.
+        """
+        return reembed.back(
+            self.reference,
+            contents,
+            batch_size=batch_size,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
+
+    def drop_previous(self) -> bool:
+        """Delete the vectors of the model before, and return whether there were any.
+
+        From then on a collection that is opened with that model raises ModelMismatchError.
+        """
+        return beside.drop_previous(self.reference)
 
     # The words of its texts
 

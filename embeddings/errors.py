@@ -5,6 +5,7 @@ EmbeddingsError
 ├── UnknownModelError (KeyError)        no embedding model has this id or alias
 ├── ModelRequiredError (ValueError)     a new collection was given no model
 ├── ModelMismatchError (ValueError)     a collection belongs to another model
+├── ChunksMismatchError (ValueError)    a collection's texts are cut in another way
 ├── InvalidItemError (ValueError)       an id, content or metadata that cannot be stored
 ├── InvalidVectorError (ValueError)     a vector with wrong length, shape or values
 ├── InvalidQueryError (ValueError)      an argument of a search that means nothing
@@ -104,18 +105,28 @@ class ModelMismatchError(EmbeddingsError, ValueError):
         collection: The collection's name.
         stored: The id of the model that made its vectors.
         given: The id of the model it was opened with.
+        remedy: What to do.
     """
 
-    def __init__(self, collection: str, stored: str | None, given: str) -> None:
-        super().__init__(collection, stored, given)
+    def __init__(
+        self, collection: str, stored: str | None, given: str, remedy: str | None = None
+    ) -> None:
+        super().__init__(collection, stored, given, remedy)
         self.collection, self.stored, self.given = collection, stored, given
+        self.remedy = remedy or (
+            "Open it with that model or with none, use another collection for the other model, or "
+            f"embed this one anew: reembed({given!r})"
+        )
 
     def __str__(self) -> str:
         return (
             f"Collection {self.collection!r} holds vectors of model {self.stored!r}, not of "
-            f"{self.given!r}. Open it with that model or with none, or use another collection "
-            "for the other model"
+            f"{self.given!r}. {self.remedy}"
         )
+
+
+class ChunksMismatchError(EmbeddingsError, ValueError):
+    """A collection was opened with other chunks than its texts are cut into."""
 
 
 class InvalidItemError(EmbeddingsError, ValueError):

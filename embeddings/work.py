@@ -15,12 +15,17 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
     Executable,
+    Integer,
+    and_,
     bindparam,
     event,
     func,
     inspect,
     literal_column,
+    null,
     select,
+    true,
+    type_coerce,
     update,
 )
 from sqlalchemy.engine import IteratorResult
@@ -35,6 +40,7 @@ from .internals import has_listeners
 from .keys import K
 from .models import registry
 from .sessions.runtime import BLOCKING
+from .tables.beside import names_beside, stands_beside
 from .tables.ours import explained, schema_map_of
 
 if TYPE_CHECKING:
@@ -59,7 +65,10 @@ if TYPE_CHECKING:
     from .sessions.runtime import Runtime
     from .tables.records import Records
     from .vectors import Float32
+    from .writing.chunks import Chunks
 
+CHUNK_MARK = "#"  # between an item's stored id and the number of a chunk
+AFTER_MARK = "$"  # the next character
 MOST_NAMES = 10_000  # names of collections remembered for each engine
 PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds before an own transaction is tried again, about
 P = ParamSpec("P")
@@ -81,6 +90,12 @@ class CollectionRow(NamedTuple):
     """Whether it was read in this transaction; else a search has to confirm it."""
     language: str | None = None
     """That of the collection's text index; None if it has none."""
+    chunks: str | None = None
+    """How its texts are cut, as JSON; None if each item is one row."""
+    index_method: str | None = None
+    """The method of its index, where the search keeps that in memory; None if it has none."""
+    others: frozenset[str] = frozenset()
+    """Its model and those of what stands beside it. Known where it was given another model."""
 
 
 class Work:
@@ -134,6 +149,25 @@ class Work:
     def has_row(self) -> bool:
         """Whether the collection's row was found."""
         return self._row is not None
+
+    @property
+    def item_id(self) -> ColumnElement[str]:
+        """The SQL of the stored id of the item that a row of embeddings is of."""
+        id = self.records.embeddings.c.id
+        return id if self.row.chunks is None else self.database.item_of(id)
+
+    def is_of(self, item: str) -> ColumnElement[bool]:
+        """Return the condition that a row of embeddings is of an item, by its stored id."""
+        id = self.records.embeddings.c.id
+        if self.row.chunks is None:
+            return id == item
+        return and_(id >= item + CHUNK_MARK, id < item + AFTER_MARK, self.item_id == item)
+
+    @property
+    def is_item(self) -> ColumnElement[bool]:
+        """The condition that a row of embeddings stands for its item: each has one such row."""
+        id = self.records.embeddings.c.id
+        return true() if self.row.chunks is None else self.database.is_first_chunk(id)
 
     @property
     def connection(self) -> Connection:
@@ -209,7 +243,21 @@ class Work:
     def row_named(self, name: str) -> CollectionRow | None:
         """Return the row of a collection's name, read now."""
         row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
-        return None if row is None else CollectionRow(*row[:4], language=row[4])  # type: ignore[call-arg,misc]
+        if row is None:
+            return None
+        settings: dict[str, Any] = dict(
+            zip(("language", "chunks", "index_method"), row[4:], strict=True)
+        )
+        found = CollectionRow(*row[:4], **settings)
+        if self.database.joins_tables:
+            return found
+        return found._replace(vector_bytes=self.vector_bytes_of(found.id))
+
+    def vector_bytes_of(self, collection_id: int) -> int | None:
+        """Return the bytes of a vector in a collection; None if it has no valid one."""
+        statement = _vector_bytes(self.database, self.records)
+        row = self.run_kept(statement, {"collection_id": collection_id}).first()
+        return None if row is None else row[0]
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -274,9 +322,9 @@ def compiled(
     schema_map: Iterable[tuple[str | None, str]],
 ) -> Any:
     """Return a statement for the driver, for those who keep it and execute it themselves."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"compile_kwargs": {"render_postcompile": True}}
     if schemas := dict(schema_map):
-        options = {"schema_translate_map": schemas, "render_schema_translate": True}
+        options |= {"schema_translate_map": schemas, "render_schema_translate": True}
     return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
 
 
@@ -307,8 +355,10 @@ class Reference(Generic[K]):
         model_id: Or the id or alias of one.
         create: Whether the collection is created if it does not exist.
         content_hash: What equal contents are recognised by.
+        chunks: How its texts are to be cut.
         renamed: Former names, each with the id of the row.
         is_deleted: Whether it was deleted through this object, which never creates it again.
+        brought: Model objects of `reembed`, by their ids.
     """
 
     name: str
@@ -319,8 +369,10 @@ class Reference(Generic[K]):
     model_id: str | None
     create: bool
     content_hash: Callable[[Content], bytes]
+    chunks: Chunks | None = None
     renamed: list[tuple[str, int]] = field(default_factory=list)
     is_deleted: bool = False
+    brought: dict[str, SupportsEmbedding] = field(default_factory=dict)
 
     @contextmanager
     def work(self, *, write: bool = False) -> Iterator[Work]:
@@ -339,6 +391,8 @@ class Reference(Generic[K]):
                 if write and not work.is_exclusive:
                     work.database.begin_writing(work)
                 yield work
+                if write and work.has_row and self.sessions.owns_transactions:
+                    work.database.finish_writing(work)
 
     @contextmanager
     def look(self) -> Iterator[Work]:
@@ -414,10 +468,23 @@ class Reference(Generic[K]):
         if row is None and not self.create:
             raise self.does_not_exist()
         if row is not None:
-            if self.model_id_of(row) != row.model_id and to_search:
+            if self._differs(row):
+                row = row._replace(others=self.models_beside(work))
+            is_new_to_it = self.model_id_of(row) != row.model_id or self._takes_chunks(row)
+            if is_new_to_it and to_search:
                 return self.find(work)  # only a collection without vectors takes another model
             work.row = row
         return row
+
+    def models_beside(self, work: Work) -> frozenset[str]:
+        """Return the models of the collection and of what stands beside it, read now.
+
+        Its own may be another by now than that of a row that was read before.
+        """
+        columns = self.records.collections.c
+        names = (self.name, *names_beside(self.name))
+        models = select(columns.model).where(columns.name.in_(names))
+        return frozenset(map(registry.canonical_id, work.run(models).scalars()))
 
     def _before_renaming(self, work: Work) -> CollectionRow | None:
         """Return the row under a former name, and take that name again: it was rolled back."""
@@ -440,6 +507,21 @@ class Reference(Generic[K]):
             raise self.does_not_exist()
         return row
 
+    def row_of(self, work: Work, suffix: str = "") -> CollectionRow:
+        """Return the collection's row, read now, in the work of another collection.
+
+        Args:
+            work: Whose row stays.
+            suffix: Of the name of what stands beside it, to have that one's row.
+
+        Raises:
+            DoesNotExist: There is none.
+        """
+        row = work.row_named(self.name + suffix)
+        if row is None:
+            raise self.does_not_exist()
+        return row
+
     def find_or_create(self, work: Work, model_id: str | None = None) -> CollectionRow:
         """Return the row, created if need be, with that model or the collection's own.
 
@@ -454,10 +536,17 @@ class Reference(Generic[K]):
             name = model_id or self.model_id_of(None)
             work.database.insert_collection(work, self.name, name)
             row = self.existing(work)
+            if row.chunks is not None and self.chunks is None:  # of a collection that is gone
+                work.database.set_chunk_setting(work, None)
+                row = self.existing(work)
         if row.vector_bytes is None:
             row = work.database.settle_dimensions(work, self)
             row = self._with_model(work, row, model_id or self.model_id_of(row))
             work.row = row
+            if self.chunks is not None and self._takes_chunks(row):
+                self._check_is_empty(work, row)
+                work.database.set_chunk_setting(work, self.chunks.setting)
+                row = work.row = row._replace(chunks=self.chunks.setting)
         return row
 
     def _with_model(self, work: Work, row: CollectionRow, model_id: str) -> CollectionRow:
@@ -471,13 +560,63 @@ class Reference(Generic[K]):
         work.run(update(entity).where(entity.id == row.id).values({entity.model: model_id}))
         return row._replace(model_id=model_id)
 
+    def chunk_setting_of(self, row: CollectionRow | None) -> str | None:
+        """Return how texts of a row, or of a collection that is yet to be created, are cut."""
+        if self.chunks is not None and (row is None or self._takes_chunks(row)):
+            return self.chunks.setting
+        return None if row is None else row.chunks
+
+    def _takes_chunks(self, row: CollectionRow) -> bool:
+        """Return whether the collection's texts are to be cut in another way than they are.
+
+        Raises:
+            ChunksMismatchError: And it has vectors.
+        """
+        if self.chunks is None or self.chunks.setting == row.chunks:
+            return False
+        if row.vector_bytes is None:
+            return True
+        raise self._other_chunks(row)
+
+    def _other_chunks(self, row: CollectionRow) -> errors.ChunksMismatchError:
+        are = "are not cut into chunks" if row.chunks is None else f"are cut by {row.chunks}"
+        given = "" if self.chunks is None else f", not by {self.chunks.setting}"
+        return errors.ChunksMismatchError(
+            f"The texts of collection {self.name!r} {are}{given}. Open it without chunks=, or "
+            "embed the texts in a new collection that has these: what was stored is not cut anew"
+        )
+
+    def take_chunks(self, work: Work, setting: str | None) -> None:
+        """Let an empty collection have another setting of chunks.
+
+        Raises:
+            ChunksMismatchError: It is not empty, or was given another one.
+        """
+        if self.chunks is not None and self.chunks.setting != setting:
+            raise self._other_chunks(work.row)
+        self._check_is_empty(work, work.row)
+        work.database.set_chunk_setting(work, setting)
+        work.row = work.row._replace(chunks=setting)
+
+    def _check_is_empty(self, work: Work, row: CollectionRow) -> None:
+        """Do nothing if a collection that seems to have no embeddings has none.
+
+        Raises:
+            ChunksMismatchError: It has some.
+        """
+        embedding = self.records.embedding
+        rows = select(embedding.collection_id).where(embedding.collection_id == row.id).limit(1)
+        if work.run(rows).first() is not None:
+            raise self._other_chunks(row)
+
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""
-        if not work.database.confirms_rows or work.has_listeners:
+        if work.has_listeners:
             return None
         row = self._acceptable(ROWS.get(work.bind, self.records, self.name))
-        if row is not None:
-            work.row = row
+        if row is None or not work.database.confirms(row):
+            return None
+        work.row = row
         return row
 
     def last_committed(self) -> CollectionRow | None:
@@ -490,7 +629,9 @@ class Reference(Generic[K]):
             return None
         try:
             self.model_id_of(row)
-        except ModelMismatchError:
+            if self._takes_chunks(row):
+                return None
+        except (ModelMismatchError, errors.ChunksMismatchError):
             return None
         return row
 
@@ -520,15 +661,12 @@ class Reference(Generic[K]):
             ModelMismatchError: The collection was given another model, and has vectors.
             ModelRequiredError: There is no row, and no model was given.
         """
-        given = self._given_model_id()
         if row is not None:
-            if given is not None and given != row.model_id:
-                # Aliases are for names: an object has the id that it has.
-                canonical = registry.canonical_id(given) if self.model is None else given
-                if canonical not in {row.model_id, registry.canonical_id(row.model_id)}:
-                    if row.vector_bytes is None:
-                        return canonical
-                    raise ModelMismatchError(self.name, row.model_id, canonical)
+            canonical = self._differs(row)
+            if canonical is not None and canonical not in row.others:
+                if row.vector_bytes is None:
+                    return canonical
+                raise ModelMismatchError(self.name, row.model_id, canonical)
             return row.model_id
         if self.model is not None:
             return self.model.model_id
@@ -537,8 +675,36 @@ class Reference(Generic[K]):
             raise ModelRequiredError
         return registry.canonical_id(name)
 
+    def _differs(self, row: CollectionRow) -> str | None:
+        """Return the id of the model that was given, if it is another than the row's."""
+        given = self._given_model_id()
+        if given is None or given == row.model_id:
+            return None
+        # Aliases are for names: an object has the id that it has.
+        canonical = registry.canonical_id(given) if self.model is None else given
+        is_same = canonical in {row.model_id, registry.canonical_id(row.model_id)}
+        return None if is_same else canonical
+
     def _given_model_id(self) -> str | None:
         return self.model_id or (self.model.model_id if self.model is not None else None)
+
+    def other_model(self, work: Work) -> tuple[str, str] | None:
+        """Return the model that the collection has and the one that it is to have, if they differ.
+
+        That is the one that was given, or the application's default.
+        """
+        row, wanted = work.row_named(self.name), self._given_model_id()
+        wanted = wanted or registry.default_model_name()
+        if row is None or wanted is None or stands_beside(self.name):
+            return None
+        wanted = registry.canonical_id(wanted)
+        is_same = wanted in {row.model_id, registry.canonical_id(row.model_id)}
+        return None if is_same else (row.model_id, wanted)
+
+    def accept(self, row: CollectionRow) -> None:
+        """Be of a row's model from now on, if another one was given."""
+        if self._differs(row) is not None:
+            self.model, self.model_id = None, row.model_id
 
     def check_model_id(self, model_id: str) -> None:
         """Do nothing unless the collection was given another model.
@@ -559,7 +725,9 @@ class Reference(Generic[K]):
             And what `model_id_of` raises.
         """
         model_id = self.model_id_of(row)
-        if self.model is not None:
+        if model_id in self.brought:
+            return registry.substituted(self.brought[model_id])
+        if self.model is not None and (row is None or self._differs(row) not in row.others):
             return registry.substituted(self.model)
         return registry.get_embedding_model(model_id)
 
@@ -595,9 +763,27 @@ def _by_name(database: Database, records: Records) -> Executable:
         columns.id,
         columns.name,
         columns.model,
-        stored_vector_bytes(database, records),
+        stored_vector_bytes(database, records)
+        if database.joins_tables
+        else type_coerce(null(), Integer),
         database.text_language(records),
+        database.chunk_setting(records),
+        database.index_method(records),
     ).where(columns.name == bindparam("name"))
+
+
+@functools.cache
+def _vector_bytes(database: Database, records: Records) -> Executable:
+    columns = records.embeddings.c
+    return (
+        select(database.vector_bytes(columns.embedding))
+        .where(
+            columns.collection_id == bindparam("collection_id"),
+            database.is_vector(columns.embedding),
+        )
+        .order_by(columns.id)
+        .limit(literal_column("1"))
+    )
 
 
 @functools.cache
@@ -674,15 +860,20 @@ class RememberedRows:
     def put(
         self, bind: Engine | Connection, records: Records, row: CollectionRow, *, committed: bool
     ) -> None:
-        """Remember a row that was read."""
+        """Remember a row that was read, without what stands beside it, which no search confirms."""
+        row = row._replace(others=frozenset())
         with self._lock:
             rows = self._rows.setdefault(bind.engine, {})
             key = _memory_key(bind, records, row.name)
             before = rows.pop(key, None)
             if len(rows) >= MOST_NAMES:
                 del rows[next(iter(rows))]
-            # Within a transaction it may be read again as it was committed.
-            rows[key] = row, committed or (before is not None and before[1] and before[0] == row)
+            if before is not None and before[0][:3] == row[:3]:
+                # Within a transaction it is read again as it was committed, with the same model.
+                committed = committed or before[1]
+                if before[0].has_index and not row.has_index:
+                    row = before[0]  # not every reader looks for an index
+            rows[key] = row, committed
 
     def forget(self, bind: Engine | Connection, records: Records, name: str) -> None:
         """Remember nothing of a name."""

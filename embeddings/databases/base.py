@@ -21,6 +21,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     cast,
     delete,
     exists,
@@ -28,6 +29,7 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    literal_column,
     null,
     select,
     type_coerce,
@@ -54,6 +56,7 @@ if TYPE_CHECKING:
     from ..searching.filters import Comparison
     from ..searching.query import Query, Ranking, ScoredRow
     from ..searching.words import Term
+    from ..tables.indexing import EmbeddingIndex
     from ..tables.records import Records
     from ..vectors import Float64
     from ..work import CollectionRow, Reference, Work
@@ -69,10 +72,12 @@ class Database:
     """SQLAlchemy's name of the dialect."""
     finishes_statements: ClassVar[bool] = False
     """Whether a statement that was sent is let finish when the task that waits is cancelled."""
+    groups_chunks: ClassVar[bool] = False
+    """Whether `search` and `matches` give each item once; else `searching.grouping` does."""
     fuses_words: ClassVar[bool] = False
     """Whether `search` and `matches` take a query with words; else `searching.hybrid` does."""
-    confirms_rows: ClassVar[bool] = False
-    """Whether `search` takes a row of the collection that is remembered, and confirms it."""
+    joins_tables: ClassVar[bool] = True
+    """Whether a statement may be about both tables; else they may be on different servers."""
     keeps_order_of_json: ClassVar[bool] = True
     """Whether stored metadata has its keys in the order in which they were written."""
     rebuilds_tables: ClassVar[bool] = False
@@ -369,6 +374,10 @@ class Database:
         """
         return work.row_named(name)
 
+    def confirms(self, row: CollectionRow) -> bool:
+        """Return whether `search` takes this row, which is remembered, and confirms it."""
+        return False
+
     # Rows
 
     def vector_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -603,7 +612,11 @@ class Database:
         return [self.search(work, vector, query) for vector in vectors]
 
     def matches(self, work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
-        """Return what `search` finds as a selectable with the columns `id` and `score`."""
+        """Return what `search` finds as a selectable with the columns `id` and `score`.
+
+        Raises:
+            NotConfirmed: As `search`.
+        """
         return self.as_selectable(keys, self.search(work, vector, query).rows)
 
     def as_selectable(
@@ -659,6 +672,19 @@ class Database:
         """Build an index of a collection, and return what it is."""
         raise self.no_indexes()
 
+    def index_script(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return the SQL that makes an index, by the collection's name; where there is none, none.
+
+        Args:
+            given: The index.
+            connection: Which maps schemas; None for a script.
+        """
+        return []
+
+    def index_script_down(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return the SQL that drops an index, if it is there. Arguments as in `index_script`."""
+        return []
+
     def drop_index(self, collection: Reference[Any]) -> bool:
         """Drop the index of a collection, and return whether there was one."""
         raise self.no_indexes()
@@ -666,6 +692,19 @@ class Database:
     def index_info(self, work: Work) -> IndexInfo | None:
         """Return what the index of a collection is, or None."""
         return None
+
+    def finish_writing(self, work: Work) -> None:
+        """Do what is left to do before a transaction of our own, which has written, commits."""
+
+    def keep_index(self, collection: Reference[Any]) -> None:
+        """Bring up to date what the database keeps of an index, in a transaction of our own."""
+
+    def index_method(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL of the method of the outer query's collection's index in memory, or NULL.
+
+        It does not fail where nothing but the two tables is there.
+        """
+        return type_coerce(null(), Text)
 
     # Text indexes
 
@@ -732,6 +771,65 @@ class Database:
         """
         raise IndexingError(f"There are no text indexes on {self.name}")
 
+    # Chunks
+
+    def install_chunks(self, connection: Connection, records: Records) -> None:
+        """Make what collections with chunks need beside the tables. It may be there already."""
+
+    def uninstall_chunks(self, connection: Connection, records: Records) -> None:
+        """Remove what `install_chunks` and `set_chunk_setting` made, if it is there."""
+
+    def chunks_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install_chunks` for the documented tables, for a script."""
+        return []
+
+    def chunks_script_down(self, records: Records) -> list[str]:
+        """Return the SQL that undoes that of `chunks_script`."""
+        return []
+
+    def chunk_setting(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL of how texts of the outer query's collection are cut, as JSON, or NULL.
+
+        It does not fail in a database that `install_chunks` has not seen yet.
+        """
+        return type_coerce(null(), Text)
+
+    def set_chunk_setting(self, work: Work, setting: str | None) -> None:
+        """Keep how the texts of a collection without rows are cut; None: not at all."""
+        if setting is not None:
+            raise SchemaError(f"There are no collections with chunks on {self.name}")
+
+    def item_of(self, id: ColumnElement[str]) -> ColumnElement[str]:
+        """Return the SQL of an item's stored id by that of a chunk: what precedes the last "#"."""
+        digits: ColumnElement[str] = literal_column("'0123456789'")
+        trimmed = func.rtrim(id, digits, type_=id.type)
+        length = func.length(trimmed)
+        item = func.substr(
+            trimmed, literal_column("1"), length - literal_column("1"), type_=id.type
+        )
+        # Of the rows of other collections nothing is known.
+        return case((length > literal_column("0"), item))
+
+    def is_first_chunk(self, id: ColumnElement[str]) -> ColumnElement[bool]:
+        """Return the condition that the stored id is that of an item's first chunk."""
+        last = func.substr(id, func.length(id) - literal_column("1"), type_=id.type)
+        return last == literal_column("'#0'")
+
+    def parts(self, work: Work) -> Subquery:
+        """Return what is kept of the chunks of a collection that has some.
+
+        Its columns are `id` of the chunk's row, `start` and `end` in the item's text and, of the
+        first chunk, `item_hash`, `item_content`, which is the item's text where it is stored and
+        is not a chunk itself, and `item_chunks`, their number.
+        """
+        raise NotImplementedError
+
+    def put_parts(self, work: Work, given: Sequence[tuple[Any, ...]]) -> None:
+        """Keep that of chunks whose rows are written: tuples of these values, in this order."""
+
+    def keep_items(self, work: Work, ids: Sequence[str]) -> None:
+        """Keep others from writing chunks of items, by the items' stored ids."""
+
     def before_deletion(self, collection: Reference[Any], work: Work) -> None:
         """Remove what a collection has besides its rows, before its own row is deleted."""
 
@@ -742,7 +840,7 @@ class Database:
         """Return the error that says that there are no indexes."""
         return IndexingError(
             f"There are no indexes on {self.name}, where every search is exact; they are for "
-            "PostgreSQL"
+            "SQLite and PostgreSQL"
         )
 
 

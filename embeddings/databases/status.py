@@ -62,19 +62,20 @@ class IndexInfo:
     """What an index on a collection is.
 
     Attributes:
-        method: How it finds: `"hnsw"` on PostgreSQL.
+        method: How it finds: `"hnsw"` on PostgreSQL; `"bits"`, or that of a package, on SQLite.
         options: As it was built; on PostgreSQL `m`, `ef_construction`, and the `type` of what it
             holds: `vector`, above 2,000 dimensions `halfvec`, above 4,000 `bit`.
-        rows: Of the collection.
-        dimensions: Of the vectors in it.
+        rows: Of the collection; on SQLite those that the database keeps packed.
+        dimensions: Of the vectors in it; None as long as there are none, on SQLite.
         bytes: Its size in the database.
-        is_valid: Whether searches use it; a concurrent build that failed leaves one that is not.
+        is_valid: Whether searches use it; a concurrent build that failed leaves one that is not,
+            and so is one whose method is not installed.
     """
 
     method: str
     options: Mapping[str, Any]
     rows: int
-    dimensions: int
+    dimensions: int | None
     bytes: int
     is_valid: bool
 

@@ -15,12 +15,13 @@ from sqlalchemy import MetaData
 
 from .. import databases
 from ..tables.alembic import include_object, render_item
+from ..tables.operations import write
 from ..tables.records import RECORDS
 from . import triggers
 from .literals import Follow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from alembic.autogenerate.api import AutogenContext
     from alembic.operations.ops import UpgradeOps
@@ -123,7 +124,7 @@ class UnfollowRowsOp(MigrateOperation):
 def _follow(operations: Operations, operation: FollowRowsOp) -> None:
     context = operations.get_context()
     if context.as_sql:
-        _write(operations, databases.of(context.dialect).follow_script(operation.given))
+        write(operations, databases.of(context.dialect).follow_script(operation.given))
     else:
         triggers.follow(operations.get_bind(), operation.given)
 
@@ -132,16 +133,9 @@ def _follow(operations: Operations, operation: FollowRowsOp) -> None:
 def _unfollow(operations: Operations, operation: UnfollowRowsOp) -> None:
     context = operations.get_context()
     if context.as_sql:
-        _write(operations, databases.of(context.dialect).unfollow_script(operation.given))
+        write(operations, databases.of(context.dialect).unfollow_script(operation.given))
     else:
         triggers.unfollow(operations.get_bind(), operation.given)
-
-
-def _write(operations: Operations, statements: Iterable[str]) -> None:
-    """Write statements into a script as they are."""
-    impl = operations.get_context().impl
-    for statement in statements:
-        impl.static_output(f"{statement}{impl.command_terminator}")
 
 
 @renderers.dispatch_for(FollowRowsOp)

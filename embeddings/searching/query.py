@@ -30,6 +30,7 @@ from sqlalchemy.sql.expression import SelectBase
 from ..errors import InvalidQueryError
 from ..keys import K, Keys
 from ..values import check_text, plain
+from ..work import CHUNK_MARK
 from .filters import Condition, as_sql, checked_filter
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from ..tables.records import Records
     from ..values import Metadata
+    from ..vectors import Float64
     from ..work import Reference, Work
 
 SHOWN = 200  # characters of a content in a notebook's table
@@ -72,6 +74,23 @@ class Filters(TypedDict, total=False):
     also where it may not pay."""
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """A part of an item's text.
+
+    Attributes:
+        number: Of the chunk in its item, from 0.
+        start: Where it begins in the item's text, in characters; None if that is not known.
+        end: Where it ends.
+        text: The chunk's text, if it was stored.
+    """
+
+    number: int
+    start: int | None
+    end: int | None
+    text: str | None = None
+
+
 @dataclass
 class Entry(Generic[K]):
     """A search result.
@@ -96,9 +115,14 @@ class Entry(Generic[K]):
         """
         return vars(self).get(RANKS)
 
+    @property
+    def chunk(self) -> Chunk | None:
+        """The chunk by which the item was found, in a collection that has chunks."""
+        return vars(self).get(CHUNK)
 
-RANKS = "_ranks"
-"""Where an entry holds its ranks. No field: an entry is equal to one that has none."""
+
+RANKS, CHUNK = "_ranks", "_chunk"
+"""Where an entry holds these. No fields: an entry is equal to one that has none."""
 
 
 class Entries(list[Entry[K]]):
@@ -136,6 +160,7 @@ class ScoredRow(NamedTuple):
     content: str | None
     metadata: Metadata | None
     ranks: Ranks | None = None
+    chunk: Chunk | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +206,8 @@ class Query:
     """A SELECT of the host's keys, or stored ids."""
     keys: Keys[Any]
     words: Words | None = None
+    also: tuple[Float64, ...] = ()
+    """Further vectors: the score of an item is that to the nearest of all."""
 
     def about(self, value: object) -> Query:
         """Return the query with the words of the value that is searched for, if they are meant.
@@ -225,22 +252,20 @@ class Query:
 
     def filters(self, work: Work) -> list[ColumnElement[bool]]:
         """Return `where` and `among` as SQL."""
-        id = work.records.embeddings.c.id
         filters = [] if self.where is None else [where_condition(work, self.where)]
         if isinstance(self.among, tuple):
-            filters.append(work.database.is_one_of(id, self.among))
+            filters.append(work.database.is_one_of(work.item_id, self.among))
         elif self.among is not None:
-            filters.append(work.database.is_among(id, self.among.c[0]))
+            filters.append(work.database.is_among(work.item_id, self.among.c[0]))
         return filters
 
     def conditions(self, work: Work) -> list[ColumnElement[bool]]:
         """Return all of it as SQL: filters, prefix and the id to leave out."""
-        id = work.records.embeddings.c.id
         conditions = self.filters(work)
         if self.prefix is not None:
-            conditions.append(starts_with(id, self.prefix))
+            conditions += items_starting_with(work, self.prefix)
         if self.skip_id is not None:
-            conditions.append(id != self.skip_id)
+            conditions.append(work.item_id != self.skip_id)
         return conditions
 
 
@@ -517,6 +542,14 @@ def starts_with(id: ColumnElement[str], prefix: object) -> ColumnElement[bool]:
     if 0xD800 <= following <= 0xDFFF:  # the surrogates, which no text holds
         following = 0xE000
     return and_(id >= prefix, id < last[:-1] + chr(following))
+
+
+def items_starting_with(work: Work, prefix: str) -> list[ColumnElement[bool]]:
+    """Return the conditions that the stored id of a row's item begins with the prefix."""
+    conditions = [starts_with(work.records.embeddings.c.id, prefix)]
+    if work.row.chunks is not None and CHUNK_MARK in prefix:  # which may be that of a chunk
+        conditions.append(starts_with(work.item_id, prefix))
+    return conditions
 
 
 def several(values: Iterable[Any], what: str) -> list[Any]:

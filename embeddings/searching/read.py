@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import bindparam, func, select
-from sqlalchemy.orm import attributes, joinedload
+from sqlalchemy.orm import attributes, joinedload, make_transient_to_detached
 
 from ..sessions import bind_for_reading
+from ..tables.beside import stands_beside
 from ..tables.ours import are_missing, explained
 from ..tables.records import remember_key
 from ..values import NotJSON
 from ..vectors import ITEM_BYTES
-from ..work import Work, retried
-from .query import check_query, several, starts_with
+from ..work import AFTER_MARK, CHUNK_MARK, Work, retried
+from .query import Chunk, check_query, items_starting_with, several
 from .scan import warn_of, warn_of_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sqlalchemy import Select
+    from sqlalchemy import ColumnElement, ScalarSelect, Select
 
     from ..keys import K, Key
     from ..sessions import DatabaseLike
@@ -34,13 +35,19 @@ PAGE = 500  # records held at a time while iterating
 
 
 @retried
-def count(collection: Reference[Any]) -> int:
-    """Return the number of items. See `Collection.count`."""
+def count(collection: Reference[Any], *, chunks: bool = False) -> int:
+    """Return the number of items, or of chunks. See `Collection.count`."""
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             return 0
-        return int(work.read(_count(collection.records), {"collection": row.id}).scalar_one())
+        if row.chunks is None or chunks:
+            counted = work.read(_count(collection.records), {"collection": row.id})
+        else:
+            entity = collection.records.embedding
+            of_items = entity.collection_id == row.id, work.is_item
+            counted = work.run(select(func.count()).select_from(entity).where(*of_items))
+        return int(counted.scalar_one())
 
 
 @functools.cache
@@ -59,6 +66,8 @@ def get(collection: Reference[Any], id: Key) -> EmbeddingRecord | None:
         row = collection.find(work)
         if row is None:
             return None
+        if row.chunks is not None:
+            return next(iter(_items(collection, work, entity.id == first_chunk(text))), None)
         statement = (
             select(entity)
             .options(joinedload(entity.collection))
@@ -76,11 +85,109 @@ def _with_key(collection: Reference[Any], record: EmbeddingRecord) -> EmbeddingR
     return record
 
 
+def first_chunk(item: str) -> str:
+    """Return the stored id of an item's first chunk, which stands for the item."""
+    return f"{item}{CHUNK_MARK}0"
+
+
+def count_of_chunks(work: Work, item: ColumnElement[str]) -> ScalarSelect[int]:
+    """Return the SQL of the number of rows of an item, by its stored id."""
+    rows = work.records.embeddings.alias()
+    count = select(func.count()).select_from(rows)
+    return count.where(
+        rows.c.collection_id == work.row.id,
+        rows.c.id >= item.concat(CHUNK_MARK),
+        rows.c.id < item.concat(AFTER_MARK),
+        work.database.item_of(rows.c.id) == item,
+    ).scalar_subquery()
+
+
+def _items(
+    collection: Reference[Any], work: Work, condition: ColumnElement[bool], most: int | None = None
+) -> list[EmbeddingRecord]:
+    """Return detached records of items that have chunks, in the order of their first chunks.
+
+    Args:
+        collection: Whose items.
+        work: In whose transaction.
+        condition: About the rows of first chunks.
+        most: How many at most.
+    """
+    entity, parts = collection.records.embedding, work.database.parts(work)
+    names = [attribute.key for attribute in entity.__mapper__.column_attrs]
+    statement = (
+        select(
+            *(getattr(entity, name) for name in names),
+            parts.c.item_hash,
+            parts.c.item_content,
+            parts.c.item_chunks,
+        )
+        .select_from(entity)
+        .outerjoin(parts, parts.c.id == entity.id)
+        .where(entity.collection_id == work.row.id, work.is_item, condition)
+        .order_by(entity.id)
+        .limit(most)
+    )
+    rows = work.run(statement).all()
+    owner = work.run(
+        select(collection.records.collection).where(collection.records.collection.id == work.row.id)
+    ).scalar()
+    made: list[EmbeddingRecord] = []
+    for *values, item_hash, content, chunks in rows:
+        record: EmbeddingRecord = entity.__mapper__.class_manager.new_instance()
+        stored = dict(zip(names, values, strict=True))
+        stored["id"] = stored["id"].rpartition(CHUNK_MARK)[0]
+        if stored["content_blob"] is None:
+            stored["content_hash"] = item_hash or stored["content_hash"]
+        if chunks != 1:
+            stored["embedding"] = None
+        if chunks != 1 or content is not None:
+            stored["content"] = content
+        for name, value in (*stored.items(), ("collection", owner)):
+            attributes.set_committed_value(record, name, value)
+        make_transient_to_detached(record)
+        made.append(_with_key(collection, record))
+    return made
+
+
+@retried
+def get_chunks(collection: Reference[Any], id: Key) -> list[Chunk]:
+    """Return the chunks of an item. See `Collection.get_chunks`."""
+    text = collection.id_of(id)
+    entity = collection.records.embedding
+    with collection.work() as work:
+        row = collection.find(work)
+        if row is None:
+            return []
+        of_item = entity.collection_id == row.id, work.is_of(text)
+        if row.chunks is None:
+            contents = work.run(select(entity.content).where(*of_item)).scalars()
+            return [
+                Chunk(0, content and 0, content and len(content), content) for content in contents
+            ]
+        parts = work.database.parts(work)
+        statement = (
+            select(entity.id, parts.c.start, parts.c.end, entity.content)
+            .select_from(entity)
+            .outerjoin(parts, parts.c.id == entity.id)
+            .where(*of_item)
+        )
+        found = [(chunk_number(id), *rest) for id, *rest in work.run(statement)]
+    return [Chunk(*values) for values in sorted(found, key=lambda values: values[0])]
+
+
+def chunk_number(id: str) -> int:
+    """Return the number of a chunk by the stored id of its row."""
+    return int(id.rpartition(CHUNK_MARK)[2])
+
+
 def warm(collection: Reference[Any]) -> None:
     """Load what searches keep in memory. See `Collection.warm`."""
     with collection.work() as work:
         if collection.find(work) is not None:
             work.database.warm(work)
+    if collection.sessions.owns_transactions:
+        collection.database.keep_index(collection)
 
 
 @retried
@@ -91,6 +198,8 @@ def contains(collection: Reference[Any], id: object) -> bool:
         row = collection.find(work)
         if row is None:
             return False
+        if row.chunks is not None:
+            text = first_chunk(text)
         given = {"collection": row.id, "id_sought": text}
         return work.read(_has_id(collection.records), given).first() is not None
 
@@ -125,7 +234,11 @@ def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRe
         row = collection.find(work)
         if row is None:
             return []
+        if row.chunks is not None and last is not None:
+            last = first_chunk(last)
         is_next = entity.id.is_not(None) if last is None else entity.id > last
+        if row.chunks is not None:
+            return _items(collection, work, is_next, PAGE)
         page = (
             select(entity)
             .options(joinedload(entity.collection))
@@ -144,9 +257,11 @@ def ids(collection: Reference[K], prefix: str | None) -> list[K]:
         row = collection.find(work)
         if row is None:
             return []
-        statement = select(entity.id).where(entity.collection_id == row.id, entity.id.is_not(None))
+        statement = select(work.item_id).where(
+            entity.collection_id == row.id, entity.id.is_not(None), work.is_item
+        )
         if prefix is not None and prefix != "":
-            statement = statement.where(starts_with(collection.records.embeddings.c.id, prefix))
+            statement = statement.where(*items_starting_with(work, prefix))
         stored = work.run(statement.order_by(entity.id)).scalars()
         return [collection.keys.from_text(id) for id in stored]
 
@@ -154,10 +269,12 @@ def ids(collection: Reference[K], prefix: str | None) -> list[K]:
 def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[str]:
     """Return the names of a database's collections, sorted; none without the tables.
 
+    Without what stands beside one: see `tables.beside`.
+
     Args:
         db: Whatever a collection can be opened on. Nothing is created or migrated.
         records: The mapped classes.
-        only: Look for this name alone.
+        only: Look for this name alone, which may be one of these.
     """
     sessions = bind_for_reading(db, records)
     if sessions is None:
@@ -171,8 +288,9 @@ def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[s
                 name = records.collection.name
                 statement = select(name).order_by(name)
                 if only is not None:
-                    statement = statement.where(name == only)
-                return list(work.run(statement).scalars())
+                    return list(work.run(statement.where(name == only)).scalars())
+                found = work.run(statement.where(name.is_not(None))).scalars()
+                return [each for each in found if not stands_beside(each)]
     finally:
         sessions.close()
 
@@ -189,6 +307,11 @@ def _of_ids(collection: Reference[Any], texts: list[str]) -> list[EmbeddingRecor
         row = collection.find(work)
         if row is None or not texts:
             return [None] * len(texts)
+        if row.chunks is not None:
+            firsts = [first_chunk(text) for text in texts]
+            is_first = work.database.is_one_of(collection.records.embeddings.c.id, {*firsts})
+            items = {item.id: item for item in _items(collection, work, is_first)}
+            return [items.get(text) for text in texts]
         is_asked_for = work.database.is_one_of(collection.records.embeddings.c.id, {*texts})
         statement = (
             select(entity)
@@ -214,7 +337,7 @@ def vectors(
         dimensions = row.vector_bytes // ITEM_BYTES
         stored = work.database.vector_as_bytes(columns.embedding)
         statement = (
-            select(columns.id, stored)
+            select(work.item_id, stored)
             .where(columns.collection_id == row.id, work.database.has_id(columns.id))
             .where(*query.as_seen(work).conditions(work))
             .order_by(columns.id)

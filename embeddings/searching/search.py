@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,13 +15,13 @@ from ..models.base import check_content
 from ..values import NotJSON, checked_content
 from ..vectors import as_query
 from ..work import retried
-from . import hybrid
-from .query import RANKS, Entries, Entry, NotConfirmed, several
+from . import grouping, hybrid
+from .query import CHUNK, RANKS, Entries, Entry, NotConfirmed, several
 from .scan import warn_of_metadata
 from .words import no_index
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from typing import TypeAlias
 
     from sqlalchemy import Subquery
@@ -184,14 +185,18 @@ def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T], noth
         row = collection.find(work, to_search=True)
         if row is None:
             raise collection.id_not_found(id)
-        statement = select(entity.embedding).where(entity.collection_id == row.id, entity.id == id)
-        stored = work.run(statement).first()
-        if stored is None:
+        statement = select(entity.embedding).where(entity.collection_id == row.id, work.is_of(id))
+        stored = work.run(statement.order_by(entity.id)).all()
+        if not stored:
             raise collection.id_not_found(id)
-        if stored.embedding is None:
+        if any(row.embedding is None for row in stored):
             raise InvalidVectorError(f"the stored vector of {id!r} is missing")
-        vector = as_query(stored.embedding)
-        return _search(form, work, vector, query) if vector.any() else nothing
+        vectors = [as_query(row.embedding) for row in stored]
+        vectors = [vector for vector in vectors if vector.any()]
+        if not vectors:
+            return nothing
+        vector, *others = vectors
+        return _search(form, work, vector, replace(query, also=tuple(others)))
 
 
 @retried
@@ -224,7 +229,7 @@ def _search_multi(work: Work, vectors: list[Float64], query: Query) -> list[Rank
     """Return what is nearest to each vector, with such a line for all of them."""
     query = query.as_seen(work)
     began = perf_counter()
-    rankings = work.database.search_multi(work, vectors, query) if vectors else []
+    rankings = _searched_by(work)(work, vectors, query) if vectors else []
     if LOG.isEnabledFor(logging.DEBUG):
         _log(work, began, f"{len(vectors)} searches")
     return rankings
@@ -258,18 +263,27 @@ def entries(work: Work, vector: Float64, query: Query) -> Entries[Any]:
 
 def _ranking(work: Work, vector: Float64, query: Query) -> Ranking:
     if query.words is None or work.database.fuses_words:
-        return work.database.search(work, vector, query)
+        return _searched_by(work)(work, [vector], query)[0]
     return hybrid.search(work, vector, query)
+
+
+def _searched_by(work: Work) -> Callable[[Work, Sequence[Float64], Query], list[Ranking]]:
+    """Return what searches for vectors, and gives each item once."""
+    if work.row.chunks is None or work.database.groups_chunks:
+        return work.database.search_multi
+    return grouping.search_multi
 
 
 def selectable(work: Work, vector: Float64, query: Query) -> Subquery:
     """Return the best as a selectable with the columns `id` and `score`, and `rank` with words."""
     keys = query.keys
-    if query.words is None or work.database.fuses_words:
+    is_grouped = work.row.chunks is None or work.database.groups_chunks
+    if is_grouped and (query.words is None or work.database.fuses_words):
         found = work.database.matches(work, keys.on(work.dialect), vector, query)
     else:
-        rows = hybrid.search(work, vector, query).rows
-        found = work.database.as_selectable(keys.on(work.dialect), rows, query.offset)
+        rows = _ranking(work, vector, query).rows
+        offset = None if query.words is None else query.offset
+        found = work.database.as_selectable(keys.on(work.dialect), rows, offset)
     if not isinstance(keys.sql_type, TypeDecorator):
         return found
     id, *others = found.c
@@ -280,7 +294,7 @@ def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
     from_text = query.keys.from_text
     found = [
         Entry(from_text(id), score, content, metadata)
-        for id, score, content, metadata, _ in ranking.rows
+        for id, score, content, metadata, *_ in ranking.rows
     ]
     unreadable = [at for at, entry in enumerate(found) if isinstance(entry.metadata, NotJSON)]
     if unreadable:
@@ -290,4 +304,7 @@ def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
     if query.words is not None:
         for entry, row in zip(found, ranking.rows, strict=True):
             vars(entry)[RANKS] = row.ranks
+    for entry, row in zip(found, ranking.rows, strict=True):
+        if row.chunk is not None:
+            vars(entry)[CHUNK] = row.chunk
     return Entries(found, exact=ranking.exact)

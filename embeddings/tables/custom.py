@@ -30,7 +30,7 @@ KNOWN: list[Records] = []
 def install(connection: Connection | Engine, records: Records = RECORDS) -> None:
     """Create what stands beside the tables: pending rows, on SQLite the change log.
 
-    And on PostgreSQL the columns of text indexes.
+    And on PostgreSQL the columns of text indexes and chunks.
 
     Can be repeated: what is there is kept or made anew. Runs in the connection's transaction; on an
     engine in one of its own.
@@ -45,6 +45,7 @@ def install(connection: Connection | Engine, records: Records = RECORDS) -> None
     database.install(connection, records)
     database.install_pending(connection, records)
     database.install_words(connection, records)
+    database.install_chunks(connection, records)
 
 
 def uninstall(connection: Connection, records: Records = RECORDS) -> None:
@@ -54,6 +55,7 @@ def uninstall(connection: Connection, records: Records = RECORDS) -> None:
     it before or after it drops the tables. Runs in the connection's transaction.
     """
     database = databases.of(connection.dialect)
+    database.uninstall_chunks(connection, records)
     database.uninstall_words(connection, records)
     database.uninstall_pending(connection, records)
     database.uninstall(connection, records)

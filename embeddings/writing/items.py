@@ -45,8 +45,23 @@ class Prepared:
     model_id: str
 
 
+class Part(NamedTuple):
+    """What a chunk is of its item. What is about the item is with its first chunk only."""
+
+    item: str
+    """The item's stored id."""
+    number: int
+    start: int | None
+    """Where it begins in the item's text, in characters; None of bytes."""
+    end: int | None
+    item_hash: bytes | None
+    item_content: str | None
+    """The item's text, if it is to be stored and is not a chunk itself."""
+    item_chunks: int | None
+
+
 class Item(NamedTuple):
-    """One thing to embed, checked."""
+    """One thing to embed, checked: an item, or a chunk of one."""
 
     id: str
     content: Content
@@ -58,7 +73,16 @@ class Item(NamedTuple):
     """As JSON text, of the moment in which the item was read."""
     store: bool = False
     anew: bool = False
-    """An earlier item of the same batch already replaced the row, as a whole."""
+    """The row is replaced as a whole: an earlier item of the same batch did so, or it is a copy."""
+    updated: int | None = None
+    """When the row is said to be written; None for now. Of what is copied `anew`."""
+    part: Part | None = None
+    """What it is of its item, where it is a chunk."""
+
+    @property
+    def owner(self) -> str:
+        """The stored id of the item."""
+        return self.id if self.part is None else self.part.item
 
 
 def fold(items: Iterable[Item]) -> list[Item]:

@@ -28,7 +28,7 @@ from ..models.base import (
     tokens_of,
 )
 from ..work import retried
-from . import rows
+from . import parts, rows
 from .calls import Calls, ask, calls_at_once, check_on_error, in_order, reason_of
 from .items import fold, hashes_of, of_item
 from .progress import teller
@@ -36,7 +36,7 @@ from .report import CHANGED, DELETED, Report
 from .resolve import resolve, stored_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from ..keys import Keys
     from ..models.base import Content, SupportsEmbedding
@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from ..vectors import Float32
     from ..work import Reference, Work
     from .calls import Answer, OnError
+    from .chunks import Chunks
     from .items import Item
+    from .parts import Kept
     from .progress import Progress
     from .resolve import StoredRow
 
@@ -88,8 +90,10 @@ class Plan(Generic[K]):
     runtime: Runtime
     keys: Keys[K]
     force: bool
-    items: list[Item]
+    given: list[Item]
     """From `items.fold`."""
+    items: list[Item]
+    """The same, or their chunks."""
     missing: dict[bytes, Content]
     """What has no vector yet."""
     vectors: dict[bytes, Float32]
@@ -101,13 +105,17 @@ class Plan(Generic[K]):
     """What the model does not take, with the reason."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Values of a host's own columns, for new rows."""
+    chunks: Chunks | None = None
+    """How the texts are cut; then `items` are chunks, and so are all ids here."""
+    kept: dict[str, Kept] = field(default_factory=dict)
+    """What was kept of chunks when the plan was made, by their ids."""
     has_new_words: bool = False
     """Whether an item that is unchanged has no words in the collection's text index yet."""
 
     @property
     def new(self) -> list[K]:
         """The ids of items whose content has to be embedded."""
-        return self._sorted(self.new_ids)
+        return self._sorted(self.items_of(self.new_ids))
 
     @property
     def reusable(self) -> list[K]:
@@ -115,7 +123,7 @@ class Plan(Generic[K]):
 
         Their vector is there, under the same id or another.
         """
-        return self._sorted(self.written_ids - self.new_ids)
+        return self._sorted(self.items_of(self.written_ids) - self.items_of(self.new_ids))
 
     @property
     def unchanged(self) -> list[K]:
@@ -125,7 +133,12 @@ class Plan(Generic[K]):
     @property
     def unchanged_ids(self) -> set[str]:
         """The stored ids of those."""
-        return {item.id for item in self.items} - self.new_ids - self.written_ids
+        ids = {item.owner for item in self.items}
+        return ids - self.items_of(self.new_ids | self.written_ids)
+
+    def items_of(self, ids: Iterable[str]) -> set[str]:
+        """Return the stored ids of the items whose rows have these ids."""
+        return {*ids} if self.chunks is None else {parts.owner(id) for id in ids}
 
     def _sorted(self, ids: set[str]) -> list[K]:
         return [self.keys.from_text(id) for id in sorted(ids)]
@@ -195,7 +208,7 @@ class Plan(Generic[K]):
             return report
 
         with self.runtime.pool(at_once) as pool:
-            calls = Calls(self.model, self.runtime, pool, skips=skips)
+            calls = Calls(self.model, self.runtime, pool, skips=skips, size=batch_size)
             report = in_order(
                 batches(list(self.missing), at_most_own(self.model, batch_size)),
                 lambda keys: calls.begin({key: self.missing[key] for key in keys}),
@@ -225,7 +238,7 @@ class Plan(Generic[K]):
         if answer.error is not None:
             if isinstance(answer.error, InvalidItemError | InvalidVectorError | ModelError):
                 concerned = answer.concerned()
-                ids = {item.id for item in self.items if item.key in concerned}
+                ids = {item.owner for item in self.items if item.key in concerned}
                 answer.error.add_ids(self._sorted(ids))
             raise answer.error
         return Report(requests=answer.usage.requests, tokens=answer.usage.tokens)
@@ -234,14 +247,23 @@ class Plan(Generic[K]):
         """Take what the model does not take off the plan; return the ids, with the reason."""
         if not self.refused:
             return ()
-        gone = {item.id: self.refused[item.key] for item in self.items if item.key in self.refused}
-        self.items = [item for item in self.items if item.key not in self.refused]
-        self.new_ids -= gone.keys()
-        self.written_ids -= gone.keys()
+        refused = [item for item in self.items if item.key in self.refused]
+        gone = {item.owner: self.refused[item.key] for item in refused}
+        ids = {item.id for item in self.items if item.owner in gone}
+        self.items = [item for item in self.items if item.owner not in gone]
+        self.new_ids -= ids
+        self.written_ids -= ids
         return tuple((self.keys.from_text(id), why) for id, why in sorted(gone.items()))
 
+    def keep_embedded(self) -> None:
+        """Leave on the plan what has a vector, after a failure of the model."""
+        self.refused |= dict.fromkeys(self.missing, "")
+        self.missing.clear()
+        self.without_refused()
+
     def __repr__(self) -> str:
-        new, written = len(self.new_ids), len(self.written_ids | self.new_ids)
+        new = len(self.items_of(self.new_ids))
+        written = len(self.items_of(self.written_ids | self.new_ids))
         return f"<Plan for {self.collection!r}: {written} to write, {new} of them new>"
 
 
@@ -277,13 +299,22 @@ def make(
             except InvalidItemError as error:
                 raise of_item(item.id, error) from None
         vectors = {} if prepared is None else {items[0].key: prepared}
+        whole = items
+        chunks = parts.chunks_for(collection, row)
+        if chunks is not None:
+            items = parts.cut(collection, model, chunks, items)
         stored = None if row is None else stored_rows(work, items)
-        todo = resolve(work, items, stored, vectors, kinds(model), force=force)
+        kept = parts.kept_parts(work, stored)
+        compared = parts.compared(work, items, stored, kept)
+        todo = resolve(work, compared, stored, vectors, kinds(model), force=force)
         known = sorted(todo.unchanged & todo.texts.keys())
         has_new_words = bool(known) and bool(work.database.without_words(work, known))
     missing = {item.key: item.content for item in todo.missing}
     refused = _refused(collection, model, items, missing, skips=skips)
     missing = {key: content for key, content in missing.items() if key not in refused}
+    written = {row["id"] for row in todo.rows + todo.changes}
+    if chunks is not None:
+        written.update(item.id for item in parts.changed(compared, todo, kept))
     return Plan(
         collection=collection.name,
         model_id=collection.model_id_of(row),
@@ -291,14 +322,17 @@ def make(
         runtime=collection.sessions.runtime,
         keys=collection.keys,
         force=force,
+        given=whole,
         items=items,
         missing=missing,
         vectors=todo.vectors,
         new_ids={item.id for item in items if item.key in missing},
-        written_ids={row["id"] for row in todo.rows + todo.changes},
+        written_ids=written,
         stored=stored or {},
         refused=refused,
         extra=extra,
+        chunks=chunks,
+        kept=kept,
         has_new_words=has_new_words,
     )
 
@@ -353,7 +387,14 @@ def apply(collection: Reference[K], plan: Plan[K]) -> Report:
         raise InvalidItemError(
             f"{len(plan.contents)} contents of this plan have no vector yet: call plan.embed()"
         )
-    collection.check_model_id(plan.model_id)
+    try:
+        collection.check_model_id(plan.model_id)
+    except ModelMismatchError:
+        with collection.work() as work:
+            row = collection.find(work)
+            # Else one of the two is to take over from the other, or has.
+            if row is None or plan.model_id not in collection.models_beside(work):
+                raise
     return Report() if not plan.items else write(collection, plan, gives_way=True)
 
 
@@ -392,22 +433,29 @@ def write(
         gate: What decides, in the transaction that writes, which items are written.
     """
     began, spent = perf_counter(), Report()
-    while (outcome := _write(collection, plan, gives_way=gives_way, gate=gate)).missing:
+    while True:
+        outcome = _write(collection, plan, gives_way=gives_way, gate=gate)
+        if outcome.is_switched:
+            plan, outcome.missing = _anew(collection, plan, skips=skips)
+        elif not outcome.missing:
+            break
         LOG.warning(
-            "other writers changed %d items in %r meanwhile: the model is called for them again",
+            "%d items in %r were changed by other writers meanwhile, or another model took over: "
+            "the model is called for them again",
             len(outcome.missing),
             collection.name,
         )
         contents = {item.key: item.content for item in outcome.missing}
-        spent += plan.take(ask(plan.model, plan.runtime, contents, skips=skips))
+        if contents:
+            spent += plan.take(ask(plan.model, plan.runtime, contents, skips=skips))
         plan.new_ids |= {item.id for item in outcome.missing}
         spent += Report(skipped=plan.without_refused())
-    written = outcome.written - outcome.skipped.keys()
-    ids = {item.id for item in plan.items}
+    written = plan.items_of(outcome.written) - outcome.skipped.keys()
+    new, ids = plan.items_of(plan.new_ids), {item.owner for item in plan.items}
     report = spent + Report(
-        embedded=len(written & plan.new_ids),
-        reused=len(written - plan.new_ids),
-        unchanged=len(ids - outcome.written - outcome.skipped.keys()),
+        embedded=len(written & new),
+        reused=len(written - new),
+        unchanged=len(ids - written - outcome.skipped.keys()),
         skipped=tuple(
             (plan.keys.from_text(id), why) for id, why in sorted(outcome.skipped.items())
         ),
@@ -426,6 +474,21 @@ class _Outcome:
     written: set[str] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
     """By their ids the reasons."""
+    is_switched: bool = False
+    """Whether another model took over, which stood beside; then nothing was written."""
+
+
+def _anew(collection: Reference[K], plan: Plan[K], *, skips: bool) -> tuple[Plan[K], list[Item]]:
+    """Return the plan for the model that took over, and the items that it is needed for."""
+    given: list[Item] = []
+    left = {item.owner for item in plan.items}
+    for item in plan.given:
+        if item.id in left:
+            hashed, key = hashes_of(collection, item.content)
+            given.append(item._replace(content_hash=hashed, key=key))
+    again = make(collection, given, force=plan.force, skips=skips, extra=plan.extra)
+    again.stored, again.kept = plan.stored, plan.kept  # by which it gives way
+    return again, [item for item in again.items if item.key in again.missing]
 
 
 @retried
@@ -444,37 +507,62 @@ def _write(
         if row.model_id != plan.model_id and (
             registry.canonical_id(row.model_id) != registry.canonical_id(plan.model_id)
         ):
+            if registry.canonical_id(plan.model_id) in collection.models_beside(work):
+                outcome.is_switched = True
+                return outcome
             raise ModelMismatchError(collection.name, row.model_id, plan.model_id)
-        ids = [item.id for item in plan.items]
+        parts.check_chunks(work, plan.chunks)
+        owners = list(dict.fromkeys(item.owner for item in plan.items))
+        if plan.chunks is not None:
+            work.database.keep_items(work, owners)
         if gate:
-            outcome.skipped |= gate.admit(work, ids)
+            outcome.skipped |= gate.admit(work, owners)
         elif gives_way:
-            work.database.keep_rows(work, ids)
+            work.database.keep_rows(work, [item.id for item in plan.items])
         stored = stored_rows(work, plan.items)
-        left = _moved(plan, work, stored, outcome) if gives_way else ()
-        items = [i for i in plan.items if i.id not in left and i.id not in outcome.skipped]
+        kept = parts.kept_parts(work, stored)
+        left = _moved(plan, work, stored, kept, outcome) if gives_way else ()
+        items = [i for i in plan.items if i.owner not in left and i.owner not in outcome.skipped]
+        items = parts.compared(work, items, stored, kept)
         todo = resolve(work, items, stored, plan.vectors, accepted, force=plan.force)
         if todo.missing:
             outcome.missing = todo.missing
             return outcome
         new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
-        if rows.write(work, todo, new):
+        is_in_doubt = rows.write(work, todo, new)
+        if plan.chunks is not None:
+            changed = parts.changed(items, todo, kept)
+            parts.write(work, parts.given_parts(changed), kept)
+            outcome.written |= {item.id for item in changed}
+        if is_in_doubt:
             collection.existing(work)  # read again: it has vectors now
             again = stored_rows(work, items)
-            _give_way(plan, work, [item for item in items if item.id in new], again, outcome)
+            kept = parts.kept_parts(work, again)
+            doubtful = [item for item in items if item.id in new]
+            _give_way(plan, work, doubtful, again, kept, outcome)
         outcome.written |= {row["id"] for row in todo.rows + todo.changes}
         if gate:
-            gate.settle(work, {*ids} - outcome.skipped.keys())
+            gate.settle(work, {*owners} - outcome.skipped.keys())
     return outcome
 
 
 def _moved(
-    plan: Plan[Any], work: Work, stored: dict[str, StoredRow], outcome: _Outcome
+    plan: Plan[Any],
+    work: Work,
+    stored: dict[str, StoredRow],
+    kept: dict[str, Kept],
+    outcome: _Outcome,
 ) -> set[str]:
     """Return the ids of items whose rows are others than when the plan was made."""
-    items = [item for item in plan.items if stored.get(item.id) != plan.stored.get(item.id)]
-    _give_way(plan, work, items, stored, outcome)
-    return {item.id for item in items}
+    moved = {
+        item.owner
+        for item in plan.items
+        if stored.get(item.id) != plan.stored.get(item.id)
+        or kept.get(item.id) != plan.kept.get(item.id)
+    }
+    items = [item for item in plan.items if item.owner in moved]
+    _give_way(plan, work, items, stored, kept, outcome)
+    return moved
 
 
 def _give_way(
@@ -482,10 +570,16 @@ def _give_way(
     work: Work,
     items: list[Item],
     stored: dict[str, StoredRow],
+    kept: dict[str, Kept],
     outcome: _Outcome,
 ) -> None:
     """Skip those of the items that another writer's rows are not what was planned."""
-    as_planned = resolve(work, items, stored, plan.vectors, kinds(plan.model)).unchanged
+    items = parts.compared(work, items, stored, kept)
+    todo = resolve(work, items, stored, plan.vectors, kinds(plan.model))
+    as_planned = todo.unchanged
+    if plan.chunks is not None:
+        as_planned = as_planned - {item.id for item in parts.changed(items, todo, kept)}
+    there = plan.items_of(stored)
     for item in items:
         if item.id not in as_planned:
-            outcome.skipped[item.id] = CHANGED if item.id in stored else DELETED
+            outcome.skipped[item.owner] = CHANGED if item.owner in there else DELETED

@@ -160,6 +160,7 @@ def _takes_bytes_only(kinds: Sequence[Kind]) -> bool:
 def _row(item: Item, vector: Float32 | None) -> dict[str, Any]:
     text = item.content if item.store and isinstance(item.content, str) else None
     blob = item.content if item.store and isinstance(item.content, bytes) else None
+    updated = {} if item.updated is None else {"updated": item.updated}
     return {
         "id": item.id,
         "embedding": vector,
@@ -168,6 +169,7 @@ def _row(item: Item, vector: Float32 | None) -> dict[str, Any]:
         # A row with its bytes says what it is of. Others have a hash that no text has.
         "content_hash": item.content_hash if item.store else item.key,
         "metadata": item.metadata,
+        **updated,
     }
 
 

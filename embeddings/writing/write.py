@@ -7,11 +7,16 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from ..errors import InvalidQueryError, ModelMismatchError
 from ..models.base import at_most_own, batches, check_batch_size, check_content, kinds, prefixed
-from ..searching.query import checked_where, starts_with, where_condition
+from ..searching.query import (
+    check_prefix,
+    checked_where,
+    items_starting_with,
+    where_condition,
+)
 from ..tables.records import now
 from ..values import checked_content, load_metadata
 from ..vectors import as_vector
@@ -28,6 +33,7 @@ from .items import (
     item_metadata,
     vector_row,
 )
+from .parts import refuse_parts
 from .progress import length_of, teller
 from .report import Report
 from .resolve import Resolution, stored_vectors, texts_of
@@ -43,7 +49,7 @@ if TYPE_CHECKING:
     from ..sessions.runtime import Begun
     from ..values import Metadata
     from ..vectors import Float32
-    from ..work import Reference
+    from ..work import Reference, Work
     from .calls import OnError
     from .items import Item
     from .plan import Plan
@@ -69,10 +75,14 @@ def embed(
     vector: Float32 | None = None
     if isinstance(value, Prepared):
         with collection.work() as work:
-            model_id = collection.model_id_of(collection.find(work))
-        if value.model_id != model_id:
-            raise ModelMismatchError(collection.name, model_id, value.model_id)
-        vector = as_vector(value.vector, label=f"prepared vector of {item.id!r}")
+            row = collection.find(work)
+            refuse_parts(collection, row, "prepare()")
+            model_id = collection.model_id_of(row)
+            is_its = value.model_id == model_id
+            if not is_its and value.model_id not in collection.models_beside(work):
+                raise ModelMismatchError(collection.name, model_id, value.model_id)
+        if is_its:  # else another model took over meanwhile, which is called
+            vector = as_vector(value.vector, label=f"prepared vector of {item.id!r}")
     _embed(collection, item, vector, force=force, extra=own)
 
 
@@ -97,7 +107,7 @@ def embed_multi(
     items = checked_items(collection, entries, store, length, length)
     runtime = collection.sessions.runtime
     with runtime.pool(calls_at_once(model, concurrency)) as pool:
-        calls = Calls(model, runtime, pool, skips=skips)
+        calls = Calls(model, runtime, pool, skips=skips, size=batch_size)
         bulk = _Bulk(collection, calls, tell, force=force, extra=columns)
         report = in_order(
             batches(items, at_most_own(model, batch_size)),
@@ -231,6 +241,7 @@ def prepare(collection: Reference[Any], value: Content) -> Prepared:
     content = checked_content(value)
     with collection.look() as work:
         row = collection.find(work)
+        refuse_parts(collection, row, "prepare()")
         model = collection.model_of(row)
         check_content(model, content)
         content_hash, key = hashes_of(collection, prefixed(model, content))
@@ -274,7 +285,7 @@ def _store(
 ) -> None:
     with collection.work(write=True) as work:
         work.extra = extra
-        collection.find_or_create(work)
+        refuse_parts(collection, collection.find_or_create(work), "store_vectors()")
         rows.write(work, Resolution(given, texts=texts_of(given)))
 
 
@@ -287,8 +298,11 @@ def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None)
     entity = collection.records.embedding
     statement = update(entity).values({entity.metadata_: copy, entity.updated: now()})
     with collection.work(write=True) as work:
+        work.database.lock_to_write(work, collection.name)
         row = collection.existing(work)
-        if not work.changed(statement.where(entity.collection_id == row.id, entity.id == text)):
+        if row.chunks is not None:
+            work.database.keep_items(work, [text])
+        if not work.changed(statement.where(entity.collection_id == row.id, work.is_of(text))):
             raise collection.id_not_found(text)
 
 
@@ -302,14 +316,12 @@ def delete_items(
     if isinstance(ids, str | bytes):
         raise InvalidQueryError("ids must be an iterable of ids, not a single one")
     texts = None if ids is None else collection.ids_of(ids, "ids")
-    id = collection.records.embeddings.c.id
-    conditions: list[ColumnElement[bool]] = []
-    if prefix is not None and prefix != "":
-        conditions.append(starts_with(id, prefix))
+    if prefix is not None:
+        check_prefix(prefix)
     condition = None if where is None else checked_where(collection.records, where)
-    if texts is None and not conditions and not condition:  # an empty dict picks nothing
+    if texts is None and not prefix and not condition:  # an empty dict picks nothing
         raise InvalidQueryError("give ids, prefix= or where=; delete() deletes the collection")
-    return _delete(collection, texts, condition, conditions)
+    return _delete(collection, texts, condition, prefix)
 
 
 @retried
@@ -317,18 +329,34 @@ def _delete(
     collection: Reference[Any],
     ids: list[str] | None,
     where: CheckedWhere | None,
-    given: list[ColumnElement[bool]],
+    prefix: str | None,
 ) -> int:
     columns = collection.records.embeddings.c
     with collection.work(write=True) as work:
+        work.database.lock_to_write(work, collection.name)
         row = collection.find(work)
         if row is None:
             return 0
-        conditions = [*given, columns.collection_id == row.id]
+        conditions = [columns.collection_id == row.id]
+        if prefix:
+            conditions += items_starting_with(work, prefix)
         if ids is not None:
-            conditions.append(work.database.is_one_of(columns.id, ids))
+            conditions.append(work.database.is_one_of(work.item_id, ids))
         if where:
             conditions.append(where_condition(work, where))
+        if row.chunks is not None:
+            return _delete_chunks(work, conditions)
         count = work.database.delete_rows(work, conditions)
         loaded.refresh(work)
         return count
+
+
+def _delete_chunks(work: Work, conditions: list[ColumnElement[bool]]) -> int:
+    """Delete the items of which a chunk meets the conditions, and return how many there were."""
+    columns = work.records.embeddings.c
+    items = sorted({*work.run(select(work.item_id).where(*conditions)).scalars()} - {None})
+    work.database.keep_items(work, items)
+    is_theirs = work.database.is_one_of(work.item_id, items)
+    work.database.delete_rows(work, [columns.collection_id == work.row.id, is_theirs])
+    loaded.refresh(work)
+    return len(items)

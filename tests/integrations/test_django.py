@@ -443,11 +443,11 @@ def test_migrate_and_back_again(bare: tuple[str, Callable[..., str]]):
     assert "0001_documented_schema... OK" in command("migrate", "embeddings")
     assert "No migrations to apply" in command("migrate", "embeddings")
     assert "No changes detected" in command("makemigrations", "embeddings", check_changes=True)
-    assert "Alembic revision emb_0004" in command("migrate", "embeddings", "0001", plan=True)
+    assert "Alembic revision emb_0005" in command("migrate", "embeddings", "0001", plan=True)
     with session(alias) as lent:
         docs(lent).embed("hound", "my happy hound")
     assert command("embeddings", "status").split()[:6] == [
-        *("Schema", "emb_0004,", "up", "to", "date."),
+        *("Schema", "emb_0005,", "up", "to", "date."),
         "collection",
     ]
     says = rf"would drop 2 rows of collections and embeddings.*dbshell --database={alias}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import embeddings
-from embeddings import SchemaError
+from embeddings import Collection, SchemaError
 from embeddings.integrations.django import ModelCollection, session
 from embeddings.tables.migrate import is_migrated
 
@@ -282,3 +282,28 @@ def test_options_in_any_order(bare: Bare):
         parsed = parser.parse_args(arguments)
         assert (parsed.command, parsed.database) == ("status", alias)
     assert '"revision"' in command("embeddings", "status", "--json", "--no-color")
+
+
+def test_the_index_of_a_collection_by_a_migration(alias: str):
+    """Forwards and back, and what `sqlmigrate` prints; on SQLite there is nothing to make."""
+    from django.db import connections
+
+    from embeddings.integrations.django.operations import CreateEmbeddingIndex
+
+    operation = CreateEmbeddingIndex("of a migration", dimensions=3, model="a model")
+    is_there = alias == "postgresql"
+
+    def info() -> Any:
+        with session(alias) as lent:
+            return Collection("of a migration", lent).index_info()
+
+    with connections[alias].schema_editor() as editor:
+        operation.database_forwards("articles", editor, None, None)
+    assert (info() is not None) == is_there
+    with connections[alias].schema_editor() as editor:
+        operation.database_backwards("articles", editor, None, None)
+    assert info() is None
+    with connections[alias].schema_editor(collect_sql=True) as editor:
+        operation.database_forwards("articles", editor, None, None)
+    assert ("CREATE INDEX" in "".join(editor.collected_sql)) == is_there
+    assert "of a migration" in operation.describe()

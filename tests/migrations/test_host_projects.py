@@ -577,7 +577,7 @@ def test_revisions_and_their_table_are_not_the_hosts(host: Host):
     with host.engine.connect() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "0001"
         ours = connection.scalars(text("SELECT version_num FROM embeddings_alembic_version"))
-        assert ours.all() == ["emb_0004"]
+        assert ours.all() == ["emb_0005"]
     scripts = ScriptDirectory(str(migrations_dir())).walk_revisions()
     assert all(script.revision.startswith("emb_") for script in scripts)
 

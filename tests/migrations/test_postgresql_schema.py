@@ -329,7 +329,7 @@ def test_every_way_makes_the_same_tables(way: Way, url: URL):
     assert shape(url) == DOCUMENTED
     if way is not by_create_all:
         assert relations(url) == OURS
-        assert query(url, f"SELECT version_num FROM {VERSION_TABLE}") == [("emb_0004",)]
+        assert query(url, f"SELECT version_num FROM {VERSION_TABLE}") == [("emb_0005",)]
 
 
 def test_create_all_makes_the_tables_alone(url: URL):
@@ -364,7 +364,7 @@ def test_migrate_adopts_what_create_all_made(url: URL):
     by_migrate(url)
 
     assert shape(url) == DOCUMENTED
-    assert query(url, f"SELECT version_num FROM {VERSION_TABLE}") == [("emb_0004",)]
+    assert query(url, f"SELECT version_num FROM {VERSION_TABLE}") == [("emb_0005",)]
     assert query(url, "SELECT name FROM collections") == [("mine",)]
 
 
@@ -504,7 +504,7 @@ def test_processes_may_migrate_one_empty_database_at_once(url: URL):
 
     assert (process.returncode, process.stderr) == (0, "")
     assert shape(url) == DOCUMENTED
-    assert query(url, f"SELECT version_num FROM {VERSION_TABLE}") == [("emb_0004",)]
+    assert query(url, f"SELECT version_num FROM {VERSION_TABLE}") == [("emb_0005",)]
     assert query(url, "SELECT id FROM embeddings ORDER BY id") == [(number,) for number in "1357"]
 
 
@@ -1038,7 +1038,7 @@ def test_drop_all_in_the_hosts_schema(url: URL, make_engine: Callable[[str], Eng
 def test_up_and_down_and_up_again(url: URL):
     """The command migrates, tells where it is, finds no difference to the models, and goes back."""
     by_alembic(url)
-    assert "emb_0004 (head)" in alembic(url, "current")
+    assert "emb_0005 (head)" in alembic(url, "current")
     assert "No new upgrade operations" in alembic(url, "check")
 
     alembic(url, "downgrade", "base")
@@ -1075,7 +1075,7 @@ def test_going_back_drops_rows_only_by_force(url: URL):
         alembic(url, "downgrade", "base")
     assert shape(url) == DOCUMENTED
     assert query(url, "SELECT id FROM embeddings") == [("a",)]
-    assert query(url, f"SELECT version_num FROM {VERSION_TABLE}") == [("emb_0004",)]
+    assert query(url, f"SELECT version_num FROM {VERSION_TABLE}") == [("emb_0005",)]
 
     alembic(url, "downgrade", "base", x="drop=yes")
     assert relations(url) <= {VERSION_TABLE}
@@ -1106,7 +1106,7 @@ def test_a_command_that_fails_closes_its_connection(url: URL):
 def test_the_scripts_can_be_executed(url: URL):
     """The SQL that the command writes without a database goes there and back."""
     by_alembic_script(url)
-    assert "emb_0004 (head)" in alembic(url, "current")
+    assert "emb_0005 (head)" in alembic(url, "current")
     assert "No new upgrade operations" in alembic(url, "check")
     by_migrate(url)
 
@@ -1293,7 +1293,7 @@ def test_migrating_within_a_hosts_revision(project: Config, url: URL):
     assert shape(url) == DOCUMENTED
     assert query(url, "SELECT name FROM collections") == [("articles",)]
     assert query(url, "SELECT version_num FROM alembic_version") == [("one",)]
-    assert query(url, f"SELECT version_num FROM {VERSION_TABLE}") == [("emb_0004",)]
+    assert query(url, f"SELECT version_num FROM {VERSION_TABLE}") == [("emb_0005",)]
 
 
 def test_a_hosts_revision_that_fails_leaves_none_of_our_tables(project: Config, url: URL):

@@ -308,7 +308,7 @@ def test_migrate_adopts_what_create_all_made(path: Path):
     by_create_all(path)
     by_migrate(path)
 
-    assert query(path, "SELECT version_num FROM embeddings_alembic_version") == [("emb_0004",)]
+    assert query(path, "SELECT version_num FROM embeddings_alembic_version") == [("emb_0005",)]
     assert shapes(path) == documented_shapes()
 
 
@@ -601,7 +601,7 @@ def test_the_callers_transaction_survives_a_refusal(plain: Engine, path: Path):
 def test_up_and_down_and_up_again(path: Path):
     """The command migrates, tells where it is, finds no difference to the models, and goes back."""
     by_alembic(path)
-    assert "emb_0004 (head)" in succeeded(alembic(path, "current"))
+    assert "emb_0005 (head)" in succeeded(alembic(path, "current"))
     assert "No new upgrade operations" in succeeded(alembic(path, "check"))
 
     succeeded(alembic(path, "downgrade", "base"))
@@ -694,7 +694,7 @@ def test_processes_may_migrate_one_new_file_at_once(path: Path):
     """
     assert run_together(script, [[str(path)]] * 8) == [(0, "")] * 8
     assert shapes(path) == documented_shapes()
-    assert query(path, "SELECT version_num FROM embeddings_alembic_version") == [("emb_0004",)]
+    assert query(path, "SELECT version_num FROM embeddings_alembic_version") == [("emb_0005",)]
 
 
 @pytest.mark.parametrize("way", [by_migrate, by_migrate_on_a_connection, by_collection])
@@ -813,7 +813,7 @@ def test_migrating_within_a_hosts_revision(project: Config, path: Path):
     assert query(path, "SELECT * FROM articles") == [(1, None)]
     assert query(path, "SELECT name FROM collections") == [("articles",)]
     assert query(path, "SELECT version_num FROM alembic_version") == [("three",)]
-    assert query(path, "SELECT version_num FROM embeddings_alembic_version") == [("emb_0004",)]
+    assert query(path, "SELECT version_num FROM embeddings_alembic_version") == [("emb_0005",)]
     assert "idx_title" in names(path, "index")
     assert "authors" in names(path)
 

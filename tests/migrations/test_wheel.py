@@ -135,4 +135,4 @@ def test_the_command_works_on_an_installed_wheel(site: Path, tmp_path: Path):
 
     run(*alembic, "upgrade", "head", **environment)
 
-    assert "emb_0004 (head)" in run(*alembic, "current", **environment)
+    assert "emb_0005 (head)" in run(*alembic, "current", **environment)

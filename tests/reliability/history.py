@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 import tempfile
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 import embeddings
-from embeddings import Collection, EmbeddingRecord
+from embeddings import Collection, DoesNotExist, EmbeddingRecord, IndexingError
 from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.searching.scan import warn_of
 from embeddings.vectors import as_query, cosine_scores
@@ -87,8 +88,8 @@ looks: dict[str, Any] = {
 }
 
 
-def template(folder: Path) -> Path:
-    """Return a new file with the tables, a few rows and the write-ahead log."""
+def template(folder: Path, *, indexed: bool = False) -> Path:
+    """Return a new file with the tables, a few rows and the write-ahead log, and an index."""
     path = folder / "template.db"
     engine = create_engine(f"sqlite:///{path}")
     embeddings.migrate(engine)
@@ -97,6 +98,9 @@ def template(folder: Path) -> Path:
     first = np.random.default_rng(0).standard_normal((5, VECTORS.shape[1]))
     docs.store_vectors(zip(IDS[:5], first, strict=True))
     Collection("more", engine, model_id="m").store_vectors([("a", VECTORS[3])])
+    if indexed:
+        with suppress(IndexingError):  # where a trigger is missing on purpose
+            docs.create_index()
     engine.dispose()
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -111,6 +115,8 @@ class History(RuleBasedStateMachine):
     sql: tuple[str, ...] = SQL
     filters: bool = True
     """Whether the searches for two have a `where`."""
+    indexed: bool = False
+    """Whether an index comes and goes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -184,9 +190,18 @@ class History(RuleBasedStateMachine):
             self._try(at, savepoint.commit if point == "RELEASE" else savepoint.rollback)
         self._look(**look)
 
+    @rule(at=who, makes=st.sampled_from([True, True, True, False]), **looks)
+    def index(self, at: int, makes: bool, **look: Any) -> None:
+        if self.indexed:
+            docs = self._docs[at]
+            self._try(at, docs.create_index if makes else docs.drop_index)
+        self._look(**look)
+
     def _try(self, at: int, work: Any) -> None:
         try:
             work()
+        except (DoesNotExist, IndexingError):  # of a name that is nobody's, or without the log
+            pass
         except (OperationalError, sqlite3.OperationalError) as error:
             if "locked" not in str(error):
                 raise

@@ -40,6 +40,7 @@ from . import (
     followed,
     hybrid,
     index,
+    parts,
     pending,
     rows,
     search,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
     from ...models.base import Content
     from ...searching.filters import Comparison
     from ...searching.query import Query, Ranking
+    from ...tables.indexing import EmbeddingIndex
     from ...tables.records import Records
     from ...vectors import Float64
     from ...work import CollectionRow, Reference, Work
@@ -74,6 +76,8 @@ class PostgreSQL(Database):
 
     name = "postgresql"
     fuses_words = True
+    groups_chunks = True
+    joins_tables = False
     keeps_order_of_json = False
     sample_rows = 1  # nobody can store a corrupt vector
 
@@ -143,8 +147,9 @@ class PostgreSQL(Database):
         return is_hnsw or name == words.index_name(records)
 
     def is_own_column(self, name: str) -> bool:
-        """Return whether the column belongs to the text index."""
-        return name in {words.WORDS, words.WORDS_OF, words.LANGUAGE}
+        """Return whether the column belongs to the text index or to chunks."""
+        ours = {words.WORDS, words.WORDS_OF, words.LANGUAGE, parts.SETTING, *parts.COLUMNS}
+        return name in ours
 
     def know_types(self) -> None:
         """Let reflection know `vector`, unless the host has told it another type."""
@@ -242,7 +247,7 @@ class PostgreSQL(Database):
         if row.vector_bytes is None:
             # An index outlives the last row, and takes no others than it was made for.
             info = index.index_info(work.connection, work.records, row.id)
-            if info is not None:
+            if info is not None and info.dimensions is not None:
                 return row._replace(vector_bytes=info.dimensions * ITEM_BYTES)
         return row
 
@@ -257,6 +262,10 @@ class PostgreSQL(Database):
     def row_to_search(self, work: Work, name: str) -> CollectionRow | None:
         """Return the row, read together with the collection's index instead of its rows."""
         return index.row_to_search(work, name)
+
+    def confirms(self, row: CollectionRow) -> bool:
+        """Return whether there was an index; else a search looks whether there is one now."""
+        return row.has_index
 
     # Rows
 
@@ -462,11 +471,57 @@ class PostgreSQL(Database):
         """Return how many rows have none."""
         return words.count_without(work)
 
+    # Chunks
+
+    def install_chunks(self, connection: Connection, records: Records) -> None:
+        """Add the columns."""
+        parts.install(connection, records)
+
+    def uninstall_chunks(self, connection: Connection, records: Records) -> None:
+        """Drop the columns."""
+        parts.uninstall(connection, records)
+
+    def chunks_script(self, records: Records) -> list[str]:
+        """Return the SQL of `install_chunks`."""
+        return parts.script(records)
+
+    def chunks_script_down(self, records: Records) -> list[str]:
+        """Return the SQL of `uninstall_chunks`."""
+        return parts.script_down(records)
+
+    def chunk_setting(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL of a column of the collection's row."""
+        return parts.setting_of(records)
+
+    def set_chunk_setting(self, work: Work, setting: str | None) -> None:
+        """Set that column."""
+        parts.set_setting(work, setting)
+
+    def parts(self, work: Work) -> Subquery:
+        """Return the columns."""
+        return parts.parts(work)
+
+    def put_parts(self, work: Work, given: Sequence[tuple[Any, ...]]) -> None:
+        """Update the rows."""
+        parts.put(work, given)
+
+    def keep_items(self, work: Work, ids: Sequence[str]) -> None:
+        """Take advisory locks."""
+        parts.keep_items(work, ids)
+
     # Indexes
 
     def create_index(self, collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
         """Build an HNSW index."""
         return build.create(collection, asked)
+
+    def index_script(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return a block that finds the collection's id, and the part that has it."""
+        return build.script(given, connection)
+
+    def index_script_down(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+        """Return a block that finds the collection's id."""
+        return build.script_down(given, connection)
 
     def drop_index(self, collection: Reference[Any]) -> bool:
         """Drop the HNSW index."""

@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import text
 
 from ...errors import BindingError, IndexingError, InvalidQueryError
+from ...models import registry
+from ...tables.ours import schema_map_of
 from ...vectors import ITEM_BYTES
-from ..quoting import quoted
+from ..quoting import literal, quoted
+from ..status import IndexRequest
 from .index import (
     METHOD,
     Sized,
@@ -21,6 +24,7 @@ from .index import (
     index_info,
     index_name,
     place_of,
+    prefix,
     restriction,
     too_many,
 )
@@ -31,8 +35,10 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Engine
 
+    from ...tables.indexing import EmbeddingIndex
+    from ...tables.records import Records
     from ...work import CollectionRow, Reference, Work
-    from ..status import IndexInfo, IndexRequest
+    from ..status import IndexInfo
 
 BUILD_LOCK = int.from_bytes(b"embeddin") + 1  # advisory; one build at a time in a database
 POLL = 0.5  # seconds between two looks at a build
@@ -57,8 +63,8 @@ def create(collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
     records = collection.records
     with collection.work(write=True) as work:
         connection, row = work.connection, _row(collection, work, asked)
-        dimensions = _dimensions(collection, row, asked)
         info = index_info(connection, records, row.id)
+        dimensions = _dimensions(collection, row, asked, info)
         if info is not None and info.is_valid:
             _check_same(collection, info, dimensions, m, ef_construction)
             return info
@@ -160,14 +166,16 @@ def _row(collection: Reference[Any], work: Work, asked: IndexRequest) -> Collect
     return collection.find(work) or collection.find_or_create(work)
 
 
-def _dimensions(collection: Reference[Any], row: CollectionRow, asked: IndexRequest) -> int:
+def _dimensions(
+    collection: Reference[Any], row: CollectionRow, asked: IndexRequest, info: IndexInfo | None
+) -> int:
     stored = row.vector_bytes and row.vector_bytes // ITEM_BYTES
     if stored and asked.dimensions not in {None, stored}:
         raise IndexingError(
             f"The vectors of {collection.name!r} have {stored} dimensions, and dimensions= is "
             f"{asked.dimensions}"
         )
-    dimensions = stored or asked.dimensions
+    dimensions = stored or asked.dimensions or (None if info is None else info.dimensions)
     if dimensions is None:
         raise IndexingError(
             f"An index is for vectors of known dimensions, and {collection.name!r} is empty: "
@@ -221,6 +229,74 @@ def create_sql(
         f"WITH (m = {m:d}, ef_construction = {ef_construction:d}) "
         f"WHERE {restriction(collection_id, dimensions)}"
     )
+
+
+# By its name alone, as a revision does
+
+
+def script(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+    """Return the SQL that makes an index, and the collection if its model is given."""
+    asked = IndexRequest(None, given.dimensions, given.m, given.ef_construction)
+    m, ef_construction = checked_options(asked)
+    _, collections, embeddings = _places(given.records, connection)
+    sql = create_sql(
+        f"{prefix(given.records)}{{id}}_hnsw",
+        "{table}",
+        "{id}",
+        given.dimensions,
+        m=m,
+        ef_construction=ef_construction,
+    ).replace("CREATE INDEX", "CREATE INDEX IF NOT EXISTS")
+    statements, name = [], literal(given.collection)
+    if given.model is not None:
+        model = literal(registry.canonical_id(given.model))
+        statements.append(
+            f"INSERT INTO {collections} (name, model) VALUES ({name}, {model}) "
+            "ON CONFLICT (name) DO NOTHING"
+        )
+    missing = f"Collection {given.collection!r} does not exist: pass model= to create it"
+    block = (
+        f"DO {_DO} DECLARE of_collection integer; place text := {literal(embeddings)}; "
+        "part record; is_there boolean; BEGIN "
+        f"SELECT id INTO of_collection FROM {collections} WHERE name = {name}; "
+        "IF of_collection IS NULL THEN RAISE EXCEPTION USING MESSAGE = "
+        f"{literal(missing)}; END IF; "
+        "FOR part IN SELECT CAST(inhrelid AS regclass) AS name, "
+        "pg_get_partition_constraintdef(inhrelid) AS condition "
+        "FROM pg_inherits WHERE inhparent = to_regclass(place) LOOP "
+        "EXECUTE format('SELECT EXISTS (SELECT FROM (SELECT %s AS collection_id) AS row "
+        "WHERE %s)', of_collection, part.condition) INTO is_there; "
+        "IF is_there THEN place := part.name; EXIT; END IF; END LOOP; "
+        f"EXECUTE replace(replace({literal(sql)}, '{{id}}', CAST(of_collection AS text)), "
+        f"'{{table}}', place); END {_DO}"
+    )
+    return [*statements, block]
+
+
+def script_down(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
+    """Return the SQL that drops an index."""
+    schema, collections, _ = _places(given.records, connection)
+    index = f"{schema}{quoted(f'{prefix(given.records)}{{id}}_hnsw')}"
+    name = literal(given.collection)
+    return [
+        f"DO {_DO} DECLARE of_collection integer; BEGIN "
+        f"SELECT id INTO of_collection FROM {collections} WHERE name = {name}; "
+        f"EXECUTE replace({literal(f'DROP INDEX IF EXISTS {index}')}, '{{id}}', "
+        f"CAST(coalesce(of_collection, 0) AS text)); END {_DO}"
+    ]
+
+
+_DO = "$embeddings_do$"
+
+
+def _places(records: Records, connection: Connection | None) -> tuple[str, str, str]:
+    """Return the schema with its dot, and the names of the two tables, quoted."""
+    schema = records.embeddings.schema
+    if connection is not None:
+        schema = schema_map_of(connection).get(schema, schema)
+    inside = f"{quoted(schema)}." if schema else ""
+    tables = (records.collections, records.embeddings)
+    return inside, *(inside + quoted(table.name) for table in tables)  # type: ignore[return-value]
 
 
 # How it is built

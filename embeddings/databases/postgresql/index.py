@@ -35,7 +35,7 @@ from sqlalchemy.types import UserDefinedType
 from ...tables.custom import MAX_NAME_BYTES
 from ...tables.ours import schema_map_of
 from ...vectors import ITEM_BYTES
-from ...work import CollectionRow
+from ...work import ROWS, CollectionRow
 from ..quoting import quoted
 from ..status import IndexInfo
 
@@ -139,19 +139,24 @@ def row_to_search(work: Work, called: str) -> CollectionRow | None:
     row = work.run_kept(_with_index(work.database, work.records), parameters).first()
     if row is None:
         return None
-    return CollectionRow(
+    found = CollectionRow(
         row.id,
         row.name,
         row.model,
         row.vector_bytes,
         row.vector_bytes is not None,
         language=row.language,
+        chunks=row.chunks,
     )
+    if found.has_index:
+        ROWS.put(work.bind, work.records, found, committed=False)
+    return found
 
 
 @functools.cache
 def _with_index(database: Database, records: Records) -> Executable:
     collections, language = records.collections, database.text_language(records)
+    chunks = database.chunk_setting(records)
     index = table("pg_index", *map(column, ("indexrelid", "indrelid", "indisvalid")))
     relation = table("pg_class", column("oid"), column("relname"))
     attribute = table("pg_attribute", *map(column, ("attrelid", "attnum", "atttypmod")))
@@ -181,6 +186,7 @@ def _with_index(database: Database, records: Records) -> Executable:
         collections.c.model,
         vector_bytes.label("vector_bytes"),
         language.label("language"),
+        chunks.label("chunks"),
     ).where(collections.c.name == bindparam("name"))
 
 

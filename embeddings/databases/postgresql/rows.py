@@ -16,6 +16,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    text,
 )
 from sqlalchemy.dialects import postgresql
 
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
     from ...tables.records import Records
     from ...work import Work
     from ..base import Database
+
+
+SEQUENTIAL = "sequential"
+"""How Citus is to change rows on several servers, for collections that are spread over them."""
 
 
 def is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -212,5 +217,22 @@ def lock_rows(work: Work, conditions: Sequence[ColumnElement[bool]]) -> list[str
     A DELETE locks them in any order, and may then wait for a writer that waits for it.
     """
     columns = work.records.embeddings.c
-    rows = select(columns.id).where(*conditions).order_by(columns.id).with_for_update()
+    rows = select(columns.id).where(*conditions).order_by(columns.id)
+    if not is_spread(work):
+        rows = rows.with_for_update()
     return list(work.run(rows).scalars())
+
+
+_SPREAD = "embeddings: rows of a collection are on several servers"
+
+
+def is_spread(work: Work) -> bool:
+    """Return whether Citus has the rows of a collection on several servers: it locks none there.
+
+    `citus.distribute` by item makes it the database's setting. It is read once a connection.
+    """
+    connection = work.connection
+    if _SPREAD not in connection.info:
+        mode = text("SELECT current_setting('citus.multi_shard_modify_mode', true)")
+        connection.info[_SPREAD] = connection.scalar(mode) == SEQUENTIAL
+    return bool(connection.info[_SPREAD])

@@ -34,22 +34,28 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 
-from ...searching.query import Query, Ranking, ScoredRow
+from ...searching.query import Chunk, NotConfirmed, Query, Ranking, Ranks, ScoredRow
 from ...searching.scan import check_dimensions
+from ...values import load_metadata
 from ...vectors import ITEM_BYTES
+from ...work import CHUNK_MARK
 from ..status import Searched
+from . import parts
 from .drivers import vector_writer
 from .index import Sized, distance, has_dimensions
 from .keys import id_as_key
 from .types import PGVector, to_pgvector_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from sqlalchemy import Dialect
     from sqlalchemy.sql.compiler import SQLCompiler
     from sqlalchemy.types import TypeEngine
 
     from ...keys import Keys
     from ...tables.records import Records
+    from ...values import Metadata
     from ...vectors import Float64
     from ...work import Work
     from ..base import Database
@@ -59,11 +65,22 @@ MAX_CANDIDATES = 20_000  # that an index scan looks at, by pgvector's hnsw.max_s
 EF_SEARCH, MAX_EF_SEARCH = 200, 1_000  # candidates of an index scan; pgvector's own default is 40
 STORED_APART = 1_900  # bytes of a vector from which PostgreSQL keeps it in another table (TOAST)
 SPARE, SPARE_FILTERED = 2, 10  # candidates that are scored exactly, for each result wanted
+SPARE_CHUNKS, FEWEST_CHUNKS = 20, 500  # the same where the results are items, by their best chunks
 SPARE_SIGNS = 20  # where the index has the signs alone
-SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector())
+SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector(), required=False)
 FEW = 10_000  # rows, by PostgreSQL's estimate, that are read sooner than found in a graph of more
 FEW_KEYS = 2_500  # keys of the host's whose rows are
 HOST = "embeddings_among"  # the host's SELECT in a statement that is kept
+
+
+class Found(NamedTuple):
+    """A row that a statement returns."""
+
+    id: str
+    score: float
+    content: str | None
+    metadata: Metadata | None
+    is_exact: bool
 
 
 class Search(NamedTuple):
@@ -78,6 +95,14 @@ class Search(NamedTuple):
     min_score: float | None
     candidates: int
     """How many rows an index is to find, whose exact scores are then compared."""
+    chunks: bool = False
+    """Whether the rows are chunks, of which the best of each item counts."""
+
+    @property
+    def item_id(self) -> ColumnElement[str]:
+        """The SQL of the stored id of a row's item."""
+        id = self.records.embeddings.c.id
+        return self.database.item_of(id) if self.chunks else id
 
 
 def search(work: Work, vector: Float64, query: Query) -> Ranking:
@@ -93,21 +118,78 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
 
     Raises:
         InvalidVectorError: The vector has another length than those of the collection.
+        NotConfirmed: The collection's row was remembered, and nothing was found with it.
     """
+    if not work.row.is_certain and vector.size * ITEM_BYTES != work.row.vector_bytes:
+        raise NotConfirmed
     check_dimensions(work, vector.size)
     if not query.depth:
         return Ranking([])
-    values = {"sought": vector_writer(work.connection)(vector.astype("f4"))}
+    values = values_of(work, vector, query)
     if query.skip_id is not None:
         values["skip_id"] = query.skip_id
-    rows = work.run(_statement(work, vector.size, query), values).all()
+    if not work.row.is_certain:
+        row = work.row
+        values |= {"called": row.name, "model_id": row.model_id, "cut_as": row.chunks}
+    rows = _rows_found(work, vector.size, query, values)
+    if not rows and not work.row.is_certain:
+        raise NotConfirmed
     if not rows and not work.row.has_index:
         check_stored_dimensions(work, vector.size)
     is_exact = not rows or rows[0].is_exact
     work.searched = (
         Searched("database") if is_exact else Searched("index", candidates=_candidates(work, query))
     )
-    return Ranking([ScoredRow(*row[:4]) for row in rows], is_exact)
+    return Ranking(
+        [scored_row(row, has_chunk=work.row.chunks is not None) for row in rows], is_exact
+    )
+
+
+def values_of(work: Work, vector: Float64, query: Query) -> dict[str, Any]:
+    """Return the values of the parameters of vectors."""
+    send = vector_writer(work.connection)
+    also = {also_name(at): send(other.astype("f4")) for at, other in enumerate(query.also)}
+    return also | {"sought": send(vector.astype("f4"))}
+
+
+def sought_of(query: Query) -> list[ColumnElement[Any]]:
+    """Return the parameters of the vectors that a query is about."""
+    also = (bindparam(also_name(at), type_=PGVector()) for at in range(len(query.also)))
+    return [SOUGHT, *also]
+
+
+def also_name(at: int) -> str:
+    """Return the name of the parameter of a further vector."""
+    return f"also_{at}"
+
+
+def scored_row(row: Any, ranks: Ranks | None = None, *, has_chunk: bool) -> ScoredRow:
+    """Return what a row of a statement says."""
+    chunk = None
+    if has_chunk:
+        number = int(row.chunk_id.rpartition(CHUNK_MARK)[2])
+        chunk = Chunk(number, row.start, row.end, row.chunk_text)
+    return ScoredRow(row.id, row.score, row.content, row.metadata, ranks, chunk)
+
+
+def _rows_found(work: Work, dimensions: int, query: Query, values: dict[str, Any]) -> Sequence[Any]:
+    """Return (id, score, content, metadata, is_exact) of the best rows.
+
+    To put a statement together takes longer than all else that is done here, and to have SQLAlchemy
+    prepare it takes longer than to execute it: both are kept if they can be.
+    """
+    search = asked(work, dimensions, query)
+    if query.where is None and query.prefix is None and query.among is None and not query.also:
+        statement = _kept(search, _may_use_index(work, query), _always(work, query))
+        if not work.has_listeners and not search.chunks:
+            found: Iterable[Any] = work.run_kept(statement, values)
+            return [
+                Found(id, score, content, metadata and load_metadata(metadata), is_exact)
+                for id, score, content, metadata, is_exact in found
+            ]
+    else:
+        statement = _statement(work, search, query)
+    return work.run(statement, values).all()
 
 
 def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subquery:
@@ -115,14 +197,17 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
 
     It uses an index where `search` would, and with `exact=False` also where that may not pay.
     """
+    if not work.row.is_certain:
+        raise NotConfirmed  # when the host executes it, it is too late to look again
     check_dimensions(work, vector.size)
     work.searched = Searched("database", reason="as a part of your statement")
     if not work.row.has_index:
         check_stored_dimensions(work, vector.size)
-    sought = as_sent(vector)
+    sought = [as_sent(each) for each in (vector, *query.also)]
     filters = filters_of(work, query)
     by_index = uses_index(work, query, filters)
-    best = made(asked(work, vector.size, query), sought, filters, by_index=by_index).subquery()
+    search = asked(work, vector.size, query)
+    best = made(search, *sought, filters=filters, by_index=by_index).subquery()
     id = work.database.key_from_text(best.c.id, keys)
     return select(id.label("id"), best.c.score).subquery()
 
@@ -138,56 +223,93 @@ def check_stored_dimensions(work: Work, dimensions: int) -> None:
 def asked(work: Work, dimensions: int, query: Query) -> Search:
     """Return what the statement of a query is made of."""
     of = (work.database, work.records, work.row.id, dimensions)
-    return Search(*of, query.number, query.offset, query.min_score, _candidates(work, query))
+    bounds = (query.number, query.offset, query.min_score)
+    return Search(*of, *bounds, _candidates(work, query), work.row.chunks is not None)
 
 
-def _statement(work: Work, dimensions: int, query: Query) -> Select[Any]:
-    """Return the statement for the parameters `sought` and `skip_id`.
-
-    To put one together takes longer than all else that is done here, so it is kept if it can be.
-    """
-    search, by_index = asked(work, dimensions, query), _may_use_index(work, query)
-    if query.where is None and query.prefix is None:
-        skips = query.skip_id is not None
-        if query.among is None:
-            return _kept(search, by_index, skips)
-        if by_index and isinstance(query.among, Subquery):
-            key = query.among.c[0]
-            kept = _kept_among(search, skips, key.type, work.dialect)
-            if kept is not None:
-                among = select(key.label("key")).cte(HOST).prefix_with("NOT MATERIALIZED")
-                return kept.add_cte(among)
+def _statement(work: Work, search: Search, query: Query) -> Select[Any]:
+    """Return the statement of a query with conditions, for the parameters of `_always`."""
+    by_index = _may_use_index(work, query)
+    is_plain = query.where is None and query.prefix is None and not query.also
+    if by_index and is_plain and isinstance(query.among, Subquery):
+        key = query.among.c[0]
+        kept = _kept_among(search, _always(work, query), key.type, work.dialect)
+        if kept is not None:
+            among = select(key.label("key")).cte(HOST).prefix_with("NOT MATERIALIZED")
+            return kept.add_cte(among)
     filters = filters_of(work, query)
-    return made(search, SOUGHT, filters, by_index=by_index and _pays(work, query, filters))
+    by_index = by_index and _pays(work, query, filters)
+    if not work.row.is_certain:
+        filters = filters._replace(rows=(*filters.rows, _is_confirmed(search)))
+    return made(search, *sought_of(query), filters=filters, by_index=by_index)
+
+
+class Always(NamedTuple):
+    """Conditions of a statement that is kept.
+
+    Attributes:
+        skips: But the item of the parameter `skip_id`.
+        confirms: Only if the collection's row is that of the parameters `called` and `model_id`.
+    """
+
+    skips: bool
+    confirms: bool
+
+    def of(self, search: Search) -> tuple[ColumnElement[bool], ...]:
+        """Return them."""
+        skip_id = bindparam("skip_id", type_=Text, required=False)
+        skipped = (search.item_id != skip_id,) if self.skips else ()
+        return (*skipped, _is_confirmed(search)) if self.confirms else skipped
+
+
+def _always(work: Work, query: Query) -> Always:
+    return Always(query.skip_id is not None, not work.row.is_certain)
+
+
+def _is_confirmed(search: Search) -> ColumnElement[bool]:
+    """Return the condition that the collection's row, which was remembered, is there.
+
+    It is about no row of embeddings: PostgreSQL evaluates it once, before it reads any.
+    """
+    columns = search.records.collections.c
+    row = select(true()).where(
+        columns.id == _constant(search.collection_id),
+        columns.name == bindparam("called", type_=Text, required=False),
+        columns.model == bindparam("model_id", type_=Text, required=False),
+        parts.setting_of(search.records).is_not_distinct_from(
+            bindparam("cut_as", type_=Text, required=False)
+        ),
+    )
+    return type_coerce(row.scalar_subquery(), Boolean)
 
 
 @functools.lru_cache(maxsize=256)
-def _kept(search: Search, by_index: bool, skips: bool) -> Select[Any]:
-    filters = Filters(_skipped(search.records) if skips else ())
-    return made(search, SOUGHT, filters, by_index=by_index)
+def _kept(search: Search, by_index: bool, always: Always) -> Select[Any]:
+    return made(search, SOUGHT, filters=Filters(always.of(search)), by_index=by_index)
 
 
 @functools.lru_cache(maxsize=256)
 def _kept_among(
-    search: Search, skips: bool, key: TypeEngine[Any], dialect: Dialect
+    search: Search, always: Always, key: TypeEngine[Any], dialect: Dialect
 ) -> Select[Any] | None:
     """Return the statement by the index among keys that the SELECT called `HOST` selects."""
     host = table(HOST, column("key", key))
-    among = _among(search.database, search.records, search.collection_id, host.c.key, dialect)
-    rows = _skipped(search.records) if skips else ()
-    return among and _by_index(search, SOUGHT, Filters(rows, among))
-
-
-def _skipped(records: Records) -> tuple[ColumnElement[bool]]:
-    return (records.embeddings.c.id != bindparam("skip_id", type_=Text),)
+    of = (search.database, search.records, search.collection_id)
+    among = _among(*of, search.item_id, host.c.key, dialect)
+    return among and _by_index(search, SOUGHT, Filters(always.of(search), among))
 
 
 def made(
-    search: Search, sought: ColumnElement[Any], filters: Filters, *, by_index: bool
+    search: Search, *sought: ColumnElement[Any], filters: Filters, by_index: bool
 ) -> Select[Any]:
-    """Return the SELECT of id, score, content, metadata and is_exact, best first."""
-    make = _by_index if by_index else _exactly
-    return make(search, sought, filters)
+    """Return the SELECT of id, score, content, metadata and is_exact, best first.
+
+    In a collection with chunks the id is the item's, and chunk_id, start, end and chunk_text are of
+    its best chunk. Of several vectors the nearest counts; no index finds that.
+    """
+    if by_index and len(sought) == 1:
+        return _by_index(search, sought[0], filters)
+    return _best(search, sought, _rows(search, *filters.all), true())
 
 
 def _may_use_index(work: Work, query: Query) -> bool:
@@ -232,6 +354,8 @@ def _explain(element: Explain, compiler: SQLCompiler, **options: Any) -> str:
 
 
 def _candidates(work: Work, query: Query) -> int:
+    if work.row.chunks is not None:
+        return max(FEWEST_CHUNKS, SPARE_CHUNKS * query.depth)
     spare = SPARE_FILTERED if query.has_conditions else SPARE
     if Sized((work.row.vector_bytes or 0) // ITEM_BYTES).name == "bit":
         spare = SPARE_SIGNS
@@ -295,6 +419,14 @@ def cosine_distance(
     )
 
 
+def least_distance(
+    vector: ColumnElement[Any], sought: Sequence[ColumnElement[Any]], dimensions: int
+) -> ColumnElement[float]:
+    """Return the SQL of the distance to the nearest of some vectors, as `cosine_distance`."""
+    distances = [cosine_distance(vector, each, dimensions) for each in sought]
+    return func.least(*distances) if len(distances) > 1 else distances[0]
+
+
 def cosine_similarity(
     vector: ColumnElement[Any], other: ColumnElement[Any]
 ) -> ColumnElement[float]:
@@ -342,7 +474,7 @@ def filters_of(work: Work, query: Query) -> Filters:
     """Return the conditions of a query."""
     if isinstance(query.among, Subquery):
         of = (work.database, work.records, work.row.id)
-        among = _among(*of, query.among.c[0], work.dialect)
+        among = _among(*of, work.item_id, query.among.c[0], work.dialect)
         if among is not None:
             return Filters(tuple(replace(query, among=None).conditions(work)), among)
     return Filters(tuple(query.conditions(work)))
@@ -352,11 +484,11 @@ def _among(
     database: Database,
     records: Records,
     collection_id: int,
+    id: ColumnElement[str],
     key: ColumnElement[Any],
     dialect: Dialect,
 ) -> Among | None:
     """Return the conditions, or None for keys of a type that ids are not compared in."""
-    id = records.embeddings.c.id
     as_key = id_as_key(id, of(records, collection_id), key.type, dialect)
     if as_key is None:
         return None
@@ -371,10 +503,6 @@ def _among(
     )
 
 
-def _exactly(search: Search, sought: ColumnElement[Any], filters: Filters) -> Select[Any]:
-    return _best(search, sought, _rows(search, *filters.all), true())
-
-
 def _rows(search: Search, *conditions: ColumnElement[bool]) -> Select[Any]:
     columns = search.records.embeddings.c
     vector = type_coerce(columns.embedding, PGVector).label("embedding")
@@ -385,7 +513,7 @@ def _rows(search: Search, *conditions: ColumnElement[bool]) -> Select[Any]:
 
 def _best(
     search: Search,
-    sought: ColumnElement[Any],
+    sought: Sequence[ColumnElement[Any]],
     rows: Select[Any] | CompoundSelect[Any],
     is_exact: ColumnElement[bool],
 ) -> Select[Any]:
@@ -398,7 +526,9 @@ def _best(
         fetched = func.vector(row.embedding, any_number, explicit, type_=PGVector())
         inner = select(row.id, row.content, row.metadata, fetched.label("embedding"))
         row = inner.offset(limit(0)).subquery().c
-    apart = cosine_distance(row.embedding, sought, search.dimensions).label("distance")
+    apart = least_distance(row.embedding, sought, search.dimensions).label("distance")
+    if search.chunks:
+        return _best_chunks(search, row.id, apart, is_exact)
     best = (
         select(row.id, row.content, row.metadata, apart)
         .order_by(apart, row.id)
@@ -417,6 +547,79 @@ def _best(
     return statement if search.min_score is None else statement.where(score >= search.min_score)
 
 
+def _best_chunks(
+    search: Search,
+    id: ColumnElement[str],
+    apart: ColumnElement[float],
+    is_exact: ColumnElement[bool],
+) -> Select[Any]:
+    """Return the best items by the best chunk of each, of rows of chunks.
+
+    Args:
+        search: How many.
+        id: Of the rows.
+        apart: Their distance.
+        is_exact: Whether they are the best for certain.
+    """
+    item = search.database.item_of(id)
+    row = select(id.label("id"), item.label("item"), apart).subquery().c
+    order = (row.distance, func.length(row.id), row.id)
+    place = func.row_number().over(partition_by=row.item, order_by=order).label("place")
+    each = select(row.id, row.item, row.distance, place).subquery().c
+    best = (
+        select(each.id, each.item, each.distance)
+        .where(each.place == literal_column("1"))
+        .order_by(each.distance, each.item)
+        .limit(limit(search.number))
+        .offset(limit(search.offset))
+        .subquery()
+        .c
+    )
+    score: ColumnElement[float] = literal_column("1.0", Float) - best.distance
+    statement = with_parts(search, best.id, best.item, score, is_exact)
+    statement = statement.where(best.distance.is_not(None)).order_by(best.distance, best.item)
+    return statement if search.min_score is None else statement.where(score >= search.min_score)
+
+
+OTHERS = ("is_exact", "near", "found", "rank")
+"""Columns that a statement may have besides."""
+
+
+def with_parts(
+    search: Search,
+    id: ColumnElement[str],
+    item: ColumnElement[str],
+    score: ColumnElement[float],
+    *others: ColumnElement[Any],
+) -> Select[Any]:
+    """Return the SELECT of items with their best chunks, by the ids of these."""
+    is_ours = of(search.records, search.collection_id)
+    row, columns = search.records.embeddings, search.records.embeddings.c
+    part, first = (parts.parts_of(search.records, is_ours) for _ in range(2))
+    one: ColumnElement[int] = literal_column("1", Integer)
+    content = case(
+        (first.c.item_chunks == one, func.coalesce(first.c.item_content, columns.content)),
+        else_=first.c.item_content,
+    )
+    return (
+        select(
+            item.label("id"),
+            score.label("score"),
+            content.label("content"),
+            columns.metadata,
+            *(each.label(name) for each, name in zip(others, OTHERS, strict=False)),
+            id.label("chunk_id"),
+            part.c.start,
+            part.c.end,
+            columns.content.label("chunk_text"),
+        )
+        .join(row, columns.id == id)
+        .outerjoin(part, part.c.id == id)
+        .outerjoin(first, first.c.id == item.concat(literal_column(f"'{CHUNK_MARK}0'")))
+        .where(is_ours)
+    )
+
+
 def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> Select[Any]:
     """Return the search by the index, or by reading where that is faster or the index falls short.
 
@@ -433,15 +636,19 @@ def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> S
         conditions = (*conditions, among.is_chosen, ~among.are_few)
     nearest = _rows(search, *conditions).order_by(distance(vector, sought, search.dimensions))
     near = _once(nearest.limit(wanted))
-    is_short = select(_after(near, old).c.found).scalar_subquery() < wanted
+    after = _after(search, near, old)
+    is_short = select(after.c.found).scalar_subquery() < wanted
+    if search.chunks:
+        depth = _constant(min(search.number + search.offset, MAX_LIMIT))
+        is_short = or_(is_short, select(after.c["items"]).scalar_subquery() < depth)
     found = select(near).where(~is_short)
     if among is None:
         everything = _rows(search, *filters.rows, is_short)
-        return _best(search, sought, union_all(found, everything), is_short)
+        return _best(search, [sought], union_all(found, everything), is_short)
     few = _rows(search, *filters.rows, among.is_one_of_few, among.are_few)
     everything = _rows(search, *filters.all, ~among.are_few, is_short)
     is_exact = or_(among.are_few, is_short)
-    return _best(search, sought, union_all(found, few, everything), is_exact)
+    return _best(search, [sought], union_all(found, few, everything), is_exact)
 
 
 # The settings of a search by the index. They are put back: the transaction may be the host's.
@@ -469,13 +676,20 @@ def _settings(candidates: int) -> tuple[CTE, CTE]:
     return old, _once(select(are_set.label("are_set")).select_from(old))
 
 
-def _after(near: CTE, old: CTE) -> CTE:
-    """Return the number of rows found, which is known when the index has been read to the end."""
+def _after(search: Search, near: CTE, old: CTE) -> CTE:
+    """Return the number of rows found, which is known when the index has been read to the end.
+
+    Where they are chunks, with the number of their items.
+    """
     put_back = (
         func.set_config(_setting(name), select(old.c[name]).scalar_subquery(), true())
         for name in SETTINGS
     )
-    return _once(select(func.count().label("found"), *put_back).select_from(near))
+    found: list[ColumnElement[Any]] = [func.count().label("found")]
+    if search.chunks:
+        item = search.database.item_of(near.c.id)
+        found.append(func.count(item.distinct()).label("items"))
+    return _once(select(*found, *put_back).select_from(near))
 
 
 def _once(statement: Select[Any]) -> CTE:

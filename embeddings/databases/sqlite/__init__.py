@@ -31,12 +31,16 @@ from . import (
     hints,
     llm,
     opening,
+    parts,
     pending,
     rows,
     transactions,
     triggers,
     words,
 )
+from .index import commands as indexing
+from .index import names, stored
+from .index.kind import kind_of_row, kind_to_search
 from .matrix import memory, search
 
 if TYPE_CHECKING:
@@ -54,8 +58,8 @@ if TYPE_CHECKING:
     from ...searching.words import Term
     from ...tables.records import Records
     from ...vectors import Float64
-    from ...work import CollectionRow, Work
-    from ..status import Status
+    from ...work import CollectionRow, Reference, Work
+    from ..status import IndexInfo, IndexRequest, Status
 
 
 class SQLite(Database):
@@ -63,7 +67,6 @@ class SQLite(Database):
 
     name = "sqlite"
     finishes_statements = True  # closing a connection within one would leave the file locked
-    confirms_rows = True
     has_wide_integers = True
     rebuilds_tables = True
 
@@ -74,7 +77,8 @@ class SQLite(Database):
         changelog.install(connection, records)
 
     def uninstall(self, connection: Connection, records: Records) -> None:
-        """Remove them."""
+        """Remove them, and the indexes, which need the change log."""
+        stored.drop_all(connection, records)
         changelog.uninstall(connection, records)
 
     def install_script(self, records: Records) -> list[str]:
@@ -114,8 +118,11 @@ class SQLite(Database):
         return {changelog.log_name(records), pending_name(records), llm.TABLE}
 
     def is_side_table(self, name: str, records: Records) -> bool:
-        """Return whether it is one of these, or of a text index."""
-        return super().is_side_table(name, records) or words.is_table(name, records)
+        """Return whether it is one of these, of a text index, of chunks or of an index."""
+        its_own = (words, parts, names)
+        return super().is_side_table(name, records) or any(
+            each.is_table(name, records) for each in its_own
+        )
 
     def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
         """Return nothing, or None where the error may come of the tables."""
@@ -223,6 +230,10 @@ class SQLite(Database):
         """Insert the row under an id that no embedding carries."""
         rows.insert_collection(work, name, model_id)
 
+    def confirms(self, row: CollectionRow) -> bool:
+        """Return True: the log tells what has become of the collection."""
+        return True
+
     # Rows
 
     def vector_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
@@ -287,12 +298,12 @@ class SQLite(Database):
     # Searches
 
     def search(self, work: Work, vector: Float64, query: Query) -> Ranking:
-        """Search the matrix in memory, or scan."""
-        return search.search(work, vector, query)
+        """Search the index or the matrix in memory, or scan."""
+        return search.search(work, vector, query, kind_to_search(work, query))
 
     def search_multi(self, work: Work, vectors: Sequence[Float64], query: Query) -> list[Ranking]:
         """Search for all vectors at once."""
-        return search.search_multi(work, vectors, query)
+        return search.search_multi(work, vectors, query, kind_to_search(work, query))
 
     def as_selectable(
         self, keys: Keys[Any], rows_: Sequence[ScoredRow], offset: int | None = None
@@ -349,13 +360,71 @@ class SQLite(Database):
         """Return what FTS5 finds, by its bm25."""
         return words.ids(work, terms, query, most)
 
+    # Chunks
+
+    def install_chunks(self, connection: Connection, records: Records) -> None:
+        """Make the trigger that removes vectors at once anew, where there is one."""
+        pending.install(connection, records)
+
+    def uninstall_chunks(self, connection: Connection, records: Records) -> None:
+        """Drop the tables."""
+        parts.uninstall(connection, records)
+
+    def chunk_setting(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL, by the table of the collection."""
+        return parts.setting_of(records)
+
+    def set_chunk_setting(self, work: Work, setting: str | None) -> None:
+        """Make the collection's table."""
+        parts.set_setting(work, setting)
+
+    def parts(self, work: Work) -> Subquery:
+        """Return that table."""
+        return parts.parts(work)
+
+    def put_parts(self, work: Work, given: Sequence[tuple[Any, ...]]) -> None:
+        """Write to that table."""
+        parts.put(work, given)
+
     def warm(self, work: Work) -> None:
-        """Load the matrix."""
-        memory.warm(work)
+        """Load the index, or the matrix."""
+        memory.warm(work, kind_of_row(work))
 
     def status(self, work: Work, row: CollectionRow | None) -> Status:
         """Return what is in memory."""
+        if row is not None and row.index_method is not None:
+            return indexing.status(work)
         return memory.memory_status(work, row)
+
+    # Indexes
+
+    def create_index(self, collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
+        """Keep the codes of all rows in the database."""
+        return indexing.create(collection, asked)
+
+    def drop_index(self, collection: Reference[Any]) -> bool:
+        """Drop them."""
+        return indexing.drop(collection)
+
+    def index_info(self, work: Work) -> IndexInfo | None:
+        """Return what is kept."""
+        return indexing.info(work)
+
+    def index_method(self, records: Records) -> ColumnElement[str | None]:
+        """Return the SQL, by the name of the index's table."""
+        return names.method_of(records, records.collections.c.id)
+
+    def finish_writing(self, work: Work) -> None:
+        """Bring up to date what is kept of an index that is far behind."""
+        indexing.finish_writing(work)
+
+    def keep_index(self, collection: Reference[Any]) -> None:
+        """Bring up to date what is kept."""
+        indexing.keep(collection)
+
+    def before_deletion(self, collection: Reference[Any], work: Work) -> None:
+        """Drop the index."""
+        stored.drop(work)
 
 
 DATABASE = SQLite()

@@ -70,7 +70,9 @@ def insert_collection(work: Work, name: str, model_id: str) -> None:
     )
 
 
-def is_key(id: ColumnElement[str], key: ColumnElement[Any]) -> ColumnElement[bool] | None:
+def is_key(
+    id: ColumnElement[str], key: ColumnElement[Any], table: FromClause
+) -> ColumnElement[bool] | None:
     """Return the condition that an id is one of the host's keys, for a few ids.
 
     It is in the type of the keys: their index is asked for each id. `Database.is_among` reads all
@@ -88,7 +90,6 @@ def is_key(id: ColumnElement[str], key: ColumnElement[Any]) -> ColumnElement[boo
         found = type_coerce(key, Text) == collate(id, "BINARY")
     else:
         return None
-    table: FromClause = id.table
     return select(literal_column("1")).where(found).correlate(table).exists()
 
 

@@ -1,4 +1,4 @@
-"""Operations of Django's migrations: a revision of this library's Alembic, and triggers."""
+"""Operations of Django's migrations: a revision of this library's Alembic, triggers, an index."""
 
 from __future__ import annotations
 
@@ -8,7 +8,17 @@ from django.db import router
 from django.db.migrations.operations.base import Operation
 
 from ...following.literals import Follow
-from .schema import downgrade, follow, follow_script, script, unfollow, upgrade
+from ...tables.indexing import EmbeddingIndex
+from .schema import (
+    change_index,
+    downgrade,
+    follow,
+    follow_script,
+    index_script,
+    script,
+    unfollow,
+    upgrade,
+)
 from .tables import records
 
 if TYPE_CHECKING:
@@ -144,3 +154,69 @@ class FollowRows(Operation):
     def describe(self) -> str:
         """Return what Django shows of the operation."""
         return f"Follow the rows of {self.table} for the collection {self.collection}"
+
+
+class CreateEmbeddingIndex(Operation):
+    """Makes the index of a collection on PostgreSQL, and nothing on SQLite; reversible.
+
+        dependencies = [("embeddings", "0001_documented_schema")]
+        operations = [CreateEmbeddingIndex("articles.article", dimensions=256, model="local")]
+
+    What is there already stays as it is. While rows are indexed, others cannot write: where there
+    are many, call `create_index` of the collection instead.
+
+    Args:
+        collection: The name of the collection.
+        dimensions: Of its vectors.
+        model: The id of its model, by which the collection is created if it is not there.
+        m: As `Collection.create_index` takes it.
+        ef_construction: Likewise.
+        embeddings: The table of embeddings; by default that of the project.
+    """
+
+    reduces_to_sql = True
+    reversible = True
+
+    def __init__(
+        self,
+        collection: str,
+        *,
+        dimensions: int,
+        model: str | None = None,
+        m: int | None = None,
+        ef_construction: int | None = None,
+        embeddings: str | None = None,
+    ) -> None:
+        self.collection = collection
+        self._given = (collection, dimensions, model, m, ef_construction)
+        self._embeddings = embeddings
+
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        """Do nothing: no Django model changes."""
+
+    def database_forwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
+    ) -> None:
+        """Make the index, or collect the SQL for it."""
+        self._run(app_label, schema_editor, drops=False)
+
+    def database_backwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
+    ) -> None:
+        """Drop the index, or collect the SQL for it."""
+        self._run(app_label, schema_editor, drops=True)
+
+    def _run(self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
+        alias = schema_editor.connection.alias
+        if not router.allow_migrate(alias, app_label):
+            return
+        embeddings = self._embeddings or records().embeddings.fullname
+        given = EmbeddingIndex(*self._given, embeddings)
+        if not schema_editor.collect_sql:
+            change_index(alias, given, drops=drops)
+        elif sql := index_script(alias, given, drops=drops):
+            schema_editor.collected_sql.append(sql)
+
+    def describe(self) -> str:
+        """Return what Django shows of the operation."""
+        return f"Create the index of the collection {self.collection}"

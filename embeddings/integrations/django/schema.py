@@ -13,6 +13,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 from ... import databases
 from ...errors import SchemaError
 from ...following import triggers
+from ...tables import indexing
 from ...tables import migrate as alembic
 from ...tables.custom import install
 from ...tables.ours import are_missing
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ...following.literals import Follow
+    from ...tables.indexing import EmbeddingIndex
     from ...tables.records import Records
 
 BASE = "base"
@@ -67,7 +69,8 @@ def script(alias: str, start: str, end: str) -> str:
         return "-- Nothing: the tables of a prefix are made at once."
     made, database = tables.collections.metadata.sorted_tables, databases.of(dialect)
     if end == BASE:
-        statements = database.words_script_down(tables) + database.pending_script_down(tables)
+        statements = database.chunks_script_down(tables) + database.words_script_down(tables)
+        statements += database.pending_script_down(tables)
         statements += database.uninstall_script(tables)
         statements += [f"DROP TABLE {table.name}" for table in reversed(made)]
     else:
@@ -76,7 +79,7 @@ def script(alias: str, start: str, end: str) -> str:
             parts: list[DDLElement] = [CreateTable(table), *map(CreateIndex, table.indexes)]
             statements += [str(part.compile(dialect=dialect)).strip() for part in parts]
         statements += database.install_script(tables) + database.pending_script(tables)
-        statements += database.words_script(tables)
+        statements += database.words_script(tables) + database.chunks_script(tables)
     return "\n\n".join(f"{statement};" for statement in statements)
 
 
@@ -97,6 +100,20 @@ def follow_script(alias: str, given: Follow, *, drops: bool) -> str:
     database = databases.of(DjangoTransactions(alias).dialect(given.records))
     statements = database.unfollow_script(given) if drops else database.follow_script(given)
     return "\n\n".join(f"{statement};" for statement in statements)
+
+
+def change_index(alias: str, given: EmbeddingIndex, *, drops: bool) -> None:
+    """Make the index of a collection, or drop it, in Django's transaction."""
+    with session(alias) as lent:
+        change = indexing.drop if drops else indexing.make
+        change(lent.connection(), given)
+
+
+def index_script(alias: str, given: EmbeddingIndex, *, drops: bool) -> str:
+    """Return the SQL that makes the index of a collection, or drops it."""
+    database = databases.of(DjangoTransactions(alias).dialect(given.records))
+    script = database.index_script_down if drops else database.index_script
+    return "\n\n".join(f"{statement};" for statement in script(given, None))
 
 
 def _make(connection: Connection, tables: Records) -> None:

@@ -1690,15 +1690,69 @@ def test_matches_leave_the_settings_of_a_new_connection(large: Engine, options: 
     assert (within, after) == (("66", "strict_order"), ("40", "off"))
 
 
+@pytest.mark.parametrize("change", ["model", "name", "deleted", "index", "dimensions"])
+def test_a_search_confirms_what_is_remembered(host: Engine, change: str):
+    """Whatever others have made of a collection meanwhile, the search tells as it is now."""
+    docs = stored(host, some())
+    docs.create_index()
+    assert ids(docs.similar_by_vector(some()[3], 1)) == ["00003"]
+    assert ids(docs.similar_by_vector(some()[3], 1)) == ["00003"]
+
+    query, other = some()[3], create_engine(host.url)
+    theirs = Collection("docs", other)
+    if change == "model":
+        with other.begin() as connection:
+            connection.execute(text("UPDATE collections SET model = 'another model'"))
+        with pytest.raises(EmbeddingsError, match="another model"):
+            docs.similar_by_vector(query, 1)
+    elif change == "name":
+        theirs.rename("papers")
+        stored(other, some(5, 3))
+        assert ids(docs.similar_by_vector(some(5, 3)[4], 1)) == ["00004"]
+    elif change == "deleted":
+        theirs.delete()
+        assert ids(docs.similar_by_vector(query, 1)) == []
+        stored(other, -some())
+        found = docs.similar_by_vector(-query, 1)
+        assert (ids(found), found.exact, round(found[0].score, 5)) == (["00003"], True, 1.0)
+    elif change == "index":
+        theirs.drop_index()
+        assert ids(docs.similar_by_vector(query, 1)) == ["00003"]
+    else:
+        theirs.drop_index()
+        theirs.delete_items([f"{n:05d}" for n in range(20)])
+        stored(other, some(5, 3))
+        assert ids(docs.similar_by_vector(some(5, 3)[4], 1)) == ["00004"]
+        with pytest.raises(InvalidVectorError):
+            docs.similar_by_vector(query, 1)
+    other.dispose()
+
+
+class Fixed(DeterministicModel):
+    """A model of the vectors that are searched here."""
+
+    def __init__(self) -> None:
+        super().__init__("a model")
+
+    def embed_batch(self, items: Any) -> list[Float32]:
+        return [QUERIES[0] for _ in items]
+
+
 def test_what_is_asked_of_the_server(large: Engine):
-    """A search is two statements, and none about the rows names the system catalog."""
+    """A search by the index is one statement, and none about the rows names the catalog."""
     with forced(large) as session:
-        docs = Collection("docs", session)
+        docs = Collection("docs", session, model=Fixed())
         docs.similar_by_vector(QUERIES[0])
         with statements(large) as sent:
-            docs.similar_by_vector(QUERIES[0])
+            assert len(docs.similar_by_vector(QUERIES[0])) == 10
+            assert len(docs.similar_by_vector(QUERIES[0], exact=True)) == 10
             assert len(sent) == 2
-            docs.similar_by_vector(QUERIES[0], among=of_docs(docs))
+            docs.similar("a question")  # in a transaction the model is read in it, to be asked
+            assert len(sent) == 4
+            among = of_docs(docs)
+            before = len(sent)
+            assert len(docs.similar_by_vector(QUERIES[0], among=among)) == 10
+            assert len(sent) == before + 2  # a filter that fails must not hide the collection
             docs.similar_by_id("00001")
             docs.similar_by_vector(QUERIES[0], where={"percent": 7}, exact=False)
             session.execute(select(docs.matches_by_vector(QUERIES[0])))
@@ -1707,6 +1761,11 @@ def test_what_is_asked_of_the_server(large: Engine):
             docs.store_vectors([("new", QUERIES[0])])
             docs.delete_items(["new"])
         session.rollback()
+        docs.similar("a question")
+        session.rollback()
+        with statements(large) as alone:
+            docs.similar("a question")
+            assert len(alone) == 1
 
     about_rows = [sql for sql, _ in sent if re.search(r"\bembeddings\b", sql)]
     assert not [sql for sql in about_rows if re.search(r"\bpg_|to_reg", sql)]

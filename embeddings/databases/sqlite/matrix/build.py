@@ -13,8 +13,8 @@ from ....vectors import ITEM_BYTES
 from ....work import ROWS
 from . import statements
 from .cache import BUILT_AT, CACHE, SLOT_BYTES, Key, Slot
-from .segments import Packer
-from .state import State, bytes_of, expected_bytes
+from .kinds import MATRIX, Kind
+from .state import State, bytes_of
 from .turns import is_read, turn, wait
 
 if TYPE_CHECKING:
@@ -53,13 +53,14 @@ class TooLarge(NotKept):
         """A budget in which the rows fit, for some time."""
 
 
-def warn_of_budget(work: Work, reason: TooLarge) -> None:
+def warn_of_budget(work: Work, reason: TooLarge, kind: Kind = MATRIX) -> None:
     """Warn once for a collection that its rows do not fit; never where nothing is to be kept."""
-    if CACHE.budget and CACHE.warns_first(CACHE.reading_key(work)):
+    if CACHE.budget and CACHE.warns_first(CACHE.reading_key(work, kind.name)):
+        other = ". Or have an index, which takes a fraction of it: create_index()"
         warnings.warn(
             f"Each search of the collection {work.row.name!r} reads every row: {reason}. If the "
             f"machine has as much, call embeddings.set_memory_budget({reason.enough}) or more "
-            "when the program starts",
+            f"when the program starts{other if kind.is_exact else ''}",
             MemoryBudgetWarning,
             stacklevel=3,
         )
@@ -70,19 +71,33 @@ def dimensions_of(work: Work) -> int:
     return (work.row.vector_bytes or 0) // ITEM_BYTES
 
 
-def forget(work: Work) -> None:
+def forget(work: Work, kind: Kind = MATRIX) -> None:
     """Forget the collection's row and its latest state until they are known anew."""
     ROWS.forget(work.bind, work.records, work.row.name)
-    CACHE.forget_latest(work)
+    CACHE.forget_latest(work, kind.name)
 
 
-def catch_up(work: Work, guess: Key | None = None, *, at_once: bool = False) -> tuple[Key, State]:
+def key_of(work: Work, position: Position, kind: Kind) -> Key:
+    """Return what states of this kind of the collection are kept under.
+
+    Args:
+        work: Of the collection.
+        position: A checked one.
+        kind: What rows are packed as.
+    """
+    return Key(position.lineage or b"", work.row.id, dimensions_of(work), kind.name)
+
+
+def catch_up(
+    work: Work, kind: Kind = MATRIX, guess: Key | None = None, *, at_once: bool = False
+) -> tuple[Key, State]:
     """Return a state to search from, of where the session is now or of shortly before.
 
     If another search builds it already, this one waits for it.
 
     Args:
         work: What its session sees is loaded. Nothing is written.
+        kind: What rows are packed as.
         guess: The key, in all likelihood.
         at_once: Whether the first call of a process builds, too.
 
@@ -95,7 +110,7 @@ def catch_up(work: Work, guess: Key | None = None, *, at_once: bool = False) -> 
             return guess, state
     while True:
         position = checked_position(statements.position(work))
-        key = Key(position.lineage, work.row.id, dimensions_of(work))  # type: ignore[arg-type]
+        key = key_of(work, position, kind)
         ROWS.put(work.bind, work.records, work.row, committed=False)
         slot = CACHE.slot(work, key)
         states = slot.states
@@ -105,7 +120,7 @@ def catch_up(work: Work, guess: Key | None = None, *, at_once: bool = False) -> 
             return key, base
         with turn(key, work.runtime) as reader:
             if reader is not None and slot.states is states:
-                state = _brought_up(work, key, slot, base, reader, at_once=at_once)
+                state = _brought_up(work, kind, key, base, reader, at_once=at_once)
                 CACHE.put(key, state)
                 return key, state
         if reader is None and (state := _awaited(work, key, slot)) is not None:
@@ -130,16 +145,19 @@ def _awaited(work: Work, key: Key, slot: Slot) -> State | None:
 
 
 def _brought_up(
-    work: Work, key: Key, slot: Slot, base: State | None, reader: Reader, *, at_once: bool
+    work: Work, kind: Kind, key: Key, base: State | None, reader: Reader, *, at_once: bool
 ) -> State:
-    if base is not None and (state := _updated(work, key, base, reader)) is not None:
-        return state
-    nbytes = needed_bytes(work)
     if base is None:
+        base = kind.stored(work)
+    if base is not None and (state := _updated(work, kind, key, base, reader)) is not None:
+        return state
+    nbytes = needed_bytes(work, kind)
+    if base is None:
+        slot = CACHE.slot(work, key)
         slot.searches += 1
-        if slot.searches < BUILT_AT and not at_once:
+        if slot.searches < BUILT_AT and not at_once and not kind.builds_at_once:
             raise NotYet("the next search builds the matrix")
-    return _built(work, key, nbytes, reader)
+    return _built(work, kind, key, nbytes, reader)
 
 
 def checked_position(position: Position) -> Position:
@@ -157,14 +175,19 @@ def checked_position(position: Position) -> Position:
     return position
 
 
-def needed_bytes(work: Work) -> int:
+def needed_bytes(work: Work, kind: Kind = MATRIX, rows: int | None = None) -> int:
     """Return about how many bytes a state takes.
+
+    Args:
+        work: Of the collection.
+        kind: What rows are packed as.
+        rows: How many there are; they are counted if that is not known.
 
     Raises:
         TooLarge: More than all states may take.
     """
-    rows = statements.count(work)
-    nbytes = SLOT_BYTES + expected_bytes(rows, dimensions_of(work))
+    rows = statements.count(work) if rows is None else rows
+    nbytes = SLOT_BYTES + kind.expected_bytes(rows, dimensions_of(work))
     if nbytes > CACHE.budget:
         raise TooLarge(rows, nbytes)
     return nbytes
@@ -177,10 +200,10 @@ def base_of(work: Work, slot: Slot) -> State | None:
     return states[max(marks)] if marks else None
 
 
-def _updated(work: Work, key: Key, base: State, reader: Reader) -> State | None:
+def _updated(work: Work, kind: Kind, key: Key, base: State, reader: Reader) -> State | None:
     """Return the base with what was written since; None if building anew is better."""
     before = statements.position(work, base.mark)
-    packer = Packer(dimensions_of(work))
+    packer = kind.packer(dimensions_of(work))
     changed: set[str] = set()
     with closing(statements.load(work, base.mark)) as parts:
         for part in parts:
@@ -198,12 +221,12 @@ def _updated(work: Work, key: Key, base: State, reader: Reader) -> State | None:
     return base.patched(mark, changed, packer.segments(), packer.invalid)
 
 
-def _built(work: Work, key: Key, nbytes: int, reader: Reader) -> State:
+def _built(work: Work, kind: Kind, key: Key, nbytes: int, reader: Reader) -> State:
     CACHE.forget(key)  # the old state first: the two together would take twice the memory
     if not CACHE.make_room(key, nbytes):
         raise MustScan("the matrix does not fit into memory")
     before, began = statements.position(work), perf_counter()
-    packer = Packer(dimensions_of(work))
+    packer = kind.packer(dimensions_of(work))
     with closing(statements.load(work, None)) as parts:
         for part in parts:
             packer.add(_texts(part))
@@ -211,7 +234,7 @@ def _built(work: Work, key: Key, nbytes: int, reader: Reader) -> State:
     mark = _mark_if_unchanged(before, statements.position(work), key)
     state = State.of(mark, packer.segments(), packer.invalid)
     facts = state.rows, bytes_of(state), (perf_counter() - began) * 1000
-    LOG.info("matrix of %r built: %d rows, %d bytes, %.0f ms", work.row.name, *facts)
+    LOG.info("%s of %r built: %d rows, %d bytes, %.0f ms", kind, work.row.name, *facts)
     return state
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ....work import Work
     from .state import State
 
+EXACT = "matrix"  # the name of the kind of states whose searches are exact
 BUDGET = 256 * 2**20  # bytes
 KEPT = 2  # states of a collection: one session may see it before a write, another after
 BUILT_AT = 2  # the search of a process that builds: a program that searches once only scans
@@ -32,6 +33,8 @@ class Key(NamedTuple):
     """The database: a random name that it carries, so that no path can be mistaken for it."""
     collection_id: int
     dimensions: int
+    kind: str = EXACT
+    """The name of what its rows are packed as: see `kinds`."""
 
 
 @dataclass(eq=False)
@@ -89,26 +92,26 @@ class Cache:
         """The bytes that they take."""
         return sum(slot.nbytes for slot in self._slots.values())
 
-    def latest(self, work: Work) -> tuple[Key, State] | None:
+    def latest(self, work: Work, kind: str = EXACT) -> tuple[Key, State] | None:
         """Return the state that the latest search of this collection through the engine used."""
         with self._lock:
-            key = self._latest.get(work.engine, {}).get(_collection_of(work))
+            key = self._latest.get(work.engine, {}).get(_collection_of(work, kind))
             slot = None if key is None else self._slots.get(key)
             if key is None or slot is None or not slot.states:
                 return None
             self._slots.move_to_end(key)
             return key, slot.states[0]
 
-    def forget_latest(self, work: Work) -> None:
+    def forget_latest(self, work: Work, kind: str = EXACT) -> None:
         """Have `latest` return None for this collection, until `slot` is told of it anew."""
         with self._lock:
-            self._latest.get(work.engine, {}).pop(_collection_of(work), None)
+            self._latest.get(work.engine, {}).pop(_collection_of(work, kind), None)
 
     def slot(self, work: Work, key: Key) -> Slot:
         """Return the slot of a key, which this engine's searches of the collection use now."""
         with self._lock:
             latest = self._latest.setdefault(work.engine, {})
-            collection = _collection_of(work)
+            collection = _collection_of(work, key.kind)
             latest.pop(collection, None)
             if len(latest) >= MOST_COLLECTIONS:
                 del latest[next(iter(latest))]
@@ -118,10 +121,10 @@ class Cache:
             self._evict(0)
             return slot
 
-    def reading_key(self, work: Work) -> Hashable:
+    def reading_key(self, work: Work, kind: str = EXACT) -> Hashable:
         """Return by what the readers of a collection know that it is the same one."""
         with self._lock:
-            collection = _collection_of(work)
+            collection = _collection_of(work, kind)
             return self._latest.get(work.engine, {}).get(collection) or (work.engine, collection)
 
     def warns_first(self, key: Hashable) -> bool:
@@ -170,8 +173,8 @@ class Cache:
             left -= slot.nbytes
 
 
-def _collection_of(work: Work) -> tuple[Any, ...]:
-    return work.records, work.row.name, work.row.id, work.row.vector_bytes
+def _collection_of(work: Work, kind: str) -> tuple[Any, ...]:
+    return work.records, work.row.name, work.row.id, work.row.vector_bytes, kind
 
 
 CACHE = Cache()

@@ -92,7 +92,12 @@ class Probes:
         self._latest: tuple[tuple[Segment, ...], Float32] | None = None
 
     def candidates(
-        self, query_index: int, state: State, depth: int, min_score: float | None = None
+        self,
+        query_index: int,
+        state: State,
+        depth: int,
+        min_score: float | None = None,
+        wanted: int | None = None,
     ) -> Candidates:
         """Return all rows that may be among the best for one of the queries.
 
@@ -101,6 +106,7 @@ class Probes:
             state: Whose rows.
             depth: How many of the best to find.
             min_score: Leave out what scores less.
+            wanted: How many results are wanted, where `depth` is what a filter is tried on.
         """
         products = self._inner_products(state.segments)[query_index]
         scale, rest = self._first.scale_and_rest(query_index)

@@ -14,11 +14,12 @@ from .build import (
     base_of,
     catch_up,
     checked_position,
-    dimensions_of,
+    key_of,
     needed_bytes,
     warn_of_budget,
 )
-from .cache import CACHE, Key
+from .cache import CACHE
+from .kinds import MATRIX, Kind
 from .state import bytes_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def memory_status(work: Work, row: CollectionRow | None) -> Status:
         return Status("scan", "there is nothing to search", budget=CACHE.budget)
     try:
         position = checked_position(statements.position(work))
-        key = Key(position.lineage, row.id, dimensions_of(work))  # type: ignore[arg-type]
+        key = key_of(work, position, MATRIX)
         ROWS.put(work.bind, work.records, row, committed=False)
         base = base_of(work, CACHE.slot(work, key))
         if base is None:
@@ -42,13 +43,13 @@ def memory_status(work: Work, row: CollectionRow | None) -> Status:
     return Status("matrix", None, base.rows, bytes_of(base), CACHE.budget)
 
 
-def warm(work: Work) -> None:
+def warm(work: Work, kind: Kind = MATRIX) -> None:
     """Load the collection's rows, if there are any and they fit; else the next search says why."""
     if work.row.vector_bytes is not None:
         try:
-            catch_up(work, at_once=True)
+            catch_up(work, kind, at_once=True)
         except TooLarge as reason:
-            warn_of_budget(work, reason)
+            warn_of_budget(work, reason, kind)
         except MustScan:
             pass  # the status tells why
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ....searching.query import Query
     from ....vectors import Float64
-    from .candidates import Candidates
+    from .kinds import Chosen
     from .statements import Answer, Row
 
 RESCORE_BATCH = 64  # candidates read per fetch after the first
@@ -37,7 +37,7 @@ class Rescored:
         self._rows: dict[str, Row] = {}
         self._corrupt: list[str] = []
 
-    def read(self, answer: Answer, invalid: int, chosen: Candidates, first: int) -> bool:
+    def read(self, answer: Answer, invalid: int, chosen: Chosen, first: int) -> bool:
         """Read until no other can be among the best; return whether the rows agree with the state.
 
         Args:
@@ -47,7 +47,7 @@ class Rescored:
             first: How many of them to read before the rest is compared with the best.
         """
         changed = {change.row.id for change in answer.changes}
-        others = [change.row for change in answer.changes if change.matches_filter]
+        others = [change.row for change in answer.changes if change.is_there]
         others += [row for row in answer.rows(invalid) if row.id not in changed]
         if others:
             self._score([row for row in others if self._matches_arguments(row)])
@@ -65,6 +65,11 @@ class Rescored:
             self._best.cut()
             until = chosen.reaching(self._best.floor)
         return True
+
+    @property
+    def count(self) -> int:
+        """How many rows were scored."""
+        return len(self._rows)
 
     def are_best(self, floor: float) -> bool:
         """Return whether they are the best of all, where all others score less than the floor."""

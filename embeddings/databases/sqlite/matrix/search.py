@@ -36,10 +36,8 @@ from .build import (
     warn_of_budget,
 )
 from .cache import CACHE, Key
-from .candidates import Probes
-from .kernel import MOST_DIMENSIONS
+from .kinds import MATRIX
 from .rescore import Rescored
-from .segments import Packer
 from .turns import is_read, turn, wait
 
 if TYPE_CHECKING:
@@ -50,6 +48,7 @@ if TYPE_CHECKING:
     from ....searching.query import Query
     from ....vectors import Float64
     from ....work import Work
+    from .kinds import Chooser, Kind
     from .state import Mark, State
     from .statements import Answer, Position
     from .turns import Reader
@@ -60,22 +59,25 @@ FIRST_PARTS = 16  # of a scan, after which it ends even if others wait for it
 ESTIMATES_PER_BLOCK = 2**22  # rows times queries whose products are held at a time
 FETCHED_ROWS = 500  # candidates that are always few enough to be fetched
 FETCHED_SHARE = 8  # one in this many rows of the collection is few enough, too
-FILTER_TRIAL_ROWS = (256, 2048)  # best rows that a filter is tried on before all ids are asked
-FEW_KEYS = 1_000  # of the host's, whose rows are read sooner than found in memory
+FEW_KEYS = 1_000  # of the host's, for whose rows alone nothing is loaded
+KEYS_SHARE = 32  # the host's keys are read at once if they are one in this many rows, or fewer
 
 
-def search(work: Work, vector: Float64, query: Query) -> Ranking:
-    """Return the rows nearest to the vector, exactly as `scan` does, from what is in memory."""
-    return search_multi(work, [vector], query)[0]
+def search(work: Work, vector: Float64, query: Query, kind: Kind = MATRIX) -> Ranking:
+    """Return the rows nearest to the vector, from what is in memory; by default as `scan` does."""
+    return search_multi(work, [vector], query, kind)[0]
 
 
-def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[Ranking]:
+def search_multi(
+    work: Work, vectors: Sequence[Float64], query: Query, kind: Kind = MATRIX
+) -> list[Ranking]:
     """Return the rows nearest to each of the vectors; the rows in memory are read once for all.
 
     Args:
         work: What its session sees is searched. Nothing is written.
         vectors: Each of shape (dimensions,), from `as_query`.
         query: How many, and under which conditions.
+        kind: What the rows in memory are packed as.
 
     Raises:
         InvalidVectorError: A vector has another length than those of the collection.
@@ -86,19 +88,19 @@ def search_multi(work: Work, vectors: Sequence[Float64], query: Query) -> list[R
         MemoryBudgetWarning: The rows do not fit into memory; once for a collection.
     """
     results: list[Ranking] = []
-    if _has_few_keys(work, query):
+    if CACHE.latest(work, kind.name) is None and _has_few_keys(work, query):
         return scan_multi(work, list(vectors), query)
     filters = statements.filters_of_few(work, query)
     while rest := vectors[len(results) :]:
-        latest = CACHE.latest(work)
+        latest = CACHE.latest(work, kind.name)
         most = max(1, ESTIMATES_PER_BLOCK // (1 + len(latest[1].radii))) if latest else 1
         block = list(takewhile(lambda vector: vector.size == rest[0].size, rest[:most]))
-        probes = Probes(block)
+        probes = kind.probes(block)
         for query_index in range(len(block)):
-            ranking = _ranking(work, probes, query_index, query, filters)
+            ranking = _ranking(work, kind, probes, query_index, query, filters)
             if isinstance(ranking, NotKept):
                 left = vectors[len(results) :]
-                return results + _scanned(work, left, query, str(ranking))
+                return results + _scanned(work, kind, left, query, str(ranking))
             results.append(ranking)
     return results
 
@@ -113,7 +115,8 @@ def _has_few_keys(work: Work, query: Query) -> bool:
 
 def _ranking(
     work: Work,
-    probes: Probes,
+    kind: Kind,
+    probes: Chooser,
     query_index: int,
     query: Query,
     filters: Sequence[ColumnElement[bool]],
@@ -126,26 +129,28 @@ def _ranking(
     is_first, why = True, ""
     while True:
         try:
-            return Ranking(_search(work, probes, query_index, query, filters))
+            rows = _search(work, kind, probes, query_index, query, filters)
+            return Ranking(rows, kind.is_exact)
         except MustScan as reason:
             if not work.row.is_certain:
                 raise NotConfirmed from None
             why = str(reason)
             if isinstance(reason, TooLarge):
-                warn_of_budget(work, reason)
+                warn_of_budget(work, reason, kind)
             if isinstance(reason, NotKept):
                 return reason
             is_first = is_first and isinstance(reason, NotYet)
         if not is_first:
-            return _scanned(work, probes.vectors[query_index : query_index + 1], query, why)[0]
+            vectors = probes.vectors[query_index : query_index + 1]
+            return _scanned(work, kind, vectors, query, why)[0]
         is_first = False
-        key = CACHE.reading_key(work)
+        key = CACHE.reading_key(work, kind.name)
         if is_read(key):  # perhaps by a search that loads them
             wait(key, work.runtime)
             continue
         with suppress(_GivesWay):
             vectors = probes.vectors[query_index : query_index + 1]
-            return _scanned(work, vectors, query, why, gives_way=True)[0]
+            return _scanned(work, kind, vectors, query, why, gives_way=True)[0]
 
 
 class _GivesWay(Exception):  # noqa: N818  no error: it ends a scan
@@ -154,6 +159,7 @@ class _GivesWay(Exception):  # noqa: N818  no error: it ends a scan
 
 def _scanned(
     work: Work,
+    kind: Kind,
     vectors: Sequence[Float64] | Float64,
     query: Query,
     reason: str,
@@ -165,7 +171,7 @@ def _scanned(
     Raises:
         _GivesWay: It was to give way, and others came soon after its beginning.
     """
-    key = CACHE.reading_key(work)
+    key = CACHE.reading_key(work, kind.name)
     while True:
         with turn(key, work.runtime) as reader:
             if reader is not None:
@@ -182,7 +188,8 @@ def _scanned(
 
 def _search(
     work: Work,
-    probes: Probes,
+    kind: Kind,
+    probes: Chooser,
     query_index: int,
     query: Query,
     filters: Sequence[ColumnElement[bool]],
@@ -195,26 +202,26 @@ def _search(
     dimensions = probes.vectors[query_index].size
     if not query.depth or work.row.vector_bytes != dimensions * ITEM_BYTES:
         raise MustScan("there is nothing to compare with")
-    if dimensions > MOST_DIMENSIONS:
-        raise NotKept(f"vectors of over {MOST_DIMENSIONS} dimensions are not kept in memory")
+    if dimensions > kind.most_dimensions:
+        raise NotKept(f"vectors of over {kind.most_dimensions} dimensions are not kept in memory")
     for _ in range(ATTEMPTS):
-        key, state = _base(work)
-        rows = _attempt(work, key, state, probes, query_index, query, filters)
+        key, state = _base(work, kind)
+        rows = _attempt(work, kind, key, state, probes, query_index, query, filters)
         if rows is not None:
             return rows
     raise MustScan("rows were written faster than they could be compared")
 
 
-def _base(work: Work) -> tuple[Key, State]:
+def _base(work: Work, kind: Kind) -> tuple[Key, State]:
     """Return a state to begin with.
 
     Raises:
         MustScan: There is none, or none that goes with a guess of the collection's row: with
             invalid rows, the collection may have vectors of another length by now.
     """
-    latest = CACHE.latest(work)
+    latest = CACHE.latest(work, kind.name)
     if work.row.is_certain:
-        return latest or catch_up(work)
+        return latest or catch_up(work, kind)
     if latest is None or latest[1].invalid:
         raise MustScan("the collection's row is not known for certain")
     return latest
@@ -222,9 +229,10 @@ def _base(work: Work) -> tuple[Key, State]:
 
 def _attempt(
     work: Work,
+    kind: Kind,
     key: Key,
     state: State,
-    probes: Probes,
+    probes: Chooser,
     query_index: int,
     query: Query,
     filters: Sequence[ColumnElement[bool]],
@@ -233,11 +241,12 @@ def _attempt(
     if len(state.invalid) > MOST_INVALID:
         raise MustScan(f"{len(state.invalid)} rows hold no vector that can be compared")
     vector = probes.vectors[query_index]
-    for view, depth, is_last in _views(work, state, query, filters):
+    for view, depth, is_last in _views(work, kind, state, query, filters):
         most = max(FETCHED_ROWS, state.rows // FETCHED_SHARE)
         if query.min_score is None and is_last and min(depth, view.rows) > most:
             raise MustScan("most of the rows are wanted")
-        chosen = probes.candidates(query_index, view, depth, query.min_score)
+        wanted = None if is_last else query.depth
+        chosen = probes.candidates(query_index, view, depth, query.min_score, wanted)
         if len(chosen.ids) > most:
             if is_last:
                 raise MustScan("most of the rows may be among the best")
@@ -245,27 +254,27 @@ def _attempt(
         first = chosen.first_reads(query.depth)
         rescored = Rescored(vector, query, may_be_gone=not is_last)
         with _asked(
-            work, state, [*view.invalid, *chosen.ids], len(view.invalid) + first, filters
+            work, kind, state, [*view.invalid, *chosen.ids], len(view.invalid) + first, filters
         ) as answer:
-            holds = _holds(work, key, answer)
+            holds = _holds(work, kind, key, answer)
             agrees = holds and rescored.read(answer, len(view.invalid), chosen, first)
         if not holds:
             if not work.row.is_certain and not answer.position.has_collection:
-                forget(work)
+                forget(work, kind)
                 raise MustScan("the name is another collection's, or nobody's")
-            catch_up(work, key)
+            catch_up(work, kind, key)
             return None
         if not agrees:
             if not filters:
                 CACHE.forget(key)  # somebody wrote past the log
             return None
         if answer.changes:
-            CACHE.put(key, _with_changes(work, state, answer))
-            if filters and is_last:
+            CACHE.put(key, _with_changes(work, kind, state, answer))
+            if filters:
                 return None  # other rows may meet the conditions now
         if rescored.are_best(chosen.floor):
             rescored.warn()
-            work.searched = Searched("matrix", state.rows, len(chosen.ids))
+            work.searched = Searched(kind.name, state.rows, rescored.count)
             return _decoded(work, rescored)
         if answer.changes:
             return None
@@ -273,68 +282,76 @@ def _attempt(
 
 
 def _views(
-    work: Work, state: State, query: Query, filters: Sequence[ColumnElement[bool]]
+    work: Work, kind: Kind, state: State, query: Query, filters: Sequence[ColumnElement[bool]]
 ) -> Iterator[tuple[State, int, bool]]:
     """Yield rows to choose from, how many of the best to choose, and whether that is the last try.
 
     What a filter keeps only the database can tell. Where it keeps much, it is enough to ask about
     some of the best; else for everything that it keeps.
     """
-    view = state if query.prefix is None else state.starting_with(query.prefix)
+    view = state if query.prefix is None else kind.starting_with(state, query.prefix)
     if query.skip_id is not None:
         view = view.without([query.skip_id])
     if not filters:
         yield view, query.depth, True
         return
-    for depth in FILTER_TRIAL_ROWS[:1] if statements.is_among_only(query) else FILTER_TRIAL_ROWS:
-        if query.depth <= depth // 2 and depth * 32 <= view.rows:
-            yield view, depth, False
-    with _log_may_be_gone(work):
-        position, ids = statements.ids_matching(work, state.mark, query, filters)
-    if position.mark == state.mark and position.has_base:
-        yield view.only(ids), query.depth, True
-    else:  # the state is out of date: brought up to date here, as by a search without a filter
-        catch_up(work)
+    among_only = statements.is_among_only(query)
+    ids = None
+    if among_only:
+        most = max(FEW_KEYS, view.rows // KEYS_SHARE)
+        ids = statements.ids_matching(work, query, filters, most)
+    if ids is None:
+        for depth in kind.trial_rows[:1] if among_only else kind.trial_rows:
+            if query.depth <= depth // 2 and depth * kind.trial_share <= view.rows:
+                yield view, depth, False
+        ids = statements.ids_matching(work, query, filters)
+    assert ids is not None  # noqa: S101  of any number
+    yield kind.only(view, ids), query.depth, True
 
 
 @contextmanager
 def _asked(
-    work: Work, state: State, ids: list[str], first: int, filters: Sequence[ColumnElement[bool]]
+    work: Work,
+    kind: Kind,
+    state: State,
+    ids: list[str],
+    first: int,
+    filters: Sequence[ColumnElement[bool]],
 ) -> Iterator[Answer]:
     with (
-        _log_may_be_gone(work),
+        _log_may_be_gone(work, kind),
         statements.answer(work, state.mark, ids, first, filters) as answer,
     ):
         yield answer
 
 
 @contextmanager
-def _log_may_be_gone(work: Work) -> Iterator[None]:
+def _log_may_be_gone(work: Work, kind: Kind) -> Iterator[None]:
     """Raise MustScan where a statement in the block fails for want of the log."""
     try:
         yield
     except OperationalError as error:
         if "no such" in str(error.orig):  # not for a lock, which would be waited for again
-            _checked_position(work, statements.position(work))
+            _checked_position(work, kind, statements.position(work))
         raise
 
 
-def _checked_position(work: Work, position: Position) -> Position:
+def _checked_position(work: Work, kind: Kind, position: Position) -> Position:
     """Return the position as `logged` does; where it raises, no guess is made the next time."""
     try:
         return checked_position(position)
     except MustScan:
-        forget(work)
+        forget(work, kind)
         raise
 
 
-def _holds(work: Work, key: Key, answer: Answer) -> bool:
+def _holds(work: Work, kind: Kind, key: Key, answer: Answer) -> bool:
     """Return whether the state, with the changes of the answer, is what the session sees.
 
     Raises:
         MustScan: Nobody can tell.
     """
-    position, changes = _checked_position(work, answer.position), answer.changes
+    position, changes = _checked_position(work, kind, answer.position), answer.changes
     return (
         position.has_base
         and position.lineage == key.lineage
@@ -355,9 +372,9 @@ def _is_confirmed(work: Work, answer: Answer) -> bool:
     return answer.position.has_collection and have_it
 
 
-def _with_changes(work: Work, state: State, answer: Answer) -> State:
+def _with_changes(work: Work, kind: Kind, state: State, answer: Answer) -> State:
     rows = [change.row for change in answer.changes if change.is_there]
-    packer = Packer(dimensions_of(work))
+    packer = kind.packer(dimensions_of(work))
     packer.add((row.id, row.embedding) for row in rows)
     changed = {change.row.id for change in answer.changes}
     mark: Mark = answer.position.mark  # type: ignore[assignment]  # a position that holds has one

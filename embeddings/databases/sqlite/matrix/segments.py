@@ -13,23 +13,30 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ....vectors import ITEM_BYTES
 from .kernel import rounding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
+    from typing import Self
 
     from ....vectors import Float32
     from .kernel import Int8
 
+Hashes: TypeAlias = npt.NDArray[np.int64]
+
 SEGMENT_BYTES = 6 * 2**20  # of codes in a segment, at most
 SEGMENT_ROWS = 2**14  # in a segment, at most: few segments, each rewritten in milliseconds
 ID_BYTES = 80  # of a short id as a Python string, with its place in a tuple
+HASH_BYTES = 8
 LEVELS = 127
+TABLE_FACTOR = 64  # places of a table for each id that is sought
+TABLE_PLACES = 2**22  # in a table, at most
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -41,12 +48,14 @@ class Segment:
         codes: int8, shape (rows, dimensions).
         scales: float32, shape (rows,); 0 for a row of zeros.
         radii: float32, shape (rows,): the bound on what the codes leave out of a unit row.
+        hashes: int64, shape (rows,): of the ids.
     """
 
     ids: tuple[str, ...]
     codes: Int8
     scales: Float32
     radii: Float32
+    hashes: Hashes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -56,45 +65,113 @@ class Segment:
         """The memory that it takes."""
         return len(self) * row_bytes(self.codes.shape[1])
 
+    @property
+    def most_rows(self) -> int:
+        """How many rows a segment has at most, or hardly more."""
+        return segment_rows(self.codes.shape[1])
+
     def position(self, id: str) -> int | None:
         """Return where the id stands, if it does."""
         at = bisect_left(self.ids, id)
         return at if at < len(self.ids) and self.ids[at] == id else None
 
+    def positions(self, ids: IdTable) -> npt.NDArray[np.intp]:
+        """Return where those of the ids stand that are there, ascending."""
+        return ids.positions(self.hashes)
+
     def starting_with(self, prefix: str) -> Segment:
         """Return the rows whose id begins so; their codes are not copied."""
+        return self.between(*self.range_of(prefix))
+
+    def range_of(self, prefix: str) -> tuple[int, int]:
+        """Return from where to where the ids stand that begin so."""
         low = bisect_left(self.ids, prefix)
-        high = bisect_right(self.ids, prefix, lo=low, key=lambda text: text[: len(prefix)])
-        return self.between(low, high)
+        return low, bisect_right(self.ids, prefix, lo=low, key=lambda text: text[: len(prefix)])
+
+    def at(self, positions: npt.NDArray[np.intp]) -> Segment:
+        """Return a copy of the rows at positions, which ascend."""
+        return Segment(
+            tuple([self.ids[at] for at in positions.tolist()]),
+            self.codes[positions],
+            self.scales[positions],
+            self.radii[positions],
+            self.hashes[positions],
+        )
 
     def between(self, low: int, high: int) -> Segment:
         """Return the rows from one position up to another; their codes are not copied."""
         return Segment(
-            self.ids[low:high], self.codes[low:high], self.scales[low:high], self.radii[low:high]
+            self.ids[low:high],
+            self.codes[low:high],
+            self.scales[low:high],
+            self.radii[low:high],
+            self.hashes[low:high],
         )
 
+    @classmethod
+    def packed(cls, ids: Sequence[str], matrix: Float32) -> Self:
+        """Return the segment of some rows; the radius of one that is not finite is not either.
 
-def gathered(parts: Sequence[tuple[Segment, Any]]) -> Segment:
-    """Return one segment of the rows at the given positions of each, in the order of the ids.
+        Args:
+            ids: Theirs, ascending.
+            matrix: Shape (rows, dimensions).
+        """
+        return cls(tuple(ids), *quantised(matrix), hashes(ids))
+
+    def gathered(self, parts: Sequence[tuple[Self, Any]]) -> Self:
+        """Return one segment of the rows at the given positions of each, in the order of the ids.
+
+        Args:
+            parts: Segments of this kind, and for each an array of positions.
+        """
+        ids = [part.ids[at] for part, chosen in parts for at in chosen.tolist()]
+        arrays = []
+        for name in ("codes", "scales", "radii", "hashes"):
+            pieces = [getattr(part, name)[chosen] for part, chosen in parts]
+            arrays.append(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
+        order = sorted(range(len(ids)), key=ids.__getitem__)
+        if order != list(range(len(ids))):
+            ids = [ids[at] for at in order]
+            arrays = [array[order] for array in arrays]
+        return type(self)(tuple(ids), *arrays)
+
+
+class IdTable:
+    """A set of ids, of any size, that is looked for by hashes of 64 bits.
+
+    To go to the strings would take longer than all else. A row that is taken for another, which
+    nobody will see, does not meet the condition when it is read.
 
     Args:
-        parts: Segments, and for each an array of positions.
+        ids: The set.
     """
-    ids = [part.ids[at] for part, chosen in parts for at in chosen.tolist()]
-    arrays = []
-    for name in ("codes", "scales", "radii"):
-        pieces = [getattr(part, name)[chosen] for part, chosen in parts]
-        arrays.append(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    if order != list(range(len(ids))):
-        ids = [ids[at] for at in order]
-        arrays = [array[order] for array in arrays]
-    return Segment(tuple(ids), *arrays)
+
+    def __init__(self, ids: set[str]) -> None:
+        self._hashes = np.sort(hashes(ids))
+        places = min(1 << (TABLE_FACTOR * len(ids)).bit_length(), TABLE_PLACES)
+        self._mask = np.int64(places - 1)
+        self._is_there = np.zeros(places, bool)
+        self._is_there[self._hashes & self._mask] = True
+
+    def positions(self, hashes: Hashes) -> npt.NDArray[np.intp]:
+        """Return where the hashes stand that are of the ids, ascending."""
+        if not len(self._hashes):
+            return np.empty(0, np.intp)
+        near = np.flatnonzero(self._is_there[hashes & self._mask])
+        sought = hashes[near]
+        places = np.searchsorted(self._hashes, sought).clip(max=len(self._hashes) - 1)
+        found: npt.NDArray[np.intp] = near[self._hashes[places] == sought]
+        return found
+
+
+def hashes(ids: Collection[str]) -> Hashes:
+    """Return the hashes of ids, int64, shape (ids,)."""
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
 
 
 def row_bytes(dimensions: int) -> int:
-    """Return the memory of a row in a segment: codes, scale, radius and id."""
-    return dimensions + 2 * ITEM_BYTES + ID_BYTES
+    """Return the memory of a row in a segment: codes, scale, radius, id and its hash."""
+    return dimensions + 2 * ITEM_BYTES + HASH_BYTES + ID_BYTES
 
 
 def segment_rows(dimensions: int) -> int:
@@ -107,14 +184,17 @@ class Packer:
 
     Args:
         dimensions: Of the vectors; rows of other lengths are invalid.
+        pack: Makes a segment of ids and vectors, as `Segment.packed`.
     """
 
-    def __init__(self, dimensions: int) -> None:
+    def __init__(
+        self, dimensions: int, pack: Callable[[Sequence[str], Float32], Any] = Segment.packed
+    ) -> None:
         self._dimensions = dimensions
-        self._most = segment_rows(dimensions)
-        self._parts: list[Segment] = []
+        self._pack = pack
+        self._parts: list[Any] = []
         self._waiting = 0
-        self._segments: list[Segment] = []
+        self._segments: list[Any] = []
         self.invalid: list[str] = []
         """The ids of rows that hold no finite vector of this length."""
 
@@ -130,18 +210,17 @@ class Packer:
             return
         ids, blobs = zip(*fit, strict=True)
         matrix = np.frombuffer(b"".join(blobs), "<f4").reshape(len(ids), -1)
-        codes, scales, radii = quantised(matrix)
-        part = Segment(ids, codes, scales, radii)
-        finite = np.isfinite(radii)
+        part = self._pack(ids, matrix)
+        finite = np.isfinite(part.radii)
         if not finite.all():
             self.invalid += [ids[at] for at in np.flatnonzero(~finite).tolist()]
-            part = gathered([(part, np.flatnonzero(finite))])
+            part = part.gathered([(part, np.flatnonzero(finite))])
         self._parts.append(part)
         self._waiting += len(part)
-        if self._waiting >= self._most:
+        if self._waiting >= part.most_rows:
             self._close()
 
-    def segments(self) -> list[Segment]:
+    def segments(self) -> list[Any]:
         """Return what was made of all the rows."""
         self._close()
         return self._segments
@@ -149,7 +228,7 @@ class Packer:
     def _close(self) -> None:
         if self._waiting:
             parts = [(part, np.arange(len(part))) for part in self._parts]
-            self._segments.append(gathered(parts))
+            self._segments.append(parts[0][0].gathered(parts))
         self._parts, self._waiting = [], 0
 
 

@@ -1,0 +1,130 @@
+"""`op.create_embedding_index` and Django's operation: literal, reversible, and in scripts."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic.migration import MigrationContext
+from alembic.operations import Operations
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+import embeddings
+from embeddings import Collection, IndexInfo
+from tests.reaching import empty_database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sqlalchemy import URL
+
+NAME = "it's 100% :x"
+ARGUMENTS: dict[str, Any] = {"dimensions": 3, "model": "a model", "m": 4, "ef_construction": 16}
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path, server: URL) -> Iterator[Engine]:
+    """A database of its own on each, with our tables."""
+    with empty_database(request.param, tmp_path, server) as url:
+        engine = create_engine(url)
+        embeddings.migrate(engine)
+        yield engine
+        engine.dispose()
+
+
+def op_of(connection: Connection, **options: Any) -> Any:
+    include = {"include_object": embeddings.include_object}
+    return Operations(MigrationContext.configure(connection, opts=include | options))
+
+
+def info_of(engine: Engine) -> IndexInfo | None:
+    return Collection(NAME, engine).index_info()
+
+
+def test_alembic_and_back(database: Engine):
+    """The collection and its index are made; its reverse drops the index, and can be repeated."""
+    for _ in range(2):
+        with database.begin() as connection:
+            op_of(connection).create_embedding_index(NAME, **ARGUMENTS)
+        if database.dialect.name == "sqlite":  # where there is none, nothing is made
+            assert info_of(database) is None
+        else:
+            info = info_of(database)
+            assert info is not None
+            assert (info.rows, info.dimensions, info.options["m"]) == (0, 3, 4)
+            assert Collection(NAME, database).create_index(m=4, ef_construction=16) == info
+    for _ in range(2):
+        with database.begin() as connection:
+            op_of(connection).drop_embedding_index(NAME, **ARGUMENTS)
+        assert info_of(database) is None
+
+
+def test_rolled_back_with_the_revision(database: Engine):
+    """It is a part of the transaction."""
+    with database.connect() as connection:
+        op_of(connection).create_embedding_index(NAME, **ARGUMENTS)
+        connection.rollback()
+    assert info_of(database) is None
+
+
+def test_a_script(database: Engine):
+    """`--sql` writes what finds the collection's id when it is run."""
+    scripts = []
+    for name in ("create_embedding_index", "drop_embedding_index"):
+        buffer = io.StringIO()
+        context = MigrationContext.configure(
+            dialect=database.dialect, opts={"as_sql": True, "output_buffer": buffer}
+        )
+        getattr(Operations(context), name)(NAME, **ARGUMENTS)
+        scripts.append(buffer.getvalue())
+    if database.dialect.name == "sqlite":
+        assert scripts == ["", ""]
+        return
+    for script, is_there in zip(scripts, (True, False), strict=True):
+        with database.begin() as connection:
+            connection.connection.cursor().execute(script)
+        assert (info_of(database) is not None) == is_there
+
+
+def test_a_collection_that_is_not_there(database: Engine):
+    """Without the model it is not created, and the error says so; where there is none to drop."""
+    with database.begin() as connection:
+        op_of(connection).drop_embedding_index("nothing", dimensions=3)
+    if database.dialect.name == "postgresql":
+        does_not_exist = pytest.raises(DBAPIError, match="'nothing' does not exist: pass model=")
+        with does_not_exist, database.begin() as connection:
+            op_of(connection).create_embedding_index("nothing", dimensions=3)
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_a_part_of_a_partitioned_table(database: Engine):
+    """The index is made on the part that has the collection's rows."""
+    parts = 4
+    with database.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE embeddings RENAME TO whole")
+        connection.exec_driver_sql(
+            "CREATE TABLE embeddings (LIKE whole, PRIMARY KEY (collection_id, id)) "
+            "PARTITION BY HASH (collection_id)"
+        )
+        for n in range(parts):
+            connection.exec_driver_sql(
+                f"CREATE TABLE part_{n} PARTITION OF embeddings "
+                f"FOR VALUES WITH (MODULUS {parts}, REMAINDER {n})"
+            )
+        op_of(connection).create_embedding_index(NAME, **ARGUMENTS)
+        by_revision = info_of(connection)  # type: ignore[arg-type]
+        where = text("SELECT tablename FROM pg_indexes WHERE indexname LIKE 'idx_embeddings_1_%'")
+        part = connection.scalar(where)
+        op_of(connection).drop_embedding_index(NAME, **ARGUMENTS)
+        docs = Collection(NAME, connection)
+        assert docs.create_index(dimensions=3, m=4, ef_construction=16) == by_revision
+        assert connection.scalar(where) == part
+        docs.store_vectors([("a", [1.0, 0.0, 0.0]), ("b", [0.0, 1.0, 0.0])])
+        has = text(f"SELECT count(*) FROM {part}")
+        assert connection.scalar(has) == 2
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        found = docs.similar_by_vector([1.0, 0.1, 0.0], 1)
+        assert [entry.id for entry in found] == ["a"]
