@@ -5,7 +5,8 @@
 #              service of whose requests 2 % fail, tell ten thousand random histories, search 10,000
 #              times beside a writer, interrupt a search at each moment, have 16 threads do 10,000
 #              short transactions on one SQLite file, and write 1,000 overlapping batches from each
-#              of 8 processes on PostgreSQL; tell 5,000 histories of writers and refreshers
+#              of 8 processes on PostgreSQL; tell 5,000 histories of writers and refreshers; and
+#              let each call to a database fail in each way
 # make docs    build the documentation into build/docs; whatever Sphinx warns of is an error
 # make bench   print ratios against other ways to do the same, measured side by side, and draw
 #              the time of a search over the number of rows
@@ -46,6 +47,8 @@ long: $(VENV)/.dev
 	EMBEDDINGS_HISTORIES=10000 EMBEDDINGS_SEARCHES=10000 $(BIN)/python -m pytest \
 		tests/reliability/test_never_stale.py::test_random_histories \
 		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed
+	EMBEDDINGS_FAULTS=all $(BIN)/python -m pytest tests/reliability/test_fault_sweep.py \
+		tests/aio/test_async_collection.py
 	EMBEDDINGS_INTERRUPTED=1 $(BIN)/python -m pytest \
 		tests/reliability/test_matrix.py::test_an_interrupt_anywhere
 	EMBEDDINGS_FOLLOWED=5000 $(BIN)/python -m pytest tests/reliability/test_following.py

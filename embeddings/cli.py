@@ -82,7 +82,9 @@ def status_command(context: click.Context, as_json: bool) -> None:
     """
     declared = context.meta.get(COLLECTIONS, ())
     with _one_line_errors():
-        outcome = commands.status(context.obj, as_json=as_json, declared=declared)
+        outcome = commands.status(
+            context.obj, as_json=as_json, declared=declared, program=_program(context)
+        )
     _end(context, outcome)
 
 
@@ -130,7 +132,7 @@ names_argument = click.argument("names", metavar="[COLLECTION]...", nargs=-1)
 def check_command(context: click.Context, names: tuple[str, ...]) -> None:
     """Say what is stale, missing or orphaned, and where triggers differ; exit with 1 if so."""
     with _one_line_errors(), _engine(context.obj) as engine:
-        outcome = following.check(engine, _collections(context, names))
+        outcome = following.check(engine, _collections(context, names), _program(context))
     _end(context, commands.Outcome(*outcome))
 
 
@@ -172,6 +174,42 @@ def refresh_command(
             progress=_has_bar() and not forever,
         )
     _end(context, commands.Outcome(*outcome))
+
+
+@embeddings.command("reembed")
+@click.argument("collection")
+@click.argument("model", required=False)
+@click.option("--back", is_flag=True, help="Let it be of the model that it had before.")
+@click.option("--drop-previous", is_flag=True, help="Delete the vectors of the model before.")
+@click.pass_context
+def reembed_command(
+    context: click.Context,
+    collection: str,
+    model: str | None,
+    back: bool,
+    drop_previous: bool,
+) -> None:
+    """Embed COLLECTION anew by MODEL, beside the vectors that it has, and switch to these.
+
+    By default by the model of its declaration or of the settings. It can be interrupted, and called
+    again.
+    """
+    with _one_line_errors(), _engine(context.obj) as engine:
+        outcome = commands.reembed(
+            engine,
+            collection,
+            model,
+            declared=context.meta.get(COLLECTIONS, ()),
+            back=back,
+            drop_previous=drop_previous,
+            progress=_has_bar(),
+        )
+    _end(context, outcome)
+
+
+def _program(context: click.Context) -> str:
+    """Return what was typed before the name of the command."""
+    return context.command_path.rpartition(" ")[0]
 
 
 def _collections(context: click.Context, names: tuple[str, ...]) -> list[following.Followed]:

@@ -45,7 +45,7 @@ from ..vectors import ITEM_BYTES, Float32, VectorLike, decode_array, encode
 from .status import IndexInfo, IndexRequest, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import URL, Column, Connection, Dialect, Engine, Select, Subquery
     from sqlalchemy.exc import DBAPIError
@@ -76,6 +76,8 @@ class Database:
     """Whether `search` and `matches` give each item once; else `searching.grouping` does."""
     fuses_words: ClassVar[bool] = False
     """Whether `search` and `matches` take a query with words; else `searching.hybrid` does."""
+    joins_tables: ClassVar[bool] = True
+    """Whether a statement may be about both tables; else they may be on different servers."""
     keeps_order_of_json: ClassVar[bool] = True
     """Whether stored metadata has its keys in the order in which they were written."""
     rebuilds_tables: ClassVar[bool] = False
@@ -442,7 +444,13 @@ class Database:
             {"collection_id": work.row.id, "vector_bytes": work.row.vector_bytes},
         )
 
-    def write_rows(self, work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
+    def write_rows(
+        self,
+        work: Work,
+        rows: Sequence[dict[str, Any]],
+        updated: int,
+        there: Collection[str] | None = None,
+    ) -> None:
         """Insert rows, each in place of the row that has its id.
 
         Args:
@@ -450,12 +458,14 @@ class Database:
             rows: By the columns of the table, without the collection's id; vectors are float32,
                 metadata is JSON text. Sorted by id. A row that is copied brings its own `updated`.
             updated: The time of the write, in seconds since 1970, UTC.
+            there: The ids of rows that were there a moment ago; None if nobody looked.
         """
         table = work.records.embeddings
         is_ours = table.c.collection_id == work.row.id
-        ids = [row["id"] for row in rows]
-        stored = select(table.c.id).where(is_ours, self.is_one_of(table.c.id, ids))
-        there = {*work.run(stored).scalars()}
+        if there is None:
+            ids = [row["id"] for row in rows]
+            stored = select(table.c.id).where(is_ours, self.is_one_of(table.c.id, ids))
+            there = {*work.run(stored).scalars()}
         new: list[dict[str, Any]] = []
         for row in rows:
             metadata = row["metadata"] and load_metadata(row["metadata"])

@@ -44,7 +44,7 @@ from .index.kind import kind_of_row, kind_to_search
 from .matrix import memory, search
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from sqlalchemy import URL, Connection, Dialect, Engine, Subquery
@@ -264,7 +264,13 @@ class SQLite(Database):
         """Return the rows by one of a few kept statements."""
         return rows.same_content(work, hashes)
 
-    def write_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> None:
+    def write_rows(
+        self,
+        work: Work,
+        rows_: Sequence[dict[str, Any]],
+        updated: int,
+        there: Collection[str] | None = None,
+    ) -> None:
         """Write by INSERT ... ON CONFLICT."""
         rows.write(work, rows_, updated)
 
@@ -355,6 +361,10 @@ class SQLite(Database):
         return words.ids(work, terms, query, most)
 
     # Chunks
+
+    def install_chunks(self, connection: Connection, records: Records) -> None:
+        """Make the trigger that removes vectors at once anew, where there is one."""
+        pending.install(connection, records)
 
     def uninstall_chunks(self, connection: Connection, records: Records) -> None:
         """Drop the tables."""

@@ -62,7 +62,9 @@ def packed(matrix: Any) -> State:
 def assert_right(probes: Probes, state: State, matrix: Any) -> None:
     """Compare what is left of a state, and of parts of it, with the scores of all its rows."""
     dead = [f"{at:06}" for at in range(0, len(matrix), 7)]
-    for view in (state, state.without(dead), state.only(set(dead)), state.starting_with("0003")):
+    views = [state, state.without(dead), state.only(set(dead)), state.starting_with("0003")]
+    views += [state.only({*dead[::9], "none"}), state.without(dead[::2]).only({*dead[::9]})]
+    for view in views:
         alive = [
             int(id)
             for segment, start in zip(view.segments, view.starts, strict=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ....work import Work
     from ..matrix.state import State
     from .method import Method
+
+SOUGHT_SHARE = 40  # looking one id up takes as long as going through this many
 
 
 class CodedKind(Kind):
@@ -55,6 +57,17 @@ class CodedKind(Kind):
             radii[chosen] = state.radii[chosen]
         invalid = frozenset(id for id in state.invalid if id.startswith(prefix))
         return replace(state, radii=radii, invalid=invalid)
+
+    def only(self, state: State, ids: set[str]) -> State:
+        """Return the state in which no others count. There are no hashes: memory is what counts."""
+        if len(ids) * len(state.segments) * SOUGHT_SHARE < len(state.radii):
+            alive: Any = state.positions(ids)
+        else:
+            every = (id in ids for segment in state.segments for id in segment.ids)
+            alive = np.fromiter(every, bool, len(state.radii))
+        radii = np.full_like(state.radii, np.inf)
+        radii[alive] = state.radii[alive]
+        return replace(state, radii=radii)
 
     def stored(self, work: Work) -> State | None:
         """Return what the table of the index has."""

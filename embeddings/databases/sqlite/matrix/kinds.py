@@ -81,6 +81,10 @@ class Kind:
         """Return the state of the ids that begin so."""
         return state.starting_with(prefix)
 
+    def only(self, state: State, ids: set[str]) -> State:
+        """Return the state in which no others than these count."""
+        return state.only(ids)
+
     def expected_bytes(self, rows: int, dimensions: int) -> int:
         """Return the memory of a state that is yet to be loaded."""
         return expected_bytes(rows, dimensions)

@@ -47,7 +47,7 @@ class Rescored:
             first: How many of them to read before the rest is compared with the best.
         """
         changed = {change.row.id for change in answer.changes}
-        others = [change.row for change in answer.changes if change.matches_filter]
+        others = [change.row for change in answer.changes if change.is_there]
         others += [row for row in answer.rows(invalid) if row.id not in changed]
         if others:
             self._score([row for row in others if self._matches_arguments(row)])

@@ -59,7 +59,8 @@ FIRST_PARTS = 16  # of a scan, after which it ends even if others wait for it
 ESTIMATES_PER_BLOCK = 2**22  # rows times queries whose products are held at a time
 FETCHED_ROWS = 500  # candidates that are always few enough to be fetched
 FETCHED_SHARE = 8  # one in this many rows of the collection is few enough, too
-FEW_KEYS = 1_000  # of the host's, whose rows are read sooner than found in memory
+FEW_KEYS = 1_000  # of the host's, for whose rows alone nothing is loaded
+KEYS_SHARE = 32  # the host's keys are read at once if they are one in this many rows, or fewer
 
 
 def search(work: Work, vector: Float64, query: Query, kind: Kind = MATRIX) -> Ranking:
@@ -87,7 +88,7 @@ def search_multi(
         MemoryBudgetWarning: The rows do not fit into memory; once for a collection.
     """
     results: list[Ranking] = []
-    if _has_few_keys(work, query):
+    if CACHE.latest(work, kind.name) is None and _has_few_keys(work, query):
         return scan_multi(work, list(vectors), query)
     filters = statements.filters_of_few(work, query)
     while rest := vectors[len(results) :]:
@@ -269,7 +270,7 @@ def _attempt(
             return None
         if answer.changes:
             CACHE.put(key, _with_changes(work, kind, state, answer))
-            if filters and is_last:
+            if filters:
                 return None  # other rows may meet the conditions now
         if rescored.are_best(chosen.floor):
             rescored.warn()
@@ -294,15 +295,18 @@ def _views(
     if not filters:
         yield view, query.depth, True
         return
-    for depth in kind.trial_rows[:1] if statements.is_among_only(query) else kind.trial_rows:
-        if query.depth <= depth // 2 and depth * kind.trial_share <= view.rows:
-            yield view, depth, False
-    with _log_may_be_gone(work, kind):
-        position, ids = statements.ids_matching(work, state.mark, query, filters)
-    if position.mark == state.mark and position.has_base:
-        yield view.only(ids), query.depth, True
-    else:  # the state is out of date: brought up to date here, as by a search without a filter
-        catch_up(work, kind)
+    among_only = statements.is_among_only(query)
+    ids = None
+    if among_only:
+        most = max(FEW_KEYS, view.rows // KEYS_SHARE)
+        ids = statements.ids_matching(work, query, filters, most)
+    if ids is None:
+        for depth in kind.trial_rows[:1] if among_only else kind.trial_rows:
+            if query.depth <= depth // 2 and depth * kind.trial_share <= view.rows:
+                yield view, depth, False
+        ids = statements.ids_matching(work, query, filters)
+    assert ids is not None  # noqa: S101  of any number
+    yield kind.only(view, ids), query.depth, True
 
 
 @contextmanager

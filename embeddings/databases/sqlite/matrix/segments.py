@@ -13,24 +13,30 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from ....vectors import ITEM_BYTES
 from .kernel import rounding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
     from typing import Self
 
     from ....vectors import Float32
     from .kernel import Int8
 
+Hashes: TypeAlias = npt.NDArray[np.int64]
+
 SEGMENT_BYTES = 6 * 2**20  # of codes in a segment, at most
 SEGMENT_ROWS = 2**14  # in a segment, at most: few segments, each rewritten in milliseconds
 ID_BYTES = 80  # of a short id as a Python string, with its place in a tuple
+HASH_BYTES = 8
 LEVELS = 127
+TABLE_FACTOR = 64  # places of a table for each id that is sought
+TABLE_PLACES = 2**22  # in a table, at most
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -42,12 +48,14 @@ class Segment:
         codes: int8, shape (rows, dimensions).
         scales: float32, shape (rows,); 0 for a row of zeros.
         radii: float32, shape (rows,): the bound on what the codes leave out of a unit row.
+        hashes: int64, shape (rows,): of the ids.
     """
 
     ids: tuple[str, ...]
     codes: Int8
     scales: Float32
     radii: Float32
+    hashes: Hashes
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -67,6 +75,10 @@ class Segment:
         at = bisect_left(self.ids, id)
         return at if at < len(self.ids) and self.ids[at] == id else None
 
+    def positions(self, ids: IdTable) -> npt.NDArray[np.intp]:
+        """Return where those of the ids stand that are there, ascending."""
+        return ids.positions(self.hashes)
+
     def starting_with(self, prefix: str) -> Segment:
         """Return the rows whose id begins so; their codes are not copied."""
         return self.between(*self.range_of(prefix))
@@ -76,10 +88,24 @@ class Segment:
         low = bisect_left(self.ids, prefix)
         return low, bisect_right(self.ids, prefix, lo=low, key=lambda text: text[: len(prefix)])
 
+    def at(self, positions: npt.NDArray[np.intp]) -> Segment:
+        """Return a copy of the rows at positions, which ascend."""
+        return Segment(
+            tuple([self.ids[at] for at in positions.tolist()]),
+            self.codes[positions],
+            self.scales[positions],
+            self.radii[positions],
+            self.hashes[positions],
+        )
+
     def between(self, low: int, high: int) -> Segment:
         """Return the rows from one position up to another; their codes are not copied."""
         return Segment(
-            self.ids[low:high], self.codes[low:high], self.scales[low:high], self.radii[low:high]
+            self.ids[low:high],
+            self.codes[low:high],
+            self.scales[low:high],
+            self.radii[low:high],
+            self.hashes[low:high],
         )
 
     @classmethod
@@ -90,7 +116,7 @@ class Segment:
             ids: Theirs, ascending.
             matrix: Shape (rows, dimensions).
         """
-        return cls(tuple(ids), *quantised(matrix))
+        return cls(tuple(ids), *quantised(matrix), hashes(ids))
 
     def gathered(self, parts: Sequence[tuple[Self, Any]]) -> Self:
         """Return one segment of the rows at the given positions of each, in the order of the ids.
@@ -100,7 +126,7 @@ class Segment:
         """
         ids = [part.ids[at] for part, chosen in parts for at in chosen.tolist()]
         arrays = []
-        for name in ("codes", "scales", "radii"):
+        for name in ("codes", "scales", "radii", "hashes"):
             pieces = [getattr(part, name)[chosen] for part, chosen in parts]
             arrays.append(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
         order = sorted(range(len(ids)), key=ids.__getitem__)
@@ -110,9 +136,42 @@ class Segment:
         return type(self)(tuple(ids), *arrays)
 
 
+class IdTable:
+    """A set of ids, of any size, that is looked for by hashes of 64 bits.
+
+    To go to the strings would take longer than all else. A row that is taken for another, which
+    nobody will see, does not meet the condition when it is read.
+
+    Args:
+        ids: The set.
+    """
+
+    def __init__(self, ids: set[str]) -> None:
+        self._hashes = np.sort(hashes(ids))
+        places = min(1 << (TABLE_FACTOR * len(ids)).bit_length(), TABLE_PLACES)
+        self._mask = np.int64(places - 1)
+        self._is_there = np.zeros(places, bool)
+        self._is_there[self._hashes & self._mask] = True
+
+    def positions(self, hashes: Hashes) -> npt.NDArray[np.intp]:
+        """Return where the hashes stand that are of the ids, ascending."""
+        if not len(self._hashes):
+            return np.empty(0, np.intp)
+        near = np.flatnonzero(self._is_there[hashes & self._mask])
+        sought = hashes[near]
+        places = np.searchsorted(self._hashes, sought).clip(max=len(self._hashes) - 1)
+        found: npt.NDArray[np.intp] = near[self._hashes[places] == sought]
+        return found
+
+
+def hashes(ids: Collection[str]) -> Hashes:
+    """Return the hashes of ids, int64, shape (ids,)."""
+    return np.fromiter(map(hash, ids), np.int64, len(ids))
+
+
 def row_bytes(dimensions: int) -> int:
-    """Return the memory of a row in a segment: codes, scale, radius and id."""
-    return dimensions + 2 * ITEM_BYTES + ID_BYTES
+    """Return the memory of a row in a segment: codes, scale, radius, id and its hash."""
+    return dimensions + 2 * ITEM_BYTES + HASH_BYTES + ID_BYTES
 
 
 def segment_rows(dimensions: int) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ....vectors import ITEM_BYTES
-from .segments import Segment, row_bytes
+from .segments import IdTable, Segment, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Collection as Ids
@@ -26,7 +26,7 @@ DEAD_SHARE = 8  # a segment is rewritten when one in this many of its rows is de
 OUTLIER_FACTOR = 1.5  # a radius above this many times the median is an outlier's
 OUTLIER_SHARE = 8  # common_radius is found anew when one in this many rows is an outlier
 SEGMENTS_COMPACTED = 2  # wasteful segments rewritten after one write: a bound on its memory
-SOUGHT_SHARE = 40  # looking one id up takes as long as going through this many
+COPIED_SHARE = 16  # one in so many rows is few enough to be copied for a search
 JOINED_BYTES = 2 * ITEM_BYTES  # of a row: scale and radius, joined over all segments
 
 
@@ -126,19 +126,22 @@ class State:
         """Return the state in which these do not count."""
         return self._with_dead(self.positions(ids))
 
-    def only(self, ids: Ids[str]) -> State:
-        """Return the state in which no others than these count.
+    def only(self, ids: set[str]) -> State:
+        """Return the state in which no others than these count, of which there may be any number.
 
-        Args:
-            ids: A set, of any size.
+        Few rows are copied, so that only they are compared.
         """
-        if len(ids) * len(self.segments) * SOUGHT_SHARE < len(self.radii):
-            positions = self.positions(ids)
+        table = IdTable(ids)
+        kept = [segment.positions(table) for segment in self.segments]
+        starts = zip(self.starts, kept, strict=False)
+        at = np.concatenate([[], *(start + part for start, part in starts)]).astype(np.intp)
+        if len(at) * COPIED_SHARE > len(self.radii):
             radii = np.full_like(self.radii, np.inf)
-            radii[positions] = self.radii[positions]
+            radii[at] = self.radii[at]
             return replace(self, radii=radii)
-        parts = [np.fromiter(map(ids.__contains__, s.ids), bool, len(s)) for s in self.segments]
-        return replace(self, radii=np.where(np.concatenate(parts), self.radii, np.float32(np.inf)))
+        pairs = zip(self.segments, kept, strict=True)
+        segments = tuple(segment.at(part) for segment, part in pairs if len(part))
+        return replace(self, segments=segments, radii=self.radii[at])
 
     def starting_with(self, prefix: str) -> State:
         """Return the state of the ids that begin so."""

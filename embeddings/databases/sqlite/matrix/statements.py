@@ -24,12 +24,12 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    cast,
     exists,
     func,
     literal_column,
     null,
     select,
-    true,
     type_coerce,
     union_all,
 )
@@ -87,8 +87,6 @@ class Change(NamedTuple):
     row: Row
     """With the id also where it was deleted."""
     is_there: bool
-    matches_filter: bool
-    """Whether the row is there and meets the conditions."""
 
 
 class Answer:
@@ -181,6 +179,17 @@ def _is_logged(records: Records) -> ColumnElement[bool]:
     return stand if records.embeddings.schema else and_(stand, ~shadowed)
 
 
+def _number_of_tables(records: Records) -> ColumnElement[int]:
+    """Return the SQL of 1 if the collection's rows are chunks, and 0 if they are items.
+
+    How they are cut makes no difference to a search.
+    """
+    objects = _tables(records).objects.c
+    named = _constant(parts.prefix(records)).concat(_given("of"))
+    found = select(func.count()).where(objects.type == _constant("table"), objects.name == named)
+    return found.scalar_subquery()
+
+
 @functools.cache
 def _position(records: Records) -> Select[Any]:
     log = _tables(records).log.c
@@ -194,7 +203,7 @@ def _position(records: Records) -> Select[Any]:
         row.id == _given("of"),
         row.name == _given("name"),
         row.model.is_not_distinct_from(_given("model")),
-        parts.setting_of(records).is_not_distinct_from(_given("chunks")),
+        _number_of_tables(records) == _given("tables_of_chunks"),
         method_of(records, _given("of")).is_not_distinct_from(_given("index")),
     )
     has_base, has_collection = (
@@ -215,23 +224,22 @@ def _changed(records: Records) -> FromClause:
     return ids.distinct().limit(_given("most")).offset(_constant(0)).subquery("changed")
 
 
-def _changes(records: Records, conditions: Sequence[ColumnElement[bool]] = ()) -> Select[Any]:
-    changed = _changed(records)
-    row = _rows(records, and_(true(), *conditions))
+@functools.cache
+def _changes(records: Records) -> Select[Any]:
+    changed, row = _changed(records), _rows(records)
     stored = (row.c.embedding, row.c.content, row.c.metadata)
-    flags = (row.c.id.is_not(None), row.c.matches_filter)
-    changes = _selected(1, changed.c.id, *map(_raw, stored + flags))
+    changes = _selected(1, changed.c.id, *map(_raw, (*stored, row.c.id.is_not(None))))
     return changes.select_from(changed.outerjoin(row, row.c.id == changed.c.id))
 
 
 def _whole(records: Records, conditions: Sequence[ColumnElement[bool]] = ()) -> CompoundSelect[Any]:
     given = func.json_each(_given("ids", Text)).table_valued("value")
-    row = _rows(records, true(), conditions)
+    row = _rows(records, conditions)
     stored = (row.c.id, row.c.embedding, row.c.content, row.c.metadata)
     candidates = _selected(2, *map(_raw, stored))
     return union_all(
         _position(records),
-        _changes(records, conditions),
+        _changes(records),
         # The outer join keeps the order of the ids: reading can end where the rest is too far.
         candidates.select_from(given.outerjoin(row, row.c.id == given.c.value)),
     )
@@ -242,15 +250,10 @@ def _unfiltered(records: Records) -> CompoundSelect[Any]:
     return _whole(records)
 
 
-def _rows(
-    records: Records,
-    matches_filter: ColumnElement[bool],
-    conditions: Sequence[ColumnElement[bool]] = (),
-) -> Subquery:
+def _rows(records: Records, conditions: Sequence[ColumnElement[bool]] = ()) -> Subquery:
     """Return the collection's rows, alone: a host's condition may name a column without a table."""
     columns = records.embeddings.c
-    stored = (columns.id, columns.embedding, columns.content, columns.metadata)
-    statement = select(*stored, matches_filter.label("matches_filter"))
+    statement = select(columns.id, columns.embedding, columns.content, columns.metadata)
     return statement.where(columns.collection_id == _given("of"), *conditions).subquery()
 
 
@@ -269,7 +272,7 @@ def answer(
         base: The mark of the state in which the candidates were found.
         ids: The candidates.
         first: How many of them will be read in any case.
-        conditions: Only those that meet them.
+        conditions: Only candidates that meet them; the changes are all there.
     """
     parameters = _at(work.row, base) | _values(most=MOST_CHANGES + 1, ids=json.dumps(ids))
     if conditions:
@@ -326,22 +329,30 @@ def filters_of_few(work: Work, query: Query) -> list[ColumnElement[bool]]:
 
 def ids_matching(
     work: Work,
-    base: Mark,
     query: Query,
     conditions: Sequence[ColumnElement[bool]],
-) -> tuple[Position, set[str]]:
-    """Return where the session is, and the ids that meet the filters of a query there.
+    most: int | None = None,
+) -> set[str] | None:
+    """Return the ids that meet the filters of a query. Those of a host's keys may have no row.
 
-    Those of a host's keys may have no row.
+    Args:
+        work: What its session sees, of its collection.
+        query: Whose filters.
+        conditions: These, as SQL.
+        most: Return None in place of the ids if there are more.
     """
     columns = work.records.embeddings.c
     if isinstance(query.among, Subquery) and is_among_only(query) and work.row.chunks is None:
-        ids = _selected(1, work.database.key_as_text(query.among.c[0]))
+        ids = select(work.database.key_as_text(query.among.c[0]).label("id"))
     else:
         # No "id IS NOT NULL": SQLite would seek by it in place of the ids of a condition.
-        ids = _selected(1, columns.id).where(columns.collection_id == work.row.id, *conditions)
-    rows = work.run(union_all(_position(work.records), ids), _at(work.row, base)).all()
-    return _as_position(rows[0]), {row[1] for row in rows[1:]} - {None}
+        ids = select(columns.id).where(columns.collection_id == work.row.id, *conditions)
+    id = ids.limit(None if most is None else literal_column(str(most + 1))).subquery().c.id
+    # One value of JSON: to fetch many rows takes longer than to find them.
+    found = select(func.count(), _raw(func.json_group_array(cast(id, Text))))
+    number, json_ids = work.run(found).one()
+    is_all = most is None or number <= most
+    return set(json.loads(json_ids)) - {None} if is_all else None
 
 
 def load(work: Work, since: Mark | None) -> Generator[list[tuple[str | None, Any, bool]]]:
@@ -392,7 +403,7 @@ def _at(row: CollectionRow, base: Mark | None) -> dict[str, Any]:
         of=row.id,
         name=row.name,
         model=row.model_id,
-        chunks=row.chunks,
+        tables_of_chunks=int(row.chunks is not None),
         index=row.index_method,
         seq=seq,
         token=token,
@@ -400,7 +411,7 @@ def _at(row: CollectionRow, base: Mark | None) -> dict[str, Any]:
 
 
 def _as_change(row: Any) -> Change:
-    return Change(Row._make(row[1:5]), bool(row[5]), bool(row[6]))
+    return Change(Row._make(row[1:5]), bool(row[5]))
 
 
 def _as_position(row: Any) -> Position:
