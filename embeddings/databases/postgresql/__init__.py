@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import (
     ARRAY,
@@ -36,6 +36,7 @@ from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, IndexRequest, Status
 from . import (
     build,
+    citus,
     extension,
     fields,
     followed,
@@ -462,6 +463,18 @@ class PostgreSQL(Database):
     def count_without_words(self, work: Work) -> int:
         """Return how many rows have none."""
         return words.count_without(work)
+
+    # Several servers
+
+    def distribute(
+        self, connection: Connection, by: Literal["collection", "item"], records: Records
+    ) -> None:
+        """Distribute the tables by Citus."""
+        citus.distribute(connection, by, records)
+
+    def undistribute(self, connection: Connection, records: Records) -> None:
+        """Bring them back."""
+        citus.undistribute(connection, records)
 
     # Indexes
 
