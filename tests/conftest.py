@@ -24,7 +24,16 @@ from embeddings.testing import DeterministicModel
 from embeddings.work import ROWS
 from tests import asynchronous
 from tests.provider import Server, forget_openai, model_of, running
-from tests.reaching import PATIENT, POSTGRESQL, SQLITE, connection_to, is_postgresql
+from tests.reaching import (
+    CITUS_BY,
+    CITUS_URL,
+    PATIENT,
+    POSTGRESQL,
+    SQLITE,
+    connection_to,
+    is_postgresql,
+    on_citus,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,7 +129,11 @@ def server() -> URL:
 
 @pytest.fixture(scope="session")
 def postgresql_url(server: URL, worker_id: str) -> Iterator[URL]:
-    """A database of this test process, with the tables."""
+    """A database of this test process, with the tables; or that of a coordinator of Citus."""
+    if CITUS_URL is not None:
+        with on_citus(CITUS_URL, CITUS_BY) as coordinator:
+            yield coordinator
+        return
     name = f"test_{worker_id}"
     administrator = create_engine(server, isolation_level="AUTOCOMMIT")
     with administrator.connect() as connection:
