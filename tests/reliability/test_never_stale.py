@@ -22,7 +22,7 @@ from tests.reliability.history import RENAMES, SQL, History, template
 if TYPE_CHECKING:
     from pathlib import Path
 
-EXAMPLES = int(os.environ.get("EMBEDDINGS_HISTORIES", "60"))
+EXAMPLES = int(os.environ.get("EMBEDDINGS_HISTORIES", "20"))
 EXAMPLES_OF_FAULTS = 300  # at most: the first that shows ends it
 
 
