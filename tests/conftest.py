@@ -24,7 +24,7 @@ from embeddings.testing import DeterministicModel
 from embeddings.work import ROWS
 from tests import asynchronous
 from tests.provider import Server, forget_openai, model_of, running
-from tests.reaching import PATIENT, POSTGRESQL, SQLITE, connection_to, is_postgresql
+from tests.reaching import PATIENT, POSTGRESQL, SQLITE, connection_to, examples, is_postgresql
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["embeddings.testing"]
 
 # A busy machine makes no example wrong.
-hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=examples(40))
 hypothesis.settings.load_profile("suite")
 
 # Deleting takes a fifth of the time of TRUNCATE, but without vacuum the dead rows stay.
