@@ -31,6 +31,7 @@ from tests.reaching import (
     POSTGRESQL,
     SQLITE,
     connection_to,
+    examples,
     is_postgresql,
     on_citus,
 )
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["embeddings.testing"]
 
 # A busy machine makes no example wrong.
-hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=examples(40))
 hypothesis.settings.load_profile("suite")
 
 # Deleting takes a fifth of the time of TRUNCATE, but without vacuum the dead rows stay.

@@ -53,6 +53,11 @@ on_both = pytest.mark.parametrize("db", ["session", "postgresql_session"], indir
 """For what depends on the database, but not on the way to reach it."""
 
 
+def examples(usual: int) -> int:
+    """Return how many examples Hypothesis tries, for which `make long` takes its time."""
+    return usual * int(os.environ.get("EMBEDDINGS_EXAMPLES", "1"))
+
+
 PATIENT = {"timeout": 60.0}
 """For `connect_args` on SQLite, where others write: a wait depends on how busy the machine is."""
 

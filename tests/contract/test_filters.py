@@ -19,7 +19,7 @@ from embeddings.searching.filters import OPERATORS, ORDER
 from embeddings.searching.query import check_query
 from embeddings.searching.scan import scan
 from embeddings.testing import DeterministicModel
-from tests.reaching import on_both
+from tests.reaching import examples, on_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -203,7 +203,7 @@ def sessions(
     engine.dispose()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_all_answer_as_plain_python_does(sessions: list[Session], case: Any):
     """Random JSON and random filters: PostgreSQL, SQLite by a scan and from memory."""

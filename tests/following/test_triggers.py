@@ -33,7 +33,7 @@ from embeddings.overview import overview
 from embeddings.tables.pending import pending_table
 from embeddings.tables.records import RECORDS
 from embeddings.testing import DeterministicModel
-from tests.reaching import is_postgresql
+from tests.reaching import examples, is_postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -299,7 +299,9 @@ STEPS = st.lists(
 
 
 @settings(
-    max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
+    max_examples=examples(20),
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+    deadline=None,
 )
 @given(steps=STEPS)
 def test_rows_that_replace_displaces(engine: Engine, steps: list[tuple[Any, ...]]):
