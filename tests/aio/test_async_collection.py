@@ -1233,25 +1233,31 @@ WRONG: dict[str, Callable[[Sequence[Any]], Any]] = {
 
 
 @pytest.mark.parametrize("model", [AnyAnswer, AnyAwaitedAnswer])
-@pytest.mark.parametrize("fault", WRONG)
 @asynchronous
-async def test_faults_of_models_are_the_same_errors(sqlite_url, engine, fault, model):
+async def test_faults_of_models_are_the_same_errors(sqlite_url, engine, model, subtests):
     """Nothing is written, and the collection is usable afterwards."""
-    with pytest.raises(BaseException) as expected:  # noqa: PT011  whatever it is
-        Collection("docs", engine, model=AnyAnswer(WRONG[fault])).embed_multi(TEXTS.items())
-    async with connected(sqlite_url) as async_engine, AsyncSession(async_engine) as session:
-        for db in (async_engine, session):
-            docs: AsyncCollection[Any] = AsyncCollection("docs", db, model=model(WRONG[fault]))
-            with pytest.raises((type(expected.value), RuntimeError)) as raised:
-                await docs.embed_multi(TEXTS.items())
-            if fault != "stops":  # StopIteration cannot leave a coroutine
-                assert (raised.type, str(raised.value)) == (expected.type, str(expected.value))
-            assert await docs.count() == 0
-        good: AsyncCollection[Any] = AsyncCollection(
-            "docs", session, model=AnyAnswer(lambda items: [[1.0]])
-        )
-        await good.embed("1", "x")
-        assert await good.count() == 1
+    for fault in WRONG:
+        with subtests.test(ascii(fault)[:60]):
+            with pytest.raises(BaseException) as expected:  # noqa: PT011  whatever it is
+                Collection("docs", engine, model=AnyAnswer(WRONG[fault])).embed_multi(TEXTS.items())
+            async with connected(sqlite_url) as async_engine, AsyncSession(async_engine) as session:
+                for db in (async_engine, session):
+                    docs: AsyncCollection[Any] = AsyncCollection(
+                        "docs", db, model=model(WRONG[fault])
+                    )
+                    with pytest.raises((type(expected.value), RuntimeError)) as raised:
+                        await docs.embed_multi(TEXTS.items())
+                    if fault != "stops":  # StopIteration cannot leave a coroutine
+                        assert (raised.type, str(raised.value)) == (
+                            expected.type,
+                            str(expected.value),
+                        )
+                    assert await docs.count() == 0
+                good: AsyncCollection[Any] = AsyncCollection(
+                    "docs", session, model=AnyAnswer(lambda items: [[1.0]])
+                )
+                await good.embed("1", "x")
+                assert await good.count() == 1
 
 
 def test_the_faults_are_those_that_a_model_can_have():
