@@ -133,7 +133,7 @@ class Plan(Generic[K]):
     @property
     def unchanged_ids(self) -> set[str]:
         """The stored ids of those."""
-        ids = {item.owner for item in self.items}
+        ids = self.items_of([item.id for item in self.items])
         return ids - self.items_of(self.new_ids | self.written_ids)
 
     def items_of(self, ids: Iterable[str]) -> set[str]:
@@ -451,7 +451,7 @@ def write(
         plan.new_ids |= {item.id for item in outcome.missing}
         spent += Report(skipped=plan.without_refused())
     written = plan.items_of(outcome.written) - outcome.skipped.keys()
-    new, ids = plan.items_of(plan.new_ids), {item.owner for item in plan.items}
+    new, ids = plan.items_of(plan.new_ids), plan.items_of([item.id for item in plan.items])
     report = spent + Report(
         embedded=len(written & new),
         reused=len(written - new),
@@ -512,7 +512,7 @@ def _write(
                 return outcome
             raise ModelMismatchError(collection.name, row.model_id, plan.model_id)
         parts.check_chunks(work, plan.chunks)
-        owners = list(dict.fromkeys(item.owner for item in plan.items))
+        owners = sorted(plan.items_of([item.id for item in plan.items]))
         if plan.chunks is not None:
             work.database.keep_items(work, owners)
         if gate:
@@ -522,7 +522,9 @@ def _write(
         stored = stored_rows(work, plan.items)
         kept = parts.kept_parts(work, stored)
         left = _moved(plan, work, stored, kept, outcome) if gives_way else ()
-        items = [i for i in plan.items if i.owner not in left and i.owner not in outcome.skipped]
+        items = plan.items
+        if left := {*left, *outcome.skipped}:
+            items = [item for item in items if item.owner not in left]
         items = parts.compared(work, items, stored, kept)
         todo = resolve(work, items, stored, plan.vectors, accepted, force=plan.force)
         if todo.missing:
