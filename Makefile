@@ -26,10 +26,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/stdlib.py $(if $(Q),"$$Q")
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 test-oldest: $(OLDEST)/.dev
-	$(OLDEST)/bin/python -m pytest --numprocesses auto --dist loadfile
+	$(OLDEST)/bin/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -43,7 +43,7 @@ types: $(VENV)/.dev
 check: lint types test test-oldest
 
 long: $(VENV)/.dev
-	EMBEDDINGS_WAYS=all $(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/contract
+	EMBEDDINGS_WAYS=all $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder tests/contract
 	EMBEDDINGS_HISTORIES=10000 EMBEDDINGS_SEARCHES=10000 $(BIN)/python -m pytest \
 		tests/reliability/test_never_stale.py::test_random_histories \
 		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed
@@ -54,8 +54,8 @@ long: $(VENV)/.dev
 	EMBEDDINGS_FOLLOWED=5000 $(BIN)/python -m pytest tests/reliability/test_following.py
 	EMBEDDINGS_TRANSACTIONS=10000 $(BIN)/python -m pytest tests/reliability/test_threads.py
 	EMBEDDINGS_ITEMS=100000 $(BIN)/python -m pytest tests/writing/test_large_import.py
-	EMBEDDINGS_BATCHES=1000 EMBEDDINGS_KILLS=100 $(BIN)/python -m pytest \
-		tests/reliability/test_postgresql_processes.py
+	EMBEDDINGS_BATCHES=1000 EMBEDDINGS_KILLS=100 EMBEDDINGS_PROCESSES=8 $(BIN)/python -m pytest \
+		tests/reliability/test_postgresql_processes.py tests/reliability/test_processes.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env -b html docs build/docs

@@ -9,16 +9,17 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from . import commands
+from . import commands, databases
 from .errors import EmbeddingsError, MissingExtraError
 from .following import commands as following
 from .sessions.open import open_engine
 from .tables.migrate import head_revision, migrate
+from .tables.records import RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -121,6 +122,27 @@ def show_command(context: click.Context, collection: str, id: str | None, as_jso
     with _one_line_errors():
         outcome = commands.show(context.obj, collection, id, as_json=as_json)
     _end(context, outcome)
+
+
+@embeddings.command("distribute")
+@click.option(
+    "--by",
+    type=click.Choice(["collection", "item"]),
+    default="collection",
+    show_default=True,
+    help="Each collection on one server, or the items of each on all of them.",
+)
+@click.option("--undo", is_flag=True, help="Bring them back to the coordinator.")
+@click.pass_obj
+def distribute_command(database: Target, by: Literal["collection", "item"], undo: bool) -> None:
+    """Distribute the tables over several servers, by Citus; see the page on it."""
+    with _one_line_errors(), _engine(database) as engine, engine.begin() as connection:
+        kind = databases.of(engine.dialect)
+        if undo:
+            kind.undistribute(connection, RECORDS)
+        else:
+            kind.distribute(connection, by, RECORDS)
+    click.echo("The tables are on one server." if undo else f"The tables are distributed by {by}.")
 
 
 names_argument = click.argument("names", metavar="[COLLECTION]...", nargs=-1)

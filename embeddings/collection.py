@@ -620,7 +620,8 @@ class Collection(Generic[K]):
         Vectors, hashes, contents, metadata and `updated` are those of this collection, so that
         nothing has to be embedded again there. The other collection is created with this one's
         model if need be; what it has under other ids stays. To copy again, or after an
-        interruption, writes only what is not there yet (`reused`). No model is called.
+        interruption, writes only what is not there yet (`reused`). No model is called. Columns of
+        your own are not copied: new rows have their defaults there.
 
         Args:
             other: Where to. Its keys have the same text as those of this collection.

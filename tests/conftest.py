@@ -24,7 +24,16 @@ from embeddings.testing import DeterministicModel
 from embeddings.work import ROWS
 from tests import asynchronous
 from tests.provider import Server, forget_openai, model_of, running
-from tests.reaching import PATIENT, POSTGRESQL, SQLITE, connection_to, is_postgresql
+from tests.reaching import (
+    CITUS_BY,
+    CITUS_URL,
+    PATIENT,
+    POSTGRESQL,
+    SQLITE,
+    connection_to,
+    is_postgresql,
+    on_citus,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,11 +47,12 @@ hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
 
 # Deleting takes a fifth of the time of TRUNCATE, but without vacuum the dead rows stay.
-EMPTY = """DO $$
+EMPTY = text("""DO $$
 DECLARE name text;
 BEGIN
     FOR name IN
-        SELECT relname FROM pg_class WHERE relkind = 'i' AND relname LIKE 'idx_embeddings_%_hnsw'
+        SELECT relname FROM pg_class
+        WHERE pg_table_is_visible(oid) AND relname LIKE 'idx_embeddings_%_hnsw'
     LOOP
         EXECUTE 'DROP INDEX ' || name;
     END LOOP;
@@ -53,7 +63,7 @@ BEGIN
         DELETE FROM collections;
         DELETE FROM embeddings_pending;
     END IF;
-END $$"""
+END $$""")
 
 Open = Callable[..., Collection[Any]]
 """Open a collection by its name in the one database of the test; takes Collection's keywords."""
@@ -119,7 +129,11 @@ def server() -> URL:
 
 @pytest.fixture(scope="session")
 def postgresql_url(server: URL, worker_id: str) -> Iterator[URL]:
-    """A database of this test process, with the tables."""
+    """A database of this test process, with the tables; or that of a coordinator of Citus."""
+    if CITUS_URL is not None:
+        with on_citus(CITUS_URL, CITUS_BY) as coordinator:
+            yield coordinator
+        return
     name = f"test_{worker_id}"
     administrator = create_engine(server, isolation_level="AUTOCOMMIT")
     with administrator.connect() as connection:
@@ -175,7 +189,7 @@ def empty_postgresql(postgresql_engines: Callable[[str], Engine]) -> Callable[[s
     still see them: they must not be those of a collection of the same id.
     """
     with postgresql_engines("psycopg").begin() as connection:
-        connection.exec_driver_sql(EMPTY)
+        connection.execute(EMPTY)
     ROWS.clear()  # the engines outlive what is in the tables
     return postgresql_engines
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -665,6 +665,18 @@ class Database:
             f"{self.name} computes no cosine similarity: search with Collection.matches(), and "
             "join what it returns"
         )
+
+    # Several servers
+
+    def distribute(
+        self, connection: Connection, by: Literal["collection", "item"], records: Records
+    ) -> None:
+        """Distribute the tables over several servers, in the connection's transaction."""
+        raise SchemaError(f"Tables are distributed by Citus, on PostgreSQL, and not on {self.name}")
+
+    def undistribute(self, connection: Connection, records: Records) -> None:
+        """Bring the tables back to one server, in the connection's transaction."""
+        raise SchemaError(f"Tables are distributed by Citus, on PostgreSQL, and not on {self.name}")
 
     # Indexes
 

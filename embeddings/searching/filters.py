@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import ColumnElement, and_, false, func, not_, or_
+from sqlalchemy import ColumnElement, and_, case, false, or_, true
 
 from ..errors import InvalidQueryError
 from ..values import as_json, check_text
@@ -206,5 +206,6 @@ def as_sql(work: Work, condition: Condition) -> ColumnElement[bool]:
         return work.database.metadata_is(work.records.embeddings.c.metadata, condition)
     parts = [as_sql(work, part) for part in condition.parts]
     if condition.operator == "$not":
-        return not_(func.coalesce(*parts, false()))
+        # In a CASE each database evaluates a condition from left to right, as far as it has to.
+        return case((parts[0], false()), else_=true())
     return and_(*parts) if condition.operator == "$and" else or_(*parts)

@@ -43,6 +43,7 @@ COLUMNS = (
     "updated",
 )
 """The columns of an embedding that are this library's. A host may have others beside them."""
+SHOWN = 60  # characters of its content that a record shows of itself
 KEY = "_key_of_host"
 """Where a record holds its key, if a collection has told it. No column: nothing is written."""
 
@@ -136,7 +137,8 @@ class CollectionColumns:
 
     if TYPE_CHECKING:
         embeddings: Mapped[list[EmbeddingRecord]]
-        """All of them: for a large collection, query the embeddings instead."""
+        """All of them: for a large collection, query the embeddings instead. A write through a
+        `Collection` expires the list."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -220,7 +222,13 @@ class EmbeddingColumns:
         return vars(self).get(KEY, self.id)
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.id!r}>"
+        content = vars(self).get("content")  # nothing is loaded for it
+        if content is None:
+            return f"<{type(self).__name__} {self.id!r}>"
+        beginning = " ".join(str(content[: SHOWN + 1]).split())
+        if len(content) > SHOWN:
+            beginning = beginning[: SHOWN - 1] + "…"
+        return f"<{type(self).__name__} {self.id!r}: {beginning}>"
 
 
 def remember_key(record: EmbeddingColumns, key: object) -> None:

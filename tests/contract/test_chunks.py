@@ -11,7 +11,7 @@ from sqlalchemy import literal, select, text, union_all
 import embeddings
 from embeddings import Chunks, ChunksMismatchError, Collection, InvalidItemError
 from embeddings.testing import DeterministicModel
-from tests.reaching import on_both, rows_of
+from tests.reaching import in_threads, on_both, rows_of
 
 if TYPE_CHECKING:
     from tests.conftest import Open
@@ -585,3 +585,23 @@ def test_a_name_that_is_another_collections_by_now(tmp_path, model):
     assert [entry.id for entry in here.similar("alpha", 2)] == ["a", "b"]
     one.dispose()
     two.dispose()
+
+
+@pytest.mark.parametrize("db", ["engine", "postgresql_engine"], indirect=True)
+def test_writers_at_once(opened, model):
+    """Several write one item with texts of different lengths: one of them is there, whole."""
+    texts = [long_text(number, 3 + 4 * number) for number in range(4)]
+    docs = opened("docs", chunks=Chunks(size=200))
+    docs.embed("other", "a text, so that the collection is there")
+
+    def write(number: int) -> None:
+        mine = Collection("docs", docs.reference.sessions, model=DeterministicModel())
+        for _ in range(3):
+            mine.embed("long", texts[number], store=True)
+
+    in_threads(write, 4)
+    content = docs.get("long").content
+    assert content in texts
+    chunks = docs.get_chunks("long")
+    assert [(chunk.start, chunk.end) for chunk in chunks] == Chunks(size=200).spans(content)
+    assert all(chunk.text == content[chunk.start : chunk.end] for chunk in chunks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,6 +37,20 @@ def test_the_documented_names(docs: Any):
         docs.similar(query="one", value="two")
 
 
+BESIDE_NO_JSON: list[tuple[Any, list[str]]] = [
+    ({"n": 1}, ["c"]),
+    ({"n": {"$in": [1, "x"]}}, ["c"]),
+    ({"n": {"$gt": 0}}, ["c"]),
+    ({"n": {"$exists": True}}, ["c"]),
+    ({"n": {"$contains": 1}}, []),
+    ({"an odd name": 1}, []),
+    ({"$or": [{"n": 1}, {"a name.b": 1}]}, ["c"]),
+    ({"n": {"$ne": 1}}, ["a", "b"]),
+    ({"n": {"$exists": False}}, ["a", "b"]),
+]
+"""Filters, and what they keep of "a" and "b", whose metadata is not JSON, and of {"n": 1}."""
+
+
 def test_metadata_that_is_not_json(tmp_path: Path):
     """An empty text is none; other text warns, names the item and ends nothing."""
     path = tmp_path / "app.db"
@@ -62,6 +77,9 @@ def test_metadata_that_is_not_json(tmp_path: Path):
             metadata = [one.metadata if isinstance(one, Entry) else one.metadata_ for one in found]
             assert [each for each in metadata if each] == [{"n": 1}]
             assert metadata.count(None) == 2
+        with warnings.catch_warnings(action="ignore", category=CorruptMetadataWarning):
+            for where, expected in BESIDE_NO_JSON:
+                assert sorted(e.id for e in docs.similar("text a", where=where)) == expected, where
         docs.embed("b", "text b", {"n": 2})
         assert {entry.id: entry.metadata for entry in docs.similar("text b")} == {
             "a": None,

@@ -36,6 +36,10 @@ CALLS = ("connect", "do_execute", "do_executemany", "do_execute_no_params", "do_
          "do_rollback")  # fmt: skip
 MOST_CALLS = 100
 PATIENCE = 60.0  # seconds after which a test that waits has failed
+BUSY = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND state LIKE 'idle in transaction%'"
+)
 ITEMS = [(f"{number:02}", f"text {number}") for number in range(6)]
 VECTOR = [1.0] * 256
 
@@ -78,6 +82,7 @@ READS: dict[str, Callable[[Any], Any]] = {
     "iter": list,
     "get": lambda docs: docs.get("a"),
     "get_many": lambda docs: docs.get_many(["a", "b"]),
+    "get_chunks": lambda docs: docs.get_chunks("a"),
     "vectors": lambda docs: docs.vectors(),
     "ids": lambda docs: docs.ids(),
     "page_after": lambda docs: page_after(docs.reference, "a"),
@@ -105,7 +110,7 @@ INDEXES: dict[str, Callable[[Any], Any]] = {
 METHODS = WRITES | READS
 WITHOUT_A_DATABASE = {"DoesNotExist", "close", "content_hash", "name"}
 OF_THE_DATABASE = {"exists", "names"}
-OF_TWO_PLACES = {"sync", "copy_to"}
+OF_TWO_PLACES = {"sync", "copy_to", "reembed", "back", "drop_previous"}
 """These read one place and write another by what is swept here, and resume: see their own tests."""
 AWAITED = ("embed_multi", "delete", "similar")
 
@@ -223,7 +228,7 @@ class Bench:
                 connection.exec_driver_sql(f"PRAGMA busy_timeout = {1000 * PATIENCE:.0f}")
                 connection.exec_driver_sql("BEGIN EXCLUSIVE")
             return
-        busy = text("SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'")
+        busy = text(BUSY)
         until = time.monotonic() + PATIENCE
         while True:
             with self.plain.connect() as connection:

@@ -546,12 +546,13 @@ CONDITIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("where", CONDITIONS.values(), ids=CONDITIONS)
-def test_names_in_conditions(where: Any, engine: Engine):
+def test_names_in_conditions(engine: Engine, subtests: pytest.Subtests):
     """Neither parameters nor columns of a host's condition are mistaken for those of a search."""
-    docs = filled(engine)
-    searched(docs, vectors(1)[0])
-    assert_right(docs, where=where)
+    for label, where in CONDITIONS.items():
+        with subtests.test(label):
+            docs = filled(engine)
+            searched(docs, vectors(1)[0])
+            assert_right(docs, where=where)
 
 
 def test_filtered_searches_take_in_what_was_written(engine: Engine):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import (
     ColumnElement,
@@ -35,6 +35,7 @@ from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, IndexRequest, Status
 from . import (
     build,
+    citus,
     extension,
     fields,
     followed,
@@ -508,6 +509,18 @@ class PostgreSQL(Database):
     def keep_items(self, work: Work, ids: Sequence[str]) -> None:
         """Take advisory locks."""
         parts.keep_items(work, ids)
+
+    # Several servers
+
+    def distribute(
+        self, connection: Connection, by: Literal["collection", "item"], records: Records
+    ) -> None:
+        """Distribute the tables by Citus."""
+        citus.distribute(connection, by, records)
+
+    def undistribute(self, connection: Connection, records: Records) -> None:
+        """Bring them back."""
+        citus.undistribute(connection, records)
 
     # Indexes
 

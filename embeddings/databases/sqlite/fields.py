@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
+    Integer,
     Text,
     and_,
     case,
@@ -96,12 +97,12 @@ def _by_path(metadata: ColumnElement[Any], path: tuple[str, ...]) -> Field:
     # In the text of the statement: SQLite finds an index on an expression without parameters.
     place: ColumnElement[str] = literal_column(f"'$.{'.'.join(path)}'")
     kind, value = func.json_type(metadata, place), func.json_extract(metadata, place)
-    return Field(kind, value, lambda condition: condition)
+    return Field(kind, value, lambda condition: and_(is_json(metadata), condition))
 
 
 def _by_members(metadata: ColumnElement[Any], path: tuple[str, ...]) -> Field:
     """Return the field by json_each, which takes any name: a JSON path does not."""
-    member = _members(metadata)
+    member = _members(case((is_json(metadata), metadata)))
     conditions = [member.key == path[0]]
     for name in path[1:]:
         member = _members(case((member.type == "object", member.value)))
@@ -111,6 +112,11 @@ def _by_members(metadata: ColumnElement[Any], path: tuple[str, ...]) -> Field:
         member.value,
         lambda condition: exists(select(1).where(*conditions, condition)),
     )
+
+
+def is_json(metadata: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition that functions of JSON take the metadata; with others they fail."""
+    return func.json_valid(metadata, type_=Integer) == literal_column("1")
 
 
 def _members(json: ColumnElement[Any]) -> Any:

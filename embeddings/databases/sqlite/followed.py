@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import LargeBinary, Text, and_, collate, false, func, select, type_coerce
+from sqlalchemy import LargeBinary, Text, and_, case, collate, false, func, select, type_coerce
+
+from .fields import is_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +37,7 @@ def has_metadata(
         return stored == type_coerce(given, Text)
     if any('"' in name or "\\" in name for name in given):  # what a path of JSON cannot say
         return false()
+    stored = case((is_json(stored), stored))
     member = func.json_each(stored).table_valued("key", joins_implicitly=True)
     count = select(func.count(member.c.key)).scalar_subquery()
     same: list[ColumnElement[bool]] = [count == len(given)]

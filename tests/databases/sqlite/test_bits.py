@@ -16,6 +16,7 @@ from sqlalchemy.orm import Session
 
 import embeddings
 from embeddings import (
+    Chunks,
     Collection,
     DoesNotExist,
     EmbeddingRecord,
@@ -28,13 +29,13 @@ from embeddings.databases.sqlite.index.method import Found, Method
 from embeddings.databases.sqlite.matrix import statements
 from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.databases.sqlite.matrix.state import bytes_of
+from embeddings.testing import DeterministicModel
 from embeddings.vectors import as_query, cosine_scores
 from tests.reaching import is_opened_by_the_collection, on_a_session, on_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from embeddings.testing import DeterministicModel
 
 SIZE = 64
 IDS = 40  # bytes of an id in the figure of the memory
@@ -270,7 +271,34 @@ def test_selectables_words_and_several_at_once(db: Session):
     ]
 
 
-def test_recall_on_real_texts_and_memory(engine: Engine, docstrings: Any):
+def test_items_of_chunks(engine: Engine, model: DeterministicModel):
+    """Are found once each, as without the index."""
+    docs = Collection("docs", engine, model=model, chunks=Chunks(size=60))
+    texts = {
+        f"{at}": f"about word{at}. " * 10 + f"And then of word{at + 1}. " * 5 for at in range(9)
+    }
+    docs.embed_multi(texts.items(), store=True)
+    right = docs.similar("word3 and word4")
+    docs.create_index()
+    found = docs.similar("word3 and word4")
+    assert (right.exact, found.exact) == (True, False)
+    assert found == right
+    assert found[0].chunk is not None
+
+
+def test_another_model_takes_the_index_along(engine: Engine, model: DeterministicModel):
+    """What is made beside has one as well, which is used after the switch."""
+    docs = Collection("docs", engine, model=model)
+    docs.embed_multi([("a", "a hound"), ("b", "two cats")], store=True)
+    docs.create_index()
+    docs.reembed(DeterministicModel("other"))
+    docs = Collection("docs", engine, model=DeterministicModel("other"))
+    assert docs.similar("a hound", 1)[0].id == "a"
+    assert not docs.similar("a hound", 1).exact
+    assert docs.index_info() is not None
+
+
+def test_recall_on_real_texts(engine: Engine, docstrings: Any):
     """Held out texts find 99 in a hundred of their nearest; 0.07 of the vectors' memory is used."""
     matrix = docstrings
     queries, stored = matrix[::80], np.delete(matrix, slice(None, None, 80), axis=0)

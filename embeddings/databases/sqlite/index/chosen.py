@@ -91,7 +91,10 @@ def _ids(state: State, positions: npt.NDArray[np.intp]) -> list[str]:
     kept: list[Ids] = [segment.ids for segment in state.segments]  # type: ignore[misc]
     texts, places = [ids.text for ids in kept], [ids.places for ids in kept]
     pairs = zip(at.tolist(), (positions - starts[at]).tolist(), strict=True)
-    return [texts[n][places[n][row] : places[n][row + 1]].decode() for n, row in pairs]
+    encoded = [texts[n][places[n][row] : places[n][row + 1]] for n, row in pairs]
+    ids = b"\0".join(encoded).decode().split("\0")
+    # No id of ours has a NUL; those of other programs may.
+    return ids if len(ids) == len(encoded) else [id.decode() for id in encoded]
 
 
 class CodedProbes:

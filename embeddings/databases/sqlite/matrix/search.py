@@ -60,7 +60,7 @@ ESTIMATES_PER_BLOCK = 2**22  # rows times queries whose products are held at a t
 FETCHED_ROWS = 500  # candidates that are always few enough to be fetched
 FETCHED_SHARE = 8  # one in this many rows of the collection is few enough, too
 FEW_KEYS = 1_000  # of the host's, for whose rows alone nothing is loaded
-KEYS_SHARE = 32  # the host's keys are read at once if they are one in this many rows, or fewer
+KEYS_SHARE = 48  # the host's keys are read at once if they are one in this many rows, or fewer
 
 
 def search(work: Work, vector: Float64, query: Query, kind: Kind = MATRIX) -> Ranking:
