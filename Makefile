@@ -64,6 +64,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.sqlite
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.postgresql
 	$(BIN)/python -m benchmarks.search
+	$(BIN)/python -m benchmarks.index
 	$(BIN)/python -m benchmarks.crowd
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.providers
 	$(BIN)/python -m benchmarks.latency

@@ -16,7 +16,7 @@ from embeddings import Collection, EmbeddingRecord, SchemaError
 from embeddings.cli import embeddings as program
 from embeddings.databases.postgresql import citus
 from embeddings.testing import DeterministicModel
-from tests.databases import CITUS_URL, on_citus
+from tests.reaching import CITUS_URL, on_citus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

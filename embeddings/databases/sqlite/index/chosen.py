@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 COUNT = 2_000  # rows that the method is asked for
 COUNT_PER_RESULT = 100
-COUNT_PER_TRIAL = 2  # for each row that a filter is tried on
+COUNT_PER_TRIAL = 4  # for each row that a filter is tried on
 FEW_ROWS = 400  # where no more rows count, all are read; of others, no more for ten results
 READS_PER_RESULT = 40
 FIRST_READS = LEARNT_FROM = 64
