@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ..errors import AuthenticationError, EmbeddingsError, InvalidItemError, ModelError, QuotaError
 from ..models.base import batches, check_batch_size
+from ..searching.query import several
 from ..writing.calls import check_on_error
 from ..writing.progress import teller
 from ..writing.report import Report
@@ -182,7 +183,7 @@ def refresh(
     size = items_at_once(collection.read_model(), batch_size, concurrency)
     run = _Refresh(collection, rows, pending, batch_size, concurrency, raises)
     if keys is not None:
-        _these(run, collection.ids_of(keys, "keys"), size)
+        _these(run, collection.ids_of(several(keys, "keys"), "keys"), size)
     else:
         while True:
             _all_pending(run, size, limit, progress, forever=forever, stop=stop)

@@ -32,8 +32,11 @@ def create_text_index(collection: Reference[Any], language: str) -> int:
 def make(collection: Reference[Any], language: str) -> int:
     """Make the index in a language, and return how many items have no words."""
     with collection.work(write=True) as work:
+        # Two who both kept it first would wait for each other.
+        if collection.find(work) is not None:
+            work.database.lock_collection(work)  # those who write already put in no words
         collection.find_or_create(work)
-        work.database.lock_collection(work)  # those who write already put in no words
+        work.database.lock_collection(work)
         row = collection.existing(work)
         if row.language not in {None, language}:
             raise IndexingError(

@@ -19,7 +19,7 @@ from embeddings import (
     MissingWordsWarning,
 )
 from embeddings.testing import DeterministicModel
-from tests.reaching import on_both, rows_of
+from tests.reaching import in_threads, on_both, rows_of
 
 if TYPE_CHECKING:
     from tests.conftest import Open
@@ -410,3 +410,18 @@ def test_what_has_no_words_is_refused(engine: Engine):
     docs.embed_multi([("a", "text")])
     docs.embed_multi([("bytes", b"bytes")], store=True)
     assert docs.create_text_index() == 0  # bytes have no words
+
+
+def test_two_sessions_make_it_at_once(postgresql_engine: Engine):
+    """On PostgreSQL, where they lock a row: one waits for the other, and none fails."""
+    for name in ("one", "two", "three", "four"):
+        Collection(name, postgresql_engine, model_id="deterministic").store_vectors(
+            [("a", [1.0, 2.0], None, "a text")]
+        )
+
+        def make(_: int, name: str = name) -> None:
+            with Session(postgresql_engine) as session:
+                assert Collection(name, session).create_text_index() == 0
+                session.commit()
+
+        in_threads(make, 4)

@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from embeddings import (
     Collection,
     InvalidItemError,
+    InvalidQueryError,
     MissingWordsWarning,
     ModelCollection,
     RefusedError,
@@ -413,3 +414,10 @@ def test_nobody_is_waited_for(postgresql_engine: Engine, notes: ModelCollection[
     finally:
         notes.uninstall(own)
         Base.metadata.drop_all(own)
+
+
+def test_a_single_key_is_refused(own: Engine, notes: ModelCollection[Note]):
+    """With words that say what is wanted."""
+    for key in (1, "12"):
+        with pytest.raises(InvalidQueryError, match="keys must be an iterable, not"):
+            notes.refresh(own, keys=key)  # type: ignore[arg-type]

@@ -29,6 +29,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import embeddings
 from embeddings import ModelCollection, SchemaError
 from embeddings.commands import status
+from embeddings.following import triggers
+from embeddings.following.literals import Follow
 from embeddings.overview import overview
 from embeddings.tables.pending import pending_table
 from embeddings.tables.records import RECORDS
@@ -661,3 +663,15 @@ def test_schemas(postgresql_engine: Engine):
             connection.execute(
                 text('DROP SCHEMA "Of Notes" CASCADE; DROP SCHEMA "Of Search" CASCADE')
             )
+
+
+def test_a_condition_is_left_as_it_is(postgresql_engine: Engine):
+    """Whatever its literals look like, also like what our own statements are filled in by."""
+    followed = Follow("odd", "id", ("body",), "odd", where="body <> '{schema}'")
+    with postgresql_engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE odd (id int PRIMARY KEY, body text)")
+        triggers.follow(connection, followed)
+        connection.exec_driver_sql("INSERT INTO odd VALUES (1, '{schema}'), (2, '\"public\"')")
+        noted = "SELECT id FROM embeddings_pending WHERE collection = 'odd'"
+        assert connection.exec_driver_sql(noted).scalars().all() == ["2"]
+        connection.rollback()

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 CHUNK_SETTING = "chunk_setting"
 """The column of collections that says that there are chunks: see `parts`."""
 DEFINER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
+SCHEMA = "{the schema of the embeddings}"
+"""Stands in statements for the schema, quoted; in no condition of a host's."""
 
 
 def schema_of_pending(connection: Connection, records: Records) -> str | None:
@@ -39,12 +41,12 @@ def run(connection: Connection, statements: list[str]) -> None:
 
 
 def in_schema(statement: str, schema: str | None) -> str:
-    """Return a statement with its `{schema}` filled in; where it is not known, when it is run."""
+    """Return a statement with its `SCHEMA` filled in; where it is not known, when it is run."""
     if schema is not None:
-        return statement.replace("{schema}", quoted(schema))
+        return statement.replace(SCHEMA, quoted(schema))
     return (
         "DO $embeddings_do$ BEGIN EXECUTE replace($embeddings_sql$"
-        f"{statement}$embeddings_sql$, '{{schema}}', "
+        f"{statement}$embeddings_sql$, '{SCHEMA}', "
         """'"' || replace(current_schema(), '"', '""') || '"'); """
         "END $embeddings_do$"
     )
@@ -63,9 +65,9 @@ def script(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL of `install` for tables in that schema; None for the current one."""
     table = pending_name(records)
     embeddings, collections = (
-        f"{{schema}}.{quoted(each.name)}" for each in (records.embeddings, records.collections)
+        f"{SCHEMA}.{quoted(each.name)}" for each in (records.embeddings, records.collections)
     )
-    function = f'{{schema}}."{table}_removed"'
+    function = f'{SCHEMA}."{table}_removed"'
     is_it = "collection_id = of_collection AND id = NEW.id"
     remove = (
         "IF has_chunks THEN "
@@ -81,13 +83,13 @@ def script(records: Records, schema: str | None = None) -> list[str]:
         "END IF; "
     )
     statements = (
-        f'CREATE TABLE IF NOT EXISTS {{schema}}."{table}" ('
+        f'CREATE TABLE IF NOT EXISTS {SCHEMA}."{table}" ('
         "seq BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
         'collection TEXT COLLATE "C" NOT NULL, id TEXT COLLATE "C" NOT NULL, '
         "change TEXT NOT NULL, "
         "since INTEGER NOT NULL DEFAULT CAST(extract(epoch FROM clock_timestamp()) AS INTEGER), "
         "claimed_until INTEGER, claimed_by TEXT, attempts INTEGER NOT NULL DEFAULT 0, error TEXT)",
-        f'CREATE INDEX IF NOT EXISTS "idx_{table}_id" ON {{schema}}."{table}" (collection, id)',
+        f'CREATE INDEX IF NOT EXISTS "idx_{table}_id" ON {SCHEMA}."{table}" (collection, id)',
         f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger {DEFINER} AS $removed$ "
         "DECLARE of_collection integer; has_chunks boolean; "
         "BEGIN "
@@ -103,8 +105,8 @@ def script(records: Records, schema: str | None = None) -> list[str]:
         "ELSE "
         f"{remove}"
         "END IF; RETURN NULL; END $removed$",
-        f'DROP TRIGGER IF EXISTS "{table}_removed" ON {{schema}}."{table}"',
-        f'CREATE TRIGGER "{table}_removed" AFTER INSERT ON {{schema}}."{table}" FOR EACH ROW '
+        f'DROP TRIGGER IF EXISTS "{table}_removed" ON {SCHEMA}."{table}"',
+        f'CREATE TRIGGER "{table}_removed" AFTER INSERT ON {SCHEMA}."{table}" FOR EACH ROW '
         f"WHEN (NEW.change = '{REMOVED}') EXECUTE FUNCTION {function}()",
     )
     return [in_schema(statement, schema) for statement in statements]

@@ -17,7 +17,7 @@ from ...following.literals import FOLLOWS, Follow
 from ...tables.ours import schema_map_of
 from ...tables.pending import REMOVED, WRITTEN, pending_name
 from ..quoting import literal, quoted
-from .pending import DEFINER, in_schema, run, schema_of_pending
+from .pending import DEFINER, SCHEMA, in_schema, run, schema_of_pending
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -112,7 +112,7 @@ def _check(connection: Connection, given: Follow, table: str) -> None:
 def _script(
     given: Follow, table: str, schema: str | None, *, has_uuid: bool | None = None
 ) -> list[str]:
-    function = f"{{schema}}.{quoted(given.stem)}"
+    function = f"{SCHEMA}.{quoted(given.stem)}"
     counted = list(dict.fromkeys((given.key, *given.columns)))
     changed = " OR ".join(map(_differs, counted))
 
@@ -194,7 +194,7 @@ def _body(given: Follow, has_uuid: bool | None) -> str:
         has_uuid: Whether the type of the key is uuid; None if that is asked when it is run.
     """
     key, name = quoted(given.key), literal(given.collection)
-    add = f"INSERT INTO {{schema}}.{quoted(pending_name(given.records))} (collection, id, change)"
+    add = f"INSERT INTO {SCHEMA}.{quoted(pending_name(given.records))} (collection, id, change)"
 
     def id_of(row: str) -> str:
         as_text = f"{row}.{key}::text"

@@ -44,13 +44,13 @@ class Ticket(models.Model):
         return str(self.subject)
 
 
-# The embeddings of the tickets, in the same database and the same transactions.
+# The embeddings of the tickets, in the same database and the same transactions. Whatever changes a
+# ticket, triggers note it: see migrations/0002_follow.py.
 tickets = ModelCollection(Ticket, text=["subject", "question"])
 
 
 def save(ticket: Ticket) -> None:
     """Save a ticket and its embedding, or neither."""
-    prepared = tickets.prepare(ticket)  # the model runs before the transaction begins
     with transaction.atomic():
         ticket.save()
-        tickets.embed(ticket, prepared)
+        tickets.refresh(keys=[ticket.pk])

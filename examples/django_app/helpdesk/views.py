@@ -87,10 +87,12 @@ def import_tickets(request: HttpRequest, slug: str) -> HttpResponse:
     customer = get_object_or_404(Customer, slug=slug)
     try:
         with transaction.atomic():
-            for item in json.loads(request.body):
-                ticket = Ticket.objects.create(customer=customer, **item)
-                # Those before one that is refused are gone again, and so are their embeddings.
-                tickets.embed(ticket)
+            # Those before one that is refused are gone again.
+            new = [
+                Ticket.objects.create(customer=customer, **item)
+                for item in json.loads(request.body)
+            ]
+            tickets.refresh(keys=[ticket.pk for ticket in new])
     except (IntegrityError, TypeError, ValueError) as error:
         return JsonResponse({"error": type(error).__name__}, status=400)
     return JsonResponse({}, status=201)
