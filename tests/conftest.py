@@ -143,17 +143,21 @@ def asynchronous_engines(postgresql_url: URL) -> Iterator[Callable[[str], Engine
 def empty_postgresql(postgresql_engines: Callable[[str], Engine]) -> Callable[[str], Engine]:
     """The same, with empty tables."""
     with postgresql_engines("psycopg").begin() as connection:
+        if CITUS_URL is not None:  # this is about the rows of all servers
+            connection.execute(text("SET LOCAL citus.multi_shard_modify_mode TO 'sequential'"))
         indexes = "SELECT indexname FROM pg_indexes WHERE indexname LIKE 'idx_embeddings_%_hnsw'"
         for name in connection.scalars(text(indexes)).all():  # of a collection of the same id
             connection.execute(text(f"DROP INDEX {name}"))
-        if connection.scalar(text("SELECT pg_table_size('embeddings') > 2000000")):
+        is_large = "SELECT pg_table_size('embeddings') > 2000000"
+        if CITUS_URL is None and connection.scalar(text(is_large)):
             connection.execute(
                 text("TRUNCATE collections, embeddings, embeddings_pending RESTART IDENTITY")
             )
         else:  # a fifth of the time, but without vacuum the dead rows stay
             connection.execute(text("DELETE FROM embeddings; DELETE FROM collections"))
             connection.execute(text("DELETE FROM embeddings_pending"))
-            connection.execute(text("ALTER SEQUENCE collections_id_seq RESTART"))
+            if CITUS_URL is None:  # which changes no sequence
+                connection.execute(text("ALTER SEQUENCE collections_id_seq RESTART"))
     ROWS.clear()  # the engines outlive what is in the tables
     return postgresql_engines
 
