@@ -27,12 +27,24 @@ if TYPE_CHECKING:
 
 K = 60  # of the fusion: the larger, the less the first few ranks stand out
 MOST = 2**63 - 1  # that databases and Python count up to
-POOL = 100  # of the best of each ranking that are fused, or as many as are wanted
+POOL = 100  # of the best of each ranking that are fused first
+
+
+def pools(query: Query) -> list[int]:
+    """Return how many of the best of each ranking are fused: first, then twice as many, and so on.
+
+    What is in neither ranking's first 100 comes after all that is in one of them, and by its ranks
+    up to 200; and so on. So a place does not depend on how many are asked for, and pages fit.
+    """
+    sizes = [POOL]
+    while sizes[-1] < query.depth:
+        sizes.append(min(2 * sizes[-1], MOST))
+    return sizes
 
 
 def pool(query: Query) -> int:
-    """Return how many of the best of each ranking are fused."""
-    return min(max(POOL, query.depth), MOST)
+    """Return how many of the best of each ranking are looked at."""
+    return pools(query)[-1]
 
 
 def sought_terms(work: Work, query: Query) -> list[Term]:
@@ -73,14 +85,23 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     for at, ranking in enumerate((near.rows, found)):
         for rank, row in enumerate(ranking, 1):
             ranks[row.id][at] = rank
+    blocks: dict[str, int] = {}
+    sizes = pools(query)
+    for id, both in ranks.items():
+        block = blocks[id] = next(n for n in sizes if any(rank and rank <= n for rank in both))
+        both[:] = [rank if rank and rank <= block else None for rank in both]
 
     def fused(id: str) -> float:
         pairs = zip(words.weights, ranks[id], strict=True)
         return sum(weight / (K + rank) for weight, rank in pairs if rank is not None)
 
-    best = sorted(rows, key=lambda each: (-fused(each), each))[query.offset : query.depth]
+    best = sorted(rows, key=lambda each: (blocks[each], -fused(each), each))
     return Ranking(
-        [rows[id]._replace(ranks=(ranks[id][0], ranks[id][1])) for id in best], near.exact
+        [
+            rows[id]._replace(ranks=(ranks[id][0], ranks[id][1]))
+            for id in best[query.offset : query.depth]
+        ],
+        near.exact,
     )
 
 

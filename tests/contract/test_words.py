@@ -344,6 +344,20 @@ class TestTheSearch:
         assert len(docs.similar("directory", words=ranked)) == 5
 
     @on_both
+    def test_pages_fit_together_however_deep(self, docs, db):
+        """What stands where, and with which ranks, does not depend on how much is asked for."""
+        docs.create_text_index()
+        docs.embed_multi((f"{n:03}", "a copy " * (1 + n % 7) + f"of tree {n}") for n in range(300))
+        whole = docs.similar("copy tree", 300, words=True)
+        assert len({*ids(whole)}) == 300
+        pages = [docs.similar("copy tree", 45, words=True, offset=n) for n in range(0, 300, 45)]
+        found = [(entry.id, entry.ranks) for page in pages for entry in page]
+        assert found == [(entry.id, entry.ranks) for entry in whole]
+        deep = docs.matches("copy tree", 45, words=True, offset=180)
+        rows = db.execute(select(deep.c.id).order_by(deep.c.rank)).scalars()
+        assert [*rows] == ids(pages[4])
+
+    @on_both
     def test_matches_have_a_rank(self, filled, db: Session):
         """After the score, and only with words; so a host orders by it."""
         question = "delete a directory with copytree"

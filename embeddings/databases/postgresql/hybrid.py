@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Float,
     Integer,
     Select,
+    case,
     func,
     literal_column,
     select,
@@ -17,8 +19,8 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from ...searching.hybrid import K, pool, sought_terms
-from ...searching.query import Query, Ranking
+from ...searching.hybrid import K, pool, pools, sought_terms
+from ...searching.query import Query, Ranking, ScoredRow
 from ...searching.scan import check_dimensions
 from ..status import Searched
 from . import search as nearest
@@ -92,7 +94,7 @@ def statement(
     """
     asked = query.words
     assert asked is not None  # noqa: S101  the caller's condition
-    records, most = work.records, pool(query)
+    records, most = work.records, pools(query)[-1]
     columns = records.embeddings.c
     meaning = replace(query, number=most, offset=0, words=None)
     filters = nearest.filters_of(work, meaning)
@@ -133,12 +135,18 @@ def statement(
         found = _none(work)
     found_cte = found.cte("found").prefix_with("MATERIALIZED")
 
+    first = func.least(near_cte.c.rank, found_cte.c.rank)  # of those that are there
+    *sizes, last = (literal_column(str(size), BigInteger) for size in pools(query))
+    block: ColumnElement[int] = (
+        case(*[(first <= n, n) for n in sizes], else_=last) if sizes else last
+    )
+    ranks = [case((of.c.rank <= block, of.c.rank)) for of in (near_cte, found_cte)]
     zero = literal_column("0.0", Float)
     weights = [literal_column(repr(weight), Float) for weight in asked.weights]
     fused: ColumnElement[Any] = sum(
         (
-            func.coalesce(weight / (K + ranking.c.rank), zero)
-            for weight, ranking in zip(weights, (near_cte, found_cte), strict=True)
+            func.coalesce(weight / (K + rank), zero)
+            for weight, rank in zip(weights, ranks, strict=True)
         ),
         start=zero,
     )
@@ -148,9 +156,11 @@ def statement(
             id,
             func.coalesce(near_cte.c.row_id, found_cte.c.row_id).label("row_id"),
             near_cte.c.is_exact,
-            near_cte.c.rank.label("near"),
-            found_cte.c.rank.label("found"),
-            func.row_number().over(order_by=(fused.desc(), id)).label("rank"),
+            ranks[0].label("near"),
+            ranks[1].label("found"),
+            func.row_number()
+            .over(order_by=(*([block] if sizes else []), fused.desc(), id))
+            .label("rank"),
         )
         .select_from(near_cte.outerjoin(found_cte, near_cte.c.id == found_cte.c.id, full=True))
         .order_by(literal_column("rank"))
