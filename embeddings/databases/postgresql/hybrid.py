@@ -19,8 +19,8 @@ from sqlalchemy import (
     type_coerce,
 )
 
-from ...searching.hybrid import K, pool, pools, sought_terms
-from ...searching.query import Query, Ranking, ScoredRow
+from ...searching.hybrid import K, pools, sought_terms
+from ...searching.query import Query, Ranking
 from ...searching.scan import check_dimensions
 from ..status import Searched
 from . import search as nearest
