@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from ...work import Work
     from ..base import Database
 
-MAX_LIMIT = 2**63 - 1  # the largest number that LIMIT and OFFSET take
+MAX_LIMIT = 2**62 - 1  # rows; Citus adds LIMIT and OFFSET, whose sum is to stay below 2**63
 MAX_CANDIDATES = 20_000  # that an index scan looks at, by pgvector's hnsw.max_scan_tuples
 EF_SEARCH, MAX_EF_SEARCH = 200, 1_000  # candidates of an index scan; pgvector's own default is 40
 STORED_APART = 1_900  # bytes of a vector from which PostgreSQL keeps it in another table (TOAST)
