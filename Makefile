@@ -5,7 +5,8 @@
 #              service of whose requests 2 % fail, tell ten thousand random histories, search 10,000
 #              times beside a writer, interrupt a search at each moment, have 16 threads do 10,000
 #              short transactions on one SQLite file, and write 1,000 overlapping batches from each
-#              of 8 processes on PostgreSQL; tell 5,000 histories of writers and refreshers
+#              of 8 processes on PostgreSQL; tell 5,000 histories of writers and refreshers; and
+#              let each call to a database fail in each way
 # make docs    build the documentation into build/docs; whatever Sphinx warns of is an error
 # make bench   print ratios against other ways to do the same, measured side by side, and draw
 #              the time of a search over the number of rows
@@ -25,10 +26,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/stdlib.py $(if $(Q),"$$Q")
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 test-oldest: $(OLDEST)/.dev
-	$(OLDEST)/bin/python -m pytest --numprocesses auto --dist loadfile
+	$(OLDEST)/bin/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -42,17 +43,19 @@ types: $(VENV)/.dev
 check: lint types test test-oldest
 
 long: $(VENV)/.dev
-	EMBEDDINGS_WAYS=all $(BIN)/python -m pytest --numprocesses auto --dist loadfile tests/contract
+	EMBEDDINGS_WAYS=all $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder tests/contract
 	EMBEDDINGS_HISTORIES=10000 EMBEDDINGS_SEARCHES=10000 $(BIN)/python -m pytest \
 		tests/reliability/test_never_stale.py::test_random_histories \
 		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed
+	EMBEDDINGS_FAULTS=all $(BIN)/python -m pytest tests/reliability/test_fault_sweep.py \
+		tests/aio/test_async_collection.py
 	EMBEDDINGS_INTERRUPTED=1 $(BIN)/python -m pytest \
 		tests/reliability/test_matrix.py::test_an_interrupt_anywhere
 	EMBEDDINGS_FOLLOWED=5000 $(BIN)/python -m pytest tests/reliability/test_following.py
 	EMBEDDINGS_TRANSACTIONS=10000 $(BIN)/python -m pytest tests/reliability/test_threads.py
 	EMBEDDINGS_ITEMS=100000 $(BIN)/python -m pytest tests/writing/test_large_import.py
-	EMBEDDINGS_BATCHES=1000 EMBEDDINGS_KILLS=100 $(BIN)/python -m pytest \
-		tests/reliability/test_postgresql_processes.py
+	EMBEDDINGS_BATCHES=1000 EMBEDDINGS_KILLS=100 EMBEDDINGS_PROCESSES=8 $(BIN)/python -m pytest \
+		tests/reliability/test_postgresql_processes.py tests/reliability/test_processes.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env -b html docs build/docs

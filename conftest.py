@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sybil import Sybil
@@ -22,10 +25,21 @@ from sybil.parsers.rest import DocTestParser
 import embeddings
 from tests.server import postgresql
 
-if TYPE_CHECKING:
-    import pytest
+MEMORY = Path("/dev/shm")  # noqa: S108
+LEAST_MEMORY = 4 * 2**30  # bytes that have to be free there
 
 
+def keep_files_in_memory() -> None:
+    """Let the tests write their files where nothing waits for a disk, if there is such a place."""
+    if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
+        return
+    may_execute = not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
+    if may_execute and shutil.disk_usage(MEMORY).free > LEAST_MEMORY:
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None  # what was chosen before
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Start the PostgreSQL server of the run, once for all its processes, until its end."""
     if "POSTGRESQL_URL" not in os.environ:
@@ -33,6 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["POSTGRESQL_URL"] = stack.enter_context(postgresql())
         stack.callback(os.environ.pop, "POSTGRESQL_URL")
         config.add_cleanup(stack.close)
+    keep_files_in_memory()  # those of the tests, not of the server
 
 
 PAGE = "page"  # the name of the module that the code of a page is in

@@ -9,16 +9,17 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from . import commands
+from . import commands, databases
 from .errors import EmbeddingsError, MissingExtraError
 from .following import commands as following
 from .sessions.open import open_engine
 from .tables.migrate import head_revision, migrate
+from .tables.records import RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -82,7 +83,9 @@ def status_command(context: click.Context, as_json: bool) -> None:
     """
     declared = context.meta.get(COLLECTIONS, ())
     with _one_line_errors():
-        outcome = commands.status(context.obj, as_json=as_json, declared=declared)
+        outcome = commands.status(
+            context.obj, as_json=as_json, declared=declared, program=_program(context)
+        )
     _end(context, outcome)
 
 
@@ -121,6 +124,27 @@ def show_command(context: click.Context, collection: str, id: str | None, as_jso
     _end(context, outcome)
 
 
+@embeddings.command("distribute")
+@click.option(
+    "--by",
+    type=click.Choice(["collection", "item"]),
+    default="collection",
+    show_default=True,
+    help="Each collection on one server, or the items of each on all of them.",
+)
+@click.option("--undo", is_flag=True, help="Bring them back to the coordinator.")
+@click.pass_obj
+def distribute_command(database: Target, by: Literal["collection", "item"], undo: bool) -> None:
+    """Distribute the tables over several servers, by Citus; see the page on it."""
+    with _one_line_errors(), _engine(database) as engine, engine.begin() as connection:
+        kind = databases.of(engine.dialect)
+        if undo:
+            kind.undistribute(connection, RECORDS)
+        else:
+            kind.distribute(connection, by, RECORDS)
+    click.echo("The tables are on one server." if undo else f"The tables are distributed by {by}.")
+
+
 names_argument = click.argument("names", metavar="[COLLECTION]...", nargs=-1)
 
 
@@ -130,7 +154,7 @@ names_argument = click.argument("names", metavar="[COLLECTION]...", nargs=-1)
 def check_command(context: click.Context, names: tuple[str, ...]) -> None:
     """Say what is stale, missing or orphaned, and where triggers differ; exit with 1 if so."""
     with _one_line_errors(), _engine(context.obj) as engine:
-        outcome = following.check(engine, _collections(context, names))
+        outcome = following.check(engine, _collections(context, names), _program(context))
     _end(context, commands.Outcome(*outcome))
 
 
@@ -172,6 +196,42 @@ def refresh_command(
             progress=_has_bar() and not forever,
         )
     _end(context, commands.Outcome(*outcome))
+
+
+@embeddings.command("reembed")
+@click.argument("collection")
+@click.argument("model", required=False)
+@click.option("--back", is_flag=True, help="Let it be of the model that it had before.")
+@click.option("--drop-previous", is_flag=True, help="Delete the vectors of the model before.")
+@click.pass_context
+def reembed_command(
+    context: click.Context,
+    collection: str,
+    model: str | None,
+    back: bool,
+    drop_previous: bool,
+) -> None:
+    """Embed COLLECTION anew by MODEL, beside the vectors that it has, and switch to these.
+
+    By default by the model of its declaration or of the settings. It can be interrupted, and called
+    again.
+    """
+    with _one_line_errors(), _engine(context.obj) as engine:
+        outcome = commands.reembed(
+            engine,
+            collection,
+            model,
+            declared=context.meta.get(COLLECTIONS, ()),
+            back=back,
+            drop_previous=drop_previous,
+            progress=_has_bar(),
+        )
+    _end(context, outcome)
+
+
+def _program(context: click.Context) -> str:
+    """Return what was typed before the name of the command."""
+    return context.command_path.rpartition(" ")[0]
 
 
 def _collections(context: click.Context, names: tuple[str, ...]) -> list[following.Followed]:

@@ -32,7 +32,7 @@ from .sessions import bind
 from .tables.records import RECORDS, EmbeddingRecord, Records
 from .vectors import as_query
 from .work import Reference
-from .writing import copying, text_index, whole, write
+from .writing import beside, copying, reembed, text_index, whole, write
 from .writing import plan as plans
 from .writing.chunks import Chunks, checked_chunks
 from .writing.copying import COPIED_AT_ONCE
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from .writing.items import Extra
     from .writing.plan import Plan
     from .writing.progress import Progress
+    from .writing.reembed import Contents
     from .writing.report import Report
 
 
@@ -619,7 +620,8 @@ class Collection(Generic[K]):
         Vectors, hashes, contents, metadata and `updated` are those of this collection, so that
         nothing has to be embedded again there. The other collection is created with this one's
         model if need be; what it has under other ids stays. To copy again, or after an
-        interruption, writes only what is not there yet (`reused`). No model is called.
+        interruption, writes only what is not there yet (`reused`). No model is called. Columns of
+        your own are not copied: new rows have their defaults there.
 
         Args:
             other: Where to. Its keys have the same text as those of this collection.
@@ -883,7 +885,8 @@ class Collection(Generic[K]):
         """Load what searches keep in memory, so that the first one is as fast as the next.
 
         Call it when a program starts: before a server forks its workers, which then share the
-        memory, or in each worker. On SQLite it reads every row once; what is written later is
+        memory, or in each worker. On SQLite it reads every row once, or an index from where the
+        database keeps it, which on an engine is brought up to date; what is written later is
         taken in by the searches. Elsewhere, and for a collection that does not exist, it does
         nothing. `status` tells what came of it.
 
@@ -989,6 +992,93 @@ class Collection(Generic[K]):
         with self.reference.work() as work:
             row = self.reference.find(work)
             return None if row is None else work.database.index_info(work)
+
+    # Another model
+
+    def reembed(
+        self,
+        model: SupportsEmbedding | str,
+        contents: Contents | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
+    ) -> Report:
+        """Embed every item by another model, and let the collection be of that one.
+
+        The new vectors are made beside the old ones, in a collection called "docs [next]", while
+        others search and write. What they change meanwhile is brought over too, and the indexes are
+        made. Then one transaction switches: the old ones are called "docs [previous]" from there
+        on, for `back` and `drop_previous`. Until these are dropped, collections that are opened
+        with either model go on, by the one that there is.
+
+        On an engine each batch is a transaction, and none is open while the model runs. One that is
+        interrupted goes on where it stopped. On a session all takes place in its transaction.
+
+        Args:
+            model: A model object, or the id or alias of one.
+            contents: A function that takes a list of ids and returns the contents of these that it
+                has: a dict, or pairs. It is called for items whose content is not stored.
+            batch_size: The most values in one call of the model.
+            concurrency: The most calls of the model at a time; by default what the model says.
+            progress: Called with the items done and the items in all; True draws a bar.
+            on_error: With "skip" items are left out that have no content (`missing` of the
+                report), or that the model refuses by themselves (`skipped`).
+
+        Raises:
+            InvalidItemError: Items have no content; its `ids` name them. Without `contents` nothing
+                was spent; what was embedded stays.
+            ModelMismatchError: Vectors of a third model stand beside the collection.
+            UnknownModelError: There is no such model.
+            DoesNotExist: The collection does not exist.
+            ModelError: The model failed.
+            EmbeddingsError: Others write faster than the model embeds.
+        """
+        return reembed.reembed(
+            self.reference,
+            model,
+            contents,
+            batch_size=batch_size,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
+
+    def back(
+        self,
+        contents: Contents | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
+    ) -> Report:
+        """Let the collection be of the model that it had before `reembed`.
+
+        What changed since then is embedded by that model first, as in `reembed`, whose arguments
+        these are. The vectors that there are now stay beside it: `back` once more returns to them.
+
+        Raises:
+            DoesNotExist: The vectors of the model before are not there any more.
+
+            And what `reembed` raises.
+        """
+        return reembed.back(
+            self.reference,
+            contents,
+            batch_size=batch_size,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
+
+    def drop_previous(self) -> bool:
+        """Delete the vectors of the model before, and return whether there were any.
+
+        From then on a collection that is opened with that model raises ModelMismatchError.
+        """
+        return beside.drop_previous(self.reference)
 
     # The words of its texts
 

@@ -13,17 +13,20 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from .collection import Collection
-from .errors import DoesNotExist
-from .overview import overview
+from .errors import DoesNotExist, ModelRequiredError
+from .following import commands as following
+from .overview import NOTHING, overview
 from .sessions import bind_for_reading
 from .tables.records import RECORDS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from .following.source import ModelCollection
     from .sessions import DatabaseLike
     from .tables.records import EmbeddingRecord, Records
+    from .writing.progress import Progress
+    from .writing.report import Report
 
 SHOWN = 60  # characters of a content in a list
 
@@ -42,15 +45,107 @@ class Outcome:
 
 
 def status(
-    db: DatabaseLike, *, as_json: bool = False, declared: Sequence[ModelCollection[Any]] = ()
+    db: DatabaseLike,
+    *,
+    as_json: bool = False,
+    declared: Sequence[ModelCollection[Any]] = (),
+    models: Mapping[str, str | None] = NOTHING,
+    program: str = following.PROGRAM,
 ) -> Outcome:
     """Return the schema, every collection, and what is followed.
 
     It is bad if there is something to migrate, or triggers are not in place.
+
+    Args:
+        db: Nothing is created or migrated there.
+        as_json: As a JSON object, and not as a table.
+        declared: Whose triggers are compared with what is declared.
+        models: The ids or aliases of models that other collections are declared with.
+        program: What one types before the name of a command.
     """
-    found = overview(db, declared)
+    found = overview(db, declared, models)
     is_good = found.is_current and found.is_followed
-    return Outcome(_json(asdict(found)) if as_json else str(found), is_good)
+    if as_json:
+        return Outcome(_json(asdict(found)), is_good)
+    differing = [
+        following.of_another_model(one.name, one.model_id, one.wanted, program)
+        for one in found.collections
+        if one.wanted is not None
+    ]
+    return Outcome("\n\n".join(filter(None, (str(found), "\n".join(differing)))), is_good)
+
+
+def reembed(
+    database: Any,
+    name: str,
+    model: str | None,
+    *,
+    declared: Sequence[following.Followed] = (),
+    records: Records = RECORDS,
+    back: bool = False,
+    drop_previous: bool = False,
+    progress: Progress = None,
+) -> Outcome:
+    """Embed a collection anew by another model, go back to the one before, or drop that.
+
+    Args:
+        database: What the declared collections take as their first argument.
+        name: Of the collection. Of one that is declared the rows have the texts, of another one
+            the stored contents are embedded.
+        model: The id or alias; None for that of the declaration or the settings.
+        declared: The collections that follow rows.
+        records: Which tables, of one that is not declared.
+        back: Let it be of the model that it had before.
+        drop_previous: Delete the vectors of the model before.
+        progress: Called with the items done and the items in all; True draws a bar.
+
+    Raises:
+        ModelRequiredError: No model was named, and the collection has that of the settings.
+
+        And what `Collection.reembed` raises.
+    """
+    known = {each.name: each for each in declared}
+    collection: Any = known.get(name) or _Stored(name, records)
+    with following.ended_by_signals():
+        if drop_previous:
+            dropped = collection.drop_previous(database)
+            what = "the vectors of the model before are deleted" if dropped else "nothing to drop"
+            return Outcome(f"{name}: {what}")
+        if back:
+            return _reembedded(name, collection.back(database, progress=progress))
+        if model is None:
+            differing = following.other_model(collection, database)
+            if differing is None:
+                raise ModelRequiredError(
+                    f"{name!r} has the model of the settings: name the one that it is to have"
+                )
+            model = differing[1]
+        return _reembedded(name, collection.reembed(database, model, progress=progress))
+
+
+def _reembedded(name: str, report: Report) -> Outcome:
+    return Outcome(following.done(name, report), not report.skipped)
+
+
+class _Stored:
+    """A collection that is not declared, as the commands know those that are."""
+
+    declared_model = None
+
+    def __init__(self, name: str, records: Records) -> None:
+        self.name, self._records = name, records
+
+    def collection(self, database: Any) -> Collection[Any]:
+        return Collection(self.name, database, create=False, records=self._records)
+
+    def reembed(self, database: Any, model: str, *, progress: Progress = None) -> Report:
+        return self.collection(database).reembed(model, progress=progress)
+
+    def back(self, database: Any, *, progress: Progress = None) -> Report:
+        return self.collection(database).back(progress=progress)
+
+    def drop_previous(self, database: Any) -> bool:
+        return self.collection(database).drop_previous()
 
 
 def search(

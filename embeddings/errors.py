@@ -105,17 +105,23 @@ class ModelMismatchError(EmbeddingsError, ValueError):
         collection: The collection's name.
         stored: The id of the model that made its vectors.
         given: The id of the model it was opened with.
+        remedy: What to do.
     """
 
-    def __init__(self, collection: str, stored: str | None, given: str) -> None:
-        super().__init__(collection, stored, given)
+    def __init__(
+        self, collection: str, stored: str | None, given: str, remedy: str | None = None
+    ) -> None:
+        super().__init__(collection, stored, given, remedy)
         self.collection, self.stored, self.given = collection, stored, given
+        self.remedy = remedy or (
+            "Open it with that model or with none, use another collection for the other model, or "
+            f"embed this one anew: reembed({given!r})"
+        )
 
     def __str__(self) -> str:
         return (
             f"Collection {self.collection!r} holds vectors of model {self.stored!r}, not of "
-            f"{self.given!r}. Open it with that model or with none, or use another collection "
-            "for the other model"
+            f"{self.given!r}. {self.remedy}"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, inspect, select
@@ -18,10 +19,10 @@ from .tables.ours import check_adoptable, schema_map_of, schema_of
 from .tables.pending import pending_table
 from .tables.records import RECORDS
 from .vectors import ITEM_BYTES
-from .work import Work, stored_vector_bytes
+from .work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -33,6 +34,7 @@ REMEDY = (
     "Make the triggers as they are declared: in a new revision (op.follow_rows, which autogenerate "
     "writes), or by install() of the declaration. What changed meanwhile is found by its sync()."
 )
+NOTHING: Mapping[str, str | None] = MappingProxyType({})
 HEADINGS = ("collection", "model", "dimensions", "rows", "search")
 
 
@@ -49,6 +51,7 @@ class CollectionOverview:
             `"database"` or `"index"`.
         reason: Why it scans; None if it does not.
         table: The table of its embeddings, which is another with `make_records`.
+        wanted: The id of the model that its declaration or the settings name, if that is another.
     """
 
     name: str
@@ -58,6 +61,7 @@ class CollectionOverview:
     strategy: str
     reason: str | None
     table: str = RECORDS.embeddings.name
+    wanted: str | None = None
 
 
 @dataclass(frozen=True)
@@ -153,13 +157,18 @@ class Overview:
         return "\n".join([schema, "", *(_line(cells, widths) for cells in lines)])
 
 
-def overview(db: DatabaseLike, declared: Sequence[ModelCollection[Any]] = ()) -> Overview:
+def overview(
+    db: DatabaseLike,
+    declared: Sequence[ModelCollection[Any]] = (),
+    models: Mapping[str, str | None] = NOTHING,
+) -> Overview:
     """Return what a database holds. Reads only: on a session within its transaction.
 
     Args:
         db: Whatever a collection can be opened on. Nothing is created or migrated.
         declared: Whose triggers are compared with what is declared; others with what they were
             made from.
+        models: The ids or aliases of models that collections are declared with, by their names.
 
     Raises:
         SchemaError: A table called `collections` or `embeddings` is there and is not ours.
@@ -178,7 +187,10 @@ def overview(db: DatabaseLike, declared: Sequence[ModelCollection[Any]] = ()) ->
                 records = [each for each in records if each.embeddings.fullname != theirs]
                 if not records:
                     raise
-            collections = [one for each in records for one in _collections(Work(session, each))]
+            named = {each.name: each.declared_model for each in declared} | dict(models)
+            collections = [
+                one for each in records for one in _collections(Work(session, each), named)
+            ]
             return Overview(
                 current_revision(work.connection),
                 head_revision(),
@@ -229,26 +241,30 @@ def _followed(work: Work, declared: Sequence[ModelCollection[Any]]) -> Iterator[
             yield FollowedOverview(given.collection, host, waiting, problems)
 
 
-def _collections(work: Work) -> tuple[CollectionOverview, ...]:
-    collections, embeddings = work.records.collections.c, work.records.embeddings.c
-    rows = select(func.count()).where(embeddings.collection_id == collections.id).scalar_subquery()
-    vector_bytes = stored_vector_bytes(work.database, work.records)
-    statement = (
-        select(collections.name, collections.model, vector_bytes, rows)
-        .where(collections.name.is_not(None))
-        .order_by(collections.name)
-    )
-    return tuple(
-        CollectionOverview(
-            name,
-            model_id,
-            size and size // ITEM_BYTES,
-            count,
-            *_search(work, name),
-            work.records.embeddings.fullname,
-        )
-        for name, model_id, size, count in work.run(statement).all()
-    )
+def _collections(work: Work, models: Mapping[str, str | None]) -> tuple[CollectionOverview, ...]:
+    name, embeddings = work.records.collections.c.name, work.records.embeddings.c
+    found = []
+    for called in work.run(select(name).where(name.is_not(None)).order_by(name)).scalars().all():
+        row = work.row_named(called)
+        if row is not None:
+            rows = select(func.count()).where(embeddings.collection_id == row.id)
+            one = CollectionOverview(
+                row.name,
+                row.model_id,
+                row.vector_bytes and row.vector_bytes // ITEM_BYTES,
+                work.run(rows).scalar_one(),
+                *_search(work, row.name),
+                work.records.embeddings.fullname,
+                _wanted(work, row.name, models.get(row.name)),
+            )
+            found.append(one)
+    return tuple(found)
+
+
+def _wanted(work: Work, name: str, model_id: str | None) -> str | None:
+    collection = Collection(name, work.session, model_id=model_id, records=work.records)
+    differing = collection.reference.other_model(work)
+    return None if differing is None else differing[1]
 
 
 def _search(work: Work, name: str) -> tuple[str, str | None]:

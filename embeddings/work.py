@@ -15,14 +15,17 @@ from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
     Executable,
+    Integer,
     and_,
     bindparam,
     event,
     func,
     inspect,
     literal_column,
+    null,
     select,
     true,
+    type_coerce,
     update,
 )
 from sqlalchemy.engine import IteratorResult
@@ -37,6 +40,7 @@ from .internals import has_listeners
 from .keys import K
 from .models import registry
 from .sessions.runtime import BLOCKING
+from .tables.beside import names_beside, stands_beside
 from .tables.ours import explained, schema_map_of
 
 if TYPE_CHECKING:
@@ -64,6 +68,7 @@ if TYPE_CHECKING:
     from .writing.chunks import Chunks
 
 CHUNK_MARK = "#"  # between an item's stored id and the number of a chunk
+AFTER_MARK = "$"  # the next character
 MOST_NAMES = 10_000  # names of collections remembered for each engine
 PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds before an own transaction is tried again, about
 P = ParamSpec("P")
@@ -89,6 +94,8 @@ class CollectionRow(NamedTuple):
     """How its texts are cut, as JSON; None if each item is one row."""
     index_method: str | None = None
     """The method of its index, where the search keeps that in memory; None if it has none."""
+    others: frozenset[str] = frozenset()
+    """Its model and those of what stands beside it. Known where it was given another model."""
 
 
 class Work:
@@ -154,8 +161,7 @@ class Work:
         id = self.records.embeddings.c.id
         if self.row.chunks is None:
             return id == item
-        following = chr(ord(CHUNK_MARK) + 1)
-        return and_(id >= item + CHUNK_MARK, id < item + following, self.item_id == item)
+        return and_(id >= item + CHUNK_MARK, id < item + AFTER_MARK, self.item_id == item)
 
     @property
     def is_item(self) -> ColumnElement[bool]:
@@ -242,7 +248,16 @@ class Work:
         settings: dict[str, Any] = dict(
             zip(("language", "chunks", "index_method"), row[4:], strict=True)
         )
-        return CollectionRow(*row[:4], **settings)
+        found = CollectionRow(*row[:4], **settings)
+        if self.database.joins_tables:
+            return found
+        return found._replace(vector_bytes=self.vector_bytes_of(found.id))
+
+    def vector_bytes_of(self, collection_id: int) -> int | None:
+        """Return the bytes of a vector in a collection; None if it has no valid one."""
+        statement = _vector_bytes(self.database, self.records)
+        row = self.run_kept(statement, {"collection_id": collection_id}).first()
+        return None if row is None else row[0]
 
     def touch(self, name: str) -> None:
         """Update a collection's row without a change, which keeps other writers out."""
@@ -343,6 +358,7 @@ class Reference(Generic[K]):
         chunks: How its texts are to be cut.
         renamed: Former names, each with the id of the row.
         is_deleted: Whether it was deleted through this object, which never creates it again.
+        brought: Model objects of `reembed`, by their ids.
     """
 
     name: str
@@ -356,6 +372,7 @@ class Reference(Generic[K]):
     chunks: Chunks | None = None
     renamed: list[tuple[str, int]] = field(default_factory=list)
     is_deleted: bool = False
+    brought: dict[str, SupportsEmbedding] = field(default_factory=dict)
 
     @contextmanager
     def work(self, *, write: bool = False) -> Iterator[Work]:
@@ -374,6 +391,8 @@ class Reference(Generic[K]):
                 if write and not work.is_exclusive:
                     work.database.begin_writing(work)
                 yield work
+                if write and work.has_row and self.sessions.owns_transactions:
+                    work.database.finish_writing(work)
 
     @contextmanager
     def look(self) -> Iterator[Work]:
@@ -449,11 +468,23 @@ class Reference(Generic[K]):
         if row is None and not self.create:
             raise self.does_not_exist()
         if row is not None:
+            if self._differs(row):
+                row = row._replace(others=self.models_beside(work))
             is_new_to_it = self.model_id_of(row) != row.model_id or self._takes_chunks(row)
             if is_new_to_it and to_search:
                 return self.find(work)  # only a collection without vectors takes another model
             work.row = row
         return row
+
+    def models_beside(self, work: Work) -> frozenset[str]:
+        """Return the models of the collection and of what stands beside it, read now.
+
+        Its own may be another by now than that of a row that was read before.
+        """
+        columns = self.records.collections.c
+        names = (self.name, *names_beside(self.name))
+        models = select(columns.model).where(columns.name.in_(names))
+        return frozenset(map(registry.canonical_id, work.run(models).scalars()))
 
     def _before_renaming(self, work: Work) -> CollectionRow | None:
         """Return the row under a former name, and take that name again: it was rolled back."""
@@ -472,6 +503,21 @@ class Reference(Generic[K]):
             DoesNotExist: There is none.
         """
         row = self.find(work)
+        if row is None:
+            raise self.does_not_exist()
+        return row
+
+    def row_of(self, work: Work, suffix: str = "") -> CollectionRow:
+        """Return the collection's row, read now, in the work of another collection.
+
+        Args:
+            work: Whose row stays.
+            suffix: Of the name of what stands beside it, to have that one's row.
+
+        Raises:
+            DoesNotExist: There is none.
+        """
+        row = work.row_named(self.name + suffix)
         if row is None:
             raise self.does_not_exist()
         return row
@@ -540,6 +586,18 @@ class Reference(Generic[K]):
             "embed the texts in a new collection that has these: what was stored is not cut anew"
         )
 
+    def take_chunks(self, work: Work, setting: str | None) -> None:
+        """Let an empty collection have another setting of chunks.
+
+        Raises:
+            ChunksMismatchError: It is not empty, or was given another one.
+        """
+        if self.chunks is not None and self.chunks.setting != setting:
+            raise self._other_chunks(work.row)
+        self._check_is_empty(work, work.row)
+        work.database.set_chunk_setting(work, setting)
+        work.row = work.row._replace(chunks=setting)
+
     def _check_is_empty(self, work: Work, row: CollectionRow) -> None:
         """Do nothing if a collection that seems to have no embeddings has none.
 
@@ -603,15 +661,12 @@ class Reference(Generic[K]):
             ModelMismatchError: The collection was given another model, and has vectors.
             ModelRequiredError: There is no row, and no model was given.
         """
-        given = self._given_model_id()
         if row is not None:
-            if given is not None and given != row.model_id:
-                # Aliases are for names: an object has the id that it has.
-                canonical = registry.canonical_id(given) if self.model is None else given
-                if canonical not in {row.model_id, registry.canonical_id(row.model_id)}:
-                    if row.vector_bytes is None:
-                        return canonical
-                    raise ModelMismatchError(self.name, row.model_id, canonical)
+            canonical = self._differs(row)
+            if canonical is not None and canonical not in row.others:
+                if row.vector_bytes is None:
+                    return canonical
+                raise ModelMismatchError(self.name, row.model_id, canonical)
             return row.model_id
         if self.model is not None:
             return self.model.model_id
@@ -620,8 +675,36 @@ class Reference(Generic[K]):
             raise ModelRequiredError
         return registry.canonical_id(name)
 
+    def _differs(self, row: CollectionRow) -> str | None:
+        """Return the id of the model that was given, if it is another than the row's."""
+        given = self._given_model_id()
+        if given is None or given == row.model_id:
+            return None
+        # Aliases are for names: an object has the id that it has.
+        canonical = registry.canonical_id(given) if self.model is None else given
+        is_same = canonical in {row.model_id, registry.canonical_id(row.model_id)}
+        return None if is_same else canonical
+
     def _given_model_id(self) -> str | None:
         return self.model_id or (self.model.model_id if self.model is not None else None)
+
+    def other_model(self, work: Work) -> tuple[str, str] | None:
+        """Return the model that the collection has and the one that it is to have, if they differ.
+
+        That is the one that was given, or the application's default.
+        """
+        row, wanted = work.row_named(self.name), self._given_model_id()
+        wanted = wanted or registry.default_model_name()
+        if row is None or wanted is None or stands_beside(self.name):
+            return None
+        wanted = registry.canonical_id(wanted)
+        is_same = wanted in {row.model_id, registry.canonical_id(row.model_id)}
+        return None if is_same else (row.model_id, wanted)
+
+    def accept(self, row: CollectionRow) -> None:
+        """Be of a row's model from now on, if another one was given."""
+        if self._differs(row) is not None:
+            self.model, self.model_id = None, row.model_id
 
     def check_model_id(self, model_id: str) -> None:
         """Do nothing unless the collection was given another model.
@@ -642,7 +725,9 @@ class Reference(Generic[K]):
             And what `model_id_of` raises.
         """
         model_id = self.model_id_of(row)
-        if self.model is not None:
+        if model_id in self.brought:
+            return registry.substituted(self.brought[model_id])
+        if self.model is not None and (row is None or self._differs(row) not in row.others):
             return registry.substituted(self.model)
         return registry.get_embedding_model(model_id)
 
@@ -678,11 +763,27 @@ def _by_name(database: Database, records: Records) -> Executable:
         columns.id,
         columns.name,
         columns.model,
-        stored_vector_bytes(database, records),
+        stored_vector_bytes(database, records)
+        if database.joins_tables
+        else type_coerce(null(), Integer),
         database.text_language(records),
         database.chunk_setting(records),
         database.index_method(records),
     ).where(columns.name == bindparam("name"))
+
+
+@functools.cache
+def _vector_bytes(database: Database, records: Records) -> Executable:
+    columns = records.embeddings.c
+    return (
+        select(database.vector_bytes(columns.embedding))
+        .where(
+            columns.collection_id == bindparam("collection_id"),
+            database.is_vector(columns.embedding),
+        )
+        .order_by(columns.id)
+        .limit(literal_column("1"))
+    )
 
 
 @functools.cache
@@ -759,7 +860,8 @@ class RememberedRows:
     def put(
         self, bind: Engine | Connection, records: Records, row: CollectionRow, *, committed: bool
     ) -> None:
-        """Remember a row that was read."""
+        """Remember a row that was read, without what stands beside it, which no search confirms."""
+        row = row._replace(others=frozenset())
         with self._lock:
             rows = self._rows.setdefault(bind.engine, {})
             key = _memory_key(bind, records, row.name)

@@ -24,7 +24,16 @@ from embeddings.testing import DeterministicModel
 from embeddings.work import ROWS
 from tests import asynchronous
 from tests.provider import Server, forget_openai, model_of, running
-from tests.reaching import PATIENT, POSTGRESQL, SQLITE, connection_to, is_postgresql
+from tests.reaching import (
+    CITUS_BY,
+    CITUS_URL,
+    PATIENT,
+    POSTGRESQL,
+    SQLITE,
+    connection_to,
+    is_postgresql,
+    on_citus,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,6 +45,25 @@ pytest_plugins = ["embeddings.testing"]
 # A busy machine makes no example wrong.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
+
+# Deleting takes a fifth of the time of TRUNCATE, but without vacuum the dead rows stay.
+EMPTY = text("""DO $$
+DECLARE name text;
+BEGIN
+    FOR name IN
+        SELECT relname FROM pg_class
+        WHERE pg_table_is_visible(oid) AND relname LIKE 'idx_embeddings_%_hnsw'
+    LOOP
+        EXECUTE 'DROP INDEX ' || name;
+    END LOOP;
+    IF pg_table_size('embeddings') > 2000000 THEN
+        TRUNCATE collections, embeddings, embeddings_pending;
+    ELSE
+        DELETE FROM embeddings;
+        DELETE FROM collections;
+        DELETE FROM embeddings_pending;
+    END IF;
+END $$""")
 
 Open = Callable[..., Collection[Any]]
 """Open a collection by its name in the one database of the test; takes Collection's keywords."""
@@ -101,7 +129,11 @@ def server() -> URL:
 
 @pytest.fixture(scope="session")
 def postgresql_url(server: URL, worker_id: str) -> Iterator[URL]:
-    """A database of this test process, with the tables."""
+    """A database of this test process, with the tables; or that of a coordinator of Citus."""
+    if CITUS_URL is not None:
+        with on_citus(CITUS_URL, CITUS_BY) as coordinator:
+            yield coordinator
+        return
     name = f"test_{worker_id}"
     administrator = create_engine(server, isolation_level="AUTOCOMMIT")
     with administrator.connect() as connection:
@@ -151,19 +183,13 @@ def asynchronous_engines(postgresql_url: URL) -> Iterator[Callable[[str], Engine
 
 @pytest.fixture
 def empty_postgresql(postgresql_engines: Callable[[str], Engine]) -> Callable[[str], Engine]:
-    """The same, with empty tables."""
+    """The same, with empty tables, whose ids go on.
+
+    CREATE INDEX also reads rows that were just deleted while any transaction is open that could
+    still see them: they must not be those of a collection of the same id.
+    """
     with postgresql_engines("psycopg").begin() as connection:
-        indexes = "SELECT indexname FROM pg_indexes WHERE indexname LIKE 'idx_embeddings_%_hnsw'"
-        for name in connection.scalars(text(indexes)).all():  # of a collection of the same id
-            connection.execute(text(f"DROP INDEX {name}"))
-        if connection.scalar(text("SELECT pg_table_size('embeddings') > 2000000")):
-            connection.execute(
-                text("TRUNCATE collections, embeddings, embeddings_pending RESTART IDENTITY")
-            )
-        else:  # a fifth of the time, but without vacuum the dead rows stay
-            connection.execute(text("DELETE FROM embeddings; DELETE FROM collections"))
-            connection.execute(text("DELETE FROM embeddings_pending"))
-            connection.execute(text("ALTER SEQUENCE collections_id_seq RESTART"))
+        connection.execute(EMPTY)
     ROWS.clear()  # the engines outlive what is in the tables
     return postgresql_engines
 

@@ -16,6 +16,9 @@ from sqlalchemy import URL, Connection, Engine, Executable, create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool, StaticPool
 
+import embeddings
+from embeddings.databases.postgresql import citus
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -52,6 +55,40 @@ on_both = pytest.mark.parametrize("db", ["session", "postgresql_session"], indir
 
 PATIENT = {"timeout": 60.0}
 """For `connect_args` on SQLite, where others write: a wait depends on how busy the machine is."""
+
+
+CITUS_URL = os.environ.get("EMBEDDINGS_CITUS_URL")
+"""Of a database on a coordinator, with other servers: what runs on PostgreSQL then runs there.
+
+It is a database for tests alone, whose tables are dropped.
+"""
+CITUS_BY: Any = os.environ.get("EMBEDDINGS_CITUS_BY", "collection")
+"""How the tables are distributed there: by collection or by item."""
+
+
+@contextmanager
+def on_citus(url: str, by: Any) -> Iterator[URL]:
+    """Yield the URL of the coordinator's database, with the tables new and distributed."""
+    engine = create_engine(url, poolclass=NullPool)
+    drop = (
+        "DROP TABLE IF EXISTS embeddings, embeddings_pending, embeddings_alembic_version CASCADE",
+        "DROP TABLE IF EXISTS collections CASCADE",
+        "DROP FUNCTION IF EXISTS embeddings_pending_removed CASCADE",
+    )
+
+    def remove() -> None:
+        with engine.begin() as connection:
+            citus.undistribute(connection)
+        for statement in drop:
+            with engine.begin() as connection:
+                connection.execute(text(statement))
+
+    remove()
+    embeddings.migrate(engine)
+    with engine.begin() as connection:
+        citus.distribute(connection, by)
+    yield engine.url
+    remove()
 
 
 def is_url(db: Any) -> bool:

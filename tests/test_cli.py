@@ -104,7 +104,7 @@ def test_the_database_can_be_named_by_the_environment(filled: str):
 def test_the_commands_are_those_of_every_way_to_run_them():
     """What was `collections` is part of `status`."""
     reading = {"migrate", "status", "search", "show"}
-    assert set(program.commands) == reading | {"check", "sync", "refresh"}
+    assert set(program.commands) == reading | {"check", "sync", "refresh", "reembed", "distribute"}
 
 
 @pytest.fixture

@@ -51,7 +51,10 @@ if TYPE_CHECKING:
     from ..writing.chunks import Chunks
     from ..writing.items import Extra
     from ..writing.progress import Progress
+    from ..writing.reembed import Contents
     from ..writing.report import Report
+
+    AwaitedContents: TypeAlias = Callable[[list[Any]], Awaitable[Any]]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -77,6 +80,16 @@ def _awaited_items(entries: AsyncIterable[T]) -> Iterator[T]:
             yield wait_for(iterator.__anext__)
         except StopAsyncIteration:
             return
+
+
+def _in_greenlet(contents: Contents | AwaitedContents | None) -> Contents | None:
+    """Return a function that supplies contents and waits for them, where it has to."""
+
+    def supplied(ids: list[Any]) -> Any:
+        found = contents(ids)  # type: ignore[misc]
+        return wait_for(lambda: found) if inspect.isawaitable(found) else found
+
+    return None if contents is None else supplied
 
 
 class AsyncPlan(Plan[K]):
@@ -436,6 +449,48 @@ class AsyncCollection(Generic[K]):
     matches_by_id = _awaited(Collection.matches_by_id)
     matches_by_vector = _awaited(Collection.matches_by_vector)
 
+    async def reembed(
+        self,
+        model: SupportsEmbedding | str,
+        contents: Contents | AwaitedContents | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
+    ) -> Report:
+        """Embed every item by another model; `contents` may be asynchronous."""
+        return await _awaited(Collection.reembed)(
+            self,
+            model,
+            _in_greenlet(contents),
+            batch_size=batch_size,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
+
+    async def back(
+        self,
+        contents: Contents | AwaitedContents | None = None,
+        *,
+        batch_size: int = BATCH_SIZE,
+        concurrency: int | None = None,
+        progress: Progress = None,
+        on_error: OnError = "raise",
+    ) -> Report:
+        """Let the collection be of the model before; `contents` may be asynchronous."""
+        return await _awaited(Collection.back)(
+            self,
+            _in_greenlet(contents),
+            batch_size=batch_size,
+            concurrency=concurrency,
+            progress=progress,
+            on_error=on_error,
+        )
+
+    drop_previous = _awaited(Collection.drop_previous)
+
     drop_index = _awaited(Collection.drop_index)
     index_info = _awaited(Collection.index_info)
     create_index = _awaited(Collection.create_index)
@@ -459,7 +514,10 @@ class AsyncCollection(Generic[K]):
     @staticmethod
     async def exists(db: Any, name: str, *, records: Records = RECORDS) -> bool:
         """Return whether a database has a collection of this name; False without the tables."""
-        return name in await AsyncCollection.names(db, records=records)
+        if is_missing_file(db):
+            return False
+        sessions = awaited(db, records, migrates=False)
+        return name in await _run(sessions, records, partial(read.names, sessions, records, name))
 
     @staticmethod
     async def names(db: Any, *, records: Records = RECORDS) -> list[str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +45,7 @@ from ..vectors import ITEM_BYTES, Float32, VectorLike, decode_array, encode
 from .status import IndexInfo, IndexRequest, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import URL, Column, Connection, Dialect, Engine, Select, Subquery
     from sqlalchemy.exc import DBAPIError
@@ -76,6 +76,8 @@ class Database:
     """Whether `search` and `matches` give each item once; else `searching.grouping` does."""
     fuses_words: ClassVar[bool] = False
     """Whether `search` and `matches` take a query with words; else `searching.hybrid` does."""
+    joins_tables: ClassVar[bool] = True
+    """Whether a statement may be about both tables; else they may be on different servers."""
     keeps_order_of_json: ClassVar[bool] = True
     """Whether stored metadata has its keys in the order in which they were written."""
     rebuilds_tables: ClassVar[bool] = False
@@ -442,7 +444,13 @@ class Database:
             {"collection_id": work.row.id, "vector_bytes": work.row.vector_bytes},
         )
 
-    def write_rows(self, work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
+    def write_rows(
+        self,
+        work: Work,
+        rows: Sequence[dict[str, Any]],
+        updated: int,
+        there: Collection[str] | None = None,
+    ) -> None:
         """Insert rows, each in place of the row that has its id.
 
         Args:
@@ -450,12 +458,14 @@ class Database:
             rows: By the columns of the table, without the collection's id; vectors are float32,
                 metadata is JSON text. Sorted by id. A row that is copied brings its own `updated`.
             updated: The time of the write, in seconds since 1970, UTC.
+            there: The ids of rows that were there a moment ago; None if nobody looked.
         """
         table = work.records.embeddings
         is_ours = table.c.collection_id == work.row.id
-        ids = [row["id"] for row in rows]
-        stored = select(table.c.id).where(is_ours, self.is_one_of(table.c.id, ids))
-        there = {*work.run(stored).scalars()}
+        if there is None:
+            ids = [row["id"] for row in rows]
+            stored = select(table.c.id).where(is_ours, self.is_one_of(table.c.id, ids))
+            there = {*work.run(stored).scalars()}
         new: list[dict[str, Any]] = []
         for row in rows:
             metadata = row["metadata"] and load_metadata(row["metadata"])
@@ -656,6 +666,18 @@ class Database:
             "join what it returns"
         )
 
+    # Several servers
+
+    def distribute(
+        self, connection: Connection, by: Literal["collection", "item"], records: Records
+    ) -> None:
+        """Distribute the tables over several servers, in the connection's transaction."""
+        raise SchemaError(f"Tables are distributed by Citus, on PostgreSQL, and not on {self.name}")
+
+    def undistribute(self, connection: Connection, records: Records) -> None:
+        """Bring the tables back to one server, in the connection's transaction."""
+        raise SchemaError(f"Tables are distributed by Citus, on PostgreSQL, and not on {self.name}")
+
     # Indexes
 
     def create_index(self, collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
@@ -683,11 +705,11 @@ class Database:
         """Return what the index of a collection is, or None."""
         return None
 
-    def keep_index(self, collection: Reference[Any]) -> None:
-        """Bring an index up to date that the database keeps beside the rows, if it is far behind.
+    def finish_writing(self, work: Work) -> None:
+        """Do what is left to do before a transaction of our own, which has written, commits."""
 
-        Called where rows were written in transactions of our own; by default nothing.
-        """
+    def keep_index(self, collection: Reference[Any]) -> None:
+        """Bring up to date what the database keeps of an index, in a transaction of our own."""
 
     def index_method(self, records: Records) -> ColumnElement[str | None]:
         """Return the SQL of the method of the outer query's collection's index in memory, or NULL.

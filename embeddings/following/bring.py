@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError
 
-from ..models.base import at_most_own, kinds, prefixed
-from ..writing import loaded, plan
+from ..models.base import at_most_own, prefixed
+from ..writing import loaded, parts, plan
 from ..writing.calls import calls_at_once
 from ..writing.items import Item, hashes_of
 from ..writing.report import BUSY, CHANGED, DELETED, Report
-from ..writing.resolve import resolve, stored_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -65,7 +64,7 @@ def unchanged(
 ) -> set[str]:
     """Return the ids of what was read that the collection has just as it is."""
     items = items_of(collection, model, rows, read)
-    return resolve(work, items, stored_rows(work, items), {}, kinds(model)).unchanged
+    return parts.unchanged(collection, work, model, items)
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class StillSo:
             latest = self.pending.are_all(work, {id: self.noted[id] for id in free})
             reasons |= dict.fromkeys(free - latest, CHANGED)
             free = latest
-        got = work.database.free_rows(work, sorted(free))
+        got = parts.free_items(work, free)
         reasons |= dict.fromkeys(free - got, BUSY)
         errors: dict[str, Exception] = {}
         now = self.rows.read(work, got, errors)
@@ -145,9 +144,7 @@ def bring(
         try:
             made = embed(planned)
         except Exception:
-            planned.refused |= dict.fromkeys(planned.missing, "")
-            planned.missing.clear()
-            planned.without_refused()
+            planned.keep_embedded()
             if planned.new_ids:
                 _write(collection, planned, gate, skips=skips)
             raise
@@ -191,14 +188,20 @@ def remove(
             gone = {*ids}
             if pending is not None and noted is not None:
                 gone = pending.are_all(work, {id: noted[id] for id in gone})
+            work.database.lock_to_write(work, collection.name)
             has_row = collection.find(work) is not None
             if has_row:
-                gone = work.database.free_rows(work, sorted(gone))
+                if work.row.chunks is not None:
+                    work.database.keep_items(work, sorted(gone))
+                gone = parts.free_items(work, gone)
             gone -= rows.there(work, gone)
             if has_row:
-                is_gone = work.database.is_one_of(columns.id, sorted(gone))
+                owners = parts.row_ids(work, gone)
+                is_gone = work.database.is_one_of(columns.id, sorted(owners))
                 conditions = [columns.collection_id == work.row.id, is_gone]
                 count = work.database.delete_rows(work, conditions)
+                if work.row.chunks is not None:
+                    count = len({*owners.values()})
                 loaded.refresh(work)
             if pending is not None and noted is not None:
                 pending.take_off(work, noted, gone)

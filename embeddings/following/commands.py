@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 import signal
 import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -10,18 +11,20 @@ from contextlib import contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import BindingError, DoesNotExist
+from ..errors import BindingError, DoesNotExist, ModelMismatchError
 from .source import ModelCollection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from types import FrameType, ModuleType
 
+    from ..collection import Collection
     from ..writing.progress import Progress
     from ..writing.report import Report
     from .pending import PendingState
     from .refresh import Stop
 
+PROGRAM = "embeddings"
 SHOWN = 5  # ids, and reasons, of a kind
 
 
@@ -59,21 +62,42 @@ class Followed(Protocol):
     def pending(self, database: Any, /) -> PendingState:
         """Return what is pending."""
 
+    def collection(self, database: Any, /) -> Collection[Any]:
+        """Return the collection itself."""
+
+    def reembed(self, database: Any, model: str, /, *, progress: Progress = ...) -> Report:
+        """Embed every row by another model."""
+
+    def back(self, database: Any, /, *, progress: Progress = ...) -> Report:
+        """Let it be of the model before."""
+
+    def drop_previous(self, database: Any, /) -> bool:
+        """Delete the vectors of the model before."""
+
     def trigger_problems(self, database: Any, /) -> list[str]:
         """Return what of the triggers is not as declared."""
 
 
-def check(database: Any, collections: Iterable[Followed]) -> tuple[str, bool]:
+def check(
+    database: Any, collections: Iterable[Followed], program: str = PROGRAM
+) -> tuple[str, bool]:
     """Return what differs, in lines, and whether nothing does. Reads only, and calls no model.
 
     Args:
         database: What the collections take as their first argument.
         collections: These.
+        program: What one types before the name of a command.
     """
     lines: list[str] = []
     is_good = True
     for collection in collections:
-        audit = collection.sync(database, dry_run=True)
+        if models := other_model(collection, database):
+            lines.append(of_another_model(collection.name, *models, program))
+            is_good = False
+        try:
+            audit = collection.sync(database, dry_run=True)
+        except ModelMismatchError:  # it names a model that it cannot be read with yet
+            continue
         pending = collection.pending(database)
         problems = collection.trigger_problems(database)
         found = {"stale": audit.stale, "missing": audit.missing, "orphaned": audit.orphaned}
@@ -88,6 +112,21 @@ def check(database: Any, collections: Iterable[Followed]) -> tuple[str, bool]:
         lines += [f"  triggers: {problem}" for problem in problems]
         is_good &= not any(found.values()) and not problems
     return "\n".join(lines), is_good
+
+
+def other_model(collection: Followed, database: Any) -> tuple[str, str] | None:
+    """Return the model that a collection has and the one that it is to have, if they differ."""
+    reference = collection.collection(database).reference
+    with reference.work() as work:
+        return reference.other_model(work)
+
+
+def of_another_model(name: str, stored: str, wanted: str, program: str) -> str:
+    """Return what to say of a collection that has another model than it is to have."""
+    return (
+        f"{name} has the model {stored!r}, and its declaration or the settings say {wanted!r}. To "
+        f"embed it anew: {program} reembed {shlex.quote(name)} {shlex.quote(wanted)}"
+    )
 
 
 def sync(
@@ -109,7 +148,7 @@ def sync(
             report = collection.sync(
                 database, prune=prune, allow_empty=allow_empty, progress=progress
             )
-            lines.append(_done(collection.name, report))
+            lines.append(done(collection.name, report))
             is_good &= not report.skipped
     return "\n".join(lines), is_good
 
@@ -148,7 +187,7 @@ def refresh(
                 stop.set()
     reports = [each.result() for each in running]
     pairs = zip(collections, reports, strict=True)
-    lines = [_done(collection.name, report) for collection, report in pairs]
+    lines = [done(collection.name, report) for collection, report in pairs]
     return "\n".join(lines), not any(report.skipped for report in reports)
 
 
@@ -227,7 +266,7 @@ def _shown(ids: Sequence[Any]) -> str:
     return shown if len(ids) <= SHOWN else f"{shown} and {len(ids) - SHOWN:,} more"
 
 
-def _done(name: str, report: Report) -> str:
+def done(name: str, report: Report) -> str:
     """Return what was done as a line, and the items that were left in lines below it."""
     counts = {
         "embedded": report.embedded,

@@ -18,8 +18,11 @@ from ..searching.query import Filters, check_filters
 from ..sessions import bind
 from ..sessions.base import hinted
 from ..tables.records import RECORDS, Records
+from ..writing import beside
+from ..writing.chunks import Chunks, checked_chunks
 from ..writing.whole import checked_name
 from . import near, triggers
+from . import reembed as reembedding
 from . import refresh as refreshing
 from . import sync as syncing
 from .columns import attributes_of, checked_condition, key_of, mapper_of
@@ -75,6 +78,7 @@ class ModelCollection(Generic[M]):
         model_id: Or the id or alias of one; wins if both are given.
         records: Which tables.
         store: Store the texts as well.
+        chunks: How texts are cut into chunks: `Chunks(size=...)`. By default they are not.
 
     Raises:
         TypeError: An argument is not of its kind.
@@ -93,6 +97,7 @@ class ModelCollection(Generic[M]):
     model_id: str | None
     records: Records
     store: bool
+    chunks: Chunks | None
     key: QueryableAttribute[Any]
     """The primary key."""
 
@@ -110,6 +115,7 @@ class ModelCollection(Generic[M]):
         model_id: str | None = None,
         records: Records = RECORDS,
         store: bool = False,
+        chunks: Chunks | None = None,
     ) -> None:
         mapper = mapper_of(source)
         if model is not None:
@@ -126,6 +132,7 @@ class ModelCollection(Generic[M]):
             "model_id": model_id,
             "records": records,
             "store": store,
+            "chunks": checked_chunks(chunks),
             "key": key_of(mapper),
         }
         keys_of(fields["key"])  # type: ignore[arg-type]
@@ -149,8 +156,14 @@ class ModelCollection(Generic[M]):
             model=self.model,
             model_id=self.model_id,
             key=self.key,
+            chunks=self.chunks,
             records=self.records,
         )
+
+    @property
+    def declared_model(self) -> str | None:
+        """The id or alias of its model; None if it names none."""
+        return self.model_id or (None if self.model is None else self.model.model_id)
 
     # Triggers
 
@@ -277,6 +290,71 @@ class ModelCollection(Generic[M]):
         with reference.work() as work:
             return Pending(reference).state(work)
 
+    def reembed(
+        self,
+        database: DatabaseLike,
+        model: SupportsEmbedding | str,
+        *,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = None,
+    ) -> Report:
+        """Embed every row by another model, and let the collection be of that one.
+
+        As `Collection.reembed`, with the texts of the rows: the new vectors are made beside the old
+        ones, while others search, write and refresh. One transaction switches, and notes as pending
+        what may have changed last, which is embedded then. It can be interrupted and called again.
+
+        A declaration that names either model goes on, until `drop_previous`. If it names none, it
+        has the new one.
+
+        Args:
+            database: A session, a connection or an engine.
+            model: A model that is registered, or its id or alias.
+            batch_size: The most values in one call of the model.
+            progress: Called with the rows compared and the rows in all; True draws a bar.
+
+        Raises:
+            InvalidQueryError: The class has no rows that are items, and the collection has some.
+            ModelMismatchError: Vectors of a third model stand beside the collection.
+            UnknownModelError: There is no such model.
+            DoesNotExist: The collection does not exist.
+            ModelError: The model failed.
+        """
+        return reembedding.reembed(
+            self.collection(database).reference,
+            self.source_rows(),
+            model,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def back(
+        self,
+        database: DatabaseLike,
+        *,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = None,
+    ) -> Report:
+        """Let the collection be of the model that it had before `reembed`; arguments as there.
+
+        What changed since then is embedded by that model first.
+
+        Raises:
+            DoesNotExist: The vectors of the model before are not there any more.
+
+            And what `reembed` raises.
+        """
+        return reembedding.back(
+            self.collection(database).reference,
+            self.source_rows(),
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    def drop_previous(self, database: DatabaseLike) -> bool:
+        """Delete the vectors of the model before, and return whether there were any."""
+        return beside.drop_previous(self.collection(database).reference)
+
     def acollection(self, database: Any) -> AsyncCollection[Any]:
         """Return the `AsyncCollection`, for everything else. Nothing is read or written.
 
@@ -291,6 +369,7 @@ class ModelCollection(Generic[M]):
             model=self.model,
             model_id=self.model_id,
             key=self.key,
+            chunks=self.chunks,
             records=self.records,
         )
 
@@ -310,6 +389,26 @@ class ModelCollection(Generic[M]):
         """Return what is pending, as `pending`."""
         return await self.acollection(database).run(
             lambda docs: self.pending(docs.reference.sessions)
+        )
+
+    async def areembed(
+        self, database: Any, model: SupportsEmbedding | str, **options: Any
+    ) -> Report:
+        """Embed every row by another model, as `reembed`."""
+        return await self.acollection(database).run(
+            lambda docs: self.reembed(docs.reference.sessions, model, **options)
+        )
+
+    async def aback(self, database: Any, **options: Any) -> Report:
+        """Let the collection be of the model before, as `back`."""
+        return await self.acollection(database).run(
+            lambda docs: self.back(docs.reference.sessions, **options)
+        )
+
+    async def adrop_previous(self, database: Any) -> bool:
+        """Delete the vectors of the model before, as `drop_previous`."""
+        return await self.acollection(database).run(
+            lambda docs: self.drop_previous(docs.reference.sessions)
         )
 
     # Searching

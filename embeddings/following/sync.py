@@ -12,6 +12,7 @@ from sqlalchemy import and_, case, literal, select
 from ..errors import InvalidQueryError
 from ..models.base import batches, check_batch_size
 from ..searching import read
+from ..writing import parts
 from ..writing.progress import teller
 from ..writing.report import Report
 from .bring import bring, items_at_once, remove, unchanged
@@ -20,7 +21,7 @@ from .rows import Made
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import ColumnElement, Subquery
+    from sqlalchemy import ColumnElement, FromClause, Subquery
 
     from ..models.base import SupportsEmbedding
     from ..work import Reference, Work
@@ -99,8 +100,16 @@ class Comparison:
         key, digest, *described = page.columns
         # Only of text: see `resolve`.
         is_text = stored.content_blob.is_(None)
+        item = database.key_as_text(key)
+        stored_id: ColumnElement[str] = item
+        stored_hash: ColumnElement[Any] = stored.content_hash
+        tables: FromClause = work.records.embeddings
+        if work.row.chunks is not None:
+            kept = database.parts(work)
+            stored_id, stored_hash = item.concat(read.first_chunk("")), kept.c.item_hash
+            tables = work.records.embeddings.outerjoin(kept, kept.c.id == stored.id)
         same: list[ColumnElement[bool]] = [
-            stored.content_hash == digest,
+            stored_hash == digest,
             is_text if not self._rows.store else stored.content.is_not(None),
             database.has_length(stored.embedding, work.row.vector_bytes or 0),
         ]
@@ -109,10 +118,12 @@ class Comparison:
             same.append(database.has_metadata(stored.metadata, named))
         elif metadata is not None:
             same.append(database.has_metadata(stored.metadata, described[0]))
-        is_its = and_(stored.collection_id == work.row.id, stored.id == database.key_as_text(key))
+        if work.row.chunks is not None:
+            same.append(read.count_of_chunks(work, item) == kept.c.item_chunks)
+        is_its = and_(stored.collection_id == work.row.id, stored.id == stored_id)
         return (
             select(key, stored.id.is_not(None))
-            .select_from(page.outerjoin(work.records.embeddings, is_its))
+            .select_from(page.outerjoin(tables, is_its))
             .where(case((and_(*same), False), else_=True))
             .order_by(key)
         )
@@ -122,12 +133,13 @@ class Comparison:
     ) -> tuple[int, list[Found]]:
         """Return the same, compared in Python, for what the database cannot compare."""
         collection, rows = self._collection, self._rows
-        read = rows.page(work, after, upto)
+        found = rows.page(work, after, upto)
         if not work.has_row:
-            return len(read), [Found(id, is_there=False) for id in read]
-        same = unchanged(collection, work, model, rows, read)
-        there = {id for id, *_ in work.database.stored_rows(work, [*read])}
-        return len(read), [Found(id, id in there) for id in read if id not in same]
+            return len(found), [Found(id, is_there=False) for id in found]
+        same = unchanged(collection, work, model, rows, found)
+        ids = {id if work.row.chunks is None else read.first_chunk(id): id for id in found}
+        there = {ids[id] for id, *_ in work.database.stored_rows(work, [*ids])}
+        return len(found), [Found(id, id in there) for id in found if id not in same]
 
 
 def sync(
@@ -163,7 +175,7 @@ def sync(
             done = _brought(collection, rows, batch, batch_size)
             report += replace(done, unchanged=0)  # they are among those compared
     if prune and not comparison.seen and not allow_empty:
-        _refuse_empty(collection)
+        refuse_empty(collection)
     elif prune:
         report += _prune(collection, rows)
     return replace(report, seconds=perf_counter() - began)
@@ -191,8 +203,9 @@ def _without_words(collection: Reference[Any]) -> Iterator[list[str]]:
             if not page:
                 return
             lacking = work.database.without_words(work, page)
+            is_chunk = row.chunks is not None
         if lacking:
-            yield sorted(lacking)
+            yield sorted({parts.owner(id) for id in lacking} if is_chunk else lacking)
         after = page[-1]
 
 
@@ -231,15 +244,16 @@ def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
             if row is None:
                 return
             is_next = columns.id.is_not(None) if after is None else columns.id > after
-            ids = select(columns.id).where(columns.collection_id == row.id, is_next)
+            ids = select(columns.id, work.item_id.label("item"))
+            ids = ids.where(columns.collection_id == row.id, work.is_item, is_next)
             ids = ids.order_by(columns.id)
             upto = work.run(ids.offset(PAGE - 1).limit(1)).scalar()
             page = ids.limit(PAGE).subquery()
-            is_item = rows.is_item(work, page.c.id)
+            is_item = rows.is_item(work, page.c["item"])
             if is_item is not None:
-                gone = [*work.run(select(page.c.id).where(~is_item)).scalars()]
+                gone = [*work.run(select(page.c["item"]).where(~is_item)).scalars()]
             else:
-                stored = [*work.run(select(page.c.id)).scalars()]
+                stored = [*work.run(select(page.c["item"])).scalars()]
                 there = rows.there(work, stored)
                 gone = [id for id in stored if id not in there]
         if gone:
@@ -249,7 +263,7 @@ def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
         after = upto
 
 
-def _refuse_empty(collection: Reference[Any]) -> None:
+def refuse_empty(collection: Reference[Any]) -> None:
     """Do nothing if the collection is as empty as its source.
 
     Raises:

@@ -18,6 +18,8 @@ from .query import Chunk, Ranking, ScoredRow, items_starting_with
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from sqlalchemy import ColumnElement
+
     from ..vectors import Float64
     from ..work import Work
     from .query import Query
@@ -60,7 +62,9 @@ def _rankings(work: Work, sought: Sequence[list[Float64]], query: Query) -> list
         rankings: list[Ranking] = []
         agree = True
         for vectors, (best, exact) in zip(sought, found, strict=True):
-            read = read_chunks(work, vectors, [row.id for row in best])
+            ids = [row.id for row in best]
+            is_one = work.database.is_one_of(work.records.embeddings.c.id, ids)
+            read = read_chunks(work, vectors, is_one) if ids else {}
             agree &= all(row.id in read and read[row.id].score == row.score for row in best)
             rankings.append(Ranking([as_item(read[r.id]) for r in best if r.id in read], exact))
         if agree or attempt == ATTEMPTS - 1:
@@ -114,16 +118,16 @@ def as_item(row: ScoredRow) -> ScoredRow:
     return row._replace(id=split(row.id)[0])
 
 
-def read_chunks(work: Work, vectors: Sequence[Float64], ids: Sequence[str]) -> dict[str, ScoredRow]:
-    """Return rows of chunks, scored, with the contents of their items.
+def read_chunks(
+    work: Work, vectors: Sequence[Float64], *conditions: ColumnElement[bool]
+) -> dict[str, ScoredRow]:
+    """Return rows of chunks by their ids, scored, with the contents of their items.
 
     Args:
         work: Of a collection with chunks.
         vectors: The score is that of the nearest.
-        ids: Of the rows.
+        *conditions: About the rows.
     """
-    if not ids:
-        return {}
     columns, database = work.records.embeddings.c, work.database
     parts, firsts = database.parts(work), database.parts(work).alias("firsts")
     is_first = database.item_of(columns.id).concat(f"{CHUNK_MARK}0")
@@ -143,7 +147,7 @@ def read_chunks(work: Work, vectors: Sequence[Float64], ids: Sequence[str]) -> d
                 firsts, firsts.c.id == is_first
             )
         )
-        .where(columns.collection_id == work.row.id, database.is_one_of(columns.id, list(ids)))
+        .where(columns.collection_id == work.row.id, *conditions)
     )
     read: list[Any] = list(work.run(statement))
     matrix, is_whole = database.as_matrix([row[1] for row in read], vectors[0].size)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from ..vectors import cosine_scores
+from . import grouping
 from .query import Ranking, ScoredRow
 from .words import Term, no_index, terms
 
@@ -74,8 +75,11 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     assert words is not None  # noqa: S101  the caller's condition
     most = pool(query)
     meaning = replace(query, number=most, offset=0, words=None)
-    near = work.database.search(work, vector, meaning) if words.weights[0] else Ranking([])
-    found = list(islice(_found(work, vector, meaning, query), most)) if words.weights[1] else []
+    has_chunks = work.row.chunks is not None
+    nearest = grouping.search if has_chunks else work.database.search
+    near = nearest(work, vector, meaning) if words.weights[0] else Ranking([])
+    finding = _found_items if has_chunks else _found
+    found = list(islice(finding(work, vector, meaning, query), most)) if words.weights[1] else []
     rows = {row.id: row for row in (*found, *near.rows)}
     ranks: dict[str, list[int | None]] = {id: [None, None] for id in rows}
     for at, ranking in enumerate((near.rows, found)):
@@ -111,12 +115,36 @@ def _found(work: Work, vector: Float64, meaning: Query, query: Query) -> Iterato
                 yield row
 
 
+def _found_items(work: Work, vector: Float64, meaning: Query, query: Query) -> Iterator[ScoredRow]:
+    """Yield the items that the words find, by the first of their chunks that is found.
+
+    Where the host ranks items, each is there by its nearest chunk.
+    """
+    words, vectors, seen = query.words, [vector, *query.also], set[str]()
+    by_item = words is not None and words.ranking is not None
+    of = work.item_id if by_item else work.records.embeddings.c.id
+    for ids in _parts(work, meaning, query):
+        is_found = work.database.is_one_of(of, ids)
+        rows = grouping.read_chunks(work, vectors, is_found, *meaning.conditions(work))
+        if by_item:
+            rows = {grouping.split(r.id)[0]: r for r in grouping.best_of_items(rows.values())}
+        for id in ids:
+            row = rows.get(id)
+            if row is None or (query.min_score is not None and row.score < query.min_score):
+                continue
+            item = grouping.as_item(row)
+            if item.id not in seen:
+                seen.add(item.id)
+                yield item
+
+
 def _parts(work: Work, meaning: Query, query: Query) -> Iterator[list[str]]:
     """Yield the ids that the words find, some at a time, in the order of their ranking."""
     words = query.words
     assert words is not None  # noqa: S101  the caller's condition
     if words.ranking is None:
-        most = pool(query) if query.min_score is None else None
+        is_bounded = query.min_score is None and work.row.chunks is None
+        most = pool(query) if is_bounded else None
         ids = work.database.ids_with_words(work, sought_terms(work, query), meaning, most)
     else:
         key = work.database.key_as_text(words.ranking.c[0])

@@ -10,18 +10,19 @@ from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import attributes, joinedload, make_transient_to_detached
 
 from ..sessions import bind_for_reading
+from ..tables.beside import stands_beside
 from ..tables.ours import are_missing, explained
 from ..tables.records import remember_key
 from ..values import NotJSON
 from ..vectors import ITEM_BYTES
-from ..work import CHUNK_MARK, Work, retried
+from ..work import AFTER_MARK, CHUNK_MARK, Work, retried
 from .query import Chunk, check_query, items_starting_with, several
 from .scan import warn_of, warn_of_metadata
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from sqlalchemy import ColumnElement, Select
+    from sqlalchemy import ColumnElement, ScalarSelect, Select
 
     from ..keys import K, Key
     from ..sessions import DatabaseLike
@@ -87,6 +88,18 @@ def _with_key(collection: Reference[Any], record: EmbeddingRecord) -> EmbeddingR
 def first_chunk(item: str) -> str:
     """Return the stored id of an item's first chunk, which stands for the item."""
     return f"{item}{CHUNK_MARK}0"
+
+
+def count_of_chunks(work: Work, item: ColumnElement[str]) -> ScalarSelect[int]:
+    """Return the SQL of the number of rows of an item, by its stored id."""
+    rows = work.records.embeddings.alias()
+    count = select(func.count()).select_from(rows)
+    return count.where(
+        rows.c.collection_id == work.row.id,
+        rows.c.id >= item.concat(CHUNK_MARK),
+        rows.c.id < item.concat(AFTER_MARK),
+        work.database.item_of(rows.c.id) == item,
+    ).scalar_subquery()
 
 
 def _items(
@@ -173,6 +186,8 @@ def warm(collection: Reference[Any]) -> None:
     with collection.work() as work:
         if collection.find(work) is not None:
             work.database.warm(work)
+    if collection.sessions.owns_transactions:
+        collection.database.keep_index(collection)
 
 
 @retried
@@ -254,10 +269,12 @@ def ids(collection: Reference[K], prefix: str | None) -> list[K]:
 def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[str]:
     """Return the names of a database's collections, sorted; none without the tables.
 
+    Without what stands beside one: see `tables.beside`.
+
     Args:
         db: Whatever a collection can be opened on. Nothing is created or migrated.
         records: The mapped classes.
-        only: Look for this name alone.
+        only: Look for this name alone, which may be one of these.
     """
     sessions = bind_for_reading(db, records)
     if sessions is None:
@@ -271,8 +288,9 @@ def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[s
                 name = records.collection.name
                 statement = select(name).order_by(name)
                 if only is not None:
-                    statement = statement.where(name == only)
-                return list(work.run(statement).scalars())
+                    return list(work.run(statement.where(name == only)).scalars())
+                found = work.run(statement.where(name.is_not(None))).scalars()
+                return [each for each in found if not stands_beside(each)]
     finally:
         sessions.close()
 

@@ -216,8 +216,6 @@ def by_vector(
 
 def _search(form: Form[T], work: Work, vector: Float64, query: Query) -> T:
     """Return what is nearest, and write a line about the search to the log at DEBUG."""
-    if query.words is not None and work.row.chunks is not None:
-        raise InvalidQueryError("words= does not search collections with chunks yet")
     query = query.as_seen(work)
     if not LOG.isEnabledFor(logging.DEBUG):
         return form(work, vector, query)

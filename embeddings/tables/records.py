@@ -137,7 +137,8 @@ class CollectionColumns:
 
     if TYPE_CHECKING:
         embeddings: Mapped[list[EmbeddingRecord]]
-        """All of them: for a large collection, query the embeddings instead."""
+        """All of them: for a large collection, query the embeddings instead. A write through a
+        `Collection` expires the list."""
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"

@@ -9,7 +9,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
 from ..errors import EmbeddingsError, InvalidItemError, ModelError, RefusedError
-from ..models.base import check_positive, checked_vectors
+from ..models.base import BATCH_SIZE, at_most_own, batches, check_positive, checked_vectors
 from ..models.usage import Usage
 from .report import Report
 
@@ -56,12 +56,19 @@ class Calls:
         runtime: How a call is waited for.
         pool: What does several at a time.
         skips: Whether contents that the model refuses by themselves are no failure.
+        size: The most contents in one call.
     """
 
     def __init__(
-        self, model: SupportsEmbedding, runtime: Runtime, pool: Pool, *, skips: bool
+        self,
+        model: SupportsEmbedding,
+        runtime: Runtime,
+        pool: Pool,
+        *,
+        skips: bool,
+        size: int = BATCH_SIZE,
     ) -> None:
-        self._model, self._runtime, self._pool = model, runtime, pool
+        self._model, self._runtime, self._pool, self._size = model, runtime, pool, size
         self.skips = skips
         self.ahead = pool.ahead
         self._has_failed = False
@@ -73,7 +80,7 @@ class Calls:
     def _ask(self, contents: dict[bytes, Content]) -> Answer:
         if self._has_failed:
             return Answer(error=not_called(self._model), asked=list(contents))
-        answer = ask(self._model, self._runtime, contents, skips=self.skips)
+        answer = ask(self._model, self._runtime, contents, skips=self.skips, size=self._size)
         self._has_failed |= answer.error is not None
         return answer
 
@@ -84,6 +91,7 @@ def ask(
     contents: dict[bytes, Content],
     *,
     skips: bool,
+    size: int = BATCH_SIZE,
 ) -> Answer:
     """Return what comes of calling the model for contents: also what came before an error.
 
@@ -92,15 +100,33 @@ def ask(
         runtime: How a call is waited for.
         contents: What is to be embedded.
         skips: Whether the model is called for the rest where it refuses some by themselves.
+        size: The most contents in one call; a smaller `batch_size` of the model goes first.
     """
-    answer, rest, began = Answer(), dict(contents), perf_counter()
+    answer = Answer()
+    for keys in batches(list(contents), at_most_own(model, size)):
+        _ask(answer, model, runtime, {key: contents[key] for key in keys}, skips=skips)
+        if answer.error is not None:
+            break
+    return answer
+
+
+def _ask(
+    answer: Answer,
+    model: SupportsEmbedding,
+    runtime: Runtime,
+    contents: dict[bytes, Content],
+    *,
+    skips: bool,
+) -> None:
+    """Add to an answer what comes of one call for contents, and of more where it refuses some."""
+    rest, began, before = dict(contents), perf_counter(), answer.seconds
     while rest:
         answer.asked = list(rest)
         usage = Usage()
         try:
             made = runtime.counted_call(model, list(rest.values()), "document", usage)
             answer.vectors |= zip(rest, made, strict=True)
-            return answer
+            return
         except RefusedError as error:
             came = [answer.asked[at] for at in error.made]
             answer.vectors |= zip(
@@ -108,21 +134,20 @@ def ask(
             )
             if not skips or not error.positions:
                 answer.error = error
-                return answer
+                return
             answer.refused |= {answer.asked[at]: reason_of(error) for at in error.positions}
         except Exception as error:  # noqa: BLE001  it is raised when this call's turn comes
             answer.error = error
-            return answer
+            return
         finally:
             answer.usage.requests += usage.requests
             answer.usage.tokens += usage.tokens
-            answer.seconds = perf_counter() - began
+            answer.seconds = before + perf_counter() - began
         rest = {
             key: content
             for key, content in rest.items()
             if key not in answer.vectors and key not in answer.refused
         }
-    return answer
 
 
 def reason_of(error: RefusedError | InvalidItemError) -> str:

@@ -15,6 +15,7 @@ from ..values import checked_content, dump_metadata
 from ..vectors import ITEM_BYTES
 from ..work import retried
 from . import rows
+from .parts import chunk_id, kept_parts, owner, write
 from .progress import teller
 from .report import Report
 from .resolve import Resolution, is_same_json, texts_of
@@ -38,8 +39,10 @@ class Page(NamedTuple):
     """By the columns of the table, in the order of their ids."""
     skipped: list[tuple[Any, str]]
     read: int
-    """Of all that were read."""
+    """Of all that were read, the items."""
     last: str | None
+    kept: dict[str, tuple[Any, ...]]
+    """What is kept of those that are chunks, by their ids: the columns of `Database.parts`."""
 
 
 def target(other: object, kind: type[T]) -> T:
@@ -62,26 +65,25 @@ def copy_to(
     """Copy every item. See `Collection.copy_to`."""
     check_batch_size(batch_size)
     began = perf_counter()
-    model_id, total = _begin(collection, other)
+    model_id, chunks, total = _begin(collection, other)
     tell, done, report, last = teller(progress, total), 0, Report(), None
-    while (page := _page(collection, last, batch_size)).read:
-        written = _write(other, page.rows, model_id)
-        report += Report(
-            reused=written, unchanged=len(page.rows) - written, skipped=tuple(page.skipped)
-        )
+    while (page := _page(collection, last, batch_size)).last is not None:
+        written, unchanged = _write(other, page, model_id, chunks)
+        skipped = dict(page.skipped)  # of an item each once
+        report += Report(reused=written, unchanged=unchanged, skipped=tuple(skipped.items()))
         done, last = done + page.read, page.last
         tell(done)
     return Report(**vars(report) | {"seconds": perf_counter() - began})
 
 
 @retried
-def _begin(collection: Reference[Any], other: Reference[Any]) -> tuple[str, int]:
-    """Return the model and the number of items, and create the other collection."""
+def _begin(collection: Reference[Any], other: Reference[Any]) -> tuple[str, str | None, int]:
+    """Return the model, the chunks and the number of items, and create the other collection."""
     columns = collection.records.embeddings.c
     with collection.work() as work:
         row = collection.existing(work)
         model_id = row.model_id
-        is_ours = columns.collection_id == row.id, work.database.has_id(columns.id)
+        is_ours = columns.collection_id == row.id, work.database.has_id(columns.id), work.is_item
         total = int(work.run(select(func.count()).where(*is_ours)).scalar_one())
         bind = work.bind.engine
     if (bind, collection.records, collection.name) == (
@@ -91,8 +93,8 @@ def _begin(collection: Reference[Any], other: Reference[Any]) -> tuple[str, int]
     ):
         raise ValueError(f"Collection {collection.name!r} cannot be copied to itself")
     other.check_model_id(model_id)
-    _write(other, [], model_id)
-    return model_id, total
+    _write(other, Page([], [], 0, None, {}), model_id, row.chunks)
+    return model_id, row.chunks, total
 
 
 @retried
@@ -117,16 +119,19 @@ def _page(collection: Reference[Any], last: str | None, size: int) -> Page:
             .limit(size)
         )
         found = work.run(statement).all()
+        kept = _kept(work, [id for id, *_rest in found])
         blobs = [blob for _, blob, *_rest in found]
         dimensions = (row.vector_bytes or 0) // ITEM_BYTES
         matrix, is_whole = work.database.as_matrix(blobs, dimensions)
     vectors = iter(matrix)
-    page = Page([], [], len(found), found[-1][0] if found else None)
+    has_chunks = row.chunks is not None
+    read = sum(id == chunk_id(owner(id), 0) for id, *_rest in found)
+    page = Page([], [], read if has_chunks else len(found), found[-1][0] if found else None, kept)
     for (id, _, content, blob, content_hash, metadata, updated), whole in zip(
         found, is_whole, strict=True
     ):
         vector = next(vectors) if whole else np.empty(0, np.float32)
-        key = collection.keys.from_text(id)
+        key = collection.keys.from_text(owner(id) if has_chunks else id)
         if not vector.size or not np.isfinite(vector).all():
             page.skipped.append((key, CORRUPT))
             continue
@@ -153,18 +158,41 @@ def _page(collection: Reference[Any], last: str | None, size: int) -> Page:
 
 
 @retried
-def _write(other: Reference[Any], given: Sequence[dict[str, Any]], model_id: str) -> int:
-    """Write those of the rows that are not there as they are, and return how many."""
-    for row in given:
-        other.id_of(other.keys.from_text(row["id"]))
+def _write(other: Reference[Any], page: Page, model_id: str, chunks: str | None) -> tuple[int, int]:
+    """Write those of the rows that are not there as they are.
+
+    Returns:
+        How many items, and how many items are there. With chunks each counts with its first.
+    """
+    given = page.rows
+    ids = [row["id"] if chunks is None else owner(row["id"]) for row in given]
+    for id in ids:
+        other.id_of(other.keys.from_text(id))
     with other.work(write=True) as work:
         found = other.find_or_create(work, model_id)
         if registry.canonical_id(found.model_id) != registry.canonical_id(model_id):
             raise ModelMismatchError(other.name, found.model_id, model_id)
+        if found.chunks != chunks:
+            other.take_chunks(work, chunks)
+        if chunks is not None:
+            work.database.keep_items(work, ids)
         there = _unchanged(work, given) if found.vector_bytes is not None else set()
         new = [row for row in given if row["id"] not in there]
+        kept = kept_parts(work, [row["id"] for row in new])
         rows.write(work, Resolution(new, texts=texts_of(given)))
-    return len(new)
+        write(work, [page.kept[row["id"]] for row in new if row["id"] in page.kept], kept)
+    items = [row for row in given if chunks is None or page.kept.get(row["id"], (0,))[-1]]
+    written = sum(row["id"] not in there for row in items)
+    return written, len(items) - written
+
+
+def _kept(work: Work, ids: list[str]) -> dict[str, tuple[Any, ...]]:
+    """Return what is kept of chunks, by their ids."""
+    if work.row.chunks is None:
+        return {}
+    parts = work.database.parts(work)
+    found = work.run(select(parts).where(work.database.is_one_of(parts.c.id, ids)))
+    return {row[0]: tuple(row) for row in found}
 
 
 def _unchanged(work: Work, given: Sequence[dict[str, Any]]) -> set[str]:

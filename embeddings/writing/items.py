@@ -73,7 +73,9 @@ class Item(NamedTuple):
     """As JSON text, of the moment in which the item was read."""
     store: bool = False
     anew: bool = False
-    """An earlier item of the same batch already replaced the row, as a whole."""
+    """The row is replaced as a whole: an earlier item of the same batch did so, or it is a copy."""
+    updated: int | None = None
+    """When the row is said to be written; None for now. Of what is copied `anew`."""
     part: Part | None = None
     """What it is of its item, where it is a chunk."""
 

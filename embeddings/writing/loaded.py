@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import select
-from sqlalchemy.orm import attributes, joinedload
+from sqlalchemy.orm import joinedload
 
 from ..internals import is_flushing, will_expire_on_rollback
 
@@ -18,20 +18,19 @@ if TYPE_CHECKING:
 def refresh(work: Work, ids: Sequence[str] = ()) -> None:
     """Bring what the session has loaded of a collection up to date.
 
-    Values are set and not expired: under asyncio an attribute that has to be read is an error.
+    The values of records are set and not expired: under asyncio an attribute that has to be read is
+    an error. Only the list of all records is read anew where it is asked for.
 
     Args:
         work: In whose transaction that was.
         ids: Of the rows that were written.
     """
+    _refresh_records(work, ids)
     key = work.records.collection.__mapper__.identity_key_from_primary_key((work.row.id,))
     collection = work.session.identity_map.get(key)
-    members = None if collection is None else attributes.instance_dict(collection).get("embeddings")
-    if members is not None:
-        members = list(members)
-    _refresh_records(work, ids)
-    if members is not None:
-        _refresh_list(work, collection, members, ids)
+    if collection is not None:
+        work.session.expire(collection, ["embeddings"])
+        will_expire_on_rollback(work.session, [collection])
 
 
 def _refresh_records(work: Work, ids: Sequence[str]) -> None:
@@ -56,16 +55,3 @@ def _refresh_records(work: Work, ids: Sequence[str]) -> None:
         statement = statement.options(joinedload(entity.collection))
     work.run(statement).all()
     will_expire_on_rollback(session, records)
-
-
-def _refresh_list(work: Work, collection: Any, members: list[Any], ids: Sequence[str]) -> None:
-    entity = work.records.embedding
-    members = [record for record in members if record in work.session]
-    if new := {*ids} - {record.id for record in members}:
-        is_new = work.database.is_one_of(work.records.embeddings.c.id, sorted(new))
-        statement = (
-            select(entity).where(entity.collection_id == collection.id, is_new).order_by(entity.id)
-        )
-        members += work.run(statement).scalars()
-    attributes.set_committed_value(collection, "embeddings", members)
-    will_expire_on_rollback(work.session, [collection])

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import select
 
 from ..errors import ChunksMismatchError, InvalidItemError
-from ..models.base import prefixed
+from ..models.base import kinds, prefixed
 from ..work import CHUNK_MARK
 from .chunks import chunks_of
 from .items import Item, Part, hashes_of, of_item
-from .resolve import is_same_json
+from .resolve import is_same_json, resolve, stored_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -145,6 +145,46 @@ def kept_parts(work: Work, ids: Iterable[str] | None) -> dict[str, Kept]:
     }
 
 
+def row_ids(work: Work, ids: Iterable[str]) -> dict[str, str]:
+    """Return the stored ids of the rows of some items, each with that of its item.
+
+    In a collection without chunks an item's row has its id, whether it is there or not.
+    """
+    if work.row.chunks is None:
+        return {id: id for id in ids}
+    kept = kept_parts(work, [chunk_id(id, 0) for id in ids])
+    return {
+        chunk_id(owner(first), number): owner(first)
+        for first, part in kept.items()
+        for number in range(part.chunks or 0)
+    }
+
+
+def free_items(work: Work, ids: Iterable[str]) -> set[str]:
+    """Return the stored ids of items that nobody else is writing, as `Database.free_rows`."""
+    ids = {*ids}
+    owners = row_ids(work, ids)
+    free = work.database.free_rows(work, sorted(owners))
+    return ids - {owners[id] for id in owners.keys() - free}
+
+
+def unchanged(
+    collection: Reference[Any], work: Work, model: SupportsEmbedding, items: list[Item]
+) -> set[str]:
+    """Return the stored ids of items that the collection has just as they are."""
+    chunks = chunks_for(collection, work.row)
+    if chunks is not None:
+        items = cut(collection, model, chunks, items)
+    stored = stored_rows(work, items)
+    kept = kept_parts(work, stored)
+    items = compared(work, items, stored, kept)
+    todo = resolve(work, items, stored, {}, kinds(model))
+    same = todo.unchanged
+    if chunks is not None:
+        same = same - {item.id for item in changed(items, todo, kept)}
+    return {item.owner for item in items} - {i.owner for i in items if i.id not in same}
+
+
 def compared(
     work: Work,
     items: list[Item],
@@ -223,24 +263,28 @@ def _differs(item: Item, kept: Kept | None) -> bool:
     return not has_content or part[2:5] + part[6:] != kept[:3] + kept[4:]
 
 
-def write(work: Work, items: Sequence[Item], kept: Mapping[str, Kept]) -> None:
+def given_parts(items: Iterable[Item]) -> list[tuple[Any, ...]]:
+    """Return what is to be kept of parts, as `Database.put_parts` takes it."""
+    return [(item.id, *item.part[2:]) for item in items if item.part is not None]
+
+
+def write(work: Work, given: Sequence[tuple[Any, ...]], kept: Mapping[str, Kept]) -> None:
     """Keep what is to be kept of parts whose rows are written, and delete those of the text before.
 
     Args:
         work: Of the collection.
-        items: Of `changed`.
+        given: What is to be kept: the columns of `Database.parts`.
         kept: What was kept of them before.
     """
-    if not items:
+    if not given:
         return
-    given = [(item.id, *item.part[2:]) for item in items if item.part is not None]
     work.database.put_parts(work, given)
     surplus: list[str] = []
-    for item in items:
-        before = kept.get(item.id)
-        if item.part is not None and item.part.item_chunks and before is not None:
-            numbers = range(item.part.item_chunks, before.chunks or 0)
-            surplus += [chunk_id(item.owner, number) for number in numbers]
+    for id, *_, chunks in given:
+        before = kept.get(id)
+        if chunks and before is not None:
+            numbers = range(chunks, before.chunks or 0)
+            surplus += [chunk_id(owner(id), number) for number in numbers]
     if surplus:
         columns = work.records.embeddings.c
         is_surplus = work.database.is_one_of(columns.id, surplus)

@@ -90,8 +90,10 @@ class Plan(Generic[K]):
     runtime: Runtime
     keys: Keys[K]
     force: bool
-    items: list[Item]
+    given: list[Item]
     """From `items.fold`."""
+    items: list[Item]
+    """The same, or their chunks."""
     missing: dict[bytes, Content]
     """What has no vector yet."""
     vectors: dict[bytes, Float32]
@@ -206,7 +208,7 @@ class Plan(Generic[K]):
             return report
 
         with self.runtime.pool(at_once) as pool:
-            calls = Calls(self.model, self.runtime, pool, skips=skips)
+            calls = Calls(self.model, self.runtime, pool, skips=skips, size=batch_size)
             report = in_order(
                 batches(list(self.missing), at_most_own(self.model, batch_size)),
                 lambda keys: calls.begin({key: self.missing[key] for key in keys}),
@@ -253,6 +255,12 @@ class Plan(Generic[K]):
         self.written_ids -= ids
         return tuple((self.keys.from_text(id), why) for id, why in sorted(gone.items()))
 
+    def keep_embedded(self) -> None:
+        """Leave on the plan what has a vector, after a failure of the model."""
+        self.refused |= dict.fromkeys(self.missing, "")
+        self.missing.clear()
+        self.without_refused()
+
     def __repr__(self) -> str:
         new = len(self.items_of(self.new_ids))
         written = len(self.items_of(self.written_ids | self.new_ids))
@@ -291,6 +299,7 @@ def make(
             except InvalidItemError as error:
                 raise of_item(item.id, error) from None
         vectors = {} if prepared is None else {items[0].key: prepared}
+        whole = items
         chunks = parts.chunks_for(collection, row)
         if chunks is not None:
             items = parts.cut(collection, model, chunks, items)
@@ -313,6 +322,7 @@ def make(
         runtime=collection.sessions.runtime,
         keys=collection.keys,
         force=force,
+        given=whole,
         items=items,
         missing=missing,
         vectors=todo.vectors,
@@ -377,7 +387,14 @@ def apply(collection: Reference[K], plan: Plan[K]) -> Report:
         raise InvalidItemError(
             f"{len(plan.contents)} contents of this plan have no vector yet: call plan.embed()"
         )
-    collection.check_model_id(plan.model_id)
+    try:
+        collection.check_model_id(plan.model_id)
+    except ModelMismatchError:
+        with collection.work() as work:
+            row = collection.find(work)
+            # Else one of the two is to take over from the other, or has.
+            if row is None or plan.model_id not in collection.models_beside(work):
+                raise
     return Report() if not plan.items else write(collection, plan, gives_way=True)
 
 
@@ -416,14 +433,21 @@ def write(
         gate: What decides, in the transaction that writes, which items are written.
     """
     began, spent = perf_counter(), Report()
-    while (outcome := _write(collection, plan, gives_way=gives_way, gate=gate)).missing:
+    while True:
+        outcome = _write(collection, plan, gives_way=gives_way, gate=gate)
+        if outcome.is_switched:
+            plan, outcome.missing = _anew(collection, plan, skips=skips)
+        elif not outcome.missing:
+            break
         LOG.warning(
-            "other writers changed %d items in %r meanwhile: the model is called for them again",
+            "%d items in %r were changed by other writers meanwhile, or another model took over: "
+            "the model is called for them again",
             len(outcome.missing),
             collection.name,
         )
         contents = {item.key: item.content for item in outcome.missing}
-        spent += plan.take(ask(plan.model, plan.runtime, contents, skips=skips))
+        if contents:
+            spent += plan.take(ask(plan.model, plan.runtime, contents, skips=skips))
         plan.new_ids |= {item.id for item in outcome.missing}
         spent += Report(skipped=plan.without_refused())
     written = plan.items_of(outcome.written) - outcome.skipped.keys()
@@ -450,6 +474,21 @@ class _Outcome:
     written: set[str] = field(default_factory=set)
     skipped: dict[str, str] = field(default_factory=dict)
     """By their ids the reasons."""
+    is_switched: bool = False
+    """Whether another model took over, which stood beside; then nothing was written."""
+
+
+def _anew(collection: Reference[K], plan: Plan[K], *, skips: bool) -> tuple[Plan[K], list[Item]]:
+    """Return the plan for the model that took over, and the items that it is needed for."""
+    given: list[Item] = []
+    left = {item.owner for item in plan.items}
+    for item in plan.given:
+        if item.id in left:
+            hashed, key = hashes_of(collection, item.content)
+            given.append(item._replace(content_hash=hashed, key=key))
+    again = make(collection, given, force=plan.force, skips=skips, extra=plan.extra)
+    again.stored, again.kept = plan.stored, plan.kept  # by which it gives way
+    return again, [item for item in again.items if item.key in again.missing]
 
 
 @retried
@@ -468,6 +507,9 @@ def _write(
         if row.model_id != plan.model_id and (
             registry.canonical_id(row.model_id) != registry.canonical_id(plan.model_id)
         ):
+            if registry.canonical_id(plan.model_id) in collection.models_beside(work):
+                outcome.is_switched = True
+                return outcome
             raise ModelMismatchError(collection.name, row.model_id, plan.model_id)
         parts.check_chunks(work, plan.chunks)
         owners = list(dict.fromkeys(item.owner for item in plan.items))
@@ -490,7 +532,7 @@ def _write(
         is_in_doubt = rows.write(work, todo, new)
         if plan.chunks is not None:
             changed = parts.changed(items, todo, kept)
-            parts.write(work, changed, kept)
+            parts.write(work, parts.given_parts(changed), kept)
             outcome.written |= {item.id for item in changed}
         if is_in_doubt:
             collection.existing(work)  # read again: it has vectors now

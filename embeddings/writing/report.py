@@ -22,7 +22,7 @@ class Report:
         removed: Items that were deleted.
         skipped: Items that were left alone: pairs of the id and the reason.
         stale: Ids whose vector is not that of the row any more, from an audit.
-        missing: Ids that have no vector, from an audit.
+        missing: Ids that have no vector, from an audit; or no content to make one of.
         orphaned: Ids whose row is gone, from an audit.
         pending: Items that are still to be done.
         requests: To the service, those that failed included; calls of a model that is none.

@@ -17,7 +17,7 @@ from ..models.base import batches
 from .items import key_of_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from ..models.base import Kind
     from ..vectors import Float32
@@ -65,6 +65,8 @@ class Resolution:
     """Rows to write as a whole."""
     changes: list[dict[str, Any]] = field(default_factory=list)
     """Changes to rows that stay; a value of None leaves the column as it is."""
+    there: Collection[str] | None = None
+    """The ids of rows that are there; None if nobody looked."""
     unchanged: set[str] = field(default_factory=set)
     """Ids of rows that are there already, just as they are to be."""
     missing: list[Item] = field(default_factory=list)
@@ -103,7 +105,7 @@ def resolve(
         kinds: What the model takes.
         force: Leave no vector in place, and reuse none that is stored.
     """
-    resolution = Resolution(vectors=dict(vectors))
+    resolution = Resolution(there=(stored or {}).keys(), vectors=dict(vectors))
     vector_bytes = None if stored is None else work.row.vector_bytes
     rest: list[tuple[Item, StoredRow | None]] = []
     for item in items:
@@ -158,6 +160,7 @@ def _takes_bytes_only(kinds: Sequence[Kind]) -> bool:
 def _row(item: Item, vector: Float32 | None) -> dict[str, Any]:
     text = item.content if item.store and isinstance(item.content, str) else None
     blob = item.content if item.store and isinstance(item.content, bytes) else None
+    updated = {} if item.updated is None else {"updated": item.updated}
     return {
         "id": item.id,
         "embedding": vector,
@@ -166,6 +169,7 @@ def _row(item: Item, vector: Float32 | None) -> dict[str, Any]:
         # A row with its bytes says what it is of. Others have a hash that no text has.
         "content_hash": item.content_hash if item.store else item.key,
         "metadata": item.metadata,
+        **updated,
     }
 
 

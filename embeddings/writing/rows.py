@@ -54,7 +54,7 @@ def write(work: Work, resolution: Resolution, new: Collection[str] = ()) -> bool
         if kind == "new":
             is_in_doubt |= work.database.add_rows(work, rows, now())
         elif kind == "row":
-            work.database.write_rows(work, rows, now())
+            work.database.write_rows(work, rows, now(), resolution.there)
         else:
             _change(work, rows, has_vector=kind == "vector")
     if work.row.language is not None and resolution.texts:

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-PARAGRAPH, SENTENCE, WORD = range(3)
 AROUND = 24  # characters on either side of a place, of which its hash is made
 LEAST_SHARE = 4  # of a chunk's size: where one is too long, no part of it is smaller than this
 LEAST_PARAGRAPH = 16  # of a chunk's size: a smaller paragraph is put together with its neighbour
 
 _WIDE = "\u3002\uff01\uff1f"  # the ends of sentences that no blank follows
-_PLACE = re.compile(f"\\s+|(?<=[{_WIDE}])(?=\\S)")
-_END_OF_SENTENCE = re.compile(rf"[.!?\u2026{_WIDE}][\"'\u201d\u2019\u00bb)\]]*\Z")
+_CLOSING = "\"'\u201d\u2019\u00bb)\\]"
+_STRONG = re.compile(rf"\n\s*|(?<=[.!?\u2026{_WIDE}{_CLOSING}])\s+|(?<=[{_WIDE}])(?=\S)")
+_END_OF_SENTENCE = re.compile(rf"[.!?\u2026{_WIDE}][{_CLOSING}]*\Z")
+_BLANKS = re.compile(r"\s+")
 
 
 class Place(NamedTuple):
@@ -51,34 +52,35 @@ def spans(
     """
     if length(text) <= size:
         return [(0, len(text))]
-    places = _places(text)
     first, last = len(text) - len(text.lstrip()), len(text.rstrip())
     if first >= last:
         return [(0, len(text))]
+    places = _places(text)
     parts = sorted(_parts(text, (first, last), places, size - overlap, length))
     if not overlap:
         return parts
-    starts = [sorted(place.start for place in of_kind) for of_kind in places]
+    starts = sorted(place.start for of_kind in places for place in of_kind)
     lengthened = [parts[0]]
     for (before, _), (start, end) in pairwise(parts):
         lengthened.append((_overlapping(text, starts, before, start, overlap, length), end))
     return lengthened
 
 
-def _places(text: str) -> tuple[list[Place], list[Place], list[Place]]:
-    """Return the places of each strength, in their order."""
-    found: tuple[list[Place], ...] = ([], [], [])
-    for match in _PLACE.finditer(text):
+def _places(text: str) -> tuple[list[Place], list[Place]]:
+    """Return the places between paragraphs, and those between sentences or lines, in order."""
+    paragraphs: list[Place] = []
+    sentences: list[Place] = []
+    for match in _STRONG.finditer(text):
         end, start = match.span()
-        if not end or start == len(text):
+        blanks = text[end:start]
+        if blanks.startswith("\n"):
+            end = len(text[max(0, end - AROUND) : end].rstrip()) + max(0, end - AROUND)
+        elif not _END_OF_SENTENCE.search(text, max(0, end - 4), end):
             continue
-        kind = WORD
-        if breaks := text.count("\n", end, start):
-            kind = PARAGRAPH if breaks > 1 else SENTENCE
-        elif not text[end - 1].isalnum() and _END_OF_SENTENCE.search(text, max(0, end - 4), end):
-            kind = SENTENCE
-        found[kind].append(Place(end, start))
-    return found  # type: ignore[return-value]
+        kind = paragraphs if blanks.count("\n") > 1 else sentences
+        if end and start < len(text):
+            kind.append(Place(end, start))
+    return paragraphs, sentences
 
 
 def _parts(
@@ -91,6 +93,17 @@ def _parts(
     """Yield the parts, none longer than `most`, in no order."""
     ends = [[place.end for place in of_kind] for of_kind in places]
     starts = [[place.start for place in of_kind] for of_kind in places]
+
+    def strongest(start: int, end: int, room: int, kinds: int) -> Place | None:
+        """Return the place to cut at, so far from both ends, of so many kinds."""
+        for of_kind, its_ends, its_starts in zip(
+            places[:kinds], ends[:kinds], starts[:kinds], strict=True
+        ):
+            low, high = bisect_left(its_ends, start + room), bisect_right(its_starts, end - room)
+            if low < high:
+                return min(of_kind[low:high], key=lambda place: place.hash_in(text))
+        return None
+
     todo = [whole]
     while todo:
         start, end = todo.pop()
@@ -98,30 +111,30 @@ def _parts(
         fits = size <= most or end - start < 2
         share = LEAST_PARAGRAPH if fits else LEAST_SHARE
         margin = max(1, (end - start) * most // (max(size, 1) * share))
-        place = None
-        for room in (margin,) if fits else (margin, 1):
-            for of_kind, its_ends, its_starts in zip(
-                places[: 1 if fits else None], ends, starts, strict=False
-            ):
-                low = bisect_left(its_ends, start + room)
-                high = bisect_right(its_starts, end - room)
-                if low < high:
-                    place = min(of_kind[low:high], key=lambda place: place.hash_in(text))
-                    break
-            if place is not None:
-                break
+        place = strongest(start, end, margin, 1 if fits else 2)
         if place is None and fits:
             yield start, end
             continue
-        if place is None:
-            middle = (start + end) // 2
-            place = Place(middle, middle)
+        place = (
+            place
+            or _between_words(text, start + margin, end - margin)
+            or strongest(start, end, 1, 2)
+            or _between_words(text, start + 1, end - 1)
+            or Place((start + end) // 2, (start + end) // 2)
+        )
         todo += [(start, place.end), (place.start, end)]
+
+
+def _between_words(text: str, start: int, end: int) -> Place | None:
+    """Return the place between two words of a part of a text, of the smallest hash."""
+    places = (Place(*match.span()) for match in _BLANKS.finditer(text, start, end))
+    inside = (place for place in places if start < place.end and place.start < end)
+    return min(inside, key=lambda place: place.hash_in(text), default=None)
 
 
 def _overlapping(
     text: str,
-    starts: Sequence[list[int]],
+    starts: list[int],
     before: int,
     start: int,
     overlap: int,
@@ -131,18 +144,18 @@ def _overlapping(
 
     Args:
         text: The text.
-        starts: Where the words after each kind of place begin.
+        starts: Where sentences begin.
         before: Where the chunk before begins.
         start: Where the chunk begins without.
         overlap: The most that is put before.
         length: What measures it.
     """
-    sentences = sorted(starts[PARAGRAPH] + starts[SENTENCE])
-    for candidates in (sentences, starts[WORD]):
+    sentences = starts[bisect_right(starts, before) : bisect_left(starts, start)]
+    words = [match.end() for match in _BLANKS.finditer(text, before, start)]
+    for candidates in (sentences, words):
         begins = start
-        for at in range(bisect_left(candidates, start) - 1, -1, -1):
-            candidate = candidates[at]
-            if candidate <= before or length(text[candidate:start]) > overlap:
+        for candidate in reversed(candidates):
+            if length(text[candidate:start]) > overlap:
                 break
             begins = candidate
         if begins < start:

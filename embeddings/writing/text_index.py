@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def create_text_index(collection: Reference[Any], language: str) -> int:
     """Make the text index of a collection. See `Collection.create_text_index`."""
-    missing = _create(collection, checked_language(language))
+    missing = make(collection, checked_language(language))
     collection.forget()
     if missing:
         warnings.warn(
@@ -29,8 +29,8 @@ def create_text_index(collection: Reference[Any], language: str) -> int:
 
 
 @retried
-def _create(collection: Reference[Any], language: str) -> int:
-    """Make it, and return how many items have no words."""
+def make(collection: Reference[Any], language: str) -> int:
+    """Make the index in a language, and return how many items have no words."""
     with collection.work(write=True) as work:
         collection.find_or_create(work)
         work.database.lock_collection(work)  # those who write already put in no words

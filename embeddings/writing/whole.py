@@ -10,13 +10,14 @@ from sqlalchemy import update
 from ..errors import InvalidItemError
 from ..keys import MAX_ID_BYTES
 from ..models import registry
+from ..tables.beside import names_beside
 from ..tables.migrate import bring_up_to_date
 from ..tables.records import RECORDS
 from ..values import check_text
 from ..work import retried
 
 if TYPE_CHECKING:
-    from ..work import CollectionRow, Reference
+    from ..work import CollectionRow, Reference, Work
 
 
 def checked_name(name: object) -> str:
@@ -72,31 +73,47 @@ def _rename(collection: Reference[Any], name: str) -> CollectionRow:
     entity = collection.records.collection
     with collection.work(write=True) as work:
         row = collection.existing(work)
-        if work.row_named(name) not in {None, row}:
-            raise ValueError(f"Collection {name!r} already exists")
-        work.run(update(entity).where(entity.id == row.id).values({entity.name: name}))
+        if name == collection.name:
+            return row
+        old, new = (row.name, *names_beside(row.name)), (name, *names_beside(name))
+        for each in new:
+            if work.row_named(each) is not None:
+                raise ValueError(f"Collection {each!r} already exists")
+        for before, after in zip(old, new, strict=True):
+            work.run(update(entity).where(entity.name == before).values({entity.name: after}))
         return row
 
 
 def delete(collection: Reference[Any]) -> None:
     """Delete the collection and its embeddings. See `Collection.delete`."""
-    row = _delete(collection)
-    collection.database.after_deletion(collection, row)
+    rows = _delete(collection)
+    for row in rows:
+        collection.database.after_deletion(collection, row)
     collection.forget()
     collection.is_deleted = True
 
 
 @retried
-def _delete(collection: Reference[Any]) -> CollectionRow:
-    embedding, entity = collection.records.embedding, collection.records.collection
+def _delete(collection: Reference[Any]) -> list[CollectionRow]:
+    """Delete a collection, with what stands beside it."""
     with collection.work(write=True) as work:
         row = collection.existing(work)
-        work.database.lock_collection(work)
-        if row.language is not None:
-            work.database.drop_text_index(work, row.language)
-        if row.chunks is not None:
-            work.database.set_chunk_setting(work, None)
-        work.changed(delete_from(embedding).where(embedding.collection_id == row.id))
-        work.database.before_deletion(collection, work)
-        work.changed(delete_from(entity).where(entity.id == row.id))
-        return row
+        beside = [work.row_named(name) for name in names_beside(row.name)]
+        rows = [row, *filter(None, beside)]
+        for each in rows:
+            remove(collection, work, each)
+    return rows
+
+
+def remove(collection: Reference[Any], work: Work, row: CollectionRow) -> None:
+    """Delete one row of collections, and all that belongs to it, within a transaction."""
+    embedding, entity = collection.records.embedding, collection.records.collection
+    work.row = row
+    work.database.lock_collection(work)
+    if row.language is not None:
+        work.database.drop_text_index(work, row.language)
+    if row.chunks is not None:
+        work.database.set_chunk_setting(work, None)
+    work.changed(delete_from(embedding).where(embedding.collection_id == row.id))
+    work.database.before_deletion(collection, work)
+    work.changed(delete_from(entity).where(entity.id == row.id))

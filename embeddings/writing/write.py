@@ -78,9 +78,11 @@ def embed(
             row = collection.find(work)
             refuse_parts(collection, row, "prepare()")
             model_id = collection.model_id_of(row)
-        if value.model_id != model_id:
-            raise ModelMismatchError(collection.name, model_id, value.model_id)
-        vector = as_vector(value.vector, label=f"prepared vector of {item.id!r}")
+            is_its = value.model_id == model_id
+            if not is_its and value.model_id not in collection.models_beside(work):
+                raise ModelMismatchError(collection.name, model_id, value.model_id)
+        if is_its:  # else another model took over meanwhile, which is called
+            vector = as_vector(value.vector, label=f"prepared vector of {item.id!r}")
     _embed(collection, item, vector, force=force, extra=own)
 
 
@@ -105,7 +107,7 @@ def embed_multi(
     items = checked_items(collection, entries, store, length, length)
     runtime = collection.sessions.runtime
     with runtime.pool(calls_at_once(model, concurrency)) as pool:
-        calls = Calls(model, runtime, pool, skips=skips)
+        calls = Calls(model, runtime, pool, skips=skips, size=batch_size)
         bulk = _Bulk(collection, calls, tell, force=force, extra=columns)
         report = in_order(
             batches(items, at_most_own(model, batch_size)),
@@ -296,6 +298,7 @@ def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None)
     entity = collection.records.embedding
     statement = update(entity).values({entity.metadata_: copy, entity.updated: now()})
     with collection.work(write=True) as work:
+        work.database.lock_to_write(work, collection.name)
         row = collection.existing(work)
         if row.chunks is not None:
             work.database.keep_items(work, [text])
@@ -330,6 +333,7 @@ def _delete(
 ) -> int:
     columns = collection.records.embeddings.c
     with collection.work(write=True) as work:
+        work.database.lock_to_write(work, collection.name)
         row = collection.find(work)
         if row is None:
             return 0

@@ -8,6 +8,7 @@ import pytest
 
 from embeddings.databases.sqlite.matrix import build
 from embeddings.databases.sqlite.matrix.cache import CACHE
+from tests.distributed import recorded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,3 +20,11 @@ def _from_the_first_search_on(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     monkeypatch.setattr(build, "BUILT_AT", 1)
     yield
     CACHE.clear()
+
+
+@pytest.fixture(autouse=True)
+def _for_distributed_tables(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let no statement to PostgreSQL be one that Citus refuses."""
+    with recorded() as refused:
+        yield
+    assert refused == []

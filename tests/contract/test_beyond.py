@@ -349,9 +349,10 @@ class TestDeleteItems:
             one.delete_items(**options)
         assert one.ids() == ["a"]
 
-    @pytest.mark.parametrize(
-        "options",
-        [
+    def test_what_means_nothing_is_refused(self, one, subtests):
+        """A single id as a string, above all, is not taken for many of one letter."""
+        options: Any
+        for options in [
             {"ids": "a"},
             {"ids": b"a"},
             {"ids": [None]},
@@ -365,15 +366,12 @@ class TestDeleteItems:
             {"where": True},
             {"where": {"a": ["b"]}},
             {"where": CollectionRecord.name == "docs"},
-        ],
-        ids=shown,
-    )
-    def test_what_means_nothing_is_refused(self, one, options):
-        """A single id as a string, above all, is not taken for many of one letter."""
-        one.embed("a", "1 0")
-        with pytest.raises((InvalidQueryError, InvalidItemError)):
-            one.delete_items(**options)
-        assert one.ids() == ["a"]
+        ]:
+            with subtests.test(ascii(options)[:60]):
+                one.embed("a", "1 0")
+                with pytest.raises((InvalidQueryError, InvalidItemError)):
+                    one.delete_items(**options)
+                assert one.ids() == ["a"]
 
     def test_a_collection_that_does_not_exist_has_none(self, opened, plain):
         """Nothing is deleted, and nothing created where the collection is lazy."""
@@ -436,18 +434,26 @@ class TestSetMetadata:
             docs.set_metadata("A", {"b": 1})
         assert docs.get("a").metadata_ is None
 
-    @pytest.mark.parametrize(
-        "metadata",
-        [[], "a", 5, {1: 2}, {"a": math.nan}, {"a": {"b": [math.inf]}}, {"a": b"b"}, {"a": {1}},
-         {"a": "\0"}, {"\ud800": 1}, {"a": object()}],
-        ids=shown,
-    )  # fmt: skip
-    def test_what_is_not_json_is_refused(self, one, metadata):
+    def test_what_is_not_json_is_refused(self, one, subtests):
         """The row stays as it is."""
-        one.embed("a", "1 0", {"old": True})
-        with pytest.raises(InvalidItemError, match="metadata"):
-            one.set_metadata("a", metadata)
-        assert one.get("a").metadata_ == {"old": True}
+        for metadata in [
+            [],
+            "a",
+            5,
+            {1: 2},
+            {"a": math.nan},
+            {"a": {"b": [math.inf]}},
+            {"a": b"b"},
+            {"a": {1}},
+            {"a": "\0"},
+            {"\ud800": 1},
+            {"a": object()},
+        ]:
+            with subtests.test(ascii(metadata)[:60]):
+                one.embed("a", "1 0", {"old": True})
+                with pytest.raises(InvalidItemError, match="metadata"):
+                    one.set_metadata("a", metadata)
+                assert one.get("a").metadata_ == {"old": True}
 
     def test_loaded_objects_are_up_to_date(self, session, one):
         """A record in the identity map has the new metadata, and the old after a rollback."""
@@ -730,9 +736,9 @@ class TestStoreVectors:
         docs.store_vectors(iter(()))
         assert docs.count() == 0
 
-    @pytest.mark.parametrize(
-        ("entry", "error"),
-        [
+    def test_what_cannot_be_stored_is_refused_with_its_batch(self, one, subtests):
+        """Nothing of the batch is written, before or after the bad one."""
+        for entry, error in [
             (("b", [1, 2, 3]), InvalidVectorError),
             (("b", [1]), InvalidVectorError),
             (("b", []), InvalidVectorError),
@@ -765,15 +771,12 @@ class TestStoreVectors:
             ({"b": [1, 2]}, InvalidItemError),
             (None, InvalidItemError),
             (5, InvalidItemError),
-        ],
-        ids=shown,
-    )
-    def test_what_cannot_be_stored_is_refused_with_its_batch(self, one, entry, error):
-        """Nothing of the batch is written, before or after the bad one."""
-        one.store_vectors([("a", [1, 0])])
-        with pytest.raises(error):
-            one.store_vectors([("aa", [0, 1]), entry, ("z", [0, 1])])
-        assert contents_of(one) == {"a": ([1.0, 0.0], None, None)}
+        ]:
+            with subtests.test(ascii(entry)[:60]):
+                one.store_vectors([("a", [1, 0])])
+                with pytest.raises(error):
+                    one.store_vectors([("aa", [0, 1]), entry, ("z", [0, 1])])
+                assert contents_of(one) == {"a": ([1.0, 0.0], None, None)}
 
     def test_the_first_vectors_have_to_fit_each_other(self, docs):
         """Different lengths in the first batch of all leave nothing."""

@@ -11,7 +11,7 @@ from sqlalchemy import literal, select, text, union_all
 import embeddings
 from embeddings import Chunks, ChunksMismatchError, Collection, InvalidItemError
 from embeddings.testing import DeterministicModel
-from tests.reaching import on_both, rows_of
+from tests.reaching import in_threads, on_both, rows_of
 
 if TYPE_CHECKING:
     from tests.conftest import Open
@@ -283,7 +283,7 @@ class TestTheSetting:
         ]
         again = opened("docs")
         assert again.get("a").content == "one line\n\n  two lines\nthree"
-        with pytest.raises(ChunksMismatchError, match=r"splitter=by_lines"):
+        with pytest.raises(ChunksMismatchError, match=r"splitter=.*by_lines"):
             again.embed("b", "text")
         opened("docs", chunks=Chunks(splitter=by_lines)).embed("b", "text")
         broken = opened("bad", chunks=Chunks(splitter=lambda text: [(3, 1)]))
@@ -444,3 +444,164 @@ class TestSearching:
         assert (best.id, best.chunk.text) == ("t5", question.capitalize() + ".")
         filled.delete_items(["t5"])
         assert filled.similar(question, 1)[0].id != "t5"
+
+
+class TestWords:
+    """Chunks are found by their words too, and items once."""
+
+    @pytest.fixture
+    def indexed(self, docs):
+        docs.create_text_index()
+        docs.embed_multi([(f"t{number}", long_text(number, 10)) for number in range(20)])
+        docs.embed("a", long_text(50, 8) + "\n\nThe code E1042 means that the valve is shut.")
+        docs.embed("b", "The valve is open. The valve is wide open.")
+        return docs
+
+    @on_both
+    def test_an_item_is_found_by_the_words_of_a_chunk(self, indexed):
+        """By words alone, fused, and by the host's own order; never twice, never short."""
+        found = indexed.similar("anything", words="E1042 valve", weights=(0, 1))
+        assert sorted(entry.id for entry in found) == ["a", "b"]
+        assert [entry.ranks for entry in found] == [(None, 1), (None, 2)]
+        in_a = next(entry for entry in found if entry.id == "a")
+        chunks = indexed.get_chunks("a")
+        assert in_a.chunk == chunks[-1]
+        both = indexed.similar("which valve is shut, E1042", 30, words=True)
+        assert both[0].id == "a"
+        assert len({entry.id for entry in both}) == len(both) == 22
+        assert both[0].chunk.number == len(chunks) - 1
+        first = [literal(id) for id in ("t7", "none", "a", "t3")]
+        ranking = union_all(*(select(each.label("key")) for each in first)).subquery()
+        by_host = indexed.similar("anything", words=select(ranking.c.key), weights=(0, 1))
+        assert [entry.id for entry in by_host] == ["t7", "a", "t3"]
+        assert len(indexed.similar("valve", 5, "t", words=True)) == 5
+        least = indexed.similar("which valve is shut", 1)[0].score
+        near = indexed.similar("which valve is shut", words=True, min_score=least - 1e-6)
+        assert [entry.id for entry in near] == [indexed.similar("which valve is shut", 1)[0].id]
+        assert indexed.similar_by_id("a", 2, words="open valve")[0].id == "b"
+
+    @on_both
+    def test_as_a_selectable(self, indexed):
+        """With the rank."""
+        found = indexed.matches("E1042", 3, words=True)
+        with indexed.reference.work() as work:
+            rows = work.run(select(found.c.id, found.c.score, found.c.rank)).all()
+        assert sorted(row.rank for row in rows) == [1, 2, 3]
+        assert {row.rank: row.id for row in rows}[1] == "a"
+
+    @on_both
+    def test_an_edit_changes_the_words(self, indexed):
+        """What a chunk had and has no more is not found."""
+        indexed.embed("a", "Nothing of it.")
+        found = indexed.similar("anything", words="E1042", weights=(0, 1))
+        assert list(found) == []
+
+
+@on_both
+def test_a_copy(docs, opened, model):
+    """Has chunks as well, and what is kept of them; nothing is embedded."""
+    texts = {f"t{number}": long_text(number) for number in range(5)}
+    docs.embed_multi_with_metadata(((id, each, {"id": id}) for id, each in texts.items()), True)
+    embedded(model)
+    copy = opened("copy")
+    report = docs.copy_to(copy, batch_size=7)
+    assert (report.reused, report.unchanged, report.skipped) == (5, 0, ())
+    assert copy.count() == 5
+    assert copy.get("t3").content == texts["t3"]
+    assert copy.get_chunks("t3") == docs.get_chunks("t3")
+    docs.embed("t3", "Much shorter.", store=True)
+    docs.embed("t4", texts["t4"] + "\n\nMore.", store=True)
+    embedded(model)
+    again = docs.copy_to(copy)
+    assert again.reused + again.unchanged == 5
+    assert copy.get_chunks("t3") == docs.get_chunks("t3")
+    assert copy.count(chunks=True) == docs.count(chunks=True)
+    assert embedded(model) == []
+    assert copy.similar(texts["t4"], 1)[0].id == "t4"
+    plain = opened("plain")
+    plain.embed("a", "text")
+    with pytest.raises(ChunksMismatchError):
+        docs.copy_to(plain)
+    with pytest.raises(ChunksMismatchError):
+        plain.copy_to(copy)
+
+
+@pytest.mark.parametrize("db", ["postgresql_engine"], indirect=True)
+def test_by_the_index(opened, model):
+    """Only PostgreSQL has one: candidates are grouped in the statement; short, it reads all."""
+    docs = opened("docs", chunks=Chunks(size=120))
+    docs.embed_multi([(f"t{number}", long_text(number, 15)) for number in range(60)])
+    docs.embed("many", "\n\n".join(f"alpha beta {'gamma ' * 15}{number}" for number in range(900)))
+    docs.create_index()
+    question = long_text(33, 15).split("\n\n")[7]
+    by_index = docs.similar(question, 5)
+    assert not by_index.exact
+    assert by_index[0].id == "t33"
+    exact = docs.similar(question, 5, exact=True)
+    assert len({entry.id for entry in by_index}) == 5
+    assert len({entry.id for entry in by_index} & {entry.id for entry in exact}) >= 4
+    # The nearest are all of one item: what the index finds is not enough.
+    assert len(docs.similar("alpha beta gamma", 5, "t")) == 5
+    ids = [entry.id for entry in docs.similar("alpha beta gamma", 8)]
+    assert ids == [entry.id for entry in docs.similar("alpha beta gamma", 8, exact=True)]
+    found = docs.matches(question, 5, exact=False)
+    with docs.reference.work() as work:
+        rows = work.run(select(found.c.id).order_by(found.c.score.desc())).scalars().all()
+    assert rows[0] == "t33"
+    assert len({*rows}) == 5
+
+
+@on_both
+def test_a_transaction_that_is_rolled_back(docs, db):
+    """Leaves nothing of a collection, of its setting or of an edit."""
+    docs.embed("long", long_text(1), store=True)
+    assert docs.count(chunks=True) > 1
+    db.rollback()
+    assert docs.count() == 0
+    docs.embed("long", long_text(1), store=True)
+    db.commit()
+    chunks = docs.get_chunks("long")
+    docs.embed("long", "Shorter.", store=True)
+    assert docs.similar(long_text(1), 1)[0].content == "Shorter."
+    db.rollback()
+    assert docs.get_chunks("long") == chunks
+    assert docs.get("long").content == long_text(1)
+    assert docs.similar(long_text(1), 1)[0].chunk in chunks
+
+
+def test_a_name_that_is_another_collections_by_now(tmp_path, model):
+    """A search in memory finds out that the rows are chunks now."""
+    from sqlalchemy import create_engine
+
+    one, two = (create_engine(f"sqlite:///{tmp_path / 'app.db'}") for _ in range(2))
+    embeddings.migrate(one)
+    here = Collection("docs", one, model=model)
+    here.embed_multi([("a", "alpha"), ("b", "beta")])
+    assert here.similar("alpha", 1)[0].id == "a"
+    there = Collection("docs", two, model=model)
+    there.delete()
+    there = Collection("docs", two, model=model, chunks=Chunks(size=20))
+    there.embed_multi([("a", "alpha"), ("b", "beta")])
+    assert [entry.id for entry in here.similar("alpha", 2)] == ["a", "b"]
+    one.dispose()
+    two.dispose()
+
+
+@pytest.mark.parametrize("db", ["engine", "postgresql_engine"], indirect=True)
+def test_writers_at_once(opened, model):
+    """Several write one item with texts of different lengths: one of them is there, whole."""
+    texts = [long_text(number, 3 + 4 * number) for number in range(4)]
+    docs = opened("docs", chunks=Chunks(size=200))
+    docs.embed("other", "a text, so that the collection is there")
+
+    def write(number: int) -> None:
+        mine = Collection("docs", docs.reference.sessions, model=DeterministicModel())
+        for _ in range(3):
+            mine.embed("long", texts[number], store=True)
+
+    in_threads(write, 4)
+    content = docs.get("long").content
+    assert content in texts
+    chunks = docs.get_chunks("long")
+    assert [(chunk.start, chunk.end) for chunk in chunks] == Chunks(size=200).spans(content)
+    assert all(chunk.text == content[chunk.start : chunk.end] for chunk in chunks)

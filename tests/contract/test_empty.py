@@ -9,7 +9,7 @@ from sqlalchemy import insert, select
 
 from embeddings import Collection, CollectionRecord, ModelMismatchError
 from embeddings.testing import DeterministicModel
-from tests.reaching import connection_to, on_a_session, on_both, on_each_driver
+from tests.reaching import connection_to, on_a_session, on_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ def by_a_plan(docs: Collection[Any]) -> None:
     ],
     ids=["embed", "embed_multi", "store_vectors", "prepared", "plan"],
 )
-@on_each_driver
+@on_both
 def test_the_first_write_gives_it_the_new_model(write: Write, opened: Open):
     """Reading needs no write and is no error; from the first write on the model is the new one."""
     emptied(opened)

@@ -184,9 +184,11 @@ def test_text_and_bytes_replace_each_other_under_one_id(opened: Open, store: boo
 # 7: prefixes
 
 
-@pytest.mark.parametrize(
-    ("prefix", "found"),
-    [
+def test_a_prefix_is_literal_and_case_sensitive(
+    engine: Engine, model: DeterministicModel, subtests: pytest.Subtests
+):
+    """No character of it is a wildcard, whatever it means to LIKE or GLOB."""
+    for prefix, found in [
         ("a_", ["a_1"]),
         ("a%", ["a%1"]),
         ("%", ["%"]),
@@ -206,18 +208,14 @@ def test_text_and_bytes_replace_each_other_under_one_id(opened: Open, store: boo
         ("\ud7ff", ["\ud7ff1"]),
         ("a_1", ["a_1"]),
         ("a_11", []),
-    ],
-)
-def test_a_prefix_is_literal_and_case_sensitive(
-    engine: Engine, model: DeterministicModel, prefix: str, found: list[str]
-):
-    """No character of it is a wildcard, whatever it means to LIKE or GLOB."""
-    docs = Collection("docs", engine, model=model)
-    ids = ["a_1", "ab1", "a%1", "A_1", "a*1", "[a]1", "a\\_1", "%", "é1", "É1", "e\u03011"]
-    ids += ["文書", "\U0010ffff1", "\ud7ff1", "\ue0001"]
-    docs.embed_multi((id, "the same") for id in ids)
-    assert [entry.id for entry in docs.similar("the same", 100, prefix)] == found
-    assert docs.ids(prefix) == found
+    ]:
+        with subtests.test(ascii(prefix)[:60]):
+            docs = Collection("docs", engine, model=model)
+            ids = ["a_1", "ab1", "a%1", "A_1", "a*1", "[a]1", "a\\_1", "%", "é1", "É1", "e\u03011"]
+            ids += ["文書", "\U0010ffff1", "\ud7ff1", "\ue0001"]
+            docs.embed_multi((id, "the same") for id in ids)
+            assert [entry.id for entry in docs.similar("the same", 100, prefix)] == found
+            assert docs.ids(prefix) == found
 
 
 def test_a_prefix_is_no_pattern_wherever_the_database_is(docs: Collection[str]):
@@ -275,12 +273,13 @@ def test_a_vector_of_other_dimensions_is_not_written(opened: Open):
     assert vectors(docs) == {"a": [1.0, 1.0, 1.0]}
 
 
-@pytest.mark.parametrize("length", [1, 2, 4, 6])
-def test_a_query_of_other_dimensions_is_refused(docs: Collection[str], length: int):
+def test_a_query_of_other_dimensions_is_refused(docs: Collection[str], subtests: pytest.Subtests):
     """The error tells both lengths, also for a multiple of the collection's."""
-    docs.store_vectors([("a", [1.0, 2.0, 3.0])])
-    with pytest.raises(InvalidVectorError, match=rf"{length} dimensions.* 3"):
-        docs.similar_by_vector([1.0] * length)
+    for length in [1, 2, 4, 6]:
+        with subtests.test(ascii(length)[:60]):
+            docs.store_vectors([("a", [1.0, 2.0, 3.0])])
+            with pytest.raises(InvalidVectorError, match=rf"{length} dimensions.* 3"):
+                docs.similar_by_vector([1.0] * length)
 
 
 def test_a_model_that_changed_its_dimensions_is_refused_by_searches(opened: Open):
@@ -294,9 +293,16 @@ def test_a_model_that_changed_its_dimensions_is_refused_by_searches(opened: Open
 # 10: not finite
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
+def ending_with(vector: Any) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda items: [[1.0, 2.0]] * (len(items) - 1) + [vector]
+
+
+def test_a_vector_that_is_not_of_finite_numbers_is_refused(
+    engine: Engine, subtests: pytest.Subtests
+):
+    """From a model, from elsewhere or as a query; nothing of the batch is written."""
+    bad: Any
+    for bad in [
         [1.0, math.nan],
         [math.inf, 1.0],
         [1.0, -math.inf],
@@ -315,29 +321,28 @@ def test_a_model_that_changed_its_dimensions_is_refused_by_searches(opened: Open
         np.array([True, False]),
         np.array(["1", "2"]),
         np.ones((1, 2), np.float32),
-    ],
-    ids=repr,
-)
-def test_a_vector_that_is_not_of_finite_numbers_is_refused(engine: Engine, bad: Any):
-    """From a model, from elsewhere or as a query; nothing of the batch is written."""
-    docs = Collection("docs", engine, model=Scripted(lambda items: [[1.0, 2.0]] * len(items)))
-    docs.embed("fine", "fine")
-    model = Scripted(lambda items: [[1.0, 2.0]] * (len(items) - 1) + [bad])
-    broken = Collection("docs", engine, model=model)
-    with pytest.raises(InvalidVectorError):
-        broken.embed("a", "one")
-    with pytest.raises(InvalidVectorError):
-        broken.embed_multi([("a", "one"), ("b", "two")])
-    with pytest.raises(InvalidVectorError):
-        broken.similar("one")
-    with pytest.raises(InvalidVectorError):
-        broken.prepare("one")
-    with pytest.raises(InvalidVectorError):
-        docs.store_vectors([("a", [1.0, 2.0]), ("b", bad)])
-    if not isinstance(bad, list) or 1e39 not in bad:  # a query need not fit in float32
-        with pytest.raises(InvalidVectorError):
-            docs.similar_by_vector(bad)
-    assert vectors(docs) == {"fine": [1.0, 2.0]}
+    ]:
+        with subtests.test(ascii(bad)[:60]):
+            docs = Collection(
+                "docs", engine, model=Scripted(lambda items: [[1.0, 2.0]] * len(items))
+            )
+            docs.embed("fine", "fine")
+            model = Scripted(ending_with(bad))
+            broken = Collection("docs", engine, model=model)
+            with pytest.raises(InvalidVectorError):
+                broken.embed("a", "one")
+            with pytest.raises(InvalidVectorError):
+                broken.embed_multi([("a", "one"), ("b", "two")])
+            with pytest.raises(InvalidVectorError):
+                broken.similar("one")
+            with pytest.raises(InvalidVectorError):
+                broken.prepare("one")
+            with pytest.raises(InvalidVectorError):
+                docs.store_vectors([("a", [1.0, 2.0]), ("b", bad)])
+            if not isinstance(bad, list) or 1e39 not in bad:  # a query need not fit in float32
+                with pytest.raises(InvalidVectorError):
+                    docs.similar_by_vector(bad)
+            assert vectors(docs) == {"fine": [1.0, 2.0]}
 
 
 def test_nan_is_refused_wherever_the_database_is(opened: Open):
@@ -481,12 +486,15 @@ def test_an_exception_of_the_model_comes_through(opened: Open):
 
 # 13: metadata that is not JSON
 
-HUGE = pytest.param({"x": 10**5000}, id="an integer of 5,000 digits")
+HUGE = {"x": 10**5000}  # which cannot be shown
 
 
-@pytest.mark.parametrize(
-    "metadata",
-    [
+def test_metadata_that_is_not_json_is_refused_before_the_call(
+    engine: Engine, model: DeterministicModel, subtests: pytest.Subtests
+):
+    """Nothing is spent and nothing written, for the item itself and for those in its batch."""
+    metadata: Any
+    for metadata in [
         {"x": {1, 2}},
         {"x": b"bytes"},
         {"x": object()},
@@ -508,24 +516,18 @@ HUGE = pytest.param({"x": 10**5000}, id="an integer of 5,000 digits")
         1,
         True,
         b"{}",
-    ],
-    ids=lambda value: repr(value)[:40].partition(" at 0x")[0],
-)
-def test_metadata_that_is_not_json_is_refused_before_the_call(
-    engine: Engine, model: DeterministicModel, metadata: Any
-):
-    """Nothing is spent and nothing written, for the item itself and for those in its batch."""
-    docs = Collection("docs", engine, model=model)
-    writes: tuple[Callable[[], object], ...] = (
-        lambda: docs.embed("a", "hello", metadata=metadata),
-        lambda: docs.embed_multi_with_metadata([("b", "fine", {}), ("a", "hello", metadata)]),
-        lambda: docs.store_vectors([("a", [1.0], metadata)]),
-        lambda: docs.set_metadata("a", metadata),
-    )
-    for write in writes:
-        with pytest.raises(InvalidItemError):
-            write()
-    assert (model.calls, Collection.exists(engine, "docs")) == ([], False)
+    ]:
+        with subtests.test("huge" if metadata is HUGE else ascii(metadata)):
+            docs = Collection("docs", engine, model=model)
+            with pytest.raises(InvalidItemError):
+                docs.embed("a", "hello", metadata=metadata)
+            with pytest.raises(InvalidItemError):
+                docs.embed_multi_with_metadata([("b", "fine", {}), ("a", "hello", metadata)])
+            with pytest.raises(InvalidItemError):
+                docs.store_vectors([("a", [1.0], metadata)])
+            with pytest.raises(InvalidItemError):
+                docs.set_metadata("a", metadata)
+            assert (model.calls, Collection.exists(engine, "docs")) == ([], False)
 
 
 def test_metadata_that_contains_itself_is_refused_before_the_call(

@@ -321,16 +321,17 @@ WRONG: dict[str, tuple[Any, str]] = {
 }
 
 
-@pytest.mark.parametrize(("where", "says"), WRONG.values(), ids=[*WRONG])
-def test_what_means_nothing_is_an_error_that_says_so(engine: Engine, where: Any, says: str):
+def test_what_means_nothing_is_an_error_that_says_so(engine: Engine, subtests: pytest.Subtests):
     """Never an empty answer, and before the model is called."""
-    model = DeterministicModel()
-    docs = Collection("docs", engine, model=model)
-    with pytest.raises(InvalidQueryError, match=says):
-        docs.similar("text", where=where)
-    with pytest.raises(InvalidQueryError, match=says):
-        docs.delete_items(where=where)
-    assert not model.calls
+    for label, (where, says) in WRONG.items():
+        with subtests.test(label):
+            model = DeterministicModel()
+            docs = Collection("docs", engine, model=model)
+            with pytest.raises(InvalidQueryError, match=says):
+                docs.similar("text", where=where)
+            with pytest.raises(InvalidQueryError, match=says):
+                docs.delete_items(where=where)
+            assert not model.calls
 
 
 INDEXES: dict[str, dict[str, list[Any]]] = {

@@ -219,18 +219,19 @@ def test_any_vectors_are_ranked_alike(pair_of, data, vectors):
         pair.postgresql.delete()
 
 
-@pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-30, 1e-20, 1e-10, 1e10, 1e18, 1e25, 1e37])
 @pytest.mark.parametrize("what", ["rows", "query", "id"])
-def test_magnitudes_do_not_matter(pair, scale, what):
+def test_magnitudes_do_not_matter(pair, what, subtests):
     """Huge and tiny vectors are near to others by their direction alone."""
-    directions = np.array([[2, 1, 0], [1, 2, 0], [-1, 0, 1], [0, 0, 3], [-2, -1, 0]])
-    rows = directions * scale if what == "rows" else directions
-    pair.store([*((str(n), vector) for n, vector in enumerate(rows)), ("zero", [0, 0, 0])])
-    if what == "id":
-        pair.store([("scaled", directions[1] * scale)])
-        pair.compare(by_id("scaled"))
-    else:
-        pair.compare(by_vector(directions[0] * (scale if what == "query" else 1)))
+    for scale in [1e-44, 1e-38, 1e-30, 1e-20, 1e-10, 1e10, 1e18, 1e25, 1e37]:
+        with subtests.test(ascii(scale)[:60]):
+            directions = np.array([[2, 1, 0], [1, 2, 0], [-1, 0, 1], [0, 0, 3], [-2, -1, 0]])
+            rows = directions * scale if what == "rows" else directions
+            pair.store([*((str(n), vector) for n, vector in enumerate(rows)), ("zero", [0, 0, 0])])
+            if what == "id":
+                pair.store([("scaled", directions[1] * scale)])
+                pair.compare(by_id("scaled"))
+            else:
+                pair.compare(by_vector(directions[0] * (scale if what == "query" else 1)))
 
 
 def test_a_zero_vector_is_alike(pair):
@@ -469,16 +470,51 @@ def reads_alike(pair: Pair, metadata: dict[str, Any]) -> None:
         assert typed(next(iter(docs)).metadata_) == typed(metadata)
 
 
-@pytest.mark.parametrize("value", [
-    0, -1, 2**31, 2**53 + 1, 2**63, -(2**64), 10**30, 10**300 + 1, 10**1000, 0.0, 1.0, 1.5, 100.0,
-    0.1 + 0.2, 1e15, 1e16, 1e17, 1.5e17, 1e22, 1e23, 1e100, 1e300, 1.7976931348623157e308, 1e-5,
-    1e-7, 2.5e-300, 5e-324, -1e16, True, False, None, "", "é 日本 😀 \U0010ffff",
-    'a"\\\n\t\x01\x7f', "\u2028", [], {},
-    [[], [[1.0, 1, True, None, "a"]], {}], {"a": {"b": [{"c": 1e16}]}},
-], ids=lambda value: ascii(value)[:30])  # fmt: skip
-def test_metadata_comes_back_as_it_was(pair, value):
+def test_metadata_comes_back_as_it_was(pair, subtests):
     """Numbers keep their type and value, however large; texts every character."""
-    reads_alike(pair, {"value": value, "list": [value], "deep": {"a.b": {"": value}}})
+    for value in [
+        0,
+        -1,
+        2**31,
+        2**53 + 1,
+        2**63,
+        -(2**64),
+        10**30,
+        10**300 + 1,
+        10**1000,
+        0.0,
+        1.0,
+        1.5,
+        100.0,
+        0.1 + 0.2,
+        1e15,
+        1e16,
+        1e17,
+        1.5e17,
+        1e22,
+        1e23,
+        1e100,
+        1e300,
+        1.7976931348623157e308,
+        1e-5,
+        1e-7,
+        2.5e-300,
+        5e-324,
+        -1e16,
+        True,
+        False,
+        None,
+        "",
+        "é 日本 😀 \U0010ffff",
+        'a"\\\n\t\x01\x7f',
+        "\u2028",
+        [],
+        {},
+        [[], [[1.0, 1, True, None, "a"]], {}],
+        {"a": {"b": [{"c": 1e16}]}},
+    ]:
+        with subtests.test(ascii(value)[:60]):
+            reads_alike(pair, {"value": value, "list": [value], "deep": {"a.b": {"": value}}})
 
 
 def test_the_keys_of_metadata_come_back_as_they_were(pair):

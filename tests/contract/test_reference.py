@@ -66,17 +66,22 @@ SIGNATURES = {
 }
 
 
-@pytest.mark.parametrize("method", SIGNATURES)
-def test_a_method_takes_the_documented_arguments(method: str):
+def test_a_method_takes_the_documented_arguments(subtests: pytest.Subtests):
     """Names, order and defaults are the documented ones; what is added goes by keyword only."""
-    parameters = list(inspect.signature(getattr(Collection, method)).parameters.values())
-    bare = [p.replace(annotation=inspect.Parameter.empty) for p in parameters if p.name != "self"]
-    documented = [name for name in SIGNATURES[method].split(", ") if name]
-    own = [p for p in bare if p.name in {name.split("=")[0] for name in documented}]
-    kinds = {p.kind for p in bare if p not in own}
-    signature = str(inspect.Signature(own))
-    assert signature == f"({SIGNATURES[method]})"
-    assert kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
+    for method in SIGNATURES:
+        with subtests.test(ascii(method)[:60]):
+            parameters = list(inspect.signature(getattr(Collection, method)).parameters.values())
+            bare = [
+                p.replace(annotation=inspect.Parameter.empty)
+                for p in parameters
+                if p.name != "self"
+            ]
+            documented = [name for name in SIGNATURES[method].split(", ") if name]
+            own = [p for p in bare if p.name in {name.split("=")[0] for name in documented}]
+            kinds = {p.kind for p in bare if p not in own}
+            signature = str(inspect.Signature(own))
+            assert signature == f"({SIGNATURES[method]})"
+            assert kinds <= {inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.VAR_KEYWORD}
 
 
 @pytest.mark.parametrize("name", ["id", "name", "model_id"])
@@ -758,7 +763,7 @@ def test_before_the_row_exists_it_has_no_id(db: Any, opened: Open):
     """`id`, `delete()` and `rename()` need the row, which is there where it was made at once."""
     docs = opened()
     if is_opened_by_the_collection(db):
-        assert docs.id == 1
+        assert docs.id == rows_of(db, "SELECT id FROM collections")[0].id
         return
     for operation in (lambda: docs.id, docs.delete, lambda: docs.rename("other")):
         with pytest.raises(DoesNotExist, match=r"^Collection 'docs' does not exist$"):
@@ -960,21 +965,22 @@ OPERATIONS: dict[str, Callable[[Collection[Any]], object]] = {
 }
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
 def test_missing_tables_are_an_error_that_names_migrate(
-    tmp_path: Path, model: DeterministicModel, operation: str
+    tmp_path: Path, model: DeterministicModel, subtests: pytest.Subtests
 ):
     """On a session and on an engine nothing is migrated, the message says what to do."""
-    engine = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
-    with engine.connect() as connection, Session(engine) as session:
-        for db in (engine, sessionmaker(engine), session, connection):
-            docs = Collection("docs", db, model=model)
-            with pytest.raises(SchemaError, match=r"migrate"):
-                OPERATIONS[operation](docs)
-            session.rollback()  # it may have taken the write lock
-        assert rows_of(connection, "SELECT name FROM sqlite_master") == []
-    assert model.calls == []
-    engine.dispose()
+    for operation in OPERATIONS:
+        with subtests.test(ascii(operation)[:60]):
+            engine = create_engine(f"sqlite:///{tmp_path / 'app.db'}")
+            with engine.connect() as connection, Session(engine) as session:
+                for db in (engine, sessionmaker(engine), session, connection):
+                    docs = Collection("docs", db, model=model)
+                    with pytest.raises(SchemaError, match=r"migrate"):
+                        OPERATIONS[operation](docs)
+                    session.rollback()  # it may have taken the write lock
+                assert rows_of(connection, "SELECT name FROM sqlite_master") == []
+            assert model.calls == []
+            engine.dispose()
 
 
 def test_a_session_goes_on_after_missing_tables(tmp_path: Path, model: DeterministicModel):

@@ -120,9 +120,13 @@ def test_metadata_that_is_given_replaces_that_of_the_row(
     assert model.calls == [["hello"]]
 
 
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
+def test_metadata_that_python_calls_equal_is_still_replaced(
+    docs: Collection[str], subtests: pytest.Subtests
+):
+    """What is stored is the JSON that was given last, to the letter."""
+    before: Any
+    after: Any
+    for before, after in [
         ({"n": 1}, {"n": True}),
         ({"n": 1}, {"n": 1.0}),
         ({"n": 0}, {"n": False}),
@@ -130,15 +134,11 @@ def test_metadata_that_is_given_replaces_that_of_the_row(
         ({}, {"n": None}),
         ({"n": [1, 2]}, {"n": [2, 1]}),
         ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
-    ],
-)
-def test_metadata_that_python_calls_equal_is_still_replaced(
-    docs: Collection[str], before: dict[str, Any], after: dict[str, Any]
-):
-    """What is stored is the JSON that was given last, to the letter."""
-    docs.embed("a", "hello", metadata=before)
-    docs.embed("a", "hello", metadata=after)
-    assert json.dumps(stored(docs)["a"][1]) == json.dumps(after)
+    ]:
+        with subtests.test(ascii(before)[:60]):
+            docs.embed("a", "hello", metadata=before)
+            docs.embed("a", "hello", metadata=after)
+            assert json.dumps(stored(docs)["a"][1]) == json.dumps(after)
 
 
 def test_empty_metadata_is_metadata(docs: Collection[str]):
@@ -495,21 +495,22 @@ REFUSED: dict[str, tuple[Any, Any, Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_stored_is_refused_before_the_call(
-    engine: Engine, model: DeterministicModel, case: str
+    engine: Engine, model: DeterministicModel, subtests: pytest.Subtests
 ):
     """Alone or in a batch: InvalidItemError, no call of the model, nothing of the batch written."""
-    id, content, metadata = REFUSED[case]
-    docs = Collection("docs", engine, model=model)
-    with pytest.raises(InvalidItemError):
-        docs.embed(id, content, metadata)
-    with pytest.raises(InvalidItemError):
-        docs.embed_multi_with_metadata([("fine", "fine", None), (id, content, metadata)])
-    if metadata is None:
-        with pytest.raises(InvalidItemError):
-            docs.embed_multi([(id, content), ("fine", "fine")])
-    assert (model.calls, Collection.exists(engine, "docs")) == ([], False)
+    for case in REFUSED:
+        with subtests.test(ascii(case)[:60]):
+            id, content, metadata = REFUSED[case]
+            docs = Collection("docs", engine, model=model)
+            with pytest.raises(InvalidItemError):
+                docs.embed(id, content, metadata)
+            with pytest.raises(InvalidItemError):
+                docs.embed_multi_with_metadata([("fine", "fine", None), (id, content, metadata)])
+            if metadata is None:
+                with pytest.raises(InvalidItemError):
+                    docs.embed_multi([(id, content), ("fine", "fine")])
+            assert (model.calls, Collection.exists(engine, "docs")) == ([], False)
 
 
 @pytest.mark.parametrize("case", ["id: NUL", "content: dict", "metadata: NaN"])
@@ -546,9 +547,12 @@ def test_an_id_may_have_1024_bytes(docs: Collection[str], id: Any):
     assert docs.ids() == [str(id)]
 
 
-@pytest.mark.parametrize(
-    "entry",
-    [
+def test_an_entry_of_another_shape_than_a_pair_is_refused(
+    docs: Collection[str], model: DeterministicModel, subtests: pytest.Subtests
+):
+    """A string of two letters is no pair either."""
+    entry: Any
+    for entry in [
         (),
         ("a",),
         ("a", "hello", None),
@@ -560,31 +564,26 @@ def test_an_id_may_have_1024_bytes(docs: Collection[str], id: Any):
         {"id": "a", "value": "hello"},
         {"a": 1, "b": 2},
         {"a"},
-        pytest.param(iter(["a", "hello"]), id="iterator"),
-    ],
-    ids=repr,
-)
-def test_an_entry_of_another_shape_than_a_pair_is_refused(
-    docs: Collection[str], model: DeterministicModel, entry: Any
-):
-    """A string of two letters is no pair either."""
-    with pytest.raises(InvalidItemError, match="each entry must be a tuple of 2") as raised:
-        docs.embed_multi([("fine", "fine"), entry])
-    is_triple = isinstance(entry, tuple) and len(entry) == 3
-    assert ("embed_multi_with_metadata()" in str(raised.value)) is is_triple
-    assert (model.calls, docs.count()) == ([], 0)
+        iter(["a", "hello"]),
+    ]:
+        with subtests.test(ascii(entry)[:60]):
+            with pytest.raises(InvalidItemError, match="each entry must be a tuple of 2") as raised:
+                docs.embed_multi([("fine", "fine"), entry])
+            is_triple = isinstance(entry, tuple) and len(entry) == 3
+            assert ("embed_multi_with_metadata()" in str(raised.value)) is is_triple
+            assert (model.calls, docs.count()) == ([], 0)
 
 
-@pytest.mark.parametrize(
-    "entry", [(), ("a", "hello"), ("a", "hello", {}, 1), "abc", None, {"a": 1, "b": 2, "c": 3}]
-)
 def test_an_entry_of_another_shape_than_a_triple_is_refused(
-    docs: Collection[str], model: DeterministicModel, entry: Any
+    docs: Collection[str], model: DeterministicModel, subtests: pytest.Subtests
 ):
     """Metadata that is missing is not taken for None."""
-    with pytest.raises(InvalidItemError, match="each entry must be a tuple of 3"):
-        docs.embed_multi_with_metadata([("fine", "fine", None), entry])
-    assert (model.calls, docs.count()) == ([], 0)
+    entry: Any
+    for entry in [(), ("a", "hello"), ("a", "hello", {}, 1), "abc", None, {"a": 1, "b": 2, "c": 3}]:
+        with subtests.test(ascii(entry)[:60]):
+            with pytest.raises(InvalidItemError, match="each entry must be a tuple of 3"):
+                docs.embed_multi_with_metadata([("fine", "fine", None), entry])
+            assert (model.calls, docs.count()) == ([], 0)
 
 
 @pytest.mark.parametrize("entries", [None, 1, object()])
@@ -653,19 +652,24 @@ ANSWERS: dict[str, Callable[[Sequence[Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("answer", ANSWERS)
-def test_a_bad_vector_keeps_its_whole_batch_from_being_written(bound: Any, answer: str):
+def test_a_bad_vector_keeps_its_whole_batch_from_being_written(
+    bound: Any, subtests: pytest.Subtests
+):
     """Count, numbers, finiteness and dimensions are checked first, and every row stays."""
-    docs = Collection("docs", bound, model=Answering(lambda items: [[1.0, 2.0]] * len(items)))
-    docs.embed("a", "there", metadata={"n": 1}, store=True)
-    broken = Collection("docs", bound, model=Answering(ANSWERS[answer]))
-    with pytest.raises((ModelError, InvalidVectorError)):
-        broken.embed_multi_with_metadata(
-            [("a", "there", {"n": 2}), ("b", "new", None), ("c", "newer", None)], store=True
-        )
-    with pytest.raises((ModelError, InvalidVectorError)):
-        broken.embed("a", "other")
-    assert stored(docs) == {"a": ("there", {"n": 1})}
+    for answer in ANSWERS:
+        with subtests.test(ascii(answer)[:60]):
+            docs = Collection(
+                "docs", bound, model=Answering(lambda items: [[1.0, 2.0]] * len(items))
+            )
+            docs.embed("a", "there", metadata={"n": 1}, store=True)
+            broken = Collection("docs", bound, model=Answering(ANSWERS[answer]))
+            with pytest.raises((ModelError, InvalidVectorError)):
+                broken.embed_multi_with_metadata(
+                    [("a", "there", {"n": 2}), ("b", "new", None), ("c", "newer", None)], store=True
+                )
+            with pytest.raises((ModelError, InvalidVectorError)):
+                broken.embed("a", "other")
+            assert stored(docs) == {"a": ("there", {"n": 1})}
 
 
 def test_vectors_belong_to_their_items_in_order(bound: Any):
@@ -807,16 +811,18 @@ def test_what_was_prepared_replaces_and_reuses_as_embed_does(bound: Any):
     assert len(model.calls) == 3
 
 
-@pytest.mark.parametrize("content", ["a\0b", "\ud800", 1, None, b"bytes"])
 def test_what_cannot_be_embedded_cannot_be_prepared(
-    docs: Collection[str], model: DeterministicModel, content: Any
+    docs: Collection[str], model: DeterministicModel, subtests: pytest.Subtests
 ):
     """It is refused before the call, as by `embed`."""
-    with pytest.raises(InvalidItemError):
-        docs.prepare(content)
-    with pytest.raises(InvalidItemError):
-        docs.embed_query(content)
-    assert model.calls == []
+    content: Any
+    for content in ["a\0b", "\ud800", 1, None, b"bytes"]:
+        with subtests.test(ascii(content)[:60]):
+            with pytest.raises(InvalidItemError):
+                docs.prepare(content)
+            with pytest.raises(InvalidItemError):
+                docs.embed_query(content)
+            assert model.calls == []
 
 
 VECTORS: dict[str, Any] = {
@@ -831,14 +837,15 @@ VECTORS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("vector", VECTORS)
 def test_a_prepared_vector_is_checked_as_any_other(
-    docs: Collection[str], model: DeterministicModel, vector: str
+    docs: Collection[str], model: DeterministicModel, subtests: pytest.Subtests
 ):
     """Prepared is a public class, and its vector may come from anywhere."""
-    with pytest.raises(InvalidVectorError):
-        docs.embed("a", Prepared("hello", VECTORS[vector], "deterministic"))
-    assert (docs.count(), model.calls) == (0, [])
+    for vector in VECTORS:
+        with subtests.test(ascii(vector)[:60]):
+            with pytest.raises(InvalidVectorError):
+                docs.embed("a", Prepared("hello", VECTORS[vector], "deterministic"))
+            assert (docs.count(), model.calls) == (0, [])
 
 
 def test_a_prepared_vector_may_be_of_any_numbers(docs: Collection[str]):

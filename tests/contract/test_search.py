@@ -608,9 +608,9 @@ COLUMNS = EmbeddingRecord.__table__.c
 class TestWhereExpression:
     """where= as a SQL expression over the records."""
 
-    @pytest.mark.parametrize(
-        ("where", "keeps"),
-        [
+    def test_an_expression_holds_before_the_best_are_taken(self, still, subtests):
+        """Conditions over the mapped class, its table and subqueries pick the rows."""
+        for where, keeps in [
             (RECORD.id == "a%", lambda row: row[0] == "a%"),
             (RECORD.id.in_(["a", "A", "b"]), lambda row: row[0] in {"a", "A", "b"}),
             (RECORD.id > "a", lambda row: row[0] > "a"),
@@ -621,8 +621,10 @@ class TestWhereExpression:
             (RECORD.updated < 0, lambda row: False),
             (COLUMNS.id == "a_", lambda row: row[0] == "a_"),
             (func.length(COLUMNS.content) == 9, lambda row: len(row[3] or "") == 9),
-            (func.json_extract(COLUMNS.metadata, "$.year") > 2001,
-             lambda row: (row[2] or {}).get("year", 0) > 2001),
+            (
+                func.json_extract(COLUMNS.metadata, "$.year") > 2001,
+                lambda row: (row[2] or {}).get("year", 0) > 2001,
+            ),
             (or_(RECORD.id == "a", COLUMNS.id == "b"), lambda row: row[0] in {"a", "b"}),
             (and_(RECORD.id < "b", not_(RECORD.id == "a")), lambda row: "a" != row[0] < "b"),
             (~RECORD.id.startswith("a"), lambda row: row[0][0] not in "aA"),
@@ -631,14 +633,11 @@ class TestWhereExpression:
             (exists().where(CollectionRecord.id == RECORD.collection_id), lambda row: True),
             (RECORD.id.in_(select(CollectionRecord.name)), lambda row: False),
             (true(), lambda row: True),
-        ],
-        ids=shown,
-    )  # fmt: skip
-    def test_an_expression_holds_before_the_best_are_taken(self, still, where, keeps):
-        """Conditions over the mapped class, its table and subqueries pick the rows."""
-        expected = nearest(filter(keeps, ROWS), QUERY)
-        assert listed(still.similar(written(QUERY), where=where)) == expected
-        assert listed(still.similar_by_vector(QUERY, where=where)) == expected
+        ]:
+            with subtests.test(ascii(where)[:60]):
+                expected = nearest(filter(keeps, ROWS), QUERY)
+                assert listed(still.similar(written(QUERY), where=where)) == expected
+                assert listed(still.similar_by_vector(QUERY, where=where)) == expected
 
     def test_expressions_work_wherever_the_database_is(self, library, oracle):
         """The record and its table are the same everywhere."""
@@ -662,16 +661,27 @@ class TestWhereExpression:
         with pytest.raises(InvalidQueryError, match=rf"where is about .*{name}.*among="):
             still.similar(written(QUERY), where=where)
 
-    @pytest.mark.parametrize(
-        "where",
-        ["id = 'a'", text("id = 'a'"), True, 1, [], ["lang"], ("lang", "de"), {"lang"}, b"id",
-         EmbeddingRecord, select(COLUMNS.id), lambda: True],
-        ids=shown,
-    )  # fmt: skip
-    def test_what_is_no_expression_is_refused(self, still, where):
+    def test_what_is_no_expression_is_refused(self, still, subtests):
         """SQL as a string above all."""
-        with pytest.raises(InvalidQueryError, match="where must be"):
-            still.similar(written(QUERY), where=where)
+        for where in [
+            "id = 'a'",
+            text("id = 'a'"),
+            True,
+            1,
+            [],
+            ["lang"],
+            ("lang", "de"),
+            {"lang"},
+            b"id",
+            EmbeddingRecord,
+            select(COLUMNS.id),
+            lambda: True,
+        ]:
+            with (
+                subtests.test(ascii(where)[:60]),
+                pytest.raises(InvalidQueryError, match="where must be"),
+            ):
+                still.similar(written(QUERY), where=where)
 
 
 class TestAmong:
@@ -737,17 +747,33 @@ class TestAmong:
         found = still.similar(written(QUERY), among=among)
         assert listed(found) == nearest([row for row in ROWS if row[0] in expected], QUERY)
 
-    @pytest.mark.parametrize(
-        "among",
-        ["a", b"a", 5, 1.5, True, object(), COLUMNS.id,
-         select(COLUMNS.id, COLUMNS.content), select(EmbeddingRecord), [None], [True], [1.5],
-         [b"a"], [""], ["a\0"], ["\ud800"], [["a"]], [uuid.UUID(int=1)]],
-        ids=shown,
-    )  # fmt: skip
-    def test_what_is_neither_keys_nor_a_select_of_them_is_refused(self, still, among):
+    def test_what_is_neither_keys_nor_a_select_of_them_is_refused(self, still, subtests):
         """A single string, other types and more than one column are refused."""
-        with pytest.raises((InvalidQueryError, InvalidItemError)):
-            still.similar(written(QUERY), among=among)
+        for among in [
+            "a",
+            b"a",
+            5,
+            1.5,
+            True,
+            object(),
+            COLUMNS.id,
+            select(COLUMNS.id, COLUMNS.content),
+            select(EmbeddingRecord),
+            [None],
+            [True],
+            [1.5],
+            [b"a"],
+            [""],
+            ["a\0"],
+            ["\ud800"],
+            [["a"]],
+            [uuid.UUID(int=1)],
+        ]:
+            with (
+                subtests.test(ascii(among)[:60]),
+                pytest.raises((InvalidQueryError, InvalidItemError)),
+            ):
+                still.similar(written(QUERY), among=among)
 
 
 @pytest.fixture
@@ -806,28 +832,33 @@ class TestCombined:
 class TestRefusedArguments:
     """Arguments that mean nothing are refused, and name themselves."""
 
-    @pytest.mark.parametrize("value", [-1, 1.0, 2.5, "3", None, True, False, [1], math.nan])
     @pytest.mark.parametrize("name", ["number", "offset"])
-    def test_number_and_offset_are_whole_and_not_negative(self, still, name, value):
+    def test_number_and_offset_are_whole_and_not_negative(self, still, name, subtests):
         """-1 is not "all of them", and True is not 1."""
-        with pytest.raises(InvalidQueryError, match=rf"^{name} must be"):
-            still.similar(written(QUERY), **{name: value})
+        for value in [-1, 1.0, 2.5, "3", None, True, False, [1], math.nan]:
+            with (
+                subtests.test(ascii(value)[:60]),
+                pytest.raises(InvalidQueryError, match=rf"^{name} must be"),
+            ):
+                still.similar(written(QUERY), **{name: value})
 
-    @pytest.mark.parametrize(
-        "value",
-        [math.nan, math.inf, -math.inf, "0.5", [0.5], 1j, b"", 10**400, True, False],
-        ids=shown,
-    )
-    def test_min_score_is_a_finite_number(self, still, value):
+    def test_min_score_is_a_finite_number(self, still, subtests):
         """NaN, infinity, strings and bools are no scores."""
-        with pytest.raises(InvalidQueryError, match=r"^min_score must be"):
-            still.similar(written(QUERY), min_score=value)
+        for value in [math.nan, math.inf, -math.inf, "0.5", [0.5], 1j, b"", 10**400, True, False]:
+            with (
+                subtests.test(ascii(value)[:60]),
+                pytest.raises(InvalidQueryError, match=r"^min_score must be"),
+            ):
+                still.similar(written(QUERY), min_score=value)
 
-    @pytest.mark.parametrize("value", [5, 0, True, False, b"a", b"", ["a"], [], 1.5, {}], ids=shown)
-    def test_prefix_is_a_string(self, still, value):
+    def test_prefix_is_a_string(self, still, subtests):
         """Anything else is refused, also what is false."""
-        with pytest.raises(InvalidQueryError, match=r"^prefix must be"):
-            still.similar(written(QUERY), prefix=value)
+        for value in [5, 0, True, False, b"a", b"", ["a"], [], 1.5, {}]:
+            with (
+                subtests.test(ascii(value)[:60]),
+                pytest.raises(InvalidQueryError, match=r"^prefix must be"),
+            ):
+                still.similar(written(QUERY), prefix=value)
 
     @pytest.mark.parametrize("value", ["a\0", "\ud800", "a\udfff"], ids=shown)
     def test_prefix_is_text(self, still, value):
@@ -835,34 +866,28 @@ class TestRefusedArguments:
         with pytest.raises((InvalidQueryError, InvalidItemError), match="prefix"):
             still.similar(written(QUERY), prefix=value)
 
-    @pytest.mark.parametrize(
-        "search",
-        [
+    def test_every_search_refuses_them(self, still, subtests):
+        """The six searches check alike."""
+        search: Any
+        for search in [
             lambda docs, **options: docs.similar(written(QUERY), **options),
             lambda docs, **options: docs.similar_by_id("a", **options),
             lambda docs, **options: docs.similar_by_vector(QUERY, **options),
             lambda docs, **options: docs.matches(written(QUERY), **options),
             lambda docs, **options: docs.matches_by_id("a", **options),
             lambda docs, **options: docs.matches_by_vector(QUERY, **options),
-        ],
-        ids=["similar", "by_id", "by_vector", "matches", "matches_by_id", "matches_by_vector"],
-    )
-    @pytest.mark.parametrize(
-        "options",
-        [
-            {"number": -1},
-            {"offset": -1},
-            {"min_score": math.nan},
-            {"prefix": 5},
-            {"where": "id = 'a'"},
-            {"among": "a"},
-        ],
-        ids=shown,
-    )
-    def test_every_search_refuses_them(self, still, search, options):
-        """The six searches check alike."""
-        with pytest.raises(InvalidQueryError):
-            search(still, **options)
+        ]:
+            options: Any
+            for options in [
+                {"number": -1},
+                {"offset": -1},
+                {"min_score": math.nan},
+                {"prefix": 5},
+                {"where": "id = 'a'"},
+                {"among": "a"},
+            ]:
+                with subtests.test(ascii(options)), pytest.raises(InvalidQueryError):
+                    search(still, **options)
 
     @pytest.mark.parametrize("options", [{"number": -1}, {"where": 1}, {"prefix": 5}], ids=shown)
     def test_they_are_refused_before_the_model_is_called(self, one, plain, options):
@@ -1019,34 +1044,36 @@ class TestCorruptVectors:
             library.delete_items(ids)
             library.store_vectors(ROWS)
 
-    @pytest.mark.parametrize("value", CORRUPT.values(), ids=CORRUPT)
-    def test_it_does_not_matter_which_ones(self, session, one, value):
+    def test_it_does_not_matter_which_ones(self, session, one, subtests):
         """The first, the last, some in between: one warning names them, at every search."""
-        order = sorted(id for id, *_ in ROWS)
-        for ids in ((order[-1],), (order[0], order[-1]), ("twin a", "twin c", "a%", "a'b")):
-            corrupt(session, value, *ids)
-            rest = [row for row in ROWS if row[0] not in ids]
-            for kwargs in ({}, {"min_score": 0.2}, {"number": 3, "offset": 1}):
-                with pytest.warns(CorruptVectorWarning) as caught:
-                    found = one.similar_by_vector(QUERY, **kwargs)
-                assert listed(found) == nearest(rest, QUERY, **kwargs)
-                assert len(caught) == 1
-                assert all(repr(id) in str(caught[0].message) for id in ids)
-            one.delete_items(ids)
-            one.store_vectors(ROWS)
+        for label, value in CORRUPT.items():
+            with subtests.test(label):
+                order = sorted(id for id, *_ in ROWS)
+                for ids in ((order[-1],), (order[0], order[-1]), ("twin a", "twin c", "a%", "a'b")):
+                    corrupt(session, value, *ids)
+                    rest = [row for row in ROWS if row[0] not in ids]
+                    for kwargs in ({}, {"min_score": 0.2}, {"number": 3, "offset": 1}):
+                        with pytest.warns(CorruptVectorWarning) as caught:
+                            found = one.similar_by_vector(QUERY, **kwargs)
+                        assert listed(found) == nearest(rest, QUERY, **kwargs)
+                        assert len(caught) == 1
+                        assert all(repr(id) in str(caught[0].message) for id in ids)
+                    one.delete_items(ids)
+                    one.store_vectors(ROWS)
 
-    @pytest.mark.parametrize("value", CORRUPT.values(), ids=CORRUPT)
-    def test_all_of_them_are_a_warning_or_an_error(self, session, one, value):
+    def test_all_of_them_are_a_warning_or_an_error(self, session, one, subtests):
         """A collection without one valid vector is not taken for an empty one."""
-        corrupt(session, value, *(id for id, *_ in ROWS))
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            try:
-                found = one.similar_by_vector(QUERY)
-            except InvalidVectorError:
-                return
-        assert found == []
-        assert [warning.category for warning in caught] == [CorruptVectorWarning]
+        for label, value in CORRUPT.items():
+            with subtests.test(label):
+                corrupt(session, value, *(id for id, *_ in ROWS))
+                with warnings.catch_warnings(record=True) as caught:
+                    warnings.simplefilter("always")
+                    try:
+                        found = one.similar_by_vector(QUERY)
+                    except InvalidVectorError:
+                        return
+                assert found == []
+                assert [warning.category for warning in caught] == [CorruptVectorWarning]
 
     @pytest.mark.parametrize("name", sorted(CORRUPT.keys() - {"too long", "too short"}))
     def test_the_neighbours_of_one_are_an_error(self, session, one, name):

@@ -329,7 +329,10 @@ class TestTheSearch:
         docs.embed_multi(TEXTS.items())
         ranked = (
             select(EmbeddingRecord.id)
-            .where(EmbeddingRecord.id.in_(["time", "hash", "nobody"]))
+            .where(
+                EmbeddingRecord.collection_id == docs.id,
+                EmbeddingRecord.id.in_(["time", "hash", "nobody"]),
+            )
             .order_by(EmbeddingRecord.id.desc())
         )
         found = docs.similar("directory", words=ranked, weights=(0, 1))

@@ -21,11 +21,12 @@ SEARCHES = [
 
 
 @pytest.mark.parametrize("cls", [Collection, AsyncCollection])
-@pytest.mark.parametrize("word", ["value", "number", "prefix", *Filters.__annotations__])
-def test_similar_explains_every_argument(cls: Any, word: str):
+def test_similar_explains_every_argument(cls: Any, subtests: pytest.Subtests):
     """There, and not in another place that one has to know of."""
-    text = pydoc.plain(pydoc.render_doc(cls.similar))
-    assert re.search(rf"^ +{word}: \w", text, re.MULTILINE)
+    for word in ["value", "number", "prefix", *Filters.__annotations__]:
+        with subtests.test(ascii(word)[:60]):
+            text = pydoc.plain(pydoc.render_doc(cls.similar))
+            assert re.search(rf"^ +{word}: \w", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", sorted({*SEARCHES} - {"similar", "matches"}))

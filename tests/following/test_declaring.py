@@ -202,9 +202,9 @@ def test_the_collection(engine: Any):
     assert repr(declared()) == "<ModelCollection 'articles' of Article>"
 
 
-@pytest.mark.parametrize(
-    "where",
-    [
+def test_conditions_that_a_trigger_can_hold(subtests: pytest.Subtests):
+    """On columns, with values, and functions of them."""
+    for where in [
         Article.published,
         ~Article.published & (Article.lang == "en"),
         Article.is_long,
@@ -219,17 +219,14 @@ def test_the_collection(engine: Any):
         Article.title.ilike("o%"),
         Article.title.between("a", "b"),
         True,
-    ],
-    ids=str,
-)
-def test_conditions_that_a_trigger_can_hold(where: Any):
-    """On columns, with values, and functions of them."""
-    assert declared(where=where).where is not None
+    ]:
+        with subtests.test(ascii(where)[:60]):
+            assert declared(where=where).where is not None
 
 
-@pytest.mark.parametrize(
-    ("where", "error"),
-    [
+def test_conditions_that_a_trigger_cannot_hold(subtests: pytest.Subtests):
+    """They are refused, and the error says what of them."""
+    for where, error in [
         (exists().where(Author.id == Article.author_id), "a subquery"),
         (Article.author.has(name="x"), "a subquery"),
         (Article.id.in_(select(Author.id)), "a subquery"),
@@ -243,18 +240,20 @@ def test_conditions_that_a_trigger_can_hold(where: Any):
         (Article.day < func.now(), r"now\(\)"),
         (func.is_public(Article.id), "is_public"),
         (Article.title.op("~~~")("x"), "operator ~~~"),
-    ],
-    ids=str,
-)
-def test_conditions_that_a_trigger_cannot_hold(where: Any, error: str):
-    """They are refused, and the error says what of them."""
-    with pytest.raises(ValueError, match=f"where: .*{error}.*A trigger evaluates"):
-        declared(where=where)
+    ]:
+        with (
+            subtests.test(ascii(where)[:60]),
+            pytest.raises(ValueError, match=f"where: .*{error}.*A trigger evaluates"),
+        ):
+            declared(where=where)
 
 
-@pytest.mark.parametrize(
-    ("options", "kind", "error"),
-    [
+def test_what_is_refused(subtests: pytest.Subtests):
+    """When it is declared, with what was wrong and what to give instead."""
+    options: Any
+    kind: Any
+    error: Any
+    for options, kind, error in [
         ({"source": "articles"}, TypeError, "must be a mapped class, not 'articles'"),
         ({"source": object}, TypeError, "must be a mapped class"),
         ({"source": Pair, "text": ["text"]}, ValueError, r"several columns \(one, two\)"),
@@ -276,12 +275,9 @@ def test_conditions_that_a_trigger_cannot_hold(where: Any, error: str):
         ({"where": "published"}, TypeError, "where must be an expression"),
         ({"name": ""}, ValueError, "name"),
         ({"model": object()}, TypeError, "model"),
-    ],
-)
-def test_what_is_refused(options: dict[str, Any], kind: type[Exception], error: str):
-    """When it is declared, with what was wrong and what to give instead."""
-    with pytest.raises(kind, match=error):
-        declared(options.pop("source", Article), **options)
+    ]:
+        with subtests.test(ascii(options)[:60]), pytest.raises(kind, match=error):
+            declared(options.pop("source", Article), **options)
 
 
 def test_a_key_of_each_type():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -13,8 +14,11 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import text
 
+from embeddings import Collection
 from embeddings.cli import embeddings as program
 from embeddings.integrations.flask import Embeddings
+from embeddings.models.registry import substitute_models
+from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -205,3 +209,55 @@ def test_flask(engine_of_notes: Engine):
     Embeddings(bare)
     result = bare.test_cli_runner().invoke(args=["embeddings", "check"])
     assert (result.exit_code, "no collection that follows" in result.output) == (1, True)
+
+
+def test_another_model(engine_of_notes: Engine, monkeypatch: pytest.MonkeyPatch):
+    """`status` and `check` say which collection has another model, and `reembed` changes it."""
+    engine = engine_of_notes
+    known = {name: DeterministicModel(name) for name in ("deterministic", "larger")}
+    with substitute_models(lambda model_id, given: known.get(model_id) or given):  # type: ignore[arg-type,return-value]
+        run(engine, "sync")
+        import notes_app
+
+        notes_app.notes.install(engine)
+        Collection("docs", engine, model_id="deterministic").embed("a", "a text", store=True)
+        assert "reembed" not in run(engine, "status").stdout
+        monkeypatch.setenv("EMBEDDINGS_MODEL", "larger")
+        result = run(engine, "status")
+        assert result.exit_code == 0
+        assert (
+            "docs has the model 'deterministic', and its declaration or the settings say 'larger'. "
+            "To embed it anew: embeddings reembed docs larger\n"
+        ) in result.stdout
+        assert "notes has the model" not in result.stdout
+        assert json.loads(run(engine, "status", "--json").stdout)["collections"][0]["wanted"]
+        assert run(engine, "reembed", "docs").stdout == "docs: 1 embedded\n"
+        assert "reembed" not in run(engine, "status").stdout
+        result = run(engine, "reembed", "docs")
+        assert (result.exit_code, "name the one that it is to have" in result.output) == (1, True)
+
+        assert run(engine, "reembed", "notes", "larger").stdout == "notes: 3 embedded\n"
+        result = run(engine, "check")
+        assert result.exit_code == 1
+        assert "embeddings reembed notes deterministic\nnotes: 0 stale" in result.stdout
+        assert run(engine, "reembed", "notes", "--back").stdout == "notes: 3 unchanged\n"
+        assert run(engine, "check").exit_code == 0
+        assert "are deleted" in run(engine, "reembed", "notes", "--drop-previous").stdout
+        assert run(engine, "reembed", "notes", "--drop-previous").stdout == (
+            "notes: nothing to drop\n"
+        )
+        assert run(engine, "reembed", "missing", "larger").exit_code == 1
+        Collection("notes", engine).reembed("larger", lambda ids: dict.fromkeys(ids, "a text"))
+        Collection("notes", engine).drop_previous()
+        result = run(engine, "check")
+        assert result.exit_code == 1
+        assert result.stdout.endswith("embeddings reembed notes deterministic\n")
+
+        monkeypatch.delenv("EMBEDDINGS_MODEL")
+        app = Flask(__name__)
+        app.config["SQLALCHEMY_DATABASE_URI"] = str(engine.url)
+        app.config["EMBEDDINGS_MODEL"] = "deterministic"
+        SQLAlchemy(app)
+        Embeddings(app)
+        result = app.test_cli_runner().invoke(args=["embeddings", "status"])
+        assert "embeddings reembed docs deterministic" in result.output

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from embeddings.integrations.django import ModelCollection
 from embeddings.integrations.django.operations import FollowRows
+from embeddings.models.registry import substitute_models
+from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -97,6 +101,48 @@ async def _awaited(notes: ModelCollection[Any], alias: str) -> None:
     assert (await notes.arefresh(using=alias)).pending == 0
     assert (await notes.async_(using=alias, dry_run=True)).stale == ()
     assert (await notes.apending(using=alias)).items == 0
+
+
+def test_another_model(alias: str, library: ModuleType):
+    """It takes over what the rows say, and gives way again; also awaited."""
+    from django.core import checks
+    from django.core.management import CommandError, call_command
+    from django.db import DEFAULT_DB_ALIAS
+
+    rows = library.Leaflet.objects.using(alias)
+    rows.bulk_create(library.Leaflet(title=title, body="b") for title in ("one", "two"))
+    notes = declared("columns", library)
+    notes.sync(using=alias)
+    larger = DeterministicModel("larger")
+    known = {"larger": larger, library.model.model_id: library.model}
+    with substitute_models(lambda model_id, given: known.get(model_id) or given):  # type: ignore[arg-type,return-value]
+        count = notes.collection(alias).count()
+        assert notes.reembed("larger", using=alias).embedded == count
+        assert notes.collection(alias).model_id == "larger"
+        assert notes.nearest(rows.all(), "two b", 1).get().title == "two"
+        typed = f"reembed {shlex.quote(notes.name)} {library.model.model_id}"
+        if alias == DEFAULT_DB_ALIAS:
+            told = checks.run_checks(databases=[alias])
+            assert typed in "".join(each.hint or "" for each in told if each.id.endswith("W002"))
+        output = io.StringIO()
+        with pytest.raises(CommandError, match="Not everything"):
+            call_command("embeddings", "check", notes.name, database=alias, stdout=output)
+        assert typed in output.getvalue()
+        call_command(
+            "embeddings", "reembed", notes.name, "--back", database=alias, stdout=io.StringIO()
+        )
+        assert notes.collection(alias).model_id == library.model.model_id
+        notes.back(using=alias)
+
+        async def awaited() -> None:
+            await notes.aback(using=alias)
+            await notes.areembed("larger", using=alias)
+            await notes.aback(using=alias)
+            assert await notes.adrop_previous(using=alias)
+
+        asyncio.run(awaited())
+        assert notes.collection(alias).model_id == library.model.model_id
+        assert notes.sync(using=alias, dry_run=True).unchanged == count
 
 
 def test_in_a_migration(alias: str, library: ModuleType):

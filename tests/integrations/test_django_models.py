@@ -223,6 +223,33 @@ def test_two_collections_of_a_model(shelf: Any, alias: str, library: ModuleType)
         same_name.embed_multi(shelf)
 
 
+def test_long_texts_have_chunks(alias: str, library: ModuleType):
+    """Each instance is found once, by its best chunk, and goes with all of them."""
+    from embeddings import Chunks
+    from embeddings.integrations.django import ModelCollection
+
+    stories = ModelCollection(
+        library.Article,
+        name="stories",
+        text=lambda article: article.title + "\n\n" + article.tags["body"],
+        columns=["title", "tags"],
+        model=library.model,
+        chunks=Chunks(size=60),
+    )
+    body = "\n\n".join(f"My happy hound met number {number} of the cats." for number in range(9))
+    manager = library.Article.objects.using(alias)
+    long, short = (
+        manager.create(title=title, tags={"body": text})
+        for title, text in (("A long one", body), ("A short one", "Cheap flights."))
+    )
+    assert stories.embed_multi(manager.all()).embedded == 2
+    docs = stories.collection(alias)
+    assert docs.count(chunks=True) > docs.count() == 2
+    assert list(stories.nearest(manager.all(), "number 7 of the cats", 2)) == [long, short]
+    long.delete()
+    assert docs.count() == docs.count(chunks=True) == 1
+
+
 # Deleting
 
 
@@ -350,15 +377,16 @@ def Count(*arguments: Any) -> Any:  # noqa: N802  Django is there once a test ru
     return Count(*arguments)
 
 
-@pytest.mark.parametrize("name", FILTERS)
-def test_whatever_django_can_filter(name: str, shelf: Any, library: ModuleType):
+def test_whatever_django_can_filter(shelf: Any, library: ModuleType, subtests: pytest.Subtests):
     """Django's own SQL takes part in the search, whatever is in it."""
-    make, expected = FILTERS[name]
-    found = library.articles.nearest(make(shelf), "sleep")
-    wanted = {"sleep well", "sleep in a tent", "100%", "cheap flights"}
-    got = {"100%" if "100%" in title else title for title in titles(found)}
-    assert got == (wanted if expected == {"all"} else expected)
-    assert len(found) == len(got)
+    for name in FILTERS:
+        with subtests.test(ascii(name)[:60]):
+            make, expected = FILTERS[name]
+            found = library.articles.nearest(make(shelf), "sleep")
+            wanted = {"sleep well", "sleep in a tent", "100%", "cheap flights"}
+            got = {"100%" if "100%" in title else title for title in titles(found)}
+            assert got == (wanted if expected == {"all"} else expected)
+            assert len(found) == len(got)
 
 
 @on_postgresql

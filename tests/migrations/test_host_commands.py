@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -114,13 +115,28 @@ Embeddings(app)
 """
 
 
+# Each command as `flask` runs it, without importing the application anew for each.
+TYPED = """
+import json, sys
+
+from app import app
+
+results = []
+for command in sys.argv[1:]:
+    result = app.test_cli_runner().invoke(args=command.split())
+    results.append((result.exit_code, result.output + str(result.exception)))
+print(json.dumps(results))
+"""
+
+
 def test_flask_db(url: URL, tmp_path: Path):
     """`flask db upgrade --sql`, `downgrade --sql` and `downgrade -x drop=yes` as one types them."""
     (tmp_path / "app.py").write_text(FLASK)
+    (tmp_path / "typed.py").write_text(TYPED)
 
-    def flask(*arguments: str) -> Any:
-        return subprocess.run(
-            [sys.executable, "-m", "flask", "--app", "app", *arguments],
+    def flask(*commands: str) -> list[Any]:
+        done = subprocess.run(
+            [sys.executable, "typed.py", *commands],
             cwd=tmp_path,
             env=os.environ
             | {
@@ -129,11 +145,11 @@ def test_flask_db(url: URL, tmp_path: Path):
             },
             capture_output=True,
             text=True,
-            check=False,
+            check=True,
         )
+        return list(json.loads(done.stdout))
 
-    assert flask("db", "init").returncode == 0
-    assert flask("db", "revision", "-m", "embeddings").returncode == 0
+    assert [code for code, _ in flask("db init", "db revision -m embeddings")] == [0, 0]
     (path,) = (tmp_path / "migrations" / "versions").glob("*.py")
     code = path.read_text().replace("import sqlalchemy as sa", "import embeddings")
     upgrade, downgrade = code.split("def downgrade():")
@@ -142,21 +158,17 @@ def test_flask_db(url: URL, tmp_path: Path):
         + "def downgrade():"
         + downgrade.replace("    pass", f"    {DOWNGRADE}")
     )
-    script = flask("db", "upgrade", "--sql")
-    assert script.returncode == 0, script.stderr
-    assert "CREATE TABLE embeddings" in script.stdout
-    done = flask("db", "upgrade")
-    assert done.returncode == 0, done.stderr
+    (code, script), done = flask("db upgrade --sql", "db upgrade")
+    assert (code, done[0]) == (0, 0), (script, done)
+    assert "CREATE TABLE embeddings" in script
     engine = create_engine(url, poolclass=NullPool)
     works(engine)
-    refused = flask("db", "downgrade")
-    assert refused.returncode == 1
-    assert "flask db downgrade -x drop=yes" in refused.stderr
-    script = flask("db", "downgrade", "--sql", "head:base")
-    assert script.returncode == 0, script.stderr
-    assert "DROP TABLE embeddings" in script.stdout
-    done = flask("db", "downgrade", "-x", "drop=yes")
-    assert done.returncode == 0, done.stderr
+    (refused, said), (code, script), done = flask(
+        "db downgrade", "db downgrade --sql head:base", "db downgrade -x drop=yes"
+    )
+    assert (refused, code, done[0]) == (1, 0, 0), (said, script, done)
+    assert "flask db downgrade -x drop=yes" in said
+    assert "DROP TABLE embeddings" in script
     assert inspect(engine).get_table_names() in ([], ["alembic_version"])
 
 

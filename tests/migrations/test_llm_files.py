@@ -230,8 +230,10 @@ def name_of(way: Way) -> str:
 
 @pytest.mark.parametrize("adopt", ADOPTERS, ids=name_of)
 @pytest.mark.parametrize("make", OLD, ids=name_of)
-def test_every_row_of_an_old_file_stays_as_it_is(make: Way, adopt: Way, path: Path):
-    """Adopting a file leaves every row identical in the columns that it had."""
+def test_an_old_file_is_adopted_and_llm_goes_on_with_it(
+    make: Way, adopt: Way, path: Path, words: Words
+):
+    """Every row stays as it is; `llm` finds all, embeds nothing twice, and writes."""
     make(path)
     had = columns(path)
     rows = query(path, f"SELECT rowid, {had} FROM embeddings ORDER BY rowid")
@@ -253,6 +255,20 @@ def test_every_row_of_an_old_file_stays_as_it_is(make: Way, adopt: Way, path: Pa
         "updated",
     }
     assert query(path, "PRAGMA integrity_check") == [("ok",)]
+
+    with opened(path) as database:
+        docs = llm.Collection("docs", database, model=words)
+        assert (docs.id, docs.count()) == (7, 5)
+        docs.embed("hound", "my happy hound")
+        docs.embed_multi(TEXTS.items())
+        assert words.calls == []
+        docs.embed("new", b"bytes", {"n": 9}, store=True)
+        assert [entry.id for entry in docs.similar("my happy hound", number=1)] == ["hound"]
+
+    with Collection("docs", path, model=words) as ours:
+        record = ours.get("new")
+        assert record is not None
+        assert (record.content_blob, record.metadata_) == (b"bytes", {"n": 9})
 
 
 @pytest.mark.parametrize("make", OLD, ids=name_of)
@@ -312,27 +328,6 @@ def test_an_old_file_can_be_read_and_searched(make: Way, path: Path, words: Word
         assert (best.id, best.content, best.metadata) == ("hound", "my happy hound", None)
         assert best.score == pytest.approx(1.0)
         assert docs.similar("my happy hound", where={"n": 1})[0].id == "ünï 🐕"
-
-
-@pytest.mark.parametrize("adopt", ADOPTERS, ids=name_of)
-@pytest.mark.parametrize("make", OLD, ids=name_of)
-def test_llm_goes_on_with_an_adopted_file(make: Way, adopt: Way, path: Path, words: Words):
-    """`llm` opens what was adopted, finds all, embeds nothing twice, and writes."""
-    make(path)
-    adopt(path)
-    with opened(path) as database:
-        docs = llm.Collection("docs", database, model=words)
-        assert (docs.id, docs.count()) == (7, 5)
-        docs.embed("hound", "my happy hound")
-        docs.embed_multi(TEXTS.items())
-        assert words.calls == []
-        docs.embed("new", b"bytes", {"n": 9}, store=True)
-        assert [entry.id for entry in docs.similar("my happy hound", number=1)] == ["hound"]
-
-    with Collection("docs", path, model=words) as ours:
-        record = ours.get("new")
-        assert record is not None
-        assert (record.content_blob, record.metadata_) == (b"bytes", {"n": 9})
 
 
 def test_what_else_is_in_an_old_file_stays(path: Path):

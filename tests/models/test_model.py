@@ -21,7 +21,7 @@ from embeddings import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -80,33 +80,29 @@ def length() -> Length:
 # What comes back
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [
-        pytest.param(lambda items: [[1, 2] for _ in items], id="lists-of-int"),
-        pytest.param(lambda items: [(1.0, 2.0) for _ in items], id="tuples"),
-        pytest.param(lambda items: ([1.0, 2.0] for _ in items), id="generator-of-lists"),
-        pytest.param(lambda items: ((x for x in (1, 2)) for _ in items), id="generators"),
-        pytest.param(lambda items: [range(1, 3) for _ in items], id="ranges"),
-        pytest.param(lambda items: np.array([[1, 2]] * len(items)), id="2d-int64"),
-        pytest.param(lambda items: np.array([[1, 2]] * len(items), "f8"), id="2d-float64"),
-        pytest.param(lambda items: np.array([[1, 2]] * len(items), "f4"), id="2d-float32"),
-        pytest.param(lambda items: np.array([[1, 2]] * len(items), ">f4"), id="2d-big-endian"),
-        pytest.param(lambda items: np.array([[1, 2]] * len(items), "f2"), id="2d-float16"),
-        pytest.param(lambda items: np.array([[1, 9, 2]] * len(items), "f4")[:, ::2], id="strided"),
-        pytest.param(lambda items: [np.array([1, 2], "f4") for _ in items], id="arrays"),
-        pytest.param(
-            lambda items: [np.array([1, 2], "f4"), [1, 2]][: len(items)], id="mixed-kinds"
-        ),
-    ],
-)
-def test_embed_and_embed_multi_return_lists_of_python_floats(answer):
+def test_embed_and_embed_multi_return_lists_of_python_floats(subtests):
     """Whatever kind of numbers the model returns, a vector is a list of Python floats."""
-    model = Scripted(answer)
-    vectors = [model.embed("a"), *model.embed_multi(["a", "b"])]
-    assert vectors == [[1.0, 2.0]] * 3
-    assert {type(vector) for vector in vectors} == {list}
-    assert {type(value) for vector in vectors for value in vector} == {float}
+    for answer in [
+        lambda items: [[1, 2] for _ in items],
+        lambda items: [(1.0, 2.0) for _ in items],
+        lambda items: ([1.0, 2.0] for _ in items),
+        lambda items: ((x for x in (1, 2)) for _ in items),
+        lambda items: [range(1, 3) for _ in items],
+        lambda items: np.array([[1, 2]] * len(items)),
+        lambda items: np.array([[1, 2]] * len(items), "f8"),
+        lambda items: np.array([[1, 2]] * len(items), "f4"),
+        lambda items: np.array([[1, 2]] * len(items), ">f4"),
+        lambda items: np.array([[1, 2]] * len(items), "f2"),
+        lambda items: np.array([[1, 9, 2]] * len(items), "f4")[:, ::2],
+        lambda items: [np.array([1, 2], "f4") for _ in items],
+        lambda items: [np.array([1, 2], "f4"), [1, 2]][: len(items)],
+    ]:
+        with subtests.test(ascii(answer)[:60]):
+            model = Scripted(answer)
+            vectors = [model.embed("a"), *model.embed_multi(["a", "b"])]
+            assert vectors == [[1.0, 2.0]] * 3
+            assert {type(vector) for vector in vectors} == {list}
+            assert {type(value) for vector in vectors for value in vector} == {float}
 
 
 def test_vectors_come_in_the_order_of_the_items(length):
@@ -205,15 +201,16 @@ def test_an_embed_batch_that_consumes_its_list_is_served():
 # Batch sizes that mean nothing
 
 
-@pytest.mark.parametrize("bad", BAD_BATCH_SIZES)
 @pytest.mark.parametrize("items", [["a"], []])
-def test_a_batch_size_that_means_nothing_is_refused_on_iteration(length, bad, items):
+def test_a_batch_size_that_means_nothing_is_refused_on_iteration(length, items, subtests):
     """Zero, negatives, booleans and floats are refused, with the value in the message."""
-    vectors = length.embed_multi(items, batch_size=bad)
-    with pytest.raises(ValueError, match="batch_size must be a positive integer") as raised:
-        next(vectors)
-    assert repr(bad) in str(raised.value)
-    assert length.given == []
+    for bad in BAD_BATCH_SIZES:
+        with subtests.test(ascii(bad)[:60]):
+            vectors = length.embed_multi(items, batch_size=bad)
+            with pytest.raises(ValueError, match="batch_size must be a positive integer") as raised:
+                next(vectors)
+            assert repr(bad) in str(raised.value)
+            assert length.given == []
 
 
 @pytest.mark.parametrize("bad", BAD_BATCH_SIZES)
@@ -332,39 +329,42 @@ def test_an_answer_that_is_no_collection_of_vectors_is_the_models_error(answer):
         Scripted(lambda _: answer).embed("a")
 
 
-@pytest.mark.parametrize(
-    "vector",
-    [
-        pytest.param([1.0, float("nan")], id="nan"),
-        pytest.param([1.0, float("inf")], id="inf"),
-        pytest.param([1.0, float("-inf")], id="minus-inf"),
-        pytest.param(np.array([1.0, np.nan], "f4"), id="float32-nan"),
-        pytest.param(np.array([1.0, np.inf], "f4"), id="float32-inf"),
-        pytest.param([1.0, 1e39], id="more-than-float32"),
-        pytest.param([1.0, 10**400], id="more-than-float64"),
-        pytest.param([], id="empty"),
-        pytest.param(np.array([], "f4"), id="empty-array"),
-        pytest.param(None, id="None"),
-        pytest.param(1.0, id="number"),
-        pytest.param("12", id="text"),
-        pytest.param(b"1234", id="bytes"),
-        pytest.param(["1", "2"], id="numbers-as-text"),
-        pytest.param([1.0, None], id="None-inside"),
-        pytest.param([[1.0, 2.0]], id="nested"),
-        pytest.param(np.array([[1.0, 2.0]]), id="2d-array"),
-        pytest.param(np.array([1 + 2j]), id="complex"),
-        pytest.param(np.array(["1"]), id="array-of-text"),
-        pytest.param(np.array([None]), id="array-of-objects"),
-        pytest.param({"values": [1.0]}, id="dict"),
-    ],
-)
-def test_a_vector_that_is_none_is_refused(vector):
+def ending_with(vector: Any) -> Callable[[Sequence[Any]], list[Any]]:
+    return lambda items: [[1.0, 2.0], vector][-len(items) :]
+
+
+def test_a_vector_that_is_none_is_refused(subtests):
     """What is no row of finite numbers is refused; the error tells which it is, and whose."""
-    model = Scripted(lambda items: [[1.0, 2.0], vector][-len(items) :])
-    with pytest.raises(InvalidVectorError, match=r"vector 0 .*'scripted'"):
-        model.embed("a")
-    with pytest.raises(InvalidVectorError, match=r"vector 1 .*'scripted'"):
-        list(model.embed_multi(["a", "b"]))
+    vector: Any
+    for vector in [
+        [1.0, float("nan")],
+        [1.0, float("inf")],
+        [1.0, float("-inf")],
+        np.array([1.0, np.nan], "f4"),
+        np.array([1.0, np.inf], "f4"),
+        [1.0, 1e39],
+        [1.0, 10**400],
+        [],
+        np.array([], "f4"),
+        None,
+        1.0,
+        "12",
+        b"1234",
+        ["1", "2"],
+        [1.0, None],
+        [[1.0, 2.0]],
+        np.array([[1.0, 2.0]]),
+        np.array([1 + 2j]),
+        np.array(["1"]),
+        np.array([None]),
+        {"values": [1.0]},
+    ]:
+        with subtests.test(ascii(vector)[:60]):
+            model = Scripted(ending_with(vector))
+            with pytest.raises(InvalidVectorError, match=r"vector 0 .*'scripted'"):
+                model.embed("a")
+            with pytest.raises(InvalidVectorError, match=r"vector 1 .*'scripted'"):
+                list(model.embed_multi(["a", "b"]))
 
 
 def test_no_content_is_in_the_errors_of_a_bad_answer():

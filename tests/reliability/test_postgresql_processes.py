@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 PROCESSES, IDS = 8, 200
-BATCHES = int(os.environ.get("EMBEDDINGS_BATCHES", "40"))
+BATCHES = int(os.environ.get("EMBEDDINGS_BATCHES", "12"))
 """How many batches each process writes; for a long run, set the variable to more."""
-KILLS = int(os.environ.get("EMBEDDINGS_KILLS", "4"))
+KILLS = int(os.environ.get("EMBEDDINGS_KILLS", "2"))
 """How often a writer is killed; for a long run, set the variable to more."""
 
 LAUNCH = """

@@ -114,8 +114,14 @@ USES: dict[str, Callable[[Collection[str]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("use", USES.values(), ids=USES)
-@pytest.mark.parametrize("given", ["nothing", "model", "model_id"])
+@pytest.mark.parametrize(
+    ("given", "use"),
+    [
+        *(("nothing", use) for use in USES.values()),
+        ("model", USES["similar"]),
+        ("model_id", USES["similar"]),
+    ],
+)
 def test_questions_on_sessions(
     use: Callable[[Collection[str]], Any], given: str, url: str, together: Together
 ):

@@ -196,59 +196,63 @@ def cases(operations: dict[str, Operation]) -> pytest.MarkDecorator:
 # 1. The caller's session
 
 
-@cases(ALL)
 def test_nothing_happens_to_the_callers_transaction(
-    operation: Operation, docs: Collection[str], session: Session, engine: Engine
+    docs: Collection[str], session: Session, engine: Engine, subtests: pytest.Subtests
 ):
     """Within a session's transaction nothing is begun, ended, checked out or closed."""
-    session.add(Article(title="before"))
-    session.flush()
-    transaction = session.get_transaction()
+    for name, operation in ALL.items():
+        with subtests.test(name):
+            session.add(Article(title="before"))
+            session.flush()
+            transaction = session.get_transaction()
 
-    with counted(engine, session) as happened:
-        operation(docs)
+            with counted(engine, session) as happened:
+                operation(docs)
 
-    assert happened == {}
-    assert session.get_transaction() is transaction
-    assert session.in_transaction()
-    assert not session.in_nested_transaction()
+            assert happened == {}
+            assert session.get_transaction() is transaction
+            assert session.in_transaction()
+            assert not session.in_nested_transaction()
+            session.rollback()
 
 
-@cases(ALL)
 def test_the_first_statement_begins_the_sessions_transaction(
-    operation: Operation, docs: Collection[str], session: Session, engine: Engine
+    docs: Collection[str], session: Session, engine: Engine, subtests: pytest.Subtests
 ):
     """A session that is in no transaction begins one, on one connection, and stays in it.
 
     What is looked up before the model is called, is on a connection that is back by then.
     """
-    assert not session.in_transaction()
+    for name, operation in ALL.items():
+        with subtests.test(name):
+            assert not session.in_transaction()
 
-    with counted(engine, session) as happened:
-        operation(docs)
-        looked_up = Counter({"checkout": 1, "begin": 1, "rollback": 1, "checkin": 1})
-        own = Counter(["checkout", "begin", "after_begin"])
-        assert happened - own - looked_up == {}
-        assert happened["checkout"] - happened["checkin"] == int(session.in_transaction())
+            with counted(engine, session) as happened:
+                operation(docs)
+                looked_up = Counter({"checkout": 1, "begin": 1, "rollback": 1, "checkin": 1})
+                own = Counter(["checkout", "begin", "after_begin"])
+                assert happened - own - looked_up == {}
+                assert happened["checkout"] - happened["checkin"] == int(session.in_transaction())
+            session.rollback()
 
 
-@cases(WRITES)
 def test_a_rollback_leaves_nothing(
-    operation: Operation,
     kind_of_transactions: str,
     docs: Collection[str],
     session: Session,
     path: Path,
+    subtests: pytest.Subtests,
 ):
     """Whatever was written, a rollback of the session restores the file, to the last row."""
     before = dump(path)
+    for name, operation in WRITES.items():
+        with subtests.test(name):
+            operation(docs)
+            session.rollback()
 
-    operation(docs)
-    session.rollback()
-
-    assert dump(path) == before
-    assert docs.ids() == ["a", "b"]
-    assert docs.name == "docs"
+            assert dump(path) == before
+            assert docs.ids() == ["a", "b"]
+            assert docs.name == "docs"
 
 
 @cases(WRITES)
@@ -453,24 +457,22 @@ def test_a_write_flushes_even_without_autoflush(
 # Savepoints
 
 
-@cases(WRITES)
 def test_a_savepoint_takes_back_what_was_written_in_it(
-    operation: Operation,
-    kind_of_transactions: str,
-    docs: Collection[str],
-    session: Session,
+    kind_of_transactions: str, docs: Collection[str], session: Session, subtests: pytest.Subtests
 ):
     """A savepoint that is rolled back leaves what was written before it, and the rest goes on."""
-    docs.embed("before", "the savepoint")
-    before = session.execute(text("SELECT * FROM embeddings ORDER BY id")).all()
-    with session.begin_nested() as savepoint:
-        operation(docs)
-        savepoint.rollback()
+    for name, operation in WRITES.items():
+        with subtests.test(name):
+            docs.embed("before", "the savepoint")
+            before = session.execute(text("SELECT * FROM embeddings ORDER BY id")).all()
+            with session.begin_nested() as savepoint:
+                operation(docs)
+                savepoint.rollback()
 
-    assert session.execute(text("SELECT * FROM embeddings ORDER BY id")).all() == before
-    docs.embed("after", "the savepoint")
-    session.commit()
-    assert docs.ids() == ["a", "after", "b", "before"]
+            assert session.execute(text("SELECT * FROM embeddings ORDER BY id")).all() == before
+            docs.embed("after", "the savepoint")
+            assert docs.ids() == ["a", "after", "b", "before"]
+            session.rollback()
 
 
 def test_nested_savepoints(kind_of_transactions: str, docs: Collection[str], session: Session):
@@ -582,32 +584,34 @@ def test_the_loaded_collection_of_a_record_stays_loaded(
     assert inspect(record).dict["collection"] is collection
 
 
-@cases(CHANGES)
 @pytest.mark.parametrize("ends_by", ["savepoint", "transaction"])
 def test_loaded_records_are_right_after_a_rollback(
-    operation: Operation,
     ends_by: str,
     kind_of_transactions: str,
     docs: Collection[str],
     session: Session,
+    subtests: pytest.Subtests,
 ):
     """After the rollback of a savepoint or of all, a record holds again what it held before."""
-    record = docs.get("a")
-    assert record is not None
-    session.add(Article(id=1, title="before"))
-    session.flush()
-    before = (record.embedding.tobytes(), record.content, record.metadata_, record.updated)
-    if ends_by == "savepoint":
-        with session.begin_nested() as savepoint:
-            operation(docs)
-            savepoint.rollback()
-    else:
-        operation(docs)
-        session.rollback()
+    for name, operation in CHANGES.items():
+        with subtests.test(name):
+            record = docs.get("a")
+            assert record is not None
+            session.add(Article(id=1, title="before"))
+            session.flush()
+            before = (record.embedding.tobytes(), record.content, record.metadata_, record.updated)
+            if ends_by == "savepoint":
+                with session.begin_nested() as savepoint:
+                    operation(docs)
+                    savepoint.rollback()
+            else:
+                operation(docs)
+                session.rollback()
 
-    now = (record.embedding.tobytes(), record.content, record.metadata_, record.updated)
-    assert now == before
-    assert docs.get("a") is record
+            now = (record.embedding.tobytes(), record.content, record.metadata_, record.updated)
+            assert now == before
+            assert docs.get("a") is record
+            session.rollback()
 
 
 @cases(CHANGES)
@@ -899,30 +903,31 @@ def test_embedding_from_a_mappers_event(
 # Connections
 
 
-@cases(ALL)
 @pytest.mark.parametrize("begun", [True, False])
 def test_nothing_happens_to_the_callers_connection(
-    operation: Operation,
     begun: bool,
     engine: Engine,
     docs: Collection[str],
     model: DeterministicModel,
     path: Path,
+    subtests: pytest.Subtests,
 ):
     """On a connection nothing is committed or closed: the caller's rollback undoes everything."""
     before = dump(path)
-    with engine.connect() as connection:
-        own = Collection("docs", connection, model=model)
-        if begun:
-            connection.execute(text("INSERT INTO articles VALUES (1, 'before')"))
-        with counted(engine) as happened:
-            operation(own)
-        assert happened - Counter([] if begun else ["begin"]) == {}
-        assert not connection.closed
-        connection.rollback()
-        assert own.ids() == ["a", "b"]
+    for name, operation in ALL.items():
+        with subtests.test(name):
+            with engine.connect() as connection:
+                own = Collection("docs", connection, model=model)
+                if begun:
+                    connection.execute(text("INSERT INTO articles VALUES (1, 'before')"))
+                with counted(engine) as happened:
+                    operation(own)
+                assert happened - Counter([] if begun else ["begin"]) == {}
+                assert not connection.closed
+                connection.rollback()
+                assert own.ids() == ["a", "b"]
 
-    assert dump(path) == before
+            assert dump(path) == before
 
 
 def test_the_caller_commits_the_connection(
@@ -996,8 +1001,11 @@ def other(tmp_path: Path) -> Iterator[Engine]:
     engine.dispose()
 
 
-@pytest.mark.parametrize("by", ["base", "records"])
-@cases(WRITES)
+@pytest.mark.parametrize(
+    ("by", "operation"),
+    [*(("base", operation) for operation in WRITES.values()), ("records", WRITES["embed_multi"])],
+    ids=[*WRITES, "by the records"],
+)
 def test_a_session_with_two_binds(
     operation: Operation, by: str, engine: Engine, other: Engine, model: DeterministicModel
 ):

@@ -845,16 +845,26 @@ def test_with_asyncio(driver: str, way: str, request: pytest.FixtureRequest):
 # Names that do not do
 
 
-@pytest.mark.parametrize(
-    "prefix", ["1st_", "a-b", "a b", 'a"b', "a.b", "tenant.search_", "a;--", "\0", "é\u0301-", " "]
-)
-def test_a_prefix_that_is_no_beginning_of_a_name(prefix: str):
+def test_a_prefix_that_is_no_beginning_of_a_name(subtests: pytest.Subtests):
     """Such a prefix is refused, and shown."""
-    base = new_base()
-    with pytest.raises(ValueError, match="prefix") as caught:
-        make_records(base, prefix=prefix)
-    assert repr(prefix) in str(caught.value)
-    assert set(base.metadata.tables) == {"host_articles"}
+    for prefix in [
+        "1st_",
+        "a-b",
+        "a b",
+        'a"b',
+        "a.b",
+        "tenant.search_",
+        "a;--",
+        "\0",
+        "é\u0301-",
+        " ",
+    ]:
+        with subtests.test(ascii(prefix)[:60]):
+            base = new_base()
+            with pytest.raises(ValueError, match="prefix") as caught:
+                make_records(base, prefix=prefix)
+            assert repr(prefix) in str(caught.value)
+            assert set(base.metadata.tables) == {"host_articles"}
 
 
 @pytest.mark.parametrize("prefix", [None, 7, b"search_"])
@@ -929,34 +939,35 @@ def test_different_tables_have_different_classes(one: dict[str, Any], other: dic
 # Tables that are missing, or somebody else's
 
 
+USES: dict[str, Callable[[Collection[Any]], Any]] = {
+    "count": lambda docs: docs.count(),
+    "embed": lambda docs: docs.embed("a", "text"),
+    "store_vectors": lambda docs: docs.store_vectors([("a", [1.0])]),
+    "plan": lambda docs: docs.plan([("a", "text")]),
+    "similar": lambda docs: docs.similar("text"),
+    "status": lambda docs: docs.status(),
+    "get": lambda docs: docs.get("a"),
+    "ids": lambda docs: docs.ids(),
+}
+
+
 @pytest.mark.parametrize("way", ["engine", "session"])
-@pytest.mark.parametrize("operation", ["count", "embed", "plan", "similar", "status", "ids"])
-def test_missing_tables(operation: str, way: str, database: Engine):
+def test_missing_tables(way: str, database: Engine, subtests: pytest.Subtests):
     """The error names both tables and how they come into being; `migrate` would not help."""
     records = make_records(new_base(), prefix="absent_")
-    with Session(database) as session:
-        docs = Collection(
-            "docs",
-            {"engine": database, "session": session}[way],
-            model=DeterministicModel(),
-            records=records,
-        )
-        operations: dict[str, Callable[[], Any]] = {
-            "count": docs.count,
-            "embed": lambda: docs.embed("a", "text"),
-            "plan": lambda: docs.plan([("a", "text")]),
-            "similar": lambda: docs.similar("text"),
-            "status": docs.status,
-            "ids": docs.ids,
-        }
-        with pytest.raises(SchemaError) as caught:
-            operations[operation]()
-    message = str(caught.value)
-    assert "absent_collections" in message
-    assert "absent_embeddings" in message
-    assert "create_all" in message
-    assert "embeddings.migrate" not in message
-    assert caught.value.__cause__ is None
+    for name, use in USES.items():
+        with subtests.test(name):
+            with Session(database) as session:
+                db = {"engine": database, "session": session}[way]
+                docs = Collection("docs", db, model=DeterministicModel(), records=records)
+                with pytest.raises(SchemaError) as caught:
+                    use(docs)
+            message = str(caught.value)
+            assert "absent_collections" in message
+            assert "absent_embeddings" in message
+            assert "create_all" in message
+            assert "embeddings.migrate" not in message
+            assert caught.value.__cause__ is None
     assert Collection.names(database, records=records) == []
     assert not Collection.exists(database, "docs", records=records)
 
@@ -990,21 +1001,14 @@ def foreign(request: pytest.FixtureRequest, database: Engine) -> Iterator[str]:
             connection.execute(text(f"DROP TABLE IF EXISTS search_{name}"))
 
 
-@pytest.mark.parametrize("operation", ["count", "embed", "store_vectors", "get", "similar"])
-def test_using_a_foreign_table(operation: str, database: Engine, foreign: str):
+def test_using_a_foreign_table(database: Engine, foreign: str, subtests: pytest.Subtests):
     """The error names the table that is not ours, and what to do; nothing is written into it."""
     records = make_records(new_base(), prefix="search_")
-    with Session(database) as session:
-        docs = Collection("docs", session, model=DeterministicModel(), records=records)
-        operations: dict[str, Callable[[], Any]] = {
-            "count": docs.count,
-            "embed": lambda: docs.embed("a", "text"),
-            "store_vectors": lambda: docs.store_vectors([("a", [1.0])]),
-            "get": lambda: docs.get("a"),
-            "similar": lambda: docs.similar("text"),
-        }
-        with pytest.raises(SchemaError, match=f"{foreign}.*not of this library.*prefix"):
-            operations[operation]()
+    for name in ("count", "embed", "store_vectors", "get", "similar"):
+        with subtests.test(name), Session(database) as session:
+            docs = Collection("docs", session, model=DeterministicModel(), records=records)
+            with pytest.raises(SchemaError, match=f"{foreign}.*not of this library.*prefix"):
+                USES[name](docs)
 
 
 @pytest.mark.parametrize("column", ["content", "metadata", "content_hash"])

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import re
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     Connection,
     Integer,
@@ -36,6 +35,7 @@ from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, IndexRequest, Status
 from . import (
     build,
+    citus,
     extension,
     fields,
     followed,
@@ -48,10 +48,10 @@ from . import (
     triggers,
     words,
 )
-from .types import PGJSON, PGVector, as_jsonb, from_pgvector, to_pgvector_text
+from .types import PGJSON, PGVector, Values, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import URL, Column, Select, Subquery
     from sqlalchemy.exc import DBAPIError
@@ -78,6 +78,7 @@ class PostgreSQL(Database):
     name = "postgresql"
     fuses_words = True
     groups_chunks = True
+    joins_tables = False
     keeps_order_of_json = False
     sample_rows = 1  # nobody can store a corrupt vector
 
@@ -287,7 +288,7 @@ class PostgreSQL(Database):
 
     def is_one_of(self, id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
         """Return the condition; the ids travel as one parameter, an array."""
-        return rows.is_one_of(id, literal(list(ids), ARRAY(Text)))
+        return rows.is_one_of(id, literal(list(ids), Values()))
 
     def metadata_is(
         self, metadata: ColumnElement[Any], comparison: Comparison
@@ -303,9 +304,15 @@ class PostgreSQL(Database):
         """Return the rows by one statement."""
         return rows.same_content(work, hashes)
 
-    def write_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> None:
+    def write_rows(
+        self,
+        work: Work,
+        rows_: Sequence[dict[str, Any]],
+        updated: int,
+        there: Collection[str] | None = None,
+    ) -> None:
         """Write by INSERT ... ON CONFLICT."""
-        rows.write(work, rows_, updated)
+        rows.write(work, rows_, updated, there)
 
     def add_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> bool:
         """Write by INSERT ... ON CONFLICT DO NOTHING."""
@@ -502,6 +509,18 @@ class PostgreSQL(Database):
     def keep_items(self, work: Work, ids: Sequence[str]) -> None:
         """Take advisory locks."""
         parts.keep_items(work, ids)
+
+    # Several servers
+
+    def distribute(
+        self, connection: Connection, by: Literal["collection", "item"], records: Records
+    ) -> None:
+        """Distribute the tables by Citus."""
+        citus.distribute(connection, by, records)
+
+    def undistribute(self, connection: Connection, records: Records) -> None:
+        """Bring them back."""
+        citus.undistribute(connection, records)
 
     # Indexes
 

@@ -13,7 +13,7 @@ from .drivers import is_psycopg
 from .types import as_jsonb, to_pgvector
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Connection
 
@@ -26,6 +26,7 @@ LOOKED_FOR_FROM = 500
 
 # Source: "Binary Format" of COPY in PostgreSQL's manual: a signature, flags and the length of an
 # extension; a row is the number of its fields and each field's length and bytes; -1 ends it all.
+PARTS_AT_ONCE = 500  # about 30 rows
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _END = struct.pack(">h", -1)
 _NULL = struct.pack(">i", -1)
@@ -56,7 +57,9 @@ def copy(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
     return True
 
 
-def _send(connection: Connection, work: Work, names: tuple[str, ...], data: bytes) -> None:
+def _send(
+    connection: Connection, work: Work, names: tuple[str, ...], data: Iterator[bytes]
+) -> None:
     table = work.records.embeddings
     schema = schema_map_of(connection).get(table.schema, table.schema)
     quote = connection.dialect.identifier_preparer.quote
@@ -73,7 +76,7 @@ def _send(connection: Connection, work: Work, names: tuple[str, ...], data: byte
             adapted.run_async(
                 lambda driver: driver.copy_to_table(
                     table.name,
-                    source=io.BytesIO(data),
+                    source=io.BytesIO(b"".join(data)),
                     columns=names,
                     schema_name=schema,
                     format="binary",
@@ -86,23 +89,25 @@ def _send(connection: Connection, work: Work, names: tuple[str, ...], data: byte
     try:
         if not is_psycopg(connection.dialect):
             with driver.cursor() as cursor:
-                cursor.copy_expert(sql, io.BytesIO(data))
+                cursor.copy_expert(sql, io.BytesIO(b"".join(data)))
         elif connection.dialect.is_async:
             adapted.run_async(lambda driver: _copy_awaited(driver, sql, data))
         else:
             with driver.cursor() as cursor, cursor.copy(sql) as receiver:
-                receiver.write(data)
+                for piece in data:  # the server is at one while the next is made
+                    receiver.write(piece)
     except connection.dialect.loaded_dbapi.DatabaseError as error:
         raise _NotCopied from error
 
 
-async def _copy_awaited(driver: Any, sql: str, data: bytes) -> None:
+async def _copy_awaited(driver: Any, sql: str, data: Iterator[bytes]) -> None:
     async with driver.cursor() as cursor, cursor.copy(sql) as receiver:
-        await receiver.write(data)
+        for piece in data:
+            await receiver.write(piece)
 
 
-def _encoded(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bytes:
-    """Return rows in the binary format of COPY, with the values of `COLUMNS`, and the words."""
+def _encoded(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> Iterator[bytes]:
+    """Yield rows in the binary format of COPY, with the values of `COLUMNS`, and the words."""
     parts, language = [_HEADER], work.row.language
     fields = len(COLUMNS) if language is None else len(COLUMNS) + 2
     for row in rows:
@@ -129,5 +134,8 @@ def _encoded(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bytes:
             else:
                 found = words.as_binary(given[0], language)
                 parts += (_LENGTH.pack(len(found)), found, _LENGTH.pack(len(given[1])), given[1])
+        if len(parts) >= PARTS_AT_ONCE:
+            yield b"".join(parts)
+            parts = []
     parts.append(_END)
-    return b"".join(parts)
+    yield b"".join(parts)

@@ -20,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from ...tables.ours import schema_map_of
+from .rows import is_spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -88,6 +89,8 @@ def free_rows(work: Work, ids: Sequence[str]) -> set[str]:
     rows = select(columns.id).where(
         columns.collection_id == work.row.id, work.database.is_one_of(columns.id, ids)
     )
+    if is_spread(work):
+        return {*ids}
     locked = rows.order_by(columns.id).with_for_update(skip_locked=True)
     free = {*work.run(locked).scalars()}
     return free | ({*ids} - {*work.run(rows).scalars()})

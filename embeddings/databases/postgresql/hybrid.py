@@ -20,12 +20,11 @@ from sqlalchemy import (
 )
 
 from ...searching.hybrid import K, pools, sought_terms
-from ...searching.query import Query, Ranking, ScoredRow
+from ...searching.query import Query, Ranking
 from ...searching.scan import check_dimensions
 from ..status import Searched
 from . import search as nearest
 from . import words
-from .drivers import vector_writer
 from .types import PGVector
 
 if TYPE_CHECKING:
@@ -47,15 +46,14 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
         return Ranking([])
     filters = nearest.filters_of(work, query)
     by_index = nearest.uses_index(work, query, filters)
-    best = statement(work, vector.size, nearest.SOUGHT, query, by_index=by_index)
-    values = {"sought": vector_writer(work.connection)(vector.astype("f4"))}
-    rows = work.run(best, values).all()
+    best = statement(work, vector.size, nearest.sought_of(query), query, by_index=by_index)
+    rows = work.run(best, nearest.values_of(work, vector, query)).all()
     if not rows and not work.row.has_index:
         nearest.check_stored_dimensions(work, vector.size)
     is_exact = all(row.is_exact for row in rows)
     work.searched = Searched("database" if is_exact else "index")
     best_rows = [
-        ScoredRow(row.id, row.score, row.content, row.metadata, (row.near, row.found))
+        nearest.scored_row(row, (row.near, row.found), has_chunk=work.row.chunks is not None)
         for row in rows
     ]
     return Ranking(best_rows, is_exact)
@@ -69,21 +67,28 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
         nearest.check_stored_dimensions(work, vector.size)
     filters = nearest.filters_of(work, query)
     by_index = nearest.uses_index(work, query, filters)
-    sought = nearest.as_sent(vector)
+    sought = [nearest.as_sent(each) for each in (vector, *query.also)]
     best = statement(work, vector.size, sought, query, by_index=by_index).subquery().c
     id = work.database.key_from_text(best.id, keys)
     return select(id.label("id"), best.score, best.rank).subquery()
 
 
 def statement(
-    work: Work, dimensions: int, sought: ColumnElement[Any], query: Query, *, by_index: bool
+    work: Work,
+    dimensions: int,
+    sought: list[ColumnElement[Any]],
+    query: Query,
+    *,
+    by_index: bool,
 ) -> Select[Any]:
     """Return the SELECT of the best: id, score, content, metadata, is_exact, near, found, rank.
+
+    In a collection with chunks, with what `search.with_parts` has besides.
 
     Args:
         work: Of the collection.
         dimensions: Of the vectors.
-        sought: The parameter of the vector.
+        sought: The parameters of the vectors, of which the nearest counts.
         query: With `words`.
         by_index: Whether the vectors are searched by the index.
     """
@@ -94,16 +99,13 @@ def statement(
     meaning = replace(query, number=most, offset=0, words=None)
     filters = nearest.filters_of(work, meaning)
     of_collection = nearest.of(records, work.row.id)
-    near = (
-        nearest.made(
-            nearest.asked(work, dimensions, meaning), sought, filters=filters, by_index=by_index
-        )
-        .subquery("nearest")
-        .c
-    )
+    has_chunks, of = work.row.chunks is not None, nearest.asked(work, dimensions, meaning)
+    best_near = nearest.made(of, *sought, filters=filters, by_index=by_index)
+    near = best_near.subquery("nearest").c
     near_cte = (
         select(
             near.id,
+            (near.chunk_id if has_chunks else near.id).label("row_id"),
             near.is_exact,
             func.row_number().over(order_by=(near.score.desc(), near.id)).label("rank"),
         )
@@ -112,18 +114,23 @@ def statement(
         .prefix_with("MATERIALIZED")
     )
     vector = type_coerce(columns.embedding, PGVector)
-    score: ColumnElement[float] = literal_column("1.0", Float) - nearest.cosine_distance(
-        vector, sought, dimensions
-    )
+    apart = nearest.least_distance(vector, sought, dimensions)
+    score: ColumnElement[float] = literal_column("1.0", Float) - apart
     further: ColumnElement[Any] = true() if query.min_score is None else score >= query.min_score
     conditions = (of_collection, *filters.all)
     found: Select[Any]
     if asked.ranking is not None:
         key = work.database.key_as_text(asked.ranking.c[0])
-        found = words.ranked_by_host(records, conditions, key, asked.ranking, further, most)
+        compared = (work.item_id, apart) if has_chunks else (columns.id, columns.id)
+        found = words.ranked_by_host(
+            records, conditions, key, asked.ranking, further, most, compared=compared
+        )
     else:
         terms = sought_terms(work, query) if asked.weights[1] else []
-        found = words.ranked(records, conditions, terms, further, most) if terms else _none(work)
+        number = nearest.MAX_LIMIT if has_chunks else most
+        found = words.ranked(records, conditions, terms, further, number) if terms else _none(work)
+        if has_chunks:
+            found = _first_of_items(work, found, most)
     if not asked.weights[1]:
         found = _none(work)
     found_cte = found.cte("found").prefix_with("MATERIALIZED")
@@ -147,6 +154,7 @@ def statement(
     best = (
         select(
             id,
+            func.coalesce(near_cte.c.row_id, found_cte.c.row_id).label("row_id"),
             near_cte.c.is_exact,
             ranks[0].label("near"),
             ranks[1].label("found"),
@@ -160,16 +168,20 @@ def statement(
         .offset(nearest.limit(query.offset))
         .subquery("best")
     )
+    others = (
+        func.coalesce(best.c.is_exact, true()),
+        *(type_coerce(rank, Integer) for rank in (best.c.near, best.c.found, best.c.rank)),
+    )
+    if has_chunks:
+        items = nearest.with_parts(of, best.c.row_id, best.c.id, score, *others)
+        return items.order_by(best.c.rank)
     return (
         select(
             columns.id,
             score.label("score"),
             columns.content,
             columns.metadata,
-            func.coalesce(best.c.is_exact, true()).label("is_exact"),
-            type_coerce(best.c.near, Integer).label("near"),
-            type_coerce(best.c.found, Integer).label("found"),
-            type_coerce(best.c.rank, Integer).label("rank"),
+            *(each.label(name) for each, name in zip(others, nearest.OTHERS, strict=True)),
         )
         .join(best, best.c.id == columns.id)
         .where(of_collection)
@@ -179,4 +191,24 @@ def statement(
 
 def _none(work: Work) -> Select[Any]:
     id = work.records.embeddings.c.id
-    return select(id, literal_column("1", Integer).label("rank")).where(literal_column("false"))
+    rank = literal_column("1", Integer).label("rank")
+    rows = select(id, id.label("row_id"), rank)
+    return rows.where(nearest.of(work.records, work.row.id), literal_column("false"))
+
+
+def _first_of_items(work: Work, found: Select[Any], most: int) -> Select[Any]:
+    """Return the SELECT of items of chunks that were found, each by the first of them."""
+    row = found.subquery().c
+    item = work.database.item_of(row.id).label("item")
+    place = func.row_number().over(partition_by=item, order_by=row.rank).label("place")
+    each = select(row.row_id, item, row.rank, place).subquery().c
+    return (
+        select(
+            each.item.label("id"),
+            each.row_id,
+            func.row_number().over(order_by=each.rank).label("rank"),
+        )
+        .where(each.place == literal_column("1"))
+        .order_by(each.rank)
+        .limit(literal_column(str(most)))
+    )

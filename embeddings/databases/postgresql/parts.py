@@ -24,8 +24,9 @@ from sqlalchemy import (
 from sqlalchemy.engine.mock import MockConnection
 
 from ..quoting import quoted
+from . import pending
 from .index import table_name
-from .pending import run, schema_of_pending
+from .pending import CHUNK_SETTING, run, schema_of_pending
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,17 +43,18 @@ START, END, PART_OF, ITEM_HASH, ITEM_CONTENT, ITEM_CHUNKS = COLUMNS = (
 """Of embeddings: characters, the hash of the chunk's content; of the item's first chunk the hash of
 its text, the text where it is stored and is not a chunk itself, and the number of chunks."""
 TYPES = ("integer", "integer", "bytea", "bytea", 'text COLLATE "C"', "integer")
-SETTING = "chunk_setting"
+SETTING = CHUNK_SETTING
 """Of collections."""
 
 
 def install(connection: Connection, records: Records) -> None:
-    """Add the columns. What is there is kept."""
+    """Add the columns. What is there is kept; what removes vectors at once is made anew."""
+    pending.install(connection, records)
     if isinstance(connection, MockConnection):
-        for statement in script(records, records.embeddings.schema):
+        for statement in columns_script(records, records.embeddings.schema):
             connection.execute(text(statement))
         return
-    run(connection, script(records, schema_of_pending(connection, records)))
+    run(connection, columns_script(records, schema_of_pending(connection, records)))
 
 
 def _tables(records: Records, schema: str | None) -> tuple[str, str]:
@@ -62,6 +64,11 @@ def _tables(records: Records, schema: str | None) -> tuple[str, str]:
 
 def script(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL of `install`, for tables in that schema."""
+    return [*columns_script(records, schema), *pending.script(records, schema)]
+
+
+def columns_script(records: Records, schema: str | None = None) -> list[str]:
+    """Return the SQL that adds the columns, for tables in that schema."""
     embeddings, collections = _tables(records, schema)
     columns = ", ".join(
         f"ADD COLUMN IF NOT EXISTS {name} {kind}" for name, kind in zip(COLUMNS, TYPES, strict=True)

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from ...tables.records import Records
 
+CHUNK_SETTING = "chunk_setting"
+"""The column of collections that says that there are chunks: see `parts`."""
 DEFINER = "LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
 
 
@@ -65,6 +67,19 @@ def script(records: Records, schema: str | None = None) -> list[str]:
     )
     function = f'{{schema}}."{table}_removed"'
     is_it = "collection_id = of_collection AND id = NEW.id"
+    remove = (
+        "IF has_chunks THEN "
+        # Whoever writes an item locks its first chunk first. Its other rows are waited for.
+        f"PERFORM 1 FROM {embeddings} WHERE collection_id = of_collection "
+        "AND id = NEW.id || '#0' FOR UPDATE SKIP LOCKED; "
+        f"IF FOUND THEN DELETE FROM {embeddings} WHERE collection_id = of_collection "
+        "AND id >= NEW.id || '#' AND id < NEW.id || '$' "
+        "AND rtrim(id, '0123456789') = NEW.id || '#'; END IF; "
+        "ELSE "
+        f"PERFORM 1 FROM {embeddings} WHERE {is_it} FOR UPDATE SKIP LOCKED; "
+        f"IF FOUND THEN DELETE FROM {embeddings} WHERE {is_it}; END IF; "
+        "END IF; "
+    )
     statements = (
         f'CREATE TABLE IF NOT EXISTS {{schema}}."{table}" ('
         "seq BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
@@ -74,19 +89,19 @@ def script(records: Records, schema: str | None = None) -> list[str]:
         "claimed_until INTEGER, claimed_by TEXT, attempts INTEGER NOT NULL DEFAULT 0, error TEXT)",
         f'CREATE INDEX IF NOT EXISTS "idx_{table}_id" ON {{schema}}."{table}" (collection, id)',
         f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger {DEFINER} AS $removed$ "
-        "DECLARE of_collection integer; "
+        "DECLARE of_collection integer; has_chunks boolean; "
         "BEGIN "
         # Dropped without `uninstall`: the host's own rows can be deleted all the same.
         f"IF to_regclass('{embeddings}') IS NULL THEN RETURN NULL; END IF; "
-        f"SELECT c.id INTO of_collection FROM {collections} c WHERE c.name = NEW.collection; "
+        # The column is not there before a later revision.
+        f"SELECT c.id, to_jsonb(c) ->> '{CHUNK_SETTING}' IS NOT NULL INTO of_collection, "
+        f"has_chunks FROM {collections} c WHERE c.name = NEW.collection; "
         # A refresher has the row: it finds that another change has come, and leaves it pending.
         "IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN "
-        f"BEGIN PERFORM 1 FROM {embeddings} WHERE {is_it} FOR UPDATE SKIP LOCKED; "
-        f"IF FOUND THEN DELETE FROM {embeddings} WHERE {is_it}; END IF; "
+        f"BEGIN {remove}"
         "EXCEPTION WHEN serialization_failure OR deadlock_detected THEN NULL; END; "
         "ELSE "
-        f"PERFORM 1 FROM {embeddings} WHERE {is_it} FOR UPDATE SKIP LOCKED; "
-        f"IF FOUND THEN DELETE FROM {embeddings} WHERE {is_it}; END IF; "
+        f"{remove}"
         "END IF; RETURN NULL; END $removed$",
         f'DROP TRIGGER IF EXISTS "{table}_removed" ON {{schema}}."{table}"',
         f'CREATE TRIGGER "{table}_removed" AFTER INSERT ON {{schema}}."{table}" FOR EACH ROW '

@@ -16,6 +16,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    text,
 )
 from sqlalchemy.dialects import postgresql
 
@@ -25,10 +26,10 @@ from ..base import by_hash, rows_of
 from ..inserts import Insert, insert_of, own_values
 from .copy import COPIED_FROM, LOOKED_FOR_FROM, copy
 from .drivers import sender
-from .types import as_jsonb
+from .types import Values, as_jsonb
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from sqlalchemy import ColumnElement, Dialect, Select
 
@@ -37,8 +38,12 @@ if TYPE_CHECKING:
     from ..base import Database
 
 
+SEQUENTIAL = "sequential"
+"""How Citus is to change rows on several servers, for collections that are spread over them."""
+
+
 def is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[bool]:
-    """Return the condition that an id is in an array of texts."""
+    """Return the condition that an id is among `Values`, or in an array."""
     # In a group: SQLAlchemy 2.0 negates it to `id != ANY(ids)` else, which is another condition.
     return (id == func.any(cast(ids, ARRAY(Text)))).self_group()
 
@@ -82,7 +87,7 @@ def stored_rows(work: Work, ids: list[str]) -> Iterable[Any]:
 
 @functools.cache
 def _rows_of_ids(database: Database, records: Records) -> Select[Any]:
-    ids = bindparam("ids", type_=ARRAY(Text))
+    ids = bindparam("ids", type_=Values())
     return rows_of(database, records, is_one_of(records.embeddings.c.id, ids))
 
 
@@ -99,14 +104,17 @@ def same_content(work: Work, hashes: list[bytes]) -> Iterable[Any]:
 @functools.cache
 def _by_hashes(database: Database, records: Records) -> Select[Any]:
     # An array: PostgreSQL parses and plans it ten times faster than as many parameters.
-    hashes = func.any(bindparam("hashes", type_=ARRAY(LargeBinary)))
+    hashes = func.any(cast(bindparam("hashes", type_=Values()), ARRAY(LargeBinary)))
     return by_hash(database, records, records.embeddings.c.content_hash == hashes)
 
 
-def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:
+def write(
+    work: Work, rows: Sequence[dict[str, Any]], updated: int, there: Collection[str] | None
+) -> None:
     """Write the rows of `Database.write_rows`."""
-    may_look = _can_be_copied(work, rows) and len(rows) >= LOOKED_FOR_FROM
-    if not (may_look and _are_new(work, rows) and copy(work, rows, updated)):
+    if not (
+        _can_be_copied(work, rows) and _are_new(work, rows, there) and copy(work, rows, updated)
+    ):
         _write(work, rows, updated, replaces=True)
 
 
@@ -131,11 +139,15 @@ def _can_be_copied(work: Work, rows: Sequence[dict[str, Any]]) -> bool:
     )
 
 
-def _are_new(work: Work, rows: Sequence[dict[str, Any]]) -> bool:
+def _are_new(work: Work, rows: Sequence[dict[str, Any]], there: Collection[str] | None) -> bool:
+    if there is not None:
+        return all(row["id"] not in there for row in rows)
+    if len(rows) < LOOKED_FOR_FROM:
+        return False
     columns = work.records.embeddings.c
     ids = [row["id"] for row in rows]
     stored = select(columns.id).where(
-        columns.collection_id == work.row.id, is_one_of(columns.id, literal(ids, ARRAY(Text)))
+        columns.collection_id == work.row.id, is_one_of(columns.id, literal(ids, Values()))
     )
     return work.run(stored.limit(1)).first() is None
 
@@ -205,5 +217,22 @@ def lock_rows(work: Work, conditions: Sequence[ColumnElement[bool]]) -> list[str
     A DELETE locks them in any order, and may then wait for a writer that waits for it.
     """
     columns = work.records.embeddings.c
-    rows = select(columns.id).where(*conditions).order_by(columns.id).with_for_update()
+    rows = select(columns.id).where(*conditions).order_by(columns.id)
+    if not is_spread(work):
+        rows = rows.with_for_update()
     return list(work.run(rows).scalars())
+
+
+_SPREAD = "embeddings: rows of a collection are on several servers"
+
+
+def is_spread(work: Work) -> bool:
+    """Return whether Citus has the rows of a collection on several servers: it locks none there.
+
+    `citus.distribute` by item makes it the database's setting. It is read once a connection.
+    """
+    connection = work.connection
+    if _SPREAD not in connection.info:
+        mode = text("SELECT current_setting('citus.multi_shard_modify_mode', true)")
+        connection.info[_SPREAD] = connection.scalar(mode) == SEQUENTIAL
+    return bool(connection.info[_SPREAD])

@@ -125,13 +125,9 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     check_dimensions(work, vector.size)
     if not query.depth:
         return Ranking([])
-    values = {"sought": vector_writer(work.connection)(vector.astype("f4"))}
+    values = values_of(work, vector, query)
     if query.skip_id is not None:
         values["skip_id"] = query.skip_id
-    values |= {
-        f"also_{at}": vector_writer(work.connection)(other.astype("f4"))
-        for at, other in enumerate(query.also)
-    }
     if not work.row.is_certain:
         row = work.row
         values |= {"called": row.name, "model_id": row.model_id, "cut_as": row.chunks}
@@ -147,6 +143,24 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     return Ranking(
         [scored_row(row, has_chunk=work.row.chunks is not None) for row in rows], is_exact
     )
+
+
+def values_of(work: Work, vector: Float64, query: Query) -> dict[str, Any]:
+    """Return the values of the parameters of vectors."""
+    send = vector_writer(work.connection)
+    also = {also_name(at): send(other.astype("f4")) for at, other in enumerate(query.also)}
+    return also | {"sought": send(vector.astype("f4"))}
+
+
+def sought_of(query: Query) -> list[ColumnElement[Any]]:
+    """Return the parameters of the vectors that a query is about."""
+    also = (bindparam(also_name(at), type_=PGVector()) for at in range(len(query.also)))
+    return [SOUGHT, *also]
+
+
+def also_name(at: int) -> str:
+    """Return the name of the parameter of a further vector."""
+    return f"also_{at}"
 
 
 def scored_row(row: Any, ranks: Ranks | None = None, *, has_chunk: bool) -> ScoredRow:
@@ -227,8 +241,7 @@ def _statement(work: Work, search: Search, query: Query) -> Select[Any]:
     by_index = by_index and _pays(work, query, filters)
     if not work.row.is_certain:
         filters = filters._replace(rows=(*filters.rows, _is_confirmed(search)))
-    also = [bindparam(f"also_{at}", type_=PGVector()) for at in range(len(query.also))]
-    return made(search, SOUGHT, *also, filters=filters, by_index=by_index)
+    return made(search, *sought_of(query), filters=filters, by_index=by_index)
 
 
 class Always(NamedTuple):
@@ -406,6 +419,14 @@ def cosine_distance(
     )
 
 
+def least_distance(
+    vector: ColumnElement[Any], sought: Sequence[ColumnElement[Any]], dimensions: int
+) -> ColumnElement[float]:
+    """Return the SQL of the distance to the nearest of some vectors, as `cosine_distance`."""
+    distances = [cosine_distance(vector, each, dimensions) for each in sought]
+    return func.least(*distances) if len(distances) > 1 else distances[0]
+
+
 def cosine_similarity(
     vector: ColumnElement[Any], other: ColumnElement[Any]
 ) -> ColumnElement[float]:
@@ -505,9 +526,7 @@ def _best(
         fetched = func.vector(row.embedding, any_number, explicit, type_=PGVector())
         inner = select(row.id, row.content, row.metadata, fetched.label("embedding"))
         row = inner.offset(limit(0)).subquery().c
-    distances = [cosine_distance(row.embedding, each, search.dimensions) for each in sought]
-    nearest = func.least(*distances) if len(distances) > 1 else distances[0]
-    apart = nearest.label("distance")
+    apart = least_distance(row.embedding, sought, search.dimensions).label("distance")
     if search.chunks:
         return _best_chunks(search, row.id, apart, is_exact)
     best = (
@@ -562,6 +581,10 @@ def _best_chunks(
     return statement if search.min_score is None else statement.where(score >= search.min_score)
 
 
+OTHERS = ("is_exact", "near", "found", "rank")
+"""Columns that a statement may have besides."""
+
+
 def with_parts(
     search: Search,
     id: ColumnElement[str],
@@ -573,7 +596,7 @@ def with_parts(
     is_ours = of(search.records, search.collection_id)
     row, columns = search.records.embeddings, search.records.embeddings.c
     part, first = (parts.parts_of(search.records, is_ours) for _ in range(2))
-    one: ColumnElement[int] = literal_column("1")
+    one: ColumnElement[int] = literal_column("1", Integer)
     content = case(
         (first.c.item_chunks == one, func.coalesce(first.c.item_content, columns.content)),
         else_=first.c.item_content,
@@ -584,10 +607,7 @@ def with_parts(
             score.label("score"),
             content.label("content"),
             columns.metadata,
-            *(
-                each.label(name)
-                for each, name in zip(others, ("is_exact", "near", "found", "rank"), strict=False)
-            ),
+            *(each.label(name) for each, name in zip(others, OTHERS, strict=False)),
             id.label("chunk_id"),
             part.c.start,
             part.c.end,

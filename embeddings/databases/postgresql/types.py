@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import String, Text, cast, func, type_coerce
-from sqlalchemy.types import UserDefinedType
+from sqlalchemy.types import TypeDecorator, UserDefinedType
 
 from ...vectors import Float32, VectorLike, as_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import ColumnElement, Dialect
     from sqlalchemy.sql.elements import BindParameter
@@ -64,6 +64,27 @@ class PGJSON(UserDefinedType[Any]):
     def column_expression(self, colexpr: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return the text."""
         return type_coerce(cast(colexpr, Text), colexpr.type)
+
+
+class Values(TypeDecorator[Any]):
+    """A parameter of many texts, or of many bytes, to be cast to an array.
+
+    It is the array's text: psycopg takes 85 µs for each hash of an array, and 5 µs for each id.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Sequence[str | bytes] | None, _: Dialect) -> str | None:
+        """Return the text of the array, each value quoted."""
+        return None if value is None else f"{{{','.join(map(_quoted, value))}}}"
+
+
+def _quoted(value: str | bytes) -> str:
+    if isinstance(value, bytes):
+        return f'"\\\\x{value.hex()}"'
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def to_pgvector(vector: Float32) -> bytes:

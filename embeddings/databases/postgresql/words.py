@@ -12,7 +12,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     Connection,
     Float,
@@ -36,6 +35,7 @@ from ...searching.words import Term, tokens
 from ..quoting import quoted
 from .index import prefix, table_name
 from .pending import run, schema_of_pending
+from .types import Values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -178,9 +178,9 @@ def without_words(work: Work, ids: list[str]) -> set[str]:
     """Return those of some ids that have no words."""
     statement = text(
         f"SELECT id FROM {table_name(work.connection, work.records)} "
-        f"WHERE collection_id = :collection AND id = ANY(:ids) "
+        f"WHERE collection_id = :collection AND id = ANY(CAST(:ids AS text[])) "
         f"AND {LACKS_WORDS}"
-    ).bindparams(bindparam("ids", type_=ARRAY(Text)))
+    ).bindparams(bindparam("ids", type_=Values()))
     parameters = {"collection": work.row.id, "ids": ids}
     return {*work.connection.execute(statement, parameters).scalars()}
 
@@ -203,9 +203,9 @@ def _put(work: Work, rows: Sequence[tuple[Any, ...]], language: str) -> None:
         "WHERE e.collection_id = :collection AND e.id = given.id "
         "AND e.content_hash IS NOT DISTINCT FROM given.hash"
     ).bindparams(
-        bindparam("ids", type_=ARRAY(Text)),
-        bindparam("words", type_=ARRAY(Text)),
-        bindparam("hashes", type_=ARRAY(LargeBinary)),
+        bindparam("ids", type_=Values()),
+        bindparam("words", type_=Values()),
+        bindparam("hashes", type_=Values()),
     )
     ids, texts, hashes = zip(*rows, strict=True)
     parameters = {
@@ -325,7 +325,11 @@ def ranked(
         score = score + case((hits.c[f"has_{at}"], part), else_=literal_column("0.0", Float))
     order = (score.desc(), hits.c.id)
     return (
-        select(hits.c.id, func.row_number().over(order_by=order).label("rank"))
+        select(
+            hits.c.id,
+            hits.c.id.label("row_id"),
+            func.row_number().over(order_by=order).label("rank"),
+        )
         .order_by(literal_column("rank"))
         .limit(literal_column(str(most)))
     )
@@ -346,8 +350,10 @@ def ranked_by_host(
     ranking: FromClause,
     further: ColumnElement[Any],
     most: int,
+    *,
+    compared: tuple[ColumnElement[str], ColumnElement[Any]],
 ) -> Select[Any]:
-    """Return the SELECT of `id` and `rank` of the rows of a host's keys, in its order.
+    """Return the SELECT of `id`, `row_id` and `rank` of the rows of a host's keys, in its order.
 
     Args:
         records: The mapped classes.
@@ -356,7 +362,10 @@ def ranked_by_host(
         ranking: The host's SELECT.
         further: The SQL of a condition about rows that were found.
         most: How many.
+        compared: The SQL of what is compared with the keys, the id of an item, and by which the
+            first row of each item is chosen.
     """
+    id, order = compared
     columns = records.embeddings.c
     keys = (
         select(key.label("key"), func.row_number().over().label("place"))
@@ -364,12 +373,23 @@ def ranked_by_host(
         .cte("ranking")
         .prefix_with("MATERIALIZED")
     )
-    place = func.min(keys.c.place)
-    return (
-        select(columns.id, func.row_number().over(order_by=place).label("rank"))
-        .join(keys, keys.c.key == columns.id)
+    by_place = (keys.c.place, order)
+    row = (
+        select(
+            id.label("id"),
+            columns.id.label("row_id"),
+            keys.c.place,
+            func.row_number().over(partition_by=id, order_by=by_place).label("of_item"),
+        )
+        .select_from(records.embeddings)
+        .join(keys, keys.c.key == id)
         .where(*conditions, further)
-        .group_by(columns.id)
-        .order_by(place)
+        .subquery()
+        .c
+    )
+    return (
+        select(row.id, row.row_id, func.row_number().over(order_by=row.place).label("rank"))
+        .where(row.of_item == literal_column("1"))
+        .order_by(row.place)
         .limit(literal_column(str(most)))
     )

@@ -44,7 +44,7 @@ from .index.kind import kind_of_row, kind_to_search
 from .matrix import memory, search
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from sqlalchemy import URL, Connection, Dialect, Engine, Subquery
@@ -264,7 +264,13 @@ class SQLite(Database):
         """Return the rows by one of a few kept statements."""
         return rows.same_content(work, hashes)
 
-    def write_rows(self, work: Work, rows_: Sequence[dict[str, Any]], updated: int) -> None:
+    def write_rows(
+        self,
+        work: Work,
+        rows_: Sequence[dict[str, Any]],
+        updated: int,
+        there: Collection[str] | None = None,
+    ) -> None:
         """Write by INSERT ... ON CONFLICT."""
         rows.write(work, rows_, updated)
 
@@ -356,6 +362,10 @@ class SQLite(Database):
 
     # Chunks
 
+    def install_chunks(self, connection: Connection, records: Records) -> None:
+        """Make the trigger that removes vectors at once anew, where there is one."""
+        pending.install(connection, records)
+
     def uninstall_chunks(self, connection: Connection, records: Records) -> None:
         """Drop the tables."""
         parts.uninstall(connection, records)
@@ -404,14 +414,17 @@ class SQLite(Database):
         """Return the SQL, by the name of the index's table."""
         return names.method_of(records, records.collections.c.id)
 
+    def finish_writing(self, work: Work) -> None:
+        """Bring up to date what is kept of an index that is far behind."""
+        indexing.finish_writing(work)
+
     def keep_index(self, collection: Reference[Any]) -> None:
-        """Take in what was written since, if that is much."""
+        """Bring up to date what is kept."""
         indexing.keep(collection)
 
     def before_deletion(self, collection: Reference[Any], work: Work) -> None:
         """Drop the index."""
-        if work.row.index_method is not None:
-            stored.drop(work)
+        stored.drop(work)
 
 
 DATABASE = SQLite()

@@ -15,6 +15,7 @@ from ...following.literals import FOLLOWS
 from ...tables.pending import DISPLACED, REMOVED, pending_name
 from ..quoting import quoted
 from .changelog import schema_of, within
+from .parts import prefix as chunks_prefix
 from .transactions import sqlite_transaction
 
 if TYPE_CHECKING:
@@ -72,12 +73,17 @@ def trigger_script(records: Records, schema: str | None = None) -> list[str]:
     trigger names one that is not there, as `embeddings` while it is rebuilt.
     """
     inside, table = within(schema), pending_name(records)
+    embeddings, chunks = quoted(records.embeddings.name), chunks_prefix(records)
+    its = f"(SELECT id FROM {quoted(records.collections.name)} WHERE name = NEW.collection)"
     return [
         f'DROP TRIGGER IF EXISTS {inside}"{table}_removed"',
         f'CREATE TRIGGER {inside}"{table}_removed" AFTER INSERT ON "{table}" '
         f"WHEN NEW.change = '{REMOVED}' BEGIN "
-        f"DELETE FROM {quoted(records.embeddings.name)} WHERE id = NEW.id AND collection_id = "
-        f"(SELECT id FROM {quoted(records.collections.name)} WHERE name = NEW.collection); END",
+        f"DELETE FROM {embeddings} WHERE id = NEW.id AND collection_id = {its}; "
+        # The chunks of an item, in a collection that has some.
+        f"DELETE FROM {embeddings} WHERE id >= NEW.id || '#' AND id < NEW.id || '$' "
+        f"AND collection_id = {its} AND rtrim(id, '0123456789') = NEW.id || '#' "
+        f"AND EXISTS (SELECT 1 FROM sqlite_master WHERE name = '{chunks}' || {its}); END",
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from django.core import checks
@@ -13,7 +14,7 @@ from ...errors import EmbeddingsError
 from ...models.registry import is_known
 from ...tables.ours import check_adoptable
 from .collection import DECLARED
-from .conf import app_label
+from .conf import PROGRAM, app_label
 from .database import begins_late, remedy, session
 from .tables import records
 
@@ -82,13 +83,13 @@ def _late_databases() -> Iterator[CheckMessage]:
 
 
 def check_tables(*, databases: Iterable[str] | None = None, **_: Any) -> list[CheckMessage]:
-    """Return whose the tables are, if not ours, for `check --database` and `migrate`."""
-    return [
-        message
-        for alias in databases or ()
-        if router.allow_migrate(alias, app_label())
-        for message in _of_tables(alias)
-    ]
+    """Return what is wrong in the databases, for `check --database` and `migrate`.
+
+    That is whose the tables are, if not ours, and which collections have another embedding model
+    than they are declared with.
+    """
+    aliases = [each for each in databases or () if router.allow_migrate(each, app_label())]
+    return [message for alias in aliases for message in (*_of_tables(alias), *_of_models(alias))]
 
 
 def _of_tables(alias: str) -> Iterator[CheckMessage]:
@@ -97,3 +98,24 @@ def _of_tables(alias: str) -> Iterator[CheckMessage]:
             check_adoptable(lent.connection(), records())
     except EmbeddingsError as error:
         yield Error(f"The database {alias!r}: {error}.", id="embeddings.E017")
+
+
+def _of_models(alias: str) -> Iterator[CheckMessage]:
+    for collection in sorted(DECLARED, key=lambda collection: collection.name):
+        try:
+            if router.db_for_write(collection.source.model) != alias:
+                continue
+            reference = collection.collection(alias).reference
+            with reference.work() as work:
+                models = reference.other_model(work)
+        except (LookupError, TypeError, EmbeddingsError):  # others tell of these
+            continue
+        if models is not None:
+            stored, wanted = models
+            typed = f"{PROGRAM} reembed {quote(collection.name)} {quote(wanted)}"
+            yield checks.Warning(
+                f"{collection!r} has the embedding model {stored!r}, and its declaration or the "
+                f"settings say {wanted!r}.",
+                hint=f"Embed it anew: {typed}",
+                id="embeddings.W002",
+            )

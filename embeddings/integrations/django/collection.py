@@ -16,12 +16,15 @@ from django.utils.asyncio import async_unsafe
 
 from ...collection import Collection
 from ...errors import DoesNotExist, InvalidItemError, InvalidQueryError, SchemaError
+from ...following import reembed as reembedding
 from ...following import refresh as refreshing
 from ...following import sync as syncing
 from ...following import triggers
 from ...following.pending import Pending
 from ...models.base import BATCH_SIZE, batches, check_model
+from ...writing import beside
 from ...writing.calls import calls_at_once
+from ...writing.chunks import Chunks, checked_chunks
 from ...writing.report import Report
 from .conf import app_label
 from .database import DjangoTransactions, enumerates_keys, has_no_tables, keys_of, session
@@ -99,6 +102,7 @@ class ModelCollection(Generic[M]):
         model_id: Or the id or alias of one; wins if both are given. With neither, the one that the
             collection was made with, and for a new one that of EMBEDDINGS["MODEL"].
         store: Whether the texts are stored as well.
+        chunks: How texts are cut into chunks: `Chunks(size=...)`. By default they are not.
         records: Which tables; by default those of the app.
 
     Raises:
@@ -118,6 +122,7 @@ class ModelCollection(Generic[M]):
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
         store: bool = False,
+        chunks: Chunks | None = None,
         records: Records | None = None,
     ) -> None:
         if model is not None:
@@ -125,7 +130,11 @@ class ModelCollection(Generic[M]):
         self.source: Source[M] = Source(source, text, where, metadata, columns)
         self.name = name or self.source.label.lower()
         self.records = records
-        self.options: dict[str, Any] = {"model": model, "model_id": model_id}
+        self.options: dict[str, Any] = {
+            "model": model,
+            "model_id": model_id,
+            "chunks": checked_chunks(chunks),
+        }
         self._store = store
         self._leaving = threading.local()
         self._watch()
@@ -149,6 +158,12 @@ class ModelCollection(Generic[M]):
             records=self._tables,
             **self.options,
         )
+
+    @property
+    def declared_model(self) -> str | None:
+        """The id or alias of its embedding model; None if it names none."""
+        model, model_id = self.options["model"], self.options["model_id"]
+        return model_id or (None if model is None else model.model_id)
 
     # Writing
 
@@ -533,6 +548,82 @@ class ModelCollection(Generic[M]):
         reference = self.collection(using).reference
         with reference.work() as work:
             return Pending(reference).state(work)
+
+    @synchronous
+    def reembed(
+        self,
+        model: SupportsEmbedding | str,
+        *,
+        using: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = None,
+    ) -> Report:
+        """Embed every row by another embedding model, and let the collection be of that one.
+
+        The new embeddings are made beside the old ones, while others search, write and refresh;
+        then one transaction switches. It can be interrupted and called again. A declaration that
+        names either model goes on, until `drop_previous`.
+
+        Args:
+            model: An embedding model that is registered, or its id or alias.
+            using: The alias of the database.
+            batch_size: The most values in one call of the model.
+            progress: Called with the rows compared and their number.
+
+        Raises:
+            InvalidQueryError: There are no rows, and the collection has embeddings.
+            ModelMismatchError: Embeddings of a third model stand beside the collection.
+            UnknownModelError: There is no such model.
+            DoesNotExist: The collection does not exist.
+        """
+        alias = using or router.db_for_write(self.source.model)
+        return reembedding.reembed(
+            self.collection(alias).reference,
+            rows_of(self.source, alias, store=self._store),
+            model,
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    @synchronous
+    def back(
+        self,
+        *,
+        using: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        progress: Progress = None,
+    ) -> Report:
+        """Let the collection be of the embedding model that it had before `reembed`.
+
+        What changed since then is embedded by that model first. Arguments as in `reembed`.
+
+        Raises:
+            DoesNotExist: The embeddings of the model before are not there any more.
+        """
+        alias = using or router.db_for_write(self.source.model)
+        return reembedding.back(
+            self.collection(alias).reference,
+            rows_of(self.source, alias, store=self._store),
+            batch_size=batch_size,
+            progress=progress,
+        )
+
+    @synchronous
+    def drop_previous(self, *, using: str | None = None) -> bool:
+        """Delete the embeddings of the model before, and return whether there were any."""
+        return beside.drop_previous(self.collection(using).reference)
+
+    async def areembed(self, model: SupportsEmbedding | str, **options: Any) -> Report:
+        """Do what `reembed` does, awaited."""
+        return await sync_to_async(self.reembed)(model, **options)
+
+    async def aback(self, **options: Any) -> Report:
+        """Do what `back` does, awaited."""
+        return await sync_to_async(self.back)(**options)
+
+    async def adrop_previous(self, *, using: str | None = None) -> bool:
+        """Do what `drop_previous` does, awaited."""
+        return await sync_to_async(self.drop_previous)(using=using)
 
     async def arefresh(self, **options: Any) -> Report:
         """Do what `refresh` does, awaited."""

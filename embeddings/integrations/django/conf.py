@@ -29,6 +29,8 @@ TABLE_PREFIX = "TABLE_PREFIX"
 MOST_PREFIX = 20  # characters
 OWN = (MODEL, MODELS, TABLE_PREFIX)
 APP = "embeddings.integrations.django"
+PROGRAM = "python manage.py embeddings"
+"""What one types before the name of a command."""
 
 
 def app_label() -> str:

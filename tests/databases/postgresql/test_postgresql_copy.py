@@ -180,3 +180,17 @@ def test_a_table_that_takes_no_copy(postgresql_engine: Engine, inserted: list[st
             connection.execute(text("DROP ROLE no_copy"))
     assert docs.count() == 600
     assert inserted
+
+
+@on_postgresql
+def test_ids_of_every_making_travel_in_one_parameter(opened: Open, model: DeterministicModel):
+    """Quotes, braces, backslashes and the word NULL mean nothing in it, and hashes neither."""
+    ids = ['"', "\\", '\\"', "NULL", "{a,b}", "a,b", " ", "é\n'", "\\x41"]
+    docs = opened(model=model)
+    docs.embed_multi([(id, f"text of {id}") for id in ids])
+    docs.embed_multi([(f"{id}!", f"text of {id}") for id in ids])
+    assert docs.embed_multi([(id, f"text of {id}") for id in ids]).unchanged == len(ids)
+    assert [len(call) for call in model.calls] == [len(ids)]
+    assert [record.id for record in docs.get_many(ids) if record] == ids
+    assert docs.delete_items(ids) == len(ids)
+    assert docs.ids() == sorted(f"{id}!" for id in ids)

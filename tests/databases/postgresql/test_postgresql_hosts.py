@@ -554,16 +554,19 @@ def test_row_level_security_refuses_collections(tenant: Engine, host: Engine):
     assert Collection.names(host) == ["docs", "secret"]
 
 
-@pytest.mark.parametrize("name", EVERYTHING)
 @pytest.mark.parametrize("way", ["engine", "session"])
-def test_reading_from_a_replica(host: Engine, docs: Collection[int], name: str, way: str):
+def test_reading_from_a_replica(
+    host: Engine, docs: Collection[int], way: str, subtests: pytest.Subtests
+):
     """Every search and read works where nothing may be written."""
     options = {"connect_args": {"options": "-c default_transaction_read_only=on"}}
     with single(host, **options) as replica, Session(replica) as session:
         bind = replica if way == "engine" else session
         there = Collection("docs", bind, model=DeterministicModel(), key=Article.id)
 
-        assert EVERYTHING[name](there) == FOUND.get(name, docs.id)
+        for name, read in EVERYTHING.items():
+            with subtests.test(name):
+                assert read(there) == FOUND.get(name, docs.id)
 
 
 def test_a_selectable_on_a_replica(host: Engine, docs: Collection[int]):
@@ -890,16 +893,17 @@ def test_metadata_where_the_connection_has_codecs_of_its_own(host: Engine):
 
 
 @pytest.mark.parametrize("prepared", [True, False], ids=["prepared", "never prepared"])
-@pytest.mark.parametrize("name", SEARCHES)
 def test_the_tenth_execution_gives_the_same_answer(
-    host: Engine, docs: Collection[int], name: str, prepared: bool
+    host: Engine, docs: Collection[int], prepared: bool, subtests: pytest.Subtests
 ):
     """Statements that the driver has prepared meanwhile find what they found before."""
     options = {"connect_args": {"prepare_threshold": 1 if prepared else None}}
     with single(host, **options) as engine, Session(engine) as session:
         there = Collection("docs", session, model=DeterministicModel(), key=Article.id)
 
-        assert [SEARCHES[name](there) for _ in range(10)] == [FOUND[name]] * 10
+        for name, search in SEARCHES.items():
+            with subtests.test(name):
+                assert [search(there) for _ in range(10)] == [FOUND[name]] * 10
 
 
 def test_the_tenth_execution_of_a_host(host: Engine, docs: Collection[int]):

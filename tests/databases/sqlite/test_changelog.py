@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shutil
 import sqlite3
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -187,45 +189,47 @@ SQL: dict[str, tuple[str, Changed]] = {
 }
 
 
-@pytest.mark.parametrize(("sql", "expected"), SQL.values(), ids=SQL)
-def test_sql_of_any_kind(sql: str, expected: Changed, path: Path):
+def copies(path: Path) -> Iterator[tuple[str, str, Changed, Path]]:
+    """Yield each statement with what it changes, and a copy of the file for it."""
+    for number, (name, (sql, expected)) in enumerate(SQL.items()):
+        yield name, sql, expected, Path(shutil.copy(path, path.with_name(f"{number}.db")))
+
+
+def test_sql_of_any_kind(path: Path, subtests: pytest.Subtests):
     """The log has one row for each id whose vector a statement changed, and none besides."""
-    with watched(path) as changed, closing(sqlite3.connect(path)) as connection:
-        connection.execute(sql)
-        connection.commit()
+    for name, sql, expected, copy in copies(path):
+        with subtests.test(name):
+            with watched(copy) as changed, closing(sqlite3.connect(copy)) as connection:
+                connection.execute(sql)
+                connection.commit()
+            assert changed == expected
 
-    assert changed == expected
 
-
-@pytest.mark.parametrize(("sql", "expected"), SQL.values(), ids=SQL)
-def test_sql_through_an_attached_file(sql: str, expected: Changed, path: Path, tmp_path: Path):
+def test_sql_through_an_attached_file(
+    path: Path, migrated: Path, tmp_path: Path, subtests: pytest.Subtests
+):
     """Whoever attaches the file to another one and writes there is in the log all the same."""
-    sql = sql.replace("INTO embeddings", "INTO app.embeddings")
-    sql = sql.replace("FROM embeddings", "FROM app.embeddings")
-    sql = sql.replace("UPDATE embeddings", "UPDATE app.embeddings")
-    sql = sql.replace("REPLACE embeddings", "REPLACE app.embeddings")
-    sql = sql.replace("UPDATE collections", "UPDATE app.collections")
-    other = create_engine(f"sqlite:///{tmp_path / 'other.db'}")
-    embeddings.migrate(other)
-    other.dispose()
-    with watched(path) as changed, closing(sqlite3.connect(tmp_path / "other.db")) as connection:
-        connection.execute("ATTACH ? AS app", [str(path)])
-        connection.execute(sql)
-        connection.commit()
-
-    assert changed == expected
-    assert query(tmp_path / "other.db", "SELECT seq FROM embeddings_log") == [(0,)]
+    other = Path(shutil.copy(migrated, tmp_path / "other.db"))
+    for name, sql, expected, copy in copies(path):
+        there = re.sub(r"(INTO|FROM|UPDATE|REPLACE) (embeddings|collections)", r"\1 app.\2", sql)
+        with subtests.test(name):
+            with watched(copy) as changed, closing(sqlite3.connect(other)) as connection:
+                connection.execute("ATTACH ? AS app", [str(copy)])
+                connection.execute(there)
+                connection.commit()
+            assert changed == expected
+            assert query(other, "SELECT seq FROM embeddings_log") == [(0,)]
 
 
-@pytest.mark.parametrize(("sql", "expected"), SQL.values(), ids=SQL)
-def test_sql_with_recursive_triggers(sql: str, expected: Changed, path: Path):
+def test_sql_with_recursive_triggers(path: Path, subtests: pytest.Subtests):
     """With recursive triggers, which also fire for what is replaced, the same ids are in it."""
-    with watched(path) as changed, closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA recursive_triggers = ON")
-        connection.execute(sql)
-        connection.commit()
-
-    assert sorted({*changed}) == expected
+    for name, sql, expected, copy in copies(path):
+        with subtests.test(name):
+            with watched(copy) as changed, closing(sqlite3.connect(copy)) as connection:
+                connection.execute("PRAGMA recursive_triggers = ON")
+                connection.execute(sql)
+                connection.commit()
+            assert sorted({*changed}) == expected
 
 
 def test_a_write_of_the_same_vector_is_no_change(path: Path):
@@ -378,8 +382,13 @@ LIBRARY: dict[str, tuple[Callable[[Collection[str]], Any], Changed]] = {
 }
 
 
-@pytest.mark.parametrize("kind", ["session", "engine", "path"])
-@pytest.mark.parametrize(("write", "expected"), LIBRARY.values(), ids=LIBRARY)
+@pytest.mark.parametrize(
+    ("kind", "write", "expected"),
+    [
+        *(("session", *case) for case in LIBRARY.values()),
+        *((kind, *case) for kind in ("engine", "path") for case in [*LIBRARY.values()][:2]),
+    ],
+)
 def test_the_library(
     write: Callable[[Collection[str]], Any],
     expected: Changed,

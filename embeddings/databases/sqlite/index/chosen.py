@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ....vectors import Float64
     from ..matrix.state import State
     from .method import Found, Method
+    from .segments import Ids
 
 COUNT = 2_000  # rows that the method is asked for
 COUNT_PER_RESULT = 100
@@ -19,6 +21,7 @@ COUNT_PER_TRIAL = 2  # for each row that a filter is tried on
 FEW_ROWS = 400  # where no more rows count, all are read; of others, no more for ten results
 READS_PER_RESULT = 40
 FIRST_READS = LEARNT_FROM = 64
+FETCHED_SHARE = 8  # no more than one in so many rows is read
 DEVIATIONS = 3.0  # of the error of estimates, by which a row that is left out may exceed its own
 
 
@@ -81,6 +84,19 @@ class Estimated:
         return not gone
 
 
+def _ids(state: State, positions: npt.NDArray[np.intp]) -> list[str]:
+    """Return the ids at positions. Thousands are decoded at each search."""
+    starts = np.array(state.starts)
+    at = np.searchsorted(starts, positions, side="right") - 1
+    kept: list[Ids] = [segment.ids for segment in state.segments]  # type: ignore[misc]
+    texts, places = [ids.text for ids in kept], [ids.places for ids in kept]
+    pairs = zip(at.tolist(), (positions - starts[at]).tolist(), strict=True)
+    encoded = [texts[n][places[n][row] : places[n][row + 1]] for n, row in pairs]
+    ids = b"\0".join(encoded).decode().split("\0")
+    # No id of ours has a NUL; those of other programs may.
+    return ids if len(ids) == len(encoded) else [id.decode() for id in encoded]
+
+
 class CodedProbes:
     """Some queries, made ready. See `Chooser`.
 
@@ -114,12 +130,13 @@ class CodedProbes:
         if state.rows <= most:
             alive = np.flatnonzero(state.radii < np.inf)
             return Estimated(state.ids(alive.tolist()), None, most, may_go_on=False)
+        most = min(most, max(FEW_ROWS, state.rows // FETCHED_SHARE))
         first = most if wanted is None else depth
         count = max(COUNT, COUNT_PER_RESULT * depth) if wanted is None else COUNT_PER_TRIAL * depth
         codes = [segment.codes for segment in state.segments]
         mask = None if state.excluded is None else state.radii < np.inf
         query = self.vectors[query_index].astype(np.float32)
         found: Found = self._method.candidates(codes, query, mask, count)
-        ids = state.ids(found.positions[:first].tolist())
+        ids = _ids(state, found.positions[:first])
         estimates = np.asarray(found.scores[:first], np.float64)
         return Estimated(ids, estimates, most, may_go_on=wanted is not None)

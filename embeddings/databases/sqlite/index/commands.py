@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,7 @@ def drop(collection: Reference[Any]) -> bool:
     """Drop the index of a collection, and return whether there was one."""
     with collection.work(write=True) as work:
         row = collection.existing(work)
-        if row.index_method is not None:
-            stored.drop(work)
+        stored.drop(work)
     collection.forget()
     return row.index_method is not None
 
@@ -104,38 +104,43 @@ def info(work: Work) -> IndexInfo | None:
     return IndexInfo(name, {}, head.rows, head.dimensions, head.bytes, is_valid)
 
 
-def keep(collection: Reference[Any], *, most_behind: int = 0) -> None:
-    """Bring what the database keeps of an index up to date, in a transaction of our own.
+def finish_writing(work: Work) -> None:
+    """Bring the table of an index up to date, before a transaction of ours commits.
 
-    Args:
-        collection: On an engine. One without an index is left alone.
-        most_behind: How many rows of the change log it may be behind.
+    Only where it is behind by much, and the change log tells by what: that takes a moment.
     """
-    if not collection.sessions.owns_transactions:
+    method = method_of(work.row.index_method or "")
+    if method is None:
         return
+    rows = stored.behind(work)
+    if rows is not None and rows > MOST_BEHIND:
+        _save(work, kind_of(method))
+
+
+def keep(collection: Reference[Any]) -> None:
+    """Bring the table of an index up to date, or make it anew, in a transaction of our own.
+
+    A collection without an index is left alone, and so is a database that can only be read.
+    """
     with collection.work() as work:
         row = collection.find(work)
-        if row is None or row.index_method is None or row.vector_bytes is None:
+        method = None if row is None else method_of(row.index_method or "")
+        if row is None or method is None or stored.behind(work) == 0:
             return
-        method, head = method_of(row.index_method), stored.head(work)
-        if method is None or (head.is_held and head.behind <= most_behind):
-            return
-        try:
-            catch_up(work, kind_of(method), at_once=True)
-        except MustScan:
-            return  # the status tells why
     try:
         with collection.work(write=True) as work:
-            if collection.find(work) != row:
-                return
-            state = _loaded(work, kind_of(method))
-            if state is not None:
-                stored.save(work, state, dimensions_of(work))
+            if collection.find(work) == row:
+                _save(work, kind_of(method))
     except DBAPIError as error:
         if not collection.database.refuses_writing(error):
             raise
-    except IndexingError:
-        return
+
+
+def _save(work: Work, kind: CodedKind) -> None:
+    with suppress(IndexingError):  # the status tells why
+        state = _loaded(work, kind)
+        if state is not None:
+            stored.save(work, state, dimensions_of(work))
 
 
 def status(work: Work) -> Status:

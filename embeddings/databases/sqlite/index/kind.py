@@ -33,7 +33,7 @@ class CodedKind(Kind):
 
     is_exact = False
     builds_at_once = True  # which takes hardly longer than to scan
-    trial_rows = (4_000,)
+    trial_rows = (1_000, 4_000)
     trial_share = 4
 
     def __init__(self, method: Method) -> None:

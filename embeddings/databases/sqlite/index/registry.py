@@ -18,7 +18,7 @@ ENTRY_POINTS = "embeddings.indexes"
 
 def method_of(name: str) -> Method | None:
     """Return the method of a name, or None if it is not installed."""
-    return _methods().get(name)
+    return methods().get(name)
 
 
 def checked_method(name: object) -> Method:
@@ -30,13 +30,14 @@ def checked_method(name: object) -> Method:
     method = method_of(name) if isinstance(name, str) else None
     if method is None:
         raise InvalidQueryError(
-            f"There is no index method {name!r}; there are {', '.join(sorted(_methods()))}"
+            f"There is no index method {name!r}; there are {', '.join(sorted(methods()))}"
         )
     return method
 
 
 @functools.cache
-def _methods() -> dict[str, Method]:
+def methods() -> dict[str, Method]:
+    """Return all methods by their names."""
     from importlib.metadata import entry_points
 
     methods: dict[str, Method] = {Bits.name: Bits()}

@@ -33,11 +33,12 @@ class Ids(Sequence[str]):
         ends: uint32, shape (ids + 1,): where each ends, after the place where the first begins.
     """
 
-    __slots__ = ("_ends", "ends", "text")
+    __slots__ = ("ends", "places", "text")
 
     def __init__(self, text: bytes, ends: npt.NDArray[np.uint32]) -> None:
         self.text, self.ends = text, ends
-        self._ends = memoryview(ends)  # type: ignore[arg-type]  # gives int, and fast
+        # Of it one is read in a fraction of the time.
+        self.places = memoryview(ends)  # type: ignore[arg-type]
 
     @classmethod
     def of(cls, encoded: Sequence[bytes]) -> Self:
@@ -51,7 +52,7 @@ class Ids(Sequence[str]):
 
     def encoded(self, position: int) -> bytes:
         """Return one of them as it is kept."""
-        return self.text[self._ends[position] : self._ends[position + 1]]
+        return self.text[self.places[position] : self.places[position + 1]]
 
     @overload
     def __getitem__(self, position: int) -> str: ...
@@ -63,7 +64,7 @@ class Ids(Sequence[str]):
             return Ids(self.text, self.ends[low : max(low, high) + 1])
         if position < 0:
             raise IndexError(position)
-        return self.text[self._ends[position] : self._ends[position + 1]].decode()
+        return self.text[self.places[position] : self.places[position + 1]].decode()
 
     def __iter__(self) -> Iterator[str]:
         ends, text = self.ends.tolist(), self.text

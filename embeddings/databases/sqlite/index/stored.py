@@ -40,7 +40,6 @@ class Head(NamedTuple):
         dimensions: Of their vectors; None while it is empty.
         bytes: What it takes.
         is_held: Whether the change log has that row, so that it tells what was written since.
-        behind: How many rows the log has after it, of all collections.
     """
 
     seq: int | None
@@ -49,7 +48,6 @@ class Head(NamedTuple):
     dimensions: int | None
     bytes: int
     is_held: bool
-    behind: int
 
 
 def _table(work: Work) -> str:
@@ -78,9 +76,11 @@ def create(work: Work) -> None:
 
 
 def drop(work: Work) -> None:
-    """Drop the table of the index that the collection's row names."""
-    with sqlite_transaction(work.connection):
-        work.connection.exec_driver_sql(f"DROP TABLE IF EXISTS {_table(work)}")
+    """Drop the table of the index, if the collection's row names one, which it does not then."""
+    if work.row.index_method is not None:
+        with sqlite_transaction(work.connection):
+            work.connection.exec_driver_sql(f"DROP TABLE IF EXISTS {_table(work)}")
+        work.row = work.row._replace(index_method=None)
 
 
 def drop_all(connection: Connection, records: Records) -> None:
@@ -97,16 +97,30 @@ def drop_all(connection: Connection, records: Records) -> None:
 
 def head(work: Work) -> Head:
     """Return what the database keeps of the index that the collection's row names."""
-    seq, token, facts, size, is_held, behind = work.connection.exec_driver_sql(
+    seq, token, facts, size, is_held = work.connection.exec_driver_sql(
         "SELECT head.seq, head.token, head.facts, (SELECT total(length(ids) + length(ends) + "
         f"length(codes) + coalesce(length(dead), 0)) FROM {_table(work)}), "
-        f"{_is_held(work, 'head.seq', 'head.token')}, "
-        f"(SELECT max(seq) FROM {_log(work)}) - head.seq "
+        f"{_is_held(work, 'head.seq', 'head.token')} "
         f"FROM (SELECT 1) LEFT JOIN {_table(work)} AS head ON head.part = 0"
     ).one()
-    known = json.loads(facts or "{}")
-    dimensions = known.get("dimensions")
-    return Head(seq, token, known.get("rows", 0), dimensions, int(size), bool(is_held), behind or 0)
+    try:
+        known = json.loads(facts or "{}")
+        rows, dimensions = known.get("rows", 0), known.get("dimensions")
+    except (ValueError, AttributeError):  # what somebody else has written there
+        rows, dimensions, is_held = 0, None, False
+    return Head(seq, token, rows, dimensions, int(size), bool(is_held))
+
+
+def behind(work: Work) -> int | None:
+    """Return how many rows the log has after the place up to which the index is complete.
+
+    None where that place is not in the log any more.
+    """
+    row = work.connection.exec_driver_sql(
+        f"SELECT (SELECT max(seq) FROM {_log(work)}) - head.seq FROM {_table(work)} AS head "
+        f"WHERE head.part = 0 AND {_is_held(work, 'head.seq', 'head.token')}"
+    ).first()
+    return None if row is None else int(row[0])
 
 
 def save(work: Work, state: State, dimensions: int) -> None:

@@ -179,6 +179,17 @@ def _is_logged(records: Records) -> ColumnElement[bool]:
     return stand if records.embeddings.schema else and_(stand, ~shadowed)
 
 
+def _number_of_tables(records: Records) -> ColumnElement[int]:
+    """Return the SQL of 1 if the collection's rows are chunks, and 0 if they are items.
+
+    How they are cut makes no difference to a search.
+    """
+    objects = _tables(records).objects.c
+    named = _constant(parts.prefix(records)).concat(_given("of"))
+    found = select(func.count()).where(objects.type == _constant("table"), objects.name == named)
+    return found.scalar_subquery()
+
+
 @functools.cache
 def _position(records: Records) -> Select[Any]:
     log = _tables(records).log.c
@@ -192,7 +203,7 @@ def _position(records: Records) -> Select[Any]:
         row.id == _given("of"),
         row.name == _given("name"),
         row.model.is_not_distinct_from(_given("model")),
-        parts.setting_of(records).is_not_distinct_from(_given("chunks")),
+        _number_of_tables(records) == _given("tables_of_chunks"),
         method_of(records, _given("of")).is_not_distinct_from(_given("index")),
     )
     has_base, has_collection = (
@@ -392,7 +403,7 @@ def _at(row: CollectionRow, base: Mark | None) -> dict[str, Any]:
         of=row.id,
         name=row.name,
         model=row.model_id,
-        chunks=row.chunks,
+        tables_of_chunks=int(row.chunks is not None),
         index=row.index_method,
         seq=seq,
         token=token,

@@ -14,13 +14,14 @@ from ..... import commands
 from .....errors import EmbeddingsError
 from .....following import commands as following
 from ...collection import DECLARED
-from ...conf import app_label
+from ...conf import PROGRAM, app_label
 from ...database import DjangoTransactions, remedy
 from ...tables import records
 
 if TYPE_CHECKING:
     from django.core.management.base import CommandParser
 
+    from .....collection import Collection
     from .....following.pending import PendingState
     from .....writing.report import Report
     from ...collection import ModelCollection
@@ -86,6 +87,13 @@ class Command(BaseCommand):
             elif name == "refresh":
                 each.add_argument("--limit", type=int, help="The most items.")
                 each.add_argument("--forever", action="store_true", help="Do not end.")
+        reembed = add("reembed", "Embed a collection anew by another model, and switch to that.")
+        reembed.add_argument("collection", help="The name of the collection.")
+        reembed.add_argument("model", nargs="?", help="By default that of the settings.")
+        reembed.add_argument("--back", action="store_true", help="Back to the model before.")
+        reembed.add_argument(
+            "--drop-previous", action="store_true", help="Delete what the model before made."
+        )
         show = add("show", "Show a collection, or an item in it; fail if it is not there.")
         show.add_argument("collection", help="The name of the collection.")
         show.add_argument("id", nargs="?", help="The id of the item.")
@@ -98,7 +106,8 @@ class Command(BaseCommand):
         db, as_json = DjangoTransactions(database), options["json"]
         try:
             if command == "status":
-                outcome = commands.status(db, as_json=as_json)
+                models = {each.name: each.declared_model for each in DECLARED}
+                outcome = commands.status(db, as_json=as_json, models=models, program=PROGRAM)
                 failure = f"Not all is in place. What the schema lacks: {remedy(database)}"
             elif command == "search":
                 outcome = commands.search(
@@ -111,6 +120,9 @@ class Command(BaseCommand):
                     records=records(),
                 )
                 failure = "Nothing was found"
+            elif command == "reembed":
+                outcome = _reembed(database, options)
+                failure = "Some were left out"
             elif command in {"check", "sync", "refresh"}:
                 outcome = _follow(command, database, options)
                 failure = "Not everything is up to date"
@@ -138,22 +150,49 @@ class _On:
     """A collection as the commands of every framework know it, in which a database comes first."""
 
     def __init__(self, collection: ModelCollection[Any]) -> None:
-        self.collection, self.name = collection, collection.name
+        self.declared, self.name = collection, collection.name
 
     def sync(self, database: str, **options: Any) -> Report:
-        return self.collection.sync(using=database, **options)
+        return self.declared.sync(using=database, **options)
 
     def refresh(self, database: str, **options: Any) -> Report:
         try:
-            return self.collection.refresh(using=database, **options)
+            return self.declared.refresh(using=database, **options)
         finally:
             connections[database].close()  # that of the thread which does this
 
     def pending(self, database: str) -> PendingState:
-        return self.collection.pending(using=database)
+        return self.declared.pending(using=database)
+
+    def collection(self, database: str) -> Collection[Any]:
+        return self.declared.collection(database)
+
+    def reembed(self, database: str, model: str, **options: Any) -> Report:
+        return self.declared.reembed(model, using=database, **options)
+
+    def back(self, database: str, **options: Any) -> Report:
+        return self.declared.back(using=database, **options)
+
+    def drop_previous(self, database: str) -> bool:
+        return self.declared.drop_previous(using=database)
 
     def trigger_problems(self, database: str) -> list[str]:
-        return self.collection.trigger_problems(using=database)
+        return self.declared.trigger_problems(using=database)
+
+
+def _reembed(database: str, options: dict[str, Any]) -> commands.Outcome:
+    """Embed a collection anew, one that is declared by its rows, another by what it has stored."""
+    name = options["collection"]
+    declared = [_On(each) for each in DECLARED if each.name == name]
+    return commands.reembed(
+        database if declared else DjangoTransactions(database),
+        name,
+        options["model"],
+        declared=declared,
+        records=records(),
+        back=options["back"],
+        drop_previous=options["drop_previous"],
+    )
 
 
 def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Outcome:
@@ -161,7 +200,7 @@ def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Ou
     declared = sorted(DECLARED, key=lambda collection: collection.name)
     chosen = following.chosen([_On(each) for each in declared], options["names"])
     if command == "check":
-        return commands.Outcome(*following.check(database, chosen))
+        return commands.Outcome(*following.check(database, chosen, PROGRAM))
     if command == "sync":
         prune, allow_empty = not options["no_prune"], options["allow_empty"]
         done = following.sync(database, chosen, prune=prune, allow_empty=allow_empty)

@@ -1,0 +1,126 @@
+"""A collection that follows rows embedded anew by another model, from the rows.
+
+The new vectors are made by `sync`, beside the old ones. What may have changed since they were
+compared with the rows is noted as pending, in the transaction that switches; so `refresh` finds it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from functools import partial
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DoesNotExist
+from ..writing import beside, parts
+from ..writing.report import Report
+from . import refresh as refreshing
+from . import sync as syncing
+from .pending import Pending
+
+if TYPE_CHECKING:
+    from ..models.base import SupportsEmbedding
+    from ..work import Reference, Work
+    from ..writing.beside import Pair
+    from ..writing.progress import Progress
+    from .rows import Rows
+
+LOG = logging.getLogger("embeddings")
+PASSES = 2  # over the rows: the second has what changed during the first, which is long
+PAUSE = 0.1  # seconds before the next look, where others are in the way
+
+
+def reembed(
+    collection: Reference[Any],
+    rows: Rows,
+    model: SupportsEmbedding | str,
+    *,
+    batch_size: int,
+    progress: Progress,
+) -> Report:
+    """Embed every row anew, and switch. See `ModelCollection.reembed`."""
+    pair = beside.begin(collection, model)
+    return Report() if pair is None else _taken_over(collection, pair, rows, batch_size, progress)
+
+
+def back(collection: Reference[Any], rows: Rows, *, batch_size: int, progress: Progress) -> Report:
+    """Switch back, with what changed since. See `ModelCollection.back`."""
+    return _taken_over(collection, beside.previous(collection), rows, batch_size, progress)
+
+
+def _taken_over(
+    collection: Reference[Any], pair: Pair, rows: Rows, batch_size: int, progress: Progress
+) -> Report:
+    began, report = perf_counter(), Report()
+    try:
+        report = _filled(pair, rows, batch_size, progress)
+        note = partial(_note, collection, are_hashed_alike=beside.are_hashed_alike(pair))
+        while not beside.switch(pair, note):
+            beside.have_same_settings(pair)
+            collection.sessions.runtime.pause(PAUSE)
+        LOG.info("%r is of the model %r now", collection.name, pair.model.model_id)
+    except DoesNotExist:
+        with pair.current.work() as work:  # another process may have switched
+            if pair.current.existing(work).model_id != pair.model.model_id:
+                raise
+    done = refreshing.refresh(
+        collection,
+        rows,
+        batch_size=batch_size,
+        concurrency=None,
+        limit=None,
+        keys=None,
+        progress=None,
+        on_error="skip",
+        forever=False,
+        stop=None,
+    )
+    report += replace(done, unchanged=0)
+    return replace(report, seconds=perf_counter() - began)
+
+
+def _filled(pair: Pair, rows: Rows, batch_size: int, progress: Progress) -> Report:
+    """Make the vectors of all rows that lack them, and the indexes."""
+    report = Report()
+    beside.have_same_settings(pair)
+    for at in range(PASSES):
+        done = syncing.sync(
+            pair.other,
+            rows,
+            prune=True,
+            allow_empty=False,
+            dry_run=False,
+            batch_size=batch_size,
+            progress=None if at else progress,
+        )
+        if not at and not done.embedded + done.reused + done.unchanged:
+            syncing.refuse_empty(pair.current)
+        # What others were at is pending.
+        report += replace(done, skipped=(), unchanged=0 if at else done.unchanged)
+        beside.have_same_settings(pair)
+    return report
+
+
+def _note(
+    collection: Reference[Any], work: Work, ids: tuple[int, int], *, are_hashed_alike: bool
+) -> bool:
+    """Note as pending what the two do not have alike, and return that they can be switched."""
+    pending = Pending(collection)
+    for found in beside.pages(work, ids):
+        everything = found.current | found.other
+        pending.note(
+            work,
+            {
+                id if work.row.chunks is None else parts.owner(id)
+                for id in everything
+                if not are_hashed_alike
+                or _told(found.current.get(id)) != _told(found.other.get(id))
+            },
+        )
+    return True
+
+
+def _told(stamp: beside.Stamp | None) -> beside.Stamp | None:
+    """Return of a stamp what does not depend on when and by which model the row was written."""
+    return None if stamp is None else stamp._replace(updated=None, own=())

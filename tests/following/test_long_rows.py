@@ -1,0 +1,143 @@
+"""Rows with long texts are followed: their items have chunks."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from embeddings import Chunks, ModelCollection
+from embeddings.testing import DeterministicModel
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Base(DeclarativeBase):
+    """The host's."""
+
+
+class Essay(Base):
+    """What is followed."""
+
+    __tablename__ = "followed_essays"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    body: Mapped[str]
+    lang: Mapped[str | None]
+
+
+def long_text(seed: int, paragraphs: int = 12) -> str:
+    rng = random.Random(seed)  # noqa: S311  no secret
+    return "\n\n".join(
+        " ".join(f"word{rng.randrange(9999)}" for _ in range(rng.randint(8, 25))) + "."
+        for _ in range(paragraphs)
+    )
+
+
+@pytest.fixture
+def model() -> DeterministicModel:
+    """The collection's."""
+    return DeterministicModel()
+
+
+@pytest.fixture
+def essays(model: DeterministicModel) -> ModelCollection[Essay]:
+    """A declared collection."""
+    return ModelCollection(
+        Essay,
+        text=[Essay.body],
+        metadata=[Essay.lang],
+        name="essays",
+        model=model,
+        chunks=Chunks(size=200),
+    )
+
+
+@pytest.fixture(params=["engine", "postgresql_engine"])
+def own(request: pytest.FixtureRequest, essays: ModelCollection[Essay]) -> Iterator[Engine]:
+    """An engine on each database, with essays, whose table is followed."""
+    engine: Engine = request.getfixturevalue(request.param)
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(
+            insert(Essay), [{"id": n, "body": long_text(n), "lang": "en"} for n in range(1, 13)]
+        )
+    essays.install(engine)
+    yield engine
+    essays.uninstall(engine)
+    Base.metadata.drop_all(engine)
+
+
+def test_sync_compares_whole_texts(own, essays, model):
+    """All rows are embedded once; then only what differs, also where others took a chunk away."""
+    assert essays.sync(own).embedded == 12
+    docs = essays.collection(own)
+    assert docs.count() == 12
+    assert docs.count(chunks=True) > 50
+    model.calls.clear()
+    report = essays.sync(own)
+    assert (report.unchanged, report.embedded, report.reused, report.removed) == (12, 0, 0, 0)
+    assert model.calls == []
+    with own.begin() as connection:
+        connection.execute(
+            update(Essay).where(Essay.id == 3).values(body=long_text(3) + "\n\nOne more.")
+        )
+        connection.execute(update(Essay).where(Essay.id == 4).values(lang="de"))
+        connection.execute(delete(Essay).where(Essay.id == 5))
+        connection.execute(text("DELETE FROM embeddings WHERE id = '6#2'"))
+    audit = essays.sync(own, dry_run=True)
+    assert (sorted(audit.stale), audit.missing, audit.orphaned) == ([3, 4, 6], (), ())
+    report = essays.sync(own)
+    assert report.embedded + report.reused == 3
+    assert sum(map(len, model.calls)) <= 3
+    assert docs.get(4).metadata_ == {"lang": "de"}
+    assert essays.sync(own).unchanged == 11
+
+
+def test_changes_are_brought_in(own, essays, model):
+    """An edit embeds what is new, a deleted row takes all its chunks along at once."""
+    essays.sync(own)
+    docs = essays.collection(own)
+    essays.refresh(own)
+    model.calls.clear()
+    with own.begin() as connection:
+        connection.execute(
+            update(Essay).where(Essay.id == 3).values(body=long_text(3) + "\n\nWhales sing.")
+        )
+        connection.execute(insert(Essay).values(id=20, body=long_text(20), lang="en"))
+        connection.execute(delete(Essay).where(Essay.id == 1))
+    assert 1 not in docs.ids()
+    assert 12 in docs.ids()
+    with own.connect() as connection:
+        left = connection.execute(text("SELECT id FROM embeddings")).scalars().all()
+    assert not [id for id in left if id.startswith("1#")]
+    assert essays.pending(own).items == 3
+    report = essays.refresh(own)
+    assert report.embedded == 2
+    assert essays.pending(own).items == 0
+    found = docs.similar("Whales sing.", 1)[0]
+    assert (found.id, found.chunk.number) == (3, len(docs.get_chunks(3)) - 1)
+    with own.begin() as connection:
+        connection.execute(update(Essay).where(Essay.id == 2).values(body=""))
+    essays.refresh(own)
+    assert 2 not in docs.ids()
+    assert docs.count() == 11
+    assert essays.sync(own).unchanged == 11
+
+
+def test_instances_are_found_once(own, essays):
+    """By their best chunks, among rows of the host's own choice."""
+    essays.sync(own)
+    question = long_text(7).split("\n\n")[5]
+    with Session(own) as session:
+        rows = essays.nearest(session, question, number=12)
+        assert rows[0].Essay.id == 7
+        assert len({row.Essay.id for row in rows}) == len(rows) == 12
+        few = essays.nearest(session, question, select(Essay).where(Essay.id > 8), number=3)
+        assert len(few) == 3
+        related = essays.related(session, session.get(Essay, 7), number=20)
+        assert len(related) == 11
+        assert 7 not in {row.Essay.id for row in related}

@@ -1,0 +1,146 @@
+"""The tables on several servers: what is checked before, and, where there is Citus, all of it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from embeddings import Collection, EmbeddingRecord, SchemaError
+from embeddings.cli import embeddings as program
+from embeddings.databases.postgresql import citus
+from embeddings.testing import DeterministicModel
+from tests.reaching import CITUS_URL, on_citus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+on_real_citus = pytest.mark.skipif(CITUS_URL is None, reason="EMBEDDINGS_CITUS_URL names none")
+
+
+def test_without_citus(postgresql_engine: Engine, engine: Engine):
+    """The error says what is missing, and nothing is changed; on SQLite that there is no such."""
+    with postgresql_engine.connect() as connection:
+        if connection.scalar(text("SELECT 1 FROM pg_extension WHERE extname = 'citus'")):
+            return
+        with pytest.raises(ValueError, match="'collection' or 'item', not 'id'"):
+            citus.distribute(connection, by="id")  # type: ignore[arg-type]
+        for change in (citus.distribute, citus.undistribute):
+            with pytest.raises(SchemaError, match="CREATE EXTENSION citus"):
+                change(connection)
+    for url, told in ((postgresql_engine.url, "CREATE EXTENSION citus"), (engine.url, "on sqlite")):
+        database = url.render_as_string(hide_password=False)
+        for arguments in (["--by", "item"], ["--undo"]):
+            result = CliRunner().invoke(program, ["--database", database, "distribute", *arguments])
+            assert result.exit_code == 1
+            assert told in result.output
+
+
+@contextmanager
+def distributed(by: Any) -> Iterator[Engine]:
+    assert CITUS_URL is not None
+    with on_citus(CITUS_URL, by) as url:
+        engine = create_engine(url, poolclass=NullPool)
+        yield engine
+        engine.dispose()
+
+
+@on_real_citus
+@pytest.mark.parametrize("by", ["collection", "item"])
+def test_rows_stay_there_and_back(by: Any):
+    """Distributed with rows and an index in them, twice, and brought back."""
+    with distributed(by) as engine:
+        with engine.begin() as connection:
+            citus.undistribute(connection)
+        docs = Collection("docs", engine, model=DeterministicModel())
+        docs.embed_multi((f"{n:03d}", f"text {n}") for n in range(300))
+        docs.create_index()
+        right = [entry.id for entry in docs.similar("text 7", exact=True)]
+        for _ in range(2):
+            with engine.begin() as connection:
+                citus.distribute(connection, by)
+                assert citus.distributed_by(connection) == by
+        other = "item" if by == "collection" else "collection"
+        with engine.begin() as connection, pytest.raises(SchemaError, match="undistribute"):
+            citus.distribute(connection, other)  # type: ignore[arg-type]
+        assert docs.count() == 300
+        assert [entry.id for entry in docs.similar("text 7")] == right
+        with engine.begin() as connection:
+            citus.undistribute(connection)
+            assert citus.distributed_by(connection) is None
+        assert docs.count() == 300
+        assert [entry.id for entry in docs.similar("text 7")] == right
+
+
+@on_real_citus
+@pytest.mark.parametrize("by", ["collection", "item"])
+def test_what_a_collection_does(by: Any):
+    """Writes, searches, filters, words, deletes and renames, all from one piece."""
+    with distributed(by) as engine:
+        model = DeterministicModel()
+        docs = Collection("docs", engine, model=model)
+        texts = {f"{n:03d}": f"text number {n}" for n in range(700)}
+        assert docs.embed_multi(texts.items(), store=True).embedded == 700
+        assert docs.embed_multi(texts.items()).unchanged == 700
+        changed = ((id, f"{text}!") for id, text in texts.items())
+        assert docs.embed_multi(changed, store=True).embedded == 700
+        docs.create_index()
+        vector = model.embed_batch(["text number 12!"])[0]
+        with Session(engine) as session:
+            inside = Collection("docs", session, model=model)
+            right = inside.similar_by_vector(vector, 20, exact=True)
+            found = inside.similar_by_vector(vector, 20)
+            assert np.isin([each.id for each in found], [each.id for each in right]).mean() >= 0.9
+            assert len(inside.similar_by_vector(vector, 20, where=EmbeddingRecord.id > "690")) == 9
+            assert len(inside.similar_by_vector(vector, 20, among=["001", "002", "x"])) == 2
+            assert len(session.execute(inside.matches_by_vector(vector, 5).select()).all()) == 5
+            inside.embed_multi((f"rolled back {n}", f"{n}") for n in range(200))
+            session.rollback()
+        assert docs.count() == 700
+        docs.create_text_index()
+        assert docs.similar("number 12", words=True)[0].ranks is not None
+        assert docs.delete_items(prefix="00") == 10
+        assert docs.delete_items([f"{n:03d}" for n in range(5, 15)]) == 5
+        copy = Collection("copy", engine, model=model)
+        assert docs.copy_to(copy).reused == 685
+        docs.rename("papers")
+        docs.drop_text_index()
+        docs.delete()
+        assert (Collection.names(engine), copy.count()) == (["copy"], 685)
+
+
+@on_real_citus
+@pytest.mark.parametrize("by", ["collection", "item"])
+def test_settings_of_a_search_by_the_index_reach_the_servers(by: Any):
+    """As many candidates are looked at there, so that recall is what it is on one."""
+    with distributed(by) as engine:
+        chance = np.random.default_rng(0)
+        vectors = chance.standard_normal((3_000, 32)).astype("f4")
+        docs = Collection("docs", engine, model_id="a model")
+        docs.store_vectors((f"{n:04d}", vector) for n, vector in enumerate(vectors))
+        docs.create_index(m=4, ef_construction=16)
+        hits = 0
+        for query in chance.standard_normal((20, 32)):
+            right = {each.id for each in docs.similar_by_vector(query, exact=True)}
+            found = docs.similar_by_vector(query)
+            assert not found.exact
+            hits += len(right & {each.id for each in found})
+        assert hits / 200 >= 0.85  # with pgvector's own 40 candidates it is 0.6
+
+
+@on_real_citus
+def test_the_tables_are_checked_before():
+    """What Citus does not distribute is named, and nothing is done."""
+    with distributed("collection") as engine, engine.connect() as connection:
+        citus.undistribute(connection)
+        connection.execute(text("CREATE TABLE theirs (id int REFERENCES collections (id))"))
+        with pytest.raises(SchemaError, match="theirs has a foreign key"):
+            citus.distribute(connection)
+        connection.rollback()
+        assert citus.distributed_by(connection) == "collection"
