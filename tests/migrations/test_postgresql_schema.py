@@ -55,6 +55,7 @@ DOCUMENTED: dict[str, Any] = {
             ("name", "text", "C", False, None),
             ("model", "text", None, False, None),
             ("search_language", "text", None, False, None),
+            ("chunk_setting", "text", None, False, None),
         ],
         "embeddings": [
             ("collection_id", "integer", None, True, None),
@@ -67,6 +68,12 @@ DOCUMENTED: dict[str, Any] = {
             ("updated", "integer", None, False, None),
             ("search_words", "tsvector", None, False, None),
             ("search_words_of", "bytea", None, False, None),
+            ("chunk_start", "integer", None, False, None),
+            ("chunk_end", "integer", None, False, None),
+            ("chunk_of", "bytea", None, False, None),
+            ("item_hash", "bytea", None, False, None),
+            ("item_content", "text", "C", False, None),
+            ("item_chunks", "integer", None, False, None),
         ],
     },
     "keys": {

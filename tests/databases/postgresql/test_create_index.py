@@ -664,20 +664,6 @@ def test_index_info_of_a_missing_collection_that_is_not_to_be_created(host: Engi
         Collection("docs", host, create=False).index_info()
 
 
-def test_on_sqlite(engine: Engine):
-    """On SQLite there are no indexes, every search is exact, and the error says so."""
-    docs = stored(engine, some())
-
-    with pytest.raises(IndexingError, match="sqlite"):
-        docs.create_index()
-    with pytest.raises(IndexingError, match="sqlite"):
-        docs.drop_index()
-
-    assert docs.index_info() is None
-    assert docs.similar_by_vector(some()[0], 3).exact
-    assert docs.similar_by_vector(some()[0], 3, exact=True).exact
-
-
 def test_over_four_thousand_dimensions(host: Engine):
     """An index of the signs finds candidates, whose scores are those of the stored vectors."""
     vectors = clustered(300, 5, 4096)
@@ -1763,8 +1749,9 @@ def test_what_is_asked_of_the_server(large: Engine):
             assert len(docs.similar_by_vector(QUERIES[0])) == 10
             assert len(docs.similar_by_vector(QUERIES[0], exact=True)) == 10
             assert len(sent) == 2
-            docs.similar("a question")  # in a transaction the model is read in it, to be asked
-            assert len(sent) == 4
+            # In a transaction the model is read in it, and what its vectors take.
+            docs.similar("a question")
+            assert len(sent) == 5
             among = of_docs(docs)
             before = len(sent)
             assert len(docs.similar_by_vector(QUERIES[0], among=among)) == 10
