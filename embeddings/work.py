@@ -244,6 +244,8 @@ class Work:
         """Return the row of a collection's name, read now."""
         row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
         if row is None:
+            if not self.database.joins_tables:
+                self.vector_bytes_of(0)  # fails if the other table is not ours
             return None
         settings: dict[str, Any] = dict(
             zip(("language", "chunks", "index_method"), row[4:], strict=True)

@@ -245,6 +245,10 @@ OPERATIONS: dict[str, Callable[[Collection[Any], Any, Records], Any]] = {
     "drop_index": lambda docs, db, _: on_postgresql(db, docs.drop_index),
     "sync": lambda docs, _db, _: audited(docs),
     "copy_to": lambda docs, db, records: copied(docs, db, records),
+    "get_chunks": lambda docs, _db, _: [(each.number, each.text) for each in docs.get_chunks("1")],
+    "reembed": lambda docs, _db, _: reembedded(docs),
+    "back": lambda docs, _db, _: (docs.back(), docs.model_id),
+    "drop_previous": lambda docs, _db, _: (docs.drop_previous(), docs.ids()),
     "create_text_index": lambda docs, _db, _: with_words(docs),
     "drop_text_index": lambda docs, _db, _: (docs.drop_text_index(), docs.drop_text_index()),
     "delete_items": lambda docs, _db, records: [
@@ -279,6 +283,16 @@ def copied(docs: Collection[Any], db: Any, records: Records) -> Any:
     outcome = docs.copy_to(other).reused, other.ids()
     other.delete()
     return outcome
+
+
+def reembedded(docs: Collection[Any]) -> Any:
+    """Embed all again by another model, and return what that says and finds."""
+
+    def contents(ids: list[str]) -> dict[str, str]:
+        return {id: f"text {id}" for id in ids}
+
+    report = docs.reembed(DeterministicModel("another"), contents)
+    return report.embedded, docs.model_id, [entry.id for entry in docs.similar("a hound")]
 
 
 def with_words(docs: Collection[Any]) -> Any:

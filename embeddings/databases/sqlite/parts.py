@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ...work import Work
 
 TRIGGERS = ("insert", "update", "delete")
-SETTING = "setting"
+DEFAULT = "setting TEXT DEFAULT "
 
 
 def prefix(records: Records) -> str:
@@ -51,16 +51,23 @@ def is_table(name: str, records: Records) -> bool:
 
 def setting_of(records: Records) -> ColumnElement[str | None]:
     """Return the SQL of `Database.chunk_setting`: the default of a column that nothing fills."""
-    named = literal_column(f"'{prefix(records)}'").concat(records.collections.c.id)
-    schema = records.embeddings.schema
-    of = (named,) if schema is None else (named, literal_column(f"'{schema}'"))
-    column = func.pragma_table_info(*of).table_valued("name", "dflt_value", name="chunk_columns")
-    value = column.c.dflt_value
-    # As it is written: between quotes, of which those within are doubled.
-    inside = func.substr(value, literal_column("2"), func.length(value) - literal_column("2"))
+    objects = Table(
+        "sqlite_master",
+        MetaData(),
+        *(Column(name, Text) for name in ("type", "name", "sql")),
+        schema=records.embeddings.schema,
+    ).alias("chunk_tables")
+    name = literal_column(f"'{prefix(records)}'").concat(records.collections.c.id)
+    # It is the last of the table's columns, written between quotes, where its own are doubled.
+    before: ColumnElement[str] = literal_column(f"'{DEFAULT}'")
+    start = func.instr(objects.c.sql, before, type_=Integer) + func.length(before, type_=Integer)
+    length = func.length(objects.c.sql, type_=Integer) - start - literal_column("2")
+    written = func.substr(objects.c.sql, start + literal_column("1"), length)
+    one: ColumnElement[str] = literal_column("''''")
+    two: ColumnElement[str] = literal_column("''''''")
     return (
-        select(func.replace(inside, literal_column("''''''"), literal_column("''''"), type_=Text))
-        .where(column.c.name == literal_column(f"'{SETTING}'"))
+        select(func.replace(written, two, one, type_=Text))
+        .where(objects.c.type == literal_column("'table'"), objects.c.name == name)
         .correlate(records.collections)
         .scalar_subquery()
     )
@@ -94,7 +101,7 @@ def set_setting(work: Work, setting: str | None) -> None:
         statements += [
             f"CREATE TABLE {names.table} (id TEXT PRIMARY KEY, start INTEGER, "
             f'"end" INTEGER, item_hash BLOB, item_content TEXT, item_chunks INTEGER, '
-            f"{SETTING} TEXT DEFAULT {default})",
+            f"{DEFAULT}{default})",
             *_triggers(names),
         ]
     with sqlite_transaction(work.connection):
