@@ -497,7 +497,8 @@ def test_flask_migrate_finds_nothing_to_change(url: str, way: str, tmp_path: Pat
         own = {"collections", "search_collections", "search_embeddings"}
         own.add("search_embeddings_pending")
         assert set(main) - sqlite_only == hosts | own
-    columns = {column["name"] for column in columns_of(url, "collections")} - {"search_language"}
+    settings = {"search_language", "chunk_setting"}
+    columns = {column["name"] for column in columns_of(url, "collections")} - settings
     assert columns == ({"id", "name", "model"} if way == "default" else {"id", "label"})
 
 
