@@ -37,7 +37,7 @@ def pools(query: Query) -> list[int]:
     up to 200; and so on. So a place does not depend on how many are asked for, and pages fit.
     """
     sizes = [POOL]
-    while sizes[-1] < query.depth:
+    while sizes[-1] < min(query.depth, MOST):
         sizes.append(min(2 * sizes[-1], MOST))
     return sizes
 
