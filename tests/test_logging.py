@@ -142,7 +142,8 @@ def test_a_second_call_of_the_model_is_a_warning(
     model.embed_batch = beside_a_writer  # type: ignore[method-assign]
     docs.embed_multi([("a", CONTENT), ("b", "something new")])
     assert lines(log, logging.WARNING) == [
-        "other writers changed 1 items in 'docs' meanwhile: the model is called for them again"
+        "1 items in 'docs' were changed by other writers meanwhile, or another model took over: "
+        "the model is called for them again"
     ]
 
 

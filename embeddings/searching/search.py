@@ -124,8 +124,18 @@ def _asked(
                 with suppress(NotConfirmed):
                     return answer(work, vectors)
             current = collection.find(work, to_search=True)
-            if current is None or _is_same(current, row):
-                return nothing if current is None else answer(work, vectors)
+            if current is None:
+                return nothing
+            if _is_same(current, row):
+                try:
+                    found = answer(work, vectors)
+                except InvalidVectorError:
+                    if work.row.id == current.id:
+                        raise
+                else:
+                    if work.row.id == current.id:
+                        return found
+                current = work.row  # another took over its name between two statements
         collection.forget()
         row = current
 
