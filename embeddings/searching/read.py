@@ -257,8 +257,11 @@ def ids(collection: Reference[K], prefix: str | None) -> list[K]:
         row = collection.find(work)
         if row is None:
             return []
-        statement = select(work.item_id).where(
-            entity.collection_id == row.id, entity.id.is_not(None), work.is_item
+        # With the entity the host's listeners hold, for columns of the table alone do not tell it.
+        statement = (
+            select(work.item_id)
+            .select_from(entity)
+            .where(entity.collection_id == row.id, entity.id.is_not(None), work.is_item)
         )
         if prefix is not None and prefix != "":
             statement = statement.where(*items_starting_with(work, prefix))
