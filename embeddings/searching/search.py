@@ -135,7 +135,10 @@ def _asked(
                 else:
                     if work.row.id == current.id:
                         return found
-                current = work.row  # another took over its name between two statements
+                # Another took over its name between two statements.
+                current = collection.find(work, to_search=True)
+                if current is None:
+                    return nothing
         collection.forget()
         row = current
 
