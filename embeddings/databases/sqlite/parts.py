@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from ..quoting import quoted
+from .catalog import objects_of
 from .changelog import schema_of, within
 from .transactions import sqlite_transaction
 
@@ -51,12 +52,7 @@ def is_table(name: str, records: Records) -> bool:
 
 def setting_of(records: Records) -> ColumnElement[str | None]:
     """Return the SQL of `Database.chunk_setting`: the default of a column that nothing fills."""
-    objects = Table(
-        "sqlite_master",
-        MetaData(),
-        *(Column(name, Text) for name in ("type", "name", "sql")),
-        schema=records.embeddings.schema,
-    ).alias("chunk_tables")
+    objects = objects_of(records, "chunk_tables")
     name = literal_column(f"'{prefix(records)}'").concat(records.collections.c.id)
     # It is the last of the table's columns, written between quotes, where its own are doubled.
     before: ColumnElement[str] = literal_column(f"'{DEFAULT}'")

@@ -27,6 +27,7 @@ from sqlalchemy import (
 )
 
 from ..quoting import quoted
+from .catalog import objects_of, told_by_name
 from .changelog import schema_of, within
 from .rows import as_json
 from .transactions import sqlite_transaction
@@ -58,29 +59,10 @@ def is_table(name: str, records: Records) -> bool:
 
 def language_of(records: Records) -> ColumnElement[str | None]:
     """Return the SQL of the language of the text index of the collection of the outer query."""
-    objects = Table(
-        "sqlite_master",
-        MetaData(),
-        *(Column(name, Text) for name in ("type", "name", "sql")),
-        schema=records.embeddings.schema,
-    ).alias("text_index")
-    before = (
-        literal_column(f"'{prefix(records)}'")
-        .concat(records.collections.c.id)
-        .concat(literal_column("'_'"))
-    )
-    length = func.length(before)
-    return (
-        select(func.substr(objects.c.name, length + literal_column("1")))
-        .where(
-            objects.c.type == literal_column("'table'"),
-            func.substr(objects.c.name, literal_column("1"), length) == before,
-            func.substr(objects.c.sql, literal_column("1"), literal_column("14"))
-            == literal_column("'CREATE VIRTUAL'"),
-        )
-        .correlate(records.collections)
-        .scalar_subquery()
-    )
+    objects = objects_of(records, "text_index")
+    start = func.substr(objects.c.sql, literal_column("1"), literal_column("14"))
+    is_virtual = start == literal_column("'CREATE VIRTUAL'")
+    return told_by_name(records, objects, prefix(records), records.collections.c.id, is_virtual)
 
 
 class _Names:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, ColumnElement, MetaData, Table, Text, func, literal_column, select
+from ..catalog import objects_of, told_by_name
 
 if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
     from ....tables.records import Records
 
 METHOD = "[a-z][a-z0-9]*"
@@ -30,26 +32,6 @@ def is_table(name: str, records: Records) -> bool:
 
 
 def method_of(records: Records, collection_id: ColumnElement[Any]) -> ColumnElement[str | None]:
-    """Return the SQL of the method of a collection's index; NULL if there is none.
-
-    The catalog has it, and so no statement fails where there was never an index.
-    """
-    objects = Table(
-        "sqlite_master",
-        MetaData(),
-        *(Column(name, Text) for name in ("type", "name")),
-        schema=records.embeddings.schema,
-    ).alias("index_tables")
-    before = (
-        literal_column(f"'{prefix(records)}'").concat(collection_id).concat(literal_column("'_'"))
-    )
-    length = func.length(before)
-    return (
-        select(func.substr(objects.c.name, length + literal_column("1")))
-        .where(
-            objects.c.type == literal_column("'table'"),
-            func.substr(objects.c.name, literal_column("1"), length) == before,
-        )
-        .correlate(records.collections)
-        .scalar_subquery()
-    )
+    """Return the SQL of the method of a collection's index; NULL if there is none."""
+    objects = objects_of(records, "index_tables")
+    return told_by_name(records, objects, prefix(records), collection_id)
