@@ -16,17 +16,14 @@ from sqlalchemy import (
     LargeBinary,
     Text,
     bindparam,
-    func,
     literal_column,
     select,
     text,
 )
-from sqlalchemy.engine.mock import MockConnection
 
-from ..quoting import quoted
-from . import pending
+from . import added, pending
 from .index import table_name
-from .pending import CHUNK_SETTING, run, schema_of_pending
+from .pending import CHUNK_SETTING, schema_of_pending
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,16 +47,7 @@ SETTING = CHUNK_SETTING
 def install(connection: Connection, records: Records) -> None:
     """Add the columns. What is there is kept; what removes vectors at once is made anew."""
     pending.install(connection, records)
-    if isinstance(connection, MockConnection):
-        for statement in columns_script(records, records.embeddings.schema):
-            connection.execute(text(statement))
-        return
-    run(connection, columns_script(records, schema_of_pending(connection, records)))
-
-
-def _tables(records: Records, schema: str | None) -> tuple[str, str]:
-    inside = f"{quoted(schema)}." if schema else ""
-    return inside + quoted(records.embeddings.name), inside + quoted(records.collections.name)
+    pending.carry_out(connection, records, columns_script)
 
 
 def script(records: Records, schema: str | None = None) -> list[str]:
@@ -69,7 +57,7 @@ def script(records: Records, schema: str | None = None) -> list[str]:
 
 def columns_script(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that adds the columns, for tables in that schema."""
-    embeddings, collections = _tables(records, schema)
+    embeddings, collections = added.names_in(records, schema)
     columns = ", ".join(
         f"ADD COLUMN IF NOT EXISTS {name} {kind}" for name, kind in zip(COLUMNS, TYPES, strict=True)
     )
@@ -81,7 +69,7 @@ def columns_script(records: Records, schema: str | None = None) -> list[str]:
 
 def script_down(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that undoes that of `script`. The tables may be gone."""
-    embeddings, collections = _tables(records, schema)
+    embeddings, collections = added.names_in(records, schema)
     columns = ", ".join(f"DROP COLUMN IF EXISTS {name}" for name in COLUMNS)
     return [
         f"ALTER TABLE IF EXISTS {embeddings} {columns}",
@@ -91,24 +79,18 @@ def script_down(records: Records, schema: str | None = None) -> list[str]:
 
 def uninstall(connection: Connection, records: Records) -> None:
     """Drop the columns, if they are there."""
-    if isinstance(connection, MockConnection):
-        for statement in script_down(records, records.embeddings.schema):
-            connection.execute(text(statement))
-        return
-    run(connection, script_down(records, schema_of_pending(connection, records)))
+    pending.carry_out(connection, records, script_down)
 
 
 def setting_of(records: Records) -> ColumnElement[str | None]:
     """Return the SQL of `Database.chunk_setting`; NULL without the column."""
-    row = func.to_jsonb(records.collections.table_valued())
-    setting: ColumnElement[Any] = row.op("->>", return_type=Text())(literal_column(f"'{SETTING}'"))
-    return setting
+    return added.setting(records, SETTING)
 
 
 def set_setting(work: Work, setting: str | None) -> None:
     """Keep how the texts of the collection are cut."""
     schema = schema_of_pending(work.connection, work.records)
-    _, collections = _tables(work.records, schema)
+    _, collections = added.names_in(work.records, schema)
     work.connection.execute(
         text(f"UPDATE {collections} SET {SETTING} = :setting WHERE id = :id"),
         {"setting": setting, "id": work.row.id},

@@ -17,6 +17,8 @@ from ...tables.pending import REMOVED, pending_name
 from ..quoting import quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Connection
 
     from ...tables.records import Records
@@ -40,6 +42,17 @@ def run(connection: Connection, statements: list[str]) -> None:
         connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
+def carry_out(
+    connection: Connection, records: Records, script: Callable[[Records, str | None], list[str]]
+) -> None:
+    """Execute a script for the schema of the tables; where there is no database, print it."""
+    if isinstance(connection, MockConnection):
+        for statement in script(records, records.embeddings.schema):
+            connection.execute(text(statement.replace(":", "\\:")))
+        return
+    run(connection, script(records, schema_of_pending(connection, records)))
+
+
 def in_schema(statement: str, schema: str | None) -> str:
     """Return a statement with its `SCHEMA` filled in; where it is not known, when it is run."""
     if schema is not None:
@@ -54,11 +67,7 @@ def in_schema(statement: str, schema: str | None) -> str:
 
 def install(connection: Connection, records: Records) -> None:
     """Create the table, its trigger and its function. What is there is kept or made anew."""
-    if isinstance(connection, MockConnection):
-        for statement in script(records, records.embeddings.schema):
-            connection.execute(text(statement.replace(":", "\\:")))
-        return
-    run(connection, script(records, schema_of_pending(connection, records)))
+    carry_out(connection, records, script)
 
 
 def script(records: Records, schema: str | None = None) -> list[str]:
@@ -114,14 +123,10 @@ def script(records: Records, schema: str | None = None) -> list[str]:
 
 def uninstall(connection: Connection, records: Records) -> None:
     """Drop the table, its function, and what follows hosts' tables, which could not write."""
-    if isinstance(connection, MockConnection):
-        for statement in script_down(records, records.embeddings.schema):
-            connection.execute(text(statement))
-        return
-    schema = schema_of_pending(connection, records)
-    functions = functions_of_hosts(connection, records)
-    run(connection, [f"DROP FUNCTION {function} CASCADE" for function in functions])
-    run(connection, script_down(records, schema))
+    if not isinstance(connection, MockConnection):
+        functions = functions_of_hosts(connection, records)
+        run(connection, [f"DROP FUNCTION {function} CASCADE" for function in functions])
+    carry_out(connection, records, script_down)
 
 
 def functions_of_hosts(connection: Connection, records: Records) -> list[str]:

@@ -29,12 +29,12 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
-from sqlalchemy.engine.mock import MockConnection
 
 from ...searching.words import Term, tokens
 from ..quoting import quoted
+from . import added
 from .index import prefix, table_name
-from .pending import run, schema_of_pending
+from .pending import carry_out, schema_of_pending
 from .types import Values
 
 if TYPE_CHECKING:
@@ -70,19 +70,12 @@ def index_name(records: Records) -> str:
 
 def install(connection: Connection, records: Records) -> None:
     """Add the columns and the index. What is there is kept."""
-    if isinstance(connection, MockConnection):
-        for statement in script(records, records.embeddings.schema):
-            connection.execute(text(statement))
-        return
-    run(connection, script(records, schema_of_pending(connection, records)))
+    carry_out(connection, records, script)
 
 
 def script(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL of `install`, for tables in that schema."""
-    inside = f"{quoted(schema)}." if schema else ""
-    embeddings, collections = (
-        inside + quoted(each.name) for each in (records.embeddings, records.collections)
-    )
+    embeddings, collections = added.names_in(records, schema)
     return [
         f"ALTER TABLE {embeddings} ADD COLUMN IF NOT EXISTS {WORDS} tsvector, "
         f"ADD COLUMN IF NOT EXISTS {WORDS_OF} bytea",
@@ -96,9 +89,7 @@ def script(records: Records, schema: str | None = None) -> list[str]:
 def script_down(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that undoes that of `script`. The tables may be gone."""
     inside = f"{quoted(schema)}." if schema else ""
-    embeddings, collections = (
-        inside + quoted(each.name) for each in (records.embeddings, records.collections)
-    )
+    embeddings, collections = added.names_in(records, schema)
     return [
         f"DROP INDEX IF EXISTS {inside}{quoted(index_name(records))}",
         f"ALTER TABLE IF EXISTS {embeddings} DROP COLUMN IF EXISTS {WORDS}, "
@@ -109,20 +100,12 @@ def script_down(records: Records, schema: str | None = None) -> list[str]:
 
 def uninstall(connection: Connection, records: Records) -> None:
     """Drop the columns and the index, if they are there."""
-    if isinstance(connection, MockConnection):
-        for statement in script_down(records, records.embeddings.schema):
-            connection.execute(text(statement))
-        return
-    run(connection, script_down(records, schema_of_pending(connection, records)))
+    carry_out(connection, records, script_down)
 
 
 def language_of(records: Records) -> ColumnElement[str | None]:
     """Return the SQL of the language of the outer query's collection; NULL without the column."""
-    row = func.to_jsonb(records.collections.table_valued())
-    language: ColumnElement[Any] = row.op("->>", return_type=Text())(
-        literal_column(f"'{LANGUAGE}'")
-    )
-    return language
+    return added.setting(records, LANGUAGE)
 
 
 def set_language(work: Work, language: str | None) -> None:
