@@ -28,7 +28,36 @@ if TYPE_CHECKING:
     from django.db.migrations.state import ProjectState
 
 
-class AlembicRevision(Operation):
+class _DatabaseChange(Operation):
+    """What changes the database, and no Django model, where the router admits it; reversible."""
+
+    reduces_to_sql = True
+    reversible = True
+
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
+        """Do nothing: no Django model changes."""
+
+    def database_forwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
+    ) -> None:
+        """Make what the operation says, or collect the SQL for it."""
+        self._run(app_label, schema_editor, drops=False)
+
+    def database_backwards(
+        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
+    ) -> None:
+        """Drop it, or collect the SQL for it."""
+        self._run(app_label, schema_editor, drops=True)
+
+    def _run(self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
+        if router.allow_migrate(schema_editor.connection.alias, app_label):
+            self._change(schema_editor, drops=drops)
+
+    def _change(self, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
+        raise NotImplementedError
+
+
+class AlembicRevision(_DatabaseChange):
     """Brings the tables to a revision, and back to the one before, in Django's transaction.
 
     Args:
@@ -36,47 +65,25 @@ class AlembicRevision(Operation):
         down: The one before it, or "base". Going back refuses to drop rows.
     """
 
-    reduces_to_sql = True
-    reversible = True
-
     def __init__(self, revision: str, down: str) -> None:
         self.revision, self.down = revision, down
 
-    def state_forwards(self, app_label: str, state: ProjectState) -> None:
-        """Do nothing: there are no Django models."""
-
-    def database_forwards(
-        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
-    ) -> None:
-        """Upgrade, or collect the SQL for it."""
-        self._run(app_label, schema_editor, self.down, self.revision)
-
-    def database_backwards(
-        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
-    ) -> None:
-        """Downgrade, or collect the SQL for it."""
-        self._run(app_label, schema_editor, self.revision, self.down)
-
-    def _run(
-        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, start: str, end: str
-    ) -> None:
+    def _change(self, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
         alias = schema_editor.connection.alias
-        if not router.allow_migrate(alias, app_label):
-            return
         if schema_editor.collect_sql:
+            start, end = (self.revision, self.down) if drops else (self.down, self.revision)
             schema_editor.collected_sql.append(script(alias, start, end).strip())
-            return
-        if end == self.revision:
-            upgrade(alias, end)
+        elif drops:
+            downgrade(alias, self.down)
         else:
-            downgrade(alias, end)
+            upgrade(alias, self.revision)
 
     def describe(self) -> str:
         """Return what Django shows of the operation."""
         return f"Alembic revision {self.revision} of sqlalchemy-embeddings"
 
 
-class FollowRows(Operation):
+class FollowRows(_DatabaseChange):
     """Makes the triggers by which a collection follows the rows of one table; reversible.
 
         dependencies = [("embeddings", "0003_pending")]
@@ -104,9 +111,6 @@ class FollowRows(Operation):
             script.
     """
 
-    reduces_to_sql = True
-    reversible = True
-
     def __init__(
         self,
         table: str,
@@ -123,25 +127,8 @@ class FollowRows(Operation):
         self._given = (table, key, tuple(columns), collection, where, schema)
         self._embeddings, self._unique = embeddings, tuple(map(tuple, unique))
 
-    def state_forwards(self, app_label: str, state: ProjectState) -> None:
-        """Do nothing: no Django model changes."""
-
-    def database_forwards(
-        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
-    ) -> None:
-        """Make the triggers, or collect the SQL for it."""
-        self._run(app_label, schema_editor, drops=False)
-
-    def database_backwards(
-        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
-    ) -> None:
-        """Drop the triggers, or collect the SQL for it."""
-        self._run(app_label, schema_editor, drops=True)
-
-    def _run(self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
+    def _change(self, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
         alias = schema_editor.connection.alias
-        if not router.allow_migrate(alias, app_label):
-            return
         embeddings = self._embeddings or records().embeddings.fullname
         given = Follow(*self._given, embeddings, self._unique)
         if schema_editor.collect_sql:
@@ -156,7 +143,7 @@ class FollowRows(Operation):
         return f"Follow the rows of {self.table} for the collection {self.collection}"
 
 
-class CreateEmbeddingIndex(Operation):
+class CreateEmbeddingIndex(_DatabaseChange):
     """Makes the index of a collection on PostgreSQL, and nothing on SQLite; reversible.
 
         dependencies = [("embeddings", "0001_documented_schema")]
@@ -174,9 +161,6 @@ class CreateEmbeddingIndex(Operation):
         embeddings: The table of embeddings; by default that of the project.
     """
 
-    reduces_to_sql = True
-    reversible = True
-
     def __init__(
         self,
         collection: str,
@@ -191,25 +175,8 @@ class CreateEmbeddingIndex(Operation):
         self._given = (collection, dimensions, model, m, ef_construction)
         self._embeddings = embeddings
 
-    def state_forwards(self, app_label: str, state: ProjectState) -> None:
-        """Do nothing: no Django model changes."""
-
-    def database_forwards(
-        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
-    ) -> None:
-        """Make the index, or collect the SQL for it."""
-        self._run(app_label, schema_editor, drops=False)
-
-    def database_backwards(
-        self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *states: Any, **_: Any
-    ) -> None:
-        """Drop the index, or collect the SQL for it."""
-        self._run(app_label, schema_editor, drops=True)
-
-    def _run(self, app_label: str, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
+    def _change(self, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
         alias = schema_editor.connection.alias
-        if not router.allow_migrate(alias, app_label):
-            return
         embeddings = self._embeddings or records().embeddings.fullname
         given = EmbeddingIndex(*self._given, embeddings)
         if not schema_editor.collect_sql:
