@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 Key: TypeAlias = str | int | uuid.UUID
 K = TypeVar("K", bound=Key)
 
+CHUNK_MARK = "#"  # between an item's stored id and the number of a chunk
+AFTER_MARK = "$"  # the next character
 MAX_ID_BYTES = 1024  # fits the key of an index row in every database
 SHOWN = 80  # characters of what is no id, in an error: it may be a content that was passed as one
 
@@ -133,6 +135,22 @@ class Keys(Generic[K]):
         columns = (null().cast(self.sql_type).label("id"), null().cast(Float).label("score"))
         rank = (null().cast(Integer).label("rank"),) if with_rank else ()
         return select(*columns, *rank).where(false()).subquery()
+
+
+def chunk_id(item: str, number: int) -> str:
+    """Return the stored id of a chunk. The first, of number 0, stands for its item."""
+    return f"{item}{CHUNK_MARK}{number}"
+
+
+def chunk_owner(id: str) -> str:
+    """Return the stored id of the item that a chunk's stored id belongs to."""
+    return id.rpartition(CHUNK_MARK)[0]
+
+
+def split_chunk_id(id: str) -> tuple[str, int]:
+    """Return the stored id of the item that a chunk is of, and the number of the chunk."""
+    item, _, number = id.rpartition(CHUNK_MARK)
+    return item, int(number)
 
 
 def _fits(number: int, bits: int) -> bool:

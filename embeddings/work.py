@@ -37,7 +37,7 @@ from . import databases, errors
 from .errors import InvalidItemError, ModelMismatchError, ModelRequiredError
 from .forks import Lock
 from .internals import has_listeners
-from .keys import K
+from .keys import AFTER_MARK, CHUNK_MARK, K
 from .models import registry
 from .sessions.runtime import BLOCKING
 from .tables.beside import names_beside, stands_beside
@@ -67,8 +67,6 @@ if TYPE_CHECKING:
     from .vectors import Float32
     from .writing.chunks import Chunks
 
-CHUNK_MARK = "#"  # between an item's stored id and the number of a chunk
-AFTER_MARK = "$"  # the next character
 MOST_NAMES = 10_000  # names of collections remembered for each engine
 PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds before an own transaction is tried again, about
 P = ParamSpec("P")

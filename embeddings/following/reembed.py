@@ -13,7 +13,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DoesNotExist
-from ..writing import beside, parts
+from ..keys import chunk_owner
+from ..writing import beside
 from ..writing.report import Report
 from . import refresh as refreshing
 from . import sync as syncing
@@ -112,7 +113,7 @@ def _note(
         pending.note(
             work,
             {
-                id if work.row.chunks is None else parts.owner(id)
+                id if work.row.chunks is None else chunk_owner(id)
                 for id in everything
                 if not are_hashed_alike
                 or _told(found.current.get(id)) != _told(found.other.get(id))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import and_, case, literal, select
 
 from ..errors import InvalidQueryError
+from ..keys import chunk_id, chunk_owner
 from ..models.base import batches, check_batch_size
 from ..searching import read
-from ..writing import parts
 from ..writing.progress import teller
 from ..writing.report import Report
 from .bring import bring, items_at_once, remove, unchanged
@@ -106,7 +106,7 @@ class Comparison:
         tables: FromClause = work.records.embeddings
         if work.row.chunks is not None:
             kept = database.parts(work)
-            stored_id, stored_hash = item.concat(read.first_chunk("")), kept.c.item_hash
+            stored_id, stored_hash = item.concat(chunk_id("", 0)), kept.c.item_hash
             tables = work.records.embeddings.outerjoin(kept, kept.c.id == stored.id)
         same: list[ColumnElement[bool]] = [
             stored_hash == digest,
@@ -137,7 +137,7 @@ class Comparison:
         if not work.has_row:
             return len(found), [Found(id, is_there=False) for id in found]
         same = unchanged(collection, work, model, rows, found)
-        ids = {id if work.row.chunks is None else read.first_chunk(id): id for id in found}
+        ids = {id if work.row.chunks is None else chunk_id(id, 0): id for id in found}
         there = {ids[id] for id, *_ in work.database.stored_rows(work, [*ids])}
         return len(found), [Found(id, id in there) for id in found if id not in same]
 
@@ -205,7 +205,7 @@ def _without_words(collection: Reference[Any]) -> Iterator[list[str]]:
             lacking = work.database.without_words(work, page)
             is_chunk = row.chunks is not None
         if lacking:
-            yield sorted({parts.owner(id) for id in lacking} if is_chunk else lacking)
+            yield sorted({chunk_owner(id) for id in lacking} if is_chunk else lacking)
         after = page[-1]
 
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from ..keys import CHUNK_MARK, chunk_owner, split_chunk_id
 from ..vectors import cosine_scores
-from ..work import CHUNK_MARK
 from .query import Chunk, Ranking, ScoredRow, items_starting_with
 
 if TYPE_CHECKING:
@@ -27,12 +27,6 @@ if TYPE_CHECKING:
 ROWS_FOR_EACH = 4  # chunks that are looked at at first, for each item that is wanted
 DEEPER = 8  # times as many are looked at next
 ATTEMPTS = 3
-
-
-def split(id: str) -> tuple[str, int]:
-    """Return the stored id of the item that a chunk is of, and the number of the chunk."""
-    item, _, number = id.rpartition(CHUNK_MARK)
-    return item, int(number)
 
 
 def search(work: Work, vector: Float64, query: Query) -> Ranking:
@@ -89,7 +83,7 @@ def _nearest(
     while True:
         rankings = work.database.search_multi(work, vectors, replace(rows, number=depth))
         best = best_of_items(row for ranking in rankings for row in ranking.rows)
-        best = [row for row in best if split(row.id)[0] != query.skip_id]
+        best = [row for row in best if chunk_owner(row.id) != query.skip_id]
         lasts = [ranking.rows[-1].score for ranking in rankings if len(ranking.rows) >= depth]
         # A chunk that was not found scores no more than the last that was.
         is_enough = not lasts or (
@@ -105,7 +99,7 @@ def best_of_items(rows: Iterable[ScoredRow]) -> list[ScoredRow]:
     """Return the best chunk of each item, best first, ties by the item's id."""
     best: dict[str, tuple[float, int, ScoredRow]] = {}
     for row in rows:
-        item, number = split(row.id)
+        item, number = split_chunk_id(row.id)
         before = best.get(item)
         if before is None or (-row.score, number) < before[:2]:
             best[item] = -row.score, number, row
@@ -115,7 +109,7 @@ def best_of_items(rows: Iterable[ScoredRow]) -> list[ScoredRow]:
 
 def as_item(row: ScoredRow) -> ScoredRow:
     """Return the row of a chunk as that of its item."""
-    return row._replace(id=split(row.id)[0])
+    return row._replace(id=chunk_owner(row.id))
 
 
 def read_chunks(
@@ -156,7 +150,7 @@ def read_chunks(
     found: dict[str, ScoredRow] = {}
     for at, (id, _, text, metadata, start, end, content, chunks) in enumerate(whole):
         score = max(each[at] for each in scores)
-        chunk = Chunk(split(id)[1], start, end, text)
+        chunk = Chunk(split_chunk_id(id)[1], start, end, text)
         whole_text = content if content is not None or chunks != 1 else text
         found[id] = ScoredRow(id, score, whole_text, metadata, None, chunk)
     return {id: row for id, row in found.items() if row.score == row.score}  # no NaN

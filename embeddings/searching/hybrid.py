@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
+from ..keys import chunk_owner
 from ..vectors import cosine_scores
 from . import grouping
 from .query import Ranking, ScoredRow
@@ -127,7 +128,7 @@ def _found_items(work: Work, vector: Float64, meaning: Query, query: Query) -> I
         is_found = work.database.is_one_of(of, ids)
         rows = grouping.read_chunks(work, vectors, is_found, *meaning.conditions(work))
         if by_item:
-            rows = {grouping.split(r.id)[0]: r for r in grouping.best_of_items(rows.values())}
+            rows = {chunk_owner(r.id): r for r in grouping.best_of_items(rows.values())}
         for id in ids:
             row = rows.get(id)
             if row is None or (query.min_score is not None and row.score < query.min_score):

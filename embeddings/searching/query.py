@@ -28,9 +28,8 @@ from sqlalchemy.sql import visitors
 from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
-from ..keys import K, Keys
+from ..keys import CHUNK_MARK, K, Keys
 from ..values import check_text, plain
-from ..work import CHUNK_MARK
 from .filters import Condition, as_sql, checked_filter
 
 if TYPE_CHECKING:

@@ -9,13 +9,14 @@ import numpy as np
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import attributes, joinedload, make_transient_to_detached
 
+from ..keys import AFTER_MARK, CHUNK_MARK, chunk_id, chunk_owner, split_chunk_id
 from ..sessions import bind_for_reading
 from ..tables.beside import stands_beside
 from ..tables.ours import are_missing, explained
 from ..tables.records import remember_key
 from ..values import NotJSON
 from ..vectors import ITEM_BYTES
-from ..work import AFTER_MARK, CHUNK_MARK, Work, retried
+from ..work import Work, retried
 from .query import Chunk, check_query, items_starting_with, several
 from .scan import warn_of, warn_of_metadata
 
@@ -67,7 +68,7 @@ def get(collection: Reference[Any], id: Key) -> EmbeddingRecord | None:
         if row is None:
             return None
         if row.chunks is not None:
-            return next(iter(_items(collection, work, entity.id == first_chunk(text))), None)
+            return next(iter(_items(collection, work, entity.id == chunk_id(text, 0))), None)
         statement = (
             select(entity)
             .options(joinedload(entity.collection))
@@ -83,11 +84,6 @@ def _with_key(collection: Reference[Any], record: EmbeddingRecord) -> EmbeddingR
         warn_of_metadata([record.id])
         attributes.set_committed_value(record, "metadata_", None)
     return record
-
-
-def first_chunk(item: str) -> str:
-    """Return the stored id of an item's first chunk, which stands for the item."""
-    return f"{item}{CHUNK_MARK}0"
 
 
 def count_of_chunks(work: Work, item: ColumnElement[str]) -> ScalarSelect[int]:
@@ -136,7 +132,7 @@ def _items(
     for *values, item_hash, content, chunks in rows:
         record: EmbeddingRecord = entity.__mapper__.class_manager.new_instance()
         stored = dict(zip(names, values, strict=True))
-        stored["id"] = stored["id"].rpartition(CHUNK_MARK)[0]
+        stored["id"] = chunk_owner(stored["id"])
         if stored["content_blob"] is None:
             stored["content_hash"] = item_hash or stored["content_hash"]
         if chunks != 1:
@@ -172,13 +168,8 @@ def get_chunks(collection: Reference[Any], id: Key) -> list[Chunk]:
             .outerjoin(parts, parts.c.id == entity.id)
             .where(*of_item)
         )
-        found = [(chunk_number(id), *rest) for id, *rest in work.run(statement)]
+        found = [(split_chunk_id(id)[1], *rest) for id, *rest in work.run(statement)]
     return [Chunk(*values) for values in sorted(found, key=lambda values: values[0])]
-
-
-def chunk_number(id: str) -> int:
-    """Return the number of a chunk by the stored id of its row."""
-    return int(id.rpartition(CHUNK_MARK)[2])
 
 
 def warm(collection: Reference[Any]) -> None:
@@ -199,7 +190,7 @@ def contains(collection: Reference[Any], id: object) -> bool:
         if row is None:
             return False
         if row.chunks is not None:
-            text = first_chunk(text)
+            text = chunk_id(text, 0)
         given = {"collection": row.id, "id_sought": text}
         return work.read(_has_id(collection.records), given).first() is not None
 
@@ -235,7 +226,7 @@ def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRe
         if row is None:
             return []
         if row.chunks is not None and last is not None:
-            last = first_chunk(last)
+            last = chunk_id(last, 0)
         is_next = entity.id.is_not(None) if last is None else entity.id > last
         if row.chunks is not None:
             return _items(collection, work, is_next, PAGE)
@@ -311,7 +302,7 @@ def _of_ids(collection: Reference[Any], texts: list[str]) -> list[EmbeddingRecor
         if row is None or not texts:
             return [None] * len(texts)
         if row.chunks is not None:
-            firsts = [first_chunk(text) for text in texts]
+            firsts = [chunk_id(text, 0) for text in texts]
             is_first = work.database.is_one_of(collection.records.embeddings.c.id, {*firsts})
             items = {item.id: item for item in _items(collection, work, is_first)}
             return [items.get(text) for text in texts]

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..databases.status import IndexRequest
 from ..errors import DoesNotExist, ModelMismatchError
+from ..keys import chunk_id
 from ..models import registry
 from ..models.base import check_model
 from ..tables.beside import NEXT, PREVIOUS, SWITCHING, names_beside
@@ -199,10 +200,10 @@ def sources(work: Work, items: Sequence[str]) -> dict[str, Source]:
     """
     columns = work.records.embeddings.c
     cut = work.row.chunks is not None
-    firsts = {parts.chunk_id(item, 0) if cut else item: item for item in items}
+    firsts = {chunk_id(item, 0) if cut else item: item for item in items}
     kept = parts.kept_parts(work, firsts)
     ids = {
-        item: [parts.chunk_id(item, number) for number in range(kept[id].chunks or 1)]
+        item: [chunk_id(item, number) for number in range(kept[id].chunks or 1)]
         if cut and id in kept
         else [id]
         for id, item in firsts.items()

@@ -9,13 +9,14 @@ import numpy as np
 from sqlalchemy import func, select
 
 from ..errors import InvalidItemError, ModelMismatchError
+from ..keys import chunk_id, chunk_owner
 from ..models import registry
 from ..models.base import check_batch_size
 from ..values import checked_content, dump_metadata
 from ..vectors import ITEM_BYTES
 from ..work import retried
 from . import rows
-from .parts import chunk_id, kept_parts, owner, write
+from .parts import kept_parts, write
 from .progress import teller
 from .report import Report
 from .resolve import Resolution, is_same_json, texts_of
@@ -125,13 +126,13 @@ def _page(collection: Reference[Any], last: str | None, size: int) -> Page:
         matrix, is_whole = work.database.as_matrix(blobs, dimensions)
     vectors = iter(matrix)
     has_chunks = row.chunks is not None
-    read = sum(id == chunk_id(owner(id), 0) for id, *_rest in found)
+    read = sum(id == chunk_id(chunk_owner(id), 0) for id, *_rest in found)
     page = Page([], [], read if has_chunks else len(found), found[-1][0] if found else None, kept)
     for (id, _, content, blob, content_hash, metadata, updated), whole in zip(
         found, is_whole, strict=True
     ):
         vector = next(vectors) if whole else np.empty(0, np.float32)
-        key = collection.keys.from_text(owner(id) if has_chunks else id)
+        key = collection.keys.from_text(chunk_owner(id) if has_chunks else id)
         if not vector.size or not np.isfinite(vector).all():
             page.skipped.append((key, CORRUPT))
             continue
@@ -165,7 +166,7 @@ def _write(other: Reference[Any], page: Page, model_id: str, chunks: str | None)
         How many items, and how many items are there. With chunks each counts with its first.
     """
     given = page.rows
-    ids = [row["id"] if chunks is None else owner(row["id"]) for row in given]
+    ids = [row["id"] if chunks is None else chunk_owner(row["id"]) for row in given]
     for id in ids:
         other.id_of(other.keys.from_text(id))
     with other.work(write=True) as work:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import select
 
 from ..errors import ChunksMismatchError, InvalidItemError
+from ..keys import chunk_id, chunk_owner
 from ..models.base import kinds, prefixed
-from ..work import CHUNK_MARK
 from .chunks import chunks_of
 from .items import Item, Part, hashes_of, of_item
 from .resolve import is_same_json, resolve, stored_rows
@@ -106,16 +106,6 @@ def cut(
     return sorted(made, key=lambda item: item.id)
 
 
-def chunk_id(item: str, number: int) -> str:
-    """Return the stored id of a chunk."""
-    return f"{item}{CHUNK_MARK}{number}"
-
-
-def owner(id: str) -> str:
-    """Return the stored id of the item that a chunk's stored id belongs to."""
-    return id.rpartition(CHUNK_MARK)[0]
-
-
 class Kept(NamedTuple):
     """What is kept of a part, but for the item's text."""
 
@@ -154,7 +144,7 @@ def row_ids(work: Work, ids: Iterable[str]) -> dict[str, str]:
         return {id: id for id in ids}
     kept = kept_parts(work, [chunk_id(id, 0) for id in ids])
     return {
-        chunk_id(owner(first), number): owner(first)
+        chunk_id(chunk_owner(first), number): chunk_owner(first)
         for first, part in kept.items()
         for number in range(part.chunks or 0)
     }
@@ -284,7 +274,7 @@ def write(work: Work, given: Sequence[tuple[Any, ...]], kept: Mapping[str, Kept]
         before = kept.get(id)
         if chunks and before is not None:
             numbers = range(chunks, before.chunks or 0)
-            surplus += [chunk_id(owner(id), number) for number in numbers]
+            surplus += [chunk_id(chunk_owner(id), number) for number in numbers]
     if surplus:
         columns = work.records.embeddings.c
         is_surplus = work.database.is_one_of(columns.id, surplus)

@@ -15,7 +15,7 @@ from ..errors import (
     ModelMismatchError,
     RefusedError,
 )
-from ..keys import K
+from ..keys import K, chunk_owner
 from ..models import registry
 from ..models.base import (
     BATCH_SIZE,
@@ -138,7 +138,7 @@ class Plan(Generic[K]):
 
     def items_of(self, ids: Iterable[str]) -> set[str]:
         """Return the stored ids of the items whose rows have these ids."""
-        return {*ids} if self.chunks is None else {parts.owner(id) for id in ids}
+        return {*ids} if self.chunks is None else {chunk_owner(id) for id in ids}
 
     def _sorted(self, ids: set[str]) -> list[K]:
         return [self.keys.from_text(id) for id in sorted(ids)]

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from sqlalchemy import bindparam, select, update
 
 from ..errors import DoesNotExist, EmbeddingsError, InvalidItemError
+from ..keys import chunk_owner
 from ..models.base import at_most_own, batches, check_batch_size
 from ..tables.records import now
 from ..work import retried
-from . import beside, loaded, parts, plan
+from . import beside, loaded, plan
 from .calls import calls_at_once, check_on_error
 from .items import Item, hashes_of, item_content
 from .progress import teller
@@ -189,7 +190,7 @@ class _Run:
 
     def _item_of(self, id: str) -> str:
         """Return the stored id of the item that a row belongs to."""
-        return parts.owner(id) if self.are_cut else id
+        return chunk_owner(id) if self.are_cut else id
 
     def _differing(self, found: beside.Page) -> list[str]:
         """Return the ids of rows of a page that have to be brought over."""

@@ -34,11 +34,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.ext.compiler import compiles
 
+from ...keys import chunk_id, split_chunk_id
 from ...searching.query import Chunk, NotConfirmed, Query, Ranking, Ranks, ScoredRow
 from ...searching.scan import check_dimensions
 from ...values import load_metadata
 from ...vectors import ITEM_BYTES
-from ...work import CHUNK_MARK
 from ..status import Searched
 from . import parts
 from .drivers import vector_writer
@@ -167,7 +167,7 @@ def scored_row(row: Any, ranks: Ranks | None = None, *, has_chunk: bool) -> Scor
     """Return what a row of a statement says."""
     chunk = None
     if has_chunk:
-        number = int(row.chunk_id.rpartition(CHUNK_MARK)[2])
+        number = split_chunk_id(row.chunk_id)[1]
         chunk = Chunk(number, row.start, row.end, row.chunk_text)
     return ScoredRow(row.id, row.score, row.content, row.metadata, ranks, chunk)
 
@@ -615,7 +615,7 @@ def with_parts(
         )
         .join(row, columns.id == id)
         .outerjoin(part, part.c.id == id)
-        .outerjoin(first, first.c.id == item.concat(literal_column(f"'{CHUNK_MARK}0'")))
+        .outerjoin(first, first.c.id == item.concat(literal_column(f"'{chunk_id('', 0)}'")))
         .where(is_ours)
     )
 
