@@ -553,10 +553,9 @@ class Reference(Generic[K]):
         """Return the row of a collection that seems to have no embeddings, with that model."""
         if model_id in {row.model_id, registry.canonical_id(row.model_id)}:
             return row
-        embedding, entity = self.records.embedding, self.records.collection
-        rows = select(embedding.collection_id).where(embedding.collection_id == row.id).limit(1)
-        if work.run(rows).first() is not None:  # their vectors are corrupt
+        if self._has_rows(work, row):  # their vectors are corrupt
             raise ModelMismatchError(self.name, row.model_id, model_id)
+        entity = self.records.collection
         work.run(update(entity).where(entity.id == row.id).values({entity.model: model_id}))
         return row._replace(model_id=model_id)
 
@@ -604,10 +603,13 @@ class Reference(Generic[K]):
         Raises:
             ChunksMismatchError: It has some.
         """
+        if self._has_rows(work, row):
+            raise self._other_chunks(row)
+
+    def _has_rows(self, work: Work, row: CollectionRow) -> bool:
         embedding = self.records.embedding
         rows = select(embedding.collection_id).where(embedding.collection_id == row.id).limit(1)
-        if work.run(rows).first() is not None:
-            raise self._other_chunks(row)
+        return work.run(rows).first() is not None
 
     def remembered(self, work: Work) -> CollectionRow | None:
         """Return what `find` would in all likelihood, without a statement, or None."""

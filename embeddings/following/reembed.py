@@ -62,9 +62,8 @@ def _taken_over(
             collection.sessions.runtime.pause(PAUSE)
         LOG.info("%r is of the model %r now", collection.name, pair.model.model_id)
     except DoesNotExist:
-        with pair.current.work() as work:  # another process may have switched
-            if pair.current.existing(work).model_id != pair.model.model_id:
-                raise
+        if not beside.has_switched(pair):
+            raise
     done = refreshing.refresh(
         collection,
         rows,

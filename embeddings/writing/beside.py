@@ -382,6 +382,12 @@ def _switch(
         return True
 
 
+def has_switched(pair: Pair) -> bool:
+    """Return whether the collection is of the other's model by now: another process may do it."""
+    with pair.current.work() as work:
+        return pair.current.existing(work).model_id == pair.model.model_id
+
+
 def drop_previous(collection: Reference[Any]) -> bool:
     """Delete what was there before. See `Collection.drop_previous`."""
     current = _current(collection)

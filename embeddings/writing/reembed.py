@@ -96,9 +96,8 @@ def _brought_over(
     try:
         run.to_the_end(progress)
     except DoesNotExist:
-        with pair.current.work() as work:  # another process may have switched
-            if pair.current.existing(work).model_id != pair.model.model_id:
-                raise
+        if not beside.has_switched(pair):
+            raise
     return replace(run.report, seconds=perf_counter() - began)
 
 
