@@ -33,11 +33,14 @@ def declared(address: str) -> dict[str, Any]:
     }
 
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run code in a new interpreter."""
+def run(
+    code: str, folder: Path | None = None, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run code in a new interpreter, in a folder."""
     return subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)],
         env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=60,
@@ -161,11 +164,13 @@ def test_every_argument_of_the_model_can_be_declared():
     assert model.dimensions == 4
 
 
-def test_the_page_about_services_runs():
+def test_the_page_about_services_runs(tmp_path):
     """Its code, as it stands; no service is called."""
     page = (ROOT / "docs" / "providers.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    done = run("\n".join(blocks) + "\nprint(embeddings.get_embedding_model('azure').api_name)")
+    done = run(
+        "\n".join(blocks) + "\nprint(embeddings.get_embedding_model('azure').api_name)", tmp_path
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "my-deployment"
     (shown,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)

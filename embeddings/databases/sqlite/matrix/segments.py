@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Hashes: TypeAlias = npt.NDArray[np.int64]
 
 SEGMENT_BYTES = 6 * 2**20  # of codes in a segment, at most
-SEGMENT_ROWS = 2**14  # in a segment, at most: few segments, each rewritten in milliseconds
+SEGMENT_ROWS = 2**13  # in a segment, at most: few segments, each rewritten in milliseconds
 ID_BYTES = 80  # of a short id as a Python string, with its place in a tuple
 HASH_BYTES = 8
 LEVELS = 127

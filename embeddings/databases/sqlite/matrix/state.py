@@ -235,7 +235,11 @@ def expected_bytes(rows: int, dimensions: int) -> int:
 def _common_radius(radii: Float32) -> float:
     """Return what all but few of the finite radii are at most, however many rows are zeros."""
     finite = radii[(radii > 0.0) & (radii < np.inf)]
-    return float(min(finite.max(), OUTLIER_FACTOR * np.median(finite))) if len(finite) else 0.0
+    if not len(finite):
+        return 0.0
+    middle = len(finite) // 2
+    median = np.partition(finite, middle)[middle]  # np.median imports numpy.ma: 40 ms
+    return float(min(finite.max(), OUTLIER_FACTOR * median))
 
 
 def _joined(arrays: Sequence[Float32]) -> Float32:
