@@ -19,6 +19,8 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 
 export Q
+# Without them each process that a test starts would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-oldest lint types check long docs bench writers clean
 
