@@ -30,6 +30,7 @@ from embeddings import (
     set_alias,
 )
 from embeddings.testing import DIMENSIONS, DeterministicModel, evaluate, replace_models
+from tests.forked import python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -48,17 +49,25 @@ class Paid(EmbeddingModel):
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run Python in tmp_path with the library on its path."""
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The environment of a program in tmp_path with the library on its path."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    return kept | {
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)]),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+    }
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+
+@pytest.fixture
+def run(
+    tmp_path: Path, environment: dict[str, str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run a new interpreter in tmp_path."""
+
+    def run(*arguments: str, **others: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *arguments],
-            env=kept
-            | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
-            | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
-            | environment,
+            env=environment | others,
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -70,14 +79,19 @@ def run(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture
-def run_tests(tmp_path: Path, run: Callable[..., Any]) -> Callable[..., str]:
+def run_tests(tmp_path: Path, environment: dict[str, str]) -> Callable[..., str]:
     """Run a test file of an application, warnings being errors, and return the last line."""
 
     def run_tests(source: str, *options: str, conftest: str = "") -> str:
         (tmp_path / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
         (tmp_path / "conftest.py").write_text(textwrap.dedent(conftest))
         (tmp_path / "test_app.py").write_text(textwrap.dedent(source))
-        done = run("-m", "pytest", "-q", "-p", "no:cacheprovider", *options)
+        done = python(
+            *("-m", "pytest", "-q", "-p", "no:cacheprovider", *options),
+            env=environment,
+            cwd=tmp_path,
+            modules=("pytest",),
+        )
         lines: list[str] = done.stdout.strip().splitlines()
         summary = lines[-1] if lines else done.stderr
         return summary.split(" in ")[0] if done.returncode == 0 else done.stdout + done.stderr

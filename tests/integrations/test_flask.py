@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +30,7 @@ from embeddings.integrations.flask import Embeddings
 from embeddings.models.registry import Settings, use_settings
 from embeddings.tables.migrate import head_revision
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 from tests.reaching import empty_database, in_threads
 
 if TYPE_CHECKING:
@@ -475,13 +473,10 @@ def test_flask_migrate_finds_nothing_to_change(url: str, way: str, tmp_path: Pat
 
     Then ours are in another bind, or under other names and the host's to migrate.
     """
-    done = subprocess.run(
-        [sys.executable, "-c", PROJECT, way, url, f"sqlite:///{tmp_path / 'vectors.db'}"],
+    done = python(
+        *("-c", PROJECT, way, url, f"sqlite:///{tmp_path / 'vectors.db'}"),
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
+        modules=("flask_migrate", "flask_sqlalchemy"),
     )
     assert done.returncode == 0, done.stderr
     revisions, main, vectors = json.loads(done.stdout)

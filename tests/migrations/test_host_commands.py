@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from argparse import Namespace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -22,6 +19,7 @@ from embeddings import Collection, SchemaError, make_records
 from embeddings.cli import embeddings as program
 from embeddings.overview import overview
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 from tests.migrations.test_host_projects import (
     Host,
     add_articles,
@@ -35,6 +33,7 @@ from tests.migrations.test_host_projects import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sqlalchemy import URL
 
@@ -135,18 +134,13 @@ def test_flask_db(url: URL, tmp_path: Path):
     (tmp_path / "typed.py").write_text(TYPED)
 
     def flask(*commands: str) -> list[Any]:
-        done = subprocess.run(
-            [sys.executable, "typed.py", *commands],
+        done = python(
+            *("typed.py", *commands),
             cwd=tmp_path,
-            env=os.environ
-            | {
-                "PYTHONPATH": str(Path(embeddings.__file__).parents[1]),
-                "HOST_URL": url.render_as_string(hide_password=False),
-            },
-            capture_output=True,
-            text=True,
-            check=True,
+            env=os.environ | {"HOST_URL": url.render_as_string(hide_password=False)},
+            modules=("flask_migrate", "flask_sqlalchemy"),
         )
+        assert done.returncode == 0, done.stderr
         return list(json.loads(done.stdout))
 
     assert [code for code, _ in flask("db init", "db revision -m embeddings")] == [0, 0]
@@ -379,12 +373,7 @@ def test_tables_of_make_records_are_in_every_command(url: URL):
     assert (run.exit_code, "shop_embeddings" in run.output) == (0, True)
     assert {"docs", "ours"} <= {*run.output.replace(":", " ").split()}
 
-    elsewhere = subprocess.run(
-        [sys.executable, "-m", "embeddings", "--database", address, "status"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    elsewhere = python("-m", "embeddings", "--database", address, "status")
     assert elsewhere.returncode == 0, elsewhere.stderr
     assert "shop_embeddings" in elsewhere.stdout
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import os
 import sqlite3
-import subprocess
-import sys
 import textwrap
 import uuid
 from contextlib import closing
@@ -44,6 +41,7 @@ from embeddings import Collection, Records, SchemaError, configure_sqlite, make_
 from embeddings.tables.migrate import migrations_dir
 from embeddings.tables.records import RECORDS as DOCUMENTED
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 from tests.reaching import PATIENT
 
 if TYPE_CHECKING:
@@ -643,13 +641,10 @@ def test_flask_migrate(owns: str, url: URL, tmp_path: Path):
     pytest.importorskip("flask_migrate")
     (tmp_path / "host.py").write_text(FLASK)
 
-    process = subprocess.run(
-        [sys.executable, "host.py", url.render_as_string(hide_password=False), owns],
+    process = python(
+        *("host.py", url.render_as_string(hide_password=False), owns),
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-        capture_output=True,
-        text=True,
-        check=False,
+        modules=("flask_migrate", "flask_sqlalchemy"),
     )
 
     assert process.returncode == 0, process.stderr

@@ -42,6 +42,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import embeddings
 from embeddings import Base, Collection, CollectionRecord, SchemaError
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 
 REPOSITORY = Path(__file__).parents[2]
 VERSION_TABLE = "embeddings_alembic_version"
@@ -246,15 +247,10 @@ def in_environment(url: URL) -> dict[str, str]:
 
 def alembic_process(url: URL, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the `alembic` command of this repository on a database."""
-    return subprocess.run(
-        [
-            *(sys.executable, "-W", "error", "-m", "alembic"),
-            *("-c", str(REPOSITORY / "alembic.ini"), *arguments),
-        ],
+    return python(
+        *("-W", "error", "-m", "alembic", "-c", REPOSITORY / "alembic.ini", *arguments),
         env=os.environ | in_environment(url) | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
+        modules=("alembic.config",),
     )
 
 

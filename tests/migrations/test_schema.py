@@ -42,6 +42,7 @@ from sqlalchemy.orm import Session
 import embeddings
 from embeddings import Base, Collection, CollectionRecord, EmbeddingRecord, SchemaError
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 from tests.reaching import PATIENT
 
 REPOSITORY = Path(__file__).parents[2]
@@ -149,12 +150,10 @@ def documented_shapes() -> dict[str, Any]:
 def alembic(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the `alembic` command of this repository on a file."""
     url = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", "-c", str(REPOSITORY / "alembic.ini"), *arguments],
+    return python(
+        *("-m", "alembic", "-c", REPOSITORY / "alembic.ini", *arguments),
         env=os.environ | {"EMBEDDINGS_DATABASE_URL": url, "PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
+        modules=("alembic.config",),
     )
 
 

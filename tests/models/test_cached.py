@@ -18,6 +18,7 @@ from sqlalchemy.pool import StaticPool
 import embeddings
 from embeddings import AsyncCollection, BindingError, Collection, InvalidVectorError, cached
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 from tests.provider import vector_of
 
 if TYPE_CHECKING:
@@ -79,14 +80,7 @@ def test_a_crash_costs_nothing(service, file: Path, tmp_path: Path):
         os._exit(3)
     """
     for _ in range(2):
-        done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
+        done = python("-c", textwrap.dedent(code), modules=("openai",))
         assert done.returncode == 3, done.stderr
     assert len(service.requests) == 1
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +21,7 @@ from embeddings import (
     get_embedding_model,
 )
 from embeddings.models.local import WordLlamaModel
+from tests.forked import python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -50,14 +49,12 @@ def fresh(tmp_path: Path) -> Callable[..., Any]:
     def run(code: str, **environment: str) -> Any:
         source = ["from embeddings import *", textwrap.dedent(code)]
         source += ["import json", "print(json.dumps(result))"]
-        done = subprocess.run(
-            [sys.executable, "-c", "\n".join(source)],
+        done = python(
+            "-c",
+            "\n".join(source),
             env=os.environ | {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path)} | environment,
             cwd=tmp_path,
-            capture_output=True,
-            text=True,
             timeout=120,
-            check=False,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

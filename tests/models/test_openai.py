@@ -10,8 +10,6 @@ import json
 import logging
 import os
 import socket
-import subprocess
-import sys
 import textwrap
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +30,7 @@ from embeddings import (
     ModelError,
 )
 from embeddings.models.openai import OpenAIEmbeddingModel
+from tests.forked import python
 from tests.provider import (
     KEY,
     SECRETS,
@@ -79,13 +78,11 @@ def fresh(code: str, *folders: Path, **environment: str) -> Any:
     """Run code in a new interpreter, and return the JSON of its `result`."""
     source = ["from embeddings import *", textwrap.dedent(code)]
     source += ["import json", "print(json.dumps(result))"]
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(source)],
+    done = python(
+        "-c",
+        "\n".join(source),
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*folders, ROOT]))} | environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        modules=("openai",),
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

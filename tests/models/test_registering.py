@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask import Flask
@@ -20,7 +18,11 @@ from embeddings.integrations.flask import Embeddings
 from embeddings.models.openai import OpenAIEmbeddingModel
 from embeddings.models.registry import Registry, declared_models
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 from tests.provider import KEY, shown, vector_of
+
+if TYPE_CHECKING:
+    import subprocess
 
 ROOT = Path(embeddings.__file__).parents[1]
 
@@ -36,16 +38,8 @@ def declared(address: str) -> dict[str, Any]:
 def run(
     code: str, folder: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run code in a new interpreter, in a folder."""
-    return subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)],
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    """Run code in an interpreter of its own, in a folder."""
+    return python("-c", textwrap.dedent(code), env=os.environ | environment, cwd=folder)
 
 
 def test_in_code(service):

@@ -6,8 +6,6 @@ import importlib.util
 import json
 import os
 import pickle
-import subprocess
-import sys
 import textwrap
 import types
 from pathlib import Path
@@ -32,6 +30,7 @@ from embeddings import (
 from embeddings.models.base import Setting
 from embeddings.models.registry import REGISTRY, Registry, Settings, is_known, settings_from
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -116,16 +115,13 @@ def fresh(tmp_path: Path) -> Callable[..., Any]:
             "import json",
             "print(json.dumps(result), flush=True)",
         ]
-        done = subprocess.run(
-            [sys.executable, "-c", "\n".join(source)],
+        done = python(
+            "-c",
+            "\n".join(source),
             env=kept
             | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
             | {"LLM_USER_PATH": str(tmp_path)}
             | environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
         )
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)

@@ -1,0 +1,150 @@
+"""Run Python as a program without importing the package anew: each run is a fork of a server's.
+
+The server is a new interpreter that has imported some modules and has done nothing else. What a
+program finds differs from a new interpreter in that alone: `test_package.py` and whoever asks what
+an import does start interpreters of their own.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+from subprocess import CompletedProcess, Popen, TimeoutExpired
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT = Path(__file__).parents[1]
+WAIT = 60.0  # seconds after which a program has failed
+
+SERVER = """
+import importlib, json, os, runpy, sys, types, warnings
+
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+for line in sys.stdin:
+    asked = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        break
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+else:
+    sys.exit()
+
+for number, name in enumerate((os.devnull, asked["stdout"], asked["stderr"])):
+    file = os.open(name, os.O_RDWR)
+    os.dup2(file, number)
+    os.close(file)
+os.environ.clear()
+os.environ.update(asked["env"])
+os.chdir(asked["cwd"])
+first, *arguments = asked["arguments"]
+if first == "-W":
+    warnings.simplefilter(arguments.pop(0))
+    first, *arguments = arguments
+found = list(filter(None, asked["env"].get("PYTHONPATH", "").split(os.pathsep)))
+sys.argv = [first, *(arguments[1:] if first in {"-c", "-m"} else arguments)]
+if first == "-m":
+    sys.path[:1] = [os.getcwd(), *found]
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+elif first == "-c":
+    sys.path[:1] = ["", *found]
+    kept, main = sys.modules["__main__"], types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    exec(compile(arguments[0], "<string>", "exec"), vars(main))
+else:
+    sys.path[:1] = [os.path.dirname(os.path.abspath(first)), *found]
+    runpy.run_path(first, run_name="__main__")
+"""
+
+
+class _Server:
+    """An interpreter that has imported the modules."""
+
+    def __init__(self, *modules: str) -> None:
+        self.process: Popen[str] = Popen(
+            [sys.executable, "-c", SERVER, *modules],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+        )
+        atexit.register(self.end)
+
+    def end(self) -> None:
+        """Let it end."""
+        self._ask.close()
+        self.process.wait()
+        self._answers.close()
+
+    @property
+    def _ask(self) -> IO[str]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    @property
+    def _answers(self) -> IO[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def run(self, asked: dict[str, Any], timeout: float) -> int:
+        """Run a program, and return its exit code."""
+        self._ask.write(json.dumps(asked) + "\n")
+        pid = int(self._answers.readline())
+        ended, _, _ = select.select([self._answers], [], [], timeout)
+        if not ended:
+            os.kill(pid, signal.SIGKILL)
+        code = int(self._answers.readline())
+        if not ended:
+            raise TimeoutExpired(asked["arguments"], timeout)
+        return code
+
+
+_server = cache(_Server)
+
+
+def python(
+    *arguments: str | Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    modules: tuple[str, ...] = (),
+    timeout: float = WAIT,
+) -> CompletedProcess[str]:
+    """Return what a program printed and its exit code, as `subprocess.run` does of an interpreter.
+
+    Args:
+        arguments: Those of `python`: perhaps `-W error`; then `-c` and code, `-m` and a module, or
+            a file; then those of the program.
+        env: Its whole environment, of which PYTHONPATH is heeded. That of this process by default.
+        cwd: Its folder.
+        modules: What else than the package it may have imported before it begins.
+        timeout: Seconds.
+
+    Raises:
+        TimeoutExpired: It took longer, and was killed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        printed = {name: Path(folder, name) for name in ("stdout", "stderr")}
+        for file in printed.values():
+            file.touch()
+        given = [str(argument) for argument in arguments]
+        asked = {
+            "arguments": given,
+            "env": dict(os.environ if env is None else env),
+            "cwd": str(cwd or Path.cwd()),
+            **{name: str(file) for name, file in printed.items()},
+        }
+        code = _server("embeddings", *modules).run(asked, timeout)
+        out, err = (file.read_text() for file in printed.values())
+        return CompletedProcess(given, code, out, err)
