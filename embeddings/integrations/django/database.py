@@ -248,15 +248,26 @@ def _errors_of_driver() -> Iterator[None]:
         raise error.__cause__ from None
 
 
-def keys_of(queryset: QuerySet[Any], key: ColumnClause[Any]) -> TextualSelect:
+def keys_of(
+    queryset: QuerySet[Any], key: ColumnClause[Any], *, in_order: bool = False
+) -> TextualSelect:
     """Return the queryset as a SELECT of its keys, under the name and in the type of a column.
 
     As SQL and not as the keys themselves: of 100,000 rows these take longer to fetch and to send
     than the search takes. On SQLite it is Django's SQL with its parameters. On PostgreSQL it is
     the text that Django itself would send, parameters written into it.
+
+    Args:
+        queryset: Of instances.
+        key: The column.
+        in_order: Whether the order of the queryset matters.
+
+    Raises:
+        EmptyResultSet: Django knows that there are no rows.
     """
     query = queryset.values(**{key.name: F("pk")}).query
-    query.clear_ordering(force=False)
+    if not in_order:
+        query.clear_ordering(force=False)
     query.select_for_update = False  # the search locks no rows
     connection = connections[queryset.db]
     sql, parameters = query.get_compiler(queryset.db).as_sql()
@@ -316,10 +327,16 @@ def is_one_of(
     return f"{key} = ANY(%s::{kind}[])", keys
 
 
-def value_under(connection: BaseDatabaseWrapper, key: str) -> str:
-    """Return the SQL of the number that a parameter, an object of JSON, has under a key."""
+def value_under(connection: BaseDatabaseWrapper, key: str, kind: str) -> str:
+    """Return the SQL of the number that a parameter, an object of JSON, has under a key.
+
+    Args:
+        connection: Of which database.
+        key: The SQL of the key.
+        kind: The SQL type of the number, which SQLite finds by itself.
+    """
     if connection.vendor == "sqlite":
         # LIMIT keeps SQLite from reading the JSON for each row: it makes an index of it, once.
         pairs = "(SELECT key, value FROM json_each(%s) LIMIT -1)"
         return f"(SELECT found.value FROM {pairs} AS found WHERE found.key = CAST({key} AS TEXT))"
-    return f"(%s::jsonb ->> ({key})::text)::double precision"
+    return f"(%s::jsonb ->> ({key})::text)::{kind}"
