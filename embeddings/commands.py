@@ -10,8 +10,9 @@ import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from . import databases
 from .collection import Collection
 from .errors import DoesNotExist, ModelRequiredError
 from .following import commands as following
@@ -21,6 +22,8 @@ from .tables.records import RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from sqlalchemy import Connection
 
     from .following.source import ModelCollection
     from .sessions import DatabaseLike
@@ -146,6 +149,32 @@ class _Stored:
 
     def drop_previous(self, database: Any) -> bool:
         return self.collection(database).drop_previous()
+
+
+def distribute(
+    connection: Connection,
+    by: Literal["collection", "item"],
+    *,
+    undo: bool = False,
+    records: Records = RECORDS,
+) -> Outcome:
+    """Distribute the tables over several servers, by Citus, or bring them back to one.
+
+    Args:
+        connection: To the coordinator; it is done in its transaction.
+        by: Each collection on one server, or the items of each on all of them.
+        undo: Bring them back.
+        records: Which tables.
+
+    Raises:
+        SchemaError: The database has no Citus, or Citus would refuse them.
+    """
+    database = databases.of(connection.dialect)
+    if undo:
+        database.undistribute(connection, records)
+        return Outcome("The tables are on one server.")
+    database.distribute(connection, by, records)
+    return Outcome(f"The tables are distributed by {by}.")
 
 
 def search(

@@ -286,6 +286,11 @@ def keys_of(
     return text(sql).bindparams(*values).columns(key)
 
 
+def is_supported(alias: str) -> bool:
+    """Return whether embeddings can be in a database; it is not connected to."""
+    return connections[alias].vendor in ENGINES
+
+
 def before_tables(alias: str) -> list[str]:
     """Return the SQL of what has to be there before the tables."""
     is_postgresql = connections[alias].vendor == "postgresql"

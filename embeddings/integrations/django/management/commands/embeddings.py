@@ -15,7 +15,7 @@ from .....errors import EmbeddingsError
 from .....following import commands as following
 from ...collection import DECLARED
 from ...conf import PROGRAM, app_label
-from ...database import DjangoTransactions, remedy
+from ...database import DjangoTransactions, remedy, session
 from ...tables import records
 
 if TYPE_CHECKING:
@@ -94,6 +94,16 @@ class Command(BaseCommand):
         reembed.add_argument(
             "--drop-previous", action="store_true", help="Delete what the model before made."
         )
+        distribute = add("distribute", "Distribute the tables over several servers, by Citus.")
+        distribute.add_argument(
+            "--by",
+            choices=["collection", "item"],
+            default="collection",
+            help="Each collection on one server, or the items of each on all of them.",
+        )
+        distribute.add_argument(
+            "--undo", action="store_true", help="Bring them back to the coordinator."
+        )
         show = add("show", "Show a collection, or an item in it; fail if it is not there.")
         show.add_argument("collection", help="The name of the collection.")
         show.add_argument("id", nargs="?", help="The id of the item.")
@@ -123,6 +133,12 @@ class Command(BaseCommand):
             elif command == "reembed":
                 outcome = _reembed(database, options)
                 failure = "Some were left out"
+            elif command == "distribute":
+                with session(database) as lent:
+                    outcome = commands.distribute(
+                        lent.connection(), options["by"], undo=options["undo"], records=records()
+                    )
+                failure = ""
             elif command in {"check", "sync", "refresh"}:
                 outcome = _follow(command, database, options)
                 failure = "Not everything is up to date"
