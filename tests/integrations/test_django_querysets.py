@@ -271,6 +271,27 @@ def test_django_sees_every_statement(shelf: Any, alias: str, library: ModuleType
     assert not any("secret" in query["sql"] for query in captured)
 
 
+@on_sqlite
+def test_nothing_is_read_twice_in_one_transaction(alias: str, library: ModuleType):
+    """On SQLite nobody else writes in it: three statements read, before those that write."""
+    from django.db import connections, transaction
+    from django.test.utils import CaptureQueriesContext
+
+    article, twin = (library.Article.objects.create(title="one") for _ in range(2))
+    library.articles.embed(article)
+    with transaction.atomic():
+        article.title = "two"
+        article.save()
+        with CaptureQueriesContext(connections[alias]) as captured:
+            library.articles.embed(article)
+        library.articles.embed(twin)
+        library.articles.embed(article)
+    kinds = [query["sql"].split()[0] for query in captured]
+    assert kinds.count("SELECT") == kinds.index("SAVEPOINT") == 3
+    assert library.model.calls == [["one"], ["two"], ["one"]]
+    assert library.articles.related(library.Article.objects, article).get() == twin
+
+
 # The declaration
 
 

@@ -160,9 +160,12 @@ class ModelCollection(Generic[M]):
                 default.
         """
         alias = using or router.db_for_write(self.source.model)
+        return self._through(DjangoTransactions(alias))
+
+    def _through(self, sessions: DjangoTransactions) -> Collection[Any]:
         return Collection(
             self.name,
-            DjangoTransactions(alias),
+            sessions,
             key=self.source.key,
             records=self._tables,
             **self.options,
@@ -214,10 +217,12 @@ class ModelCollection(Generic[M]):
                 "that was prepared"
             )
         alias = using or router.db_for_write(self.source.model, instance=instance)
-        collection = self.collection(alias)
+        sessions = DjangoTransactions(alias)
+        collection = self._through(sessions)
         if row.content is None or row.key not in self._belonging([instance], [row], alias):
             collection.delete_items([row.key])
-        else:
+            return
+        with sessions.held():
             collection.embed(row.key, prepared or row.content, row.metadata, self._store)
 
     @synchronous

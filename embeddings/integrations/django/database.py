@@ -33,6 +33,7 @@ from .tables import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -84,12 +85,18 @@ class DjangoTransactions(Sessions):
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
+        self._held: Session | None = None
         self.is_exclusive = takes_turns(alias) and not begins_late(alias)
 
     @property
     def owns_transactions(self) -> bool:
         """Whether no `atomic()` is open."""
         return not connections[self._alias].in_atomic_block
+
+    @property
+    def is_one_snapshot(self) -> bool:
+        """Whether an `atomic()` is open, on a database where those who write take turns."""
+        return not self.owns_transactions and takes_turns(self._alias)
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
@@ -98,10 +105,28 @@ class DjangoTransactions(Sessions):
         What only reads begins no transaction: with SQLite's `transaction_mode` it would wait for
         those who write.
         """
-        session = _session_on(self._alias)
-        with transaction.atomic(using=self._alias) if write else nullcontext(), session:
+        atomic = transaction.atomic(using=self._alias) if write else nullcontext()
+        with atomic, self._lent() as session:
             yield session
             session.flush()
+
+    def _lent(self) -> AbstractContextManager[Session]:
+        return _session_on(self._alias) if self._held is None else nullcontext(self._held)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the steps of one operation, if they see one snapshot, share a session: it is dear.
+
+        Nobody else may use the collection meanwhile.
+        """
+        if not self.is_one_snapshot:
+            yield
+            return
+        with _session_on(self._alias) as self._held:
+            try:
+                yield
+            finally:
+                self._held = None
 
     @contextmanager
     def look(self, records: Records) -> Iterator[tuple[Session, bool]]:
