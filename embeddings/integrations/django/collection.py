@@ -503,7 +503,7 @@ class ModelCollection(Generic[M]):
         alias = using or router.db_for_write(self.source.model)
         with session(alias) as lent:
             wanted = self._follows(alias)
-            return problems(lent.connection(), self.name, self._tables, wanted)
+            return problems(lent.connection(), self.source, self.name, self._tables, wanted)
 
     @synchronous
     def refresh(
