@@ -16,7 +16,7 @@ from . import databases
 from .collection import Collection
 from .errors import DoesNotExist, ModelRequiredError
 from .following import commands as following
-from .overview import NOTHING, overview
+from .overview import NOTHING, REMEDY, overview
 from .sessions import bind_for_reading
 from .tables.records import RECORDS
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from .following.literals import Follow
     from .following.source import ModelCollection
     from .sessions import DatabaseLike
     from .tables.records import EmbeddingRecord, Records
@@ -53,7 +54,9 @@ def status(
     as_json: bool = False,
     declared: Sequence[ModelCollection[Any]] = (),
     models: Mapping[str, str | None] = NOTHING,
+    follows: Sequence[Follow] = (),
     program: str = following.PROGRAM,
+    remedy: str = REMEDY,
 ) -> Outcome:
     """Return the schema, every collection, and what is followed.
 
@@ -64,9 +67,11 @@ def status(
         as_json: As a JSON object, and not as a table.
         declared: Whose triggers are compared with what is declared.
         models: The ids or aliases of models that other collections are declared with.
+        follows: What triggers were made from, as the host knows: they may be gone.
         program: What one types before the name of a command.
+        remedy: What to do about triggers that are not in place.
     """
-    found = overview(db, declared, models)
+    found = overview(db, declared, models, follows)
     is_good = found.is_current and found.is_followed
     if as_json:
         return Outcome(_json(asdict(found)), is_good)
@@ -75,7 +80,7 @@ def status(
         for one in found.collections
         if one.wanted is not None
     ]
-    return Outcome("\n\n".join(filter(None, (str(found), "\n".join(differing)))), is_good)
+    return Outcome("\n\n".join(filter(None, (found.text(remedy), "\n".join(differing)))), is_good)
 
 
 def reembed(

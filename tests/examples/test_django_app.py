@@ -182,6 +182,42 @@ passages.embed_multi(Article.objects.all())
 print("passage", best("taxes")[article.pk].count("a tax collector"))
 call_command("test", "articles")
 """
+REMAKE = """
+import os, sys, django
+from pathlib import Path
+os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+django.setup()
+from django.core.management import CommandError, call_command
+from django.db import models
+from articles.models import Article
+
+follow = Path("articles/migrations/0002_follow.py").read_text().partition("operations = [")[2]
+follow = follow.rpartition("]")[0]
+alter = "migrations.AlterField('article', 'title', models.CharField(max_length={}))"
+
+def migrated(number, *operations):
+    code = ["from django.db import migrations, models"]
+    code += ["from embeddings.integrations.django.operations import FollowRows"]
+    code += ["class Migration(migrations.Migration):"]
+    code += [f"    dependencies = [('articles', '000{number - 1}_' + {names[number - 1]!r})]"]
+    code += [f"    operations = [{', '.join(operations)}]"]
+    names[number] = "later"
+    Path(f"articles/migrations/000{number}_later.py").write_text(chr(10).join(code))
+    call_command("migrate", "articles", verbosity=0)
+    for command in ("status", "check"):
+        try:
+            call_command("embeddings", command)
+        except CommandError as error:
+            print(number, command, error)
+
+names = {3: "words"}
+call_command("embeddings", "refresh", "articles.article")
+migrated(4, alter.format(300))
+migrated(5, follow)
+migrated(6, alter.format(400), follow)
+Article.objects.update(body="once more")
+call_command("embeddings", "refresh", "articles.article")
+"""
 SETTINGS = """
 INSTALLED_APPS += ["articles"]
 INSTALLED_APPS[INSTALLED_APPS.index("embeddings.integrations.django")] = "mysite.apps.Vectors"
@@ -232,3 +268,11 @@ def test_the_lines_of_the_documentation(tmp_path: Path):
     assert re.search(r"articles.article +\S+ +256 +4 ", output)
     assert "{'my dissatisfied cat': [1, " in output
     assert "passage 10" in output
+
+    # SQLite makes a table anew to alter a field, and forgets its triggers.
+    output = python("-c", REMAKE, folder=tmp_path)
+    assert output.count("the triggers on 'articles_article' are missing") == 2
+    told = [line for line in output.splitlines() if re.match(r"\d (status|check) ", line)]
+    assert [line.split()[:2] for line in told] == [["4", "status"], ["4", "check"]], output
+    assert output.count("FollowRows(...), behind what changed the table") == 1
+    assert "articles.article: 5 embedded" in output

@@ -16,6 +16,7 @@ from .....following import commands as following
 from ...collection import DECLARED
 from ...conf import PROGRAM, app_label
 from ...database import DjangoTransactions, remedy, session
+from ...operations import followed
 from ...tables import records
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from .....following.pending import PendingState
     from .....writing.report import Report
     from ...collection import ModelCollection
+
+REMEDY = (
+    "Make the triggers in a migration: FollowRows(...), behind what changed the table. What "
+    f"changed meanwhile is found by {PROGRAM} sync."
+)
 
 # Django's own options, which may also stand behind the subcommand. It reads --settings and
 # --pythonpath before it reads the rest.
@@ -117,7 +123,14 @@ class Command(BaseCommand):
         try:
             if command == "status":
                 models = {each.name: each.declared_model for each in DECLARED}
-                outcome = commands.status(db, as_json=as_json, models=models, program=PROGRAM)
+                outcome = commands.status(
+                    db,
+                    as_json=as_json,
+                    models=models,
+                    follows=followed(database, models),
+                    program=PROGRAM,
+                    remedy=REMEDY,
+                )
                 failure = f"Not all is in place. What the schema lacks: {remedy(database)}"
             elif command == "search":
                 outcome = commands.search(
