@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ..models.base import Content, SupportsEmbedding
     from ..sessions.runtime import Begun, Runtime
     from ..vectors import Float32
-    from ..work import Reference, Work
+    from ..work import CollectionRow, Reference, Work
     from .calls import Answer, OnError
     from .chunks import Chunks
     from .items import Item
@@ -109,6 +109,8 @@ class Plan(Generic[K]):
     """How the texts are cut; then `items` are chunks, and so are all ids here."""
     kept: dict[str, Kept] = field(default_factory=dict)
     """What was kept of chunks when the plan was made, by their ids."""
+    row: CollectionRow | None = None
+    """The collection's row, as it was when the plan was made."""
     has_new_words: bool = False
     """Whether an item that is unchanged has no words in the collection's text index yet."""
 
@@ -333,6 +335,7 @@ def make(
         extra=extra,
         chunks=chunks,
         kept=kept,
+        row=row,
         has_new_words=has_new_words,
     )
 
@@ -421,6 +424,7 @@ def write(
     gives_way: bool = False,
     skips: bool = False,
     gate: Gate | None = None,
+    is_settled: bool = False,
 ) -> Report:
     """Read again and write, and return what was done.
 
@@ -431,10 +435,11 @@ def write(
             Else the last writer wins, and the model is called for what is missing by then.
         skips: Leave out what the model refuses by itself.
         gate: What decides, in the transaction that writes, which items are written.
+        is_settled: Nothing can have changed since the plan was made: it need not be read again.
     """
     began, spent = perf_counter(), Report()
     while True:
-        outcome = _write(collection, plan, gives_way=gives_way, gate=gate)
+        outcome = _write(collection, plan, gives_way=gives_way, gate=gate, is_settled=is_settled)
         if outcome.is_switched:
             plan, outcome.missing = _anew(collection, plan, skips=skips)
         elif not outcome.missing:
@@ -498,12 +503,17 @@ def _write(
     *,
     gives_way: bool,
     gate: Gate | None,
+    is_settled: bool,
 ) -> _Outcome:
     """Write in one transaction, unless items need the model first."""
     outcome, accepted = _Outcome(), kinds(plan.model)
     with collection.work(write=True) as work:
         work.extra = plan.extra
-        row = collection.find_or_create(work, plan.model_id)
+        row = plan.row
+        is_settled = is_settled and row is not None and row.vector_bytes is not None
+        if row is None or not is_settled:
+            row = collection.find_or_create(work, plan.model_id)
+        work.row = row
         if row.model_id != plan.model_id and (
             registry.canonical_id(row.model_id) != registry.canonical_id(plan.model_id)
         ):
@@ -519,8 +529,8 @@ def _write(
             outcome.skipped |= gate.admit(work, owners)
         elif gives_way:
             work.database.keep_rows(work, [item.id for item in plan.items])
-        stored = stored_rows(work, plan.items)
-        kept = parts.kept_parts(work, stored)
+        stored = plan.stored if is_settled else stored_rows(work, plan.items)
+        kept = plan.kept if is_settled else parts.kept_parts(work, stored)
         left = _moved(plan, work, stored, kept, outcome) if gives_way else ()
         items = plan.items
         if left := {*left, *outcome.skipped}:

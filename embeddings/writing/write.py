@@ -219,18 +219,24 @@ def _embed(
     answer = Answer()
     if planned.missing:
         answer = ask(planned.model, planned.runtime, planned.missing, skips=False)
-    return _taken(collection, planned, answer)
+    is_settled = collection.sessions.is_one_snapshot
+    return _taken(collection, planned, answer, is_settled=is_settled)
 
 
 def _taken(
-    collection: Reference[Any], planned: Plan[Any], answer: Answer, *, skips: bool = False
+    collection: Reference[Any],
+    planned: Plan[Any],
+    answer: Answer,
+    *,
+    skips: bool = False,
+    is_settled: bool = False,
 ) -> Report:
     """Take up what the model made, and write; return what was done."""
     report = planned.take(answer)
     if planned.refused:
         report += Report(skipped=planned.without_refused())
     if planned.new_ids or planned.written_ids or planned.has_new_words:
-        return report + plan.write(collection, planned, skips=skips)
+        return report + plan.write(collection, planned, skips=skips, is_settled=is_settled)
     report += Report(unchanged=len(planned.unchanged_ids))
     plan.log_batch(planned, report)
     return report
