@@ -271,7 +271,7 @@ class Plan(Generic[K]):
 def make(
     collection: Reference[K],
     given: list[Item],
-    prepared: Float32 | None = None,
+    prepared: Mapping[Content, Float32] | None = None,
     *,
     force: bool,
     skips: bool = False,
@@ -282,7 +282,7 @@ def make(
     Args:
         collection: Where they are to be written.
         given: In the order in which they were given.
-        prepared: The vector of the first item, where it is at hand.
+        prepared: The vectors of the one item or its chunks, where they are at hand.
         force: Call the model even for vectors that are there.
         skips: Note items that the model is known to refuse, instead of raising an error.
         extra: Values of a host's own columns, for new rows.
@@ -298,11 +298,11 @@ def make(
                 check_kind(model, item.content)
             except InvalidItemError as error:
                 raise of_item(item.id, error) from None
-        vectors = {} if prepared is None else {items[0].key: prepared}
         whole = items
         chunks = parts.chunks_for(collection, row)
         if chunks is not None:
             items = parts.cut(collection, model, chunks, items)
+        vectors = parts.vectors_of(collection, items, prepared) if prepared else {}
         stored = None if row is None else stored_rows(work, items)
         kept = parts.kept_parts(work, stored)
         compared = parts.compared(work, items, stored, kept)
