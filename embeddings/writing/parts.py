@@ -286,6 +286,17 @@ def given_parts(items: Iterable[Item]) -> list[tuple[Any, ...]]:
     return [(item.id, *item.part[2:]) for item in items if item.part is not None]
 
 
+def before_rows(
+    work: Work, given: Iterable[tuple[Any, ...]], todo: Iterable[Mapping[str, Any]]
+) -> None:
+    """Note what is to be kept of parts whose rows are about to be written, as `given_parts` has it.
+
+    A database may write it with the rows.
+    """
+    ids = {row["id"] for row in todo}
+    work.parts = {each[0]: each[1:] for each in given if each[0] in ids}
+
+
 def write(work: Work, given: Sequence[tuple[Any, ...]], kept: Mapping[str, Kept]) -> None:
     """Keep what is to be kept of parts whose rows are written, and delete those of the text before.
 

@@ -531,11 +531,12 @@ def _write(
             outcome.missing = todo.missing
             return outcome
         new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
+        changed = [] if plan.chunks is None else parts.changed(items, todo, kept)
+        given = parts.given_parts(changed)
+        parts.before_rows(work, given, todo.rows)
         is_in_doubt = rows.write(work, todo, new)
-        if plan.chunks is not None:
-            changed = parts.changed(items, todo, kept)
-            parts.write(work, parts.given_parts(changed), kept)
-            outcome.written |= {item.id for item in changed}
+        parts.write(work, given, kept)
+        outcome.written |= {item.id for item in changed}
         if is_in_doubt:
             collection.existing(work)  # read again: it has vectors now
             again = stored_rows(work, items)

@@ -310,6 +310,24 @@ class TestTheSetting:
             docs.store_vectors([("a", [1.0, 2.0])])
 
 
+@pytest.mark.parametrize("db", ["postgresql_session"], indirect=True)
+@pytest.mark.parametrize("texts", [1, 20])
+def test_a_row_is_written_once(opened, db, texts):
+    """On PostgreSQL what is kept of a chunk is in its row, by INSERT, and by COPY of many.
+
+    A second write would leave a dead row for each.
+    """
+    docs = opened("docs", chunks=Chunks(size=200))
+    docs.embed_multi([(str(n), long_text(n)) for n in range(texts)], store=True)
+    docs.embed("0", long_text(99), store=True)
+    written = "SELECT sum(n_tup_ins), sum(n_tup_upd) FROM pg_stat_xact_user_tables WHERE relname = "
+    new, changed = db.execute(text(f"{written} 'embeddings'")).one()
+    assert new >= docs.count(chunks=True) > 10 * texts
+    assert changed <= len(docs.get_chunks("0"))  # those of the text before, replaced
+    assert docs.get("0").content == long_text(99)
+    assert next(chunk.start for chunk in docs.get_chunks("0")) == 0
+
+
 class TestPrepared:
     """A text whose chunks are embedded before the transaction begins."""
 
