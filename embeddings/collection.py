@@ -1094,7 +1094,7 @@ class Collection(Generic[K]):
         Args:
             language: "english", "german", "french" or "spanish": words that say little, such as
                 "the", are not looked for. "simple": all are. "cjk": for texts without blanks
-                between words, runs of three letters are.
+                between words, each two letters are.
 
         Returns:
             How many items have no words yet, because their text is not at hand.

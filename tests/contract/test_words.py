@@ -82,6 +82,33 @@ class TestTheIndex:
             assert words(docs, "café") == words(docs, "CAFE") == ["decomposed"]
 
     @on_both
+    def test_words_where_no_blanks_stand_between(self, docs):
+        """One letter, two and more are found, wherever they stand: best, who has most of them."""
+        docs.embed("0", "会議は東京です", store=True)
+        docs.create_text_index("cjk")
+        texts = [
+            "東京都庁舎で会議",
+            "京都の寺",
+            "Python入門の本",
+            "ﾃﾞｰﾀ \uff21\uff22\uff23",
+            "서울의 날씨",
+            "วันนี้อากาศดี",
+        ]
+        docs.embed_multi(enumerate(texts, 1))
+        assert {*words(docs, "会議")} == {"0", "1"}
+        assert words(docs, "庁舎で会議") == ["1", "0"]
+        assert words(docs, "寺") == ["2"]
+        assert words(docs, "京都の") == ["2", "1"]
+        assert words(docs, "python") == words(docs, "本") == words(docs, "入門") == ["3"]
+        assert words(docs, "データ") == words(docs, "abc") == ["4"]
+        assert words(docs, "날씨") == words(docs, "날씨가") == ["5"]
+        assert words(docs, "อากาศ") == ["6"]
+        assert words(docs, "大阪") == words(docs, "議会") == words(docs, "pyt") == []
+        docs.embed("0", "another")
+        assert words(docs, "会議") == ["1"]
+        assert words(docs, "another") == ["0"]
+
+    @on_both
     def test_words_that_say_little_are_not_looked_for(self, filled):
         """But where there are no others."""
         assert words(filled, "how do I wait") == ["time"]
