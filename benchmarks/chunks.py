@@ -37,8 +37,8 @@ def main() -> None:
         found = at_rank_1(documents, Chunks(size=size))
         shares = [len(found & half) / len(alone & half) for half in HALVES]
         print(
-            f"in documents, chunks of {size}: {told(found)}; to choose by {shares[0]:.2f} x as many, "
-            f"the others {shares[1]:.2f} x",
+            f"in documents, chunks of {size}: {told(found)}; "
+            f"{shares[0]:.2f} x as many to choose by, {shares[1]:.2f} x as many others",
             flush=True,
         )
     print(f"in whole documents: {told(at_rank_1(documents, None))}")

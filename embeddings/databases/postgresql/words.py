@@ -60,6 +60,8 @@ _NUMBER = struct.Struct(">i")
 _PLACES = [
     struct.pack(f">xH{count}H", count, *range(1, count + 1)) for count in range(MOST_POSITIONS + 1)
 ]
+K1, B = 1.2, 0.75  # of BM25, as FTS5 has them
+MOST_RANK = 1.64493406685
 PAGE = 500  # rows whose words are made at a time
 
 
@@ -260,8 +262,9 @@ def ranked(
 ) -> Select[Any]:
     """Return the SELECT of `id` and `rank` of the rows with one of the terms, best first.
 
-    A row's score is the sum over the terms of PostgreSQL's rank by one, which minds how often and
-    in how long a text it stands, times how rare the term is among the rows that were found.
+    A row's score is that of BM25, as on SQLite: the sum over the terms of how rare the term is, here
+    among the rows that were found, times how often it stands in the text, for the text's length.
+    Source: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009.
 
     Args:
         records: The mapped classes.
@@ -288,6 +291,7 @@ def ranked(
     counts = (
         select(
             func.count().label("hits"),
+            func.avg(func.length(hits.c.words)).label("length"),
             *(
                 func.count().filter(hits.c[f"has_{at}"]).label(f"with_{at}")
                 for at in range(len(each))
@@ -298,13 +302,16 @@ def ranked(
         .prefix_with("MATERIALIZED")
     )
     number = select(counts.c.hits).scalar_subquery()
+    mean = cast(select(counts.c.length).scalar_subquery(), Float)
+    length = cast(func.length(hits.c.words), Float) / func.nullif(mean, 0)
     score: ColumnElement[Any] = literal_column("0.0", Float)
     for at, term in enumerate(each):
         rare = func.ln(
             1
             + number / cast(func.nullif(select(counts.c[f"with_{at}"]).scalar_subquery(), 0), Float)
         )
-        part = rare * func.ts_rank(hits.c.words, term, literal_column("1", Integer))
+        often = _times(hits.c.words, term)
+        part = rare * often * (K1 + 1) / (often + K1 * (1 - B + B * length))
         score = score + case((hits.c[f"has_{at}"], part), else_=literal_column("0.0", Float))
     order = (score.desc(), hits.c.id)
     return (
@@ -316,6 +323,17 @@ def ranked(
         .order_by(literal_column("rank"))
         .limit(literal_column(str(most)))
     )
+
+
+def _times(words: ColumnElement[Any], term: ColumnElement[Any]) -> ColumnElement[float]:
+    """Return the SQL of about how often one term stands in a text.
+
+    PostgreSQL tells it as a rank: 0.1 * (1 + 1/4 + ... + 1/n^2) / 1.64493406685 of n times, whose sum
+    is about 1.64493406685 - 1 / (n + 0.5).
+    Source: `calc_rank_or` in PostgreSQL's tsrank.c
+    """
+    rank = cast(func.ts_rank(words, term), Float) * 10
+    return 1 / (MOST_RANK * func.greatest(1 - rank, 0.002)) - 0.5
 
 
 def _matching(term: Term) -> str:
