@@ -82,6 +82,26 @@ class TestTheIndex:
             assert words(docs, "café") == words(docs, "CAFE") == ["decomposed"]
 
     @on_both
+    def test_what_is_ranked_first(self, docs):
+        """A text with the rarer word, with more of it, and a short one: alike on both databases."""
+        docs.create_text_index()
+        others = " ".join(f"filler{n}" for n in range(80))
+        docs.embed_multi((f"other {n}", f"common number {n} of many") for n in range(30))
+        docs.embed_multi(
+            [
+                ("long", f"rarity {others}"),
+                ("often", "rarity rarity rarity alpha beta gamma"),
+                ("once", "rarity alpha beta gamma delta epsilon"),
+                ("short", "rarity"),
+            ]
+        )
+        found = words(docs, "common rarity", number=50)
+        assert sorted(found[:3]) == ["often", "once", "short"]
+        assert found.index("often") < found.index("once") < found.index("long")
+        assert found.index("short") < found.index("once")
+        assert len(found) == 34
+
+    @on_both
     def test_words_where_no_blanks_stand_between(self, docs):
         """One letter, two and more are found, wherever they stand: best, who has most of them."""
         docs.embed("0", "会議は東京です", store=True)
