@@ -273,7 +273,7 @@ class Plan(Generic[K]):
 def make(
     collection: Reference[K],
     given: list[Item],
-    prepared: Float32 | None = None,
+    prepared: Mapping[Content, Float32] | None = None,
     *,
     force: bool,
     skips: bool = False,
@@ -284,7 +284,7 @@ def make(
     Args:
         collection: Where they are to be written.
         given: In the order in which they were given.
-        prepared: The vector of the first item, where it is at hand.
+        prepared: The vectors of the one item or its chunks, where they are at hand.
         force: Call the model even for vectors that are there.
         skips: Note items that the model is known to refuse, instead of raising an error.
         extra: Values of a host's own columns, for new rows.
@@ -300,11 +300,11 @@ def make(
                 check_kind(model, item.content)
             except InvalidItemError as error:
                 raise of_item(item.id, error) from None
-        vectors = {} if prepared is None else {items[0].key: prepared}
         whole = items
         chunks = parts.chunks_for(collection, row)
         if chunks is not None:
             items = parts.cut(collection, model, chunks, items)
+        vectors = parts.vectors_of(collection, items, prepared) if prepared else {}
         stored = None if row is None else stored_rows(work, items)
         kept = parts.kept_parts(work, stored)
         compared = parts.compared(work, items, stored, kept)
@@ -541,11 +541,12 @@ def _write(
             outcome.missing = todo.missing
             return outcome
         new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
+        changed = [] if plan.chunks is None else parts.changed(items, todo, kept)
+        given = parts.given_parts(changed)
+        parts.before_rows(work, given, todo.rows)
         is_in_doubt = rows.write(work, todo, new)
-        if plan.chunks is not None:
-            changed = parts.changed(items, todo, kept)
-            parts.write(work, parts.given_parts(changed), kept)
-            outcome.written |= {item.id for item in changed}
+        parts.write(work, given, kept)
+        outcome.written |= {item.id for item in changed}
         if is_in_doubt:
             collection.existing(work)  # read again: it has vectors now
             again = stored_rows(work, items)
