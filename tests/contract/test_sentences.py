@@ -48,7 +48,7 @@ def test_strings_or_binary_strings_are_embedded_at_once(
     model = deterministic_models("clip")
     model.supports_binary = True
     loaded: Any = embeddings.get_embedding_model("clip")
-    values = [HOUND, CAT.encode(), HOUND.encode()]
+    values: list[str | bytes] = [HOUND, CAT.encode(), HOUND.encode()]
     vectors = list(loaded.embed_multi(values))
     assert model.calls == [values]
     assert vectors == [model.embed(value) for value in values]
