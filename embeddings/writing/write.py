@@ -11,6 +11,7 @@ from sqlalchemy import select, update
 
 from ..errors import InvalidQueryError, ModelMismatchError
 from ..models.base import at_most_own, batches, check_batch_size, check_content, kinds, prefixed
+from ..models.stop import not_called
 from ..searching.query import (
     check_prefix,
     checked_where,
@@ -22,7 +23,7 @@ from ..values import checked_content, load_metadata
 from ..vectors import as_vector
 from ..work import retried
 from . import loaded, plan, rows
-from .calls import Answer, Calls, ask, calls_at_once, check_on_error, in_order, not_called
+from .calls import Answer, Calls, ask, calls_at_once, check_on_error, in_order
 from .items import (
     Extra,
     Prepared,
