@@ -19,6 +19,7 @@ from ..keys import K, chunk_owner
 from ..models import registry
 from ..models.base import (
     BATCH_SIZE,
+    EmbeddingModel,
     at_most_own,
     batches,
     check_batch_size,
@@ -364,7 +365,7 @@ def _refused(
     """Return which of the contents the model is known to refuse, with the reason."""
     refused: dict[bytes, str] = {}
     check_item = getattr(model, "check_item", None)
-    if check_item is None:
+    if check_item is None or getattr(check_item, "__func__", None) is EmbeddingModel.check_item:
         return refused
     for item in items:
         if item.key not in missing:

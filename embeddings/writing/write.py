@@ -19,6 +19,7 @@ from ..models.base import (
     kinds,
     prefixed,
 )
+from ..models.stop import not_called
 from ..searching.query import (
     check_prefix,
     checked_where,
