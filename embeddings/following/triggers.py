@@ -54,10 +54,15 @@ def unfollow(connection: Connection, given: Follow) -> None:
 
 
 def install(connection: Connection, declared: ModelCollection[Any]) -> None:
-    """Make the triggers of a declaration, and drop what else the collection followed."""
+    """Make the triggers of a declaration, and drop what else the collection followed.
+
+    Where all is as declared nothing is done, and no host is kept waiting.
+    """
     wanted = follows_of(declared, connection.dialect)
     for given in wanted:
         _check_tables(connection, given)
+    if not differences(connection, declared.name, declared.records, wanted):
+        return
     uninstall(connection, declared)
     for given in wanted:
         follow(connection, given)
