@@ -17,7 +17,6 @@ from typing import (
     TypeVar,
     Unpack,
     cast,
-    overload,
 )
 
 from . import errors
@@ -147,19 +146,6 @@ class Collection(Generic[K]):
     """Which collection this is, and how it is reached, for functions that work on collections."""
     DoesNotExist: ClassVar[type[errors.DoesNotExist]] = errors.DoesNotExist
 
-    @overload
-    def __init__(
-        self: Collection[str],
-        name: str,
-        db: DatabaseLike = None,
-        *,
-        model: SupportsEmbedding | None = None,
-        model_id: str | None = None,
-        create: bool = True,
-        chunks: Chunks | None = None,
-        records: Records = RECORDS,
-    ) -> None: ...
-    @overload
     def __init__(
         self,
         name: str,
@@ -168,19 +154,7 @@ class Collection(Generic[K]):
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
         create: bool = True,
-        key: type[K] | QueryableAttribute[K],
-        chunks: Chunks | None = None,
-        records: Records = RECORDS,
-    ) -> None: ...
-    def __init__(
-        self,
-        name: str,
-        db: DatabaseLike = None,
-        *,
-        model: SupportsEmbedding | None = None,
-        model_id: str | None = None,
-        create: bool = True,
-        key: Any = str,
+        key: type[K] | QueryableAttribute[K] = str,  # type: ignore[assignment]  # the default of K
         chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None:

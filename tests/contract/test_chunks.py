@@ -321,7 +321,7 @@ def test_chunks_are_checked():
         with pytest.raises(TypeError, match="must be"):
             Chunks(**options)
     with pytest.raises(TypeError, match="chunks must be"):
-        Collection("docs", chunks=300, model_id="local")  # type: ignore[call-overload]
+        Collection("docs", chunks=300, model_id="local")  # type: ignore[arg-type]
 
 
 def best_by_hand(
