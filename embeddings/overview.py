@@ -235,7 +235,7 @@ def _followed(work: Work, declared: Sequence[ModelCollection[Any]]) -> Iterator[
             yield FollowedOverview(each.name, host, pending.get(each.name, 0), problems)
     for given in work.database.follows(connection, work.records):
         if given.collection not in known:
-            problems = tuple(work.database.follow_problems(connection, given))
+            problems = tuple(triggers.as_made(connection, given))
             host = ".".join(filter(None, (given.schema, given.table)))
             waiting = pending.get(given.collection, 0)
             yield FollowedOverview(given.collection, host, waiting, problems)
