@@ -261,7 +261,7 @@ def _followed(
     made += [given for key, given in gone.items() if key not in there]
     for given in made:
         if given.collection not in known:
-            problems = tuple(work.database.follow_problems(connection, given))
+            problems = tuple(triggers.as_made(connection, given))
             host = ".".join(filter(None, (given.schema, given.table)))
             waiting = pending.get(given.collection, 0)
             yield FollowedOverview(given.collection, host, waiting, problems)
