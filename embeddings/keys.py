@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -20,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.types import Integer, NullType, SmallInteger, String, TypeEngine, Uuid
+from typing_extensions import TypeVar
 
 from .errors import InvalidItemError
 from .values import check_text, plain
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
 Key: TypeAlias = str | int | uuid.UUID
-K = TypeVar("K", bound=Key)
+K = TypeVar("K", bound=Key, default=str)
 
 CHUNK_MARK = "#"  # between an item's stored id and the number of a chunk
 AFTER_MARK = "$"  # the next character
@@ -226,7 +227,7 @@ def _decorated(sql_type: TypeDecorator[Any]) -> Keys[Any]:
     return Keys(kind, sql_type, to_text, from_text)
 
 
-def keys_of(key: type[Key] | QueryableAttribute[Any] | ColumnElement[Any]) -> Keys[Any]:
+def keys_of(key: type[Any] | QueryableAttribute[Any] | ColumnElement[Any]) -> Keys[Any]:
     """Return the keys for `str`, `int`, `uuid.UUID` or a mapped column of one of them.
 
     Raises:

@@ -111,6 +111,7 @@ class Work:
             `do_orm_execute`.
         extra: Values of a host's own columns of embeddings, for rows that are new.
         texts: Of the items that are being written, by their ids, with their hashes.
+        parts: What is kept of chunks whose rows are being written, by their ids.
     """
 
     def __init__(
@@ -131,6 +132,7 @@ class Work:
         self.has_listeners = has_listeners(session)
         self.extra: Mapping[str, Any] = {}
         self.texts: Mapping[str, tuple[str, bytes]] = {}
+        self.parts: Mapping[str, tuple[Any, ...]] = {}
         self._row: CollectionRow | None = None
 
     @property
