@@ -31,7 +31,7 @@ from ..values import checked_content, load_metadata
 from ..vectors import as_vector
 from ..work import retried
 from . import loaded, parts, plan, rows
-from .calls import Answer, Calls, ask, calls_at_once, check_on_error, in_order, not_called
+from .calls import Answer, Calls, ask, calls_at_once, check_on_error, in_order
 from .items import (
     Extra,
     Prepared,
