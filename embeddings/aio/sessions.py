@@ -73,6 +73,10 @@ class EventLoop(Runtime):
         """Wait until somebody else is done, in this event loop or in another thread."""
         wait_for(asyncio.wait, [asyncio.wrap_future(done)], timeout=seconds)
 
+    def give_way(self) -> None:
+        """Let the event loop run what is ready; a cancellation takes effect here."""
+        wait_for(asyncio.sleep, 0)
+
     def checkpoint(self) -> None:
         """Let a cancellation take effect that came during a statement."""
         checkpoint()

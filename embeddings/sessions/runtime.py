@@ -155,6 +155,9 @@ class Runtime:
         """Wait until somebody else is done, at most so long."""
         wait([done], timeout=seconds)
 
+    def give_way(self) -> None:
+        """Let others have their turn between two pieces of work of some milliseconds each."""
+
     def checkpoint(self) -> None:
         """Let a cancellation take effect, where what waits can be cancelled."""
 

@@ -163,3 +163,20 @@ def test_that_most_rows_are_zeros():
     matrix[:700] = 0.0
     assert len(packed(matrix).outliers) < 10
     assert packed(matrix[:700]).common_radius == 0.0
+
+
+def test_many_written_rows_are_found_as_few_are():
+    """Of ids that are there and ids that are not, over segments; each where it stands."""
+    packer = Packer(4)
+    matrix = np.random.default_rng(3).standard_normal((40_000, 4)).astype(np.float32)
+    packer.add((f"{n:05}", row.tobytes()) for n, row in enumerate(matrix[:9_000]))
+    packer.add((f"{n:05}", row.tobytes()) for n, row in enumerate(matrix[9_000:], 9_000))
+    state = State.of(Mark(1, b""), packer.segments())
+    assert len(state.segments) > 1
+    sought = {f"{n:05}" for n in range(0, 80_000, 7)}
+    found = state.positions(sought)
+    assert found == sorted(at for id in sought for at in state.positions([id]))
+    assert sorted(state.ids(found)) == sorted(id for id in sought if int(id) < 40_000)
+    left = state.without(sought)
+    assert left.rows == 40_000 - len(found)
+    assert not np.isfinite(left.radii[found]).any()

@@ -122,6 +122,7 @@ def catch_up(
             if reader is not None and slot.states is states:
                 state = _brought_up(work, kind, key, base, reader, at_once=at_once)
                 CACHE.put(key, state)
+                work.runtime.give_way()
                 return key, state
         if reader is None and (state := _awaited(work, key, slot)) is not None:
             return key, state
@@ -218,7 +219,9 @@ def _updated(work: Work, kind: Kind, key: Key, base: State, reader: Reader) -> S
     mark = _mark_if_unchanged(before, statements.position(work, base.mark), key)
     if not before.has_base:
         return None
-    return base.patched(mark, changed, packer.segments(), packer.invalid)
+    segments = packer.segments()
+    work.runtime.give_way()
+    return base.patched(mark, changed, segments, packer.invalid)
 
 
 def _built(work: Work, kind: Kind, key: Key, nbytes: int, reader: Reader) -> State:
@@ -232,7 +235,9 @@ def _built(work: Work, kind: Kind, key: Key, nbytes: int, reader: Reader) -> Sta
             packer.add(_texts(part))
             reader.has_read()
     mark = _mark_if_unchanged(before, statements.position(work), key)
-    state = State.of(mark, packer.segments(), packer.invalid)
+    segments = packer.segments()
+    work.runtime.give_way()
+    state = State.of(mark, segments, packer.invalid)
     facts = state.rows, bytes_of(state), (perf_counter() - began) * 1000
     LOG.info("%s of %r built: %d rows, %d bytes, %.0f ms", kind, work.row.name, *facts)
     return state

@@ -124,15 +124,20 @@ class Segment:
         Args:
             parts: Segments of this kind, and for each an array of positions.
         """
-        ids = [part.ids[at] for part, chosen in parts for at in chosen.tolist()]
+        ids: list[str] = []
+        taken = []  # slices of what is taken whole: nothing is copied twice
+        for part, chosen in parts:
+            is_whole = len(chosen) == len(part)
+            ids += part.ids if is_whole else [part.ids[at] for at in chosen.tolist()]
+            taken.append((part, slice(None) if is_whole else chosen))
         arrays = []
         for name in ("codes", "scales", "radii", "hashes"):
-            pieces = [getattr(part, name)[chosen] for part, chosen in parts]
+            pieces = [getattr(part, name)[chosen] for part, chosen in taken]
             arrays.append(np.concatenate(pieces) if len(pieces) > 1 else pieces[0])
-        order = sorted(range(len(ids)), key=ids.__getitem__)
-        if order != list(range(len(ids))):
-            ids = [ids[at] for at in order]
-            arrays = [array[order] for array in arrays]
+        in_order = sorted(ids)
+        if in_order != ids:
+            order = np.array(sorted(range(len(ids)), key=ids.__getitem__))
+            ids, arrays = in_order, [array[order] for array in arrays]
         return type(self)(tuple(ids), *arrays)
 
 

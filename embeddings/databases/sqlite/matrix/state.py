@@ -26,6 +26,7 @@ DEAD_SHARE = 8  # a segment is rewritten when one in this many of its rows is de
 OUTLIER_FACTOR = 1.5  # a radius above this many times the median is an outlier's
 OUTLIER_SHARE = 8  # common_radius is found anew when one in this many rows is an outlier
 SEGMENTS_COMPACTED = 2  # wasteful segments rewritten after one write: a bound on its memory
+MOST_LOOKUPS = 2_000  # of an id in a segment; more take longer than to go through all hashes
 COPIED_SHARE = 16  # one in so many rows is few enough to be copied for a search
 JOINED_BYTES = 2 * ITEM_BYTES  # of a row: scale and radius, joined over all segments
 
@@ -91,8 +92,18 @@ class State:
         """The number of rows that count."""
         return int(np.count_nonzero(self.radii < np.inf))
 
-    def positions(self, ids: Iterable[str]) -> list[int]:
+    def positions(self, ids: Ids[str]) -> list[int]:
         """Return where those of the ids stand that are there, dead or alive."""
+        has_hashes = bool(self.segments) and isinstance(self.segments[0], Segment)  # an index: none
+        if has_hashes and len(ids) * len(self.segments) > MOST_LOOKUPS:
+            sought = {*ids}
+            table = IdTable(sought)
+            return [
+                start + at
+                for start, segment in zip(self.starts, self.segments, strict=False)
+                for at in segment.positions(table).tolist()
+                if segment.ids[at] in sought
+            ]
         return [
             start + at
             for id in ids
@@ -122,7 +133,7 @@ class State:
             ]
         )
 
-    def without(self, ids: Iterable[str]) -> State:
+    def without(self, ids: Ids[str]) -> State:
         """Return the state in which these do not count."""
         return self._with_dead(self.positions(ids))
 
