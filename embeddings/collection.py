@@ -17,7 +17,6 @@ from typing import (
     TypeVar,
     Unpack,
     cast,
-    overload,
 )
 
 from . import errors
@@ -147,19 +146,6 @@ class Collection(Generic[K]):
     """Which collection this is, and how it is reached, for functions that work on collections."""
     DoesNotExist: ClassVar[type[errors.DoesNotExist]] = errors.DoesNotExist
 
-    @overload
-    def __init__(
-        self: Collection[str],
-        name: str,
-        db: DatabaseLike = None,
-        *,
-        model: SupportsEmbedding | None = None,
-        model_id: str | None = None,
-        create: bool = True,
-        chunks: Chunks | None = None,
-        records: Records = RECORDS,
-    ) -> None: ...
-    @overload
     def __init__(
         self,
         name: str,
@@ -168,19 +154,7 @@ class Collection(Generic[K]):
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
         create: bool = True,
-        key: type[K] | QueryableAttribute[K],
-        chunks: Chunks | None = None,
-        records: Records = RECORDS,
-    ) -> None: ...
-    def __init__(
-        self,
-        name: str,
-        db: DatabaseLike = None,
-        *,
-        model: SupportsEmbedding | None = None,
-        model_id: str | None = None,
-        create: bool = True,
-        key: Any = str,
+        key: type[K] | QueryableAttribute[K] = str,  # type: ignore[assignment]  # the default of K
         chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None:
@@ -518,9 +492,9 @@ class Collection(Generic[K]):
         return plans.apply(self.reference, plan)
 
     def prepare(self, value: Content) -> Prepared:
-        """Return a value with its vector, which `embed` is to store later.
+        """Return a value with its vector, or those of its chunks, which `embed` is to store later.
 
-        The model is called only if no row of the collection has the value's vector. Where a session
+        The model is called only for what no row of the collection has a vector of. Where a session
         has no connection out of its pool, it has none while the model runs: what is looked up is
         looked up on a short one.
 
@@ -1094,7 +1068,7 @@ class Collection(Generic[K]):
         Args:
             language: "english", "german", "french" or "spanish": words that say little, such as
                 "the", are not looked for. "simple": all are. "cjk": for texts without blanks
-                between words, runs of three letters are.
+                between words, each two letters are.
 
         Returns:
             How many items have no words yet, because their text is not at hand.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeAlias
 
 from sqlalchemy import (
     BigInteger,
@@ -20,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.types import Integer, NullType, SmallInteger, String, TypeEngine, Uuid
+from typing_extensions import TypeVar
 
 from .errors import InvalidItemError
 from .values import check_text, plain
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
 Key: TypeAlias = str | int | uuid.UUID
-K = TypeVar("K", bound=Key)
+K = TypeVar("K", bound=Key, default=str)
 
 CHUNK_MARK = "#"  # between an item's stored id and the number of a chunk
 AFTER_MARK = "$"  # the next character
@@ -57,6 +58,8 @@ class Keys(Generic[K]):
         Raises:
             InvalidItemError: The key is of another type, empty, over-long, or cannot be stored.
         """
+        if type(key) is str and self._to_text is _decimal_or_text and _is_usual(key):
+            return key
         if type(key) is not self.python_type:
             key = self._accepted(plain(key))
         if key == "":
@@ -179,6 +182,11 @@ def _canonical_uuid(text: str) -> uuid.UUID:
     return value
 
 
+def _is_usual(id: str) -> bool:
+    """Return whether a text can be stored as an id, as almost all can: a quick look."""
+    return 0 < len(id) <= SHOWN and id.isascii() and "\0" not in id
+
+
 def _decimal_or_text(key: str | int) -> str:
     # str() of a member of an enumeration would be its name.
     return str.__str__(key) if isinstance(key, str) else int.__repr__(key)
@@ -219,7 +227,7 @@ def _decorated(sql_type: TypeDecorator[Any]) -> Keys[Any]:
     return Keys(kind, sql_type, to_text, from_text)
 
 
-def keys_of(key: type[Key] | QueryableAttribute[Any] | ColumnElement[Any]) -> Keys[Any]:
+def keys_of(key: type[Any] | QueryableAttribute[Any] | ColumnElement[Any]) -> Keys[Any]:
     """Return the keys for `str`, `int`, `uuid.UUID` or a mapped column of one of them.
 
     Raises:

@@ -18,7 +18,6 @@ from typing import (
     TypeAlias,
     TypeVar,
     Unpack,
-    overload,
 )
 
 from ..collection import Collection, documented, refuse_pickling
@@ -174,19 +173,6 @@ class AsyncCollection(Generic[K]):
 
     DoesNotExist = Collection.DoesNotExist
 
-    @overload
-    def __init__(
-        self: AsyncCollection[str],
-        name: str,
-        db: Any = None,
-        *,
-        model: SupportsEmbedding | None = None,
-        model_id: str | None = None,
-        create: bool = True,
-        chunks: Chunks | None = None,
-        records: Records = RECORDS,
-    ) -> None: ...
-    @overload
     def __init__(
         self,
         name: str,
@@ -195,19 +181,7 @@ class AsyncCollection(Generic[K]):
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
         create: bool = True,
-        key: type[K] | QueryableAttribute[K],
-        chunks: Chunks | None = None,
-        records: Records = RECORDS,
-    ) -> None: ...
-    def __init__(
-        self,
-        name: str,
-        db: Any = None,
-        *,
-        model: SupportsEmbedding | None = None,
-        model_id: str | None = None,
-        create: bool = True,
-        key: Any = str,
+        key: type[K] | QueryableAttribute[K] = str,  # type: ignore[assignment]  # the default of K
         chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None:

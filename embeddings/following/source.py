@@ -172,6 +172,7 @@ class ModelCollection(Generic[M]):
 
         For those whose revisions do not: there it is `op.follow_rows`. What was changed before is
         found by `sync`. On a session or a connection it is a part of the caller's transaction.
+        Where they are as declared it does nothing, so an application may call it as it starts.
 
         Raises:
             SchemaError: The table or ours are not there, or in another file than ours on SQLite.

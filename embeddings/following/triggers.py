@@ -21,7 +21,7 @@ from sqlalchemy.sql import visitors
 
 from .. import databases
 from ..errors import SchemaError
-from ..tables.ours import schema_map_of
+from ..tables.ours import advice_of, schema_map_of
 from ..tables.pending import pending_name
 from ..tables.records import RECORDS
 from .columns import column_of, columns_in
@@ -54,10 +54,15 @@ def unfollow(connection: Connection, given: Follow) -> None:
 
 
 def install(connection: Connection, declared: ModelCollection[Any]) -> None:
-    """Make the triggers of a declaration, and drop what else the collection followed."""
+    """Make the triggers of a declaration, and drop what else the collection followed.
+
+    Where all is as declared nothing is done, and no host is kept waiting.
+    """
     wanted = follows_of(declared, connection.dialect)
     for given in wanted:
         _check_tables(connection, given)
+    if not differences(connection, declared.name, declared.records, wanted):
+        return
     uninstall(connection, declared)
     for given in wanted:
         follow(connection, given)
@@ -87,37 +92,56 @@ def differences(
 ) -> list[str]:
     """Return what of the triggers of a collection is not as it is to be."""
     database = databases.of(connection.dialect)
-    told = [what for given in wanted for what in database.follow_problems(connection, given)]
+    made = [each for each in database.follows(connection, records) if each.collection == name]
+    told = [what for given in made for what in renamed(connection, given)]
+    told += [what for given in wanted for what in database.follow_problems(connection, given)]
     tables = {(given.schema, given.table) for given in wanted}
     return told + [
         f"the table {given.table!r} is followed, which is not declared"
-        for given in database.follows(connection, records)
-        if given.collection == name and (given.schema, given.table) not in tables
+        for given in made
+        if (given.schema, given.table) not in tables
     ]
 
 
+def as_made(connection: Connection, given: Follow) -> list[str]:
+    """Return what of triggers that are there is not as they were made."""
+    database = databases.of(connection.dialect)
+    return renamed(connection, given) or database.follow_problems(connection, given)
+
+
+def renamed(connection: Connection, given: Follow) -> list[str]:
+    """Return what of a table has another name than when its triggers were made."""
+    there = _columns(connection, given.table, given.schema) or set()
+    return [
+        f"the table {given.table!r} has no column {column!r} any more, which the triggers were "
+        "made for. Make them anew: op.unfollow_rows and op.follow_rows in a revision, or install()"
+        for column in sorted({given.key, *given.columns} - there)
+    ]
+
+
+def _columns(connection: Connection, table: str, schema: str | None) -> set[str] | None:
+    """Return the names of the columns of a table; None if it is not there."""
+    schema = schema_map_of(connection).get(schema, schema)
+    try:
+        return {each["name"] for each in inspect(connection).get_columns(table, schema)}
+    except NoSuchTableError:
+        return None
+
+
 def _check_tables(connection: Connection, given: Follow) -> None:
-    inspector, schema_map = inspect(connection), schema_map_of(connection)
-
-    def columns(table: str, schema: str | None) -> set[str] | None:
-        try:
-            found = inspector.get_columns(table, schema_map.get(schema, schema))
-        except NoSuchTableError:
-            return None
-        return {each["name"] for each in found}
-
-    there = columns(given.table, given.schema)
+    there = _columns(connection, given.table, given.schema)
     if there is None:
         raise SchemaError(f"There is no table {given.table!r} in this database to be followed")
     if lacking := {given.key, *given.columns} - there:
         raise SchemaError(f"The table {given.table!r} has no columns {sorted(lacking)}")
     records = given.records
-    if columns(pending_name(records), records.embeddings.schema) is None:
-        remedy = "embeddings.migrate(engine)"
+    if _columns(connection, pending_name(records), records.embeddings.schema) is None:
+        remedy = advice_of(connection).migrate()
         if records is not RECORDS:
             remedy = "embeddings.install(connection, records)"
         raise SchemaError(
-            f"There is no table {pending_name(records)!r}, to which triggers append: call {remedy}"
+            f"There is no table {pending_name(records)!r}, to which triggers append. Create it "
+            f"with {remedy}"
         )
 
 

@@ -16,6 +16,7 @@ from flask.cli import with_appcontext
 from ..cli import commands_on
 from ..errors import BindingError
 from ..models.registry import Settings, settings_from, use_settings
+from ..tables.ours import use_words
 from ..tables.records import Base
 
 if TYPE_CHECKING:
@@ -69,11 +70,24 @@ class Embeddings:
             app.config, app.config.get("EMBEDDINGS_MODEL"), app.config.get("EMBEDDINGS_MODELS")
         )
         use_settings("flask", _current_settings)
+        use_words("flask", _migrate)
         app.cli.add_command(commands_on(with_appcontext(_engine), lambda: self._collections))
 
 
 def _current_settings() -> Settings | None:
     return current_app.extensions.get(EXTENSION) if has_app_context() else None
+
+
+def _migrate() -> str | None:
+    """Return what one types where the tables are missing."""
+    if _current_settings() is None:
+        return None
+    if "migrate" not in current_app.extensions:  # Flask-Migrate
+        return "flask embeddings migrate"
+    return (
+        "flask db upgrade, where a revision calls embeddings.migrate(op.get_bind()); without one, "
+        "with flask embeddings migrate"
+    )
 
 
 def _engine() -> Engine:

@@ -45,12 +45,29 @@ class Advice:
     other_names: str
 
 
-OWN_WORDS = Advice(
-    lambda: "embeddings.migrate(engine)", "embeddings.make_records(Base, prefix=...)"
-)
+_FRAMEWORKS: dict[str, Callable[[], str | None]] = {}
 
 
-def _advice(bind: Connection | Engine) -> Advice:
+def use_words(framework: str, migrate: Callable[[], str | None]) -> None:
+    """Let a framework say what users of the application at work type where the tables are missing.
+
+    Args:
+        framework: Its name. What was given before under the same name is forgotten.
+        migrate: Called for every error. Returns None when no application is at work.
+    """
+    _FRAMEWORKS[framework] = migrate
+
+
+def _migrate() -> str:
+    words = (ask() for ask in _FRAMEWORKS.values())
+    return next(filter(None, words), "embeddings.migrate(engine)")
+
+
+OWN_WORDS = Advice(_migrate, "embeddings.make_records(Base, prefix=...)")
+
+
+def advice_of(bind: Connection | Engine) -> Advice:
+    """Return what to tell the users of an engine."""
     advice: Advice = bind.get_execution_options().get(ADVICE, OWN_WORDS)
     return advice
 
@@ -73,7 +90,7 @@ def check_adoptable(connection: Connection, records: Records = RECORDS) -> None:
         SchemaError: A table lacks columns, or stands without the other one that `migrate` would
             have made with it: then it is somebody else's. Or the name of a side table is taken.
     """
-    lacking, advice = _lacking(connection, records), _advice(connection)
+    lacking, advice = _lacking(connection, records), advice_of(connection)
     reason = _foreign(lacking, records, advice)
     if reason is None and records is RECORDS and list(lacking.values()).count(None) == 1:
         name = next(name for name, columns in lacking.items() if columns is not None)
@@ -158,7 +175,7 @@ def explained(work: Work) -> Iterator[None]:
 
 
 def _reason(error: DBAPIError, work: Work) -> str | None:
-    records, advice = work.records, _advice(work.bind)
+    records, advice = work.records, advice_of(work.bind)
     lacking = work.database.lacking(error, records)
     if lacking is None:
         lacking = _lacking(work.connection, records)
@@ -173,7 +190,7 @@ def _reason(error: DBAPIError, work: Work) -> str | None:
 
 
 def _message_of_missing(work: Work) -> str:
-    records, advice = work.records, _advice(work.bind)
+    records, advice = work.records, advice_of(work.bind)
     if records is RECORDS or advice is not OWN_WORDS:
         call = advice.migrate()
         if work.dialect.is_async:

@@ -1,14 +1,14 @@
 """Notes, found by their meaning: an API. Start reading at `write`."""
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi import Depends, FastAPI, HTTPException, Path, Query
 from pydantic import BaseModel, Field
-from sqlalchemy import Subquery, delete, select
+from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
@@ -19,9 +19,8 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
-from embeddings import AsyncCollection
+from embeddings import ModelCollection, ModelError
 
-MODEL = os.environ.get("EMBEDDINGS_MODEL", "local")
 RESULTS_ON_A_PAGE = 5
 
 engine = create_async_engine(os.environ.get("DATABASE_URL", "sqlite+aiosqlite:///notes.db"))
@@ -43,11 +42,23 @@ class Note(Base):
     text: Mapped[str]
 
 
+# The vectors of the notes, in the same database. Triggers note which notes change, whoever changes
+# them; a note that is deleted takes its vector along.
+notes = ModelCollection(
+    Note,
+    text=[Note.title, Note.text],
+    name="notes",
+    model_id=os.environ.get("EMBEDDINGS_MODEL", "local"),
+)
+
+STORABLE = r"^[^\x00]*$"  # without a NUL, which PostgreSQL keeps in no text
+
+
 class NewNote(BaseModel):
     """What a client sends."""
 
-    title: str = Field(min_length=1, max_length=200)
-    text: str = Field(min_length=1)
+    title: str = Field(min_length=1, max_length=200, pattern=STORABLE)
+    text: str = Field(min_length=1, pattern=STORABLE)
 
 
 class SavedNote(BaseModel):
@@ -64,10 +75,11 @@ class FoundNote(SavedNote):
 
 
 async def create_tables(engine: AsyncEngine) -> None:
-    """Create the tables, or bring them up to date; several processes may do so at once."""
+    """Create the tables and triggers, or bring them up to date; several processes may at once."""
     async with engine.begin() as connection:
         await connection.run_sync(embeddings.migrate)
         await connection.run_sync(Base.metadata.create_all)
+        await connection.run_sync(notes.install)
 
 
 @asynccontextmanager
@@ -88,113 +100,81 @@ async def get_session() -> AsyncIterator[AsyncSession]:
 
 
 RequestSession = Annotated[AsyncSession, Depends(get_session)]
-
-
-def get_vectors(session: RequestSession) -> AsyncCollection[int]:
-    """Give each request the vectors of the notes, in its session and so in its transaction."""
-    return AsyncCollection("notes", session, key=Note.id, model_id=MODEL)
-
-
-Vectors = Annotated[AsyncCollection[int], Depends(get_vectors)]
 Page = Annotated[int, Query(ge=1, le=100)]
 Question = Annotated[str, Query(min_length=1)]
 Id = Annotated[int, Path(le=2**31 - 1)]
 
 
-@app.exception_handler(embeddings.InvalidItemError)
-async def refuse(_: Request, error: Exception) -> JSONResponse:
-    """Say what is wrong with a text that no model takes or no database stores."""
-    return JSONResponse({"detail": str(error)}, 422)
+async def save(session: AsyncSession, *changed: Note) -> None:
+    """Commit notes, and embed them; no connection is held while the model runs.
+
+    What the model fails at, and what bulk statements or other programs change, is embedded by the
+    worker: `embeddings --database ... --from main:notes refresh --forever`.
+    """
+    session.add_all(changed)
+    try:
+        await session.flush()  # now each has an id
+    except IntegrityError:
+        raise HTTPException(409, "There is a note of one of these titles already.") from None
+    # Here, and not in the dependency: that ends after the client was told of success.
+    await session.commit()
+    try:
+        await notes.arefresh(session.bind, keys=[note.id for note in changed])
+    except ModelError:
+        logging.exception("The notes are saved, and found once they are embedded")
 
 
 @app.post("/notes", status_code=201)
-async def write(new: NewNote, session: RequestSession, vectors: Vectors) -> SavedNote:
-    """Save a note and its vector, or neither."""
-    # The model first, which may be slow: no connection is held meanwhile.
-    prepared = await vectors.prepare(f"{new.title}\n\n{new.text}")
+async def write(new: NewNote, session: RequestSession) -> SavedNote:
+    """Save a note."""
     note = Note(title=new.title, text=new.text)
-    session.add(note)
-    try:
-        await session.flush()  # now it has an id
-    except IntegrityError:
-        raise HTTPException(409, "There is a note of this title already.") from None
-    await vectors.embed(note.id, prepared)
-    # Here, and not in the dependency: that ends after the client was told of success.
-    await session.commit()
+    await save(session, note)
     return SavedNote(id=note.id, title=note.title)
 
 
 @app.put("/notes/{id}")
-async def edit(id: Id, new: NewNote, session: RequestSession, vectors: Vectors) -> SavedNote:
-    """Change a note and its vector, or neither."""
-    prepared = await vectors.prepare(f"{new.title}\n\n{new.text}")
-    note = await session.get(Note, id)
-    if note is None:
-        raise HTTPException(404, "There is no such note.")
+async def edit(id: Id, new: NewNote, session: RequestSession) -> SavedNote:
+    """Change a note."""
+    note = await get(session, id)
     note.title, note.text = new.title, new.text
-    try:
-        await vectors.embed(note.id, prepared)
-    except IntegrityError:
-        raise HTTPException(409, "There is a note of this title already.") from None
-    await session.commit()
+    await save(session, note)
     return SavedNote(id=note.id, title=note.title)
 
 
 @app.post("/notes/import", status_code=201)
-async def import_notes(news: list[NewNote], session: RequestSession, vectors: Vectors) -> int:
+async def import_notes(news: list[NewNote], session: RequestSession) -> int:
     """Save many notes: all of them, or if one of them is refused, none."""
-    prepared = [await vectors.prepare(f"{new.title}\n\n{new.text}") for new in news]
-    for new, content in zip(news, prepared, strict=True):
-        note = Note(title=new.title, text=new.text)
-        session.add(note)
-        try:
-            await session.flush()
-        except IntegrityError:
-            # Those before it are in the transaction, and so are their vectors. Both go.
-            raise HTTPException(409, f"There is a note {new.title!r} already.") from None
-        await vectors.embed(note.id, content)
-    await session.commit()
+    await save(session, *(Note(title=new.title, text=new.text) for new in news))
     return len(news)
 
 
 @app.get("/notes/search")
-async def search(
-    q: Question, session: RequestSession, vectors: Vectors, page: Page = 1
-) -> list[FoundNote]:
+async def search(q: Question, session: RequestSession, page: Page = 1) -> list[FoundNote]:
     """Return a page of the notes nearest in meaning, best first."""
-    found = await vectors.matches(
-        q, number=RESULTS_ON_A_PAGE, offset=(page - 1) * RESULTS_ON_A_PAGE
+    found = await notes.anearest(
+        session, q, number=RESULTS_ON_A_PAGE, offset=(page - 1) * RESULTS_ON_A_PAGE
     )
-    return await notes_of(session, found)
+    return [FoundNote(id=note.id, title=note.title, score=score) for note, score in found]
 
 
 @app.get("/notes/{id}/similar")
-async def similar(id: Id, session: RequestSession, vectors: Vectors) -> list[FoundNote]:
+async def similar(id: Id, session: RequestSession) -> list[FoundNote]:
     """Return more notes like this one."""
-    try:
-        found = await vectors.matches_by_id(id, number=3)
-    except embeddings.DoesNotExist:
-        raise HTTPException(404, "There is no such note.") from None
-    return await notes_of(session, found)
+    found = await notes.arelated(session, await get(session, id), number=3)
+    return [FoundNote(id=note.id, title=note.title, score=score) for note, score in found]
 
 
 @app.delete("/notes/{id}", status_code=204)
-async def remove(id: Id, session: RequestSession, vectors: Vectors) -> None:
-    """Delete a note and its vector."""
+async def remove(id: Id, session: RequestSession) -> None:
+    """Delete a note, and its vector with it."""
     if await session.scalar(delete(Note).where(Note.id == id).returning(Note.id)) is None:
         raise HTTPException(404, "There is no such note.")
-    await vectors.delete_items([id])
     await session.commit()
 
 
-async def notes_of(session: AsyncSession, found: Subquery) -> list[FoundNote]:
-    """Return the notes that a search found, in its order."""
-    statement = (
-        select(Note, found.c.score)
-        .join(found, found.c.id == Note.id)
-        .order_by(found.c.score.desc(), Note.id)
-    )
-    return [
-        FoundNote(id=note.id, title=note.title, score=score)
-        for note, score in await session.execute(statement)
-    ]
+async def get(session: AsyncSession, id: int) -> Note:
+    """Return a note."""
+    note = await session.get(Note, id)
+    if note is None:
+        raise HTTPException(404, "There is no such note.")
+    return note

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import click
-from flask import Flask, redirect, render_template, request, url_for
+from flask import Flask, current_app, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
-from embeddings import Collection, Prepared
+from embeddings import ModelCollection, ModelError
 from embeddings.integrations.flask import Embeddings
 
 RESULTS_ON_A_PAGE = 5
@@ -40,8 +40,11 @@ class Article(Base):
     published: Mapped[bool]
 
 
-# The vectors, under the ids of the articles, in the same database and the same transaction.
-vectors = Collection("articles", db.session, key=Article.id)
+# The vectors of the published articles, in the same database. Triggers note which articles change,
+# whoever changes them: see migrations/versions. An article that is deleted takes its vector along.
+articles = ModelCollection(
+    Article, text=[Article.title, Article.text], where=Article.published, name="articles"
+)
 
 
 def create_app(config: dict[str, object] | None = None) -> Flask:
@@ -54,10 +57,10 @@ def create_app(config: dict[str, object] | None = None) -> Flask:
     db.init_app(app)
     with app.app_context():
         embeddings.configure_sqlite(db.engine)  # requests that write wait for each other
-    # `flask db migrate` leaves the tables of the embeddings alone; `flask db upgrade` makes them:
-    # see migrations/versions.
+    # `flask db migrate` leaves the tables of the embeddings alone, and writes the triggers of what
+    # is declared; `flask db upgrade` makes both: see migrations/versions.
     Migrate(app, db, include_object=embeddings.include_object)
-    Embeddings(app)
+    Embeddings(app, collections=[articles])
 
     app.add_url_rule("/", view_func=home)
     app.add_url_rule("/<tenant>/", view_func=search)
@@ -71,25 +74,25 @@ def create_app(config: dict[str, object] | None = None) -> Flask:
     return app
 
 
-def prepare(title: str, text: str) -> Prepared:
-    """Call the model, before there is a transaction: no connection is held meanwhile."""
-    return vectors.prepare(f"{title}\n\n{text}")
+def save(*changed: Article) -> None:
+    """Commit articles, and embed them; no connection is held while the model runs.
+
+    What the model fails at, and what bulk statements or other programs change, is embedded by the
+    worker: `flask embeddings refresh --forever`.
+    """
+    db.session.add_all(changed)
+    db.session.flush()
+    keys = [article.id for article in changed]  # after the commit they would be read again
+    db.session.commit()
+    try:
+        articles.refresh(db.engine, keys=keys)
+    except ModelError:
+        current_app.logger.exception("The articles are saved, and found once they are embedded")
 
 
-def add_article(
-    tenant: str, title: str, text: str, prepared: Prepared, *, published: bool = True
-) -> Article:
-    """Add an article and its vector to the transaction that is open."""
-    article = Article(tenant=tenant, title=title, text=text, published=published)
-    db.session.add(article)
-    db.session.flush()  # now it has an id
-    vectors.embed(article.id, prepared)
-    return article
-
-
-def readable(tenant: str) -> Select[int]:
-    """Return the ids of what may be found: the tenant's own articles that are published."""
-    return select(Article.id).where(Article.tenant == tenant, Article.published)
+def readable(tenant: str) -> Select[Article]:
+    """Return what may be found: the tenant's own articles that are published."""
+    return select(Article).where(Article.tenant == tenant, Article.published)
 
 
 def home() -> ResponseReturnValue:
@@ -104,22 +107,14 @@ def search(tenant: str) -> ResponseReturnValue:
     page = min(max(1, request.args.get("page", 1, type=int)), LAST_PAGE)
     offset = (page - 1) * RESULTS_ON_A_PAGE
     one_more = RESULTS_ON_A_PAGE + 1  # to tell whether there is another page
+    results: list[tuple[Article, float | None]]
     if question:
-        found = vectors.matches(question, number=one_more, offset=offset, among=readable(tenant))
-        statement = (
-            select(Article, found.c.score)
-            .join(found, found.c.id == Article.id)
-            .order_by(found.c.score.desc(), Article.id)
+        found = articles.nearest(
+            db.session, question, readable(tenant), number=one_more, offset=offset
         )
-        results = [(article, score) for article, score in db.session.execute(statement)]
+        results = [(article, score) for article, score in found]
     else:
-        newest = (
-            select(Article)
-            .where(Article.id.in_(readable(tenant)))
-            .order_by(Article.id.desc())
-            .limit(one_more)
-            .offset(offset)
-        )
+        newest = readable(tenant).order_by(Article.id.desc()).limit(one_more).offset(offset)
         results = [(article, None) for article in db.session.scalars(newest)]
     return render_template(
         "search.html",
@@ -133,16 +128,8 @@ def search(tenant: str) -> ResponseReturnValue:
 
 def show(tenant: str, id: int) -> ResponseReturnValue:
     """Show an article, and more like this."""
-    article = db.one_or_404(
-        select(Article).where(Article.id == id, Article.id.in_(readable(tenant)))
-    )
-    found = vectors.matches_by_id(article.id, number=3, among=readable(tenant))
-    statement = (
-        select(Article)
-        .join(found, found.c.id == Article.id)
-        .order_by(found.c.score.desc(), Article.id)
-    )
-    more = db.session.scalars(statement).all()
+    article = db.one_or_404(readable(tenant).where(Article.id == id))
+    more = articles.related(db.session, article, readable(tenant), number=3)
     return render_template("article.html", tenant=tenant, article=article, more=more)
 
 
@@ -154,10 +141,10 @@ def write(tenant: str) -> ResponseReturnValue:
     if not title or not text:
         error = "An article needs a title and a text."
         return render_template("write.html", tenant=tenant, form=request.form, error=error), 400
+    published = "published" in request.form
+    article = Article(tenant=tenant, title=title, text=text, published=published)
     try:
-        published = "published" in request.form
-        article = add_article(tenant, title, text, prepare(title, text), published=published)
-        db.session.commit()  # the article and its vector, or neither
+        save(article)
     except IntegrityError:
         db.session.rollback()
         error = "There is an article of this title already."
@@ -176,13 +163,11 @@ def edit(tenant: str, id: int) -> ResponseReturnValue:
     if not title or not text:
         error = "An article needs a title and a text."
         return render_template("write.html", tenant=tenant, form=request.form, error=error), 400
-    prepared = vectors.prepare(f"{title}\n\n{text}")  # the model runs before anything is changed
     article = db.one_or_404(own)
     article.title, article.text = title, text
     article.published = "published" in request.form
     try:
-        vectors.embed(article.id, prepared)
-        db.session.commit()
+        save(article)
     except IntegrityError:
         db.session.rollback()
         error = "There is an article of this title already."
@@ -195,15 +180,15 @@ def import_articles(tenant: str) -> ResponseReturnValue:
     items = request.get_json()
     if not isinstance(items, list) or not all(map(is_an_article, items)):
         return {"error": "Send a list of objects with a title and a text."}, 400
+    new = [
+        Article(tenant=tenant, title=item["title"], text=item["text"], published=True)
+        for item in items
+    ]
     try:
-        texts = [(item["title"], item["text"]) for item in items]
-        for item, prepared in zip(items, [prepare(*text) for text in texts], strict=True):
-            add_article(tenant, item["title"], item["text"], prepared)
-        db.session.commit()
+        save(*new)
     except IntegrityError:
-        # Those before it are in the transaction, and so are their vectors. Both go.
-        db.session.rollback()
-        return {"error": f"There is an article called {item['title']!r} already."}, 409
+        db.session.rollback()  # and what triggers have noted
+        return {"error": "There is an article of one of these titles already."}, 409
     return {"imported": len(items)}, 201
 
 
@@ -217,6 +202,5 @@ def is_an_article(item: object) -> bool:
 @click.command("seed")
 def seed() -> None:
     """Add the sample articles."""
-    for item in json.loads((Path(__file__).parent / "sample.json").read_text("utf-8")):
-        add_article(**item, prepared=prepare(item["title"], item["text"]))
-    db.session.commit()
+    items = json.loads((Path(__file__).parent / "sample.json").read_text("utf-8"))
+    save(*(Article(**{"published": True} | item) for item in items))

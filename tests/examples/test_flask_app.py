@@ -72,7 +72,8 @@ def test_it_is_used_over_http(site: str, folder: Path, empty_database: str):
         folder=folder,
         FLASK_SQLALCHEMY_DATABASE_URI=empty_database,
     )
-    assert '"rows": 13' in status  # twelve samples and one that was written
+    assert '"rows": 12' in status  # eleven samples that are no drafts, and one that was written
+    assert '"pending": 0, "problems": []' in status
 
 
 def test_its_pages_in_a_browser(site: str, browser: webdriver.Chrome):

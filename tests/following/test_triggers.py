@@ -675,3 +675,50 @@ def test_a_condition_is_left_as_it_is(postgresql_engine: Engine):
         noted = "SELECT id FROM embeddings_pending WHERE collection = 'odd'"
         assert connection.exec_driver_sql(noted).scalars().all() == ["2"]
         connection.rollback()
+
+
+def test_a_renamed_column(database: Engine):
+    """Of the key, the condition or the text: told by `status`, with or without a declaration.
+
+    Columns that the condition does not read can be renamed, and every write goes on.
+    """
+    ARTICLES.install(database)
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE noted_articles RENAME COLUMN body TO words"))
+        connection.execute(text("INSERT INTO noted_articles VALUES (1, 's', 'c', 't', 'w', 'en',"
+                                " true, 0, NULL)"))  # fmt: skip
+        connection.execute(text("UPDATE noted_articles SET words = 'x'"))
+        assert noted(connection, ARTICLES) == {"1": "written"}
+        for name in ("title", "published", "id"):
+            connection.execute(text(f"ALTER TABLE noted_articles RENAME {name} TO a_{name}"))
+        for told in (
+            "; ".join(ARTICLES.trigger_problems(connection)),
+            "; ".join(overview(connection).followed[0].problems),
+        ):
+            assert re.findall(r"no column '(\w+)' any more", told) == [
+                "body", "id", "published", "title",
+            ]  # fmt: skip
+            assert "op.follow_rows" in told
+        connection.rollback()
+
+
+def test_who_may_remove_vectors(postgresql_engine: Engine):
+    """Only the functions of triggers, not whoever may connect; and it is made where it lacks."""
+    engine = postgresql_engine
+    Base.metadata.create_all(engine)
+    try:
+        with engine.begin() as connection:
+            name = "embeddings_pending_removed(text, text[])"
+            may = text(f"SELECT has_function_privilege('public', '{name}', 'EXECUTE')")
+            assert not connection.scalar(may)
+            connection.execute(text(f"DROP FUNCTION {name}"))
+            ARTICLES.install(connection)
+            connection.execute(insert(ARTICLE), [article(id) for id in range(1, 6)])
+            settle(connection, ARTICLES)
+            connection.execute(delete(Article).where(Article.id > 1))
+            assert noted(connection, ARTICLES) == dict.fromkeys("2345", "removed")
+            assert ARTICLES.collection(connection).ids() == [1]
+            assert not connection.scalar(may)
+    finally:
+        ARTICLES.uninstall(engine)
+        Base.metadata.drop_all(engine)

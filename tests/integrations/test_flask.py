@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 from flask import Flask, request
+from flask_migrate import Migrate
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import create_engine, inspect, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -508,3 +509,20 @@ def columns_of(url: str, table: str) -> Any:
     found = inspect(engine).get_columns(table)
     engine.dispose()
     return found
+
+
+@pytest.mark.parametrize("has_migrate", [False, True])
+def test_where_the_tables_are_missing(url: str, model: DeterministicModel, *, has_migrate: bool):
+    """The error says what a user of Flask types."""
+    app = application(url, EMBEDDINGS_MODEL=model)
+    if has_migrate:
+        Migrate(app, db)
+    with app.app_context(), pytest.raises(embeddings.SchemaError) as raised:
+        articles.embed(1, "a text")
+    assert "flask embeddings migrate" in str(raised.value)
+    assert ("flask db upgrade" in str(raised.value)) == has_migrate
+    dispose(app)
+    engine = create_engine(url)
+    with pytest.raises(embeddings.SchemaError, match=r"with embeddings\.migrate\(engine\)$"):
+        Collection("articles", engine, model=model).embed("a", "a text")
+    engine.dispose()

@@ -433,7 +433,7 @@ def test_a_model_without_an_id_is_refused_for_that(session):
 def test_a_model_class_in_place_of_an_object_is_refused(session):
     """A class is not a model, even where it has a model_id and an embed_batch."""
     with pytest.raises(TypeError, match="model= takes a model object"):
-        Collection("docs", session, model=Length)  # type: ignore[call-overload]
+        Collection("docs", session, model=Length)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", [None, "", 5, b"x"])

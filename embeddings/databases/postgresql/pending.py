@@ -1,7 +1,7 @@
 """The rows that are pending, on PostgreSQL: the table, and the function that removes vectors.
 
-The functions that follow a host's tables name this table only. What names `embeddings` is the one
-function here, which our own migrations may replace.
+The functions that follow a host's tables name this table and this function only. What names
+`embeddings` is the function, which our own migrations may replace.
 """
 
 from __future__ import annotations
@@ -66,31 +66,13 @@ def in_schema(statement: str, schema: str | None) -> str:
 
 
 def install(connection: Connection, records: Records) -> None:
-    """Create the table, its trigger and its function. What is there is kept or made anew."""
+    """Create the table and its function. What is there is kept or made anew."""
     carry_out(connection, records, script)
 
 
 def script(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL of `install` for tables in that schema; None for the current one."""
     table = pending_name(records)
-    embeddings, collections = (
-        f"{SCHEMA}.{quoted(each.name)}" for each in (records.embeddings, records.collections)
-    )
-    function = f'{SCHEMA}."{table}_removed"'
-    is_it = "collection_id = of_collection AND id = NEW.id"
-    remove = (
-        "IF has_chunks THEN "
-        # Whoever writes an item locks its first chunk first. Its other rows are waited for.
-        f"PERFORM 1 FROM {embeddings} WHERE collection_id = of_collection "
-        "AND id = NEW.id || '#0' FOR UPDATE SKIP LOCKED; "
-        f"IF FOUND THEN DELETE FROM {embeddings} WHERE collection_id = of_collection "
-        "AND id >= NEW.id || '#' AND id < NEW.id || '$' "
-        "AND rtrim(id, '0123456789') = NEW.id || '#'; END IF; "
-        "ELSE "
-        f"PERFORM 1 FROM {embeddings} WHERE {is_it} FOR UPDATE SKIP LOCKED; "
-        f"IF FOUND THEN DELETE FROM {embeddings} WHERE {is_it}; END IF; "
-        "END IF; "
-    )
     statements = (
         f'CREATE TABLE IF NOT EXISTS {SCHEMA}."{table}" ('
         "seq BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, "
@@ -99,26 +81,66 @@ def script(records: Records, schema: str | None = None) -> list[str]:
         "since INTEGER NOT NULL DEFAULT CAST(extract(epoch FROM clock_timestamp()) AS INTEGER), "
         "claimed_until INTEGER, claimed_by TEXT, attempts INTEGER NOT NULL DEFAULT 0, error TEXT)",
         f'CREATE INDEX IF NOT EXISTS "idx_{table}_id" ON {SCHEMA}."{table}" (collection, id)',
-        f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger {DEFINER} AS $removed$ "
-        "DECLARE of_collection integer; has_chunks boolean; "
+    )
+    return [
+        *(in_schema(statement, schema) for statement in statements),
+        *removal_script(records, schema),
+    ]
+
+
+def removal_script(records: Records, schema: str | None = None) -> list[str]:
+    """Return the SQL of the function that removes vectors, which `install` makes, too."""
+    table = pending_name(records)
+    embeddings, collections = (
+        f"{SCHEMA}.{quoted(each.name)}" for each in (records.embeddings, records.collections)
+    )
+    function = removal_of(records)
+    is_it = "collection_id = of_collection AND id = of_item"
+    remove = (
+        "IF has_chunks THEN "
+        # Whoever writes an item locks its first chunk first. Its other rows are waited for.
+        f"PERFORM 1 FROM {embeddings} WHERE collection_id = of_collection "
+        "AND id = of_item || '#0' FOR UPDATE SKIP LOCKED; "
+        f"IF FOUND THEN DELETE FROM {embeddings} WHERE collection_id = of_collection "
+        "AND id >= of_item || '#' AND id < of_item || '$' "
+        "AND rtrim(id, '0123456789') = of_item || '#'; END IF; "
+        "ELSE "
+        f"PERFORM 1 FROM {embeddings} WHERE {is_it} FOR UPDATE SKIP LOCKED; "
+        f"IF FOUND THEN DELETE FROM {embeddings} WHERE {is_it}; END IF; "
+        "END IF; "
+    )
+    statements = (
+        # No trigger on the table: its condition would be evaluated for every other row as well.
+        f"CREATE OR REPLACE FUNCTION {function}(of_name text, of_ids text[]) RETURNS void "
+        f"{DEFINER} AS $removed$ "
+        "DECLARE of_collection integer; has_chunks boolean; of_item text; "
         "BEGIN "
+        f'INSERT INTO {SCHEMA}."{table}" (collection, id, change) '
+        f"SELECT of_name, gone, '{REMOVED}' FROM unnest(of_ids) AS gone; "
         # Dropped without `uninstall`: the host's own rows can be deleted all the same.
-        f"IF to_regclass('{embeddings}') IS NULL THEN RETURN NULL; END IF; "
+        f"IF to_regclass('{embeddings}') IS NULL THEN RETURN; END IF; "
         # The column is not there before a later revision.
         f"SELECT c.id, to_jsonb(c) ->> '{CHUNK_SETTING}' IS NOT NULL INTO of_collection, "
-        f"has_chunks FROM {collections} c WHERE c.name = NEW.collection; "
+        f"has_chunks FROM {collections} c WHERE c.name = of_name; "
         # A refresher has the row: it finds that another change has come, and leaves it pending.
         "IF current_setting('transaction_isolation') IN ('repeatable read', 'serializable') THEN "
-        f"BEGIN {remove}"
-        "EXCEPTION WHEN serialization_failure OR deadlock_detected THEN NULL; END; "
+        f"FOREACH of_item IN ARRAY of_ids LOOP BEGIN {remove}"
+        "EXCEPTION WHEN serialization_failure OR deadlock_detected THEN NULL; END; END LOOP; "
         "ELSE "
-        f"{remove}"
-        "END IF; RETURN NULL; END $removed$",
-        f'DROP TRIGGER IF EXISTS "{table}_removed" ON {SCHEMA}."{table}"',
-        f'CREATE TRIGGER "{table}_removed" AFTER INSERT ON {SCHEMA}."{table}" FOR EACH ROW '
-        f"WHEN (NEW.change = '{REMOVED}') EXECUTE FUNCTION {function}()",
+        f"FOREACH of_item IN ARRAY of_ids LOOP {remove}END LOOP; "
+        "END IF; END $removed$",
+        # Only who made it may call it, and the functions that follow a host's tables.
+        f"REVOKE ALL ON FUNCTION {function}(text, text[]) FROM PUBLIC",
     )
     return [in_schema(statement, schema) for statement in statements]
+
+
+def removal_of(records: Records) -> str:
+    """Return the name of the function that notes rows as removed, and removes their vectors.
+
+    It takes the name of a collection, and ids.
+    """
+    return f'{SCHEMA}."{pending_name(records)}_removed"'
 
 
 def uninstall(connection: Connection, records: Records) -> None:
@@ -154,5 +176,5 @@ def script_down(records: Records, schema: str | None = None) -> list[str]:
     inside = f"{quoted(schema)}." if schema else ""
     return [
         f'DROP TABLE IF EXISTS {inside}"{table}"',
-        f'DROP FUNCTION IF EXISTS {inside}"{table}_removed"()',
+        f'DROP FUNCTION IF EXISTS {inside}"{table}_removed"(text, text[])',
     ]

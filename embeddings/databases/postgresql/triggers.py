@@ -15,15 +15,24 @@ from sqlalchemy.exc import DBAPIError
 
 from ...following.literals import FOLLOWS, Follow
 from ...tables.ours import schema_map_of
-from ...tables.pending import REMOVED, WRITTEN, pending_name
+from ...tables.pending import WRITTEN, pending_name
 from ..quoting import literal, quoted
-from .pending import DEFINER, SCHEMA, in_schema, run, schema_of_pending
+from .pending import (
+    DEFINER,
+    SCHEMA,
+    in_schema,
+    removal_of,
+    removal_script,
+    run,
+    schema_of_pending,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ...tables.records import Records
 
+AT_ONCE = 10_000  # ids of rows that are gone
 ENABLED = {"O", "A"}  # of pg_trigger.tgenabled: fires in ordinary sessions, fires always
 
 
@@ -33,6 +42,10 @@ def follow(connection: Connection, given: Follow) -> None:
     _check(connection, given, table)
     schema = schema_of_pending(connection, given.records)
     has_uuid = _has_uuid(connection, given, table)
+    removal = in_schema(f"{removal_of(given.records)}(text, text[])", schema)
+    is_there = text("SELECT to_regprocedure(:function) IS NOT NULL")
+    if not connection.scalar(is_there, {"function": removal}):  # tables of an older version
+        run(connection, removal_script(given.records, schema))
     run(
         connection,
         [*_script_down(given, schema), *_script(given, table, schema, has_uuid=has_uuid)],
@@ -205,29 +218,40 @@ def _body(given: Follow, has_uuid: bool | None) -> str:
         return without if has_uuid else as_text
 
     def holds(row: str) -> str:
-        values = ", ".join(f"{row}.{quoted(c)} AS {quoted(c)}" for c in given.columns)
+        if given.where is None:
+            return "true"
+        read = given.condition_columns or given.columns
+        values = ", ".join(f"{row}.{quoted(c)} AS {quoted(c)}" for c in read)
         return f"(SELECT ({given.where}) IS TRUE FROM (SELECT {values}) AS of_the_row)"
 
-    def added(row: str, change: str, source: str = "") -> str:
+    def written(row: str, source: str = "") -> str:
         condition = "" if given.where is None else f" WHERE {holds(row)}"
-        return f"{add} SELECT {name}, {id_of(row)}, '{change}'{source}{condition}"
+        return f"{add} SELECT {name}, {id_of(row)}, '{WRITTEN}'{source}{condition}"
 
-    moved = f"{add} VALUES ({name}, {id_of('OLD')}, '{REMOVED}')"
-    left = f"{added('OLD', REMOVED)} AND NOT {holds('NEW')}" if given.where is not None else "NULL"
-    truncated = added("gone", REMOVED, " FROM \n AS gone").split("\n")
+    def removed(condition: str = "true") -> str:
+        return f"IF {condition} THEN PERFORM {remove}({name}, ARRAY[{id_of('OLD')}]); END IF"
+
+    remove = removal_of(given.records)
+    # An array has a size that is bounded.
+    pages = (
+        f"SELECT array_agg(each.id) FROM (SELECT {id_of('gone')} AS id, "
+        f"(row_number() OVER ()) / {AT_ONCE} AS page FROM ",
+        f" AS gone WHERE {holds('gone')}) AS each GROUP BY each.page",
+    )
+    remove_pages = f"LOOP PERFORM {remove}({name}, embeddings_ids); END LOOP"
+    left = removed(f"{holds('OLD')} AND NOT {holds('NEW')}")
     return (
-        f"/* {given.to_json()} */ BEGIN "
+        f"/* {given.to_json()} */ DECLARE embeddings_ids text[]; BEGIN "
         # What few updates do has triggers of its own, which spares all others the question.
-        f"IF TG_OP = 'UPDATE' THEN IF TG_NARGS = 0 THEN {added('NEW', WRITTEN)}; "
-        f"ELSIF TG_ARGV[0] = 'moved' THEN {moved}; ELSE {left}; END IF; "
-        "ELSIF TG_OP = 'TRUNCATE' THEN "
-        f"EXECUTE {literal(truncated[0])} || quote_ident(TG_TABLE_SCHEMA) || '.' || "
-        f"quote_ident(TG_TABLE_NAME) || {literal(truncated[1])}; "
+        f"IF TG_OP = 'UPDATE' THEN IF TG_NARGS = 0 THEN {written('NEW')}; "
+        f"ELSIF TG_ARGV[0] = 'moved' THEN {removed()}; ELSE {left}; END IF; "
+        "ELSIF TG_OP = 'TRUNCATE' THEN FOR embeddings_ids IN EXECUTE "
+        f"{literal(pages[0])} || quote_ident(TG_TABLE_SCHEMA) || '.' || "
+        f"quote_ident(TG_TABLE_NAME) || {literal(pages[1])} {remove_pages}; "
         "ELSIF TG_LEVEL = 'ROW' THEN "
-        f"IF TG_OP = 'INSERT' THEN {added('NEW', WRITTEN)}; "
-        f"ELSE {added('OLD', REMOVED)}; END IF; "
-        f"ELSIF TG_OP = 'INSERT' THEN {added('added', WRITTEN, ' FROM added')}; "
-        f"ELSE {added('gone', REMOVED, ' FROM gone')}; END IF; "
+        f"IF TG_OP = 'INSERT' THEN {written('NEW')}; ELSE {removed(holds('OLD'))}; END IF; "
+        f"ELSIF TG_OP = 'INSERT' THEN {written('added', ' FROM added')}; "
+        f"ELSE FOR embeddings_ids IN {'gone'.join(pages)} {remove_pages}; END IF; "
         "RETURN NULL; END"
     )
 
