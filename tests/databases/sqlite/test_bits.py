@@ -34,7 +34,7 @@ from embeddings.vectors import as_query, cosine_scores
 from tests.reaching import is_opened_by_the_collection, on_a_session, on_sqlite
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 
 SIZE = 64
@@ -55,6 +55,44 @@ def _few_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the index choose among hundreds of rows, as it does among many thousands."""
     monkeypatch.setattr(chosen, "FEW_ROWS", 60)
     monkeypatch.setattr(chosen, "READS_PER_RESULT", 20)
+
+
+class Halves(Method):
+    """Half floats, compared one and all."""
+
+    name = "halves"
+
+    def encode(self, rows: Any) -> Any:
+        return np.ascontiguousarray(rows.astype(np.float16).T)
+
+    def candidates(self, codes: Sequence[Any], query: Any, mask: Any, count: int) -> Found:
+        scores = np.concatenate([query @ part.astype(np.float32) for part in codes])
+        if mask is not None:
+            scores[~mask] = -np.inf
+        order = np.argsort(-scores, kind="stable")[:count]
+        order = order[scores[order] > -np.inf]
+        return Found(order, scores[order])
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Install a package with that method."""
+    info = tmp_path / "toy_index-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-index\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[embeddings.indexes]\ntoy = {__name__}:Halves\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    registry.methods.cache_clear()
+    yield
+    registry.methods.cache_clear()
+
+
+@pytest.fixture(params=["bits", "halves"])
+def method(request: pytest.FixtureRequest) -> str:
+    """Return a method: ours, and one of a package, to which nothing else is to differ."""
+    if request.param == "halves":
+        request.getfixturevalue("toy")
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -165,16 +203,16 @@ def test_before_there_are_vectors(engine: Engine):
 
 
 @on_a_session
-def test_it_is_a_part_of_the_transaction(db: Session):
+def test_it_is_a_part_of_the_transaction(db: Session, method: str):
     """Rolled back, it is gone; a savepoint takes the drop back."""
     docs = filled(db, 100)
     db.commit()
-    docs.create_index()
+    docs.create_index(method=method)
     assert not docs.similar_by_vector(vectors(1)[0]).exact
     db.rollback()
     assert docs.index_info() is None
     assert docs.similar_by_vector(vectors(1)[0]).exact
-    docs.create_index()
+    docs.create_index(method=method)
     db.commit()
     savepoint = db.begin_nested()
     docs.drop_index()
@@ -232,10 +270,10 @@ def test_a_downgrade_takes_it_along(engine: Engine):
 
 
 @pytest.mark.usefixtures("_few_are_few")
-def test_nearly_all_of_the_best_are_found(engine: Engine):
+def test_nearly_all_of_the_best_are_found(engine: Engine, method: str):
     """Of more rows than are read, with every condition, whether it keeps much or little."""
     docs = filled(engine, 3_000)
-    docs.create_index()
+    docs.create_index(method=method)
     assert hits(docs) >= 0.98
     assert hits(docs, number=3, offset=2) >= 0.95
     assert hits(docs, number=50) >= 0.98
@@ -251,10 +289,10 @@ def test_nearly_all_of_the_best_are_found(engine: Engine):
 
 @pytest.mark.usefixtures("_few_are_few")
 @on_a_session
-def test_selectables_words_and_several_at_once(db: Session):
+def test_selectables_words_and_several_at_once(db: Session, method: str):
     """They find what `similar_by_vector` finds."""
     docs = filled(db)
-    docs.create_index()
+    docs.create_index(method=method)
     docs.create_text_index()
     queries = vectors(3, 7)
     near = [docs.similar_by_vector(query) for query in queries]
@@ -355,10 +393,12 @@ def from_the_rows(monkeypatch: pytest.MonkeyPatch) -> list[object]:
 
 
 @pytest.mark.usefixtures("_few_are_few")
-def test_a_fresh_process_does_not_read_the_rows(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+def test_a_fresh_process_does_not_read_the_rows(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, method: str
+):
     """It takes what the database has, and what was written since from the change log."""
     docs = filled(engine)
-    docs.create_index()
+    docs.create_index(method=method)
     with Session(engine) as session:
         Collection("docs", session).delete_items(["0-0"])
         Collection("docs", session).store_vectors([("new", vectors(1)[0]), ("1-1", vectors(1)[0])])
@@ -370,7 +410,7 @@ def test_a_fresh_process_does_not_read_the_rows(engine: Engine, monkeypatch: pyt
     assert [entry.id for entry in found[:2]] == ["1-1", "new"]
     assert not found.exact
     assert "all" not in reads
-    assert docs.create_index().rows == 600
+    assert docs.create_index(method=method).rows == 600
     CACHE.clear()
     assert hits(docs) >= 0.97
     assert "all" not in reads[: reads.index("all")] if "all" in reads else True
@@ -413,8 +453,17 @@ def lose_the_log(engine: Engine) -> None:
 
 
 @pytest.mark.usefixtures("_few_are_few")
-def test_where_the_log_does_not_reach_back(engine: Engine):
-    """The status says so; searches are right, and `warm` on an engine makes it anew."""
+@pytest.mark.parametrize(
+    "made_anew",
+    [
+        lambda docs: docs.warm(),
+        lambda docs: docs.store_vectors([("new", vectors(1)[0])]),
+        lambda docs: docs.create_index(),
+    ],
+    ids=["warm", "write", "create_index"],
+)
+def test_where_the_log_does_not_reach_back(engine: Engine, made_anew: Callable[[Any], object]):
+    """The status says so; searches are right, and on an engine three calls make it anew."""
     docs = filled(engine)
     docs.create_index()
     with Session(engine) as session:
@@ -428,19 +477,23 @@ def test_where_the_log_does_not_reach_back(engine: Engine):
     assert docs.similar_by_vector(vectors(1)[0], 1)[0].id == "new"
     with Session(engine) as session:
         Collection("docs", session).warm()  # which writes nothing on a session
+        Collection("docs", session).store_vectors([("new", vectors(1)[0])])  # nor does this
+        session.commit()
     assert docs.status().reason is not None
 
-    docs.warm()
+    made_anew(docs)
 
     assert docs.status().reason is None
     assert docs.index_info().rows == 601  # type: ignore[union-attr]
+    CACHE.clear()
+    assert docs.similar_by_vector(vectors(1)[0], 1)[0].id == "new"
 
 
-def test_bulk_writes_keep_it_up(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+def test_bulk_writes_keep_it_up(engine: Engine, monkeypatch: pytest.MonkeyPatch, method: str):
     """Those in transactions of our own, once it is behind by much."""
     monkeypatch.setattr(commands, "MOST_BEHIND", 100)
     docs = filled(engine)
-    docs.create_index()
+    docs.create_index(method=method)
     docs.store_vectors((f"a{at}", vector) for at, vector in enumerate(vectors(90)))
     assert docs.index_info().rows == 600  # type: ignore[union-attr]
     docs.store_vectors((f"b{at}", vector) for at, vector in enumerate(vectors(90)))
@@ -510,36 +563,6 @@ def test_a_file_of_another_program(tmp_path: Path):
 
 
 # Methods from outside
-
-
-class Halves(Method):
-    """Half floats, compared one and all."""
-
-    name = "halves"
-
-    def encode(self, rows: Any) -> Any:
-        return np.ascontiguousarray(rows.astype(np.float16).T)
-
-    def candidates(self, codes: Sequence[Any], query: Any, mask: Any, count: int) -> Found:
-        scores = np.concatenate([query @ part.astype(np.float32) for part in codes])
-        if mask is not None:
-            scores[~mask] = -np.inf
-        order = np.argsort(-scores, kind="stable")[:count]
-        order = order[scores[order] > -np.inf]
-        return Found(order, scores[order])
-
-
-@pytest.fixture
-def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Install a package with that method."""
-    info = tmp_path / "toy_index-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-index\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[embeddings.indexes]\ntoy = {__name__}:Halves\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    registry.methods.cache_clear()
-    yield
-    registry.methods.cache_clear()
 
 
 @pytest.mark.usefixtures("_few_are_few")

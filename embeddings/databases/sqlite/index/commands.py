@@ -31,7 +31,7 @@ LOG = logging.getLogger("embeddings")
 MOST_BEHIND = 4_096  # rows of the log; with more, a writer of ours brings the table up to date
 BEHIND = (
     "the change log does not reach back to where the index in the database ends: each process "
-    "reads the rows once, until create_index(), or warm() on an engine, makes it anew"
+    "reads the rows once, until create_index(), or warm() or a write on an engine, makes it anew"
 )
 
 
@@ -107,13 +107,14 @@ def info(work: Work) -> IndexInfo | None:
 def finish_writing(work: Work) -> None:
     """Bring the table of an index up to date, before a transaction of ours commits.
 
-    Only where it is behind by much, and the change log tells by what: that takes a moment.
+    Only where it is behind by much, which takes a moment; or where the change log does not reach
+    back to it any more, so that all rows are read, and every process would.
     """
     method = method_of(work.row.index_method or "")
     if method is None:
         return
     rows = stored.behind(work)
-    if rows is not None and rows > MOST_BEHIND:
+    if rows is None or rows > MOST_BEHIND:
         _save(work, kind_of(method))
 
 
