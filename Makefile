@@ -19,6 +19,8 @@ OLDEST := .venv-oldest
 BIN := $(VENV)/bin
 
 export Q
+# Without them each process that a test starts would compile the package again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test test-oldest lint types check long docs bench writers clean
 
@@ -46,7 +48,7 @@ long: $(VENV)/.dev
 	EMBEDDINGS_EXAMPLES=5 $(BIN)/python -m pytest tests/test_vectors.py tests/following/test_triggers.py
 	EMBEDDINGS_WAYS=all EMBEDDINGS_EXAMPLES=5 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder tests/contract
 	EMBEDDINGS_HISTORIES=10000 EMBEDDINGS_SEARCHES=10000 $(BIN)/python -m pytest \
-		tests/reliability/test_never_stale.py::test_random_histories \
+		tests/reliability/test_never_stale.py \
 		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed
 	EMBEDDINGS_FAULTS=all $(BIN)/python -m pytest tests/reliability/test_fault_sweep.py \
 		tests/aio/test_async_collection.py

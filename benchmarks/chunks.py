@@ -4,7 +4,9 @@
 
 A hundred short texts are each hidden at a random place in six thousand words of others: the
 docstrings of the standard library. Printed is how many are at rank 1 of their questions: as items
-of their own among the same paragraphs, in chunks, and in whole documents.
+of their own among the same paragraphs, in chunks, and in whole documents. A size is to be chosen by
+the even ones, and what it gives is told by the odd ones, by which nothing was chosen: printed are
+both.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from .hidden_notes import NOTES
 
 WORDS = 6_000  # of a document
 FEWEST = 15  # words of a paragraph
+HALVES = ({*range(0, len(NOTES), 2)}, {*range(1, len(NOTES), 2)})
 
 
 def main() -> None:
@@ -29,11 +32,21 @@ def main() -> None:
     own = dict(enumerate(note for note, _ in NOTES))
     others = {f"p{number}": paragraph for number, paragraph in enumerate(sorted(paragraphs))}
     alone = at_rank_1({str(id): note for id, note in own.items()} | others, None)
-    print(f"items of their own among {len(others)} paragraphs: {alone} of {len(NOTES)} at rank 1")
+    print(f"items of their own among {len(others)} paragraphs: {told(alone)} at rank 1")
     for size in sizes:
         found = at_rank_1(documents, Chunks(size=size))
-        print(f"in documents, chunks of {size}: {found}, {found / alone:.2f} x as many")
-    print(f"in whole documents: {at_rank_1(documents, None)}")
+        shares = [len(found & half) / len(alone & half) for half in HALVES]
+        print(
+            f"in documents, chunks of {size}: {told(found)}; "
+            f"{shares[0]:.2f} x as many to choose by, {shares[1]:.2f} x as many others",
+            flush=True,
+        )
+    print(f"in whole documents: {told(at_rank_1(documents, None))}")
+
+
+def told(found: set[int]) -> str:
+    first, second = (len(found & half) for half in HALVES)
+    return f"{first} of {len(HALVES[0])} to choose by, {second} of the {len(HALVES[1])} others"
 
 
 def hide(rng: random.Random) -> tuple[dict[str, str], set[str]]:
@@ -51,12 +64,12 @@ def hide(rng: random.Random) -> tuple[dict[str, str], set[str]]:
     return documents, used
 
 
-def at_rank_1(texts: dict[str, str], chunks: Chunks | None) -> int:
+def at_rank_1(texts: dict[str, str], chunks: Chunks | None) -> set[int]:
     docs: Collection[Any] = Collection("benchmark of chunks", model_id="local", chunks=chunks)
     docs.embed_multi(texts.items())
     found = docs.similar_multi([question for _, question in NOTES], 1)
     docs.close()
-    return sum(entries[0].id == str(number) for number, entries in enumerate(found))
+    return {number for number, entries in enumerate(found) if entries[0].id == str(number)}
 
 
 if __name__ == "__main__":

@@ -73,6 +73,48 @@ PARAPHRASES = (
 )
 """Questions in other words, and what answers them."""
 
+MORE = (
+    ("rename or move a file somewhere else", "shutil.move"),
+    ("who owns this path, set another owner", "shutil.chown"),
+    ("list the names in a folder", "posix.listdir"),
+    ("which folder am I in", "posix.getcwd"),
+    ("how many processors does the machine have", "posix.cpu_count"),
+    ("split a path into folder and file name", "posixpath.split"),
+    ("the last part of a path", "posixpath.basename"),
+    ("does this file exist", "genericpath.exists"),
+    ("choose one element by chance", "random.choice"),
+    ("numbers from a bell curve", "random.gauss"),
+    ("compare two secrets without leaking timing", "hmac.compare_digest"),
+    ("rounding up to the next whole number", "math.ceil"),
+    ("greatest number that divides both", "math.gcd"),
+    ("length of the hypotenuse", "math.hypot"),
+    ("convert an angle from degrees", "math.radians"),
+    ("product of all values", "math.prod"),
+    ("number of ways to choose k of n", "math.comb"),
+    ("write objects to a file so that python can load them again", "pickle.dump"),
+    ("shrink bytes", "zlib.compress"),
+    ("open a gzipped file", "gzip.open"),
+    ("put the smallest item at the front of a queue", "heapq.heapify"),
+    ("sort order according to the local language", "locale.strxfrm"),
+    ("print a stack trace of the latest exception", "traceback.print_exc"),
+    ("print data structures nicely", "pprint.pprint"),
+    ("schedule a function to be run when the interpreter ends", "atexit.register"),
+    ("wrap a generator so that it can be used in a with statement", "contextlib.contextmanager"),
+    ("ignore certain exceptions in a block", "contextlib.suppress"),
+    ("fix some arguments of a function", "functools.partialmethod"),
+    ("get the source code of an object", "inspect.getsource"),
+    ("parameters of a callable", "inspect.signature"),
+    ("load a module given its name as text", "importlib.import_module"),
+    ("quote a string for the command line", "shlex.quote"),
+    ("split a command line into arguments", "shlex.split"),
+    ("open a page in the browser", "webbrowser.open"),
+    ("escape characters for html", "html.escape"),
+    ("take a web address apart", "urllib.parse.urlparse"),
+    ("encode parameters for a query string", "urllib.parse.urlencode"),
+    ("measure how long a snippet takes", "timeit.timeit"),
+)
+"""Others, written before they were asked once. By these `LEAST_REST` on PostgreSQL was chosen."""
+
 IDENTIFIERS = tuple(
     (name.rpartition(".")[2], name)
     for name in (
@@ -101,7 +143,11 @@ def show(database: str, db: Any, texts: list[tuple[str, str]]) -> None:
     docs = Collection("benchmark of words", db, model_id="local")
     docs.create_text_index()
     docs.embed_multi(texts, batch_size=500)
-    for name, questions in (("questions", PARAPHRASES), ("names", IDENTIFIERS)):
+    for name, questions in (
+        ("questions", PARAPHRASES),
+        ("other questions", MORE),
+        ("names", IDENTIFIERS),
+    ):
         print(f"{database}, {len(texts)} docstrings, {len(questions)} {name}")
         print(evaluate(docs, questions), end="\n\n")
     docs.close()

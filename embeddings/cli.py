@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Literal
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from . import commands, databases
+from . import commands
 from .errors import EmbeddingsError, MissingExtraError
 from .following import commands as following
 from .sessions.open import open_engine
 from .tables.migrate import head_revision, migrate
-from .tables.records import RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -133,16 +132,14 @@ def show_command(context: click.Context, collection: str, id: str | None, as_jso
     help="Each collection on one server, or the items of each on all of them.",
 )
 @click.option("--undo", is_flag=True, help="Bring them back to the coordinator.")
-@click.pass_obj
-def distribute_command(database: Target, by: Literal["collection", "item"], undo: bool) -> None:
+@click.pass_context
+def distribute_command(
+    context: click.Context, by: Literal["collection", "item"], undo: bool
+) -> None:
     """Distribute the tables over several servers, by Citus; see the page on it."""
-    with _one_line_errors(), _engine(database) as engine, engine.begin() as connection:
-        kind = databases.of(engine.dialect)
-        if undo:
-            kind.undistribute(connection, RECORDS)
-        else:
-            kind.distribute(connection, by, RECORDS)
-    click.echo("The tables are on one server." if undo else f"The tables are distributed by {by}.")
+    with _one_line_errors(), _engine(context.obj) as engine, engine.begin() as connection:
+        outcome = commands.distribute(connection, by, undo=undo)
+    _end(context, outcome)
 
 
 names_argument = click.argument("names", metavar="[COLLECTION]...", nargs=-1)

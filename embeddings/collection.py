@@ -492,9 +492,9 @@ class Collection(Generic[K]):
         return plans.apply(self.reference, plan)
 
     def prepare(self, value: Content) -> Prepared:
-        """Return a value with its vector, which `embed` is to store later.
+        """Return a value with its vector, or those of its chunks, which `embed` is to store later.
 
-        The model is called only if no row of the collection has the value's vector. Where a session
+        The model is called only for what no row of the collection has a vector of. Where a session
         has no connection out of its pool, it has none while the model runs: what is looked up is
         looked up on a short one.
 
@@ -1068,7 +1068,7 @@ class Collection(Generic[K]):
         Args:
             language: "english", "german", "french" or "spanish": words that say little, such as
                 "the", are not looked for. "simple": all are. "cjk": for texts without blanks
-                between words, runs of three letters are.
+                between words, each two letters are.
 
         Returns:
             How many items have no words yet, because their text is not at hand.

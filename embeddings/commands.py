@@ -10,18 +10,22 @@ import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from . import databases
 from .collection import Collection
 from .errors import DoesNotExist, ModelRequiredError
 from .following import commands as following
-from .overview import NOTHING, overview
+from .overview import NOTHING, REMEDY, overview
 from .sessions import bind_for_reading
 from .tables.records import RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from sqlalchemy import Connection
+
+    from .following.literals import Follow
     from .following.source import ModelCollection
     from .sessions import DatabaseLike
     from .tables.records import EmbeddingRecord, Records
@@ -50,7 +54,9 @@ def status(
     as_json: bool = False,
     declared: Sequence[ModelCollection[Any]] = (),
     models: Mapping[str, str | None] = NOTHING,
+    follows: Sequence[Follow] = (),
     program: str = following.PROGRAM,
+    remedy: str = REMEDY,
 ) -> Outcome:
     """Return the schema, every collection, and what is followed.
 
@@ -61,9 +67,11 @@ def status(
         as_json: As a JSON object, and not as a table.
         declared: Whose triggers are compared with what is declared.
         models: The ids or aliases of models that other collections are declared with.
+        follows: What triggers were made from, as the host knows: they may be gone.
         program: What one types before the name of a command.
+        remedy: What to do about triggers that are not in place.
     """
-    found = overview(db, declared, models)
+    found = overview(db, declared, models, follows)
     is_good = found.is_current and found.is_followed
     if as_json:
         return Outcome(_json(asdict(found)), is_good)
@@ -72,7 +80,7 @@ def status(
         for one in found.collections
         if one.wanted is not None
     ]
-    return Outcome("\n\n".join(filter(None, (str(found), "\n".join(differing)))), is_good)
+    return Outcome("\n\n".join(filter(None, (found.text(remedy), "\n".join(differing)))), is_good)
 
 
 def reembed(
@@ -146,6 +154,32 @@ class _Stored:
 
     def drop_previous(self, database: Any) -> bool:
         return self.collection(database).drop_previous()
+
+
+def distribute(
+    connection: Connection,
+    by: Literal["collection", "item"],
+    *,
+    undo: bool = False,
+    records: Records = RECORDS,
+) -> Outcome:
+    """Distribute the tables over several servers, by Citus, or bring them back to one.
+
+    Args:
+        connection: To the coordinator; it is done in its transaction.
+        by: Each collection on one server, or the items of each on all of them.
+        undo: Bring them back.
+        records: Which tables.
+
+    Raises:
+        SchemaError: The database has no Citus, or Citus would refuse them.
+    """
+    database = databases.of(connection.dialect)
+    if undo:
+        database.undistribute(connection, records)
+        return Outcome("The tables are on one server.")
+    database.distribute(connection, by, records)
+    return Outcome(f"The tables are distributed by {by}.")
 
 
 def search(

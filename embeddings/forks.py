@@ -41,27 +41,20 @@ class Lock:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._owner: int | None = None
-        self._depth = 0
         renew_in_children(self)
 
     def __enter__(self) -> None:
         self._lock.acquire()
-        self._owner = threading.get_ident()
-        self._depth += 1
 
     def __exit__(self, *_: object) -> None:
-        if self._owner != threading.get_ident():
-            return  # the process forked within the block, and this is the child
-        self._depth -= 1
-        if not self._depth:
-            self._owner = None
-        self._lock.release()
+        try:  # noqa: SIM105  suppress() takes longer than all the rest
+            self._lock.release()
+        except RuntimeError:  # the process forked within the block, and this is the child
+            pass
 
     def after_fork(self) -> None:
         """Be free."""
         self._lock = threading.RLock()
-        self._owner, self._depth = None, 0
 
 
 class _Imports:

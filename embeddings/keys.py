@@ -58,6 +58,8 @@ class Keys(Generic[K]):
         Raises:
             InvalidItemError: The key is of another type, empty, over-long, or cannot be stored.
         """
+        if type(key) is str and self._to_text is _decimal_or_text and _is_usual(key):
+            return key
         if type(key) is not self.python_type:
             key = self._accepted(plain(key))
         if key == "":
@@ -178,6 +180,11 @@ def _canonical_uuid(text: str) -> uuid.UUID:
     if value.hex != text:
         raise ValueError(text)
     return value
+
+
+def _is_usual(id: str) -> bool:
+    """Return whether a text can be stored as an id, as almost all can: a quick look."""
+    return 0 < len(id) <= SHOWN and id.isascii() and "\0" not in id
 
 
 def _decimal_or_text(key: str | int) -> str:

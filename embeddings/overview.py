@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from .following.literals import Follow
     from .following.source import ModelCollection
     from .sessions import DatabaseLike
     from .tables.records import Records
@@ -118,9 +119,18 @@ class Overview:
         return not any(one.problems for one in self.followed)
 
     def __str__(self) -> str:
-        return "\n\n".join(filter(None, (self._collections(), *self.warnings, self._followed())))
+        return self.text()
 
-    def _followed(self) -> str:
+    def text(self, remedy: str = REMEDY) -> str:
+        """Return a table to read.
+
+        Args:
+            remedy: What to do about triggers that are not in place.
+        """
+        parts = (self._collections(), *self.warnings, self._followed(remedy))
+        return "\n\n".join(filter(None, parts))
+
+    def _followed(self, remedy: str) -> str:
         """Return what is followed, and what to do about triggers."""
         if not self.followed:
             return ""
@@ -133,7 +143,7 @@ class Overview:
             f"{name:{widths[0]}}  {table:{widths[1]}}  {pending:>{widths[2]}}  {triggers}"
             for name, table, pending, triggers in lines
         ]
-        return "\n".join(rows if self.is_followed else [*rows, "", REMEDY])
+        return "\n".join(rows if self.is_followed else [*rows, "", remedy])
 
     def _collections(self) -> str:
         if self.lost:
@@ -161,6 +171,7 @@ def overview(
     db: DatabaseLike,
     declared: Sequence[ModelCollection[Any]] = (),
     models: Mapping[str, str | None] = NOTHING,
+    follows: Sequence[Follow] = (),
 ) -> Overview:
     """Return what a database holds. Reads only: on a session within its transaction.
 
@@ -169,6 +180,7 @@ def overview(
         declared: Whose triggers are compared with what is declared; others with what they were
             made from.
         models: The ids or aliases of models that collections are declared with, by their names.
+        follows: What triggers were made from, by what the host knows of it.
 
     Raises:
         SchemaError: A table called `collections` or `embeddings` is there and is not ours.
@@ -196,7 +208,11 @@ def overview(
                 head_revision(),
                 tuple(collections),
                 tuple(each.embeddings.fullname for each in records),
-                tuple(one for each in records for one in _followed(Work(session, each), declared)),
+                tuple(
+                    one
+                    for each in records
+                    for one in _followed(Work(session, each), declared, follows)
+                ),
                 tuple(_lost(work.connection, records)),
                 tuple(
                     filter(None, (work.database.warning(work.connection, each) for each in records))
@@ -217,7 +233,9 @@ def _lost(connection: Connection, records: Sequence[Records]) -> Iterator[str]:
             yield f"{lost}: " + ("migrate" if ours else "call embeddings.install(engine, records)")
 
 
-def _followed(work: Work, declared: Sequence[ModelCollection[Any]]) -> Iterator[FollowedOverview]:
+def _followed(
+    work: Work, declared: Sequence[ModelCollection[Any]], follows: Sequence[Follow]
+) -> Iterator[FollowedOverview]:
     connection, table = work.connection, pending_table(work.records)
     schema = schema_map_of(connection).get(table.schema, table.schema) or schema_of(connection)
     pending: dict[str, int] = {}
@@ -233,7 +251,15 @@ def _followed(work: Work, declared: Sequence[ModelCollection[Any]]) -> Iterator[
             problems = tuple(triggers.problems(connection, each))
             host = each.mapper.local_table.fullname  # type: ignore[attr-defined]
             yield FollowedOverview(each.name, host, pending.get(each.name, 0), problems)
-    for given in work.database.follows(connection, work.records):
+    made = work.database.follows(connection, work.records)
+    there = {(given.collection, given.table) for given in made}
+    gone = {
+        (given.collection, given.table): given
+        for given in follows
+        if given.embeddings == work.records.embeddings.fullname
+    }
+    made += [given for key, given in gone.items() if key not in there]
+    for given in made:
         if given.collection not in known:
             problems = tuple(triggers.as_made(connection, given))
             host = ".".join(filter(None, (given.schema, given.table)))

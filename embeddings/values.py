@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 
 Metadata: TypeAlias = dict[str, Any]
 BYTES = (bytes, bytearray, memoryview)
+PLAIN = (int, str, float, bool)
 
 
 def plain(value: object) -> object:
     """Return NumPy's integers, floats and bools as Python's, and anything else as it is."""
+    if value is None or type(value) in PLAIN:
+        return value
     if isinstance(value, np.integer):
         return int(value)
     if isinstance(value, np.floating):
@@ -73,6 +76,8 @@ def load_metadata(text: str) -> Metadata | None:
 def checked_content(value: object) -> str | bytes:
     """Return a content that can be stored, or raise InvalidItemError."""
     if isinstance(value, str):
+        if value.isascii() and "\0" not in value:
+            return value
         check_text(value, "The content")
         return value
     if isinstance(value, BYTES):

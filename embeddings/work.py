@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .vectors import Float32
     from .writing.chunks import Chunks
 
+ANY_BIND = nullcontext()
 MOST_NAMES = 10_000  # names of collections remembered for each engine
 PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds before an own transaction is tried again, about
 P = ParamSpec("P")
@@ -110,6 +111,7 @@ class Work:
             `do_orm_execute`.
         extra: Values of a host's own columns of embeddings, for rows that are new.
         texts: Of the items that are being written, by their ids, with their hashes.
+        parts: What is kept of chunks whose rows are being written, by their ids.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Work:
         self.has_listeners = has_listeners(session)
         self.extra: Mapping[str, Any] = {}
         self.texts: Mapping[str, tuple[str, bytes]] = {}
+        self.parts: Mapping[str, tuple[Any, ...]] = {}
         self._row: CollectionRow | None = None
 
     @property
@@ -294,7 +297,7 @@ def one_bind(session: Session, records: Records, *, write: bool) -> AbstractCont
     writes it is asked for that of an UPDATE.
     """
     if type(session).get_bind is Session.get_bind or "get_bind" in vars(session):
-        return nullcontext()
+        return ANY_BIND
     return _bound(session, records, write=write)
 
 
@@ -851,13 +854,13 @@ class RememberedRows:
             name: The collection's name.
             committed: Only one that was committed when it was read.
         """
-        with self._lock:
-            row, was_committed = self._rows.get(bind.engine, {}).get(
-                _memory_key(bind, records, name), (None, False)
-            )
-            if row is None or (committed and not was_committed):
-                return None
-            return row._replace(is_certain=False)
+        # Without the lock: a reader finds what is there at one moment, and confirms it anyway.
+        row, was_committed = self._rows.get(bind.engine, {}).get(
+            _memory_key(bind, records, name), (None, False)
+        )
+        if row is None or (committed and not was_committed):
+            return None
+        return row._replace(is_certain=False)
 
     def put(
         self, bind: Engine | Connection, records: Records, row: CollectionRow, *, committed: bool

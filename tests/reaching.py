@@ -39,7 +39,8 @@ Each database, both faces, transactions of the caller's and of ours are among th
 way does differently is in `sessions`, and all of them run with EMBEDDINGS_WAYS=all.
 
 A scoped_session and a sessionmaker differ from a session and an engine in how a Session is made:
-`contract/test_beyond.py` has them where that matters, `sessions/test_sessions.py` shows the rest.
+`contract/test_items_and_collections.py` has them where that matters, `sessions/test_sessions.py`
+shows the rest.
 """
 on_sqlite = pytest.mark.parametrize("db", SQLITE, indirect=True)
 """For what other databases do not have: the docstring says why."""

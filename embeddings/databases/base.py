@@ -837,7 +837,10 @@ class Database:
         raise NotImplementedError
 
     def put_parts(self, work: Work, given: Sequence[tuple[Any, ...]]) -> None:
-        """Keep that of chunks whose rows are written: tuples of these values, in this order."""
+        """Keep that of chunks whose rows are written: tuples of these values, in this order.
+
+        That of rows which were written as a whole is in `Work.parts` before, to be written along.
+        """
 
     def keep_items(self, work: Work, ids: Sequence[str]) -> None:
         """Keep others from writing chunks of items, by the items' stored ids."""

@@ -27,6 +27,8 @@ class Insert(NamedTuple):
     """A host's own columns that have a default in Python."""
     given: tuple[tuple[str, Callable[[Any], Any]], ...]
     """A host's own columns whose values are given, and what makes them what the driver takes."""
+    columns: tuple[str, ...] = COLUMNS
+    """Whose values rows have."""
 
     def run(
         self, connection: Connection, rows: list[tuple[Any, ...]], extra: Mapping[str, Any]
@@ -35,17 +37,17 @@ class Insert(NamedTuple):
 
         Args:
             connection: Whose dialect the statement was made for.
-            rows: Values of `COLUMNS`, as the driver takes them.
+            rows: Values of the columns, as the driver takes them.
             extra: Values of a host's own columns, by their names.
         """
         parameters: Any = rows
-        if not self.is_positional or self.names != COLUMNS:
+        if not self.is_positional or self.names != self.columns:
             given = {name: as_sent(extra[name]) for name, as_sent in self.given}
             parameters = [self._by_name(row, given) for row in parameters]
         return connection.exec_driver_sql(self.sql, parameters).rowcount
 
     def _by_name(self, row: tuple[Any, ...], given: dict[str, Any]) -> Any:
-        values = dict(zip(COLUMNS, row, strict=True)) | given
+        values = dict(zip(self.columns, row, strict=True)) | given
         values |= {name: default() for name, default in self.defaults}
         return tuple(values[name] for name in self.names) if self.is_positional else values
 
@@ -65,6 +67,7 @@ def insert_of(
     dialect: Dialect,
     schema_map: tuple[tuple[str | None, str], ...],
     extra: Iterable[Column[Any]],
+    columns: tuple[str, ...] = COLUMNS,
 ) -> Insert:
     """Return an INSERT of `own_values`, ready to be executed many times.
 
@@ -73,12 +76,13 @@ def insert_of(
         dialect: Of the connection.
         schema_map: Which schemas it puts in the place of others.
         extra: A host's own columns whose values are given.
+        columns: Whose values rows have.
     """
     made = compiled(statement, dialect, schema_map)
     by_host = tuple((column.key, _default_of(column, dialect)) for column in made.insert_prefetch)
-    names = getattr(made, "positiontup", None) or [*COLUMNS, *(name for name, _ in by_host)]
+    names = getattr(made, "positiontup", None) or [*columns, *(name for name, _ in by_host)]
     given = tuple((column.name, _as_sent(column, dialect)) for column in extra)
-    return Insert(str(made), tuple(names), bool(dialect.positional), by_host, given)
+    return Insert(str(made), tuple(names), bool(dialect.positional), by_host, given, columns)
 
 
 def _as_sent(column: Column[Any], dialect: Dialect) -> Callable[[Any], Any]:

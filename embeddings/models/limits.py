@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import MissingExtraError, ModelError
 from ..forks import Lock
+from .stop import apause, is_stopped
+from .stop import pause as pause_
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -203,7 +205,7 @@ def tries(most: int, deadline: Deadline, *, awaited: bool) -> Any:
     """Return tenacity's tries: to be gone through with `for` or `async for`, each a context.
 
     What a service asks for with Retry-After is waited for; else pauses double and are random.
-    A pause that does not end before the deadline is not begun.
+    A pause that does not end before the deadline is not begun, nor one in a call that is stopped.
 
     Args:
         most: The most tries.
@@ -224,17 +226,18 @@ def tries(most: int, deadline: Deadline, *, awaited: bool) -> Any:
         nonlocal pause
         seconds = pause_after(error, next(failures))
         pause = seconds or 0.0
-        return seconds is not None and seconds < deadline.left(math.inf)
+        return seconds is not None and seconds < deadline.left(math.inf) and not is_stopped()
 
     def note(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         log.info("%s; asked again in %.1f s", error, pause)
 
-    kind = tenacity.AsyncRetrying if awaited else tenacity.Retrying
+    kind: Any = tenacity.AsyncRetrying if awaited else tenacity.Retrying
     return kind(
         stop=tenacity.stop_after_attempt(most),
         retry=tenacity.retry_if_exception(is_worth_another),
         wait=lambda _: pause,
+        sleep=apause if awaited else pause_,
         before_sleep=note,
         reraise=True,
     )

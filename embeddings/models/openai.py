@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
 import weakref
 from contextlib import suppress
 from inspect import signature
@@ -26,6 +25,7 @@ from .base import Content, EmbeddingModel, Role, Setting, SupportsEmbedding, che
 from .conversation import Learnt, Limits, TooLong, requests_for
 from .failures import Failure, Teller
 from .limits import Deadline, Pace, Tokens, tries
+from .stop import apause, is_stopped, not_called, pause
 from .usage import count
 
 if TYPE_CHECKING:
@@ -271,8 +271,11 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             for attempt in tries(self._tries, deadline, awaited=False):
                 with attempt:
                     wait = self._pace.wait_for(self._tokens_of(texts))
-                    time.sleep(wait)
+                    pause(wait)
                     deadline.extend(wait)
+                    if is_stopped():
+                        failure = failure or Failure(not_called(self))
+                        raise failure.error
                     outcome = self._ask(client, texts, role, deadline)
                     if not isinstance(outcome, Failure):
                         return outcome
@@ -288,8 +291,11 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             async for attempt in tries(self._tries, deadline, awaited=True):
                 with attempt:
                     wait = self._pace.wait_for(self._tokens_of(texts))
-                    await asyncio.sleep(wait)
+                    await apause(wait)
                     deadline.extend(wait)
+                    if is_stopped():
+                        failure = failure or Failure(not_called(self))
+                        raise failure.error
                     outcome = await self._aask(client, texts, role, deadline)
                     if not isinstance(outcome, Failure):
                         return outcome

@@ -309,7 +309,7 @@ def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
         Entry(from_text(id), score, content, metadata)
         for id, score, content, metadata, *_ in ranking.rows
     ]
-    unreadable = [at for at, entry in enumerate(found) if isinstance(entry.metadata, NotJSON)]
+    unreadable = [at for at, row in enumerate(ranking.rows) if type(row.metadata) is NotJSON]
     if unreadable:
         warn_of_metadata([ranking.rows[at].id for at in unreadable])
         for at in unreadable:

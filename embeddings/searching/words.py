@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import IndexingError, InvalidQueryError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 MOST_TERMS = 100  # of a question, that are looked for
-GRAM = 3  # letters, of what is looked for where no blanks stand between words
+GRAM = 2  # letters, of what is looked for where no blanks stand between words
 
 _ENGLISH = """
 a an and are as at be but by for if in into is it no not of on or such that the their then there
@@ -44,6 +47,12 @@ _ENDINGS = ("ings", "ing", "edly", "ed", "ies", "es", "s", "ly", "e", "y")
 SHORTEST = 4  # letters of the beginning of a word
 
 _WORD = re.compile(r"[^\W_]+")
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1100-\u11ff\u1780-\u17ff\u3005-\u3007\u3040-\u318f\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff\U00020000-\U0003ffff"
+)
+"""Letters of scripts without blanks: Thai, Lao, Burmese, Korean, Khmer, Japanese, Chinese."""
+_RUN = re.compile(f"([{_UNSPACED}]+)|[^{_UNSPACED}]+")
 _ACCENTS = re.compile("(?<=[A-Za-z])[\u0300-\u036f]+")
 """After the letter, in decomposed text."""
 
@@ -65,16 +74,31 @@ def tokens(text: str, language: str) -> list[str]:
     """Return the words of a text in their order: letters and digits, in lower case.
 
     The letters A to Z have no accents; those of other alphabets keep theirs, as FTS5 has it. For
-    "cjk" the words are all runs of three letters, with their accents.
+    "cjk" each two letters that stand together are a word, and the last of a run, where no blanks
+    stand between words; so every letter begins a word. Others are as they are, with their accents.
     """
-    if not text.isascii():
-        if language != "cjk":
-            text = _ACCENTS.sub("", unicodedata.normalize("NFD", text))
-        text = unicodedata.normalize("NFC", text)
-    words = _WORD.findall(text.lower())
     if language != "cjk":
-        return words
-    return [word[at : at + GRAM] for word in words for at in range(max(1, len(word) - GRAM + 1))]
+        return _words(text)
+    found: list[str] = []
+    for run, is_unspaced in _runs(text):
+        found += [run[at : at + GRAM] for at in range(len(run))] if is_unspaced else [run]
+    return found
+
+
+def _words(text: str) -> list[str]:
+    if not text.isascii():
+        text = _ACCENTS.sub("", unicodedata.normalize("NFD", text))
+        text = unicodedata.normalize("NFC", text)
+    return _WORD.findall(text.lower())
+
+
+def _runs(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield the words of a text, cut where scripts change, and whether these have no blanks."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)  # letters of half and of full width are the same
+    for word in _WORD.findall(text.lower()):
+        for run in _RUN.finditer(word):
+            yield run[0], run[1] is not None
 
 
 class Term(NamedTuple):
@@ -91,10 +115,23 @@ def terms(text: str, language: str) -> list[Term]:
     If there are none of these, all are looked for. An English word is looked for in its other
     forms, too.
     """
+    if language == "cjk":
+        return [*dict.fromkeys(_grams(text))][:MOST_TERMS]
     words = dict.fromkeys(tokens(text, language))
     telling = [word for word in words if word not in STOP_WORDS[language]] or [*words]
     as_terms = map(_in_english if language == "english" else Term, telling)
     return [*dict.fromkeys(as_terms)][:MOST_TERMS]
+
+
+def _grams(text: str) -> Iterator[Term]:
+    """Yield what of a question is looked for in words as "cjk" has them."""
+    for run, is_unspaced in _runs(text):
+        if not is_unspaced:
+            yield Term(run)
+        elif len(run) < GRAM:
+            yield Term(run, is_beginning=True)
+        else:
+            yield from (Term(run[at : at + GRAM]) for at in range(len(run) - 1))
 
 
 def _in_english(word: str) -> Term:

@@ -38,6 +38,11 @@ class Sessions:
         """Whether each step is a transaction of its own, and none is the caller's."""
         return self.engine is not None
 
+    @property
+    def is_one_snapshot(self) -> bool:
+        """Whether steps at once one after the other see the same rows, but for what they write."""
+        return False
+
     def session(self, *, write: bool) -> AbstractContextManager[Session]:
         """Return a context with a session in a transaction, which ends with it if it is ours."""
         raise NotImplementedError

@@ -14,7 +14,7 @@ from .. import databases
 from ..errors import BindingError
 from ..forks import Lock
 from ..internals import connection_of_thread
-from .base import Sessions, hinted
+from .base import Sessions, add_hint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..databases.base import Database
     from ..tables.records import Records
 
+NO_TURN = nullcontext()
 _writers: weakref.WeakKeyDictionary[Engine, AbstractContextManager[Any]] = (
     weakref.WeakKeyDictionary()
 )
@@ -50,7 +51,7 @@ class OwnTransactions(Sessions):
         self._make_session = make_session or sessionmaker()
         # A database in memory that we opened is one connection, which threads take in turn.
         shared = opened and isinstance(engine.pool, StaticPool)
-        self._turn = turn or (Lock() if shared else nullcontext())
+        self._turn = turn or (Lock() if shared else None)
         # Where writers poll for one lock, the unlucky starve: those of one engine queue here.
         self._writers = writers or _writers.setdefault(engine, Lock())
         self._close = weakref.finalize(self, engine.dispose) if opened else None
@@ -59,14 +60,8 @@ class OwnTransactions(Sessions):
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
         """Yield a session in a transaction that is committed at the end."""
-        database = databases.of(self._engine.dialect)
         with (
-            nullcontext() if self._was_opened else self._opening(database),
-            self._turn,
-            database.writing_turn(self._writers) if write else nullcontext(),
-            self._before_first_write(database)
-            if write and not self._was_written
-            else nullcontext(),
+            self._turns(write=write),
             owned_transaction(self._engine, write=write) as connection,
             self._make_session(
                 bind=connection, binds={}, join_transaction_mode="rollback_only"
@@ -86,6 +81,24 @@ class OwnTransactions(Sessions):
     def bind(self, records: Records) -> Engine:
         """Return the engine."""
         return self._engine
+
+    def _turns(self, *, write: bool) -> AbstractContextManager[Any]:
+        """Return what a step holds from before its transaction until after it."""
+        if self._turn is None and self._was_opened and (self._was_written or not write):
+            database = databases.of(self._engine.dialect)
+            return database.writing_turn(self._writers) if write else NO_TURN
+        return self._all_turns(write=write)
+
+    @contextmanager
+    def _all_turns(self, *, write: bool) -> Iterator[None]:
+        database = databases.of(self._engine.dialect)
+        with (
+            NO_TURN if self._was_opened else self._opening(database),
+            self._turn or NO_TURN,
+            database.writing_turn(self._writers) if write else NO_TURN,
+            self._before_first_write(database) if write and not self._was_written else NO_TURN,
+        ):
+            yield
 
     @contextmanager
     def _opening(self, database: Database) -> Iterator[None]:
@@ -132,22 +145,26 @@ def owned_transaction(
     """
     _refuse_a_shared_transaction(engine)
     database = databases.of(engine.dialect)
-    with hinted(engine.dialect), engine.connect() as connection:
-        isolation_level = isolation_level or database.own_isolation_level(connection)
-        if isolation_level:
-            connection.execution_options(isolation_level=isolation_level)
-        transaction = connection.begin()
-        try:
-            database.begin(connection, write=write, fresh=True)
-            yield connection
-            transaction.commit()
-        except BaseException:
-            transaction.rollback()
-            # A COMMIT that failed leaves the driver inside the transaction, and SQLAlchemy
-            # believes that it has ended: the connection's next user would make it durable.
-            if getattr(connection.connection.driver_connection, "in_transaction", False):
-                connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
-            raise
+    try:
+        with engine.connect() as connection:
+            isolation_level = isolation_level or database.own_isolation_level(connection)
+            if isolation_level:
+                connection.execution_options(isolation_level=isolation_level)
+            transaction = connection.begin()
+            try:
+                database.begin(connection, write=write, fresh=True)
+                yield connection
+                transaction.commit()
+            except BaseException:
+                transaction.rollback()
+                # A COMMIT that failed leaves the driver inside the transaction, and SQLAlchemy
+                # believes that it has ended: the connection's next user would make it durable.
+                if getattr(connection.connection.driver_connection, "in_transaction", False):
+                    connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
+                raise
+    except DBAPIError as error:
+        add_hint(error, engine.dialect)
+        raise
 
 
 def _refuse_a_shared_transaction(engine: Engine) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
-from ..errors import EmbeddingsError, InvalidItemError, ModelError, RefusedError
+from ..errors import EmbeddingsError, InvalidItemError, RefusedError
 from ..models.base import BATCH_SIZE, at_most_own, batches, check_positive, checked_vectors
+from ..models.stop import Stop, not_called, stoppable
 from ..models.usage import Usage
 from .report import Report
 
@@ -21,11 +23,6 @@ if TYPE_CHECKING:
     from ..vectors import Float32
 
 OnError: TypeAlias = Literal["raise", "skip"]
-
-
-def not_called(model: SupportsEmbedding) -> ModelError:
-    """Return that a call was not begun. Whoever takes them in order meets the failure first."""
-    return ModelError(f"Model {model.model_id!r} was not called: a call before it failed")
 
 
 @dataclass
@@ -51,6 +48,9 @@ class Answer:
 class Calls:
     """Calls of one model; after one that failed none is begun any more.
 
+    Those in progress are waited for, for what a service was sent is paid. But of those begun after
+    it none pauses any more, to ask again.
+
     Args:
         model: The model.
         runtime: How a call is waited for.
@@ -72,16 +72,30 @@ class Calls:
         self.skips = skips
         self.ahead = pool.ahead
         self._has_failed = False
+        self._begun = 0
+        self._going_on: dict[int, Stop] = {}
 
     def begin(self, contents: dict[bytes, Content]) -> Begun[Answer]:
         """Begin to call the model for contents."""
-        return self._pool.begin(lambda: self._ask(contents))
+        self._begun += 1
+        return self._pool.begin(partial(self._ask, self._begun, contents))
 
-    def _ask(self, contents: dict[bytes, Content]) -> Answer:
-        if self._has_failed:
-            return Answer(error=not_called(self._model), asked=list(contents))
-        answer = ask(self._model, self._runtime, contents, skips=self.skips, size=self._size)
-        self._has_failed |= answer.error is not None
+    def _ask(self, number: int, contents: dict[bytes, Content]) -> Answer:
+        with stoppable() as stop:
+            self._going_on[number] = stop
+            try:
+                if self._has_failed:
+                    return Answer(error=not_called(self._model), asked=list(contents))
+                answer = ask(
+                    self._model, self._runtime, contents, skips=self.skips, size=self._size
+                )
+            finally:
+                del self._going_on[number]
+        if answer.error is not None:
+            self._has_failed = True
+            for later, its_stop in list(self._going_on.items()):
+                if later > number:
+                    its_stop.say()
         return answer
 
 

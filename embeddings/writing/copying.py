@@ -16,7 +16,7 @@ from ..values import checked_content, dump_metadata
 from ..vectors import ITEM_BYTES
 from ..work import retried
 from . import rows
-from .parts import kept_parts, write
+from .parts import before_rows, kept_parts, write
 from .progress import teller
 from .report import Report
 from .resolve import Resolution, is_same_json, texts_of
@@ -180,8 +180,10 @@ def _write(other: Reference[Any], page: Page, model_id: str, chunks: str | None)
         there = _unchanged(work, given) if found.vector_bytes is not None else set()
         new = [row for row in given if row["id"] not in there]
         kept = kept_parts(work, [row["id"] for row in new])
+        parts = [page.kept[row["id"]] for row in new if row["id"] in page.kept]
+        before_rows(work, parts, new)
         rows.write(work, Resolution(new, texts=texts_of(given)))
-        write(work, [page.kept[row["id"]] for row in new if row["id"] in page.kept], kept)
+        write(work, parts, kept)
     items = [row for row in given if chunks is None or page.kept.get(row["id"], (0,))[-1]]
     written = sum(row["id"] not in there for row in items)
     return written, len(items) - written

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Row
@@ -36,13 +36,15 @@ class Prepared:
 
     Attributes:
         content: What was embedded.
-        vector: float32, shape (dimensions,).
+        vector: float32, shape (dimensions,). Of a text of several chunks that of the first.
         model_id: The model that made the vector.
+        chunks: In a collection with chunks the vectors of such a text, by the chunks' texts.
     """
 
     content: Content
     vector: Float32
     model_id: str
+    chunks: Mapping[Content, Float32] = field(default_factory=dict, repr=False)
 
 
 class Part(NamedTuple):

@@ -17,7 +17,8 @@ from .resolve import is_same_json, resolve, stored_rows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from ..models.base import SupportsEmbedding
+    from ..models.base import Content, SupportsEmbedding
+    from ..vectors import Float32
     from ..work import CollectionRow, Reference, Work
     from .chunks import Chunks
     from .resolve import Resolution, StoredRow
@@ -46,7 +47,7 @@ def check_chunks(work: Work, chunks: Chunks | None) -> None:
         )
 
 
-def refuse_parts(collection: Reference[Any], row: CollectionRow | None, method: str) -> None:
+def refuse_parts(collection: Reference[Any], row: CollectionRow | None) -> None:
     """Do nothing unless the collection has chunks.
 
     Raises:
@@ -54,9 +55,36 @@ def refuse_parts(collection: Reference[Any], row: CollectionRow | None, method: 
     """
     if collection.chunk_setting_of(row) is not None:
         raise InvalidItemError(
-            f"The collection {collection.name!r} has chunks, and {method} is about a single "
-            "vector: use embed(), embed_multi() or plan()"
+            f"The collection {collection.name!r} has chunks, and store_vectors() takes one vector "
+            "for each item: give the texts to embed_multi(), or store the vectors in a collection "
+            "without chunks"
         )
+
+
+def texts_of(chunks: Chunks | None, content: Content) -> list[Content]:
+    """Return what of a content the model is called with: its chunks, each once, or itself."""
+    if chunks is None or isinstance(content, bytes):
+        return [content]
+    return [*dict.fromkeys(content[start:end] for start, end in chunks.spans(content))]
+
+
+def vectors_of(
+    collection: Reference[Any], items: Iterable[Item], prepared: Mapping[Content, Float32]
+) -> dict[bytes, Float32]:
+    """Return the vectors that were prepared for an item or its chunks, by their keys.
+
+    Raises:
+        ChunksMismatchError: They were prepared for a text that is cut in another way.
+    """
+    vectors: dict[bytes, Float32] = {}
+    for item in items:
+        if item.content not in prepared:
+            raise ChunksMismatchError(
+                f"item {item.owner!r}: the texts of collection {collection.name!r} are cut in "
+                "another way than this one was prepared for: call prepare() again"
+            )
+        vectors[item.key] = prepared[item.content]
+    return vectors
 
 
 def cut(
@@ -256,6 +284,17 @@ def _differs(item: Item, kept: Kept | None) -> bool:
 def given_parts(items: Iterable[Item]) -> list[tuple[Any, ...]]:
     """Return what is to be kept of parts, as `Database.put_parts` takes it."""
     return [(item.id, *item.part[2:]) for item in items if item.part is not None]
+
+
+def before_rows(
+    work: Work, given: Iterable[tuple[Any, ...]], todo: Iterable[Mapping[str, Any]]
+) -> None:
+    """Note what is to be kept of parts whose rows are about to be written, as `given_parts` has it.
+
+    A database may write it with the rows.
+    """
+    ids = {row["id"] for row in todo}
+    work.parts = {each[0]: each[1:] for each in given if each[0] in ids}
 
 
 def write(work: Work, given: Sequence[tuple[Any, ...]], kept: Mapping[str, Kept]) -> None:

@@ -19,6 +19,7 @@ from ..keys import K, chunk_owner
 from ..models import registry
 from ..models.base import (
     BATCH_SIZE,
+    EmbeddingModel,
     at_most_own,
     batches,
     check_batch_size,
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from ..models.base import Content, SupportsEmbedding
     from ..sessions.runtime import Begun, Runtime
     from ..vectors import Float32
-    from ..work import Reference, Work
+    from ..work import CollectionRow, Reference, Work
     from .calls import Answer, OnError
     from .chunks import Chunks
     from .items import Item
@@ -109,6 +110,8 @@ class Plan(Generic[K]):
     """How the texts are cut; then `items` are chunks, and so are all ids here."""
     kept: dict[str, Kept] = field(default_factory=dict)
     """What was kept of chunks when the plan was made, by their ids."""
+    row: CollectionRow | None = None
+    """The collection's row, as it was when the plan was made."""
     has_new_words: bool = False
     """Whether an item that is unchanged has no words in the collection's text index yet."""
 
@@ -271,7 +274,7 @@ class Plan(Generic[K]):
 def make(
     collection: Reference[K],
     given: list[Item],
-    prepared: Float32 | None = None,
+    prepared: Mapping[Content, Float32] | None = None,
     *,
     force: bool,
     skips: bool = False,
@@ -282,7 +285,7 @@ def make(
     Args:
         collection: Where they are to be written.
         given: In the order in which they were given.
-        prepared: The vector of the first item, where it is at hand.
+        prepared: The vectors of the one item or its chunks, where they are at hand.
         force: Call the model even for vectors that are there.
         skips: Note items that the model is known to refuse, instead of raising an error.
         extra: Values of a host's own columns, for new rows.
@@ -298,11 +301,11 @@ def make(
                 check_kind(model, item.content)
             except InvalidItemError as error:
                 raise of_item(item.id, error) from None
-        vectors = {} if prepared is None else {items[0].key: prepared}
         whole = items
         chunks = parts.chunks_for(collection, row)
         if chunks is not None:
             items = parts.cut(collection, model, chunks, items)
+        vectors = parts.vectors_of(collection, items, prepared) if prepared else {}
         stored = None if row is None else stored_rows(work, items)
         kept = parts.kept_parts(work, stored)
         compared = parts.compared(work, items, stored, kept)
@@ -333,6 +336,7 @@ def make(
         extra=extra,
         chunks=chunks,
         kept=kept,
+        row=row,
         has_new_words=has_new_words,
     )
 
@@ -361,7 +365,7 @@ def _refused(
     """Return which of the contents the model is known to refuse, with the reason."""
     refused: dict[bytes, str] = {}
     check_item = getattr(model, "check_item", None)
-    if check_item is None:
+    if check_item is None or getattr(check_item, "__func__", None) is EmbeddingModel.check_item:
         return refused
     for item in items:
         if item.key not in missing:
@@ -421,6 +425,7 @@ def write(
     gives_way: bool = False,
     skips: bool = False,
     gate: Gate | None = None,
+    is_settled: bool = False,
 ) -> Report:
     """Read again and write, and return what was done.
 
@@ -431,10 +436,11 @@ def write(
             Else the last writer wins, and the model is called for what is missing by then.
         skips: Leave out what the model refuses by itself.
         gate: What decides, in the transaction that writes, which items are written.
+        is_settled: Nothing can have changed since the plan was made: it need not be read again.
     """
     began, spent = perf_counter(), Report()
     while True:
-        outcome = _write(collection, plan, gives_way=gives_way, gate=gate)
+        outcome = _write(collection, plan, gives_way=gives_way, gate=gate, is_settled=is_settled)
         if outcome.is_switched:
             plan, outcome.missing = _anew(collection, plan, skips=skips)
         elif not outcome.missing:
@@ -498,12 +504,17 @@ def _write(
     *,
     gives_way: bool,
     gate: Gate | None,
+    is_settled: bool,
 ) -> _Outcome:
     """Write in one transaction, unless items need the model first."""
     outcome, accepted = _Outcome(), kinds(plan.model)
     with collection.work(write=True) as work:
         work.extra = plan.extra
-        row = collection.find_or_create(work, plan.model_id)
+        row = plan.row
+        is_settled = is_settled and row is not None and row.vector_bytes is not None
+        if row is None or not is_settled:
+            row = collection.find_or_create(work, plan.model_id)
+        work.row = row
         if row.model_id != plan.model_id and (
             registry.canonical_id(row.model_id) != registry.canonical_id(plan.model_id)
         ):
@@ -519,8 +530,8 @@ def _write(
             outcome.skipped |= gate.admit(work, owners)
         elif gives_way:
             work.database.keep_rows(work, [item.id for item in plan.items])
-        stored = stored_rows(work, plan.items)
-        kept = parts.kept_parts(work, stored)
+        stored = plan.stored if is_settled else stored_rows(work, plan.items)
+        kept = plan.kept if is_settled else parts.kept_parts(work, stored)
         left = _moved(plan, work, stored, kept, outcome) if gives_way else ()
         items = plan.items
         if left := {*left, *outcome.skipped}:
@@ -531,11 +542,12 @@ def _write(
             outcome.missing = todo.missing
             return outcome
         new = {item.id for item in items} - stored.keys() if gives_way or gate else ()
+        changed = [] if plan.chunks is None else parts.changed(items, todo, kept)
+        given = parts.given_parts(changed)
+        parts.before_rows(work, given, todo.rows)
         is_in_doubt = rows.write(work, todo, new)
-        if plan.chunks is not None:
-            changed = parts.changed(items, todo, kept)
-            parts.write(work, parts.given_parts(changed), kept)
-            outcome.written |= {item.id for item in changed}
+        parts.write(work, given, kept)
+        outcome.written |= {item.id for item in changed}
         if is_in_doubt:
             collection.existing(work)  # read again: it has vectors now
             again = stored_rows(work, items)

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select, update
 
 from ..errors import InvalidQueryError, ModelMismatchError
-from ..models.base import at_most_own, batches, check_batch_size, check_content, kinds, prefixed
+from ..models.base import (
+    BATCH_SIZE,
+    at_most_own,
+    batches,
+    check_batch_size,
+    check_content,
+    kinds,
+    prefixed,
+)
+from ..models.stop import not_called
 from ..searching.query import (
     check_prefix,
     checked_where,
@@ -21,8 +30,8 @@ from ..tables.records import now
 from ..values import checked_content, load_metadata
 from ..vectors import as_vector
 from ..work import retried
-from . import loaded, plan, rows
-from .calls import Answer, Calls, ask, calls_at_once, check_on_error, in_order, not_called
+from . import loaded, parts, plan, rows
+from .calls import Answer, Calls, ask, calls_at_once, check_on_error, in_order
 from .items import (
     Extra,
     Prepared,
@@ -33,7 +42,6 @@ from .items import (
     item_metadata,
     vector_row,
 )
-from .parts import refuse_parts
 from .progress import length_of, teller
 from .report import Report
 from .resolve import Resolution, stored_vectors, texts_of
@@ -72,18 +80,19 @@ def embed(
     content = value.content if isinstance(value, Prepared) else value
     item = checked_item(collection, id, content, metadata, store)
     own = checked_extra(collection.records, extra)
-    vector: Float32 | None = None
+    vectors: dict[Content, Float32] = {}
     if isinstance(value, Prepared):
         with collection.work() as work:
             row = collection.find(work)
-            refuse_parts(collection, row, "prepare()")
             model_id = collection.model_id_of(row)
             is_its = value.model_id == model_id
             if not is_its and value.model_id not in collection.models_beside(work):
                 raise ModelMismatchError(collection.name, model_id, value.model_id)
         if is_its:  # else another model took over meanwhile, which is called
-            vector = as_vector(value.vector, label=f"prepared vector of {item.id!r}")
-    _embed(collection, item, vector, force=force, extra=own)
+            label = f"prepared vector of {item.id!r}"
+            given = value.chunks or {value.content: value.vector}
+            vectors = {text: as_vector(vector, label=label) for text, vector in given.items()}
+    _embed(collection, item, vectors, force=force, extra=own)
 
 
 def embed_multi(
@@ -210,7 +219,7 @@ class _Bulk:
 def _embed(
     collection: Reference[Any],
     item: Item,
-    prepared: Float32 | None,
+    prepared: Mapping[Content, Float32],
     *,
     force: bool,
     extra: Mapping[str, Any],
@@ -219,18 +228,24 @@ def _embed(
     answer = Answer()
     if planned.missing:
         answer = ask(planned.model, planned.runtime, planned.missing, skips=False)
-    return _taken(collection, planned, answer)
+    is_settled = collection.sessions.is_one_snapshot
+    return _taken(collection, planned, answer, is_settled=is_settled)
 
 
 def _taken(
-    collection: Reference[Any], planned: Plan[Any], answer: Answer, *, skips: bool = False
+    collection: Reference[Any],
+    planned: Plan[Any],
+    answer: Answer,
+    *,
+    skips: bool = False,
+    is_settled: bool = False,
 ) -> Report:
     """Take up what the model made, and write; return what was done."""
     report = planned.take(answer)
     if planned.refused:
         report += Report(skipped=planned.without_refused())
     if planned.new_ids or planned.written_ids or planned.has_new_words:
-        return report + plan.write(collection, planned, skips=skips)
+        return report + plan.write(collection, planned, skips=skips, is_settled=is_settled)
     report += Report(unchanged=len(planned.unchanged_ids))
     plan.log_batch(planned, report)
     return report
@@ -241,13 +256,19 @@ def prepare(collection: Reference[Any], value: Content) -> Prepared:
     content = checked_content(value)
     with collection.look() as work:
         row = collection.find(work)
-        refuse_parts(collection, row, "prepare()")
         model = collection.model_of(row)
         check_content(model, content)
-        content_hash, key = hashes_of(collection, prefixed(model, content))
-        known = {} if row is None else stored_vectors(work, kinds(model), {key: content_hash})
-    vector = known[key] if key in known else collection.embed(model, [content])[0]
-    return Prepared(content, vector, model.model_id)
+        texts = parts.texts_of(parts.chunks_for(collection, row), content)
+        hashes = {text: hashes_of(collection, prefixed(model, text)) for text in texts}
+        wanted = {key: content_hash for content_hash, key in hashes.values()}
+        known = {} if row is None else stored_vectors(work, kinds(model), wanted)
+    missing = [text for text, (_, key) in hashes.items() if key not in known]
+    for batch in batches(missing, at_most_own(model, BATCH_SIZE)):
+        made = collection.embed(model, batch)
+        known |= {hashes[text][1]: vector for text, vector in zip(batch, made, strict=True)}
+    vectors = {text: known[key] for text, (_, key) in hashes.items()}
+    of_chunks = {} if texts == [content] else vectors
+    return Prepared(content, vectors[texts[0]], model.model_id, of_chunks)
 
 
 def embed_query(collection: Reference[Any], value: Content) -> Float32:
@@ -285,7 +306,7 @@ def _store(
 ) -> None:
     with collection.work(write=True) as work:
         work.extra = extra
-        refuse_parts(collection, collection.find_or_create(work), "store_vectors()")
+        parts.refuse_parts(collection, collection.find_or_create(work))
         rows.write(work, Resolution(given, texts=texts_of(given)))
 
 

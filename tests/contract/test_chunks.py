@@ -304,12 +304,71 @@ class TestTheSetting:
         assert [chunk.text for chunk in plain.get_chunks("long")] == [long_text(1)]
 
     @on_both
-    def test_what_is_about_one_vector_is_refused(self, docs):
+    def test_one_vector_for_an_item_is_refused(self, docs):
         """It says what to use."""
         with pytest.raises(InvalidItemError, match="embed_multi"):
-            docs.prepare("text")
-        with pytest.raises(InvalidItemError, match="embed_multi"):
             docs.store_vectors([("a", [1.0, 2.0])])
+
+
+@pytest.mark.parametrize("db", ["postgresql_session"], indirect=True)
+@pytest.mark.parametrize("texts", [1, 20])
+def test_a_row_is_written_once(opened, db, texts):
+    """On PostgreSQL what is kept of a chunk is in its row, by INSERT, and by COPY of many.
+
+    A second write would leave a dead row for each.
+    """
+    docs = opened("docs", chunks=Chunks(size=200))
+    written = text(
+        "SELECT sum(n_tup_ins), sum(n_tup_upd) FROM pg_stat_xact_user_tables "
+        "WHERE relname = 'embeddings'"
+    )
+    before = db.execute(written).one()  # the connection may have been used by others
+    docs.embed_multi([(str(n), long_text(n)) for n in range(texts)], store=True)
+    docs.embed("0", long_text(99), store=True)
+    new, changed = (n - m for n, m in zip(db.execute(written).one(), before, strict=True))
+    assert new >= docs.count(chunks=True) > 10 * texts
+    assert changed <= len(docs.get_chunks("0"))  # those of the text before, replaced
+    assert docs.get("0").content == long_text(99)
+    assert next(chunk.start for chunk in docs.get_chunks("0")) == 0
+
+
+class TestPrepared:
+    """A text whose chunks are embedded before the transaction begins."""
+
+    def test_it_is_stored_without_the_model(self, docs, model):
+        prepared = docs.prepare(long_text(3))
+        made = embedded(model)
+        assert prepared.content == long_text(3)
+        assert list(prepared.chunks) == made
+        assert len(made) > 5
+        docs.embed("long", prepared, {"n": 1}, store=True)
+        docs.embed("short", docs.prepare("One short text."))
+        assert embedded(model) == ["One short text."]
+        assert [chunk.text for chunk in docs.get_chunks("long")] == made
+        assert docs.get("long").content == long_text(3)
+        assert docs.similar(made[-1], 1)[0].chunk.number == len(made) - 1
+
+    def test_only_new_chunks_are_embedded(self, docs, model):
+        docs.embed("long", long_text(3))
+        embedded(model)
+        prepared = docs.prepare(long_text(3) + "\n\nOne more paragraph stands at the end.")
+        assert len(embedded(model)) == 1
+        docs.embed("long", prepared)
+        assert embedded(model) == []
+        assert docs.count() == 1
+        again = docs.prepare("One more paragraph stands at the end.")
+        assert (again.chunks, embedded(model)) == ({}, [])
+
+    @on_both
+    def test_a_text_that_was_cut_otherwise_is_refused(self, docs, opened, model):
+        """The model is not called in its place."""
+        plain = opened("plain")
+        prepared, whole = docs.prepare(long_text(3)), plain.prepare(long_text(3))
+        embedded(model)
+        for collection, given in ((plain, prepared), (docs, whole)):
+            with pytest.raises(ChunksMismatchError, match=r"'long'.*prepare\(\)"):
+                collection.embed("long", given)
+        assert (embedded(model), docs.count(), plain.count()) == ([], 0, 0)
 
 
 def test_chunks_are_checked():

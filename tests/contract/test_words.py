@@ -82,6 +82,53 @@ class TestTheIndex:
             assert words(docs, "café") == words(docs, "CAFE") == ["decomposed"]
 
     @on_both
+    def test_what_is_ranked_first(self, docs):
+        """A text with the rarer word, with more of it, and a short one: alike on both databases."""
+        docs.create_text_index()
+        others = " ".join(f"filler{n}" for n in range(80))
+        docs.embed_multi((f"other {n}", f"common number {n} of many") for n in range(30))
+        docs.embed_multi(
+            [
+                ("long", f"rarity {others}"),
+                ("often", "rarity rarity rarity alpha beta gamma"),
+                ("once", "rarity alpha beta gamma delta epsilon"),
+                ("short", "rarity"),
+            ]
+        )
+        found = words(docs, "common rarity", number=50)
+        assert sorted(found[:3]) == ["often", "once", "short"]
+        assert found.index("often") < found.index("once") < found.index("long")
+        assert found.index("short") < found.index("once")
+        assert len(found) == 34
+
+    @on_both
+    def test_words_where_no_blanks_stand_between(self, docs):
+        """One letter, two and more are found, wherever they stand: best, who has most of them."""
+        docs.embed("0", "会議は東京です", store=True)
+        docs.create_text_index("cjk")
+        texts = [
+            "東京都庁舎で会議",
+            "京都の寺",
+            "Python入門の本",
+            "ﾃﾞｰﾀ \uff21\uff22\uff23",
+            "서울의 날씨",
+            "วันนี้อากาศดี",
+        ]
+        docs.embed_multi(enumerate(texts, 1))
+        assert {*words(docs, "会議")} == {"0", "1"}
+        assert words(docs, "庁舎で会議") == ["1", "0"]
+        assert words(docs, "寺") == ["2"]
+        assert words(docs, "京都の") == ["2", "1"]
+        assert words(docs, "python") == words(docs, "本") == words(docs, "入門") == ["3"]
+        assert words(docs, "データ") == words(docs, "abc") == ["4"]
+        assert words(docs, "날씨") == words(docs, "날씨가") == ["5"]
+        assert words(docs, "อากาศ") == ["6"]
+        assert words(docs, "大阪") == words(docs, "議会") == words(docs, "pyt") == []
+        docs.embed("0", "another")
+        assert words(docs, "会議") == ["1"]
+        assert words(docs, "another") == ["0"]
+
+    @on_both
     def test_words_that_say_little_are_not_looked_for(self, filled):
         """But where there are no others."""
         assert words(filled, "how do I wait") == ["time"]

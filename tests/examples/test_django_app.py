@@ -174,7 +174,49 @@ Article.objects.filter(title="a tax report").update(title="a report on taxes")
 call_command("embeddings", "refresh")
 call_command("embeddings", "sync")
 call_command("embeddings", "check")
+print(client.get("/words?q=dissatisfied").json())
+from articles.passages import best, passages
+story = "A story\\n\\n" + "\\n\\n".join(f"My happy hound met cat {n}. " * 10 for n in range(5))
+article = Article.objects.create(title="A story", body=story.replace("cat 3", "a tax collector"))
+passages.embed_multi(Article.objects.all())
+print("passage", best("taxes")[article.pk].count("a tax collector"))
 call_command("test", "articles")
+"""
+REMAKE = """
+import os, sys, django
+from pathlib import Path
+os.environ["DJANGO_SETTINGS_MODULE"] = "mysite.settings"
+django.setup()
+from django.core.management import CommandError, call_command
+from django.db import models
+from articles.models import Article
+
+follow = Path("articles/migrations/0002_follow.py").read_text().partition("operations = [")[2]
+follow = follow.rpartition("]")[0]
+alter = "migrations.AlterField('article', 'title', models.CharField(max_length={}))"
+
+def migrated(number, *operations):
+    code = ["from django.db import migrations, models"]
+    code += ["from embeddings.integrations.django.operations import FollowRows"]
+    code += ["class Migration(migrations.Migration):"]
+    code += [f"    dependencies = [('articles', '000{number - 1}_' + {names[number - 1]!r})]"]
+    code += [f"    operations = [{', '.join(operations)}]"]
+    names[number] = "later"
+    Path(f"articles/migrations/000{number}_later.py").write_text(chr(10).join(code))
+    call_command("migrate", "articles", verbosity=0)
+    for command in ("status", "check"):
+        try:
+            call_command("embeddings", command)
+        except CommandError as error:
+            print(number, command, error)
+
+names = {3: "words"}
+call_command("embeddings", "refresh", "articles.article")
+migrated(4, alter.format(300))
+migrated(5, follow)
+migrated(6, alter.format(400), follow)
+Article.objects.update(body="once more")
+call_command("embeddings", "refresh", "articles.article")
 """
 SETTINGS = """
 INSTALLED_APPS += ["articles"]
@@ -188,6 +230,7 @@ from django.contrib import admin
 from django.urls import path
 urlpatterns = [
     path("write", views.write), path("search", views.search), path("api", api.Articles.as_view()),
+    path("words", views.search_words),
     path("awrite", async_views.write), path("asearch", async_views.search),
     path("admin/", admin.site.urls),
 ]
@@ -202,18 +245,20 @@ def test_the_lines_of_the_documentation(tmp_path: Path):
             r"```python\n# ([\w/]+\.py)\n(.*?)```", page.read_text(), re.DOTALL
         ):
             lines[name] = lines.get(name, "") + added
-    assert len(lines) == 9
+    assert len(lines) == 11
     python("-c", BEGIN, folder=tmp_path)
     lines["mysite/settings.py"] += SETTINGS
     lines["mysite/urls.py"] = URLS
-    migration = lines.pop("articles/migrations/0002_follow.py").replace(
-        '("embeddings"', '("vectors"'
-    )
+    migrations = {
+        name: lines.pop(name).replace('("embeddings"', '("vectors"')
+        for name in [name for name in lines if "/migrations/" in name]
+    }
     for name, added in lines.items():
         with (tmp_path / name).open("a") as file:
             file.write(added)
     python("-c", FIRST, folder=tmp_path)
-    (tmp_path / "articles/migrations/0002_follow.py").write_text(migration)
+    for name, migration in migrations.items():
+        (tmp_path / name).write_text(migration)
     output = python("-c", USE, folder=tmp_path)
     assert output.count("['my happy hound', 'my dissatisfied cat']") == 2
     assert "['a tax report'" in output
@@ -221,3 +266,13 @@ def test_the_lines_of_the_documentation(tmp_path: Path):
     assert "articles.article: 1 embedded" in output
     assert "0 stale, 0 missing, 0 orphaned, 0 pending" in output
     assert re.search(r"articles.article +\S+ +256 +4 ", output)
+    assert "{'my dissatisfied cat': [1, " in output
+    assert "passage 10" in output
+
+    # SQLite makes a table anew to alter a field, and forgets its triggers.
+    output = python("-c", REMAKE, folder=tmp_path)
+    assert output.count("the triggers on 'articles_article' are missing") == 2
+    told = [line for line in output.splitlines() if re.match(r"\d (status|check) ", line)]
+    assert [line.split()[:2] for line in told] == [["4", "status"], ["4", "check"]], output
+    assert output.count("FollowRows(...), behind what changed the table") == 1
+    assert "articles.article: 5 embedded" in output

@@ -468,9 +468,15 @@ def test_migrate_and_back_again(bare: tuple[str, Callable[..., str]]):
 
 
 def test_the_commands_of_every_framework(bare: tuple[str, Callable[..., str]]):
-    """migrate, status, search and show; what is not there is an error, and so exits with 1."""
-    from django.core.management import CommandError
+    """All that the program has; what is not there is an error, and so exits with 1."""
+    from django.core.management import CommandError, CommandParser
 
+    from embeddings.cli import embeddings as program
+    from embeddings.integrations.django.management.commands.embeddings import Command
+
+    parser = CommandParser()
+    Command().add_arguments(parser)
+    assert sorted(parser._subparsers._group_actions[0].choices) == sorted(program.commands)
     alias, command = bare
     assert "0001_documented_schema... OK" in command("embeddings", "migrate")
     with session(alias) as lent:
@@ -492,6 +498,9 @@ def test_the_commands_of_every_framework(bare: tuple[str, Callable[..., str]]):
     for missing in (["cats"], ["docs", "cat"]):
         with pytest.raises(CommandError, match=r"does not exist|ID not found: 'cat'"):
             command("embeddings", "show", *missing)
+    for options in (["--by", "item"], ["--undo"]):
+        with pytest.raises(CommandError, match=r"[Cc]itus"):
+            command("embeddings", "distribute", *options)
 
 
 def test_tables_that_are_there_already(bare: tuple[str, Callable[..., str]]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import sqlite3
@@ -226,6 +227,33 @@ def checked() -> dict[str, str]:
     return texts
 
 
+class Elsewhere:
+    """A router for a database that is no place for embeddings."""
+
+    def db_for_write(self, model: Any, **_: Any) -> str | None:
+        return "nothing" if model.__name__ == "Game" else None
+
+
+def test_databases_that_nothing_is_said_of(library: ModuleType):
+    """Of another kind, or not there: no check fails of them, on Django 6 as before."""
+    from django.core import checks
+    from django.db import connections
+
+    like = connections["postgresql"].settings_dict
+    connections.settings["gone"] = {**like, "HOST": "/nowhere"}
+    try:
+        found = checks.run_checks(tags=["embeddings"], databases=["nothing", "gone"])
+        assert {message.id for message in found} <= {"embeddings.I010", "embeddings.W001"}
+        games = ModelCollection(library.Game, text=lambda game: str(game.pk), columns=["score"])
+        with settings(DATABASE_ROUTERS=["tests.integrations.test_django_deploying.Elsewhere"]):
+            says = checked()["embeddings.E016"]
+        assert re.search(r"library\.Game is written to 'nothing', which is unknown.*SQLite", says)
+        del games
+    finally:
+        connections["gone"].close()
+        del connections["gone"], connections.settings["gone"]
+
+
 def test_declarations_are_checked(library: ModuleType):
     """Fields and paths, conditions, models, names, keys and databases."""
     from django.db.models import Q
@@ -248,6 +276,7 @@ def test_declarations_are_checked(library: ModuleType):
         assert [key for key in found if ".E" in key] == [f"embeddings.{id}"], collection
         assert re.search(says, found[f"embeddings.{id}"])
         del collection
+        gc.collect()
     others: dict[str, dict[str, Any]] = {
         "a relation": {"text": "author"},
         "over no relation": {"text": "title__x"},
@@ -260,6 +289,7 @@ def test_declarations_are_checked(library: ModuleType):
         assert {key for key in checked() if ".E" in key} <= {"embeddings.E012", "embeddings.E013"}
         assert any(name in message for message in checked().values())
         del collection
+        gc.collect()
     with settings(DATABASE_ROUTERS=["tests.integrations.test_django_deploying.Nowhere"]):
         assert "'default', which has no tables" in checked()["embeddings.E016"]
 

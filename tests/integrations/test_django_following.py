@@ -169,6 +169,31 @@ def test_in_a_migration(alias: str, library: ModuleType):
     assert "library_leaflet" in operation.describe()
 
 
+def test_a_condition_as_each_django_writes_it(alias: str, library: ModuleType):
+    """Triggers that a migration made are as declared, whatever Django makes of a Q today."""
+    from django.db import connections
+    from django.db.models import Q
+
+    for published, sql in ((True, ("published", "published = true")), (False, ("NOT published",))):
+        collection = ModelCollection(
+            library.Leaflet, text="title", where=Q(published=published), name=f"is {published}"
+        )
+        for where in (*sql, f'"published" = {published}'):
+            operation = FollowRows(
+                "library_leaflet",
+                key="id",
+                columns=["title", "published"],
+                where=where,
+                collection=collection.name,
+            )
+            with connections[alias].schema_editor() as editor:
+                operation.database_forwards("library", editor, None, None)
+            assert collection.trigger_problems(using=alias) == [], where
+            with connections[alias].schema_editor() as editor:
+                operation.database_backwards("library", editor, None, None)
+        del collection
+
+
 def test_the_commands(alias: str, library: ModuleType):
     """check, sync and refresh, and their exit codes."""
     from io import StringIO

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import inspect
 
-from embeddings import InvalidItemError, InvalidQueryError
+from embeddings import IndexingError, InvalidItemError, InvalidQueryError
 from embeddings.integrations.django import ModelCollection, session
 
 if TYPE_CHECKING:
@@ -105,6 +105,107 @@ def test_what_the_queryset_computes_stays(shelf: Any, alias: str, library: Modul
         assert prices(library.articles.nearest(locked, "sleep", 2)) == [1, 3]
 
 
+@pytest.fixture
+def manual(alias: str, library: ModuleType) -> Any:
+    """Articles with codes in their titles, which a text index of the collection has."""
+    objects = library.Article.objects.using(alias)
+    titles = ("reset E42 the printer", "reset the printer", "paper for the printer", "E42 E42 E42")
+    for price, title in enumerate(titles):
+        objects.create(title=title, price=price)
+    library.articles.collection(alias).create_text_index()
+    library.articles.embed_multi(objects)
+    return objects
+
+
+def test_words_beside_the_meaning(manual: Any, alias: str, library: ModuleType):
+    """A rank beside the score, which is the order; alike for a whole model and a part of it."""
+    nearest, docs = library.articles.nearest, library.articles.collection(alias)
+    found = nearest(manual, "reset the printer", words="E42")
+    entries = docs.similar("reset the printer", words="E42")
+    rows = [(article.pk, article.rank) for article in found]
+    assert rows == [(entry.id, at) for at, entry in enumerate(entries, 1)]
+    assert [a.score for a in found] == pytest.approx([entry.score for entry in entries])
+    assert prices(found)[0] == 0
+    assert list(found.values_list("rank", flat=True)) == [1, 2, 3, 4]
+    assert found.filter(rank__lte=2).count() == 2
+    assert [article.rank for article in found.reverse()] == [4, 3, 2, 1]
+    assert prices(nearest(manual, "E42", 2, words=True, weights=(0, 1))) == [3, 0]
+    paged = nearest(manual, "reset the printer", 2, offset=2, words="E42")
+    assert [(article.pk, article.rank) for article in paged] == rows[2:]
+    part = manual.filter(price__gte=1)
+    among = docs.similar("printer", words="E42", among=[article.pk for article in part])
+    assert [a.pk for a in nearest(part, "printer", words="E42")] == [one.id for one in among]
+    manual.filter(price=0)._raw_delete(alias)  # past Django, and so its vector stays
+    ranked = nearest(manual, "reset the printer", words="E42")
+    assert [article.rank for article in ranked] == [1, 2, 3]
+    assert not hasattr(nearest(manual, "printer")[0], "rank")
+    assert nearest(manual, "printer", words=False).query.annotations.keys() == {"score"}
+
+    async def work() -> list[int]:
+        found = await library.articles.anearest(
+            manual, "paper", 1, words=True, weights=(1, 2), rank="place"
+        )
+        return [article.place async for article in found]
+
+    assert asyncio.run(work()) == [1]
+    docs.drop_text_index()
+
+
+def test_the_ranking_of_ones_own_search(shelf: Any, alias: str, library: ModuleType):
+    """A queryset in its order, with annotations, parameters, a slice; no text index is needed."""
+    from django.db.models import Case, F, IntegerField, Value, When
+
+    nearest = library.articles.nearest
+    whens = [When(title__endswith="word3", then=Value(2)), When(price=7, then=Value(1))]
+    own = shelf.annotate(hits=Case(*whens, default=Value(0), output_field=IntegerField())).filter(
+        hits__gt=0
+    )
+    only_words = {"weights": (0, 1)}
+    assert prices(nearest(shelf, "sleep", words=own.order_by("-hits"), **only_words)) == [4, 7]
+    assert prices(nearest(shelf, "sleep", words=own.order_by("hits"), **only_words)) == [7, 4]
+    assert prices(nearest(shelf, "sleep", words=own.order_by("hits")[:1], **only_words)) == [7]
+    part = shelf.filter(price__gte=6)
+    found = nearest(part, "sleep", 2, words=own.order_by(F("hits").desc()))
+    assert [(int(a.price), a.rank) for a in found] == [(7, 1), (6, 2)]
+    assert prices(nearest(shelf, "sleep", 2, words=shelf.none().order_by("pk"))) == [0, 1]
+    if alias == "postgresql":
+        from django.contrib.postgres.search import SearchQuery, SearchRank, SearchVector
+
+        hits = SearchRank(SearchVector("title"), SearchQuery("word10"))
+        own = shelf.annotate(hits=hits).filter(hits__gt=0)
+        assert prices(nearest(shelf, "sleep", words=own.order_by("-hits"), **only_words)) == [11]
+
+
+@on_sqlite
+def test_words_that_mean_nothing(shelf: Any, alias: str, other: str, library: ModuleType):
+    """Each is refused before anything is spent, in Django's words."""
+    from django.db.models import Value
+
+    calls, articles = len(library.model.calls), library.articles
+    wrong: list[tuple[Any, dict[str, Any], type[Exception], str]] = [
+        (
+            shelf,
+            {"words": 5},
+            InvalidQueryError,
+            r"queryset of library\.Article ordered best first",
+        ),
+        (shelf, {"words": shelf.order_by()}, InvalidQueryError, "order_by"),
+        (shelf, {"words": shelf.using(other).order_by("pk")}, InvalidQueryError, "'other'"),
+        (shelf, {"words": library.Game.objects.order_by("pk")}, TypeError, r"library\.Article"),
+        (shelf, {"words": True, "rank": "score"}, InvalidQueryError, "both called 'score'"),
+        (shelf, {"words": True, "rank": "title"}, InvalidQueryError, 'rank="place"'),
+        (shelf.annotate(rank=Value(1)), {"words": True}, InvalidQueryError, 'rank="place"'),
+        (shelf, {"weights": (1, 1)}, InvalidQueryError, "words="),
+        (shelf, {"words": True}, IndexingError, r"collection\(\)\.create_text_index\(\).*sync"),
+    ]
+    for queryset, options, kind, message in wrong:
+        with pytest.raises(kind, match=message):
+            articles.nearest(queryset, "sleep", **options)
+    assert len(library.model.calls) == calls
+    (found,) = articles.nearest(shelf.annotate(rank=Value(1)), "sleep", 1)
+    assert found.rank == 1
+
+
 @on_sqlite
 def test_the_name_of_the_score(shelf: Any, alias: str, library: ModuleType):
     """One that is taken is refused before anything is spent, and another can be given."""
@@ -168,6 +269,27 @@ def test_django_sees_every_statement(shelf: Any, alias: str, library: ModuleType
     assert any("INSERT INTO embeddings" in query["sql"] for query in captured)
     assert any("INSERT INTO embeddings" in sql for sql, _ in seen)
     assert not any("secret" in query["sql"] for query in captured)
+
+
+@on_sqlite
+def test_nothing_is_read_twice_in_one_transaction(alias: str, library: ModuleType):
+    """On SQLite nobody else writes in it: three statements read, before those that write."""
+    from django.db import connections, transaction
+    from django.test.utils import CaptureQueriesContext
+
+    article, twin = (library.Article.objects.create(title="one") for _ in range(2))
+    library.articles.embed(article)
+    with transaction.atomic():
+        article.title = "two"
+        article.save()
+        with CaptureQueriesContext(connections[alias]) as captured:
+            library.articles.embed(article)
+        library.articles.embed(twin)
+        library.articles.embed(article)
+    kinds = [query["sql"].split()[0] for query in captured]
+    assert kinds.count("SELECT") == kinds.index("SAVEPOINT") == 3
+    assert library.model.calls == [["one"], ["two"], ["one"]]
+    assert library.articles.related(library.Article.objects, article).get() == twin
 
 
 # The declaration

@@ -1096,7 +1096,7 @@ def test_position_and_rows_by_two_statements_are_shown(
             "embeddings e ON collection_id = ? AND e.id = value",
             (json.dumps(ids), work.row.id),
         )
-        answer._waiting = [statements.Row(*row) for row in rows]
+        answer._waiting = [*rows]
         yield answer
 
     monkeypatch.setattr(statements, "answer", by_two)

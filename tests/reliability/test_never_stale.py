@@ -1,12 +1,13 @@
 """A search from memory gives what a scan in the same session gives, whatever was written by whom.
 
-`make long` tells many more of the random histories.
+`make long` tells many more of the random histories, and lets them find each seeded fault.
 """
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -17,13 +18,14 @@ from embeddings.databases.sqlite.index import chosen
 from embeddings.databases.sqlite.matrix import build, statements
 from embeddings.databases.sqlite.matrix import candidates as screen
 from embeddings.databases.sqlite.matrix import search as strategy
-from tests.reliability.history import RENAMES, SQL, History, template
+from tests.reliability.history import BLOBS, RENAMES, SQL, History, template
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-EXAMPLES = int(os.environ.get("EMBEDDINGS_HISTORIES", "20"))
-EXAMPLES_OF_FAULTS = 300  # at most: the first that shows ends it
+EXAMPLES = int(os.environ.get("EMBEDDINGS_HISTORIES", "10"))
+LONG = "EMBEDDINGS_HISTORIES" in os.environ
+EXAMPLES_OF_FAULTS = 300  # at most: the first that shows it ends it
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +58,7 @@ def tell(
             database=None,
             derandomize=deterministic,
             print_blob=False,
+            report_multiple_bugs=False,  # the first answer that differs ends it
             phases=[Phase.generate] if deterministic else [Phase.generate, Phase.shrink],
             suppress_health_check=list(HealthCheck),
         ),
@@ -88,61 +91,141 @@ def test_random_histories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index
     assert counts["memory"] > 4 * counts["scan"]
 
 
-# Faults, each seeded on purpose: the histories have to show it.
+# Faults, each seeded on purpose: a history has to show it, which is right without the fault.
+
+
+def _look(lookers: int = 0, number: int = 1, **look: Any) -> dict[str, Any]:
+    return {"looked_for": None, "prefix": None, "lookers": lookers, "number": number} | look
+
+
+Step = tuple[Any, ...]
+"""A method of History, its arguments, and who looks for what afterwards: a bit for each session."""
+BY_OTHERS = 3
+UPDATE, REPLACE, MOVE = (
+    next(sql for sql in SQL if part in sql)
+    for part in ("SET embedding = :v WHERE collection_id", "SELECT rowid, 2", "SET rowid")
+)
+TRIGGERS: dict[str, list[Step]] = {
+    "insert": [
+        ("execute", BY_OTHERS, UPDATE, "a", "", BLOBS[2], _look(1)),
+        ("execute", BY_OTHERS, SQL[0], "z", "", BLOBS[2], _look(1, number=2)),
+    ],
+    # A row of another collection takes a rowid: else the log tells of the collection all the same.
+    "insert_rowid": [
+        ("execute", 2, REPLACE, "b1", "b", BLOBS[3], _look(4, looked_for=4)),
+        ("store", 2, ["z", "z", "c"], 2, _look(7, number=2, looked_for=5, prefix="b")),
+    ],
+    "update": [
+        ("execute", BY_OTHERS, UPDATE, "a1", "", BLOBS[2], _look(1)),
+        ("execute", BY_OTHERS, UPDATE, "a", "", BLOBS[2], _look(1)),
+    ],
+    "delete": [("delete", 0, "a", _look(5, looked_for=5))],
+    "update_rowid": [
+        ("execute", 2, MOVE, "b1", "", BLOBS[3], _look(4, looked_for=4)),
+        ("delete", 0, "a1", _look(2, number=4, looked_for=0)),
+    ],
+}
+OF_A_TOKEN: list[Step] = [
+    ("store", 0, ["z"], 6, _look(1)),
+    ("end", 0, "ROLLBACK", _look()),
+    ("store", 1, ["d"], 2, _look(2)),
+]
+OF_AN_OVERLAY: list[Step] = [
+    ("delete", 2, "b", _look()),
+    ("delete", 0, "é", _look(6, prefix="a")),
+    ("execute", 0, SQL[0], "c", "", BLOBS[4], _look(6, number=2, looked_for=0, prefix="b")),
+]
+OF_A_NAME: list[Step] = [
+    ("end", 1, "COMMIT", _look(2)),
+    ("execute", BY_OTHERS, RENAMES[0], "", "", BLOBS[0], _look()),
+    ("execute", BY_OTHERS, RENAMES[1], "", "", BLOBS[0], _look(2)),
+]
+
+
+def follow(folder: Path, steps: list[Step], *, indexed: bool, shown: bool) -> None:
+    """Take the steps from a new file, of which the last one shows the fault, if any does."""
+    folder.mkdir()
+
+    class Here(History):
+        pass
+
+    Here.template, Here.filters = template(folder, indexed=indexed), False
+    history = Here()
+
+    def take(name: str, *arguments: Any) -> None:
+        getattr(history, name)(*arguments[:-1], **arguments[-1])
+
+    try:
+        for step in steps[:-1]:
+            take(*step)
+        if shown:
+            with pytest.raises(AssertionError):
+                take(*steps[-1])
+        else:
+            take(*steps[-1])
+    finally:
+        history.teardown()
+
+
+Check = Callable[..., None]
 
 
 @pytest.fixture
-def _one_line_of_defence(monkeypatch: pytest.MonkeyPatch) -> None:
+def one_line_of_defence(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """Leave out the second one, the look at the bounds, which makes up for most of the faults."""
-    monkeypatch.setattr(screen.Candidates, "agree", lambda *_, **__: True)
-    monkeypatch.setattr(chosen.Estimated, "agree", lambda *_, **__: True)
+
+    def leave_out() -> None:
+        monkeypatch.setattr(screen.Candidates, "agree", lambda *_, **__: True)
+        monkeypatch.setattr(chosen.Estimated, "agree", lambda *_, **__: True)
+
+    return leave_out
 
 
-def assert_shown(folder: Path, indexed: bool, sql: tuple[str, ...] = SQL) -> None:
-    with pytest.raises(AssertionError):
-        tell(
-            folder,
-            EXAMPLES_OF_FAULTS,
-            sql=sql,
-            filters=False,
-            indexed=indexed,
-            deterministic=True,
-        )
+@pytest.fixture
+def is_shown(tmp_path: Path, indexed: bool) -> Check:
+    """Seed a fault, and assert that a history shows it; in `make long` random ones find it, too."""
+
+    def check(seed: Callable[[], None], steps: list[Step], sql: tuple[str, ...] = SQL) -> None:
+        follow(tmp_path / "right", steps, indexed=indexed, shown=False)
+        seed()
+        follow(tmp_path / "wrong", steps, indexed=indexed, shown=True)
+        if LONG:
+            with pytest.raises(AssertionError):
+                tell(
+                    tmp_path,
+                    EXAMPLES_OF_FAULTS,
+                    sql=sql,
+                    filters=False,
+                    indexed=indexed,
+                    deterministic=True,
+                )
+
+    return check
 
 
 ALWAYS_ZERO = "coalesce(zeroblob(16), randomblob(16))"  # by the second part a log is known as ours
 
 
-@pytest.mark.usefixtures("_one_line_of_defence")
 def test_a_counter_instead_of_a_token_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: bool
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    one_line_of_defence: Callable[[], None],
+    indexed: bool,
 ):
     """A number that comes back after a rollback does not tell what is behind it."""
+    follow(tmp_path / "right", OF_A_TOKEN, indexed=indexed, shown=False)
+    one_line_of_defence()
     side_tables = changelog.side_tables
     monkeypatch.setattr(
         changelog,
         "side_tables",
         lambda *a: [sql.replace("randomblob(16)", ALWAYS_ZERO) for sql in side_tables(*a)],
     )
-
-    class Here(History):
-        pass
-
-    Here.template = template(tmp_path, indexed=indexed)
-    history = Here()
-    nobody = {"looked_for": None, "number": 1, "prefix": None, "lookers": 0}
-    try:  # the shortest of the histories that show it
-        history.store(0, ["z"], 6, **nobody | {"lookers": 1})
-        history.end(0, "ROLLBACK", **nobody)
-        with pytest.raises(AssertionError):
-            history.store(1, ["d"], 2, **nobody | {"lookers": 2})
-    finally:
-        history.teardown()
+    follow(tmp_path / "wrong", OF_A_TOKEN, indexed=indexed, shown=True)
 
 
 SHOWN_BY = {
     "insert": "INSERT",
-    # A row of another collection takes a rowid: else the log tells of the collection all the same.
     "insert_rowid": "SELECT rowid, 2",
     "update": "UPDATE",
     "delete": "DELETE FROM embeddings WHERE",
@@ -150,51 +233,67 @@ SHOWN_BY = {
 }
 
 
-@pytest.mark.usefixtures("_one_line_of_defence")
 @pytest.mark.parametrize(
     ("name", "indexed"),
     # An index has so few rows read all: only one that it does not know of is not found.
-    [*((name, False) for name in SHOWN_BY), ("insert", True)],
+    [*((name, False) for name in TRIGGERS), ("insert", True)],
+    indirect=["indexed"],
 )
 def test_a_missing_trigger_is_shown(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: bool
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
+    one_line_of_defence: Callable[[], None],
+    is_shown: Check,
 ):
     """Without it some kind of statement goes unnoticed."""
     side_tables, names = changelog.side_tables, changelog.trigger_names
     created = f'CREATE TRIGGER "embeddings_log_{name}"'
-    monkeypatch.setattr(
-        changelog,
-        "side_tables",
-        lambda *a: [sql for sql in side_tables(*a) if created not in sql],
-    )
-    monkeypatch.setattr(
-        statements, "trigger_names", lambda *a: [n for n in names(*a) if not n.endswith(f"_{name}")]
-    )
     kept = (statements._is_logged, statements._position, statements._unfiltered)
-    for function in kept:
-        function.cache_clear()
+
+    def seed() -> None:
+        one_line_of_defence()
+        monkeypatch.setattr(
+            changelog,
+            "side_tables",
+            lambda *a: [sql for sql in side_tables(*a) if created not in sql],
+        )
+        monkeypatch.setattr(
+            statements,
+            "trigger_names",
+            lambda *a: [n for n in names(*a) if not n.endswith(f"_{name}")],
+        )
+        for function in kept:
+            function.cache_clear()
+
     try:
-        assert_shown(tmp_path, indexed, tuple(sql for sql in SQL if SHOWN_BY[name] in sql))
+        is_shown(seed, TRIGGERS[name], tuple(sql for sql in SQL if SHOWN_BY[name] in sql))
     finally:
         for function in kept:
             function.cache_clear()
 
 
-@pytest.mark.usefixtures("_one_line_of_defence")
 def test_an_overlay_shown_to_another_session_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, indexed: bool
+    monkeypatch: pytest.MonkeyPatch, one_line_of_defence: Callable[[], None], is_shown: Check
 ):
     """What one session wrote and did not commit is not in the history of another."""
     as_position = statements._as_position
-    monkeypatch.setattr(
-        statements, "_as_position", lambda row: as_position(row)._replace(has_base=True)
-    )
-    assert_shown(tmp_path, indexed)
+
+    def seed() -> None:
+        one_line_of_defence()
+        monkeypatch.setattr(
+            statements, "_as_position", lambda row: as_position(row)._replace(has_base=True)
+        )
+
+    is_shown(seed, OF_AN_OVERLAY)
 
 
+@pytest.mark.parametrize("indexed", [False], indirect=True, ids=["matrix"])
 def test_a_collection_that_is_not_confirmed_is_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch, is_shown: Check
 ):
     """The name may have gone to another collection since the row was read."""
-    monkeypatch.setattr(strategy, "_is_confirmed", lambda *_: True)
-    assert_shown(tmp_path, False, SQL + RENAMES)
+
+    def seed() -> None:
+        monkeypatch.setattr(strategy, "_is_confirmed", lambda *_: True)
+
+    is_shown(seed, OF_A_NAME, SQL + RENAMES)

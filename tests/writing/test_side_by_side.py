@@ -400,6 +400,35 @@ def test_an_interrupt_loses_at_most_what_is_in_flight(
         assert docs.embed_multi(numbered(100)).unchanged == 40
 
 
+@ENGINES
+def test_after_a_failure_nobody_pauses_to_ask_again(
+    opened: Open, service: Server, open_model: Callable[..., OpenAIEmbeddingModel]
+):
+    """What came back by then is stored; a request that was to be sent again is not."""
+    asked_to_wait, is_answered = threading.Event(), threading.Event()
+
+    def answer(handler: Handler, request: Request) -> None:
+        batch = int(texts_of(request)[0][5:]) // 2
+        if batch == 0:  # fails when the others have their answers
+            assert asked_to_wait.wait(30)
+            assert is_answered.wait(30)
+            error(429, "insufficient_quota")(handler, request)
+        elif batch == 1:
+            error(429, "rate_limit_exceeded", **{"retry-after": "25"})(handler, request)
+            asked_to_wait.set()
+        else:
+            right(handler, request)
+            is_answered.set()
+
+    service.usual = answer
+    docs = opened(model=open_model(batch_size=2, concurrency=3, max_retries=2))
+    with pytest.raises(QuotaError) as raised:
+        docs.embed_multi(numbered(6))
+    assert raised.value.ids == ("0000", "0001")
+    assert len(service.requests) == 3, "a request was sent again"
+    assert docs.ids() == ["0004", "0005"]
+
+
 @pytest.mark.parametrize("kind", ["awaited", "in_threads"])
 def test_a_task_that_is_cancelled_leaves_no_request_behind(
     tmp_path: Any,

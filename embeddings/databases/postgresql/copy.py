@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
-from . import words
+from . import parts, words
 from .drivers import is_psycopg
 from .types import as_jsonb, to_pgvector
 
@@ -26,7 +26,7 @@ LOOKED_FOR_FROM = 500
 
 # Source: "Binary Format" of COPY in PostgreSQL's manual: a signature, flags and the length of an
 # extension; a row is the number of its fields and each field's length and bytes; -1 ends it all.
-PARTS_AT_ONCE = 500  # about 30 rows
+PIECES_AT_ONCE = 500  # about 30 rows
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _END = struct.pack(">h", -1)
 _NULL = struct.pack(">i", -1)
@@ -47,8 +47,12 @@ def copy(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
     no COPY, as with row-level security: an INSERT tells. It is within a savepoint.
     """
     connection = work.connection
-    columns = COLUMNS if work.row.language is None else (*COLUMNS, words.WORDS, words.WORDS_OF)
-    data = _encoded(work, rows, updated)
+    columns = (
+        *COLUMNS,
+        *(parts.COLUMNS if work.parts else ()),
+        *((words.WORDS, words.WORDS_OF) if work.row.language is not None else ()),
+    )
+    data = _encoded(work, rows, updated, len(columns))
     try:
         with connection.begin_nested():
             _send(connection, work, columns, data)
@@ -106,12 +110,13 @@ async def _copy_awaited(driver: Any, sql: str, data: Iterator[bytes]) -> None:
             await receiver.write(piece)
 
 
-def _encoded(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> Iterator[bytes]:
-    """Yield rows in the binary format of COPY, with the values of `COLUMNS`, and the words."""
-    parts, language = [_HEADER], work.row.language
-    fields = len(COLUMNS) if language is None else len(COLUMNS) + 2
+def _encoded(
+    work: Work, rows: Sequence[dict[str, Any]], updated: int, fields: int
+) -> Iterator[bytes]:
+    """Yield rows in the binary format of COPY: `COLUMNS`, those of chunks, and the words."""
+    pieces, language = [_HEADER], work.row.language
     for row in rows:
-        parts.append(_ROW.pack(fields, 4, work.row.id))
+        pieces.append(_ROW.pack(fields, 4, work.row.id))
         content, metadata = row["content"], row["metadata"]
         for value in (
             row["id"].encode(),
@@ -122,20 +127,28 @@ def _encoded(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> Iterat
             metadata and _JSONB_VERSION + as_jsonb(metadata).encode(),
         ):
             if value is None:
-                parts.append(_NULL)
+                pieces.append(_NULL)
             else:
-                parts += (_LENGTH.pack(len(value)), value)
+                pieces += (_LENGTH.pack(len(value)), value)
         moment = row.get("updated", updated)
-        parts.append(_NULL if moment is None else _INTEGER.pack(4, moment))
+        pieces.append(_NULL if moment is None else _INTEGER.pack(4, moment))
+        for value in parts.values_of(work, row) if work.parts else ():
+            if value is None:
+                pieces.append(_NULL)
+            elif isinstance(value, int):
+                pieces.append(_INTEGER.pack(4, value))
+            else:
+                data = value.encode() if isinstance(value, str) else value
+                pieces += (_LENGTH.pack(len(data)), data)
         if language is not None:
             given = work.texts.get(row["id"])
             if given is None:
-                parts += (_NULL, _NULL)
+                pieces += (_NULL, _NULL)
             else:
                 found = words.as_binary(given[0], language)
-                parts += (_LENGTH.pack(len(found)), found, _LENGTH.pack(len(given[1])), given[1])
-        if len(parts) >= PARTS_AT_ONCE:
-            yield b"".join(parts)
-            parts = []
-    parts.append(_END)
-    yield b"".join(parts)
+                pieces += (_LENGTH.pack(len(found)), found, _LENGTH.pack(len(given[1])), given[1])
+        if len(pieces) >= PIECES_AT_ONCE:
+            yield b"".join(pieces)
+            pieces = []
+    pieces.append(_END)
+    yield b"".join(pieces)

@@ -166,7 +166,7 @@ def statement(
         .order_by(literal_column("rank"))
         .limit(nearest.limit(query.number))
         .offset(nearest.limit(query.offset))
-        .subquery("best")
+        .cte("best")
     )
     others = (
         func.coalesce(best.c.is_exact, true()),

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ARRAY,
+    Column,
     ColumnElement,
     Connection,
     Integer,
     LargeBinary,
+    MetaData,
+    Table,
     Text,
     bindparam,
     literal_column,
@@ -26,7 +29,7 @@ from .index import table_name
 from .pending import CHUNK_SETTING, schema_of_pending
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy import Subquery
     from sqlalchemy.types import TypeEngine
@@ -120,8 +123,29 @@ def parts_of(records: Records, is_ours: ColumnElement[bool]) -> Subquery:
     )
 
 
+def with_columns(table: Table) -> Table:
+    """Return a table of embeddings with the columns."""
+    copy = table.to_metadata(MetaData())
+    kinds = (Integer, Integer, LargeBinary, LargeBinary, Text, Integer)
+    for name, kind in zip(COLUMNS, kinds, strict=True):
+        copy.append_column(Column(name, kind))
+    return copy
+
+
+def values_of(work: Work, row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the values of the columns for a row that is about to be written."""
+    part = work.parts.get(row["id"])
+    if part is None:
+        return (None,) * len(COLUMNS)
+    start, end, *of_item = part
+    return start, end, row["content_hash"], *of_item
+
+
 def put(work: Work, given: Sequence[tuple[Any, ...]]) -> None:
-    """Write the values of `Database.put_parts`."""
+    """Write the values of `Database.put_parts` where they were not written with the row."""
+    given = [each for each in given if each[0] not in work.parts]
+    if not given:
+        return
     arrays: tuple[tuple[str, type[TypeEngine[Any]]], ...] = (
         ("ids", Text),
         ("starts", Integer),

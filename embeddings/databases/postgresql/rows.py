@@ -24,6 +24,7 @@ from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ..base import by_hash, rows_of
 from ..inserts import Insert, insert_of, own_values
+from . import parts
 from .copy import COPIED_FROM, LOOKED_FOR_FROM, copy
 from .drivers import sender
 from .types import Values, as_jsonb
@@ -167,6 +168,7 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
         tuple(work.extra),
         replaces=replaces,
         has_arrays=vectors.is_array,
+        has_parts=bool(work.parts),
     )
     values = [
         (
@@ -178,6 +180,7 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
             row["content_hash"],
             row["metadata"] and as_jsonb(row["metadata"]),
             row.get("updated", updated),
+            *(parts.values_of(work, row) if work.parts else ()),
         )
         for row in rows
     ]
@@ -194,21 +197,24 @@ def _insert(
     *,
     replaces: bool,
     has_arrays: bool,
+    has_parts: bool,
 ) -> Insert:
     """Return the statement. A host's own columns of rows that are there are left alone."""
-    table = records.embeddings
-    values = own_values(table, extra)
+    further = parts.COLUMNS if has_parts else ()
+    columns = (*COLUMNS, *further)
+    table = parts.with_columns(records.embeddings) if has_parts else records.embeddings
+    values = own_values(table, (*further, *extra))
     if has_arrays:
         vector = table.c.embedding.name
         values[vector] = cast(bindparam(vector, type_=ARRAY(REAL)), ARRAY(REAL))
     statement = postgresql.insert(table).values(values)
-    replaced = {name: statement.excluded[name] for name in COLUMNS if not table.c[name].primary_key}
+    replaced = {name: statement.excluded[name] for name in columns if not table.c[name].primary_key}
     statement = (
         statement.on_conflict_do_update(index_elements=table.primary_key, set_=replaced)
         if replaces
         else statement.on_conflict_do_nothing(index_elements=table.primary_key)
     )
-    return insert_of(statement, dialect, schema_map, [table.c[name] for name in extra])
+    return insert_of(statement, dialect, schema_map, [table.c[name] for name in extra], columns)
 
 
 def lock_rows(work: Work, conditions: Sequence[ColumnElement[bool]]) -> list[str]:

@@ -572,12 +572,12 @@ def _best_chunks(
         .order_by(each.distance, each.item)
         .limit(limit(search.number))
         .offset(limit(search.offset))
-        .subquery()
-        .c
+        .cte()
     )
-    score: ColumnElement[float] = literal_column("1.0", Float) - best.distance
-    statement = with_parts(search, best.id, best.item, score, is_exact)
-    statement = statement.where(best.distance.is_not(None)).order_by(best.distance, best.item)
+    distance = best.c.distance
+    score: ColumnElement[float] = literal_column("1.0", Float) - distance
+    statement = with_parts(search, best.c.id, best.c.item, score, is_exact)
+    statement = statement.where(distance.is_not(None)).order_by(distance, best.c.item)
     return statement if search.min_score is None else statement.where(score >= search.min_score)
 
 
@@ -592,10 +592,26 @@ def with_parts(
     score: ColumnElement[float],
     *others: ColumnElement[Any],
 ) -> Select[Any]:
-    """Return the SELECT of items with their best chunks, by the ids of these."""
+    """Return the SELECT of items with their best chunks.
+
+    Args:
+        search: Of the collection.
+        id: Of the chunks, from a CTE.
+        item: Of the items, from the same.
+        score: Their scores.
+        others: Further columns, of `OTHERS`.
+    """
     is_ours = of(search.records, search.collection_id)
     row, columns = search.records.embeddings, search.records.embeddings.c
-    part, first = (parts.parts_of(search.records, is_ours) for _ in range(2))
+    part, whole = (parts.parts_of(search.records, is_ours) for _ in range(2))
+    first_id = item.concat(literal_column(f"'{chunk_id('', 0)}'"))
+    # Found by themselves: Citus joins no rows of several servers to others of the same table.
+    first = (
+        select(whole.c.id, whole.c.item_content, whole.c.item_chunks)
+        .where(whole.c.id.in_(select(first_id)))
+        .offset(limit(0))
+        .subquery()
+    )
     one: ColumnElement[int] = literal_column("1", Integer)
     content = case(
         (first.c.item_chunks == one, func.coalesce(first.c.item_content, columns.content)),
@@ -614,8 +630,8 @@ def with_parts(
             columns.content.label("chunk_text"),
         )
         .join(row, columns.id == id)
-        .outerjoin(part, part.c.id == id)
-        .outerjoin(first, first.c.id == item.concat(literal_column(f"'{chunk_id('', 0)}'")))
+        .outerjoin(part, part.c.id == columns.id)
+        .outerjoin(first, first.c.id == first_id)
         .where(is_ours)
     )
 

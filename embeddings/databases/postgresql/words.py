@@ -15,7 +15,6 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Float,
-    Integer,
     LargeBinary,
     Select,
     Text,
@@ -60,6 +59,9 @@ _NUMBER = struct.Struct(">i")
 _PLACES = [
     struct.pack(f">xH{count}H", count, *range(1, count + 1)) for count in range(MOST_POSITIONS + 1)
 ]
+K1, B = 1.2, 0.75  # of BM25, as FTS5 has them
+ALL_RANKS = 1.645  # 1 + 1/4 + 1/9 and so on
+LEAST_REST = 0.15  # of 1, after four times
 PAGE = 500  # rows whose words are made at a time
 
 
@@ -260,8 +262,9 @@ def ranked(
 ) -> Select[Any]:
     """Return the SELECT of `id` and `rank` of the rows with one of the terms, best first.
 
-    A row's score is the sum over the terms of PostgreSQL's rank by one, which minds how often and
-    in how long a text it stands, times how rare the term is among the rows that were found.
+    A row's score is that of BM25, as on SQLite: the sum over the terms of how rare the term is,
+    here among the rows that were found, times how often it stands in the text, for its length.
+    Source: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond", 2009.
 
     Args:
         records: The mapped classes.
@@ -279,6 +282,7 @@ def ranked(
         select(
             columns.id,
             words.label("words"),
+            func.length(words).label("length"),
             *(words.op("@@")(term).label(f"has_{at}") for at, term in enumerate(each)),
         )
         .where(*conditions, words.op("@@")(wanted), of_this_content, further)
@@ -288,6 +292,7 @@ def ranked(
     counts = (
         select(
             func.count().label("hits"),
+            func.avg(hits.c.length).label("length"),
             *(
                 func.count().filter(hits.c[f"has_{at}"]).label(f"with_{at}")
                 for at in range(len(each))
@@ -298,13 +303,19 @@ def ranked(
         .prefix_with("MATERIALIZED")
     )
     number = select(counts.c.hits).scalar_subquery()
+    mean = cast(select(counts.c.length).scalar_subquery(), Float)
+    length = cast(hits.c.length, Float) / func.nullif(mean, literal_column("0"))
+    half: ColumnElement[Any] = (
+        literal_column(str(K1 * (1 - B))) + literal_column(str(K1 * B)) * length
+    )
     score: ColumnElement[Any] = literal_column("0.0", Float)
     for at, term in enumerate(each):
         rare = func.ln(
             1
             + number / cast(func.nullif(select(counts.c[f"with_{at}"]).scalar_subquery(), 0), Float)
         )
-        part = rare * func.ts_rank(hits.c.words, term, literal_column("1", Integer))
+        # BM25's often / (often + half), in which the rank, the costly part, stands once.
+        part = rare * (literal_column("1") - half / (_times(hits.c.words, term) + half))
         score = score + case((hits.c[f"has_{at}"], part), else_=literal_column("0.0", Float))
     order = (score.desc(), hits.c.id)
     return (
@@ -316,6 +327,19 @@ def ranked(
         .order_by(literal_column("rank"))
         .limit(literal_column(str(most)))
     )
+
+
+def _times(words: ColumnElement[Any], term: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the SQL of about how often one term stands in a text.
+
+    PostgreSQL tells it as a rank: of n times 0.1 * (1 + 1/4 + ... + 1/n^2) / 1.645, whose sum is
+    about 1.645 - 1 / (n + 0.5). The ranks of words with the same beginning add up; four times and
+    more are the same here.
+    Source: `calc_rank_or` in PostgreSQL's tsrank.c
+    """
+    rank = cast(func.ts_rank(words, term), Float) * literal_column("10")
+    rest = func.greatest(literal_column("1") - rank, literal_column(str(LEAST_REST)))
+    return literal_column("1") / (literal_column(str(ALL_RANKS)) * rest) - literal_column("0.5")
 
 
 def _matching(term: Term) -> str:

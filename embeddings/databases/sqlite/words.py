@@ -26,6 +26,8 @@ from sqlalchemy import (
     text,
 )
 
+from ...models.base import batches
+from ...searching.words import tokens
 from ..quoting import quoted
 from .catalog import objects_of, told_by_name
 from .changelog import schema_of, within
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     from ...tables.records import Records
     from ...work import Work
 
+PAGE = 500  # rows whose words are made at a time
 TRIGGERS = ("insert", "update", "delete")
 KEEPS_NO_TEXT = sqlite3.sqlite_version_info >= (3, 43)
 """Whether FTS5 can forget the words of an item without holding its text."""
@@ -90,7 +93,7 @@ def create(work: Work, language: str) -> None:
     """Create the index, or its triggers anew, and put in the words of stored contents."""
     names = _names(work)
     # By its default a letter with two accents keeps them.
-    tokenizer = "trigram" if language == "cjk" else "unicode61 remove_diacritics 2"
+    tokenizer = "ascii" if language == "cjk" else "unicode61 remove_diacritics 2"
     holds = ", content='', contentless_delete=1" if KEEPS_NO_TEXT else ""
     words, numbers, inside = names.words(language), names.numbers, names.inside
     of_collection = f"collection_id = {names.collection_id}"
@@ -108,12 +111,28 @@ def create(work: Work, language: str) -> None:
             *_cleaning(names, language),
             f"INSERT INTO {inside}{numbers} (id) {rows} AND typeof(content) = 'text' "
             f"AND id NOT IN ({known})",
-            f"INSERT INTO {inside}{words} (rowid, words) SELECT n.number, e.content "
-            f"FROM {inside}{numbers} n JOIN {inside}{names.embeddings} e "
-            f"ON e.{of_collection} AND e.id = n.id "
-            f"WHERE n.number NOT IN (SELECT rowid FROM {inside}{words})",
         ):
             work.connection.exec_driver_sql(statement)
+        stored = (
+            f"FROM {inside}{numbers} n JOIN {inside}{names.embeddings} e "
+            f"ON e.{of_collection} AND e.id = n.id WHERE n.number"
+        )
+        lacking = f"{stored} NOT IN (SELECT rowid FROM {inside}{words})"
+        into = f"INSERT INTO {inside}{words} (rowid, words)"
+        if language != "cjk":
+            work.connection.exec_driver_sql(f"{into} SELECT n.number, e.content {lacking}")
+            return
+        given = work.connection.exec_driver_sql(f"SELECT n.number {lacking}").scalars().all()
+        page = f"SELECT n.number, e.content {stored} IN (SELECT value FROM json_each(?))"
+        for some in batches(given, PAGE):
+            found = work.connection.exec_driver_sql(page, (as_json(some),)).all()
+            made = [(number, _indexed(content, language)) for number, content in found]
+            work.connection.exec_driver_sql(f"{into} VALUES (?, ?)", made)
+
+
+def _indexed(content: str, language: str) -> str:
+    """Return a text as FTS5 is to read it: its own tokenizers do not find two letters."""
+    return " ".join(tokens(content, language)) if language == "cjk" else content
 
 
 def _cleaning(names: _Names, language: str) -> list[str]:
@@ -195,18 +214,18 @@ def without_words(work: Work, ids: list[str]) -> set[str]:
 def put(work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
     """Put in the words of texts whose items are there without words."""
     clean(work, language)
-    missing = sorted(without_words(work, [*texts]))
-    if not missing:
-        return
     names, driver = _names(work), work.connection
     numbers, words = (f"{names.inside}{name}" for name in (names.numbers, names.words(language)))
-    last = driver.exec_driver_sql(f"SELECT coalesce(max(number), 0) FROM {numbers}").scalar_one()
-    numbered = [*enumerate(missing, int(last) + 1)]
-    driver.exec_driver_sql(f"INSERT INTO {numbers} (number, id) VALUES (?, ?)", numbered)
+    last = driver.exec_driver_sql(f"SELECT max(number) FROM {numbers}").scalar_one() or 0
+    # A new number is the largest and one: https://sqlite.org/autoinc.html
     driver.exec_driver_sql(
-        f"INSERT INTO {words} (rowid, words) VALUES (?, ?)",
-        [(number, texts[id][0]) for number, id in numbered],
+        f"INSERT OR IGNORE INTO {numbers} (id) SELECT value FROM json_each(?)",
+        (as_json(sorted(texts)),),
     )
+    new = driver.exec_driver_sql(f"SELECT number, id FROM {numbers} WHERE number > ?", (last,))
+    given = [(number, _indexed(texts[id][0], language)) for number, id in new]
+    if given:
+        driver.exec_driver_sql(f"INSERT INTO {words} (rowid, words) VALUES (?, ?)", given)
 
 
 def count_without(work: Work) -> int:

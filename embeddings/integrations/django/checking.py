@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from django.core import checks
 from django.core.checks import Error, Info
+from django.db import Error as DatabaseError
 from django.db import connections, router
+from sqlalchemy.exc import SQLAlchemyError
 
 from ...errors import EmbeddingsError
 from ...models.registry import is_known
 from ...tables.ours import check_adoptable
 from .collection import DECLARED
 from .conf import PROGRAM, app_label
-from .database import begins_late, remedy, session
+from .database import begins_late, is_supported, remedy, session
 from .tables import records
 
 if TYPE_CHECKING:
@@ -69,6 +72,13 @@ def _messages_of(collection: ModelCollection[Any]) -> Iterator[CheckMessage]:
             hint=f"Make them by {remedy(alias)}.",
             id="embeddings.E016",
         )
+    elif not is_supported(alias):
+        yield Error(
+            f"{collection!r}: {collection.source.label} is written to {alias!r}, which is "
+            f"{connections[alias].vendor}.",
+            hint="Embeddings are kept in SQLite and PostgreSQL.",
+            id="embeddings.E016",
+        )
 
 
 def _late_databases() -> Iterator[CheckMessage]:
@@ -86,10 +96,15 @@ def check_tables(*, databases: Iterable[str] | None = None, **_: Any) -> list[Ch
     """Return what is wrong in the databases, for `check --database` and `migrate`.
 
     That is whose the tables are, if not ours, and which collections have another embedding model
-    than they are declared with.
+    than they are declared with. Django 6 asks about all databases where `--tag` is given: nothing
+    is said of one that cannot be reached, nor of one that cannot have embeddings.
     """
-    aliases = [each for each in databases or () if router.allow_migrate(each, app_label())]
-    return [message for alias in aliases for message in (*_of_tables(alias), *_of_models(alias))]
+    messages: list[CheckMessage] = []
+    for alias in databases or ():
+        if is_supported(alias) and router.allow_migrate(alias, app_label()):
+            with suppress(DatabaseError, SQLAlchemyError):
+                messages += [*_of_tables(alias), *_of_models(alias)]
+    return messages
 
 
 def _of_tables(alias: str) -> Iterator[CheckMessage]:

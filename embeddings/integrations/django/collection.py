@@ -13,9 +13,16 @@ from django.db import router
 from django.db.models import Manager, Model, QuerySet, prefetch_related_objects
 from django.db.models.signals import class_prepared, post_delete, pre_delete
 from django.utils.asyncio import async_unsafe
+from sqlalchemy import select
 
 from ...collection import Collection
-from ...errors import DoesNotExist, InvalidItemError, InvalidQueryError, SchemaError
+from ...errors import (
+    DoesNotExist,
+    IndexingError,
+    InvalidItemError,
+    InvalidQueryError,
+    SchemaError,
+)
 from ...following import reembed as reembedding
 from ...following import refresh as refreshing
 from ...following import sync as syncing
@@ -26,7 +33,7 @@ from ...writing import beside
 from ...writing.calls import calls_at_once
 from ...writing.chunks import Chunks, checked_chunks
 from ...writing.report import Report
-from .conf import app_label
+from .conf import PROGRAM, app_label
 from .database import DjangoTransactions, enumerates_keys, has_no_tables, keys_of, session
 from .following import follows_of, problems, rows_of
 from .internals import yields_instances
@@ -55,6 +62,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 Search: TypeAlias = "Callable[..., list[Entry[Any]]]"
+Words: TypeAlias = "bool | str | QuerySet[Any] | None"
+"""True for the words of what is searched for, others, or the ranking of a search of one's own."""
 
 MOST_TRIED = 100  # results wanted, up to which the best of the whole collection are looked up
 TRIED, SPARE = 12, 40  # of them so many for each result wanted, and so many more
@@ -151,9 +160,12 @@ class ModelCollection(Generic[M]):
                 default.
         """
         alias = using or router.db_for_write(self.source.model)
+        return self._through(DjangoTransactions(alias))
+
+    def _through(self, sessions: DjangoTransactions) -> Collection[Any]:
         return Collection(
             self.name,
-            DjangoTransactions(alias),
+            sessions,
             key=self.source.key,
             records=self._tables,
             **self.options,
@@ -205,10 +217,12 @@ class ModelCollection(Generic[M]):
                 "that was prepared"
             )
         alias = using or router.db_for_write(self.source.model, instance=instance)
-        collection = self.collection(alias)
+        sessions = DjangoTransactions(alias)
+        collection = self._through(sessions)
         if row.content is None or row.key not in self._belonging([instance], [row], alias):
             collection.delete_items([row.key])
-        else:
+            return
+        with sessions.held():
             collection.embed(row.key, prepared or row.content, row.metadata, self._store)
 
     @synchronous
@@ -312,7 +326,10 @@ class ModelCollection(Generic[M]):
         offset: int = 0,
         min_score: float | None = None,
         exact: bool | None = None,
+        words: Words = None,
+        weights: tuple[float, float] | None = None,
         score: str = "score",
+        rank: str = "rank",
     ) -> QuerySet[M]:
         """Return the queryset's instances nearest in meaning to a text, best first, as a queryset.
 
@@ -328,21 +345,44 @@ class ModelCollection(Generic[M]):
             offset: How many of the best to leave out before these: those of the pages before.
             min_score: Leave out what scores less.
             exact: As in `Collection.similar`.
+            words: True searches by the words of the text as well, in the collection's text index,
+                another text by its words, and a queryset of the model, ordered best first, by what
+                your own full-text search finds. Then each instance has a `rank` beside its score,
+                from 1, and that is the order.
+            weights: Of the ranking by meaning and of that by words; (1, 1) by default.
             score: The name of the annotation.
+            rank: Likewise.
 
         Raises:
             TypeError: It is not a queryset of the model's instances.
-            InvalidQueryError: The queryset is sliced, or has something called `score` already; or
-                an argument means nothing.
+            InvalidQueryError: The queryset is sliced, or has something called `score` or, with
+                words, `rank` already; or an argument means nothing.
+            IndexingError: `words` is searched for, and there is no text index.
             SchemaError: The tables are missing.
         """
         queryset = self._checked(queryset, score)
+        filters: dict[str, Any] = {"min_score": min_score, "exact": exact}
+        if weights is not None:
+            filters["weights"] = weights
+        has_words = words is not None and words is not False
+        if has_words:
+            if rank == score:
+                raise InvalidQueryError(f"score and rank are both called {score!r}")
+            check_name(queryset, "rank", rank, "place")
+            filters["words"] = self._words(words, queryset.db)
 
         def search(collection: Collection[Any], number: int, **page: Any) -> list[Entry[Any]]:
-            return collection.similar(text, number, min_score=min_score, exact=exact, **page)
+            return collection.similar(text, number, **filters, **page)
 
-        found = self._found(queryset, search, number, offset)
-        return ranked(queryset, self.source.key_field, found, score)
+        try:
+            found = self._found(queryset, search, number, offset, has_ranks=has_words)
+        except IndexingError as error:
+            raise IndexingError(
+                f"{error}. Of a ModelCollection: collection().create_text_index(), and then "
+                f"{PROGRAM} sync, which puts in the words of all rows"
+            ) from None
+        name = rank if has_words else None
+        return ranked(queryset, self.source.key_field, found, score, name, offset)
 
     @synchronous
     def related(
@@ -384,7 +424,10 @@ class ModelCollection(Generic[M]):
         offset: int = 0,
         min_score: float | None = None,
         exact: bool | None = None,
+        words: Words = None,
+        weights: tuple[float, float] | None = None,
         score: str = "score",
+        rank: str = "rank",
     ) -> QuerySet[M]:
         """Do what `nearest` does, awaited. The queryset is then read by `async for`."""
         return await sync_to_async(self.nearest)(
@@ -394,7 +437,10 @@ class ModelCollection(Generic[M]):
             offset=offset,
             min_score=min_score,
             exact=exact,
+            words=words,
+            weights=weights,
             score=score,
+            rank=rank,
         )
 
     async def arelated(
@@ -457,7 +503,7 @@ class ModelCollection(Generic[M]):
         alias = using or router.db_for_write(self.source.model)
         with session(alias) as lent:
             wanted = self._follows(alias)
-            return problems(lent.connection(), self.name, self._tables, wanted)
+            return problems(lent.connection(), self.source, self.name, self._tables, wanted)
 
     @synchronous
     def refresh(
@@ -675,27 +721,59 @@ class ModelCollection(Generic[M]):
             raise TypeError(
                 "Pass a queryset of instances: call values() and values_list() on the result"
             )
-        check_name(queryset, score)
+        check_name(queryset, "score", score, "relevance")
         return queryset
 
+    def _words(self, words: object, alias: str) -> Any:
+        """Return what `Collection.similar` takes as `words`.
+
+        Raises:
+            InvalidQueryError: It means nothing.
+        """
+        if not isinstance(words, QuerySet):
+            if words is True or isinstance(words, str):
+                return words
+            raise InvalidQueryError(
+                f"words must be True, a text, or a queryset of {self.source.label} ordered best "
+                f"first, not {type(words).__name__}"
+            )
+        self._check_model(words)
+        if words.db != alias:
+            raise InvalidQueryError(f"words= is of the database {words.db!r}, not of {alias!r}")
+        if not words.ordered:
+            raise InvalidQueryError("words= is a queryset without an order: best first, order_by()")
+        try:
+            return keys_of(words, self.source.key, in_order=True)
+        except EmptyResultSet:
+            return select(self.collection(alias).reference.keys.none_found().c.id)
+
     def _found(
-        self, queryset: QuerySet[M], search: Search, number: int, offset: int
+        self,
+        queryset: QuerySet[M],
+        search: Search,
+        number: int,
+        offset: int,
+        *,
+        has_ranks: bool = False,
     ) -> list[Entry[Any]]:
         """Return what a search finds among the instances of a queryset.
 
         Where to enumerate the queryset takes longer than to search, it is tried first whether the
-        best of the whole collection are in it.
+        best of the whole collection are in it. With ranks, which are those among the instances of
+        the queryset, these have to be the same.
         """
         rows, collection = self._narrowed(queryset), self.collection(queryset.db)
         depth = _depth(number, offset)
-        if depth and depth <= MOST_TRIED and enumerates_keys(queryset.db):
-            is_whole = not rows.query.where and rows.model is self.source.model
+        is_whole = not rows.query.where and rows.model is self.source.model
+        is_tried = depth and depth <= MOST_TRIED and enumerates_keys(queryset.db)
+        if is_tried and (is_whole or not has_ranks):
             tried = depth if is_whole else TRIED * depth + SPARE
             best = search(collection, tried)
             keys = only(rows.order_by(), self.source.key_field, best).values_list("pk", flat=True)
             there = {*keys} if best else set()
             entries = [entry for entry in best if entry.id in there]
-            if len(entries) >= depth or len(best) < tried:
+            are_enough = len(entries) >= depth or len(best) < tried
+            if are_enough and not (has_ranks and len(entries) < len(best)):
                 return entries[offset:depth]
         try:
             among = keys_of(rows, self.source.key)

@@ -33,6 +33,7 @@ from .tables import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -84,12 +85,18 @@ class DjangoTransactions(Sessions):
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
+        self._held: Session | None = None
         self.is_exclusive = takes_turns(alias) and not begins_late(alias)
 
     @property
     def owns_transactions(self) -> bool:
         """Whether no `atomic()` is open."""
         return not connections[self._alias].in_atomic_block
+
+    @property
+    def is_one_snapshot(self) -> bool:
+        """Whether an `atomic()` is open, on a database where those who write take turns."""
+        return not self.owns_transactions and takes_turns(self._alias)
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:
@@ -98,10 +105,28 @@ class DjangoTransactions(Sessions):
         What only reads begins no transaction: with SQLite's `transaction_mode` it would wait for
         those who write.
         """
-        session = _session_on(self._alias)
-        with transaction.atomic(using=self._alias) if write else nullcontext(), session:
+        atomic = transaction.atomic(using=self._alias) if write else nullcontext()
+        with atomic, self._lent() as session:
             yield session
             session.flush()
+
+    def _lent(self) -> AbstractContextManager[Session]:
+        return _session_on(self._alias) if self._held is None else nullcontext(self._held)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the steps of one operation, if they see one snapshot, share a session: it is dear.
+
+        Nobody else may use the collection meanwhile.
+        """
+        if not self.is_one_snapshot:
+            yield
+            return
+        with _session_on(self._alias) as self._held:
+            try:
+                yield
+            finally:
+                self._held = None
 
     @contextmanager
     def look(self, records: Records) -> Iterator[tuple[Session, bool]]:
@@ -248,15 +273,26 @@ def _errors_of_driver() -> Iterator[None]:
         raise error.__cause__ from None
 
 
-def keys_of(queryset: QuerySet[Any], key: ColumnClause[Any]) -> TextualSelect:
+def keys_of(
+    queryset: QuerySet[Any], key: ColumnClause[Any], *, in_order: bool = False
+) -> TextualSelect:
     """Return the queryset as a SELECT of its keys, under the name and in the type of a column.
 
     As SQL and not as the keys themselves: of 100,000 rows these take longer to fetch and to send
     than the search takes. On SQLite it is Django's SQL with its parameters. On PostgreSQL it is
     the text that Django itself would send, parameters written into it.
+
+    Args:
+        queryset: Of instances.
+        key: The column.
+        in_order: Whether the order of the queryset matters.
+
+    Raises:
+        EmptyResultSet: Django knows that there are no rows.
     """
     query = queryset.values(**{key.name: F("pk")}).query
-    query.clear_ordering(force=False)
+    if not in_order:
+        query.clear_ordering(force=False)
     query.select_for_update = False  # the search locks no rows
     connection = connections[queryset.db]
     sql, parameters = query.get_compiler(queryset.db).as_sql()
@@ -273,6 +309,11 @@ def keys_of(queryset: QuerySet[Any], key: ColumnClause[Any]) -> TextualSelect:
         for number, value in enumerate(parameters)
     )
     return text(sql).bindparams(*values).columns(key)
+
+
+def is_supported(alias: str) -> bool:
+    """Return whether embeddings can be in a database; it is not connected to."""
+    return connections[alias].vendor in ENGINES
 
 
 def before_tables(alias: str) -> list[str]:
@@ -316,10 +357,16 @@ def is_one_of(
     return f"{key} = ANY(%s::{kind}[])", keys
 
 
-def value_under(connection: BaseDatabaseWrapper, key: str) -> str:
-    """Return the SQL of the number that a parameter, an object of JSON, has under a key."""
+def value_under(connection: BaseDatabaseWrapper, key: str, kind: str) -> str:
+    """Return the SQL of the number that a parameter, an object of JSON, has under a key.
+
+    Args:
+        connection: Of which database.
+        key: The SQL of the key.
+        kind: The SQL type of the number, which SQLite finds by itself.
+    """
     if connection.vendor == "sqlite":
         # LIMIT keeps SQLite from reading the JSON for each row: it makes an index of it, once.
         pairs = "(SELECT key, value FROM json_each(%s) LIMIT -1)"
         return f"(SELECT found.value FROM {pairs} AS found WHERE found.key = CAST({key} AS TEXT))"
-    return f"(%s::jsonb ->> ({key})::text)::double precision"
+    return f"(%s::jsonb ->> ({key})::text)::{kind}"

@@ -80,12 +80,20 @@ def follows_of(source: Source[Any], name: str, records: Records, alias: str) -> 
 
 
 def problems(
-    connection: Connection, name: str, records: Records, wanted: list[Follow]
+    connection: Connection,
+    source: Source[Any],
+    name: str,
+    records: Records,
+    wanted: list[Follow],
 ) -> list[str]:
     """Return what of the triggers is missing, disabled or not as declared.
 
-    A migration may have the columns in another order, and the condition without quotation marks.
+    A migration may have the columns in another order, the condition without quotation marks, and of
+    a boolean "published" for "published = 1": Django 5 writes the one, Django 6 the other.
     """
+    booleans = {
+        field.column for field in source.model._meta.get_fields() if isinstance(field, BooleanField)
+    }
     database = databases.of(connection.dialect)
     made = {
         given.table: given
@@ -93,7 +101,7 @@ def problems(
         if given.collection == name
     }
     alike = [
-        made[given.table] if _says_the_same(made.get(given.table), given) else given
+        made[given.table] if _says_the_same(made.get(given.table), given, booleans) else given
         for given in wanted
     ]
     found = triggers.differences(connection, name, records, alike)
@@ -102,14 +110,24 @@ def problems(
     return found
 
 
-def _says_the_same(made: Follow | None, wanted: Follow) -> bool:
-    return made is not None and (made.key, {*made.columns}, made.embeddings, _bare(made.where)) == (
-        wanted.key, {*wanted.columns}, wanted.embeddings, _bare(wanted.where)
-    )  # fmt: skip
+def _says_the_same(made: Follow | None, wanted: Follow, booleans: set[str]) -> bool:
+    if made is None:
+        return False
+    one, other = (
+        (given.key, {*given.columns}, given.embeddings, _bare(given.where, booleans))
+        for given in (made, wanted)
+    )
+    return one == other
 
 
-def _bare(condition: str | None) -> str | None:
-    return None if condition is None else re.sub(r'["\s]', "", condition).strip("()")
+def _bare(condition: str | None, booleans: set[str]) -> str | None:
+    if condition is None:
+        return None
+    bare = re.sub(r'["\s]', "", condition).strip("()")
+    for name in map(re.escape, booleans):
+        bare = re.sub(rf"(?i)\b({name})=(1|true)\b", r"\1", bare)
+        bare = re.sub(rf"(?i)\b({name})=(0|false)\b", r"NOT\1", bare)
+    return bare
 
 
 def _arguments(given: Follow) -> str:

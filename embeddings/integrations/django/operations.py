@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.db import router
+from django.db import connections, router
+from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 
 from ...following.literals import Follow
@@ -22,7 +23,7 @@ from .schema import (
 from .tables import records
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
     from django.db.migrations.state import ProjectState
@@ -127,10 +128,14 @@ class FollowRows(_DatabaseChange):
         self._given = (table, key, tuple(columns), collection, where, schema)
         self._embeddings, self._unique = embeddings, tuple(map(tuple, unique))
 
-    def _change(self, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
-        alias = schema_editor.connection.alias
+    @property
+    def follow(self) -> Follow:
+        """What the triggers are made from."""
         embeddings = self._embeddings or records().embeddings.fullname
-        given = Follow(*self._given, embeddings, self._unique)
+        return Follow(*self._given, embeddings, self._unique)
+
+    def _change(self, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
+        alias, given = schema_editor.connection.alias, self.follow
         if schema_editor.collect_sql:
             schema_editor.collected_sql.append(follow_script(alias, given, drops=drops))
         elif drops:
@@ -141,6 +146,18 @@ class FollowRows(_DatabaseChange):
     def describe(self) -> str:
         """Return what Django shows of the operation."""
         return f"Follow the rows of {self.table} for the collection {self.collection}"
+
+
+def followed(alias: str, collections: Iterable[str]) -> list[Follow]:
+    """Return what applied migrations have made triggers from, of some collections."""
+    loader, names = MigrationLoader(connections[alias]), {*collections}
+    return [
+        operation.follow
+        for key in loader.applied_migrations
+        if key in loader.disk_migrations
+        for operation in loader.disk_migrations[key].operations
+        if isinstance(operation, FollowRows) and operation.collection in names
+    ]
 
 
 class CreateEmbeddingIndex(_DatabaseChange):

@@ -1,4 +1,4 @@
-"""What a search found, as expressions in Django's own queries: which rows, and their scores."""
+"""What a search found, as expressions in Django's own queries: which rows, scores and ranks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import BooleanField, Expression, F, FloatField, Model
+from django.db.models import BooleanField, Expression, F, FloatField, IntegerField, Model
 
 from ...errors import InvalidQueryError
 from .database import is_one_of, value_under
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ...searching.query import Entry
 
     Found: TypeAlias = tuple[tuple[Any, float], ...]
-    """Keys and scores, best first."""
+    """Keys, each with its score or its rank, best first."""
 
 M = TypeVar("M", bound=Model)
 
@@ -34,7 +34,7 @@ class _OfFound(Expression):
     Args:
         key: The primary key of the row.
         field: The model's field of the key, which says how the database has it.
-        found: Keys and scores.
+        found: Keys, each with its number.
     """
 
     def __init__(self, key: Any, field: Field[Any, Any], found: Found) -> None:
@@ -85,16 +85,24 @@ class IsFoundOfAll(IsFound):
 class Score(_OfFound):
     """The score of the row; NULL if it was not found."""
 
-    output_field = FloatField()
+    output_field: Field[Any, Any] = FloatField()
+    kind = "double precision"
 
     def as_sql(
         self, compiler: SQLCompiler, connection: BaseDatabaseWrapper
     ) -> tuple[str, tuple[Any, ...]]:
         """Return the value under the key in an object of JSON."""
         sql, parameters = compiler.compile(self.key)
-        scores = (score for _, score in self.found)
-        text = json.dumps(dict(zip(map(str, self._keys(connection)), scores, strict=True)))
-        return value_under(connection, sql), (text, *parameters)
+        numbers = (number for _, number in self.found)
+        text = json.dumps(dict(zip(map(str, self._keys(connection)), numbers, strict=True)))
+        return value_under(connection, sql, self.kind), (text, *parameters)
+
+
+class Rank(Score):
+    """The rank of the row, from 1, where the order is not that of the scores; NULL likewise."""
+
+    output_field = IntegerField()
+    kind = "integer"
 
 
 def has_windows(queryset: QuerySet[Any]) -> bool:
@@ -106,14 +114,20 @@ def has_windows(queryset: QuerySet[Any]) -> bool:
     )
 
 
-def check_name(queryset: QuerySet[Any], name: object) -> str:
-    """Return the name for the score.
+def check_name(queryset: QuerySet[Any], argument: str, name: object, example: str) -> str:
+    """Return the name for an annotation.
+
+    Args:
+        queryset: Which gets it.
+        argument: That the name was given as.
+        name: The name.
+        example: Of another one.
 
     Raises:
         InvalidQueryError: It is no name, or the queryset has something else under it.
     """
     if not isinstance(name, str) or not name.isidentifier():
-        raise InvalidQueryError(f"score must be the name of an annotation, not {name!r}")
+        raise InvalidQueryError(f"{argument} must be the name of an annotation, not {name!r}")
     query, model = queryset.query, queryset.model
     taken = name in query.annotations or name in query.extra
     if not taken:
@@ -125,7 +139,7 @@ def check_name(queryset: QuerySet[Any], name: object) -> str:
     if taken:
         raise InvalidQueryError(
             f"The queryset of {model._meta.label} has something called {name!r} already: give the "
-            'score another name, as in score="relevance"'
+            f'{argument} another name, as in {argument}="{example}"'
         )
     return name
 
@@ -146,7 +160,12 @@ def only(
 
 
 def ranked(
-    queryset: QuerySet[M], field: Field[Any, Any], entries: Iterable[Entry[Any]], name: str
+    queryset: QuerySet[M],
+    field: Field[Any, Any],
+    entries: Iterable[Entry[Any]],
+    score: str,
+    rank: str | None = None,
+    offset: int = 0,
 ) -> QuerySet[M]:
     """Return what was found, of a queryset: annotated with the score, and ordered by it.
 
@@ -154,15 +173,20 @@ def ranked(
         queryset: Of instances; its own order goes.
         field: Of the keys.
         entries: What the search found.
-        name: Of the annotation.
+        score: The name of that annotation.
+        rank: That of another one, by which the rows are ordered then; None for none.
+        offset: How many ranks were left out before these.
     """
     entries = list(entries)
     found = tuple((entry.id, entry.score) for entry in entries)
-    annotated = queryset.annotate(**{name: Score(F("pk"), field, found)})
+    annotated = queryset.annotate(**{score: Score(F("pk"), field, found)})
+    if rank is not None:
+        ranks = tuple((entry.id, at) for at, entry in enumerate(entries, offset + 1))
+        annotated = annotated.annotate(**{rank: Rank(F("pk"), field, ranks)})
     if annotated.query.distinct_fields:  # the search has kept one of each
         annotated = annotated.distinct()
         annotated.query.distinct_fields = ()
     annotated = only(annotated, field, entries) if entries else annotated.none()
-    ordered = annotated.order_by(f"-{name}", "pk")
+    ordered = annotated.order_by(*((f"-{score}", "pk") if rank is None else (rank,)))
     ordered.query.standard_ordering = True  # of a queryset that was reversed
     return ordered

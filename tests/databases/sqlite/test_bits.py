@@ -308,7 +308,7 @@ def test_recall_on_real_texts(engine: Engine, docstrings: Any):
         (f"{at:0{IDS}}", vector, {"part": at % 100}) for at, vector in enumerate(stored)
     )
     docs.create_index()
-    for below in (100, 50, 10, 1):
+    for below in (100, 50, 10, 5, 1):
         where, right = {"part": {"$lt": below}}, 0
         kept = np.flatnonzero(part < below)
         for query in queries:

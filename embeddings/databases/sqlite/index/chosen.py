@@ -23,6 +23,8 @@ READS_PER_RESULT = 40
 FIRST_READS = LEARNT_FROM = 64
 FETCHED_SHARE = 8  # no more than one in so many rows is read
 DEVIATIONS = 3.0  # of the error of estimates, by which a row that is left out may exceed its own
+FILTERED_DEVIATIONS = 4.0  # the same under a filter: the best are further away, and closer together
+FILTERED_SHARE = 0.75  # where fewer rows of a state count, a filter is why: few rows are dead
 
 
 class Estimated:
@@ -36,17 +38,27 @@ class Estimated:
         estimates: Of their scores, descending; None if all are to be read.
         most: How many to read at most; more only if the rows are to be read all.
         may_go_on: Whether there are other rows beyond these, to be looked at if need be.
+        deviations: Of the error of estimates, by which a row may exceed its own.
     """
 
     def __init__(
-        self, ids: list[str], estimates: Float64 | None, most: int, *, may_go_on: bool
+        self,
+        ids: list[str],
+        estimates: Float64 | None,
+        most: int,
+        *,
+        may_go_on: bool,
+        deviations: float = DEVIATIONS,
     ) -> None:
         self.ids = ids
         self._estimates = estimates
+        self._ascending = None if estimates is None else -estimates
         self._most = most
         self._may_go_on = may_go_on
+        self._deviations = deviations
         self._read = 0
         self._off = np.empty(0)  # the latest scores, less their estimates
+        self._slack = np.inf  # how far a score is at most above its estimate, in all likelihood
 
     @property
     def floor(self) -> float:
@@ -55,20 +67,13 @@ class Estimated:
             return -np.inf
         return float(self._estimates[-1] + self._slack)
 
-    @property
-    def _slack(self) -> float:
-        """By how much the score of a row is at most above its estimate, in all likelihood."""
-        if len(self._off) < LEARNT_FROM:
-            return np.inf
-        return float(self._off.mean() + DEVIATIONS * self._off.std())
-
     def reaching(self, score: float) -> int:
         """Return how many candidates, from the first on, may reach a score."""
-        if self._estimates is None:
+        if self._ascending is None:
             return len(self.ids)
         if self._read >= self._most:
             return 0
-        return int(np.searchsorted(-self._estimates, self._slack - score, side="right"))
+        return int(np.searchsorted(self._ascending, self._slack - score, side="right"))
 
     def first_reads(self, depth: int) -> int:
         """Return how many candidates to read first."""
@@ -81,17 +86,25 @@ class Estimated:
         if self._estimates is not None:
             off = scores - self._estimates[np.asarray(positions, np.intp)]
             self._off = np.concatenate([self._off, off[np.isfinite(off)]])[-LEARNT_FROM:]
+            if len(self._off) == LEARNT_FROM:
+                self._slack = float(self._off.mean() + self._deviations * self._off.std())
         return not gone
 
 
 def _ids(state: State, positions: npt.NDArray[np.intp]) -> list[str]:
     """Return the ids at positions. Thousands are decoded at each search."""
-    starts = np.array(state.starts)
-    at = np.searchsorted(starts, positions, side="right") - 1
-    kept: list[Ids] = [segment.ids for segment in state.segments]  # type: ignore[misc]
-    texts, places = [ids.text for ids in kept], [ids.places for ids in kept]
-    pairs = zip(at.tolist(), (positions - starts[at]).tolist(), strict=True)
-    encoded = [texts[n][places[n][row] : places[n][row + 1]] for n, row in pairs]
+    order = np.argsort(positions)
+    bounds = np.searchsorted(positions[order], state.starts).tolist()
+    encoded = [b""] * len(positions)
+    for n, segment in enumerate(state.segments):
+        chosen = order[bounds[n] : bounds[n + 1]]
+        if len(chosen):
+            kept: Ids = segment.ids  # type: ignore[assignment]
+            rows = positions[chosen] - state.starts[n]
+            starts, ends = kept.ends[rows].tolist(), kept.ends[rows + 1].tolist()
+            text = kept.text
+            for at, start, end in zip(chosen.tolist(), starts, ends, strict=True):
+                encoded[at] = text[start:end]
     ids = b"\0".join(encoded).decode().split("\0")
     # No id of ours has a NUL; those of other programs may.
     return ids if len(ids) == len(encoded) else [id.decode() for id in encoded]
@@ -139,4 +152,7 @@ class CodedProbes:
         found: Found = self._method.candidates(codes, query, mask, count)
         ids = _ids(state, found.positions[:first])
         estimates = np.asarray(found.scores[:first], np.float64)
-        return Estimated(ids, estimates, most, may_go_on=wanted is not None)
+        is_filtered = wanted is not None or state.rows < FILTERED_SHARE * len(state.radii)
+        deviations = FILTERED_DEVIATIONS if is_filtered else DEVIATIONS
+        may_go_on = wanted is not None
+        return Estimated(ids, estimates, most, may_go_on=may_go_on, deviations=deviations)

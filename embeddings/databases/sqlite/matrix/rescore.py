@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,12 +12,15 @@ from ....vectors import ITEM_BYTES, TopK, cosine_scores
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sqlalchemy import Row
+
     from ....searching.query import Query
     from ....vectors import Float64
     from .kinds import Chosen
-    from .statements import Answer, Row
+    from .statements import Answer
 
-RESCORE_BATCH = 64  # candidates read per fetch after the first
+RESCORE_BATCH = 64  # candidates read per fetch after the first, at least
+LEFT_SHARE = 2  # one in so many of those that may still be among the best is read per fetch
 
 
 class Rescored:
@@ -34,7 +37,7 @@ class Rescored:
         self._query = query
         self._may_be_gone = may_be_gone
         self._best = TopK(query.depth, query.min_score)
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, Row[Any]] = {}
         self._corrupt: list[str] = []
 
     def read(self, answer: Answer, invalid: int, chosen: Chosen, first: int) -> bool:
@@ -54,16 +57,20 @@ class Rescored:
         at, until, batch_size = 0, len(chosen.ids), first
         while at < until:
             asked = chosen.ids[at : min(at + batch_size, until)]
-            pairs = zip(asked, answer.rows(len(asked)), strict=True)
-            same = [(n, id, row) for n, (id, row) in enumerate(pairs, at) if id not in changed]
-            there = [(n, row) for n, id, row in same if row.id == id]
-            scores = self._score([row for _, row in there])
-            gone = 0 if self._may_be_gone else len(same) - len(there)
-            if not chosen.agree([n for n, _ in there], scores, gone):
+            rows = answer.rows(len(asked))
+            places: Sequence[int] = range(at, at + len(asked))
+            gone = 0
+            if changed or [row.id for row in rows] != asked:
+                same = [n for n, id in enumerate(asked) if id not in changed]
+                there = [n for n in same if rows[n].id == asked[n]]
+                gone = 0 if self._may_be_gone else len(same) - len(there)
+                rows, places = [rows[n] for n in there], [at + n for n in there]
+            if not chosen.agree(places, self._score(rows), gone):
                 return False
-            at, batch_size = at + len(asked), RESCORE_BATCH
+            at += len(asked)
             self._best.cut()
             until = chosen.reaching(self._best.floor)
+            batch_size = max(RESCORE_BATCH, (until - at) // LEFT_SHARE)
         return True
 
     @property
@@ -77,7 +84,7 @@ class Rescored:
         ranked = self._best.result()
         return floor <= least or (len(ranked) == self._query.depth and ranked[-1][1] >= floor)
 
-    def ranked(self) -> list[tuple[Row, float]]:
+    def ranked(self) -> list[tuple[Row[Any], float]]:
         """Return the rows that are the answer, with their scores."""
         return [(self._rows[id], score) for id, score in self._best.result()[self._query.offset :]]
 
@@ -86,7 +93,7 @@ class Rescored:
         if self._corrupt:
             warn_of(self._corrupt, self._vector.size)
 
-    def _score(self, rows: Sequence[Row]) -> Float64:
+    def _score(self, rows: Sequence[Row[Any]]) -> Float64:
         """Score rows, keep the best, and return the scores; NaN where a row cannot be compared."""
         vector_bytes = self._vector.size * ITEM_BYTES
         blobs = [row.embedding for row in rows]
@@ -103,7 +110,7 @@ class Rescored:
         self._corrupt += [ids[at] for at in np.flatnonzero(np.isnan(scores)).tolist()]
         return scores
 
-    def _matches_arguments(self, row: Row) -> bool:
+    def _matches_arguments(self, row: Row[Any]) -> bool:
         """Return whether the row meets `prefix` and `skip_id`, which chose the candidates too."""
         prefix, skip_id = self._query.prefix, self._query.skip_id
         return (

@@ -88,11 +88,12 @@ def search_multi(
         MemoryBudgetWarning: The rows do not fit into memory; once for a collection.
     """
     results: list[Ranking] = []
-    if CACHE.latest(work, kind.name) is None and _has_few_keys(work, query):
+    latest = CACHE.latest(work, kind.name)
+    if latest is None and _has_few_keys(work, query):
         return scan_multi(work, list(vectors), query)
     filters = statements.filters_of_few(work, query)
     while rest := vectors[len(results) :]:
-        latest = CACHE.latest(work, kind.name)
+        latest = CACHE.latest(work, kind.name) if results else latest
         most = max(1, ESTIMATES_PER_BLOCK // (1 + len(latest[1].radii))) if latest else 1
         block = list(takewhile(lambda vector: vector.size == rest[0].size, rest[:most]))
         probes = kind.probes(block)

@@ -18,6 +18,7 @@ from sqlalchemy import (
     CompoundSelect,
     Integer,
     MetaData,
+    Row,
     Select,
     Subquery,
     Table,
@@ -53,7 +54,8 @@ if TYPE_CHECKING:
 
 MOST_CHANGES = 64  # changed rows that the answer to a search brings along
 CHUNK_ROWS = 256  # rows fetched at a time while a state is built
-WIDTH = 6  # columns of each part of a statement, after the number of the part
+COLUMNS = ("part", "id", "embedding", "content", "metadata", "is_there", "last")
+"""The names of the columns of each part of a statement; in the first they stand for others."""
 
 
 class Position(NamedTuple):
@@ -71,20 +73,10 @@ class Position(NamedTuple):
     """Whether the collection's row is the one that was asked about, and its index."""
 
 
-class Row(NamedTuple):
-    """A row of embeddings, as stored."""
-
-    id: Any
-    """None where the candidate is not there, or does not meet the conditions."""
-    embedding: Any
-    content: Any
-    metadata: Any
-
-
 class Change(NamedTuple):
     """What was written after the base."""
 
-    row: Row
+    row: Row[Any]
     """With the id also where it was deleted."""
     is_there: bool
 
@@ -107,14 +99,18 @@ class Answer:
             self.changes += map(_as_change, rows)
             rows = [*result.fetchmany(first)]
         self.changes += [_as_change(row) for row in rows if row[0] == 1]
-        self._waiting = [Row._make(row[1:5]) for row in rows if row[0] == 2]
+        self._waiting = [row for row in rows if row[0] == 2]
 
-    def rows(self, count: int) -> list[Row]:
-        """Read on, and return the rows of the next `count` candidates, in their order."""
+    def rows(self, count: int) -> list[Row[Any]]:
+        """Read on, and return the rows of the next `count` candidates, in their order.
+
+        Each has `id`, `embedding`, `content` and `metadata`, as stored. The id is None where the
+        candidate is not there, or does not meet the conditions.
+        """
         rows = self._waiting[:count]
         del self._waiting[:count]
         if missing := count - len(rows):
-            rows += [Row._make(row[1:5]) for row in self._result.fetchmany(missing)]
+            rows += self._result.fetchmany(missing)
         return rows
 
 
@@ -215,7 +211,8 @@ def _position(records: Records) -> Select[Any]:
 
 def _selected(kind: int, *columns: ColumnElement[Any]) -> Select[Any]:
     """Return a SELECT of as many columns as every part of a statement has."""
-    return select(_constant(kind), *columns, *[null()] * (WIDTH - len(columns)))
+    every = [_constant(kind), *columns, *[null()] * len(COLUMNS)]
+    return select(*[column.label(name) for column, name in zip(every, COLUMNS, strict=False)])
 
 
 def _changed(records: Records) -> FromClause:
@@ -411,7 +408,7 @@ def _at(row: CollectionRow, base: Mark | None) -> dict[str, Any]:
 
 
 def _as_change(row: Any) -> Change:
-    return Change(Row._make(row[1:5]), bool(row[5]))
+    return Change(row, bool(row.is_there))
 
 
 def _as_position(row: Any) -> Position:

@@ -15,7 +15,8 @@ from .....errors import EmbeddingsError
 from .....following import commands as following
 from ...collection import DECLARED
 from ...conf import PROGRAM, app_label
-from ...database import DjangoTransactions, remedy
+from ...database import DjangoTransactions, remedy, session
+from ...operations import followed
 from ...tables import records
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from .....following.pending import PendingState
     from .....writing.report import Report
     from ...collection import ModelCollection
+
+REMEDY = (
+    "Make the triggers in a migration: FollowRows(...), behind what changed the table. What "
+    f"changed meanwhile is found by {PROGRAM} sync."
+)
 
 # Django's own options, which may also stand behind the subcommand. It reads --settings and
 # --pythonpath before it reads the rest.
@@ -94,6 +100,16 @@ class Command(BaseCommand):
         reembed.add_argument(
             "--drop-previous", action="store_true", help="Delete what the model before made."
         )
+        distribute = add("distribute", "Distribute the tables over several servers, by Citus.")
+        distribute.add_argument(
+            "--by",
+            choices=["collection", "item"],
+            default="collection",
+            help="Each collection on one server, or the items of each on all of them.",
+        )
+        distribute.add_argument(
+            "--undo", action="store_true", help="Bring them back to the coordinator."
+        )
         show = add("show", "Show a collection, or an item in it; fail if it is not there.")
         show.add_argument("collection", help="The name of the collection.")
         show.add_argument("id", nargs="?", help="The id of the item.")
@@ -107,7 +123,14 @@ class Command(BaseCommand):
         try:
             if command == "status":
                 models = {each.name: each.declared_model for each in DECLARED}
-                outcome = commands.status(db, as_json=as_json, models=models, program=PROGRAM)
+                outcome = commands.status(
+                    db,
+                    as_json=as_json,
+                    models=models,
+                    follows=followed(database, models),
+                    program=PROGRAM,
+                    remedy=REMEDY,
+                )
                 failure = f"Not all is in place. What the schema lacks: {remedy(database)}"
             elif command == "search":
                 outcome = commands.search(
@@ -123,6 +146,12 @@ class Command(BaseCommand):
             elif command == "reembed":
                 outcome = _reembed(database, options)
                 failure = "Some were left out"
+            elif command == "distribute":
+                with session(database) as lent:
+                    outcome = commands.distribute(
+                        lent.connection(), options["by"], undo=options["undo"], records=records()
+                    )
+                failure = ""
             elif command in {"check", "sync", "refresh"}:
                 outcome = _follow(command, database, options)
                 failure = "Not everything is up to date"

@@ -1,4 +1,4 @@
-"""What a collection does beyond the documented operations, on every way to reach a database."""
+"""Items read, asked for and deleted; vectors stored; collections renamed, named and deleted."""
 
 from __future__ import annotations
 

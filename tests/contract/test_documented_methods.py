@@ -1,4 +1,4 @@
-"""The class reference of the documentation, over every way to reach a database."""
+"""Each method of the documented class: its arguments, what it stores, returns and refuses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `llm` gets wrong, done right: the rows of the table of its faults, by number."""
+"""What `llm` gets wrong, done right: texts, prefixes, vectors, models, threads, transactions."""
 
 from __future__ import annotations
 
