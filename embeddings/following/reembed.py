@@ -107,20 +107,11 @@ def _note(
 ) -> bool:
     """Note as pending what the two do not have alike, and return that they can be switched."""
     pending = Pending(collection)
-    for found in beside.pages(work, ids):
-        everything = found.current | found.other
-        pending.note(
-            work,
-            {
-                id if work.row.chunks is None else chunk_owner(id)
-                for id in everything
-                if not are_hashed_alike
-                or _told(found.current.get(id)) != _told(found.other.get(id))
-            },
-        )
+    if are_hashed_alike:
+        changed = beside.differing(work, ids)
+    else:
+        changed = ({*found.current, *found.other} for found in beside.pages(work, ids))
+    for rows in changed:
+        has_chunks = work.row.chunks is not None
+        pending.note(work, {chunk_owner(id) for id in rows} if has_chunks else rows)
     return True
-
-
-def _told(stamp: beside.Stamp | None) -> beside.Stamp | None:
-    """Return of a stamp what does not depend on when and by which model the row was written."""
-    return None if stamp is None else stamp._replace(updated=None, own=())

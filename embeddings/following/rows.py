@@ -49,7 +49,7 @@ class SourceRow(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Made:
+class TextsInPython:
     """What Python makes texts of.
 
     Attributes:
@@ -77,7 +77,7 @@ class Rows:
     """
 
     key: ColumnElement[Any]
-    text: ColumnElement[str] | Made
+    text: ColumnElement[str] | TextsInPython
     metadata: ColumnElement[Any] | dict[str, ColumnElement[Any]] | None
     keys: Keys[Any]
     locked: Column[Any] | None
@@ -92,7 +92,7 @@ class Rows:
 
     def all(self, *columns: ColumnElement[Any]) -> Select[Any]:
         """Return the SELECT of some columns of all rows that may be items."""
-        if isinstance(self.text, Made):
+        if isinstance(self.text, TextsInPython):
             return self.text.statement.with_only_columns(*columns, maintain_column_froms=True)
         return select(*columns).where(self.text != "")
 
@@ -121,7 +121,7 @@ class Rows:
 
     def is_item(self, work: Work, id: ColumnElement[str]) -> ColumnElement[bool] | None:
         """Return the condition that a stored id is that of an item; None if SQL cannot tell."""
-        if isinstance(self.text, Made):
+        if isinstance(self.text, TextsInPython):
             return None
         database = work.database
         return (
@@ -164,7 +164,7 @@ class Rows:
 
     def there(self, work: Work, ids: Iterable[str]) -> set[str]:
         """Return which of some ids are items."""
-        if isinstance(self.text, Made):
+        if isinstance(self.text, TextsInPython):
             errors: dict[str, Exception] = {}
             return {*self.read(work, ids, errors), *errors}
         found: set[str] = set()
@@ -193,7 +193,7 @@ class Rows:
         errors: dict[str, Exception] | None,
     ) -> dict[str, SourceRow]:
         found: dict[str, SourceRow] = {}
-        if not isinstance(self.text, Made):
+        if not isinstance(self.text, TextsInPython):
             for row in work.run(narrowed(self.all(self.key, self.text, *self.columns))):
                 self._add(found, errors, row[0], partial(self._of_columns, row))
             return found
@@ -240,7 +240,7 @@ class Rows:
             metadata = values[0] or {}
         return source_row(self.keys.to_text(key), text, metadata)
 
-    def _of_python(self, made: Made, row: Row[Any]) -> SourceRow | None:
+    def _of_python(self, made: TextsInPython, row: Row[Any]) -> SourceRow | None:
         key, text, metadata = made.item_of(row)
         return source_row(self.keys.to_text(key), text, metadata) if text else None
 

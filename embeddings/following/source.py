@@ -27,7 +27,7 @@ from . import refresh as refreshing
 from . import sync as syncing
 from .columns import attributes_of, checked_condition, key_of, mapper_of
 from .pending import Pending, PendingState
-from .rows import Made, Rows, as_json, host_column
+from .rows import Rows, TextsInPython, as_json, host_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -547,7 +547,7 @@ class ModelCollection(Generic[M]):
         locked = host_column(self.key.expression)
         keys, text = keys_of(self.key), self.text_in_sql
         if text is None:
-            made = Made(self.rows(), self._key_of, self.item_of)
+            made = TextsInPython(self.rows(), self._key_of, self.item_of)
             return Rows(self.key.expression, made, None, keys, locked, self.store)
         statement = self._select_columns().with_only_columns(
             self.key.label("key"),

@@ -16,7 +16,7 @@ from ..searching import read
 from ..writing.progress import teller
 from ..writing.report import Report
 from .bring import bring, items_at_once, remove, unchanged
-from .rows import Made
+from .rows import TextsInPython
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ class Comparison:
         """Return how many items a page has, and those that differ."""
         rows, row = self._rows, self._collection.find(work)
         model = self._collection.model_of(row)
-        if isinstance(rows.text, Made):
+        if isinstance(rows.text, TextsInPython):
             return self._compared_here(work, model, after, upto)
         count = PAGE if upto is not None else rows.count(work, after)
         if row is None:

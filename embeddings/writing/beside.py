@@ -292,6 +292,31 @@ def pages(work: Work, ids: tuple[int, int]) -> Iterator[Page]:
             return
 
 
+def differing(work: Work, ids: tuple[int, int]) -> Iterator[set[str]]:
+    """Yield the ids of rows that the two have not alike, by whomever and whenever written.
+
+    Writers wait for it: rows are compared as they come, without a `Stamp` of each.
+    """
+    column = work.records.embeddings.c.id
+    current, other = (_stamped(work, each) for each in ids)
+    after: str | None = None
+    while True:
+        is_next = work.database.has_id(column) if after is None else column > after
+        rows = _told(work, current.where(is_next).order_by(column).limit(PAGE))
+        after = rows[-1][0] if len(rows) == PAGE else None
+        conditions = [is_next] if after is None else [is_next, column <= after]
+        yield {id for id, *_ in {*rows} ^ {*_told(work, other.where(*conditions))}}
+        if after is None:
+            return
+
+
+def _told(work: Work, rows: Select[Any]) -> Sequence[Any]:
+    """Return of rows what does not depend on when and by which model they were written."""
+    columns = [each for each in rows.selected_columns if each.key != "updated"]
+    own = len(own_columns(work.records.embeddings))
+    return work.run(rows.with_only_columns(*columns[: len(columns) - own])).all()
+
+
 def are_hashed_alike(pair: Pair) -> bool:
     """Return whether both have the same hash of the same content."""
     try:

@@ -23,7 +23,7 @@ from sqlalchemy.types import NullType
 from ... import databases
 from ...following import triggers
 from ...following.literals import Follow
-from ...following.rows import Made, Rows, SourceRow, source_row
+from ...following.rows import Rows, SourceRow, TextsInPython, source_row
 from ...following.source import joined_in_sql
 from ...keys import keys_of
 from .internals import condition_sql
@@ -195,7 +195,7 @@ def rows_of(source: Source[Any], alias: str, *, store: bool) -> Rows:
         if is_own:
             conditions.append(text(f"({sql})".replace(":", "\\:")))  # type: ignore[arg-type]
     if texts is None or metadata is None or not is_own:
-        made = Made(select(key).where(*conditions), _first, _nothing)
+        made = TextsInPython(select(key).where(*conditions), _first, _nothing)
         return InstanceRows(key, made, None, keys_of(key), key, store, source, alias)
     of_text = [table.c[field.column] for field in texts]
     conditions.append(or_(*(column != "" for column in of_text)))
