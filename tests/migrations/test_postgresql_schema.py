@@ -248,7 +248,13 @@ def in_environment(url: URL) -> dict[str, str]:
 def alembic_process(url: URL, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the `alembic` command of this repository on a database."""
     return python(
-        *("-W", "error", "-m", "alembic", "-c", REPOSITORY / "alembic.ini", *arguments),
+        "-W",
+        "error",
+        "-m",
+        "alembic",
+        "-c",
+        REPOSITORY / "alembic.ini",
+        *arguments,
         env=os.environ | in_environment(url) | {"PYTHONPATH": str(REPOSITORY)},
         modules=("alembic.config",),
     )

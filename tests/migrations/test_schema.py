@@ -151,7 +151,11 @@ def alembic(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the `alembic` command of this repository on a file."""
     url = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
     return python(
-        *("-m", "alembic", "-c", REPOSITORY / "alembic.ini", *arguments),
+        "-m",
+        "alembic",
+        "-c",
+        REPOSITORY / "alembic.ini",
+        *arguments,
         env=os.environ | {"EMBEDDINGS_DATABASE_URL": url, "PYTHONPATH": str(REPOSITORY)},
         modules=("alembic.config",),
     )
