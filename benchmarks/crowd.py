@@ -37,7 +37,7 @@ import embeddings
 from embeddings import Collection
 from embeddings.aio import AsyncCollection
 from embeddings.databases.sqlite.matrix.cache import CACHE
-from embeddings.work import ROWS
+from embeddings.work.row import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

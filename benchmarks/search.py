@@ -42,7 +42,7 @@ from benchmarks.measure import ratio, seconds
 from embeddings import Collection, EmbeddingRecord
 from embeddings.databases.sqlite.matrix import candidates as screen
 from embeddings.databases.sqlite.matrix import rescore, statements
-from embeddings.searching.query import checked_where, where_condition
+from embeddings.searching.conditions import checked_where, where_condition
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

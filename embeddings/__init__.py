@@ -57,7 +57,8 @@ from .models.registry import (
     set_alias,
     set_default_model,
 )
-from .searching.query import Chunk, Entries, Entry, Filters
+from .searching.entries import Chunk, Entries, Entry
+from .searching.query import Filters
 from .tables.columns import BinaryText, JSONObject, Vector
 from .tables.custom import install, make_records, uninstall
 from .tables.migrate import downgrade, migrate

@@ -8,16 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from inspect import iscoroutinefunction
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    ClassVar,
-    Generic,
-    NoReturn,
-    TypeVar,
-    Unpack,
-    cast,
-)
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NoReturn, TypeVar, Unpack, cast
 
 from . import errors
 from .databases.status import IndexRequest
@@ -26,16 +17,18 @@ from .following.rows import rows_of
 from .keys import K, keys_of
 from .models.base import BATCH_SIZE, check_model
 from .searching import read, search
-from .searching.query import Entries, Filters, check_filters, check_query, several
+from .searching.entries import Entries
+from .searching.query import Filters, check_filters, check_query, several
 from .sessions import bind
 from .tables.records import RECORDS, EmbeddingRecord, Records
 from .vectors import as_query
-from .work import Reference
+from .work.reference import Reference
 from .writing import beside, copying, reembed, text_index, whole, write
-from .writing import plan as plans
+from .writing.apply import apply
 from .writing.chunks import Chunks, checked_chunks
 from .writing.copying import COPIED_AT_ONCE
 from .writing.items import Prepared, checked_extra, checked_items, content_hash
+from .writing.plan import make
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,7 +41,9 @@ if TYPE_CHECKING:
     from .databases.status import IndexInfo, Status
     from .keys import Key
     from .models.base import Content, EmbeddingModel, SupportsEmbedding
-    from .searching.query import Chunk, Query, Where
+    from .searching.conditions import Where
+    from .searching.entries import Chunk
+    from .searching.query import Query
     from .sessions import DatabaseLike
     from .values import Metadata
     from .vectors import Float32, VectorLike
@@ -474,7 +469,7 @@ class Collection(Generic[K]):
         """
         items = list(checked_items(self.reference, entries, store, 2, 3))
         own = checked_extra(self.reference.records, extra)
-        return plans.make(self.reference, items, force=force, extra=own)
+        return make(self.reference, items, force=force, extra=own)
 
     def apply(self, plan: Plan[K]) -> Report:
         """Write what was planned, in one transaction, and return what was done.
@@ -489,7 +484,7 @@ class Collection(Generic[K]):
             ModelMismatchError: The collection has another model by now.
             InvalidVectorError: The vectors have another length than the collection's.
         """
-        return plans.apply(self.reference, plan)
+        return apply(self.reference, plan)
 
     def prepare(self, value: Content) -> Prepared:
         """Return a value with its vector, or those of its chunks, which `embed` is to store later.

@@ -19,7 +19,7 @@ from .tables.ours import check_adoptable, schema_map_of, schema_of
 from .tables.pending import pending_table
 from .tables.records import RECORDS
 from .vectors import ITEM_BYTES
-from .work import Work
+from .work.operation import Work
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -21,7 +21,7 @@ from sqlalchemy.pool import StaticPool
 import embeddings
 from embeddings import Collection
 from embeddings.testing import DeterministicModel
-from embeddings.work import ROWS
+from embeddings.work.row import ROWS
 from tests import asynchronous
 from tests.provider import Server, forget_openai, model_of, running
 from tests.reaching import (

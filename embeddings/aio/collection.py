@@ -9,16 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import AsyncIterable, Awaitable, Iterable
 from functools import partial, wraps
-from typing import (
-    TYPE_CHECKING,
-    Any,
-    Concatenate,
-    Generic,
-    ParamSpec,
-    TypeAlias,
-    TypeVar,
-    Unpack,
-)
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeAlias, TypeVar, Unpack
 
 from ..collection import Collection, documented, refuse_pickling
 from ..keys import K
@@ -40,12 +31,13 @@ if TYPE_CHECKING:
 
     from ..keys import Key
     from ..models.base import Content, SupportsEmbedding
-    from ..searching.query import Entries as Found
-    from ..searching.query import Filters, Where
+    from ..searching.conditions import Where
+    from ..searching.entries import Entries as Found
+    from ..searching.query import Filters
     from ..tables.records import EmbeddingRecord
     from ..values import Metadata
     from ..vectors import Float32, VectorLike
-    from ..work import Reference
+    from ..work.reference import Reference
     from ..writing.calls import OnError
     from ..writing.chunks import Chunks
     from ..writing.items import Extra

@@ -53,13 +53,16 @@ if TYPE_CHECKING:
     from ..following.literals import Follow
     from ..keys import Keys
     from ..models.base import Content
+    from ..searching.entries import Ranking, ScoredRow
     from ..searching.filters import Comparison
-    from ..searching.query import Query, Ranking, ScoredRow
+    from ..searching.query import Query
     from ..searching.words import Term
     from ..tables.indexing import EmbeddingIndex
     from ..tables.records import Records
     from ..vectors import Float64
-    from ..work import CollectionRow, Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
+    from ..work.row import CollectionRow
 
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
@@ -76,8 +79,6 @@ class Database:
     """Whether `search` and `matches` give each item once; else `searching.grouping` does."""
     fuses_words: ClassVar[bool] = False
     """Whether `search` and `matches` take a query with words; else `searching.hybrid` does."""
-    joins_tables: ClassVar[bool] = True
-    """Whether a statement may be about both tables; else they may be on different servers."""
     keeps_order_of_json: ClassVar[bool] = True
     """Whether stored metadata has its keys in the order in which they were written."""
     rebuilds_tables: ClassVar[bool] = False
@@ -365,6 +366,10 @@ class Database:
 
     def lock_collection(self, work: Work) -> None:
         """Wait for those who write to the collection, and keep others out."""
+
+    def row_named(self, work: Work, name: str) -> CollectionRow | None:
+        """Return a collection's row by its name, read now, or None."""
+        return work.read_row(name)
 
     def row_to_search(self, work: Work, name: str) -> CollectionRow | None:
         """Return the row of a collection that is about to be searched, read now.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import bindparam
 
 from ..tables.records import COLUMNS
-from ..work import compiled
+from ..work.operation import compiled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

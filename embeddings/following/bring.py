@@ -13,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 from ..models.base import at_most_own, prefixed
-from ..writing import loaded, parts, plan
+from ..writing import loaded, parts
+from ..writing.apply import write
 from ..writing.calls import calls_at_once
 from ..writing.items import Item, hashes_of
+from ..writing.plan import make
 from ..writing.report import BUSY, CHANGED, DELETED, Report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from ..models.base import SupportsEmbedding
-    from ..work import Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
     from ..writing.plan import Plan
     from .pending import Noted, Pending
     from .rows import Rows, SourceRow
@@ -137,7 +140,7 @@ def bring(
     with collection.work() as work:
         model = collection.model_of(collection.find(work))
     items = items_of(collection, model, rows, read)
-    planned = plan.make(collection, items, force=False, skips=skips)
+    planned = make(collection, items, force=False, skips=skips)
     gate = StillSo(collection, rows, read, pending, noted)
     report = Report(skipped=planned.without_refused())
     if planned.missing:
@@ -159,7 +162,7 @@ def bring(
 def _write(collection: Reference[Any], planned: Plan[Any], gate: StillSo, *, skips: bool) -> Report:
     """Write a plan, unless a lock is waited for too long."""
     try:
-        return plan.write(collection, planned, gate=gate, skips=skips)
+        return write(collection, planned, gate=gate, skips=skips)
     except DBAPIError as error:
         if not collection.database.was_kept_waiting(error):
             raise

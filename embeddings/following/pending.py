@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
 
-    from ..work import Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
 
 LEASE = 60  # seconds for which a claim holds, unless it is renewed
 MOST_ATTEMPTS = 5  # to embed a row that fails by itself; then it is parked until it changes

@@ -22,7 +22,8 @@ from .pending import Pending
 
 if TYPE_CHECKING:
     from ..models.base import SupportsEmbedding
-    from ..work import Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
     from ..writing.beside import Pair
     from ..writing.progress import Progress
     from .rows import Rows

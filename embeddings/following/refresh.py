@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ..keys import Key
-    from ..work import Reference
+    from ..work.reference import Reference
     from ..writing.calls import OnError
     from ..writing.plan import Plan
     from ..writing.progress import Progress

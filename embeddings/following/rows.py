@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 
     from ..keys import Keys
     from ..values import Metadata
-    from ..work import Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
 
 AT_ONCE = 500  # keys in one statement, far below the parameters that any database takes
 

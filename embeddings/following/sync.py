@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, FromClause, Subquery
 
     from ..models.base import SupportsEmbedding
-    from ..work import Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
     from ..writing.progress import Progress
     from .rows import Rows
 

@@ -15,7 +15,7 @@ from ..errors import InvalidQueryError
 from ..values import as_json, check_text
 
 if TYPE_CHECKING:
-    from ..work import Work
+    from ..work.operation import Work
 
 ORDER = ("$gt", "$gte", "$lt", "$lte")
 OPERATORS = ("$eq", "$ne", *ORDER, "$in", "$nin", "$contains", "$exists", "$not")

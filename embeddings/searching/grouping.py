@@ -13,7 +13,8 @@ from sqlalchemy import select
 
 from ..keys import CHUNK_MARK, chunk_owner, split_chunk_id
 from ..vectors import cosine_scores
-from .query import Chunk, Ranking, ScoredRow, items_starting_with
+from .conditions import items_starting_with
+from .entries import Chunk, Ranking, ScoredRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
     from ..vectors import Float64
-    from ..work import Work
+    from ..work.operation import Work
     from .query import Query
 
 ROWS_FOR_EACH = 4  # chunks that are looked at at first, for each item that is wanted

@@ -16,14 +16,14 @@ from sqlalchemy import select
 from ..keys import chunk_owner
 from ..vectors import cosine_scores
 from . import grouping
-from .query import Ranking, ScoredRow
+from .entries import Ranking, ScoredRow
 from .words import Term, no_index, terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from ..vectors import Float64
-    from ..work import Work
+    from ..work.operation import Work
     from .query import Query
 
 K = 60  # of the fusion: the larger, the less the first few ranks stand out

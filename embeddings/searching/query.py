@@ -4,52 +4,32 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from html import escape
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
-from sqlalchemy import (
-    CTE,
-    ColumnElement,
-    Row,
-    ScalarSelect,
-    Subquery,
-    TypeDecorator,
-    Values,
-    and_,
-    select,
-    true,
-    type_coerce,
-)
-from sqlalchemy.orm import Query as LegacyQuery
-from sqlalchemy.sql import visitors
+from sqlalchemy import ColumnElement, Subquery
 from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
-from ..keys import CHUNK_MARK, K, Keys
 from ..values import check_text, plain
-from .filters import Condition, as_sql, checked_filter
+from .conditions import (
+    Among,
+    CheckedWhere,
+    Where,
+    check_prefix,
+    checked_among,
+    checked_where,
+    items_starting_with,
+    where_condition,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sqlalchemy import FromClause
-
-    from ..tables.records import Records
-    from ..values import Metadata
+    from ..keys import Keys
     from ..vectors import Float64
-    from ..work import Reference, Work
-
-SHOWN = 200  # characters of a content in a notebook's table
-Where: TypeAlias = (
-    "ColumnElement[bool] | Mapping[str, Any] | Sequence[ColumnElement[bool] | Mapping[str, Any]]"
-)
-Among: TypeAlias = "SelectBase | ScalarSelect[Any] | Subquery | CTE | Values | Iterable[Any]"
-Ranks: TypeAlias = tuple[int | None, int | None]
-CheckedWhere: TypeAlias = tuple[ColumnElement[bool] | Condition, ...]
-"""All of it has to hold."""
+    from ..work.operation import Work
+    from ..work.reference import Reference
 
 
 class Filters(TypedDict, total=False):
@@ -73,95 +53,6 @@ class Filters(TypedDict, total=False):
     also where it may not pay."""
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """A part of an item's text.
-
-    Attributes:
-        number: Of the chunk in its item, from 0.
-        start: Where it begins in the item's text, in characters; None if that is not known.
-        end: Where it ends.
-        text: The chunk's text, if it was stored.
-    """
-
-    number: int
-    start: int | None
-    end: int | None
-    text: str | None = None
-
-
-@dataclass
-class Entry(Generic[K]):
-    """A search result.
-
-    Attributes:
-        id: The item's id, in the type of the collection's keys.
-        score: Cosine similarity to what was searched for, -1 to 1, higher is nearer.
-        content: The text, if it was stored.
-        metadata: The metadata, if there is any.
-    """
-
-    id: K
-    score: float
-    content: str | None = None
-    metadata: Metadata | None = None
-
-    @property
-    def ranks(self) -> Ranks | None:
-        """The item's ranks by meaning and by words, from 1, of a search that has `words`.
-
-        A rank is None where the item is not among the first of that ranking.
-        """
-        return vars(self).get(RANKS)
-
-    @property
-    def chunk(self) -> Chunk | None:
-        """The chunk by which the item was found, in a collection that has chunks."""
-        return vars(self).get(CHUNK)
-
-
-RANKS, CHUNK = "_ranks", "_chunk"
-"""Where an entry holds these. No fields: an entry is equal to one that has none."""
-
-
-class Entries(list[Entry[K]]):
-    """Search results, best first: a list that knows how it was made.
-
-    Attributes:
-        exact: Whether these are the best for certain. False if they come from an index.
-    """
-
-    def __init__(self, entries: Iterable[Entry[K]] = (), *, exact: bool = True) -> None:
-        super().__init__(entries)
-        self.exact = exact
-
-    def _repr_html_(self) -> str:
-        """Return a table, as notebooks show it."""
-        rows = "".join(
-            f"<tr><td>{escape(str(one.id))}</td><td>{one.score:.4f}</td>"
-            f"<td>{escape(_short(one.content))}</td><td>{escape(_short(one.metadata))}</td></tr>"
-            for one in self
-        )
-        heading = "".join(f"<th>{name}</th>" for name in ("id", "score", "content", "metadata"))
-        return f"<table><tr>{heading}</tr>{rows}</table>"
-
-
-def _short(value: object) -> str:
-    text = "" if value is None else str(value)
-    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
-
-
-class ScoredRow(NamedTuple):
-    """What a strategy finds."""
-
-    id: str
-    score: float
-    content: str | None
-    metadata: Metadata | None
-    ranks: Ranks | None = None
-    chunk: Chunk | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Words:
     """What is searched for by words, besides the meaning.
@@ -175,14 +66,6 @@ class Words:
     text: str | None
     ranking: Subquery | None
     weights: tuple[float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """The rows that a strategy finds, best first, and whether they are the best for certain."""
-
-    rows: list[ScoredRow]
-    exact: bool = True
 
 
 @dataclass(frozen=True)
@@ -266,10 +149,6 @@ class Query:
         if self.skip_id is not None:
             conditions.append(work.item_id != self.skip_id)
         return conditions
-
-
-class NotConfirmed(Exception):  # noqa: N818  no error: it ends an attempt
-    """The collection's row was remembered, and may be another."""
 
 
 RIGHT_WORDS = {
@@ -357,7 +236,7 @@ def check_query(
         prefix or None,
         skip_id,
         None if where is None else checked_where(collection.records, where),
-        None if among is None else _checked_among(collection, among),
+        None if among is None else checked_among(collection, among),
         collection.keys,
         _checked_words(collection, words, weights, has_value=has_value),
     )
@@ -379,7 +258,7 @@ def _checked_words(
             )
         return Words(None, None, pair)
     if isinstance(words, SelectBase):
-        ranking = _checked_among(collection, words, "words")
+        ranking = checked_among(collection, words, "words")
         assert isinstance(ranking, Subquery)  # noqa: S101  of a SELECT
         return Words(None, ranking, pair)
     if not isinstance(words, str):
@@ -413,142 +292,6 @@ def _whole(name: str, given: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise InvalidQueryError(f"{name} must be a whole number, zero or more, not {value!r}")
     return value
-
-
-def checked_where(records: Records, where: object) -> CheckedWhere:
-    """Return the conditions of `where=`, which all have to hold.
-
-    Raises:
-        InvalidQueryError: It is neither an expression nor a dict of metadata, nor a list of these,
-            or is about another table, which would multiply the rows.
-    """
-    if isinstance(where, Mapping):
-        return checked_filter(where)
-    if isinstance(where, list | tuple) and where:
-        parts = (_checked_part(records, part, f"where[{at}]") for at, part in enumerate(where))
-        return tuple(condition for part in parts for condition in part)
-    return (_checked_expression(records, where, type(where).__name__),)
-
-
-def _checked_part(records: Records, part: object, place: str) -> CheckedWhere:
-    if isinstance(part, Mapping):
-        return checked_filter(part, place)
-    return (_checked_expression(records, part, f"{type(part).__name__} in {place}"),)
-
-
-def _checked_expression(records: Records, given: Any, shown: str) -> ColumnElement[bool]:
-    ours = records.embeddings
-    condition = given.__clause_element__() if hasattr(given, "__clause_element__") else given
-    if not isinstance(condition, ColumnElement):
-        raise InvalidQueryError(
-            "where must be a dict of metadata, a SQL expression, or a list of these, not " + shown
-        )
-    strangers = _strangers(records, condition)
-    if aliases := [table for table in strangers if getattr(table, "element", None) is ours]:
-        condition = _of_the_table(condition, aliases, ours)
-        strangers = _strangers(records, condition)
-    if strangers:
-        names = sorted(str(getattr(table, "name", table)) for table in strangers)
-        raise InvalidQueryError(
-            f"where is about {', '.join(names)}; to search among the rows of another "
-            "table, pass among= a SELECT of its keys"
-        )
-    return condition
-
-
-def _strangers(records: Records, condition: ColumnElement[Any]) -> list[FromClause]:
-    """Return what a condition about rows of embeddings brings into its statement besides."""
-    froms = select(records.embeddings.c.id).where(condition).get_final_froms()
-    return [table for table in froms if table is not records.embeddings]
-
-
-def _of_the_table(
-    condition: ColumnElement[Any], aliases: Sequence[FromClause], table: FromClause
-) -> ColumnElement[Any]:
-    """Return a condition about `aliased(EmbeddingRecord)` as one about the table itself."""
-
-    def replaced(element: Any, **_: Any) -> ColumnElement[Any] | None:
-        return table.c[element.name] if getattr(element, "table", None) in aliases else None
-
-    about_the_table: ColumnElement[Any] = visitors.replacement_traverse(condition, {}, replaced)
-    return about_the_table
-
-
-def where_condition(work: Work, where: CheckedWhere) -> ColumnElement[bool]:
-    """Return what `checked_where` returned as one condition over the table of embeddings."""
-    parts = (part if isinstance(part, ColumnElement) else as_sql(work, part) for part in where)
-    return and_(true(), *parts)
-
-
-def _checked_among(
-    collection: Reference[Any], among: Among, name: str = "among"
-) -> Subquery | tuple[str, ...]:
-    if isinstance(among, ScalarSelect):
-        among = among.element
-    if isinstance(among, Values) and hasattr(among, "cte"):  # SQLite takes it in no other place
-        among = among.cte()
-    if isinstance(among, Subquery | CTE | Values):
-        among = select(among)
-    if isinstance(among, SelectBase):
-        chosen = among.subquery()
-        if len(chosen.c) != 1:
-            raise InvalidQueryError(
-                f"{name} must select the keys and nothing else, not {len(chosen.c)} columns"
-            )
-        column = chosen.c[0]
-        if isinstance(column.type, TypeDecorator):
-            dialect = collection.sessions.dialect(collection.records)
-            key = type_coerce(column, column.type.type_engine(dialect))
-            chosen = select(key.label("key")).subquery()
-            column = chosen.c[0]
-        if not collection.keys.takes(column.type):
-            raise InvalidQueryError(
-                f"{name} selects {column.name!r}, which is {type(column.type).__name__}; the keys "
-                f"of this collection are {collection.keys.python_type.__name__}"
-            )
-        return chosen
-    if isinstance(among, LegacyQuery):
-        raise InvalidQueryError(
-            "among must be a SELECT of keys, not a Query: pass its statement, query.statement"
-        )
-    if isinstance(among, str | bytes) or not isinstance(among, Iterable):
-        raise InvalidQueryError(
-            f"among must be a SELECT of keys or an iterable of them, not {type(among).__name__}"
-        )
-    given = list(among)
-    if any(isinstance(key, Row) for key in given):
-        raise InvalidQueryError(
-            "among must be keys, not rows: pass the SELECT itself, or what scalars() returns"
-        )
-    return tuple(collection.ids_of(given, "among"))
-
-
-def check_prefix(prefix: object) -> str:
-    """Return a beginning of ids, or raise InvalidQueryError or, for NUL, InvalidItemError."""
-    if not isinstance(prefix, str):
-        raise InvalidQueryError(f"prefix must be a string, not {type(prefix).__name__}")
-    check_text(prefix, "prefix")
-    return prefix
-
-
-def starts_with(id: ColumnElement[str], prefix: object) -> ColumnElement[bool]:
-    """Return the condition that an id begins with the prefix, as a range that an index serves."""
-    prefix = check_prefix(prefix)
-    last = prefix.rstrip("\U0010ffff")
-    if not last:
-        return id >= prefix
-    following = ord(last[-1]) + 1
-    if 0xD800 <= following <= 0xDFFF:  # the surrogates, which no text holds
-        following = 0xE000
-    return and_(id >= prefix, id < last[:-1] + chr(following))
-
-
-def items_starting_with(work: Work, prefix: str) -> list[ColumnElement[bool]]:
-    """Return the conditions that the stored id of a row's item begins with the prefix."""
-    conditions = [starts_with(work.records.embeddings.c.id, prefix)]
-    if work.row.chunks is not None and CHUNK_MARK in prefix:  # which may be that of a chunk
-        conditions.append(starts_with(work.item_id, prefix))
-    return conditions
 
 
 def several(values: Iterable[Any], what: str) -> list[Any]:

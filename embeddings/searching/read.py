@@ -16,8 +16,11 @@ from ..tables.ours import are_missing, explained
 from ..tables.records import remember_key
 from ..values import NotJSON
 from ..vectors import ITEM_BYTES
-from ..work import Work, retried
-from .query import Chunk, check_query, items_starting_with, several
+from ..work.operation import Work
+from ..work.reference import retried
+from .conditions import items_starting_with
+from .entries import Chunk
+from .query import check_query, several
 from .scan import warn_of, warn_of_metadata
 
 if TYPE_CHECKING:
@@ -29,8 +32,8 @@ if TYPE_CHECKING:
     from ..sessions import DatabaseLike
     from ..tables.records import EmbeddingRecord, Records
     from ..vectors import Float32
-    from ..work import Reference
-    from .query import Where
+    from ..work.reference import Reference
+    from .conditions import Where
 
 PAGE = 500  # records held at a time while iterating
 

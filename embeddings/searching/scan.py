@@ -13,13 +13,14 @@ from sqlalchemy import ColumnElement, func, select
 from ..databases.status import Searched
 from ..errors import CorruptMetadataWarning, CorruptVectorWarning, InvalidVectorError
 from ..vectors import ITEM_BYTES, TopK, are_contenders, cosine_scores
-from .query import Query, Ranking, ScoredRow
+from .entries import Ranking, ScoredRow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from ..vectors import Float32, Float64
-    from ..work import Work
+    from ..work.operation import Work
+    from .query import Query
 
 CHUNK_BYTES = 400_000  # vectors read and scored at a time; more would leave the processor's cache
 NAMED = 5  # corrupt rows that a warning names

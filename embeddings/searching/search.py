@@ -14,9 +14,10 @@ from ..errors import InvalidItemError, InvalidQueryError, InvalidVectorError
 from ..models.base import check_content
 from ..values import NotJSON, checked_content
 from ..vectors import as_query
-from ..work import retried
+from ..work.reference import retried
 from . import grouping, hybrid
-from .query import CHUNK, RANKS, Entries, Entry, NotConfirmed, several
+from .entries import CHUNK, RANKS, Entries, Entry, NotConfirmed
+from .query import several
 from .scan import warn_of_metadata
 from .words import no_index
 
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
     from ..keys import K
     from ..models.base import Content
     from ..vectors import Float64, VectorLike
-    from ..work import CollectionRow, Reference, Work
-    from .query import Query, Ranking
+    from ..work.operation import Work
+    from ..work.reference import Reference
+    from ..work.row import CollectionRow
+    from .entries import Ranking
+    from .query import Query
 
     Form: TypeAlias = Callable[["Work", Float64, Query], "T"]
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from ..work import Work
+    from ..work.operation import Work
 
 VERSION_TABLE = "embeddings_alembic_version"
 ADVICE = "embeddings_advice"

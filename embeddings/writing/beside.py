@@ -19,7 +19,7 @@ from ..models import registry
 from ..models.base import check_model
 from ..tables.beside import NEXT, PREVIOUS, SWITCHING, names_beside
 from ..tables.records import COLUMNS
-from ..work import retried
+from ..work.reference import retried
 from . import parts, text_index, whole
 
 if TYPE_CHECKING:
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, Select, Table
 
     from ..models.base import Content, SupportsEmbedding
-    from ..work import CollectionRow, Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
+    from ..work.row import CollectionRow
 
 PAGE = 5_000  # rows compared at a time
 

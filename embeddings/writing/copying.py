@@ -14,7 +14,7 @@ from ..models import registry
 from ..models.base import check_batch_size
 from ..values import checked_content, dump_metadata
 from ..vectors import ITEM_BYTES
-from ..work import retried
+from ..work.reference import retried
 from . import rows
 from .parts import before_rows, kept_parts, write
 from .progress import teller
@@ -24,7 +24,8 @@ from .resolve import Resolution, is_same_json, texts_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..work import Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
     from .progress import Progress
 
 T = TypeVar("T")

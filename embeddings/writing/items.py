@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ..tables.records import Records
     from ..values import Metadata
     from ..vectors import Float32
-    from ..work import Reference
+    from ..work.reference import Reference
 
 Extra: TypeAlias = "Mapping[str | QueryableAttribute[Any], Any]"
 """Values of a host's own columns, for rows that are new."""

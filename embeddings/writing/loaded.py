@@ -12,7 +12,7 @@ from ..internals import is_flushing, will_expire_on_rollback
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ..work import Work
+    from ..work.operation import Work
 
 
 def refresh(work: Work, ids: Sequence[str] = ()) -> None:

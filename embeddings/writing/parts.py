@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from ..models.base import Content, SupportsEmbedding
     from ..vectors import Float32
-    from ..work import CollectionRow, Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
+    from ..work.row import CollectionRow
     from .chunks import Chunks
     from .resolve import Resolution, StoredRow
 

@@ -20,10 +20,12 @@ from ..errors import DoesNotExist, EmbeddingsError, InvalidItemError
 from ..keys import chunk_owner
 from ..models.base import at_most_own, batches, check_batch_size
 from ..tables.records import now
-from ..work import retried
-from . import beside, loaded, plan
+from ..work.reference import retried
+from . import beside, loaded
+from .apply import write
 from .calls import calls_at_once, check_on_error
 from .items import Item, hashes_of, item_content
+from .plan import make
 from .progress import teller
 from .report import CHANGED, Report
 
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from ..models.base import Content, SupportsEmbedding
-    from ..work import Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
     from .beside import Pair, Source, Stamp
     from .calls import OnError
     from .plan import Plan
@@ -278,7 +281,7 @@ class _Run:
 
     def _embed(self, items: list[Item], sources: Mapping[str, Source]) -> None:
         """Call the model for items, with no transaction of ours open, and write them."""
-        planned = plan.make(self.pair.other, items, force=False, skips=self.skips)
+        planned = make(self.pair.other, items, force=False, skips=self.skips)
         skipped = planned.without_refused()
         try:
             if planned.missing:
@@ -308,7 +311,7 @@ class _Run:
         for own, items in alike.items():
             extra = dict(zip(names, own, strict=True))
             one = replace(planned, items=items, extra=extra)
-            written = plan.write(pair.other, one, gate=_StillSo(pair, sources))
+            written = write(pair.other, one, gate=_StillSo(pair, sources))
             self.report += replace(written, skipped=(), seconds=0.0)
 
 

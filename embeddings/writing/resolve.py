@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ..models.base import Kind
     from ..vectors import Float32
-    from ..work import Work
+    from ..work.operation import Work
     from .items import Item
 
 HASHES_AT_ONCE = 500  # in one statement, far below the parameters that any database takes

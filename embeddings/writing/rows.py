@@ -18,7 +18,8 @@ from . import loaded
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    from ..work import CollectionRow, Work
+    from ..work.operation import Work
+    from ..work.row import CollectionRow
     from .resolve import Resolution
 
 

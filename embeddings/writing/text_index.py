@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import IndexingError, MissingWordsWarning
 from ..searching.words import checked_language
-from ..work import retried
+from ..work.reference import retried
 
 if TYPE_CHECKING:
-    from ..work import Reference
+    from ..work.reference import Reference
 
 
 def create_text_index(collection: Reference[Any], language: str) -> int:

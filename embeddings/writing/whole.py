@@ -14,10 +14,12 @@ from ..tables.beside import names_beside
 from ..tables.migrate import bring_up_to_date
 from ..tables.records import RECORDS
 from ..values import check_text
-from ..work import retried
+from ..work.reference import retried
 
 if TYPE_CHECKING:
-    from ..work import CollectionRow, Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
+    from ..work.row import CollectionRow
 
 
 def checked_name(name: object) -> str:

@@ -20,17 +20,12 @@ from ..models.base import (
     prefixed,
 )
 from ..models.stop import not_called
-from ..searching.query import (
-    check_prefix,
-    checked_where,
-    items_starting_with,
-    where_condition,
-)
+from ..searching.conditions import check_prefix, checked_where, items_starting_with, where_condition
 from ..tables.records import now
 from ..values import checked_content, load_metadata
 from ..vectors import as_vector
-from ..work import retried
-from . import loaded, parts, plan, rows
+from ..work.reference import retried
+from . import apply, loaded, parts, plan, rows
 from .calls import Answer, Calls, ask, calls_at_once, check_on_error, in_order
 from .items import (
     Extra,
@@ -53,11 +48,12 @@ if TYPE_CHECKING:
 
     from ..keys import Key
     from ..models.base import Content
-    from ..searching.query import CheckedWhere, Where
+    from ..searching.conditions import CheckedWhere, Where
     from ..sessions.runtime import Begun
     from ..values import Metadata
     from ..vectors import Float32
-    from ..work import Reference, Work
+    from ..work.operation import Work
+    from ..work.reference import Reference
     from .calls import OnError
     from .items import Item
     from .plan import Plan
@@ -245,9 +241,9 @@ def _taken(
     if planned.refused:
         report += Report(skipped=planned.without_refused())
     if planned.new_ids or planned.written_ids or planned.has_new_words:
-        return report + plan.write(collection, planned, skips=skips, is_settled=is_settled)
+        return report + apply.write(collection, planned, skips=skips, is_settled=is_settled)
     report += Report(unchanged=len(planned.unchanged_ids))
-    plan.log_batch(planned, report)
+    apply.log_batch(planned, report)
     return report
 
 

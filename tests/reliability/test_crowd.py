@@ -24,7 +24,7 @@ from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.searching import scan as scanning
 from embeddings.searching.scan import scan
 from embeddings.vectors import as_query
-from embeddings.work import ROWS
+from embeddings.work.row import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -26,7 +26,7 @@ from embeddings.following.rows import Rows
 from embeddings.tables.pending import DISPLACED, pending_table
 from embeddings.tables.records import RECORDS, now
 from embeddings.testing import DeterministicModel
-from embeddings.work import ROWS
+from embeddings.work.row import ROWS
 from embeddings.writing.report import BUSY
 from tests.reaching import is_postgresql
 

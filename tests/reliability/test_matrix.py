@@ -45,7 +45,8 @@ from embeddings.sessions.runtime import BLOCKING
 from embeddings.tables.columns import JSONObject, Vector
 from embeddings.tables.records import RECORDS
 from embeddings.vectors import as_query
-from embeddings.work import ROWS, Work
+from embeddings.work.operation import Work
+from embeddings.work.row import ROWS
 from tests.reaching import PATIENT
 
 if TYPE_CHECKING:

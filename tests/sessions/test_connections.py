@@ -31,7 +31,7 @@ from embeddings import (
     register_embedding_model,
 )
 from embeddings.testing import DeterministicModel
-from embeddings.work import ROWS
+from embeddings.work.row import ROWS
 from tests import asynchronous
 from tests.reaching import empty_database
 

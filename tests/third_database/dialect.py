@@ -6,18 +6,7 @@ import operator
 from typing import TYPE_CHECKING, Any
 
 from alembic.ddl.impl import DefaultImpl
-from sqlalchemy import (
-    Text,
-    and_,
-    case,
-    exists,
-    false,
-    func,
-    literal,
-    or_,
-    select,
-    type_coerce,
-)
+from sqlalchemy import Text, and_, case, exists, false, func, literal, or_, select, type_coerce
 from sqlalchemy.dialects import registry
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 
@@ -31,10 +20,11 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.sql.selectable import TableValuedAlias
 
+    from embeddings.searching.entries import Ranking
     from embeddings.searching.filters import Comparison
-    from embeddings.searching.query import Query, Ranking
+    from embeddings.searching.query import Query
     from embeddings.vectors import Float64
-    from embeddings.work import Work
+    from embeddings.work.operation import Work
 
 
 class ThirdDialect(SQLiteDialect_pysqlite):

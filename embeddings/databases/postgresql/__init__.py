@@ -36,6 +36,7 @@ from ..status import IndexInfo, IndexRequest, Status
 from . import (
     build,
     citus,
+    distances,
     extension,
     fields,
     followed,
@@ -59,12 +60,15 @@ if TYPE_CHECKING:
     from ...following.literals import Follow
     from ...keys import Keys
     from ...models.base import Content
+    from ...searching.entries import Ranking
     from ...searching.filters import Comparison
-    from ...searching.query import Query, Ranking
+    from ...searching.query import Query
     from ...tables.indexing import EmbeddingIndex
     from ...tables.records import Records
     from ...vectors import Float64
-    from ...work import CollectionRow, Reference, Work
+    from ...work.operation import Work
+    from ...work.reference import Reference
+    from ...work.row import CollectionRow
 
 MIGRATION_LOCK = int.from_bytes(b"embeddin")
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
@@ -78,7 +82,6 @@ class PostgreSQL(Database):
     name = "postgresql"
     fuses_words = True
     groups_chunks = True
-    joins_tables = False
     keeps_order_of_json = False
     sample_rows = 1  # nobody can store a corrupt vector
 
@@ -260,6 +263,13 @@ class PostgreSQL(Database):
         """Lock the row."""
         rows.lock_collection(work)
 
+    def row_named(self, work: Work, name: str) -> CollectionRow | None:
+        """Read it in two statements: the tables may be on different servers."""
+        row = work.read_row(name, with_vector_bytes=False)
+        # Without a row it is asked all the same, which fails if the other table is not ours.
+        vector_bytes = work.vector_bytes_of(0 if row is None else row.id)
+        return None if row is None else row._replace(vector_bytes=vector_bytes)
+
     def row_to_search(self, work: Work, name: str) -> CollectionRow | None:
         """Return the row, read together with the collection's index instead of its rows."""
         return index.row_to_search(work, name)
@@ -428,7 +438,7 @@ class PostgreSQL(Database):
         self, vector: ColumnElement[Any], other: ColumnElement[Any]
     ) -> ColumnElement[float]:
         """Return 1 minus pgvector's distance."""
-        return search.cosine_similarity(vector, other)
+        return distances.cosine_similarity(vector, other)
 
     # Text indexes
 

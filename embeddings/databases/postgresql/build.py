@@ -37,7 +37,9 @@ if TYPE_CHECKING:
 
     from ...tables.indexing import EmbeddingIndex
     from ...tables.records import Records
-    from ...work import CollectionRow, Reference, Work
+    from ...work.operation import Work
+    from ...work.reference import Reference
+    from ...work.row import CollectionRow
     from ..status import IndexInfo
 
 BUILD_LOCK = int.from_bytes(b"embeddin") + 1  # advisory; one build at a time in a database

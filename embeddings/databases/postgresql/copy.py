@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-    from ...work import Work
+    from ...work.operation import Work
 
 COPIED_FROM = 100
 """Rows. Below, the round trips for a savepoint cost more than COPY saves."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Column, ColumnElement
 
     from ...keys import Keys
-    from ...work import Work
+    from ...work.operation import Work
 
 ENDED_BY_OTHERS = frozenset({"55P03", "40001", "40P01"})
 """lock_not_available, serialization_failure, deadlock_detected."""

@@ -19,20 +19,23 @@ from sqlalchemy import (
     type_coerce,
 )
 
+from ...searching.entries import Ranking
 from ...searching.hybrid import K, pools, sought_terms
-from ...searching.query import Query, Ranking
 from ...searching.scan import check_dimensions
 from ..status import Searched
 from . import search as nearest
 from . import words
+from .conditions import MAX_LIMIT, filters_of, is_of, limit
+from .distances import as_sent, least_distance
 from .types import PGVector
 
 if TYPE_CHECKING:
     from sqlalchemy import Subquery
 
     from ...keys import Keys
+    from ...searching.query import Query
     from ...vectors import Float64
-    from ...work import Work
+    from ...work.operation import Work
 
 
 def search(work: Work, vector: Float64, query: Query) -> Ranking:
@@ -44,7 +47,7 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     check_dimensions(work, vector.size)
     if not query.depth:
         return Ranking([])
-    filters = nearest.filters_of(work, query)
+    filters = filters_of(work, query)
     by_index = nearest.uses_index(work, query, filters)
     best = statement(work, vector.size, nearest.sought_of(query), query, by_index=by_index)
     rows = work.run(best, nearest.values_of(work, vector, query)).all()
@@ -65,9 +68,9 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
     work.searched = Searched("database", reason="as a part of your statement")
     if not work.row.has_index:
         nearest.check_stored_dimensions(work, vector.size)
-    filters = nearest.filters_of(work, query)
+    filters = filters_of(work, query)
     by_index = nearest.uses_index(work, query, filters)
-    sought = [nearest.as_sent(each) for each in (vector, *query.also)]
+    sought = [as_sent(each) for each in (vector, *query.also)]
     best = statement(work, vector.size, sought, query, by_index=by_index).subquery().c
     id = work.database.key_from_text(best.id, keys)
     return select(id.label("id"), best.score, best.rank).subquery()
@@ -97,8 +100,8 @@ def statement(
     records, most = work.records, pools(query)[-1]
     columns = records.embeddings.c
     meaning = replace(query, number=most, offset=0, words=None)
-    filters = nearest.filters_of(work, meaning)
-    of_collection = nearest.of(records, work.row.id)
+    filters = filters_of(work, meaning)
+    of_collection = is_of(records, work.row.id)
     has_chunks, of = work.row.chunks is not None, nearest.asked(work, dimensions, meaning)
     best_near = nearest.made(of, *sought, filters=filters, by_index=by_index)
     near = best_near.subquery("nearest").c
@@ -114,7 +117,7 @@ def statement(
         .prefix_with("MATERIALIZED")
     )
     vector = type_coerce(columns.embedding, PGVector)
-    apart = nearest.least_distance(vector, sought, dimensions)
+    apart = least_distance(vector, sought, dimensions)
     score: ColumnElement[float] = literal_column("1.0", Float) - apart
     further: ColumnElement[Any] = true() if query.min_score is None else score >= query.min_score
     conditions = (of_collection, *filters.all)
@@ -127,7 +130,7 @@ def statement(
         )
     else:
         terms = sought_terms(work, query) if asked.weights[1] else []
-        number = nearest.MAX_LIMIT if has_chunks else most
+        number = MAX_LIMIT if has_chunks else most
         found = words.ranked(records, conditions, terms, further, number) if terms else _none(work)
         if has_chunks:
             found = _first_of_items(work, found, most)
@@ -164,8 +167,8 @@ def statement(
         )
         .select_from(near_cte.outerjoin(found_cte, near_cte.c.id == found_cte.c.id, full=True))
         .order_by(literal_column("rank"))
-        .limit(nearest.limit(query.number))
-        .offset(nearest.limit(query.offset))
+        .limit(limit(query.number))
+        .offset(limit(query.offset))
         .cte("best")
     )
     others = (
@@ -193,7 +196,7 @@ def _none(work: Work) -> Select[Any]:
     id = work.records.embeddings.c.id
     rank = literal_column("1", Integer).label("rank")
     rows = select(id, id.label("row_id"), rank)
-    return rows.where(nearest.of(work.records, work.row.id), literal_column("false"))
+    return rows.where(is_of(work.records, work.row.id), literal_column("false"))
 
 
 def _first_of_items(work: Work, found: Select[Any], most: int) -> Select[Any]:

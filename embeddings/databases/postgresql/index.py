@@ -35,7 +35,7 @@ from sqlalchemy.types import UserDefinedType
 from ...tables.custom import MAX_NAME_BYTES
 from ...tables.ours import schema_map_of
 from ...vectors import ITEM_BYTES
-from ...work import ROWS, CollectionRow
+from ...work.row import ROWS, CollectionRow
 from ..quoting import quoted
 from ..status import IndexInfo
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ...tables.records import Records
-    from ...work import Work
+    from ...work.operation import Work
     from ..base import Database
 
 METHOD = "hnsw"

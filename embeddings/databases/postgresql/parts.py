@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
     from ...tables.records import Records
-    from ...work import Work
+    from ...work.operation import Work
 
 START, END, PART_OF, ITEM_HASH, ITEM_CONTENT, ITEM_CHUNKS = COLUMNS = (
     "chunk_start", "chunk_end", "chunk_of", "item_hash", "item_content", "item_chunks",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Dialect, Select
 
     from ...tables.records import Records
-    from ...work import Work
+    from ...work.operation import Work
     from ..base import Database
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
@@ -35,16 +34,28 @@ from sqlalchemy import (
 from sqlalchemy.ext.compiler import compiles
 
 from ...keys import chunk_id, split_chunk_id
-from ...searching.query import Chunk, NotConfirmed, Query, Ranking, Ranks, ScoredRow
+from ...searching.entries import Chunk, NotConfirmed, Ranking, Ranks, ScoredRow
 from ...searching.scan import check_dimensions
 from ...values import load_metadata
 from ...vectors import ITEM_BYTES
 from ..status import Searched
 from . import parts
+from .conditions import (
+    FEW_KEYS,
+    HOST,
+    MAX_LIMIT,
+    Filters,
+    among_of,
+    constant,
+    filters_of,
+    is_of,
+    limit,
+    once,
+)
+from .distances import as_sent, least_distance
 from .drivers import vector_writer
 from .index import Sized, distance, has_dimensions
-from .keys import id_as_key
-from .types import PGVector, to_pgvector_text
+from .types import PGVector
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -54,13 +65,13 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
     from ...keys import Keys
+    from ...searching.query import Query
     from ...tables.records import Records
     from ...values import Metadata
     from ...vectors import Float64
-    from ...work import Work
+    from ...work.operation import Work
     from ..base import Database
 
-MAX_LIMIT = 2**62 - 1  # rows; Citus adds LIMIT and OFFSET, whose sum is to stay below 2**63
 MAX_CANDIDATES = 20_000  # that an index scan looks at, by pgvector's hnsw.max_scan_tuples
 EF_SEARCH, MAX_EF_SEARCH = 200, 1_000  # candidates of an index scan; pgvector's own default is 40
 STORED_APART = 1_900  # bytes of a vector from which PostgreSQL keeps it in another table (TOAST)
@@ -69,8 +80,6 @@ SPARE_CHUNKS, FEWEST_CHUNKS = 20, 500  # the same where the results are items, b
 SPARE_SIGNS = 20  # where the index has the signs alone
 SOUGHT: ColumnElement[Any] = bindparam("sought", type_=PGVector(), required=False)
 FEW = 10_000  # rows, by PostgreSQL's estimate, that are read sooner than found in a graph of more
-FEW_KEYS = 2_500  # keys of the host's whose rows are
-HOST = "embeddings_among"  # the host's SELECT in a statement that is kept
 
 
 class Found(NamedTuple):
@@ -273,7 +282,7 @@ def _is_confirmed(search: Search) -> ColumnElement[bool]:
     """
     columns = search.records.collections.c
     row = select(true()).where(
-        columns.id == _constant(search.collection_id),
+        columns.id == constant(search.collection_id),
         columns.name == bindparam("called", type_=Text, required=False),
         columns.model == bindparam("model_id", type_=Text, required=False),
         parts.setting_of(search.records).is_not_distinct_from(
@@ -295,7 +304,7 @@ def _kept_among(
     """Return the statement by the index among keys that the SELECT called `HOST` selects."""
     host = table(HOST, column("key", key))
     of = (search.database, search.records, search.collection_id)
-    among = _among(*of, search.item_id, host.c.key, dialect)
+    among = among_of(*of, search.item_id, host.c.key, dialect)
     return among and _by_index(search, SOUGHT, Filters(always.of(search), among))
 
 
@@ -334,7 +343,7 @@ def _pays(work: Work, query: Query, filters: Filters) -> bool:
     if not filters.rows or not (query.has_filters or query.prefix):
         return True
     id = work.records.embeddings.c.id
-    matching = select(id).where(of(work.records, work.row.id), *filters.rows)
+    matching = select(id).where(is_of(work.records, work.row.id), *filters.rows)
     plan: str = work.run(Explain(matching)).scalars().all()[0]
     return int(re.findall(r"rows=(\d+)", plan)[0]) > FEW
 
@@ -362,152 +371,11 @@ def _candidates(work: Work, query: Query) -> int:
     return spare * query.depth
 
 
-class _Sent(PGVector):
-    """A float32 array as a parameter: in text, because the host executes the statement."""
-
-    cache_ok = True
-
-    def bind_processor(self, dialect: Any) -> Any:
-        """Return what makes the array a text."""
-        return to_pgvector_text
-
-
-def as_sent(vector: Float64) -> ColumnElement[Any]:
-    """Return a vector as a parameter of a statement that the host executes."""
-    return bindparam(None, vector.astype("f4"), _Sent())
-
-
-def of(records: Records, collection_id: int) -> ColumnElement[bool]:
-    """Return the condition that a row is of a collection."""
-    # PostgreSQL takes a partial index only if it can prove that it covers the query.
-    return records.embeddings.c.collection_id == _constant(collection_id)
-
-
-def limit(number: int) -> ColumnElement[int]:
-    """Return the SQL of a number of rows."""
-    # Of a parameter a plan for any number is made, in which an index does not pay.
-    return _constant(min(number, MAX_LIMIT))
-
-
-def _constant(value: Any, type_: TypeEngine[Any] | None = None) -> ColumnElement[Any]:
-    """Return a value that PostgreSQL sees in the text of the statement.
-
-    SQLAlchemy puts it in when it executes: what it has compiled serves all values.
-    """
-    return bindparam(None, value, type_, unique=True, literal_execute=True)
-
-
-def cosine_distance(
-    vector: ColumnElement[Any], sought: ColumnElement[Any], dimensions: int
-) -> ColumnElement[float]:
-    """Return the SQL of 1 - cosine; 1 for a zero vector, NULL for one of other dimensions."""
-    # pgvector sums squares in single precision, which lose their meaning far from 1.
-    squared = -vector.op("<#>", return_type=Float)(vector)
-    apart = case(
-        (
-            squared.between(literal_column("1e-30"), literal_column("1e30")),
-            vector.op("<=>")(sought),
-        ),
-        else_=func.l2_normalize(vector).op("<=>")(sought),
-    )
-    return case(
-        # It raises on vectors of different dimensions.
-        (
-            func.vector_dims(vector) == literal_column(str(dimensions)),
-            func.coalesce(func.nullif(apart, literal_column("'NaN'::float8")), literal_column("1")),
-        )
-    )
-
-
-def least_distance(
-    vector: ColumnElement[Any], sought: Sequence[ColumnElement[Any]], dimensions: int
-) -> ColumnElement[float]:
-    """Return the SQL of the distance to the nearest of some vectors, as `cosine_distance`."""
-    distances = [cosine_distance(vector, each, dimensions) for each in sought]
-    return func.least(*distances) if len(distances) > 1 else distances[0]
-
-
-def cosine_similarity(
-    vector: ColumnElement[Any], other: ColumnElement[Any]
-) -> ColumnElement[float]:
-    """Return the SQL of the cosine similarity of two vectors; NULL if their lengths differ."""
-    vector = type_coerce(vector, PGVector)
-    apart: ColumnElement[float] = vector.op("<=>", return_type=Float())(other)
-    # It raises on vectors of different lengths, and is NaN for one of zeros.
-    similarity = literal_column("1.0", Float) - func.nullif(apart, literal_column("'NaN'::float8"))
-    have_one_length = func.vector_dims(vector) == func.vector_dims(other)
-    return case((have_one_length, func.coalesce(similarity, literal_column("0.0", Float))))
-
-
-class Among(NamedTuple):
-    """The rows of keys that the host selects.
-
-    Attributes:
-        is_chosen: The condition, in the type of the keys, whose index serves it.
-        are_chosen: The same for very many rows: all keys are read, and hashed.
-        are_few: Whether the host selects so few keys that their rows are read.
-        is_one_of_few: The condition about one row, by the first few keys.
-    """
-
-    is_chosen: ColumnElement[bool]
-    are_chosen: ColumnElement[bool]
-    are_few: ColumnElement[bool]
-    is_one_of_few: ColumnElement[bool]
-
-
-class Filters(NamedTuple):
-    """The conditions of a query: about rows of the collection, and about the host's keys."""
-
-    rows: tuple[ColumnElement[bool], ...] = ()
-    among: Among | None = None
-
-    @property
-    def all(self) -> tuple[ColumnElement[bool], ...]:
-        """All of it, as is best where very many rows are looked at."""
-        return self.rows if self.among is None else (*self.rows, self.among.are_chosen)
-
-
-NO_FILTERS = Filters()
-
-
-def filters_of(work: Work, query: Query) -> Filters:
-    """Return the conditions of a query."""
-    if isinstance(query.among, Subquery):
-        of = (work.database, work.records, work.row.id)
-        among = _among(*of, work.item_id, query.among.c[0], work.dialect)
-        if among is not None:
-            return Filters(tuple(replace(query, among=None).conditions(work)), among)
-    return Filters(tuple(query.conditions(work)))
-
-
-def _among(
-    database: Database,
-    records: Records,
-    collection_id: int,
-    id: ColumnElement[str],
-    key: ColumnElement[Any],
-    dialect: Dialect,
-) -> Among | None:
-    """Return the conditions, or None for keys of a type that ids are not compared in."""
-    as_key = id_as_key(id, of(records, collection_id), key.type, dialect)
-    if as_key is None:
-        return None
-    few = _once(select(key.label("key")).limit(limit(FEW_KEYS + 1)))
-    number = _once(select(func.count().label("keys")).select_from(few)).c["keys"]
-    ids = select(database.key_as_text(few.c.key)).scalar_subquery()
-    return Among(
-        as_key.in_(select(key)),
-        database.is_among(id, key),
-        select(number).scalar_subquery() <= literal_column(str(FEW_KEYS)),
-        id == func.any(func.array(ids)),
-    )
-
-
 def _rows(search: Search, *conditions: ColumnElement[bool]) -> Select[Any]:
     columns = search.records.embeddings.c
     vector = type_coerce(columns.embedding, PGVector).label("embedding")
     return select(columns.id, columns.content, columns.metadata, vector).where(
-        of(search.records, search.collection_id), *conditions
+        is_of(search.records, search.collection_id), *conditions
     )
 
 
@@ -601,7 +469,7 @@ def with_parts(
         score: Their scores.
         others: Further columns, of `OTHERS`.
     """
-    is_ours = of(search.records, search.collection_id)
+    is_ours = is_of(search.records, search.collection_id)
     row, columns = search.records.embeddings, search.records.embeddings.c
     part, whole = (parts.parts_of(search.records, is_ours) for _ in range(2))
     first_id = item.concat(literal_column(f"'{chunk_id('', 0)}'"))
@@ -642,7 +510,7 @@ def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> S
     One of the parts yields rows. Conditions about no column tell which: they are evaluated before
     a part is read, and a part for which they are false is not read.
     """
-    wanted = _constant(search.candidates)
+    wanted = constant(search.candidates)
     among = filters.among
     old, new = _settings(search.candidates)
     vector = type_coerce(search.records.embeddings.c.embedding, PGVector)
@@ -651,11 +519,11 @@ def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> S
     if among is not None:
         conditions = (*conditions, among.is_chosen, ~among.are_few)
     nearest = _rows(search, *conditions).order_by(distance(vector, sought, search.dimensions))
-    near = _once(nearest.limit(wanted))
+    near = once(nearest.limit(wanted))
     after = _after(search, near, old)
     is_short = select(after.c.found).scalar_subquery() < wanted
     if search.chunks:
-        depth = _constant(min(search.number + search.offset, MAX_LIMIT))
+        depth = constant(min(search.number + search.offset, MAX_LIMIT))
         is_short = or_(is_short, select(after.c["items"]).scalar_subquery() < depth)
     found = select(near).where(~is_short)
     if among is None:
@@ -675,7 +543,7 @@ def _settings(candidates: int) -> tuple[CTE, CTE]:
     """Return what the settings are, and what sets them once that is known."""
     values = (str(min(MAX_EF_SEARCH, max(EF_SEARCH, candidates))), "relaxed_order")
     settings = (func.current_setting(_setting(name), true()) for name in SETTINGS)
-    old = _once(
+    old = once(
         select(
             *(
                 func.nullif(setting, literal_column("''")).label(name)
@@ -685,11 +553,11 @@ def _settings(candidates: int) -> tuple[CTE, CTE]:
     )
     are_set = and_(
         *(
-            func.set_config(_setting(name), _constant(value, Text()), true()).is_not(None)
+            func.set_config(_setting(name), constant(value, Text()), true()).is_not(None)
             for name, value in zip(SETTINGS, values, strict=True)
         )
     )
-    return old, _once(select(are_set.label("are_set")).select_from(old))
+    return old, once(select(are_set.label("are_set")).select_from(old))
 
 
 def _after(search: Search, near: CTE, old: CTE) -> CTE:
@@ -705,12 +573,7 @@ def _after(search: Search, near: CTE, old: CTE) -> CTE:
     if search.chunks:
         item = search.database.item_of(near.c.id)
         found.append(func.count(item.distinct()).label("items"))
-    return _once(select(*found, *put_back).select_from(near))
-
-
-def _once(statement: Select[Any]) -> CTE:
-    """Return the statement as one that is executed once, however often it is read."""
-    return statement.cte().prefix_with("MATERIALIZED")
+    return once(select(*found, *put_back).select_from(near))
 
 
 def _setting(name: str) -> ColumnElement[str]:

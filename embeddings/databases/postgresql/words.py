@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from sqlalchemy import FromClause
 
     from ...tables.records import Records
-    from ...work import Work
+    from ...work.operation import Work
 
 WORDS, WORDS_OF, LANGUAGE = "search_words", "search_words_of", "search_language"
 """The columns: of embeddings the words and the hash of their content; of collections."""

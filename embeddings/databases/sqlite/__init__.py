@@ -53,12 +53,15 @@ if TYPE_CHECKING:
     from ...following.literals import Follow
     from ...keys import Keys
     from ...models.base import Content
+    from ...searching.entries import Ranking, ScoredRow
     from ...searching.filters import Comparison
-    from ...searching.query import Query, Ranking, ScoredRow
+    from ...searching.query import Query
     from ...searching.words import Term
     from ...tables.records import Records
     from ...vectors import Float64
-    from ...work import CollectionRow, Reference, Work
+    from ...work.operation import Work
+    from ...work.reference import Reference
+    from ...work.row import CollectionRow
     from ..status import IndexInfo, IndexRequest, Status
 
 

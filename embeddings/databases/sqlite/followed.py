@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
     from ...models.base import Content
-    from ...work import Work
+    from ...work.operation import Work
 
 HASH = "embeddings_hash"
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Subquery
 
     from ...tables.records import Records
-    from ...work import Work
+    from ...work.operation import Work
 
 TRIGGERS = ("insert", "update", "delete")
 DEFAULT = "setting TEXT DEFAULT "

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from ...searching.query import Query
     from ...searching.words import Term
     from ...tables.records import Records
-    from ...work import Work
+    from ...work.operation import Work
 
 PAGE = 500  # rows whose words are made at a time
 TRIGGERS = ("insert", "update", "delete")

@@ -16,13 +16,7 @@ from django.utils.asyncio import async_unsafe
 from sqlalchemy import select
 
 from ...collection import Collection
-from ...errors import (
-    DoesNotExist,
-    IndexingError,
-    InvalidItemError,
-    InvalidQueryError,
-    SchemaError,
-)
+from ...errors import DoesNotExist, IndexingError, InvalidItemError, InvalidQueryError, SchemaError
 from ...following import reembed as reembedding
 from ...following import refresh as refreshing
 from ...following import sync as syncing
@@ -50,7 +44,7 @@ if TYPE_CHECKING:
     from ...following.pending import PendingState
     from ...following.refresh import Stop
     from ...models.base import Content, SupportsEmbedding
-    from ...searching.query import Entry
+    from ...searching.entries import Entry
     from ...tables.records import Records
     from ...writing.calls import OnError
     from ...writing.items import Prepared

@@ -10,14 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS, Error, connections, router, transaction
 from django.db.models import F
-from sqlalchemy import (
-    ColumnClause,
-    Engine,
-    TextualSelect,
-    bindparam,
-    create_engine,
-    text,
-)
+from sqlalchemy import ColumnClause, Engine, TextualSelect, bindparam, create_engine, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import NullType
@@ -26,7 +19,7 @@ from ...errors import BindingError, MissingExtraError
 from ...sessions.base import Sessions
 from ...sessions.host import Lent
 from ...tables.ours import ADVICE, Advice, are_missing
-from ...work import Work
+from ...work.operation import Work
 from .conf import TABLE_PREFIX, app_label
 from .internals import with_parameters_written_in
 from .tables import records

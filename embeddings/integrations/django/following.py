@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Select
 
     from ...tables.records import Records
-    from ...work import Work
+    from ...work.operation import Work
     from .source import Source
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from django.db.models import Field, QuerySet
     from django.db.models.sql.compiler import SQLCompiler
 
-    from ...searching.query import Entry
+    from ...searching.entries import Entry
 
     Found: TypeAlias = tuple[tuple[Any, float], ...]
     """Keys, each with its score or its rank, best first."""

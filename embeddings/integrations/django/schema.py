@@ -18,7 +18,7 @@ from ...tables import migrate as alembic
 from ...tables.custom import install
 from ...tables.ours import are_missing
 from ...tables.records import RECORDS
-from ...work import Work
+from ...work.operation import Work
 from .conf import app_label
 from .database import DjangoTransactions, before_tables, session
 from .tables import records

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import DBAPIError
 
 from ....errors import IndexingError, InvalidQueryError
-from ....work import ROWS
+from ....work.row import ROWS
 from ...status import IndexInfo, Status
 from ..matrix import statements
 from ..matrix.build import MustScan, base_of, catch_up, checked_position, dimensions_of, key_of
@@ -22,7 +22,9 @@ from .kind import kind_of
 from .registry import checked_method, method_of
 
 if TYPE_CHECKING:
-    from ....work import CollectionRow, Reference, Work
+    from ....work.operation import Work
+    from ....work.reference import Reference
+    from ....work.row import CollectionRow
     from ...status import IndexRequest
     from ..matrix.state import State
     from .kind import CodedKind

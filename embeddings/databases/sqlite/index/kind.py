@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from ....searching.query import Query
     from ....vectors import Float64
-    from ....work import Work
+    from ....work.operation import Work
     from ..matrix.state import State
     from .method import Method
 

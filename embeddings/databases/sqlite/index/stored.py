@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ....tables.records import Records
-    from ....work import Work
+    from ....work.operation import Work
     from .method import Method
 
 COLUMNS = "part, seq, token, facts, ids, ends, codes, dead"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....errors import MemoryBudgetWarning
 from ....vectors import ITEM_BYTES
-from ....work import ROWS
+from ....work.row import ROWS
 from . import statements
 from .cache import BUILT_AT, CACHE, SLOT_BYTES, Key, Slot
 from .kinds import MATRIX, Kind
@@ -20,7 +20,7 @@ from .turns import is_read, turn, wait
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from ....work import Work
+    from ....work.operation import Work
     from .state import Mark
     from .statements import Position
     from .turns import Reader

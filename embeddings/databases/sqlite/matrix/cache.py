@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
-    from ....work import Work
+    from ....work.operation import Work
     from .state import State
 
 EXACT = "matrix"  # the name of the kind of states whose searches are exact

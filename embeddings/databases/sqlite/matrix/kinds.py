@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ....vectors import Float64
-    from ....work import Work
+    from ....work.operation import Work
     from .state import State
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ....errors import InvalidQueryError
-from ....work import ROWS
+from ....work.row import ROWS
 from ...status import Status
 from . import statements
 from .build import (
@@ -23,7 +23,8 @@ from .kinds import MATRIX, Kind
 from .state import bytes_of
 
 if TYPE_CHECKING:
-    from ....work import CollectionRow, Work
+    from ....work.operation import Work
+    from ....work.row import CollectionRow
 
 
 def memory_status(work: Work, row: CollectionRow | None) -> Status:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Subquery, func, literal_column, select
 from sqlalchemy.exc import OperationalError
 
-from ....searching.query import NotConfirmed, Ranking, ScoredRow
+from ....searching.entries import NotConfirmed, Ranking, ScoredRow
 from ....searching.scan import are_vectors, scan_multi
 from ....vectors import ITEM_BYTES
 from ...status import Searched
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from ....searching.query import Query
     from ....vectors import Float64
-    from ....work import Work
+    from ....work.operation import Work
     from .kinds import Chooser, Kind
     from .state import Mark, State
     from .statements import Answer, Position

@@ -50,7 +50,8 @@ if TYPE_CHECKING:
 
     from ....searching.query import Query
     from ....tables.records import Records
-    from ....work import CollectionRow, Work
+    from ....work.operation import Work
+    from ....work.row import CollectionRow
 
 MOST_CHANGES = 64  # changed rows that the answer to a search brings along
 CHUNK_ROWS = 256  # rows fetched at a time while a state is built

@@ -1,270 +1,43 @@
-"""One operation on a collection: its session, its tables, its database, the collection's row.
+"""Which collection is meant, and how it is reached.
 
-`Reference` says which collection is meant, and how it is reached. `Reference.work` opens a `Work`,
-which every function of `writing` and `searching` and every `Database` works on.
+`Reference.work` opens a `Work` for one operation.
 """
 
 from __future__ import annotations
 
 import functools
 import random
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, NamedTuple, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar
 
-from sqlalchemy import (
-    Executable,
-    Integer,
-    and_,
-    bindparam,
-    event,
-    func,
-    inspect,
-    literal_column,
-    null,
-    select,
-    true,
-    type_coerce,
-    update,
-)
-from sqlalchemy.engine import IteratorResult
-from sqlalchemy.engine.result import SimpleResultMetaData
+from sqlalchemy import select, update
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.orm import Session
 
-from . import databases, errors
-from .errors import InvalidItemError, ModelMismatchError, ModelRequiredError
-from .forks import Lock
-from .internals import has_listeners
-from .keys import AFTER_MARK, CHUNK_MARK, K
-from .models import registry
-from .sessions.runtime import BLOCKING
-from .tables.beside import names_beside, stands_beside
-from .tables.ours import explained, schema_map_of
+from .. import databases, errors
+from ..errors import InvalidItemError, ModelMismatchError, ModelRequiredError
+from ..keys import K
+from ..models import registry
+from ..tables.beside import names_beside, stands_beside
+from ..tables.ours import explained
+from .operation import Work, one_bind
+from .row import ROWS, CollectionRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator
 
-    from sqlalchemy import (
-        ColumnElement,
-        Connection,
-        CursorResult,
-        Dialect,
-        Engine,
-        Result,
-        ScalarSelect,
-    )
-    from sqlalchemy.orm import ORMExecuteState
+    from ..databases.base import Database
+    from ..keys import Keys
+    from ..models.base import Content, Role, SupportsEmbedding
+    from ..sessions.base import Sessions
+    from ..tables.records import Records
+    from ..vectors import Float32
+    from ..writing.chunks import Chunks
 
-    from .databases.base import Database
-    from .databases.status import Searched
-    from .keys import Keys
-    from .models.base import Content, Role, SupportsEmbedding
-    from .sessions.base import Sessions
-    from .sessions.runtime import Runtime
-    from .tables.records import Records
-    from .vectors import Float32
-    from .writing.chunks import Chunks
 
-ANY_BIND = nullcontext()
-MOST_NAMES = 10_000  # names of collections remembered for each engine
 PAUSES = (0.01, 0.05, 0.2, 0.5)  # seconds before an own transaction is tried again, about
 P = ParamSpec("P")
 T = TypeVar("T")
-
-
-class CollectionRow(NamedTuple):
-    """The collection's row."""
-
-    id: int
-    name: str
-    model_id: str
-    vector_bytes: int | None
-    """The bytes of a vector as float32, by any row of the collection; None if it has no valid one.
-    """
-    has_index: bool = False
-    """Whether an index can serve a search. Known of a row that was read by `row_to_search`."""
-    is_certain: bool = True
-    """Whether it was read in this transaction; else a search has to confirm it."""
-    language: str | None = None
-    """That of the collection's text index; None if it has none."""
-    chunks: str | None = None
-    """How its texts are cut, as JSON; None if each item is one row."""
-    index_method: str | None = None
-    """The method of its index, where the search keeps that in memory; None if it has none."""
-    others: frozenset[str] = frozenset()
-    """Its model and those of what stands beside it. Known where it was given another model."""
-
-
-class Work:
-    """What one operation works on. It lives as long as its session is lent to it.
-
-    Attributes:
-        session: In the transaction of the operation.
-        records: The mapped classes.
-        database: What the session's database does its own way.
-        is_exclusive: Whether the session keeps other writers out, where they take turns.
-        searched: How the latest search in it went about it; None if the database does not tell.
-        runtime: How the operation waits.
-        has_listeners: Whether a host may have conditions of its own for every SELECT, by
-            `do_orm_execute`.
-        extra: Values of a host's own columns of embeddings, for rows that are new.
-        texts: Of the items that are being written, by their ids, with their hashes.
-        parts: What is kept of chunks whose rows are being written, by their ids.
-    """
-
-    def __init__(
-        self,
-        session: Session,
-        records: Records,
-        *,
-        is_exclusive: bool = False,
-        runtime: Runtime = BLOCKING,
-    ) -> None:
-        self.session = session
-        self.records = records
-        self.dialect: Dialect = session.get_bind(records.embedding.__mapper__).dialect
-        self.database: Database = databases.of(self.dialect)
-        self.is_exclusive = is_exclusive
-        self.searched: Searched | None = None
-        self.runtime = runtime
-        self.has_listeners = has_listeners(session)
-        self.extra: Mapping[str, Any] = {}
-        self.texts: Mapping[str, tuple[str, bytes]] = {}
-        self.parts: Mapping[str, tuple[Any, ...]] = {}
-        self._row: CollectionRow | None = None
-
-    @property
-    def row(self) -> CollectionRow:
-        """The collection's row, as `Reference` found it for this operation."""
-        if self._row is None:
-            raise errors.DoesNotExist("The collection does not exist")
-        return self._row
-
-    @row.setter
-    def row(self, row: CollectionRow) -> None:
-        self._row = row
-
-    @property
-    def has_row(self) -> bool:
-        """Whether the collection's row was found."""
-        return self._row is not None
-
-    @property
-    def item_id(self) -> ColumnElement[str]:
-        """The SQL of the stored id of the item that a row of embeddings is of."""
-        id = self.records.embeddings.c.id
-        return id if self.row.chunks is None else self.database.item_of(id)
-
-    def is_of(self, item: str) -> ColumnElement[bool]:
-        """Return the condition that a row of embeddings is of an item, by its stored id."""
-        id = self.records.embeddings.c.id
-        if self.row.chunks is None:
-            return id == item
-        return and_(id >= item + CHUNK_MARK, id < item + AFTER_MARK, self.item_id == item)
-
-    @property
-    def is_item(self) -> ColumnElement[bool]:
-        """The condition that a row of embeddings stands for its item: each has one such row."""
-        id = self.records.embeddings.c.id
-        return true() if self.row.chunks is None else self.database.is_first_chunk(id)
-
-    @property
-    def connection(self) -> Connection:
-        """The connection, in the session's transaction, of the bind that has the embeddings."""
-        return self.session.connection({"mapper": self.records.embedding.__mapper__})
-
-    @property
-    def bind(self) -> Engine | Connection:
-        """The session's bind that has the embeddings."""
-        return self.session.get_bind(self.records.embedding.__mapper__)
-
-    @property
-    def engine(self) -> Engine:
-        """The engine of that bind."""
-        return self.bind.engine
-
-    def run(self, statement: Executable, parameters: Any = None) -> Result[*tuple[Any, ...]]:
-        """Execute a statement on the bind that has the embeddings."""
-        return self.session.execute(
-            statement, parameters, bind_arguments={"mapper": self.records.embedding.__mapper__}
-        )
-
-    def run_kept(self, statement: Executable, parameters: Mapping[str, Any]) -> CursorResult[Any]:
-        """Execute a statement that is the same object each time.
-
-        Its text is kept, and values go in and come out as the driver has them. To have SQLAlchemy
-        look up and prepare a large statement takes longer than to execute it. Of SQLAlchemy's
-        events only those about cursors fire.
-        """
-        bind_arguments = {"mapper": self.records.embedding.__mapper__, "clause": statement}
-        connection = self.session.connection(bind_arguments)
-        schema_map = tuple(schema_map_of(connection).items())
-        sql, constants, names = _kept(statement, connection.dialect, schema_map)
-        values = {**constants, **parameters}
-        in_order = values if names is None else tuple([values[name] for name in names])
-        return connection.exec_driver_sql(sql, in_order)
-
-    def read(self, statement: Executable, parameters: Mapping[str, Any]) -> Result[Any]:
-        """Execute a SELECT that is the same object each time, as the host's listeners want it."""
-        run = self.run if self.has_listeners else self.run_kept
-        return run(statement, parameters)
-
-    def changed(self, statement: Executable, parameters: Any = None) -> int:
-        """Execute an UPDATE or a DELETE and return the number of rows."""
-        return int(self.run(statement, parameters).rowcount)  # type: ignore[attr-defined]
-
-    def visible(self) -> ColumnElement[bool]:
-        """Return the condition that a row of embeddings is one that the session's listeners leave.
-
-        They are shown a SELECT of the ids, which is not executed.
-        """
-        entity = self.records.embedding
-        shown = [select(entity.id).where(entity.collection_id == self.row.id)]
-
-        def note(state: ORMExecuteState) -> Result[Any]:
-            shown.append(state.statement)  # type: ignore[arg-type]
-            return IteratorResult(SimpleResultMetaData(()), iter(()))
-
-        event.listen(self.session, "do_orm_execute", note)
-        try:
-            self.run(shown[0])
-        finally:
-            event.remove(self.session, "do_orm_execute", note)
-        return self.records.embeddings.c.id.in_(shown[-1])
-
-    def sees_collection(self, name: str) -> bool:
-        """Return whether the session's listeners, if there are any, leave the collection's row."""
-        if not self.has_listeners:
-            return True
-        entity = self.records.collection
-        return self.run(select(entity.id).where(entity.name == name)).first() is not None
-
-    def row_named(self, name: str) -> CollectionRow | None:
-        """Return the row of a collection's name, read now."""
-        row = self.run_kept(_by_name(self.database, self.records), {"name": name}).first()
-        if row is None:
-            if not self.database.joins_tables:
-                self.vector_bytes_of(0)  # fails if the other table is not ours
-            return None
-        settings: dict[str, Any] = dict(
-            zip(("language", "chunks", "index_method"), row[4:], strict=True)
-        )
-        found = CollectionRow(*row[:4], **settings)
-        if self.database.joins_tables:
-            return found
-        return found._replace(vector_bytes=self.vector_bytes_of(found.id))
-
-    def vector_bytes_of(self, collection_id: int) -> int | None:
-        """Return the bytes of a vector in a collection; None if it has no valid one."""
-        statement = _vector_bytes(self.database, self.records)
-        row = self.run_kept(statement, {"collection_id": collection_id}).first()
-        return None if row is None else row[0]
-
-    def touch(self, name: str) -> None:
-        """Update a collection's row without a change, which keeps other writers out."""
-        self.run(_touch(self.records), {"called": name})
 
 
 def retried(
@@ -288,58 +61,6 @@ def retried(
         return operation(collection, *args, **options)
 
     return tried
-
-
-def one_bind(session: Session, records: Records, *, write: bool) -> AbstractContextManager[None]:
-    """Let all that an operation asks about our tables go to one bind.
-
-    A host's `get_bind` may choose one for each statement, by what it is: for an operation that
-    writes it is asked for that of an UPDATE.
-    """
-    if type(session).get_bind is Session.get_bind or "get_bind" in vars(session):
-        return ANY_BIND
-    return _bound(session, records, write=write)
-
-
-@contextmanager
-def _bound(session: Session, records: Records, *, write: bool) -> Iterator[None]:
-    chosen = session.get_bind
-    ours = {records.embedding.__mapper__, records.collection.__mapper__}
-    clause = update(records.embedding) if write else select(records.embedding)
-    bind = chosen(mapper=records.embedding.__mapper__, clause=clause)
-
-    def get_bind(mapper: Any = None, *args: Any, **options: Any) -> Engine | Connection:
-        is_ours = mapper is not None and inspect(mapper) in ours
-        return bind if is_ours else chosen(mapper, *args, **options)
-
-    vars(session)["get_bind"] = get_bind
-    try:
-        yield
-    finally:
-        del vars(session)["get_bind"]
-
-
-def compiled(
-    statement: Executable,
-    dialect: Dialect,
-    schema_map: Iterable[tuple[str | None, str]],
-) -> Any:
-    """Return a statement for the driver, for those who keep it and execute it themselves."""
-    options: dict[str, Any] = {"compile_kwargs": {"render_postcompile": True}}
-    if schemas := dict(schema_map):
-        options |= {"schema_translate_map": schemas, "render_schema_translate": True}
-    return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
-
-
-@functools.lru_cache(maxsize=256)
-def _kept(
-    statement: Executable, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
-) -> tuple[str, dict[str, Any], list[str] | None]:
-    """Return the SQL, the values that it brings along, and the order of all where there is one."""
-    sql = compiled(statement, dialect, schema_map)
-    # None stands for a parameter without a value; a constant NULL is no parameter.
-    constants = {name: value for name, value in sql.params.items() if value is not None}
-    return str(sql), constants, getattr(sql, "positiontup", None)
 
 
 @dataclass(eq=False)
@@ -759,141 +480,3 @@ class Reference(Generic[K]):
     ) -> list[Float32]:
         """Return the vectors of items, checked. No transaction of ours is open meanwhile."""
         return self.sessions.runtime.embed(model, items, role)
-
-
-@functools.cache
-def _by_name(database: Database, records: Records) -> Executable:
-    columns = records.collections.c
-    return select(
-        columns.id,
-        columns.name,
-        columns.model,
-        stored_vector_bytes(database, records)
-        if database.joins_tables
-        else type_coerce(null(), Integer),
-        database.text_language(records),
-        database.chunk_setting(records),
-        database.index_method(records),
-    ).where(columns.name == bindparam("name"))
-
-
-@functools.cache
-def _vector_bytes(database: Database, records: Records) -> Executable:
-    columns = records.embeddings.c
-    return (
-        select(database.vector_bytes(columns.embedding))
-        .where(
-            columns.collection_id == bindparam("collection_id"),
-            database.is_vector(columns.embedding),
-        )
-        .order_by(columns.id)
-        .limit(literal_column("1"))
-    )
-
-
-@functools.cache
-def _touch(records: Records) -> Executable:
-    columns = records.collections.c
-    return (
-        update(records.collections)
-        .where(columns.name == bindparam("called"))
-        .values(model=columns.model)
-    )
-
-
-@functools.cache
-def stored_vector_bytes(database: Database, records: Records) -> ScalarSelect[int | None]:
-    """Return the SQL of the bytes of a vector in the collection that the outer query is about.
-
-    It is the commonest length among a few rows: a single one may be corrupt.
-    """
-    columns = records.embeddings.c
-    size = database.vector_bytes(columns.embedding)
-    sample = (  # not of the rows without an id, which SQLite admits, and which no search finds
-        select(size.label("size"))
-        .where(
-            columns.collection_id == records.collections.c.id,
-            columns.id.is_not(None),
-            database.is_vector(columns.embedding),
-        )
-        .order_by(columns.id)
-        .limit(literal_column(str(database.sample_rows)))
-        .correlate(records.collections)
-        .subquery()
-    )
-    return (
-        select(sample.c.size)
-        .group_by(sample.c.size)
-        .order_by(func.count().desc(), sample.c.size.desc())
-        .limit(1)
-        .scalar_subquery()
-    )
-
-
-class RememberedRows:
-    """The row that the latest operation on a name through an engine found.
-
-    It may be out of date for whoever asks, and is to be confirmed. Keyed by the engine, its schema
-    map, the tables and the name.
-    """
-
-    def __init__(self) -> None:
-        self._rows: WeakKeyDictionary[Engine, dict[Any, tuple[CollectionRow, bool]]] = (
-            WeakKeyDictionary()
-        )
-        self._lock = Lock()
-
-    def get(
-        self, bind: Engine | Connection, records: Records, name: str, *, committed: bool = False
-    ) -> CollectionRow | None:
-        """Return the row of a name, uncertain, or None.
-
-        Args:
-            bind: The engine or connection that has the tables.
-            records: The mapped classes.
-            name: The collection's name.
-            committed: Only one that was committed when it was read.
-        """
-        # Without the lock: a reader finds what is there at one moment, and confirms it anyway.
-        row, was_committed = self._rows.get(bind.engine, {}).get(
-            _memory_key(bind, records, name), (None, False)
-        )
-        if row is None or (committed and not was_committed):
-            return None
-        return row._replace(is_certain=False)
-
-    def put(
-        self, bind: Engine | Connection, records: Records, row: CollectionRow, *, committed: bool
-    ) -> None:
-        """Remember a row that was read, without what stands beside it, which no search confirms."""
-        row = row._replace(others=frozenset())
-        with self._lock:
-            rows = self._rows.setdefault(bind.engine, {})
-            key = _memory_key(bind, records, row.name)
-            before = rows.pop(key, None)
-            if len(rows) >= MOST_NAMES:
-                del rows[next(iter(rows))]
-            if before is not None and before[0][:3] == row[:3]:
-                # Within a transaction it is read again as it was committed, with the same model.
-                committed = committed or before[1]
-                if before[0].has_index and not row.has_index:
-                    row = before[0]  # not every reader looks for an index
-            rows[key] = row, committed
-
-    def forget(self, bind: Engine | Connection, records: Records, name: str) -> None:
-        """Remember nothing of a name."""
-        with self._lock:
-            self._rows.get(bind.engine, {}).pop(_memory_key(bind, records, name), None)
-
-    def clear(self) -> None:
-        """Remember nothing."""
-        with self._lock:
-            self._rows.clear()
-
-
-def _memory_key(bind: Engine | Connection, records: Records, name: str) -> tuple[Any, ...]:
-    schema_map = bind.get_execution_options().get("schema_translate_map") or {}
-    return (records, name, *schema_map.items())
-
-
-ROWS = RememberedRows()

@@ -1,0 +1,193 @@
+"""The collection's row: what of it is read, and what is remembered of it between operations."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from sqlalchemy import (
+    Executable,
+    Integer,
+    bindparam,
+    func,
+    literal_column,
+    null,
+    select,
+    type_coerce,
+    update,
+)
+
+from ..forks import Lock
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Engine, ScalarSelect
+
+    from ..databases.base import Database
+    from ..tables.records import Records
+
+MOST_NAMES = 10_000  # names of collections remembered for each engine
+
+
+class CollectionRow(NamedTuple):
+    """The collection's row."""
+
+    id: int
+    name: str
+    model_id: str
+    vector_bytes: int | None
+    """The bytes of a vector as float32, by any row of the collection; None if it has no valid one.
+    """
+    has_index: bool = False
+    """Whether an index can serve a search. Known of a row that was read by `row_to_search`."""
+    is_certain: bool = True
+    """Whether it was read in this transaction; else a search has to confirm it."""
+    language: str | None = None
+    """That of the collection's text index; None if it has none."""
+    chunks: str | None = None
+    """How its texts are cut, as JSON; None if each item is one row."""
+    index_method: str | None = None
+    """The method of its index, where the search keeps that in memory; None if it has none."""
+    others: frozenset[str] = frozenset()
+    """Its model and those of what stands beside it. Known where it was given another model."""
+
+
+@functools.cache
+def row_by_name(database: Database, records: Records, *, with_vector_bytes: bool) -> Executable:
+    """Return the SELECT of the row of the name that is bound as `name`."""
+    columns = records.collections.c
+    return select(
+        columns.id,
+        columns.name,
+        columns.model,
+        stored_vector_bytes(database, records)
+        if with_vector_bytes
+        else type_coerce(null(), Integer),
+        database.text_language(records),
+        database.chunk_setting(records),
+        database.index_method(records),
+    ).where(columns.name == bindparam("name"))
+
+
+@functools.cache
+def any_vector_bytes(database: Database, records: Records) -> Executable:
+    """Return the SELECT of the bytes of a vector in the collection bound as `collection_id`."""
+    columns = records.embeddings.c
+    return (
+        select(database.vector_bytes(columns.embedding))
+        .where(
+            columns.collection_id == bindparam("collection_id"),
+            database.is_vector(columns.embedding),
+        )
+        .order_by(columns.id)
+        .limit(literal_column("1"))
+    )
+
+
+@functools.cache
+def touching(records: Records) -> Executable:
+    """Return the UPDATE, without a change, of the row of the name that is bound as `called`."""
+    columns = records.collections.c
+    return (
+        update(records.collections)
+        .where(columns.name == bindparam("called"))
+        .values(model=columns.model)
+    )
+
+
+@functools.cache
+def stored_vector_bytes(database: Database, records: Records) -> ScalarSelect[int | None]:
+    """Return the SQL of the bytes of a vector in the collection that the outer query is about.
+
+    It is the commonest length among a few rows: a single one may be corrupt.
+    """
+    columns = records.embeddings.c
+    size = database.vector_bytes(columns.embedding)
+    sample = (  # not of the rows without an id, which SQLite admits, and which no search finds
+        select(size.label("size"))
+        .where(
+            columns.collection_id == records.collections.c.id,
+            columns.id.is_not(None),
+            database.is_vector(columns.embedding),
+        )
+        .order_by(columns.id)
+        .limit(literal_column(str(database.sample_rows)))
+        .correlate(records.collections)
+        .subquery()
+    )
+    return (
+        select(sample.c.size)
+        .group_by(sample.c.size)
+        .order_by(func.count().desc(), sample.c.size.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+
+
+class RememberedRows:
+    """The row that the latest operation on a name through an engine found.
+
+    It may be out of date for whoever asks, and is to be confirmed. Keyed by the engine, its schema
+    map, the tables and the name.
+    """
+
+    def __init__(self) -> None:
+        self._rows: WeakKeyDictionary[Engine, dict[Any, tuple[CollectionRow, bool]]] = (
+            WeakKeyDictionary()
+        )
+        self._lock = Lock()
+
+    def get(
+        self, bind: Engine | Connection, records: Records, name: str, *, committed: bool = False
+    ) -> CollectionRow | None:
+        """Return the row of a name, uncertain, or None.
+
+        Args:
+            bind: The engine or connection that has the tables.
+            records: The mapped classes.
+            name: The collection's name.
+            committed: Only one that was committed when it was read.
+        """
+        # Without the lock: a reader finds what is there at one moment, and confirms it anyway.
+        row, was_committed = self._rows.get(bind.engine, {}).get(
+            _memory_key(bind, records, name), (None, False)
+        )
+        if row is None or (committed and not was_committed):
+            return None
+        return row._replace(is_certain=False)
+
+    def put(
+        self, bind: Engine | Connection, records: Records, row: CollectionRow, *, committed: bool
+    ) -> None:
+        """Remember a row that was read, without what stands beside it, which no search confirms."""
+        row = row._replace(others=frozenset())
+        with self._lock:
+            rows = self._rows.setdefault(bind.engine, {})
+            key = _memory_key(bind, records, row.name)
+            before = rows.pop(key, None)
+            if len(rows) >= MOST_NAMES:
+                del rows[next(iter(rows))]
+            if before is not None and before[0][:3] == row[:3]:
+                # Within a transaction it is read again as it was committed, with the same model.
+                committed = committed or before[1]
+                if before[0].has_index and not row.has_index:
+                    row = before[0]  # not every reader looks for an index
+            rows[key] = row, committed
+
+    def forget(self, bind: Engine | Connection, records: Records, name: str) -> None:
+        """Remember nothing of a name."""
+        with self._lock:
+            self._rows.get(bind.engine, {}).pop(_memory_key(bind, records, name), None)
+
+    def clear(self) -> None:
+        """Remember nothing."""
+        with self._lock:
+            self._rows.clear()
+
+
+def _memory_key(bind: Engine | Connection, records: Records, name: str) -> tuple[Any, ...]:
+    schema_map = bind.get_execution_options().get("schema_translate_map") or {}
+    return (records, name, *schema_map.items())
+
+
+ROWS = RememberedRows()
