@@ -117,7 +117,7 @@ def test_few_modules_at_the_top():
 
 ROOMS = {
     "aio", "databases", "following", "integrations", "models", "searching", "sessions", "tables",
-    "writing",
+    "work", "writing",
 }  # fmt: skip
 
 
