@@ -703,7 +703,7 @@ def test_a_renamed_column(database: Engine):
 
 
 def test_who_may_remove_vectors(postgresql_engine: Engine):
-    """Only the functions of triggers, not whoever may connect; and it is made where it lacks."""
+    """Only the functions of triggers, not whoever may connect."""
     engine = postgresql_engine
     Base.metadata.create_all(engine)
     try:
@@ -711,7 +711,6 @@ def test_who_may_remove_vectors(postgresql_engine: Engine):
             name = "embeddings_pending_removed(text, text[])"
             may = text(f"SELECT has_function_privilege('public', '{name}', 'EXECUTE')")
             assert not connection.scalar(may)
-            connection.execute(text(f"DROP FUNCTION {name}"))
             ARTICLES.install(connection)
             connection.execute(insert(ARTICLE), [article(id) for id in range(1, 6)])
             settle(connection, ARTICLES)

@@ -84,12 +84,12 @@ def script(records: Records, schema: str | None = None) -> list[str]:
     )
     return [
         *(in_schema(statement, schema) for statement in statements),
-        *removal_script(records, schema),
+        *_removal_script(records, schema),
     ]
 
 
-def removal_script(records: Records, schema: str | None = None) -> list[str]:
-    """Return the SQL of the function that removes vectors, which `install` makes, too."""
+def _removal_script(records: Records, schema: str | None = None) -> list[str]:
+    """Return the SQL of the function that removes vectors."""
     table = pending_name(records)
     embeddings, collections = (
         f"{SCHEMA}.{quoted(each.name)}" for each in (records.embeddings, records.collections)

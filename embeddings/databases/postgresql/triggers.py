@@ -22,7 +22,6 @@ from .pending import (
     SCHEMA,
     in_schema,
     removal_of,
-    removal_script,
     run,
     schema_of_pending,
 )
@@ -42,10 +41,6 @@ def follow(connection: Connection, given: Follow) -> None:
     _check(connection, given, table)
     schema = schema_of_pending(connection, given.records)
     has_uuid = _has_uuid(connection, given, table)
-    removal = in_schema(f"{removal_of(given.records)}(text, text[])", schema)
-    is_there = text("SELECT to_regprocedure(:function) IS NOT NULL")
-    if not connection.scalar(is_there, {"function": removal}):  # tables of an older version
-        run(connection, removal_script(given.records, schema))
     run(
         connection,
         [*_script_down(given, schema), *_script(given, table, schema, has_uuid=has_uuid)],
