@@ -26,7 +26,7 @@ from .errors import InvalidItemError
 from .values import check_text, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Dialect
 
@@ -102,6 +102,13 @@ class Keys(Generic[K]):
                 f"The stored id {id!r} is no {self.python_type.__name__}: "
                 "this collection was written with another key="
             ) from None
+
+    def from_texts(self, ids: Sequence[str]) -> list[K]:
+        """Return the keys of stored ids. Errors as in `from_text`."""
+        try:
+            return list(map(self._from_text, ids))
+        except ValueError:
+            return list(map(self.from_text, ids))  # which tells the id
 
     def on(self, dialect: Dialect) -> Keys[Any]:
         """Return the keys as a database knows them, without a host's TypeDecorator."""

@@ -869,10 +869,14 @@ def as_matrix(
 ) -> tuple[Float32, Bools]:
     """Return the matrix of `Database.as_matrix` of blobs with so many bytes before the values."""
     length = header + dimensions * ITEM_BYTES
-    is_whole = np.array([type(blob) is bytes and len(blob) == length for blob in blobs], bool)
-    data = b"".join(blobs) if is_whole.all() else b"".join(itertools.compress(blobs, is_whole))
+    if {*map(type, blobs)} <= {bytes} and {*map(len, blobs)} <= {length}:
+        is_whole = np.ones(len(blobs), bool)
+    else:
+        is_whole = np.array([type(blob) is bytes and len(blob) == length for blob in blobs], bool)
+        blobs = [*itertools.compress(blobs, is_whole)]
+    data = bytearray().join(blobs)  # unlike bytes it can be written to
     rows = np.frombuffer(data, [("header", f"V{header}"), ("values", dtype, (dimensions,))])
-    return rows["values"].astype(np.float32), is_whole
+    return rows["values"].astype(np.float32, copy=False), is_whole
 
 
 def rows_of(database: Database, records: Records, has_id: ColumnElement[bool]) -> Select[Any]:

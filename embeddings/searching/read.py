@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -259,8 +260,8 @@ def ids(collection: Reference[K], prefix: str | None) -> list[K]:
         )
         if prefix is not None and prefix != "":
             statement = statement.where(*items_starting_with(work, prefix))
-        stored = work.run(statement.order_by(entity.id)).scalars()
-        return [collection.keys.from_text(id) for id in stored]
+        stored = work.run(statement.order_by(entity.id)).scalars().all()
+        return collection.keys.from_texts(stored)
 
 
 def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[str]:
@@ -339,10 +340,10 @@ def vectors(
             .where(*query.as_seen(work).conditions(work))
             .order_by(columns.id)
         )
-        pairs = work.run(statement).all()
-        matrix, is_whole = work.database.as_matrix([blob for _, blob in pairs], dimensions)
+        rows = work.run(statement).all()
+        ids, blobs = [row[0] for row in rows], [row[1] for row in rows]
+        matrix, is_whole = work.database.as_matrix(blobs, dimensions)
     if not is_whole.all():
-        corrupt = [id for (id, _), whole in zip(pairs, is_whole, strict=True) if not whole]
-        warn_of(corrupt, dimensions)
-        pairs = [pair for pair, whole in zip(pairs, is_whole, strict=True) if whole]
-    return [collection.keys.from_text(id) for id, _ in pairs], matrix
+        warn_of([*compress(ids, ~is_whole)], dimensions)
+        ids = [*compress(ids, is_whole)]
+    return collection.keys.from_texts(ids), matrix
