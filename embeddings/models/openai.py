@@ -274,7 +274,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
                     pause(wait)
                     deadline.extend(wait)
                     if is_stopped():
-                        failure = failure or Failure(not_called(self))
+                        failure = failure or Failure(not_called(self.model_id))
                         raise failure.error
                     outcome = self._ask(client, texts, role, deadline)
                     if not isinstance(outcome, Failure):
@@ -294,7 +294,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
                     await apause(wait)
                     deadline.extend(wait)
                     if is_stopped():
-                        failure = failure or Failure(not_called(self))
+                        failure = failure or Failure(not_called(self.model_id))
                         raise failure.error
                     outcome = await self._aask(client, texts, role, deadline)
                     if not isinstance(outcome, Failure):

@@ -14,12 +14,10 @@ from ..errors import ModelError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .base import SupportsEmbedding
 
-
-def not_called(model: SupportsEmbedding) -> ModelError:
+def not_called(model_id: str) -> ModelError:
     """Return that a call was not begun. Whoever takes them in order meets the failure first."""
-    return ModelError(f"Model {model.model_id!r} was not called: a call before it failed")
+    return ModelError(f"Model {model_id!r} was not called: a call before it failed")
 
 
 class Stop:

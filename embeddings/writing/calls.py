@@ -85,7 +85,7 @@ class Calls:
             self._going_on[number] = stop
             try:
                 if self._has_failed:
-                    return Answer(error=not_called(self._model), asked=list(contents))
+                    return Answer(error=not_called(self._model.model_id), asked=list(contents))
                 answer = ask(
                     self._model, self._runtime, contents, skips=self.skips, size=self._size
                 )

@@ -204,7 +204,7 @@ class _Bulk:
             elif key in other.refused:
                 answer.refused[key] = other.refused[key]
             else:
-                raise not_called(planned.model)
+                raise not_called(planned.model.model_id)
         flight.borrowed = {}
         report = _taken(self._collection, planned, answer, skips=self._calls.skips)
         self._done += len(flight.items)
