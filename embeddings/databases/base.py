@@ -42,6 +42,7 @@ from sqlalchemy.types import NullType, String, TypeEngine, Uuid
 from ..errors import IndexingError, SchemaError
 from ..values import load_metadata
 from ..vectors import ITEM_BYTES, Float32, VectorLike, decode_array, encode
+from .additions import Addition, AdditionName
 from .status import IndexInfo, IndexRequest, Status
 
 if TYPE_CHECKING:
@@ -128,38 +129,14 @@ class Database:
     def before_create(self, connection: Connection) -> None:
         """Make what the tables need before they are created."""
 
-    def install(self, connection: Connection, records: Records) -> None:
-        """Make what stands beside the tables. It may be there already."""
+    @property
+    def additions(self) -> Mapping[AdditionName, Addition]:
+        """What it has beside the tables. Without "pending" no table of a host's can be followed."""
+        return {}
 
-    def uninstall(self, connection: Connection, records: Records) -> None:
-        """Remove what `install` made, if it is there."""
-
-    def install_script(self, records: Records) -> list[str]:
-        """Return the SQL of `install` for the documented tables, for a script."""
-        return []
-
-    def uninstall_script(self, records: Records) -> list[str]:
-        """Return the SQL of `uninstall` for the documented tables, for a script."""
-        return []
-
-    def install_pending(self, connection: Connection, records: Records) -> None:
-        """Make the table of rows that are pending, and what removes vectors at once.
-
-        Without it no table of a host's can be followed.
-        """
-
-    def uninstall_pending(self, connection: Connection, records: Records) -> None:
-        """Remove what `install_pending` made, and all that names it, if it is there."""
-
-    def pending_script(self, records: Records) -> list[str]:
-        """Return the SQL of `install_pending` for the documented tables, for a script."""
-        return []
-
-    def pending_script_down(self, records: Records) -> list[str]:
-        """Return the SQL of `uninstall_pending` for the documented tables, for a script."""
-        return []
-
-    # Following
+    def addition(self, name: AdditionName) -> Addition:
+        """Return one of these, or what does nothing."""
+        return self.additions.get(name, Addition())
 
     def follow(self, connection: Connection, given: Follow) -> None:
         """Make the triggers by which a collection follows a table, in place of those there are.
@@ -725,24 +702,10 @@ class Database:
 
     # Text indexes
 
-    def install_words(self, connection: Connection, records: Records) -> None:
-        """Make what text indexes need beside the tables. It may be there already."""
-
-    def uninstall_words(self, connection: Connection, records: Records) -> None:
-        """Remove what `install_words` and `create_text_index` made, if it is there."""
-
-    def words_script(self, records: Records) -> list[str]:
-        """Return the SQL of `install_words` for the documented tables, for a script."""
-        return []
-
-    def words_script_down(self, records: Records) -> list[str]:
-        """Return the SQL that undoes that of `words_script`."""
-        return []
-
     def text_language(self, records: Records) -> ColumnElement[str | None]:
         """Return the SQL of the language of the outer query's collection; NULL without an index.
 
-        It does not fail in a database that `install_words` has not seen yet.
+        It does not fail in a database whose tables are of a revision before text indexes.
         """
         return type_coerce(null(), Text)
 
@@ -790,24 +753,10 @@ class Database:
 
     # Chunks
 
-    def install_chunks(self, connection: Connection, records: Records) -> None:
-        """Make what collections with chunks need beside the tables. It may be there already."""
-
-    def uninstall_chunks(self, connection: Connection, records: Records) -> None:
-        """Remove what `install_chunks` and `set_chunk_setting` made, if it is there."""
-
-    def chunks_script(self, records: Records) -> list[str]:
-        """Return the SQL of `install_chunks` for the documented tables, for a script."""
-        return []
-
-    def chunks_script_down(self, records: Records) -> list[str]:
-        """Return the SQL that undoes that of `chunks_script`."""
-        return []
-
     def chunk_setting(self, records: Records) -> ColumnElement[str | None]:
         """Return the SQL of how texts of the outer query's collection are cut, as JSON, or NULL.
 
-        It does not fail in a database that `install_chunks` has not seen yet.
+        It does not fail in a database whose tables are of a revision before chunks.
         """
         return type_coerce(null(), Text)
 

@@ -14,6 +14,7 @@ from sqlalchemy.orm import registry, relationship
 from sqlalchemy.schema import DropTable
 
 from .. import databases
+from ..databases.additions import ADDITIONS
 from ..internals import calling_module, registry_of, tables_to_create
 from ..sessions.own import owned_transaction
 from .ours import VERSION_TABLE, check_adoptable, schema_map_of
@@ -42,10 +43,8 @@ def install(connection: Connection | Engine, records: Records = RECORDS) -> None
             install(own, records)
         return
     database = databases.of(connection.dialect)
-    database.install(connection, records)
-    database.install_pending(connection, records)
-    database.install_words(connection, records)
-    database.install_chunks(connection, records)
+    for name in ADDITIONS:
+        database.addition(name).install(connection, records)
 
 
 def uninstall(connection: Connection, records: Records = RECORDS) -> None:
@@ -55,10 +54,8 @@ def uninstall(connection: Connection, records: Records = RECORDS) -> None:
     it before or after it drops the tables. Runs in the connection's transaction.
     """
     database = databases.of(connection.dialect)
-    database.uninstall_chunks(connection, records)
-    database.uninstall_words(connection, records)
-    database.uninstall_pending(connection, records)
-    database.uninstall(connection, records)
+    for name in reversed(ADDITIONS):
+        database.addition(name).uninstall(connection, records)
 
 
 def make_records(

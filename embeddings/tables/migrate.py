@@ -76,7 +76,7 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
     if not is_migrated(connection, revision):
         _run_alembic(connection, lambda command, config: command.upgrade(config, revision))
     if _lost(connection):
-        databases.of(connection.dialect).install(connection, RECORDS)
+        databases.of(connection.dialect).addition("log").install(connection, RECORDS)
 
 
 def _lost(connection: Connection) -> str | None:

@@ -1,7 +1,7 @@
 """The rows that are pending: one is appended for each change of a row that a collection follows.
 
 The table stands beside those of the embeddings, under their prefix and in their schema. Triggers on
-a host's tables append to it and touch nothing else. A database makes it: `install_pending`.
+a host's tables append to it and touch nothing else. Its database makes it: `Database.additions`.
 """
 
 from __future__ import annotations

@@ -1,10 +1,8 @@
 """The change log of SQLite, its triggers, and the rows that tell `llm` how far it is."""
 
-import sqlalchemy as sa
 from alembic import op
 
-from embeddings import databases
-from embeddings.tables.records import RECORDS
+from embeddings.tables.revisions import add, take_away
 
 revision = "emb_0002"
 down_revision = "emb_0001"
@@ -13,16 +11,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    if not op.get_context().as_sql:
-        databases.of(op.get_bind().dialect).install(op.get_bind(), RECORDS)
-        return
-    for statement in databases.of(op.get_context().dialect).install_script(RECORDS):
-        op.execute(sa.text(statement))
+    add(op, "log")
 
 
 def downgrade() -> None:
-    if not op.get_context().as_sql:
-        databases.of(op.get_bind().dialect).uninstall(op.get_bind(), RECORDS)
-        return
-    for statement in databases.of(op.get_context().dialect).uninstall_script(RECORDS):
-        op.execute(sa.text(statement))
+    take_away(op, "log")

@@ -1,10 +1,8 @@
 """The rows that are pending, to which triggers on hosts' tables append."""
 
-import sqlalchemy as sa
 from alembic import op
 
-from embeddings import databases
-from embeddings.tables.records import RECORDS
+from embeddings.tables.revisions import add, take_away
 
 revision = "emb_0003"
 down_revision = "emb_0002"
@@ -13,18 +11,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    database = databases.of(op.get_context().dialect)
-    if not op.get_context().as_sql:
-        database.install_pending(op.get_bind(), RECORDS)
-        return
-    for statement in database.pending_script(RECORDS):
-        op.execute(sa.text(statement.replace(":", "\\:")))
+    add(op, "pending")
 
 
 def downgrade() -> None:
-    database = databases.of(op.get_context().dialect)
-    if not op.get_context().as_sql:
-        database.uninstall_pending(op.get_bind(), RECORDS)
-        return
-    for statement in database.pending_script_down(RECORDS):
-        op.execute(sa.text(statement))
+    take_away(op, "pending")

@@ -31,6 +31,7 @@ from ...errors import MissingExtraError, SchemaError
 from ...tables.pending import pending_name
 from ...vectors import ITEM_BYTES, Float32, VectorLike
 from ...writing.items import content_hash as md5
+from ..additions import Addition, AdditionName
 from ..base import Bools, Database, as_matrix
 from ..status import IndexInfo, IndexRequest, Status
 from . import (
@@ -125,21 +126,16 @@ class PostgreSQL(Database):
         """Create pgvector's extension."""
         extension.create(connection)
 
-    def install_pending(self, connection: Connection, records: Records) -> None:
-        """Make the table and its trigger."""
-        pending.install(connection, records)
-
-    def uninstall_pending(self, connection: Connection, records: Records) -> None:
-        """Remove them, and the triggers of hosts' tables."""
-        pending.uninstall(connection, records)
-
-    def pending_script(self, records: Records) -> list[str]:
-        """Return the SQL of `install_pending`."""
-        return pending.script(records)
-
-    def pending_script_down(self, records: Records) -> list[str]:
-        """Return the SQL of `uninstall_pending`."""
-        return pending.script_down(records)
+    @property
+    def additions(self) -> Mapping[AdditionName, Addition]:
+        """The table of rows that are pending, and columns of text indexes and of chunks."""
+        return {
+            "pending": Addition(
+                pending.install, pending.uninstall, pending.script, pending.script_down
+            ),
+            "words": Addition(words.install, words.uninstall, words.script, words.script_down),
+            "chunks": Addition(parts.install, parts.uninstall, parts.script, parts.script_down),
+        }
 
     def side_tables(self, records: Records) -> set[str]:
         """Return the rows that are pending."""
@@ -442,22 +438,6 @@ class PostgreSQL(Database):
 
     # Text indexes
 
-    def install_words(self, connection: Connection, records: Records) -> None:
-        """Add the columns and the GIN index."""
-        words.install(connection, records)
-
-    def uninstall_words(self, connection: Connection, records: Records) -> None:
-        """Drop them."""
-        words.uninstall(connection, records)
-
-    def words_script(self, records: Records) -> list[str]:
-        """Return the SQL of `install_words`."""
-        return words.script(records)
-
-    def words_script_down(self, records: Records) -> list[str]:
-        """Return the SQL of `uninstall_words`."""
-        return words.script_down(records)
-
     def text_language(self, records: Records) -> ColumnElement[str | None]:
         """Return the SQL of a column of the collection's row."""
         return words.language_of(records)
@@ -483,22 +463,6 @@ class PostgreSQL(Database):
         return words.count_without(work)
 
     # Chunks
-
-    def install_chunks(self, connection: Connection, records: Records) -> None:
-        """Add the columns."""
-        parts.install(connection, records)
-
-    def uninstall_chunks(self, connection: Connection, records: Records) -> None:
-        """Drop the columns."""
-        parts.uninstall(connection, records)
-
-    def chunks_script(self, records: Records) -> list[str]:
-        """Return the SQL of `install_chunks`."""
-        return parts.script(records)
-
-    def chunks_script_down(self, records: Records) -> list[str]:
-        """Return the SQL of `uninstall_chunks`."""
-        return parts.script_down(records)
 
     def chunk_setting(self, records: Records) -> ColumnElement[str | None]:
         """Return the SQL of a column of the collection's row."""

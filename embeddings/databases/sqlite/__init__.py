@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from ...tables.pending import pending_name
+from ..additions import Addition, AdditionName
 from ..base import Database
 from . import (
     changelog,
@@ -75,38 +76,20 @@ class SQLite(Database):
 
     # Tables
 
-    def install(self, connection: Connection, records: Records) -> None:
-        """Make the change log and its triggers, and the rows that tell `llm` how far it is."""
-        changelog.install(connection, records)
-
-    def uninstall(self, connection: Connection, records: Records) -> None:
-        """Remove them, and the indexes, which need the change log."""
-        stored.drop_all(connection, records)
-        changelog.uninstall(connection, records)
-
-    def install_script(self, records: Records) -> list[str]:
-        """Return the SQL of `install`."""
-        return changelog.side_tables(records)
-
-    def uninstall_script(self, records: Records) -> list[str]:
-        """Return the SQL of `uninstall`."""
-        return changelog.side_tables_down(records)
-
-    def install_pending(self, connection: Connection, records: Records) -> None:
-        """Make the table and its trigger."""
-        pending.install(connection, records)
-
-    def uninstall_pending(self, connection: Connection, records: Records) -> None:
-        """Remove them, and the triggers of hosts' tables."""
-        pending.uninstall(connection, records)
-
-    def pending_script(self, records: Records) -> list[str]:
-        """Return the SQL of `install_pending`."""
-        return pending.script(records)
-
-    def pending_script_down(self, records: Records) -> list[str]:
-        """Return the SQL of `uninstall_pending`."""
-        return pending.script_down(records)
+    @property
+    def additions(self) -> Mapping[AdditionName, Addition]:
+        """The log with its triggers, and tables of what hosts, text indexes and chunks need."""
+        return {
+            "log": Addition(
+                changelog.install, _without_log, changelog.side_tables, changelog.side_tables_down
+            ),
+            "pending": Addition(
+                pending.install, pending.uninstall, pending.script, pending.script_down
+            ),
+            "words": Addition(uninstall=words.uninstall),  # made with the first text index
+            # The trigger that removes vectors at once is made anew, and knows chunks.
+            "chunks": Addition(install=pending.install, uninstall=parts.uninstall),
+        }
 
     def check_side_tables(self, connection: Connection, records: Records) -> None:
         """Refuse somebody else's table of the change log's name."""
@@ -329,10 +312,6 @@ class SQLite(Database):
 
     # Text indexes
 
-    def uninstall_words(self, connection: Connection, records: Records) -> None:
-        """Drop all text indexes."""
-        words.uninstall(connection, records)
-
     def text_language(self, records: Records) -> ColumnElement[str | None]:
         """Return the SQL, by the name of the index's table."""
         return words.language_of(records)
@@ -364,14 +343,6 @@ class SQLite(Database):
         return words.ids(work, terms, query, most)
 
     # Chunks
-
-    def install_chunks(self, connection: Connection, records: Records) -> None:
-        """Make the trigger that removes vectors at once anew, where there is one."""
-        pending.install(connection, records)
-
-    def uninstall_chunks(self, connection: Connection, records: Records) -> None:
-        """Drop the tables."""
-        parts.uninstall(connection, records)
 
     def chunk_setting(self, records: Records) -> ColumnElement[str | None]:
         """Return the SQL, by the table of the collection."""
@@ -431,3 +402,9 @@ class SQLite(Database):
 
 
 DATABASE = SQLite()
+
+
+def _without_log(connection: Connection, records: Records) -> None:
+    """Remove the log, and the indexes, which need it."""
+    stored.drop_all(connection, records)
+    changelog.uninstall(connection, records)

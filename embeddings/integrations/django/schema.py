@@ -11,6 +11,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
 from ... import databases
+from ...databases.additions import ADDITIONS
 from ...errors import SchemaError
 from ...following import triggers
 from ...tables import indexing
@@ -69,17 +70,17 @@ def script(alias: str, start: str, end: str) -> str:
         return "-- Nothing: the tables of a prefix are made at once."
     made, database = tables.collections.metadata.sorted_tables, databases.of(dialect)
     if end == BASE:
-        statements = database.chunks_script_down(tables) + database.words_script_down(tables)
-        statements += database.pending_script_down(tables)
-        statements += database.uninstall_script(tables)
+        statements = []
+        for name in reversed(ADDITIONS):
+            statements += database.addition(name).script_down(tables)
         statements += [f"DROP TABLE {table.name}" for table in reversed(made)]
     else:
         statements = before_tables(alias)
         for table in made:
             parts: list[DDLElement] = [CreateTable(table), *map(CreateIndex, table.indexes)]
             statements += [str(part.compile(dialect=dialect)).strip() for part in parts]
-        statements += database.install_script(tables) + database.pending_script(tables)
-        statements += database.words_script(tables) + database.chunks_script(tables)
+        for name in ADDITIONS:
+            statements += database.addition(name).script(tables)
     return "\n\n".join(f"{statement};" for statement in statements)
 
 
