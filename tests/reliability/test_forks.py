@@ -124,7 +124,7 @@ def engine_on(name):
 """
 FORK = """
 threading.Thread(target=first, daemon=True).start()
-entered.wait()
+assert entered.wait(60)
 child = os.fork()
 if child == 0:
     signal.alarm(60)
@@ -248,7 +248,7 @@ docs = Collection("docs", engine, model=DeterministicModel())
 docs.embed("a", "one hound")
 
 def first():
-    with embeddings.work.ROWS._lock, embeddings.databases.sqlite.matrix.cache.CACHE._lock:
+    with embeddings.work.row.ROWS._lock, embeddings.databases.sqlite.matrix.cache.CACHE._lock:
         wait_in_parent()
 
 def in_child():

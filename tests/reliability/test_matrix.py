@@ -381,7 +381,7 @@ def test_a_renaming_that_was_rolled_back(engine: Engine):
 
 def test_many_names(engine: Engine, monkeypatch: pytest.MonkeyPatch):
     """An engine with very many collections does not keep all their names."""
-    monkeypatch.setattr("embeddings.work.MOST_NAMES", 3)
+    monkeypatch.setattr("embeddings.work.row.MOST_NAMES", 3)
     monkeypatch.setattr("embeddings.databases.sqlite.matrix.cache.MOST_COLLECTIONS", 3)
     collections = [filled(engine, 20, f"docs-{at}") for at in range(7)]
     for docs in collections * 2:
