@@ -67,14 +67,15 @@ def held_by(root: object) -> list[str]:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, LOCKS):
+        kind = type(value)  # isinstance() would wake Django's settings, which are lazy
+        if issubclass(kind, LOCKS):
             found.append(place)
-        elif isinstance(value, forks.Lock):
+        elif issubclass(kind, forks.Lock):
             continue
-        elif isinstance(value, ReferenceType):
+        elif issubclass(kind, ReferenceType):
             todo.append((place, value()))
-        elif isinstance(value, CONTAINERS) or type(value).__module__.startswith("embeddings"):
-            todo += [(f"{place}/{type(value).__name__}", one) for one in gc.get_referents(value)]
+        elif issubclass(kind, CONTAINERS) or kind.__module__.startswith("embeddings"):
+            todo += [(f"{place}/{kind.__name__}", one) for one in gc.get_referents(value)]
     return found
 
 
