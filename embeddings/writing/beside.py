@@ -198,7 +198,8 @@ class Source(NamedTuple):
 def sources(work: Work, items: Sequence[str]) -> dict[str, Source]:
     """Return some items of a collection, the current one of the work; those that are there.
 
-    Contents are read after the rows: one that changes in between is not that of its rows.
+    Contents are read after the rows: one that changes in between is not that of its rows, and an
+    item that is deleted in between is not there.
     """
     columns = work.records.embeddings.c
     cut = work.row.chunks is not None
@@ -212,22 +213,25 @@ def sources(work: Work, items: Sequence[str]) -> dict[str, Source]:
     }
     is_one = work.database.is_one_of(columns.id, [id for each in ids.values() for id in each])
     rows = stamps(work, work.row.id, is_one)
-    stored = _stored_contents(work, list(firsts))
+    stored, there = _stored_contents(work, list(firsts))
     found = {
         item: Source({id: rows[id] for id in ids[item] if id in rows}, stored.get(id))
         for id, item in firsts.items()
+        if id in there
     }
     return {item: source for item, source in found.items() if source.rows}
 
 
-def _stored_contents(work: Work, ids: list[str]) -> dict[str, Content]:
-    """Return the contents of items, by the ids of their first rows."""
+def _stored_contents(work: Work, ids: list[str]) -> tuple[dict[str, Content], set[str]]:
+    """Return contents of items, by the ids of their first rows, and which of these there are."""
     columns = work.records.embeddings.c
     rows = select(columns.id, columns.content, columns.content_blob).where(
         columns.collection_id == work.row.id, work.database.is_one_of(columns.id, ids)
     )
     found: dict[str, Content] = {}
+    there: set[str] = set()
     for id, text, blob in work.run(rows):
+        there.add(id)
         if (content := blob if text is None else text) is not None:
             found[id] = content
     if work.row.chunks is not None:
@@ -240,7 +244,7 @@ def _stored_contents(work: Work, ids: list[str]) -> dict[str, Content]:
                 found[id] = text
             elif (count or 1) > 1:  # what the row has is the first chunk alone
                 found.pop(id, None)
-    return found
+    return found, there
 
 
 def _stamped(work: Work, collection_id: int) -> Select[Any]:
