@@ -76,8 +76,6 @@ def load_metadata(text: str) -> Metadata | None:
 def checked_content(value: object) -> str | bytes:
     """Return a content that can be stored, or raise InvalidItemError."""
     if isinstance(value, str):
-        if value.isascii() and "\0" not in value:
-            return value
         check_text(value, "The content")
         return value
     if isinstance(value, BYTES):

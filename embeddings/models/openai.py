@@ -273,10 +273,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
                     wait = self._pace.wait_for(self._tokens_of(texts))
                     pause(wait)
                     deadline.extend(wait)
-                    if is_stopped():
-                        failure = failure or Failure(not_called(self.model_id))
-                        raise failure.error
-                    outcome = self._ask(client, texts, role, deadline)
+                    outcome = self._stopped(failure) or self._ask(client, texts, role, deadline)
                     if not isinstance(outcome, Failure):
                         return outcome
                     failure = outcome
@@ -293,15 +290,18 @@ class OpenAIEmbeddingModel(EmbeddingModel):
                     wait = self._pace.wait_for(self._tokens_of(texts))
                     await apause(wait)
                     deadline.extend(wait)
-                    if is_stopped():
-                        failure = failure or Failure(not_called(self.model_id))
-                        raise failure.error
-                    outcome = await self._aask(client, texts, role, deadline)
+                    outcome = self._stopped(failure) or await self._aask(
+                        client, texts, role, deadline
+                    )
                     if not isinstance(outcome, Failure):
                         return outcome
                     failure = outcome
                     raise failure.error
         return cast("Failure", failure)
+
+    def _stopped(self, failure: Failure | None) -> Failure | None:
+        """Return what comes of a request that is not to be sent any more; None if it is."""
+        return (failure or Failure(not_called(self.model_id))) if is_stopped() else None
 
     def _ask(
         self, client: openai.OpenAI, texts: list[str], role: Role, deadline: Deadline

@@ -72,9 +72,6 @@ class Filters(NamedTuple):
         return self.rows if self.among is None else (*self.rows, self.among.are_chosen)
 
 
-NO_FILTERS = Filters()
-
-
 def filters_of(work: Work, query: Query) -> Filters:
     """Return the conditions of a query."""
     if isinstance(query.among, Subquery):
