@@ -7,12 +7,11 @@ import importlib.util
 import sys
 from typing import TYPE_CHECKING, Any
 
-import flask_migrate
 import httpx
 
 from embeddings.models.registry import substitute_models
 from embeddings.testing import DeterministicModel
-from tests.examples.serving import copied
+from tests.examples.serving import copied, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,10 +56,11 @@ def test_flask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = copied("flask_app", tmp_path)
     example = loaded(folder / "app.py", monkeypatch)
     url = f"sqlite:///{tmp_path / 'app.db'}"
+    # Not in this process, whose loggers its env.py would disable for all later tests.
+    run("flask", "db", "upgrade", folder=folder, FLASK_SQLALCHEMY_DATABASE_URI=url)
     app = example.create_app({"SQLALCHEMY_DATABASE_URI": url})
     with app.app_context():
         engine = example.db.engine
-        flask_migrate.upgrade(folder / "migrations")
     model = Watching(engine.pool.checkedout)
     with substitute_models(lambda _id, _given: model):
         client = app.test_client()
