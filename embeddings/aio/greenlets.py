@@ -147,6 +147,12 @@ class Turn:
     def _lock(self) -> asyncio.Lock:
         return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
 
+    def take(self) -> None:
+        """Wait for the turn, and have it until the event loop comes round."""
+        lock = self._lock()
+        wait_for(lock.acquire)
+        asyncio.get_running_loop().call_soon(lock.release)
+
     def __enter__(self) -> None:
         wait_for(self._lock().acquire)
 

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _writers: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
+_computing = Turn()
 _migrating = Turn()
 """Alembic's lock keeps threads apart, not tasks."""
 
@@ -76,6 +77,10 @@ class EventLoop(Runtime):
     def give_way(self) -> None:
         """Let the event loop run what is ready; a cancellation takes effect here."""
         wait_for(asyncio.sleep, 0)
+
+    def take_turn(self) -> None:
+        """Wait until no other has computed in this round of the event loop."""
+        _computing.take()
 
     def checkpoint(self) -> None:
         """Let a cancellation take effect that came during a statement."""

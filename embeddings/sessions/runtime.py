@@ -158,6 +158,9 @@ class Runtime:
     def give_way(self) -> None:
         """Let others have their turn between two pieces of work of some milliseconds each."""
 
+    def take_turn(self) -> None:
+        """Wait until it is this one's turn to compute, where others wait for the same thread."""
+
     def checkpoint(self) -> None:
         """Let a cancellation take effect, where what waits can be cancelled."""
 

@@ -38,7 +38,7 @@ from .build import (
 from .cache import CACHE, Key
 from .kinds import MATRIX
 from .rescore import Rescored
-from .turns import is_read, turn, wait
+from .turns import is_loaded, is_read, turn, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -220,7 +220,12 @@ def _base(work: Work, kind: Kind) -> tuple[Key, State]:
         MustScan: There is none, or none that goes with a guess of the collection's row: with
             invalid rows, the collection may have vectors of another length by now.
     """
+    work.runtime.take_turn()
     latest = CACHE.latest(work, kind.name)
+    # Whoever loads has seen that the state is out of date: to compare with it would be for nothing.
+    if latest is not None and is_loaded(latest[0]) and wait(latest[0], work.runtime):
+        work.runtime.take_turn()
+        latest = CACHE.latest(work, kind.name)
     if work.row.is_certain:
         return latest or catch_up(work, kind)
     if latest is None or latest[1].invalid:
@@ -263,7 +268,7 @@ def _attempt(
             if not work.row.is_certain and not answer.position.has_collection:
                 forget(work, kind)
                 raise MustScan("the name is another collection's, or nobody's")
-            catch_up(work, kind, key)
+            catch_up(work, kind, answer.position)
             return None
         if not agrees:
             if not filters:
