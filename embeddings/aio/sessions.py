@@ -30,7 +30,7 @@ from ..sessions.base import Sessions
 from ..sessions.host import HostConnection, HostSession
 from ..sessions.open import url_of
 from ..sessions.own import OwnTransactions
-from ..sessions.runtime import Begun, Pool, Runtime
+from ..sessions.runtime import Begun, Pool, Runtime, in_thread
 from ..tables.migrate import bring_up_to_date
 from ..tables.records import RECORDS, Records
 from .greenlets import Turn, checkpoint, spawn, wait_for
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ..vectors import Float32
 
 T = TypeVar("T")
+FEW_PIECES = 4_000  # which are computed within the event loop: some milliseconds
 _writers: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
 _computing = Turn()
 _migrating = Turn()
@@ -77,6 +78,12 @@ class EventLoop(Runtime):
     def give_way(self) -> None:
         """Let the event loop run what is ready; a cancellation takes effect here."""
         wait_for(asyncio.sleep, 0)
+
+    def compute(self, work: Callable[[], T], pieces: int) -> T:
+        """Return what a function computes: in a thread, where it would hold the event loop."""
+        if pieces < FEW_PIECES:
+            return work()
+        return wait_for(asyncio.wrap_future, in_thread(work))
 
     def take_turn(self) -> None:
         """Wait until no other has computed in this round of the event loop."""

@@ -61,6 +61,16 @@ class Pool:
         return Begun(work, lambda: True)
 
 
+def in_thread(work: Callable[[], T]) -> Future[T]:
+    """Begin a piece of work in a thread of its own, with the values of this one's context."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # from here on nobody can cancel it
+    piece = partial(copy_context().run, _do, work, future)
+    # A program that is interrupted does not wait for its end: a daemon.
+    Thread(target=piece, name="embeddings", daemon=True).start()
+    return future
+
+
 class Threads(Pool):
     """Does pieces of work side by side, in threads.
 
@@ -157,6 +167,15 @@ class Runtime:
 
     def give_way(self) -> None:
         """Let others have their turn between two pieces of work of some milliseconds each."""
+
+    def compute(self, work: Callable[[], T], pieces: int) -> T:
+        """Return what a function computes, which asks nothing of a database.
+
+        Args:
+            work: The function.
+            pieces: How many ids, rows or the like it goes through; each takes about a microsecond.
+        """
+        return work()
 
     def take_turn(self) -> None:
         """Wait until it is this one's turn to compute, where others wait for the same thread."""

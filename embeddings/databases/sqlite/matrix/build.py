@@ -14,6 +14,7 @@ from ....work.row import ROWS
 from . import statements
 from .cache import BUILT_AT, CACHE, SLOT_BYTES, Key, Slot
 from .kinds import MATRIX, Kind
+from .segments import row_bytes
 from .state import State, bytes_of
 from .turns import turn, wait
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("embeddings")
 REBUILT_SHARE = 8  # where more than one in this many rows changed, all are read anew
+MOVED_ROWS = 8  # rows in memory that are moved for each that is written, or fewer
 FEWEST_REBUILT = 1000  # changed rows, up to which a state is patched all the same
 
 
@@ -225,9 +227,11 @@ def _updated(work: Work, kind: Kind, key: Key, base: State, reader: Reader) -> S
     mark = _mark_if_unchanged(before, statements.position(work, base.mark), key)
     if not before.has_base:
         return None
-    segments = packer.segments()
-    work.runtime.give_way()
-    return base.patched(mark, changed, segments, packer.invalid)
+
+    def patched() -> State:
+        return base.patched(mark, changed, packer.segments(), packer.invalid)
+
+    return work.runtime.compute(patched, len(changed) * MOVED_ROWS)
 
 
 def _built(work: Work, kind: Kind, key: Key, nbytes: int, reader: Reader) -> State:
@@ -241,9 +245,11 @@ def _built(work: Work, kind: Kind, key: Key, nbytes: int, reader: Reader) -> Sta
             packer.add(_texts(part))
             reader.has_read()
     mark = _mark_if_unchanged(before, statements.position(work), key)
-    segments = packer.segments()
-    work.runtime.give_way()
-    state = State.of(mark, segments, packer.invalid)
+
+    def made() -> State:
+        return State.of(mark, packer.segments(), packer.invalid)
+
+    state = work.runtime.compute(made, nbytes // row_bytes(dimensions_of(work)))
     facts = state.rows, bytes_of(state), (perf_counter() - began) * 1000
     LOG.info("%s of %r built: %d rows, %d bytes, %.0f ms", kind, work.row.name, *facts)
     return state

@@ -13,6 +13,7 @@ it does not, the caller is to read it and to search again.
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,8 @@ FIRST_PARTS = 16  # of a scan, after which it ends even if others wait for it
 ESTIMATES_PER_BLOCK = 2**22  # rows times queries whose products are held at a time
 FETCHED_ROWS = 500  # candidates that are always few enough to be fetched
 FETCHED_SHARE = 8  # one in this many rows of the collection is few enough, too
+BYTES_PER_PIECE = 8_000  # of memory that are compared with a query in a microsecond
+ROWS_PER_PIECE = 8  # in memory, of which it is looked up in a microsecond whether they are meant
 FEW_KEYS = 1_000  # of the host's, for whose rows alone nothing is loaded
 KEYS_SHARE = 48  # the host's keys are read at once if they are one in this many rows, or fewer
 
@@ -252,7 +255,9 @@ def _attempt(
         if query.min_score is None and is_last and min(depth, view.rows) > most:
             raise MustScan("most of the rows are wanted")
         wanted = None if is_last else query.depth
-        chosen = probes.candidates(query_index, view, depth, query.min_score, wanted)
+        choose = partial(probes.candidates, query_index, view, depth, query.min_score, wanted)
+        read = sum(segment.nbytes for segment in view.segments) * len(probes.vectors)
+        chosen = work.runtime.compute(choose, read // BYTES_PER_PIECE)
         if len(chosen.ids) > most:
             if is_last:
                 raise MustScan("most of the rows may be among the best")
@@ -312,7 +317,9 @@ def _views(
                 yield view, depth, False
         ids = statements.ids_matching(work, query, filters)
     assert ids is not None  # noqa: S101  of any number
-    yield kind.only(view, ids), query.depth, True
+    found = ids
+    pieces = len(ids) + len(view.radii) // ROWS_PER_PIECE
+    yield work.runtime.compute(lambda: kind.only(view, found), pieces), query.depth, True
 
 
 @contextmanager
