@@ -38,6 +38,7 @@ from .greenlets import Turn, checkpoint, spawn, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from sqlalchemy import URL, Connection, Engine
 
@@ -85,9 +86,9 @@ class EventLoop(Runtime):
             return work()
         return wait_for(asyncio.wrap_future, in_thread(work))
 
-    def take_turn(self) -> None:
-        """Wait until no other has computed in this round of the event loop."""
-        _computing.take()
+    def turn(self) -> AbstractContextManager[None]:
+        """Return a block that one task has at a time; the loop comes round between two."""
+        return _computing.until_the_next_round()
 
     def checkpoint(self) -> None:
         """Let a cancellation take effect that came during a statement."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from ..models.usage import Usage, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from ..models.base import Role, SupportsEmbedding
@@ -177,8 +178,9 @@ class Runtime:
         """
         return work()
 
-    def take_turn(self) -> None:
-        """Wait until it is this one's turn to compute, where others wait for the same thread."""
+    def turn(self) -> AbstractContextManager[None]:
+        """Return a block in which no other computes that would hold the same thread."""
+        return nullcontext()
 
     def checkpoint(self) -> None:
         """Let a cancellation take effect, where what waits can be cancelled."""

@@ -208,9 +208,10 @@ def _search(
         raise MustScan("there is nothing to compare with")
     if dimensions > kind.most_dimensions:
         raise NotKept(f"vectors of over {kind.most_dimensions} dimensions are not kept in memory")
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         key, state = _base(work, kind)
-        rows = _attempt(work, kind, key, state, probes, query_index, query, filters)
+        waits = attempt == 0
+        rows = _attempt(work, kind, key, state, probes, query_index, query, filters, waits=waits)
         if rows is not None:
             return rows
     raise MustScan("rows were written faster than they could be compared")
@@ -223,12 +224,7 @@ def _base(work: Work, kind: Kind) -> tuple[Key, State]:
         MustScan: There is none, or none that goes with a guess of the collection's row: with
             invalid rows, the collection may have vectors of another length by now.
     """
-    work.runtime.take_turn()
     latest = CACHE.latest(work, kind.name)
-    # Whoever loads has seen that the state is out of date: to compare with it would be for nothing.
-    if latest is not None and is_loaded(latest[0]) and wait(latest[0], work.runtime):
-        work.runtime.take_turn()
-        latest = CACHE.latest(work, kind.name)
     if work.row.is_certain:
         return latest or catch_up(work, kind)
     if latest is None or latest[1].invalid:
@@ -245,8 +241,14 @@ def _attempt(
     query_index: int,
     query: Query,
     filters: Sequence[ColumnElement[bool]],
+    *,
+    waits: bool,
 ) -> list[ScoredRow] | None:
-    """Return the best rows, or None where the session sees others than those of the state."""
+    """Return the best rows, or None where the session sees others than those of the state.
+
+    Whoever loads has seen that the state is out of date: to compare with it would be for nothing.
+    It is waited for, if so asked.
+    """
     if len(state.invalid) > MOST_INVALID:
         raise MustScan(f"{len(state.invalid)} rows hold no vector that can be compared")
     vector = probes.vectors[query_index]
@@ -257,7 +259,13 @@ def _attempt(
         wanted = None if is_last else query.depth
         choose = partial(probes.candidates, query_index, view, depth, query.min_score, wanted)
         read = sum(segment.nbytes for segment in view.segments) * len(probes.vectors)
-        chosen = work.runtime.compute(choose, read // BYTES_PER_PIECE)
+        with work.runtime.turn():
+            chosen = None
+            if not waits or not is_loaded(key):
+                chosen = work.runtime.compute(choose, read // BYTES_PER_PIECE)
+        if chosen is None:
+            wait(key, work.runtime)
+            return None
         if len(chosen.ids) > most:
             if is_last:
                 raise MustScan("most of the rows may be among the best")
