@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
@@ -23,7 +22,7 @@ from sqlalchemy.pool import NullPool
 import embeddings
 from embeddings import Collection, encode
 from embeddings.testing import DeterministicModel
-from tests.reaching import in_threads
+from tests.reaching import in_threads, new_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,20 +99,17 @@ sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
 
 
 @pytest.fixture
-def url(server: URL, worker_id: str) -> Iterator[URL]:
+def url(server: URL) -> Iterator[URL]:
     """A new database with the tables, which keeps account of its own deadlocks."""
-    name = f"processes_{worker_id}_{uuid4().hex[:8]}"
-    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-        # So that a victim is found soon, and many are.
-        connection.execute(text(f"ALTER DATABASE {name} SET deadlock_timeout = '100ms'"))
-    url = server.set(database=name)
-    engine = create_engine(url, poolclass=NullPool)
-    embeddings.migrate(engine)
-    yield url
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with new_database(server) as url:
+        engine = create_engine(url, poolclass=NullPool)
+        with engine.begin() as connection:
+            # So that a victim is found soon, and many are.
+            connection.execute(
+                text(f"ALTER DATABASE {url.database} SET deadlock_timeout = '100ms'")
+            )
+        embeddings.migrate(engine)
+        yield url
 
 
 @pytest.fixture
@@ -283,22 +279,15 @@ report()
 """
 
 
-def test_processes_that_open_the_same_url(server: URL, worker_id: str):
+def test_processes_that_open_the_same_url(server: URL):
     """Processes open a database without tables by its URL: one migrates it."""
-    name = f"new_{worker_id}_{uuid4().hex[:8]}"
-    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_engine(server.set(database=name), poolclass=NullPool)
-    try:
-        run_together(engine.url, *[OPENS] * 4)
+    with new_database(server) as url:
+        engine = create_engine(url, poolclass=NullPool)
+        run_together(url, *[OPENS] * 4)
 
         assert query(engine, "SELECT name FROM collections") == [("docs",)]
         assert query(engine, "SELECT count(*) FROM embeddings") == [(4,)]
         assert_sound(engine)
-    finally:
-        with administrator.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 DELETES_ITEMS = """
