@@ -216,9 +216,12 @@ class _Cursor:
 
     def __init__(self, cursor: Any, connection: BaseDatabaseWrapper) -> None:
         self._cursor = cursor
-        self._watched: Any = connection.cursor()
-        self._watched.close()
-        self._watched.cursor = self._sent = _Sent(cursor)
+        self._sent = _Sent(cursor)
+        connection.validate_thread_sharing()
+        # As `connection.cursor()` does with a cursor that it makes.
+        is_noted = connection.queries_logged
+        watch: Any = connection.make_debug_cursor if is_noted else connection.make_cursor
+        self._watched = watch(self._sent)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)
