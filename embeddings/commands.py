@@ -42,10 +42,12 @@ class Outcome:
     Attributes:
         text: To print.
         is_good: Whether the program ends with 0.
+        failure: Why it does not, where there are several reasons.
     """
 
     text: str
     is_good: bool = True
+    failure: str = ""
 
 
 def status(
@@ -57,6 +59,7 @@ def status(
     follows: Sequence[Follow] = (),
     program: str = following.PROGRAM,
     remedy: str = REMEDY,
+    migrate: str = "",
 ) -> Outcome:
     """Return the schema, every collection, and what is followed.
 
@@ -70,17 +73,22 @@ def status(
         follows: What triggers were made from, as the host knows: they may be gone.
         program: What one types before the name of a command.
         remedy: What to do about triggers that are not in place.
+        migrate: What one types where there is something to migrate.
     """
     found = overview(db, declared, models, follows)
     is_good = found.is_current and found.is_followed
+    failures = ["There are triggers that are not in place."] * (not found.is_followed)
+    failures += [f"What the schema lacks: {migrate}"] * (not found.is_current)
+    failure = " ".join(failures)
     if as_json:
-        return Outcome(_json(asdict(found)), is_good)
+        return Outcome(_json(asdict(found)), is_good, failure)
     differing = [
         following.of_another_model(one.name, one.model_id, one.wanted, program)
         for one in found.collections
         if one.wanted is not None
     ]
-    return Outcome("\n\n".join(filter(None, (found.text(remedy), "\n".join(differing)))), is_good)
+    text = "\n\n".join(filter(None, (found.text(remedy), "\n".join(differing))))
+    return Outcome(text, is_good, failure)
 
 
 def reembed(

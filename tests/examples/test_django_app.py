@@ -274,5 +274,6 @@ def test_the_lines_of_the_documentation(tmp_path: Path):
     assert output.count("the triggers on 'articles_article' are missing") == 2
     told = [line for line in output.splitlines() if re.match(r"\d (status|check) ", line)]
     assert [line.split()[:2] for line in told] == [["4", "status"], ["4", "check"]], output
+    assert told[0] == "4 status There are triggers that are not in place."
     assert output.count("FollowRows(...), behind what changed the table") == 1
     assert "articles.article: 5 embedded" in output

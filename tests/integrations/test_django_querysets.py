@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import inspect
 
-from embeddings import IndexingError, InvalidItemError, InvalidQueryError
+from embeddings import EmbeddingModel, IndexingError, InvalidItemError, InvalidQueryError
 from embeddings.integrations.django import ModelCollection, session
 
 if TYPE_CHECKING:
@@ -244,13 +245,50 @@ def test_a_row_that_is_gone_makes_no_result_short(shelf: Any, alias: str, librar
     assert prices(library.articles.nearest(shelf.filter(price__gt=3), "sleep", 3)) == [4, 5, 6]
 
 
+def test_querysets_that_keep_much_or_little(alias: str, library: ModuleType):
+    """They have the best of theirs. After the first search of a kind few statements do it.
+
+    They are two, and three where SQLite reads the keys of a queryset that keeps few of the best.
+    """
+    from django.db import connections, transaction
+    from django.test.utils import CaptureQueriesContext
+
+    class Places(EmbeddingModel):
+        """Numbers on an arc."""
+
+        model_id = "places"
+
+        def embed_batch(self, items: Any) -> Any:
+            return [[math.cos(float(item) / 600), math.sin(float(item) / 600)] for item in items]
+
+    objects = library.Article.objects.using(alias)
+    objects.bulk_create(
+        library.Article(title=place, price=place) for place in (at * 37 % 600 for at in range(600))
+    )
+    articles = ModelCollection(library.Article, text="title", name="places", model=Places())
+    articles.embed_multi(objects)
+    for _ in range(3):  # what it remembers from then on
+        articles.nearest(objects.all(), "0")
+    for least in (0, 80, 300, 590):
+        queryset = objects.filter(price__gte=least).select_for_update()
+        wanted = sorted(range(least, 600), key=lambda place: abs(place - 100.2))[:8]
+        for is_known in (False, True):
+            with CaptureQueriesContext(connections[alias]) as captured:
+                found = articles.nearest(queryset, "100.2", 8)
+            most = 3 if least >= 300 and alias == "default" else 2
+            assert len(captured) <= most or not is_known, [q["sql"][:200] for q in captured]
+            with transaction.atomic(using=alias):
+                assert prices(found) == wanted
+
+
 def test_django_sees_every_statement(shelf: Any, alias: str, library: ModuleType):
     """In `connection.queries`, by wrappers, and no more than two beside the queryset's own."""
     from django.db import connections
     from django.test.utils import CaptureQueriesContext
 
     connection = connections[alias]
-    library.articles.nearest(shelf, "sleep")  # what it remembers from then on
+    for _ in range(2):  # what it remembers from then on
+        library.articles.nearest(shelf, "sleep")
     with CaptureQueriesContext(connection) as captured:
         found = library.articles.nearest(shelf, "sleep", 3)
         assert 1 <= len(captured) <= 2, [q["sql"][:300] for q in captured]

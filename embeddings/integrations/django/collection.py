@@ -28,10 +28,18 @@ from ...writing.calls import calls_at_once
 from ...writing.chunks import Chunks, checked_chunks
 from ...writing.report import Report
 from .conf import PROGRAM, app_label
-from .database import DjangoTransactions, enumerates_keys, has_no_tables, keys_of, session
+from .database import (
+    DjangoTransactions,
+    has_no_tables,
+    is_fastest_whole,
+    keys_as_sql,
+    keys_of,
+    session,
+)
 from .following import follows_of, problems, rows_of
 from .internals import yields_instances
-from .ranking import check_name, has_windows, only, ranked
+from .ranking import check_name, has_windows, keys_among, ranked
+from .shares import Shares
 from .source import Source
 from .tables import records as records_in_use
 
@@ -58,9 +66,6 @@ T = TypeVar("T")
 Search: TypeAlias = "Callable[..., list[Entry[Any]]]"
 Words: TypeAlias = "bool | str | QuerySet[Any] | None"
 """True for the words of what is searched for, others, or the ranking of a search of one's own."""
-
-MOST_TRIED = 100  # results wanted, up to which the best of the whole collection are looked up
-TRIED, SPARE = 12, 40  # of them so many for each result wanted, and so many more
 
 DECLARED: WeakSet[ModelCollection[Any]] = WeakSet()
 """All that this process declares."""
@@ -140,6 +145,7 @@ class ModelCollection(Generic[M]):
         }
         self._store = store
         self._leaving = threading.local()
+        self._shares = Shares()
         self._watch()
         DECLARED.add(self)
 
@@ -737,9 +743,10 @@ class ModelCollection(Generic[M]):
         if not words.ordered:
             raise InvalidQueryError("words= is a queryset without an order: best first, order_by()")
         try:
-            return keys_of(words, self.source.key, in_order=True)
+            sql = keys_as_sql(words, self.source.key.name, in_order=True)
         except EmptyResultSet:
             return select(self.collection(alias).reference.keys.none_found().c.id)
+        return keys_of(alias, *sql, self.source.key)
 
     def _found(
         self,
@@ -752,27 +759,30 @@ class ModelCollection(Generic[M]):
     ) -> list[Entry[Any]]:
         """Return what a search finds among the instances of a queryset.
 
-        Where to enumerate the queryset takes longer than to search, it is tried first whether the
-        best of the whole collection are in it. With ranks, which are those among the instances of
-        the queryset, these have to be the same.
+        Of one that keeps most rows it is tried first whether the best of the whole collection are
+        in it, which takes less time than a search among its keys. With ranks, which are those among
+        the instances of the queryset, these have to be the same.
         """
         rows, collection = self._narrowed(queryset), self.collection(queryset.db)
-        depth = _depth(number, offset)
-        is_whole = not rows.query.where and rows.model is self.source.model
-        is_tried = depth and depth <= MOST_TRIED and enumerates_keys(queryset.db)
-        if is_tried and (is_whole or not has_ranks):
-            tried = depth if is_whole else TRIED * depth + SPARE
-            best = search(collection, tried)
-            keys = only(rows.order_by(), self.source.key_field, best).values_list("pk", flat=True)
-            there = {*keys} if best else set()
-            entries = [entry for entry in best if entry.id in there]
-            are_enough = len(entries) >= depth or len(best) < tried
-            if are_enough and not (has_ranks and len(entries) < len(best)):
-                return entries[offset:depth]
+        depth, field = _depth(number, offset), self.source.key_field
         try:
-            among = keys_of(rows, self.source.key)
+            sql, values = keys_as_sql(rows, self.source.key.name)
         except EmptyResultSet:
             return []
+        is_whole = not rows.query.where and rows.model is self.source.model
+        # Of DISTINCT ON a condition leaves other rows.
+        can_be_tried = depth and not rows.query.distinct_fields and (is_whole or not has_ranks)
+        if can_be_tried and is_fastest_whole(collection, queryset.db):
+            sample = () if is_whole else (hash((sql, str(values))), hash(sql))
+            if tried := self._shares.candidates(sample, depth):
+                best = search(collection, tried)
+                there = keys_among(rows, field, best)
+                entries = [entry for entry in best if entry.id in there]
+                self._shares.note(sample, len(entries), len(best))
+                are_enough = len(entries) >= depth or len(best) < tried
+                if are_enough and not (has_ranks and len(entries) < len(best)):
+                    return entries[offset:depth]
+        among = keys_of(queryset.db, sql, values, self.source.key)
         return search(collection, number, among=among, offset=offset)
 
     def _narrowed(self, queryset: QuerySet[M]) -> QuerySet[M]:

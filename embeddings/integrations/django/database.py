@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import QuerySet
 
+    from ...collection import Collection
     from ...tables.records import Records
 
 # By Django's name for a kind of database: a URL that connects to nothing, and options.
@@ -215,9 +216,12 @@ class _Cursor:
 
     def __init__(self, cursor: Any, connection: BaseDatabaseWrapper) -> None:
         self._cursor = cursor
-        self._watched: Any = connection.cursor()
-        self._watched.close()
-        self._watched.cursor = self._sent = _Sent(cursor)
+        self._sent = _Sent(cursor)
+        connection.validate_thread_sharing()
+        # As `connection.cursor()` does with a cursor that it makes.
+        is_noted = connection.queries_logged
+        watch: Any = connection.make_debug_cursor if is_noted else connection.make_cursor
+        self._watched = watch(self._sent)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._cursor, name)
@@ -266,29 +270,43 @@ def _errors_of_driver() -> Iterator[None]:
         raise error.__cause__ from None
 
 
+def keys_as_sql(
+    queryset: QuerySet[Any], name: str, *, in_order: bool = False
+) -> tuple[str, tuple[Any, ...]]:
+    """Return Django's SQL, and its parameters, of a queryset's keys under a name. It locks no rows.
+
+    Args:
+        queryset: Of instances.
+        name: Of the column.
+        in_order: Whether the order of the queryset matters.
+
+    Raises:
+        EmptyResultSet: Django knows that there are no rows.
+    """
+    query = queryset.values(**{name: F("pk")}).query
+    if not in_order:
+        query.clear_ordering(force=False)
+    query.select_for_update = False
+    sql, parameters = query.get_compiler(queryset.db).as_sql()
+    return sql, tuple(parameters)
+
+
 def keys_of(
-    queryset: QuerySet[Any], key: ColumnClause[Any], *, in_order: bool = False
+    alias: str, sql: str, parameters: tuple[Any, ...], key: ColumnClause[Any]
 ) -> TextualSelect:
-    """Return the queryset as a SELECT of its keys, under the name and in the type of a column.
+    """Return what `keys_as_sql` returned under the name of a column as a SELECT, in its type.
 
     As SQL and not as the keys themselves: of 100,000 rows these take longer to fetch and to send
     than the search takes. On SQLite it is Django's SQL with its parameters. On PostgreSQL it is
     the text that Django itself would send, parameters written into it.
 
     Args:
-        queryset: Of instances.
+        alias: Of the database.
+        sql: Django's.
+        parameters: Those of the SQL.
         key: The column.
-        in_order: Whether the order of the queryset matters.
-
-    Raises:
-        EmptyResultSet: Django knows that there are no rows.
     """
-    query = queryset.values(**{key.name: F("pk")}).query
-    if not in_order:
-        query.clear_ordering(force=False)
-    query.select_for_update = False  # the search locks no rows
-    connection = connections[queryset.db]
-    sql, parameters = query.get_compiler(queryset.db).as_sql()
+    connection = connections[alias]
     is_postgresql = connection.vendor == "postgresql"
     if is_postgresql:
         sql, parameters = with_parameters_written_in(connection, sql, parameters), ()
@@ -329,9 +347,19 @@ def takes_turns(alias: str) -> bool:
     return bool(connections[alias].vendor == "sqlite")
 
 
-def enumerates_keys(alias: str) -> bool:
-    """Return whether a search among the keys of a SELECT reads many of them before it searches."""
-    return bool(connections[alias].vendor == "sqlite")
+def is_fastest_whole(collection: Collection[Any], alias: str) -> bool:
+    """Return whether a search in the whole collection takes less time than one among keys.
+
+    Without an index PostgreSQL reads every row for either.
+
+    Args:
+        collection: In the database.
+        alias: Of the database.
+    """
+    if connections[alias].vendor == "sqlite":
+        return True
+    row = collection.reference.last_committed()
+    return row is not None and row.has_index
 
 
 def is_one_of(

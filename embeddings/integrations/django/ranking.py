@@ -159,6 +159,17 @@ def only(
     return queryset.filter(condition(F("pk"), field, found))
 
 
+def keys_among(
+    queryset: QuerySet[M], field: Field[Any, Any], entries: list[Entry[Any]]
+) -> set[Any]:
+    """Return the keys of what was found that are in a queryset. Arguments as in `only`."""
+    if not entries:
+        return set()
+    keys = only(queryset.order_by(), field, entries).values_list("pk", flat=True)
+    keys.query.select_for_update = False
+    return {*keys}
+
+
 def ranked(
     queryset: QuerySet[M],
     field: Field[Any, Any],

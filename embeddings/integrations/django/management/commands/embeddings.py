@@ -130,8 +130,9 @@ class Command(BaseCommand):
                     follows=followed(database, models),
                     program=PROGRAM,
                     remedy=REMEDY,
+                    migrate=remedy(database),
                 )
-                failure = f"Not all is in place. What the schema lacks: {remedy(database)}"
+                failure = outcome.failure
             elif command == "search":
                 outcome = commands.search(
                     db,
