@@ -279,7 +279,7 @@ class Reference(Generic[K]):
 
     def _with_model(self, work: Work, row: CollectionRow, model_id: str) -> CollectionRow:
         """Return the row of a collection that seems to have no embeddings, with that model."""
-        if model_id in {row.model_id, registry.canonical_id(row.model_id)}:
+        if model_id == row.model_id or model_id == registry.canonical_id(row.model_id):
             return row
         if self._has_rows(work, row):  # their vectors are corrupt
             raise ModelMismatchError(self.name, row.model_id, model_id)
@@ -443,7 +443,7 @@ class Reference(Generic[K]):
             ModelMismatchError: It was.
         """
         given = self._given_model_id()
-        if given is not None and registry.canonical_id(given) != registry.canonical_id(model_id):
+        if given is not None and not registry.is_one_model(given, model_id):
             raise ModelMismatchError(self.name, registry.canonical_id(given), model_id)
 
     def model_of(self, row: CollectionRow | None) -> SupportsEmbedding:
