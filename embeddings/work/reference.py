@@ -163,9 +163,13 @@ class Reference(Generic[K]):
             raise InvalidItemError(f"{what}[{position}]: {error}") from None
         return id
 
-    def ids_of(self, keys: Iterable[object], what: str) -> list[str]:
-        """Return the stored ids of keys. Arguments as in `id_of`."""
-        return [self.id_of(key, what, position) for position, key in enumerate(keys)]
+    def ids_of(self, keys: Iterable[object], what: str, start: int = 0) -> list[str]:
+        """Return the stored ids of keys, of which the first stands at `start`: see `id_of`."""
+        keys = list(keys)
+        texts = self.keys.to_texts(keys)
+        if texts is not None:
+            return texts
+        return [self.id_of(key, what, position) for position, key in enumerate(keys, start)]
 
     def id_not_found(self, id: str) -> errors.DoesNotExist:
         """Return the error that says that there is no item of this stored id."""
