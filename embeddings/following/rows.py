@@ -122,9 +122,9 @@ class Rows:
 
     def is_item(self, work: Work, id: ColumnElement[str]) -> ColumnElement[bool] | None:
         """Return the condition that a stored id is that of an item; None if SQL cannot tell."""
-        if isinstance(self.text, TextsInPython):
-            return None
         database = work.database
+        if isinstance(self.text, TextsInPython) or not database.compares_rows(work):
+            return None
         return (
             self.all(literal(1))
             .where(

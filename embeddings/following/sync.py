@@ -78,7 +78,7 @@ class Comparison:
         """Return how many items a page has, and those that differ."""
         rows, row = self._rows, self._collection.find(work)
         model = self._collection.model_of(row)
-        if isinstance(rows.text, TextsInPython):
+        if isinstance(rows.text, TextsInPython) or not work.database.compares_rows(work):
             return self._compared_here(work, model, after, upto)
         count = PAGE if upto is not None else rows.count(work, after)
         if row is None:
@@ -224,7 +224,7 @@ def _audit(collection: Reference[Any], rows: Rows, progress: Progress) -> Report
                 found = rows.read(work, doubtful)
                 same = unchanged(collection, work, model, rows, found)
             comparison.same += len(same)
-            stale += [id for id in found if id not in same]
+            stale += [id for id in doubtful if id in found and id not in same]
     orphaned = [id for page in _orphans(collection, rows) for id in page]
     key = collection.keys.from_text
     return Report(

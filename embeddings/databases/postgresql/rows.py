@@ -32,7 +32,7 @@ from .types import Values, as_jsonb
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
-    from sqlalchemy import ColumnElement, Dialect, Select
+    from sqlalchemy import ColumnElement, Connection, Dialect, Select
 
     from ...tables.records import Records
     from ...work.operation import Work
@@ -224,7 +224,7 @@ def lock_rows(work: Work, conditions: Sequence[ColumnElement[bool]]) -> list[str
     """
     columns = work.records.embeddings.c
     rows = select(columns.id).where(*conditions).order_by(columns.id)
-    if not is_spread(work):
+    if not is_spread(work.connection):
         rows = rows.with_for_update()
     return list(work.run(rows).scalars())
 
@@ -232,12 +232,11 @@ def lock_rows(work: Work, conditions: Sequence[ColumnElement[bool]]) -> list[str
 _SPREAD = "embeddings: rows of a collection are on several servers"
 
 
-def is_spread(work: Work) -> bool:
+def is_spread(connection: Connection) -> bool:
     """Return whether Citus has the rows of a collection on several servers: it locks none there.
 
     `citus.distribute` by item makes it the database's setting. It is read once a connection.
     """
-    connection = work.connection
     if _SPREAD not in connection.info:
         mode = text("SELECT current_setting('citus.multi_shard_modify_mode', true)")
         connection.info[_SPREAD] = connection.scalar(mode) == SEQUENTIAL
