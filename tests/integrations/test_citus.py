@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, create_engine, delete, insert, select, text, update
+from sqlalchemy import Engine, create_engine, delete, event, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
@@ -228,6 +229,40 @@ def test_rows_are_followed(by: Any):
             notes.uninstall(engine)
             notes.collection(engine).delete()
             Base.metadata.drop_all(engine)
+
+
+END = text(
+    "SELECT run_command_on_workers($$SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND application_name LIKE 'citus_internal%' "
+    "AND pid <> pg_backend_pid()$$)"
+)
+
+
+@on_real_citus
+@pytest.mark.parametrize("by", ["collection", "item"])
+def test_a_server_that_fails_in_a_batch(by: Any):
+    """The error passes through; a batch is there or not, and a second run does the rest."""
+    with distributed(by) as engine, create_engine(engine.url).connect() as other:
+        model = DeterministicModel()
+        docs = Collection("docs", engine, model=model)
+        docs.embed("first", "a text")
+        texts = [(f"{n:04d}", f"text {n}") for n in range(1_000)]
+        is_over: list[bool] = []
+
+        @event.listens_for(engine, "commit")
+        def on_commit(_: Any) -> None:
+            if len(model.calls) >= 5 and not is_over:  # the first text, and four batches
+                other.execute(END)
+
+        with pytest.raises(DBAPIError):
+            docs.embed_multi(texts, batch_size=100)
+        is_over.append(True)
+        there = docs.count() - 1
+        assert 0 < there < 1_000
+        assert there % 100 == 0
+        report = docs.embed_multi(texts, batch_size=100)
+        assert (report.unchanged, report.embedded) == (there, 1_000 - there)
+        assert docs.count() == 1_001
 
 
 @on_real_citus

@@ -47,6 +47,7 @@ from . import (
     pending,
     rows,
     search,
+    servers,
     triggers,
     words,
 )
@@ -356,7 +357,7 @@ class PostgreSQL(Database):
 
     def compares_rows(self, work: Work) -> bool:
         """Return whether all rows are on this server, for Citus joins few of several servers."""
-        return not citus.is_there(work.connection)
+        return not servers.is_there(work.connection)
 
     def can_keep_keys(self, work: Work, key: Column[Any]) -> bool:
         """Return whether it is a table, and the role may lock its rows."""

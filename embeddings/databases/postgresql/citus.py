@@ -16,7 +16,7 @@ from ...tables.records import RECORDS
 from ..quoting import literal, quoted
 from .index import table_name
 from .pending import schema_of_pending
-from .rows import SEQUENTIAL, is_spread
+from .servers import ONE_BY_ONE, SEQUENTIAL, is_spread, is_there
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -40,8 +40,6 @@ SETTINGS = {
     },
 }
 """Of the database on every server, by the way to distribute."""
-ONE_BY_ONE = f"SET LOCAL citus.multi_shard_modify_mode TO '{SEQUENTIAL}'"
-_HAS_CITUS = "embeddings: the database has Citus"
 
 
 def distribute(
@@ -127,14 +125,6 @@ def prepare_migration(connection: Connection) -> None:
     is_spread(connection)  # it is told by the setting, before that is changed
     if is_there(connection):
         connection.exec_driver_sql(ONE_BY_ONE)
-
-
-def is_there(connection: Connection) -> bool:
-    """Return whether the database has Citus. It is asked once a connection."""
-    if _HAS_CITUS not in connection.info:
-        table = connection.scalar(text("SELECT to_regclass('pg_catalog.pg_dist_partition')"))
-        connection.info[_HAS_CITUS] = table is not None
-    return bool(connection.info[_HAS_CITUS])
 
 
 def keeping_of(connection: Connection, table: str) -> str | None:

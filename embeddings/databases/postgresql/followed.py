@@ -21,7 +21,7 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from ...tables.ours import schema_map_of
 from . import citus
-from .rows import is_spread
+from .servers import is_spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
