@@ -515,6 +515,10 @@ class Database:
         """
         return false()
 
+    def compares_rows(self, work: Work) -> bool:
+        """Return whether a statement may compare rows of the host's with embeddings."""
+        return True
+
     def can_keep_keys(self, work: Work, key: Column[Any]) -> bool:
         """Return whether `keep_keys` keeps rows of a key's table, in this role and there."""
         return True

@@ -149,18 +149,20 @@ class Rows:
     # Items
 
     def texts(self, work: Work, after: Any, upto: Any) -> Iterator[Compared]:
-        """Yield what is compared of all rows of a page, also of those without a text.
+        """Yield what is compared of all rows of a page by key, also of those without a text.
 
         Arguments as in `between`.
         """
         made = self.text
         if not isinstance(made, TextsInPython):
-            for row in work.run(self.between(self.all(self.key, made), after, upto)):
+            page = self.between(self.all(self.key, made), after, upto).order_by(self.key)
+            for row in work.run(page):
                 yield Compared(row[0], row[1], None)
             return
         # A session of its own: instances in the host's may be older than the database.
         with Session(work.connection, join_transaction_mode="rollback_only") as session:
-            for row in session.execute(self.between(made.statement, after, upto)):
+            page = self.between(made.statement, after, upto).order_by(self.key)
+            for row in session.execute(page):
                 key = made.key_of(row)
                 try:
                     text = made.text_of(row)

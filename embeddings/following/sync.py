@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, FromClause
 
+    from ..models.base import SupportsEmbedding
     from ..work.operation import Work
     from ..work.reference import Reference
     from ..writing.progress import Progress
@@ -80,7 +81,10 @@ class Comparison:
     def _page(self, work: Work, after: Any, upto: Any) -> tuple[int, list[Found]]:
         """Return how many items a page has, and those that differ."""
         rows, row = self._rows, self._collection.find(work)
-        prefix = getattr(self._collection.model_of(row), "document_prefix", "")
+        model = self._collection.model_of(row)
+        if not work.database.compares_rows(work):
+            return self._compared_apart(work, model, after, upto)
+        prefix = getattr(model, "document_prefix", "")
         digest = None
         if not isinstance(rows.text, TextsInPython):
             text = literal(prefix) + rows.text if prefix else rows.text
@@ -177,6 +181,22 @@ class Comparison:
             if not is_same:
                 differing.append(Found(rows.keys.to_text(key), key in there))
         return count, differing
+
+    def _compared_apart(
+        self, work: Work, model: SupportsEmbedding, after: Any, upto: Any
+    ) -> tuple[int, list[Found]]:
+        """Return the same where no statement may read both: rows first, then what is stored."""
+        collection, rows = self._collection, self._rows
+        keys = work.run(rows.between(rows.all(rows.key), after, upto).order_by(rows.key)).scalars()
+        errors: dict[str, Exception] = {}  # said of an item when it is brought in
+        found = rows.read(work, map(rows.keys.to_text, keys), errors)
+        ids = [*found, *errors]
+        if not work.has_row:
+            return len(ids), [Found(id, is_there=False) for id in ids]
+        same = unchanged(collection, work, model, rows, found)
+        stored = {id if work.row.chunks is None else chunk_id(id, 0): id for id in ids}
+        there = {stored[id] for id, *_ in work.database.stored_rows(work, [*stored])}
+        return len(ids), [Found(id, id in there) for id in ids if id not in same]
 
 
 class _Stored(NamedTuple):
@@ -275,7 +295,7 @@ def _audit(collection: Reference[Any], rows: Rows, progress: Progress) -> Report
                 found = rows.read(work, doubtful)
                 same = unchanged(collection, work, model, rows, found)
             comparison.same += len(same)
-            stale += [id for id in found if id not in same]
+            stale += [id for id in doubtful if id in found and id not in same]
     orphaned = [*comparison.without_text]
     orphaned += [id for page in _orphans(collection, rows) for id in page]
     key = collection.keys.from_text
@@ -303,7 +323,12 @@ def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
             upto = work.run(ids.offset(PAGE - 1).limit(1)).scalar()
             page = ids.limit(PAGE).subquery()
             item = page.c["item"]
-            gone = [*work.run(select(item).where(~rows.is_row(work, item))).scalars()]
+            if work.database.compares_rows(work):
+                gone = [*work.run(select(item).where(~rows.is_row(work, item))).scalars()]
+            else:
+                stored = [*work.run(select(item)).scalars()]
+                there = rows.there(work, stored)
+                gone = [id for id in stored if id not in there]
         if gone:
             yield gone
         if upto is None:

@@ -378,6 +378,32 @@ def test_a_row_that_another_transaction_holds_is_left_to_it(postgresql_engine: E
         NOTES.drop(postgresql_engine)
 
 
+def test_rows_on_other_servers(own: Engine, monkeypatch: pytest.MonkeyPatch):
+    """Where no statement may compare them with embeddings, it is done in Python, and as well."""
+    docs = Collection("docs", own, model=DeterministicModel(), key=int)
+    monkeypatch.setattr(type(docs.reference.database), "compares_rows", lambda *_: False)
+    together: list[str] = []
+
+    @event.listens_for(own, "before_cursor_execute")
+    def before(_: Any, __: Any, sql: str, *___: Any) -> None:
+        if "sync_notes" in sql and "embeddings" in sql:
+            together.append(sql)
+
+    try:
+        assert docs.sync(TEXTS).embedded == 8
+        with own.begin() as connection:
+            connection.execute(update(NOTES).where(NOTES.c.id == 5).values(body="edited"))
+            connection.execute(delete(NOTES).where(NOTES.c.id.in_([1, 7])))
+        audit = docs.sync(TEXTS, dry_run=True)
+        assert (audit.stale, audit.missing, sorted(audit.orphaned)) == ((5,), (), [1, 7])
+        report = docs.sync(TEXTS)
+        assert (report.embedded, report.removed, report.unchanged) == (1, 2, 5)
+        assert docs.sync(TEXTS) == Report(unchanged=6)
+    finally:
+        event.remove(own, "before_cursor_execute", before)
+    assert together == []
+
+
 def test_it_asks_by_keys_and_holds_little(own: Engine, monkeypatch: pytest.MonkeyPatch):
     """A pass over rows that are as they are fetches none of their texts."""
     docs = Collection("docs", own, model=DeterministicModel(), key=int)

@@ -8,19 +8,43 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.orm import Session
+from sqlalchemy import Engine, create_engine, delete, event, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
-from embeddings import Collection, EmbeddingRecord, SchemaError
+from embeddings import Collection, EmbeddingRecord, ModelCollection, SchemaError, migrate
 from embeddings.cli import embeddings as program
 from embeddings.databases.postgresql import citus
+from embeddings.tables.migrate import downgrade, is_migrated
 from embeddings.testing import DeterministicModel
 from tests.reaching import CITUS_URL, on_citus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
+class Base(DeclarativeBase):
+    """The host's."""
+
+
+class Note(Base):
+    """What a collection follows."""
+
+    __tablename__ = "citus_notes"
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    title: Mapped[str]
+    lang: Mapped[str | None]
+    published: Mapped[bool] = mapped_column(default=True)
+
+
+KEPT = {
+    "local": None,
+    "known": "SELECT citus_add_local_table_to_metadata('citus_notes')",
+    "reference": "SELECT create_reference_table('citus_notes')",
+    "distributed": "SELECT create_distributed_table('citus_notes', 'id')",
+}
+"""How the host's table is kept, and the SQL for it."""
 on_real_citus = pytest.mark.skipif(CITUS_URL is None, reason="EMBEDDINGS_CITUS_URL names none")
 
 
@@ -132,6 +156,132 @@ def test_settings_of_a_search_by_the_index_reach_the_servers(by: Any):
             assert not found.exact
             hits += len(right & {each.id for each in found})
         assert hits / 200 >= 0.85  # with pgvector's own 40 candidates it is 0.6
+
+
+@on_real_citus
+@pytest.mark.parametrize("by", ["collection", "item"])
+def test_rows_are_followed(by: Any):
+    """However the host's table is kept `sync` and `refresh` bring in what differs.
+
+    Triggers are made on what stays on the coordinator; of the rest it is said that `sync` is for
+    it, and nothing is made.
+    """
+    model = DeterministicModel()
+    notes = ModelCollection(
+        Note,
+        text=[Note.title],
+        metadata=[Note.lang],
+        where=Note.published,
+        name="notes",
+        model=model,
+    )
+
+    def change(engine: Engine, first: int) -> None:
+        with engine.begin() as connection:
+            connection.execute(update(Note).where(Note.id == first).values(title=f"new {first}"))
+            connection.execute(update(Note).where(Note.id == first + 1).values(lang="fr"))
+            connection.execute(update(Note).where(Note.id == first + 2).values(published=False))
+            connection.execute(delete(Note).where(Note.id == first + 3))
+            connection.execute(insert(Note), [{"id": first + 100, "title": f"added {first}"}])
+
+    def found(report: Any) -> Any:
+        return report.stale, report.missing, tuple(sorted(report.orphaned))
+
+    with distributed(by) as engine:
+        for kept, statement in KEPT.items():
+            Base.metadata.drop_all(engine)
+            Base.metadata.create_all(engine)
+            with engine.begin() as connection:
+                connection.execute(text(statement or "SELECT 1"))
+            with engine.begin() as connection:
+                rows = [{"id": n, "title": f"title {n}"} for n in range(1, 60)]
+                connection.execute(insert(Note), rows)
+            assert notes.sync(engine).embedded == 59
+            change(engine, 1)
+            assert found(notes.sync(engine, dry_run=True)) == ((1, 2), (101,), (3, 4))
+            report = notes.refresh(engine, keys=[1, 2, 3])
+            assert (report.embedded, report.reused, report.removed) == (1, 1, 1)
+            report = notes.sync(engine)
+            assert (report.embedded, report.removed) == (1, 1)
+            assert found(notes.sync(engine, dry_run=True)) == ((), (), ())
+            with Session(engine) as session:
+                session.add(Note(id=500, title="within a transaction"))
+                assert notes.sync(session).embedded == 1
+                session.rollback()
+            if kept in {"local", "known"}:
+                notes.install(engine)
+                change(engine, 11)
+                assert notes.trigger_problems(engine) == []
+                report = notes.refresh(engine)
+                assert (report.embedded, report.pending) == (2, 0)
+            else:
+                with pytest.raises(SchemaError, match=f"a {kept} table of Citus.*sync()"):
+                    notes.install(engine)
+                [problem] = notes.trigger_problems(engine)
+                assert "sync()" in problem
+                change(engine, 11)
+                assert notes.sync(engine).embedded == 2
+            assert found(notes.sync(engine, dry_run=True)) == ((), (), ())
+            with Session(engine) as session:
+                chosen = select(Note).where(Note.id > 20)
+                nearest = notes.nearest(session, "added 11", chosen, number=2)
+                assert nearest[0][0].id == 111
+            notes.uninstall(engine)
+            notes.collection(engine).delete()
+            Base.metadata.drop_all(engine)
+
+
+END = text(
+    "SELECT run_command_on_workers($$SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND application_name LIKE 'citus_internal%' "
+    "AND pid <> pg_backend_pid()$$)"
+)
+
+
+@on_real_citus
+@pytest.mark.parametrize("by", ["collection", "item"])
+def test_a_server_that_fails_in_a_batch(by: Any):
+    """The error passes through; a batch is there or not, and a second run does the rest."""
+    with distributed(by) as engine, create_engine(engine.url).connect() as other:
+        model = DeterministicModel()
+        docs = Collection("docs", engine, model=model)
+        docs.embed("first", "a text")
+        texts = [(f"{n:04d}", f"text {n}") for n in range(1_000)]
+        is_over: list[bool] = []
+
+        @event.listens_for(engine, "commit")
+        def on_commit(_: Any) -> None:
+            if len(model.calls) >= 5 and not is_over:  # the first text, and four batches
+                other.execute(END)
+
+        with pytest.raises(DBAPIError):
+            docs.embed_multi(texts, batch_size=100)
+        is_over.append(True)
+        there = docs.count() - 1
+        assert 0 < there < 1_000
+        assert there % 100 == 0
+        report = docs.embed_multi(texts, batch_size=100)
+        assert (report.unchanged, report.embedded) == (there, 1_000 - there)
+        assert docs.count() == 1_001
+
+
+@on_real_citus
+def test_both_ways_and_migrations_on_one_connection():
+    """Settings of the way before do not matter; both tables are changed where they are."""
+    with distributed("collection") as engine, engine.connect() as connection:
+        for by in ("item", "collection"):
+            with connection.begin():
+                citus.undistribute(connection)
+            with connection.begin():
+                citus.distribute(connection, by)
+        with connection.begin():
+            downgrade(connection, "emb_0004")
+            assert not is_migrated(connection)
+            migrate(connection)
+            assert is_migrated(connection)
+        docs = Collection("docs", engine, model=DeterministicModel())
+        docs.embed_multi([("a", "a text")])
+        assert docs.delete_items(["a"]) == 1
 
 
 @on_real_citus

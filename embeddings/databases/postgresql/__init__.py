@@ -47,6 +47,7 @@ from . import (
     pending,
     rows,
     search,
+    servers,
     triggers,
     words,
 )
@@ -222,6 +223,7 @@ class PostgreSQL(Database):
                 f"transaction: {remedy}"
             )
         connection.execute(select(func.pg_advisory_xact_lock(MIGRATION_LOCK)))
+        citus.prepare_migration(connection)
 
     # Databases that are opened here
 
@@ -359,6 +361,10 @@ class PostgreSQL(Database):
     ) -> ColumnElement[bool]:
         """Return the condition, as JSONB."""
         return followed.has_metadata(stored, given)
+
+    def compares_rows(self, work: Work) -> bool:
+        """Return whether all rows are on this server, for Citus joins few of several servers."""
+        return not servers.is_there(work.connection)
 
     def can_keep_keys(self, work: Work, key: Column[Any]) -> bool:
         """Return whether it is a table, and the role may lock its rows."""

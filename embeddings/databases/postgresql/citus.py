@@ -16,7 +16,7 @@ from ...tables.records import RECORDS
 from ..quoting import literal, quoted
 from .index import table_name
 from .pending import schema_of_pending
-from .rows import SEQUENTIAL
+from .servers import ONE_BY_ONE, SEQUENTIAL, is_spread, is_there
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -75,7 +75,7 @@ def distribute(
         )
     _check_tables(connection, records)
     collections, embeddings = _names(connection, records)
-    connection.exec_driver_sql("SET LOCAL citus.multi_shard_modify_mode TO 'sequential'")
+    _prepare(connection)
     connection.execute(text("SELECT create_reference_table(:table)"), {"table": collections})
     connection.execute(
         text("SELECT create_distributed_table(:table, :column, colocate_with => 'none')"),
@@ -100,7 +100,7 @@ def undistribute(connection: Connection, records: Records = RECORDS) -> None:
     if by is None:
         return
     _, embeddings = _names(connection, records)
-    connection.exec_driver_sql("SET LOCAL citus.multi_shard_modify_mode TO 'sequential'")
+    _prepare(connection)
     connection.execute(
         text("SELECT undistribute_table(:table, cascade_via_foreign_keys => true)"),
         {"table": embeddings},
@@ -118,6 +118,60 @@ def distributed_by(connection: Connection, records: Records = RECORDS) -> str | 
         {"table": table_name(connection, records)},
     )
     return next((by for by, name in BY.items() if name == column), None)
+
+
+def prepare_migration(connection: Connection) -> None:
+    """Let both tables be changed in this transaction, where they are distributed."""
+    is_spread(connection)  # it is told by the setting, before that is changed
+    if is_there(connection):
+        connection.exec_driver_sql(ONE_BY_ONE)
+
+
+def keeping_of(connection: Connection, table: str) -> str | None:
+    """Return how Citus keeps a host's table.
+
+    Args:
+        connection: To the coordinator.
+        table: Its name as SQL.
+
+    Returns:
+        `"distributed"`: other servers have its rows; `"reference"`: each has all of them;
+        `"local"`: the coordinator has them, and Citus knows it; None: it does not.
+    """
+    if not is_there(connection):
+        return None
+    kept = connection.execute(
+        text(
+            "SELECT CASE WHEN repmodel = 't' THEN 'reference' "
+            "WHEN partkey IS NOT NULL OR colocationid <> 0 THEN 'distributed' ELSE 'local' END "
+            "FROM pg_catalog.pg_dist_partition WHERE logicalrelid = to_regclass(:table)"
+        ),
+        {"table": table},
+    )
+    found = kept.scalar()
+    return None if found is None else str(found)
+
+
+def prepare_triggers(connection: Connection, table: str) -> None:
+    """Let triggers be made on a host's table in this transaction.
+
+    Raises:
+        SchemaError: Citus has its rows on other servers, where they would run.
+    """
+    kept = keeping_of(connection, table)
+    if kept == "local":  # else Citus makes them by a connection of its own
+        connection.exec_driver_sql("SET LOCAL citus.enable_local_execution TO on")
+    elif kept is not None:
+        raise SchemaError(not_followed(table, kept))
+
+
+def not_followed(table: str, kept: str) -> str:
+    """Return why no triggers are made on a table, and what to do."""
+    return (
+        f"triggers on {table}, a {kept} table of Citus, would run on other servers and not reach "
+        "the pending rows on the coordinator: make none, and call sync() regularly, or bring it "
+        "back by undistribute_table() first"
+    )
 
 
 def _check_citus(connection: Connection, *, needs_servers: bool = True) -> None:
@@ -177,6 +231,12 @@ def _names(connection: Connection, records: Records) -> tuple[str, str]:
     schema = schema_of_pending(connection, records)
     inside = f"{quoted(schema)}." if schema else ""
     return inside + quoted(records.collections.name), inside + quoted(records.embeddings.name)
+
+
+def _prepare(connection: Connection) -> None:
+    """Let tables be moved in this transaction, whatever a distribution has set before."""
+    connection.exec_driver_sql(ONE_BY_ONE)
+    connection.exec_driver_sql("SET LOCAL citus.enable_local_execution TO on")
 
 
 def _set_everywhere(connection: Connection, settings: dict[str, Any]) -> None:

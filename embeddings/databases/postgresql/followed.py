@@ -22,8 +22,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from ...tables.ours import schema_map_of
+from . import citus
 from .keys import LARGEST, LEAST
-from .rows import is_spread
+from .servers import is_spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -75,7 +76,11 @@ def sought_key(
 
 
 def can_keep_keys(work: Work, key: Column[Any]) -> bool:
-    """Return whether the key is of a table, whose rows the role may lock: no view's."""
+    """Return whether the key is of a table, whose rows the role may lock: no view's.
+
+    Citus locks no rows of several servers. Nor are there triggers on such a table: what is deleted
+    is found by the next `sync`.
+    """
     table, quote = key.table, work.dialect.identifier_preparer.quote
     schema = schema_map_of(work.connection).get(table.schema, table.schema)
     name = ".".join(quote(part) for part in (schema, table.name) if part)
@@ -83,7 +88,9 @@ def can_keep_keys(work: Work, key: Column[Any]) -> bool:
         "SELECT relkind IN ('r', 'p') AND has_any_column_privilege(oid, 'UPDATE') "
         "FROM pg_class WHERE oid = to_regclass(:name)"
     )
-    return bool(work.run(statement, {"name": name}).scalar())
+    if not work.run(statement, {"name": name}).scalar():
+        return False
+    return citus.keeping_of(work.connection, name) != "distributed"
 
 
 def keep_keys(work: Work, key: Column[Any], keys: list[Any]) -> Iterable[Any]:
@@ -98,7 +105,7 @@ def free_rows(work: Work, ids: Sequence[str]) -> set[str]:
     rows = select(columns.id).where(
         columns.collection_id == work.row.id, work.database.is_one_of(columns.id, ids)
     )
-    if is_spread(work):
+    if is_spread(work.connection):
         return {*ids}
     locked = rows.order_by(columns.id).with_for_update(skip_locked=True)
     free = {*work.run(locked).scalars()}

@@ -16,7 +16,6 @@ from sqlalchemy import (
     func,
     literal,
     select,
-    text,
 )
 from sqlalchemy.dialects import postgresql
 
@@ -27,6 +26,7 @@ from ..inserts import Insert, insert_of, own_values
 from . import parts
 from .copy import COPIED_FROM, LOOKED_FOR_FROM, copy
 from .drivers import sender
+from .servers import is_spread, settle_copy
 from .types import Values, as_jsonb
 
 if TYPE_CHECKING:
@@ -37,10 +37,6 @@ if TYPE_CHECKING:
     from ...tables.records import Records
     from ...work.operation import Work
     from ..base import Database
-
-
-SEQUENTIAL = "sequential"
-"""How Citus is to change rows on several servers, for collections that are spread over them."""
 
 
 def is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -114,16 +110,24 @@ def write(
 ) -> None:
     """Write the rows of `Database.write_rows`."""
     if not (
-        _can_be_copied(work, rows) and _are_new(work, rows, there) and copy(work, rows, updated)
+        _can_be_copied(work, rows) and _are_new(work, rows, there) and _copied(work, rows, updated)
     ):
         _write(work, rows, updated, replaces=True)
 
 
 def add(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
     """Write the rows of `Database.add_rows`."""
-    if _can_be_copied(work, rows) and copy(work, rows, updated):
+    if _can_be_copied(work, rows) and _copied(work, rows, updated):
         return False
     return _write(work, rows, updated, replaces=False) != len(rows)
+
+
+def _copied(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
+    """Copy rows, and return whether that was done."""
+    if not copy(work, rows, updated):
+        return False
+    settle_copy(work)
+    return True
 
 
 def _can_be_copied(work: Work, rows: Sequence[dict[str, Any]]) -> bool:
@@ -224,21 +228,6 @@ def lock_rows(work: Work, conditions: Sequence[ColumnElement[bool]]) -> list[str
     """
     columns = work.records.embeddings.c
     rows = select(columns.id).where(*conditions).order_by(columns.id)
-    if not is_spread(work):
+    if not is_spread(work.connection):
         rows = rows.with_for_update()
     return list(work.run(rows).scalars())
-
-
-_SPREAD = "embeddings: rows of a collection are on several servers"
-
-
-def is_spread(work: Work) -> bool:
-    """Return whether Citus has the rows of a collection on several servers: it locks none there.
-
-    `citus.distribute` by item makes it the database's setting. It is read once a connection.
-    """
-    connection = work.connection
-    if _SPREAD not in connection.info:
-        mode = text("SELECT current_setting('citus.multi_shard_modify_mode', true)")
-        connection.info[_SPREAD] = connection.scalar(mode) == SEQUENTIAL
-    return bool(connection.info[_SPREAD])

@@ -17,6 +17,7 @@ from ...following.literals import FOLLOWS, Follow
 from ...tables.ours import schema_map_of
 from ...tables.pending import WRITTEN, pending_name
 from ..quoting import literal, quoted
+from . import citus
 from .pending import (
     DEFINER,
     SCHEMA,
@@ -36,8 +37,14 @@ ENABLED = {"O", "A"}  # of pg_trigger.tgenabled: fires in ordinary sessions, fir
 
 
 def follow(connection: Connection, given: Follow) -> None:
-    """Make the function and the triggers, in place of those of the same collection and table."""
+    """Make the function and the triggers, in place of those of the same collection and table.
+
+    Raises:
+        SchemaError: The table is on other servers, by Citus.
+        ValueError: The condition cannot be evaluated there.
+    """
     table = _table(given, schema_map_of(connection).get(given.schema, given.schema))
+    citus.prepare_triggers(connection, table)
     _check(connection, given, table)
     schema = schema_of_pending(connection, given.records)
     has_uuid = _has_uuid(connection, given, table)
@@ -255,6 +262,8 @@ def problems(connection: Connection, given: Follow) -> list[str]:
     """Return what is not as `follow` would make it."""
     schema = schema_of_pending(connection, given.records)
     table = _table(given, schema_map_of(connection).get(given.schema, given.schema))
+    if (kept := citus.keeping_of(connection, table)) not in {None, "local"}:
+        return [citus.not_followed(table, str(kept))]
     body = connection.execute(
         text(
             "SELECT p.prosrc, p.prosecdef FROM pg_catalog.pg_proc p "

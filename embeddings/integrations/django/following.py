@@ -162,7 +162,8 @@ class InstanceRows(Rows):
 
     def texts(self, work: Work, after: Any, upto: Any) -> Iterator[Compared]:
         """Yield what is compared of all rows of a page; those that are no items have no text."""
-        keys = [*work.run(self.between(self.all(self.key), after, upto)).scalars()]
+        page = self.between(self.all(self.key), after, upto).order_by(self.key)
+        keys = [*work.run(page).scalars()]
         found = {
             key: self._of_instance(instance)
             for key, instance in self.source.instances(keys, self.alias)
