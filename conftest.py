@@ -30,7 +30,7 @@ LEAST_MEMORY = 4 * 2**30  # bytes that have to be free there
 
 
 def keep_files_in_memory() -> None:
-    """Let the tests write their files where nothing waits for a disk, if there is such a place."""
+    """Let the tests and their server write where nothing waits for a disk, if there is a place."""
     if "TMPDIR" in os.environ or not os.access(MEMORY, os.W_OK):
         return
     may_execute = not os.statvfs(MEMORY).f_flag & os.ST_NOEXEC
@@ -42,12 +42,12 @@ def keep_files_in_memory() -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Start the PostgreSQL server of the run, once for all its processes, until its end."""
+    keep_files_in_memory()
     if "POSTGRESQL_URL" not in os.environ:
         stack = contextlib.ExitStack()
         os.environ["POSTGRESQL_URL"] = stack.enter_context(postgresql())
         stack.callback(os.environ.pop, "POSTGRESQL_URL")
         config.add_cleanup(stack.close)
-    keep_files_in_memory()  # those of the tests, not of the server
 
 
 PAGE = "page"  # the name of the module that the code of a page is in

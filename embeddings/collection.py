@@ -467,7 +467,8 @@ class Collection(Generic[K]):
         Raises:
             InvalidItemError: Something cannot be stored.
         """
-        items = list(checked_items(self.reference, entries, store, 2, 3))
+        batches = checked_items(self.reference, entries, BATCH_SIZE, store, 2, 3)
+        items = [item for batch in batches for item in batch]
         own = checked_extra(self.reference.records, extra)
         return make(self.reference, items, force=force, extra=own)
 

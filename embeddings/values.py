@@ -107,6 +107,15 @@ def check_text(text: str, what: str, shown: str = "") -> None:
         ) from None
 
 
+def is_storable(text: str) -> bool:
+    """Return whether every database can store the text: see `check_text`."""
+    try:
+        check_text(text, "")
+    except InvalidItemError:
+        return False
+    return True
+
+
 def _check_json(value: object, place: str) -> None:
     value = as_json(value)
     if isinstance(value, str):

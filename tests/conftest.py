@@ -33,6 +33,7 @@ from tests.reaching import (
     connection_to,
     examples,
     is_postgresql,
+    new_database,
     on_citus,
 )
 
@@ -129,25 +130,17 @@ def server() -> URL:
 
 
 @pytest.fixture(scope="session")
-def postgresql_url(server: URL, worker_id: str) -> Iterator[URL]:
+def postgresql_url(server: URL) -> Iterator[URL]:
     """A database of this test process, with the tables; or that of a coordinator of Citus."""
     if CITUS_URL is not None:
         with on_citus(CITUS_URL, CITUS_BY) as coordinator:
             yield coordinator
         return
-    name = f"test_{worker_id}"
-    administrator = create_engine(server, isolation_level="AUTOCOMMIT")
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    url = server.set(database=name)
-    engine = create_engine(url)
-    embeddings.migrate(engine)
-    engine.dispose()
-    yield url
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    administrator.dispose()
+    with new_database(server) as url:
+        engine = create_engine(url)
+        embeddings.migrate(engine)
+        engine.dispose()
+        yield url
 
 
 @pytest.fixture(scope="session")

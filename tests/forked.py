@@ -18,13 +18,13 @@ import tempfile
 from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess, Popen, TimeoutExpired
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 ROOT = Path(__file__).parents[1]
-WAIT = 60.0  # seconds after which a program has failed
+WAIT = 300.0  # seconds after which a program has failed, on a busy machine too
 
 SERVER = """
 import importlib, json, os, runpy, sys, types, warnings
@@ -148,3 +148,32 @@ def python(
         code = _server("embeddings", *modules).run(asked, timeout)
         out, err = (file.read_text() for file in printed.values())
         return CompletedProcess(given, code, out, err)
+
+
+def together(count: int, work: Callable[[int, Callable[[], None]], None]) -> NoReturn:
+    """Fork this program, let the forks work at the same time, and end when they have.
+
+    Args:
+        count: How many forks.
+        work: What each of them does. It is given its number and what it calls when it is ready,
+            which returns when all are.
+    """
+    ready, go = os.pipe(), os.pipe()
+
+    def begin() -> None:
+        os.write(ready[1], b"r")
+        os.read(go[0], 1)
+
+    children = []
+    for number in range(count):
+        children.append(os.fork())
+        if not children[-1]:
+            os.close(ready[0])
+            work(number, begin)
+            sys.exit()
+    os.close(ready[1])
+    for _ in children:
+        os.read(ready[0], 1)  # or the end, of those that failed
+    os.write(go[1], b"g" * count)
+    codes = [os.waitpid(child, 0)[1] for child in children]
+    sys.exit(any(codes))

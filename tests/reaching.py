@@ -150,18 +150,28 @@ def rows_of(db: Any, statement: str | Executable) -> list[Any]:
 
 
 @contextmanager
+def new_database(server: URL, name: str | None = None) -> Iterator[URL]:
+    """Yield the URL of a new, empty database on the server, which ends with the block."""
+    name = name or f"test_{uuid.uuid4().hex}"
+    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    with administrator.connect() as connection:
+        # A third of the time of writing each page of the template to the log.
+        connection.execute(text(f"CREATE DATABASE {name} STRATEGY file_copy"))
+    try:
+        yield server.set(database=name)
+    finally:
+        with administrator.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@contextmanager
 def empty_database(kind: str, folder: Path, server: URL) -> Iterator[str]:
     """Yield the URL of a new database without any table: in a folder, or on the server."""
     if kind == "sqlite":
         yield f"sqlite:///{folder / 'app.db'}"
         return
-    name = f"test_{uuid.uuid4().hex}"
-    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield server.set(database=name).render_as_string(hide_password=False)
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with new_database(server) as url:
+        yield url.render_as_string(hide_password=False)
 
 
 def in_threads(work: Callable[[int], None], count: int = 8) -> None:

@@ -29,7 +29,10 @@ SETTINGS = (
     "autovacuum=off",
     "jit=off",
     "shared_buffers=256MB",
-    "max_wal_size=4GB",
+    "wal_level=minimal",
+    "max_wal_senders=0",
+    "full_page_writes=off",
+    "max_wal_size=1GB",
     # A test that waits for a lock has failed: it says so instead of hanging.
     "lock_timeout=60s",
 )

@@ -21,6 +21,7 @@ from embeddings import Collection, Status
 from embeddings.cli import embeddings as program
 from embeddings.overview import CollectionOverview, Overview, overview
 from embeddings.tables.migrate import head_revision
+from tests.forked import python
 from tests.reaching import on_both, on_postgresql
 
 if TYPE_CHECKING:
@@ -311,12 +312,9 @@ def test_no_database_is_an_error_of_usage():
 def test_without_click_the_program_names_the_extra(tmp_path: Path):
     """One line, exit 1."""
     (tmp_path / "click.py").write_text("raise ImportError")
-    done = subprocess.run(
-        [sys.executable, "-m", "embeddings", "status"],
+    done = python(
+        *("-m", "embeddings", "status"),
         env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)])},
-        capture_output=True,
-        text=True,
-        check=False,
     )
     assert done.stderr.startswith("Error: This needs the package 'click'. Install it with: ")
     assert "sqlalchemy-embeddings[cli]" in done.stderr

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ from embeddings import Collection, EmbeddingRecord
 from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.tables.migrate import head_revision
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 from tests.reaching import on_both, on_postgresql
 
 if TYPE_CHECKING:
@@ -151,7 +150,7 @@ def test_the_code_of_the_page_about_the_log_runs():
     """As it stands there, in a process of its own."""
     page = (Path(embeddings.__file__).parents[1] / "docs" / "logging.md").read_text()
     [block] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    subprocess.run([sys.executable, "-c", block], check=True)
+    assert python("-c", block).returncode == 0
 
 
 def test_nothing_is_written_where_nobody_listens(
@@ -182,8 +181,8 @@ def test_a_start_without_a_migration_is_silent(tmp_path: Path):
     """Neither we nor Alembic tell of what was not done; a migration is one line."""
 
     def start(*arguments: str) -> list[str]:
-        command = [sys.executable, "-c", START, str(tmp_path / "app.db"), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = python("-c", START, tmp_path / "app.db", *arguments)
+        assert done.returncode == 0
         return [line for line in done.stderr.splitlines() if "alembic" in line or " embedd" in line]
 
     head = head_revision()

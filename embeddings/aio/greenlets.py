@@ -8,6 +8,7 @@ it is let finish, and the task is cancelled at the next `checkpoint`, with its c
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -21,7 +22,7 @@ except ImportError:
     raise MissingExtraError("greenlet", "async") from None
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -146,6 +147,16 @@ class Turn:
 
     def _lock(self) -> asyncio.Lock:
         return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+
+    @contextmanager
+    def until_the_next_round(self) -> Iterator[None]:
+        """Wait for the turn, and have it until the event loop comes round after the block."""
+        lock = self._lock()
+        wait_for(lock.acquire)
+        try:
+            yield
+        finally:
+            asyncio.get_running_loop().call_soon(lock.release)
 
     def __enter__(self) -> None:
         wait_for(self._lock().acquire)

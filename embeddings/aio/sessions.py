@@ -30,7 +30,7 @@ from ..sessions.base import Sessions
 from ..sessions.host import HostConnection, HostSession
 from ..sessions.open import url_of
 from ..sessions.own import OwnTransactions
-from ..sessions.runtime import Begun, Pool, Runtime
+from ..sessions.runtime import Begun, Pool, Runtime, in_thread
 from ..tables.migrate import bring_up_to_date
 from ..tables.records import RECORDS, Records
 from .greenlets import Turn, checkpoint, spawn, wait_for
@@ -38,6 +38,7 @@ from .greenlets import Turn, checkpoint, spawn, wait_for
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from concurrent.futures import Future
+    from contextlib import AbstractContextManager
 
     from sqlalchemy import URL, Connection, Engine
 
@@ -45,7 +46,9 @@ if TYPE_CHECKING:
     from ..vectors import Float32
 
 T = TypeVar("T")
+FEW_PIECES = 4_000  # which are computed within the event loop: some milliseconds
 _writers: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
+_computing = Turn()
 _migrating = Turn()
 """Alembic's lock keeps threads apart, not tasks."""
 
@@ -76,6 +79,16 @@ class EventLoop(Runtime):
     def give_way(self) -> None:
         """Let the event loop run what is ready; a cancellation takes effect here."""
         wait_for(asyncio.sleep, 0)
+
+    def compute(self, work: Callable[[], T], pieces: int) -> T:
+        """Return what a function computes: in a thread, where it would hold the event loop."""
+        if pieces < FEW_PIECES:
+            return work()
+        return wait_for(asyncio.wrap_future, in_thread(work))
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Return a block that one task has at a time; the loop comes round between two."""
+        return _computing.until_the_next_round()
 
     def checkpoint(self) -> None:
         """Let a cancellation take effect that came during a statement."""

@@ -477,6 +477,15 @@ class Database:
 
     # Rows of the host's that a collection follows
 
+    def joined_texts(
+        self, columns: Sequence[ColumnElement[Any]], between: str
+    ) -> ColumnElement[str]:
+        """Return the SQL of the texts of columns, joined; NULL and "" are left out."""
+        joined: ColumnElement[str] = literal("")
+        for column in columns:
+            joined = joined + case((column != "", literal(between) + column), else_="")
+        return func.substr(joined, len(between) + 1, type_=String())
+
     def text_hash(
         self, work: Work, text: ColumnElement[str], content_hash: Callable[[Content], bytes]
     ) -> ColumnElement[bytes] | None:

@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, ColumnElement, Table, and_, inspect
+from sqlalchemy import Column, ColumnElement, String, Table, and_, inspect
 from sqlalchemy.exc import ArgumentError, NoInspectionAvailable
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import ColumnProperty, Mapper
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import ScalarSelect, SelectBase
 
+from .. import databases
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from sqlalchemy.orm import QueryableAttribute
+    from sqlalchemy.sql.compiler import SQLCompiler
 
 NODES = {
     "and_", "binary", "bindparam", "case", "cast", "clauselist", "collation", "column",
@@ -34,6 +38,23 @@ FUNCTIONS = {
 """Functions of the row's values alone, which are there whoever writes."""
 OPERATORS = {"@>", "<@", "?", "?|", "?&", "->", "->>", "#>", "#>>", "||", "&&"}
 """Operators on JSON and arrays that SQLAlchemy has no name for. Others a database may lack."""
+
+
+BETWEEN = "\n\n"
+"""What stands between the texts of two columns."""
+
+
+class JoinedTexts(FunctionElement[str]):
+    """The texts of columns, joined by blank lines, without what is empty, in SQL."""
+
+    inherit_cache = True
+    type = String()
+
+
+@compiles(JoinedTexts)
+def _compiled(element: JoinedTexts, compiler: SQLCompiler, **options: Any) -> str:
+    database = databases.of(compiler.dialect)
+    return compiler.process(database.joined_texts([*element.clauses], BETWEEN), **options)
 
 
 def mapper_of(source: object) -> Mapper[Any]:

@@ -107,12 +107,10 @@ def _note(
     collection: Reference[Any], work: Work, ids: tuple[int, int], *, are_hashed_alike: bool
 ) -> bool:
     """Note as pending what the two do not have alike, and return that they can be switched."""
-    pending = Pending(collection)
     if are_hashed_alike:
-        changed = beside.differing(work, ids)
+        rows = {*beside.unlike(work, ids, but=("updated", "own"))}
     else:
-        changed = ({*found.current, *found.other} for found in beside.pages(work, ids))
-    for rows in changed:
-        has_chunks = work.row.chunks is not None
-        pending.note(work, {chunk_owner(id) for id in rows} if has_chunks else rows)
+        rows = beside.all_ids(work, ids)
+    has_chunks = work.row.chunks is not None
+    Pending(collection).note(work, {chunk_owner(id) for id in rows} if has_chunks else rows)
     return True

@@ -49,6 +49,16 @@ class SourceRow(NamedTuple):
     """As JSON text; None where the source says nothing of metadata."""
 
 
+class Compared(NamedTuple):
+    """What is compared of a row in Python."""
+
+    key: Any
+    """The host's."""
+    text: str
+    metadata: str | None
+    """As JSON text; None where SQL compares them, or there are none."""
+
+
 @dataclass(frozen=True, eq=False)
 class TextsInPython:
     """What Python makes texts of.
@@ -56,11 +66,13 @@ class TextsInPython:
     Attributes:
         statement: The SELECT, of instances or of columns.
         key_of: What returns the key of a row of it.
+        text_of: What returns the text of a row; it may be empty.
         item_of: What returns key, text and metadata of a row; the text may be empty.
     """
 
     statement: Select[Any]
     key_of: Callable[[Row[Any]], Any]
+    text_of: Callable[[Row[Any]], str]
     item_of: Callable[[Row[Any]], tuple[Any, str, Metadata | None]]
 
 
@@ -71,7 +83,8 @@ class Rows:
     Attributes:
         key: The column of the keys.
         text: The column of the texts, or what Python makes them of.
-        metadata: The column of the metadata, columns by their names in it, or None.
+        metadata: The column of the metadata, columns by their names in it, or None if there are
+            none, or Python makes them.
         keys: The type of the host's keys.
         locked: The column of the host's table that the keys come from, where that is known.
         store: Whether the texts are stored.
@@ -120,10 +133,8 @@ class Rows:
         """Return how many rows there are, or how many after a key."""
         return int(work.run(self.between(self.all(func.count()), after, None)).scalar_one())
 
-    def is_item(self, work: Work, id: ColumnElement[str]) -> ColumnElement[bool] | None:
-        """Return the condition that a stored id is that of an item; None if SQL cannot tell."""
-        if isinstance(self.text, TextsInPython):
-            return None
+    def is_row(self, work: Work, id: ColumnElement[str]) -> ColumnElement[bool]:
+        """Return the condition that a stored id is that of a row which may be an item."""
         database = work.database
         return (
             self.all(literal(1))
@@ -137,13 +148,26 @@ class Rows:
 
     # Items
 
-    def page(self, work: Work, after: Any, upto: Any) -> dict[str, SourceRow]:
-        """Return the items of a page by their ids. Arguments as in `between`."""
+    def texts(self, work: Work, after: Any, upto: Any) -> Iterator[Compared]:
+        """Yield what is compared of all rows of a page, also of those without a text.
 
-        def narrowed(rows: Select[Any]) -> Select[Any]:
-            return self.between(rows, after, upto).order_by(self.key)
-
-        return self._read(work, narrowed, None)
+        Arguments as in `between`.
+        """
+        made = self.text
+        if not isinstance(made, TextsInPython):
+            for row in work.run(self.between(self.all(self.key, made), after, upto)):
+                yield Compared(row[0], row[1], None)
+            return
+        # A session of its own: instances in the host's may be older than the database.
+        with Session(work.connection, join_transaction_mode="rollback_only") as session:
+            for row in session.execute(self.between(made.statement, after, upto)):
+                key = made.key_of(row)
+                try:
+                    text = made.text_of(row)
+                except Exception as error:
+                    _add_note(error, key)
+                    raise
+                yield Compared(key, text, None)
 
     def read(
         self, work: Work, ids: Iterable[str], errors: dict[str, Exception] | None = None
@@ -223,8 +247,7 @@ class Rows:
             raise
         except Exception as error:
             if errors is None:
-                if not isinstance(error, InvalidItemError):
-                    error.add_note(f"It was raised by text= for the row {key!r}")
+                _add_note(error, key)
                 raise
             errors[id] = error
             found.pop(id, None)
@@ -257,6 +280,11 @@ class Rows:
                     if not self.keys.exceeds_column(id):
                         keys.append(self.keys.from_text(id))
             yield keys
+
+
+def _add_note(error: Exception, key: Any) -> None:
+    if not isinstance(error, InvalidItemError | SQLAlchemyError):
+        error.add_note(f"It was raised by text= for the row {key!r}")
 
 
 def source_row(id: str, text: object, metadata: Metadata | None) -> SourceRow:

@@ -7,7 +7,7 @@ from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
 
-from sqlalchemy import ColumnElement, Enum, String, and_, case, func, inspect, literal, or_, select
+from sqlalchemy import ColumnElement, Enum, String, and_, inspect, or_, select
 from sqlalchemy.types import TypeDecorator, Uuid
 
 from ..collection import Collection
@@ -25,7 +25,7 @@ from . import near, triggers
 from . import reembed as reembedding
 from . import refresh as refreshing
 from . import sync as syncing
-from .columns import attributes_of, checked_condition, key_of, mapper_of
+from .columns import BETWEEN, JoinedTexts, attributes_of, checked_condition, key_of, mapper_of
 from .pending import Pending, PendingState
 from .rows import Rows, TextsInPython, as_json, host_column
 
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 
 M = TypeVar("M")
 R = TypeVar("R")
-BETWEEN = "\n\n"
-"""What stands between the texts of two columns."""
 
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
@@ -547,8 +545,12 @@ class ModelCollection(Generic[M]):
         locked = host_column(self.key.expression)
         keys, text = keys_of(self.key), self.text_in_sql
         if text is None:
-            made = TextsInPython(self.rows(), self._key_of, self.item_of)
-            return Rows(self.key.expression, made, None, keys, locked, self.store)
+            made = TextsInPython(self.rows(), self._key_of, self._text_of_row, self.item_of)
+            named: dict[str, ColumnElement[Any]] = {
+                column.key: column.expression.label(f"metadata_{at}")
+                for at, column in enumerate(self.metadata)
+            }
+            return Rows(self.key.expression, made, named or None, keys, locked, self.store)
         statement = self._select_columns().with_only_columns(
             self.key.label("key"),
             text.label("text"),
@@ -564,6 +566,11 @@ class ModelCollection(Generic[M]):
     def _key_of(self, row: Row[Any]) -> Any:
         return getattr(row[0], self.key.key) if self.reads_instances else row[0]
 
+    def _text_of_row(self, row: Row[Any]) -> str:
+        if self.reads_instances:
+            return self.text_of(row[0])
+        return _joined(row[1 : 1 + len(self.columns)])
+
     @property
     def condition(self) -> ColumnElement[bool] | None:
         """The condition that a row is an item; None if every row is, as far as SQL can tell."""
@@ -577,7 +584,7 @@ class ModelCollection(Generic[M]):
         """The text of a row in SQL; None where it is a function, or a type changes the values."""
         if self.reads_instances or any(map(_is_decorated, self.columns)):
             return None
-        return joined_in_sql(self.columns)
+        return JoinedTexts(*self.columns)
 
     def item_of(self, row: Row[Any]) -> tuple[Any, str, Metadata | None]:
         """Return the key, the text and the metadata of a row of `rows`; "" if there is no text."""
@@ -611,17 +618,6 @@ class ModelCollection(Generic[M]):
             return None
         named = zip(self.metadata, values, strict=True)
         return {column.key: as_json(value) for column, value in named}
-
-
-def joined_in_sql(columns: Iterable[Any]) -> ColumnElement[str]:
-    """Return the text that some columns make, joined by blank lines, without what is empty."""
-    first, *others = (
-        case((column != "", literal(BETWEEN) + column), else_="") for column in columns
-    )
-    joined: ColumnElement[str] = first
-    for part in others:
-        joined = joined + part
-    return func.substr(joined, len(BETWEEN) + 1, type_=String())
 
 
 def _check_database(database: object) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import and_, case, literal, select
+from sqlalchemy import Text, and_, case, cast, literal, null, select
 
 from ..errors import InvalidQueryError
 from ..keys import chunk_id, chunk_owner
@@ -15,15 +16,15 @@ from ..models.base import batches, check_batch_size
 from ..searching import read
 from ..writing.progress import teller
 from ..writing.report import Report
+from ..writing.resolve import is_same_json
 from .bring import bring, items_at_once, remove, unchanged
 from .rows import TextsInPython
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import ColumnElement, FromClause, Subquery
+    from sqlalchemy import ColumnElement, FromClause
 
-    from ..models.base import SupportsEmbedding
     from ..work.operation import Work
     from ..work.reference import Reference
     from ..writing.progress import Progress
@@ -51,6 +52,8 @@ class Comparison:
         """Items of the source."""
         self.same = 0
         """Of them those that it has as they are."""
+        self.without_text: list[str] = []
+        """Rows of the source that are no items any more, where Python makes the texts."""
 
     def differences(self) -> Iterator[Found]:
         """Yield the items that are missing, and those that may differ."""
@@ -77,28 +80,37 @@ class Comparison:
     def _page(self, work: Work, after: Any, upto: Any) -> tuple[int, list[Found]]:
         """Return how many items a page has, and those that differ."""
         rows, row = self._rows, self._collection.find(work)
-        model = self._collection.model_of(row)
-        if isinstance(rows.text, TextsInPython):
-            return self._compared_here(work, model, after, upto)
+        prefix = getattr(self._collection.model_of(row), "document_prefix", "")
+        digest = None
+        if not isinstance(rows.text, TextsInPython):
+            text = literal(prefix) + rows.text if prefix else rows.text
+            digest = work.database.text_hash(work, text, self._collection.content_hash)
+        if digest is None:
+            return self._compared_here(work, prefix, after, upto)
         count = PAGE if upto is not None else rows.count(work, after)
         if row is None:
             page = rows.between(rows.all(rows.key), after, upto).order_by(rows.key)
             keys = work.run(page).scalars()
             return count, [Found(rows.keys.to_text(key), is_there=False) for key in keys]
-        prefix = getattr(model, "document_prefix", "")
-        text = literal(prefix) + rows.text if prefix else rows.text
-        digest = work.database.text_hash(work, text, self._collection.content_hash)
-        if digest is None:
-            return self._compared_here(work, model, after, upto)
-        columns = rows.all(rows.key.label("key"), digest.label("digest"), *rows.columns)
-        page = rows.between(columns, after, upto)
-        found = work.run(self._compared_there(work, page.subquery()))
+        stored = self._stored(work, after, upto, digest.label("digest"))
+        differing = (
+            select(stored.key, stored.is_there)
+            .select_from(stored.tables)
+            .where(
+                case((and_(*stored.same, stored.content_hash == stored.digest), False), else_=True)
+            )
+            .order_by(stored.key)
+        )
+        found = work.run(differing)
         return count, [Found(rows.keys.to_text(key), bool(there)) for key, there in found]
 
-    def _compared_there(self, work: Work, page: Subquery) -> Any:
-        """Return the SELECT of keys and whether they are there, compared by the database."""
-        database, stored, metadata = work.database, work.records.embeddings.c, self._rows.metadata
-        key, digest, *described = page.columns
+    def _stored(self, work: Work, after: Any, upto: Any, *digest: ColumnElement[Any]) -> _Stored:
+        """Return the rows of a page with what is stored of them, for a SELECT."""
+        database, stored, rows = work.database, work.records.embeddings.c, self._rows
+        selected = rows.all(rows.key.label("key"), *digest, *rows.columns)
+        page = rows.between(selected, after, upto).subquery()
+        key, *others = page.columns
+        described = others[len(digest) :]
         # Only of text: see `resolve`.
         is_text = stored.content_blob.is_(None)
         item = database.key_as_text(key)
@@ -110,37 +122,75 @@ class Comparison:
             stored_id, stored_hash = item.concat(chunk_id("", 0)), kept.c.item_hash
             tables = work.records.embeddings.outerjoin(kept, kept.c.id == stored.id)
         same: list[ColumnElement[bool]] = [
-            stored_hash == digest,
-            is_text if not self._rows.store else stored.content.is_not(None),
+            is_text if not rows.store else stored.content.is_not(None),
             database.has_length(stored.embedding, work.row.vector_bytes or 0),
         ]
-        if isinstance(metadata, dict):
-            named: dict[str, ColumnElement[Any]] = dict(zip(metadata, described, strict=True))
+        if isinstance(rows.metadata, dict):
+            named: dict[str, ColumnElement[Any]] = dict(zip(rows.metadata, described, strict=True))
             same.append(database.has_metadata(stored.metadata, named))
-        elif metadata is not None:
+        elif rows.metadata is not None:
             same.append(database.has_metadata(stored.metadata, described[0]))
         if work.row.chunks is not None:
             same.append(read.count_of_chunks(work, item) == kept.c.item_chunks)
         is_its = and_(stored.collection_id == work.row.id, stored.id == stored_id)
-        return (
-            select(key, stored.id.is_not(None))
-            .select_from(page.outerjoin(tables, is_its))
-            .where(case((and_(*same), False), else_=True))
-            .order_by(key)
+        return _Stored(
+            page.outerjoin(tables, is_its),
+            key,
+            others[0] if digest else None,
+            stored.id.is_not(None),
+            stored_hash,
+            same,
         )
 
     def _compared_here(
-        self, work: Work, model: SupportsEmbedding, after: Any, upto: Any
+        self, work: Work, prefix: str, after: Any, upto: Any
     ) -> tuple[int, list[Found]]:
-        """Return the same, compared in Python, for what the database cannot compare."""
-        collection, rows = self._collection, self._rows
-        found = rows.page(work, after, upto)
-        if not work.has_row:
-            return len(found), [Found(id, is_there=False) for id in found]
-        same = unchanged(collection, work, model, rows, found)
-        ids = {id if work.row.chunks is None else chunk_id(id, 0): id for id in found}
-        there = {ids[id] for id, *_ in work.database.stored_rows(work, [*ids])}
-        return len(found), [Found(id, id in there) for id in found if id not in same]
+        """Return the same; the texts are hashed in Python, where the database cannot."""
+        rows, content_hash = self._rows, self._collection.content_hash
+        keeps_order = work.database.keeps_order_of_json
+        there: dict[Any, tuple[bytes | None, str | None]] = {}
+        if work.has_row:
+            stored = self._stored(work, after, upto)
+            columns: list[ColumnElement[Any]] = [
+                stored.key,
+                case((and_(*stored.same), stored.content_hash)),
+                # Where SQL does not compare it.
+                cast(work.records.embeddings.c.metadata, Text) if rows.metadata is None else null(),
+            ]
+            found = select(*columns).select_from(stored.tables).where(stored.is_there)
+            there = {key: (hashed, metadata) for key, hashed, metadata in work.run(found)}
+        count = 0
+        differing: list[Found] = []
+        for key, text, metadata in rows.texts(work, after, upto):
+            hashed, described = there.get(key, (None, None))
+            if not text:
+                if key in there:
+                    self.without_text.append(rows.keys.to_text(key))
+                continue
+            count += 1
+            try:
+                is_same = hashed is not None and hashed == content_hash(prefix + text)
+            except UnicodeEncodeError:  # which is said of the item when it is read
+                is_same = False
+            if is_same and metadata is not None and metadata != described:
+                is_same = is_same_json(metadata, described, keeps_order=keeps_order)
+            if not is_same:
+                differing.append(Found(rows.keys.to_text(key), key in there))
+        return count, differing
+
+
+class _Stored(NamedTuple):
+    """Rows of a page, and what is stored of them: what a SELECT of them is made of."""
+
+    tables: FromClause
+    key: ColumnElement[Any]
+    digest: ColumnElement[Any] | None
+    """Of the text; None where SQL has it not."""
+    is_there: ColumnElement[bool]
+    content_hash: ColumnElement[Any]
+    """That is stored."""
+    same: list[ColumnElement[bool]]
+    """The conditions that all but the text and its hash is as it is to be."""
 
 
 def sync(
@@ -178,7 +228,8 @@ def sync(
     if prune and not comparison.seen and not allow_empty:
         refuse_empty(collection)
     elif prune:
-        report += _prune(collection, rows)
+        for gone in chain(batches(comparison.without_text, PAGE), _orphans(collection, rows)):
+            report += replace(remove(collection, rows, gone), skipped=())
     return replace(report, seconds=perf_counter() - began)
 
 
@@ -225,7 +276,8 @@ def _audit(collection: Reference[Any], rows: Rows, progress: Progress) -> Report
                 same = unchanged(collection, work, model, rows, found)
             comparison.same += len(same)
             stale += [id for id in found if id not in same]
-    orphaned = [id for page in _orphans(collection, rows) for id in page]
+    orphaned = [*comparison.without_text]
+    orphaned += [id for page in _orphans(collection, rows) for id in page]
     key = collection.keys.from_text
     return Report(
         unchanged=comparison.same,
@@ -236,7 +288,7 @@ def _audit(collection: Reference[Any], rows: Rows, progress: Progress) -> Report
 
 
 def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
-    """Yield the ids in the collection that are no items of the source, a page at a time."""
+    """Yield the ids in the collection that the source has no rows of, a page at a time."""
     columns = collection.records.embeddings.c
     after: str | None = None
     while True:
@@ -250,13 +302,8 @@ def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
             ids = ids.order_by(columns.id)
             upto = work.run(ids.offset(PAGE - 1).limit(1)).scalar()
             page = ids.limit(PAGE).subquery()
-            is_item = rows.is_item(work, page.c["item"])
-            if is_item is not None:
-                gone = [*work.run(select(page.c["item"]).where(~is_item)).scalars()]
-            else:
-                stored = [*work.run(select(page.c["item"])).scalars()]
-                there = rows.there(work, stored)
-                gone = [id for id in stored if id not in there]
+            item = page.c["item"]
+            gone = [*work.run(select(item).where(~rows.is_row(work, item))).scalars()]
         if gone:
             yield gone
         if upto is None:
@@ -276,11 +323,3 @@ def refuse_empty(collection: Reference[Any]) -> None:
             "sync() would remove. If that is meant, give allow_empty=True; else look whether it "
             "reads the right database"
         )
-
-
-def _prune(collection: Reference[Any], rows: Rows) -> Report:
-    """Delete what the source has no more."""
-    report = Report()
-    for gone in _orphans(collection, rows):
-        report += replace(remove(collection, rows, gone), skipped=())
-    return report

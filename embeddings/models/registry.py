@@ -239,6 +239,11 @@ class Registry:
         model = self._find(name)
         return name if model is None else model.model_id
 
+    def is_one_model(self, one: str, other: str) -> bool:
+        """Return whether two names stand for one model."""
+        # Equal names need no search, which may import every plugin of llm.
+        return one == other or self.canonical_id(one) == self.canonical_id(other)
+
     def is_known(self, name: str) -> bool:
         """Return whether a model with this id or alias can be had."""
         return self._find(name) is not None
@@ -466,6 +471,7 @@ get_embedding_models = REGISTRY.get_embedding_models
 get_aliases = REGISTRY.get_aliases
 default_model_name = REGISTRY.default_model_name
 canonical_id = REGISTRY.canonical_id
+is_one_model = REGISTRY.is_one_model
 is_known = REGISTRY.is_known
 substituted = REGISTRY.substituted
 provider_settings = REGISTRY.provider_settings

@@ -146,11 +146,12 @@ def checked_among(
             f"among must be a SELECT of keys or an iterable of them, not {type(among).__name__}"
         )
     given = list(among)
-    if any(isinstance(key, Row) for key in given):
+    if any(issubclass(kind, Row) for kind in {*map(type, given)}):
         raise InvalidQueryError(
             "among must be keys, not rows: pass the SELECT itself, or what scalars() returns"
         )
-    return tuple(collection.ids_of(given, "among"))
+    compute = collection.sessions.runtime.compute
+    return compute(lambda: tuple(collection.ids_of(given, "among")), len(given))
 
 
 def check_prefix(prefix: object) -> str:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from .conditions import Where
 
 PAGE = 500  # records held at a time while iterating
+VALUES_PER_PIECE = 1_000  # values of a vector that are copied while an id is looked at
 
 
 @retried
@@ -247,21 +248,20 @@ def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRe
 @retried
 def ids(collection: Reference[K], prefix: str | None) -> list[K]:
     """Return the ids, in the order in which they are stored. See `Collection.ids`."""
-    entity = collection.records.embedding
+    columns = collection.records.embeddings.c
     with collection.work() as work:
         row = collection.find(work)
         if row is None:
             return []
-        # With the entity the host's listeners hold, for columns of the table alone do not tell it.
-        statement = (
-            select(work.item_id)
-            .select_from(entity)
-            .where(entity.collection_id == row.id, entity.id.is_not(None), work.is_item)
+        # Columns of the table are read in a tenth of the time that the entity takes.
+        seen = (work.visible(),) if work.has_listeners else ()
+        statement = select(work.item_id).where(
+            columns.collection_id == row.id, columns.id.is_not(None), work.is_item, *seen
         )
         if prefix is not None and prefix != "":
             statement = statement.where(*items_starting_with(work, prefix))
-        stored = work.run(statement.order_by(entity.id)).scalars().all()
-        return collection.keys.from_texts(stored)
+        stored = work.run(statement.order_by(columns.id)).scalars().all()
+        return work.runtime.compute(lambda: collection.keys.from_texts(stored), len(stored))
 
 
 def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[str]:
@@ -341,9 +341,15 @@ def vectors(
             .order_by(columns.id)
         )
         rows = work.run(statement).all()
-        ids, blobs = [row[0] for row in rows], [row[1] for row in rows]
-        matrix, is_whole = work.database.as_matrix(blobs, dimensions)
-    if not is_whole.all():
-        warn_of([*compress(ids, ~is_whole)], dimensions)
-        ids = [*compress(ids, is_whole)]
-    return collection.keys.from_texts(ids), matrix
+
+        def decoded() -> tuple[list[str], list[K], Float32]:
+            ids, blobs = [row[0] for row in rows], [row[1] for row in rows]
+            matrix, is_whole = work.database.as_matrix(blobs, dimensions)
+            keys = collection.keys.from_texts([*compress(ids, is_whole)])
+            return [*compress(ids, ~is_whole)], keys, matrix
+
+        pieces = len(rows) * max(1, dimensions // VALUES_PER_PIECE)
+        left_out, keys, matrix = work.runtime.compute(decoded, pieces)
+    if left_out:
+        warn_of(left_out, dimensions)
+    return keys, matrix

@@ -14,7 +14,7 @@ from .. import databases
 from ..errors import BindingError
 from ..forks import Lock
 from ..internals import connection_of_thread
-from .base import Sessions, add_hint
+from .base import Sessions, hinted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,26 +145,22 @@ def owned_transaction(
     """
     _refuse_a_shared_transaction(engine)
     database = databases.of(engine.dialect)
-    try:
-        with engine.connect() as connection:
-            isolation_level = isolation_level or database.own_isolation_level(connection)
-            if isolation_level:
-                connection.execution_options(isolation_level=isolation_level)
-            transaction = connection.begin()
-            try:
-                database.begin(connection, write=write, fresh=True)
-                yield connection
-                transaction.commit()
-            except BaseException:
-                transaction.rollback()
-                # A COMMIT that failed leaves the driver inside the transaction, and SQLAlchemy
-                # believes that it has ended: the connection's next user would make it durable.
-                if getattr(connection.connection.driver_connection, "in_transaction", False):
-                    connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
-                raise
-    except DBAPIError as error:
-        add_hint(error, engine.dialect)
-        raise
+    with hinted(engine.dialect), engine.connect() as connection:
+        isolation_level = isolation_level or database.own_isolation_level(connection)
+        if isolation_level:
+            connection.execution_options(isolation_level=isolation_level)
+        transaction = connection.begin()
+        try:
+            database.begin(connection, write=write, fresh=True)
+            yield connection
+            transaction.commit()
+        except BaseException:
+            transaction.rollback()
+            # A COMMIT that failed leaves the driver inside the transaction, and SQLAlchemy
+            # believes that it has ended: the connection's next user would make it durable.
+            if getattr(connection.connection.driver_connection, "in_transaction", False):
+                connection.connection.dbapi_connection.rollback()  # type: ignore[union-attr]
+            raise
 
 
 def _refuse_a_shared_transaction(engine: Engine) -> None:

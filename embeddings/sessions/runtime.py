@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from contextvars import copy_context
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +19,7 @@ from ..models.usage import Usage, counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from ..models.base import Role, SupportsEmbedding
@@ -59,6 +60,16 @@ class Pool:
     def begin(self, work: Callable[[], T]) -> Begun[T]:
         """Begin a piece of work as soon as few enough are going on."""
         return Begun(work, lambda: True)
+
+
+def in_thread(work: Callable[[], T]) -> Future[T]:
+    """Begin a piece of work in a thread of its own, with the values of this one's context."""
+    future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # from here on nobody can cancel it
+    piece = partial(copy_context().run, _do, work, future)
+    # A program that is interrupted does not wait for its end: a daemon.
+    Thread(target=piece, name="embeddings", daemon=True).start()
+    return future
 
 
 class Threads(Pool):
@@ -157,6 +168,19 @@ class Runtime:
 
     def give_way(self) -> None:
         """Let others have their turn between two pieces of work of some milliseconds each."""
+
+    def compute(self, work: Callable[[], T], pieces: int) -> T:
+        """Return what a function computes, which asks nothing of a database.
+
+        Args:
+            work: The function.
+            pieces: How many ids, rows or the like it goes through; each takes about a microsecond.
+        """
+        return work()
+
+    def turn(self) -> AbstractContextManager[None]:
+        """Return a block in which no other computes that would hold the same thread."""
+        return nullcontext()
 
     def checkpoint(self) -> None:
         """Let a cancellation take effect, where what waits can be cancelled."""

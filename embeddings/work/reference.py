@@ -163,9 +163,13 @@ class Reference(Generic[K]):
             raise InvalidItemError(f"{what}[{position}]: {error}") from None
         return id
 
-    def ids_of(self, keys: Iterable[object], what: str) -> list[str]:
-        """Return the stored ids of keys. Arguments as in `id_of`."""
-        return [self.id_of(key, what, position) for position, key in enumerate(keys)]
+    def ids_of(self, keys: Iterable[object], what: str, start: int = 0) -> list[str]:
+        """Return the stored ids of keys, of which the first stands at `start`: see `id_of`."""
+        keys = list(keys)
+        texts = self.keys.to_texts(keys)
+        if texts is not None:
+            return texts
+        return [self.id_of(key, what, position) for position, key in enumerate(keys, start)]
 
     def id_not_found(self, id: str) -> errors.DoesNotExist:
         """Return the error that says that there is no item of this stored id."""
@@ -275,7 +279,7 @@ class Reference(Generic[K]):
 
     def _with_model(self, work: Work, row: CollectionRow, model_id: str) -> CollectionRow:
         """Return the row of a collection that seems to have no embeddings, with that model."""
-        if model_id in {row.model_id, registry.canonical_id(row.model_id)}:
+        if model_id == row.model_id or model_id == registry.canonical_id(row.model_id):
             return row
         if self._has_rows(work, row):  # their vectors are corrupt
             raise ModelMismatchError(self.name, row.model_id, model_id)
@@ -439,7 +443,7 @@ class Reference(Generic[K]):
             ModelMismatchError: It was.
         """
         given = self._given_model_id()
-        if given is not None and registry.canonical_id(given) != registry.canonical_id(model_id):
+        if given is not None and not registry.is_one_model(given, model_id):
             raise ModelMismatchError(self.name, registry.canonical_id(given), model_id)
 
     def model_of(self, row: CollectionRow | None) -> SupportsEmbedding:

@@ -180,9 +180,7 @@ def _write(
         if row is None or not is_settled:
             row = collection.find_or_create(work, plan.model_id)
         work.row = row
-        if row.model_id != plan.model_id and (
-            registry.canonical_id(row.model_id) != registry.canonical_id(plan.model_id)
-        ):
+        if not registry.is_one_model(row.model_id, plan.model_id):
             if registry.canonical_id(plan.model_id) in collection.models_beside(work):
                 outcome.is_switched = True
                 return outcome

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Text, cast, select, update
+from sqlalchemy import JSON, Text, cast, or_, select, update
 from sqlalchemy.exc import DBAPIError
 
 from ..databases.status import IndexRequest
@@ -23,7 +23,7 @@ from ..work.reference import retried
 from . import parts, text_index, whole
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from sqlalchemy import Column, Select, Table
 
@@ -288,39 +288,60 @@ def page(work: Work, ids: tuple[int, int], after: str | None) -> tuple[Page, str
     return Page(current, stamps(work, ids[1], *conditions)), upto
 
 
-def pages(work: Work, ids: tuple[int, int]) -> Iterator[Page]:
-    """Yield all rows, within one transaction."""
-    after: str | None = None
-    while True:
-        found, after = page(work, ids, after)
-        yield found
-        if after is None:
-            return
+def of_both(work: Work, ids: tuple[int, int], rows: Collection[str]) -> Page:
+    """Return some rows of both, by their ids."""
+    is_one = work.database.is_one_of(work.records.embeddings.c.id, rows)
+    current, other = (stamps(work, each, is_one) for each in ids)
+    return Page(current, other)
 
 
-def differing(work: Work, ids: tuple[int, int]) -> Iterator[set[str]]:
-    """Yield the ids of rows that the two have not alike, by whomever and whenever written.
+def all_ids(work: Work, ids: tuple[int, int]) -> set[str]:
+    """Return the ids of all rows of the two."""
+    columns = work.records.embeddings.c
+    return {*work.run(select(columns.id).where(columns.collection_id.in_(ids))).scalars()}
 
-    Writers wait for it: rows are compared as they come, without a `Stamp` of each.
+
+def unlike(work: Work, ids: tuple[int, int], *, but: Collection[str] = ()) -> list[str]:
+    """Return the ids of rows that the two have not alike, as the database compares them.
+
+    Writers wait for it.
+
+    Args:
+        work: In whose transaction.
+        ids: Of the collection, and of what stands beside it.
+        but: Columns of a `Stamp` that are not compared.
     """
-    column = work.records.embeddings.c.id
-    current, other = (_stamped(work, each) for each in ids)
-    after: str | None = None
-    while True:
-        is_next = work.database.has_id(column) if after is None else column > after
-        rows = _told(work, current.where(is_next).order_by(column).limit(PAGE))
-        after = rows[-1][0] if len(rows) == PAGE else None
-        conditions = [is_next] if after is None else [is_next, column <= after]
-        yield {id for id, *_ in {*rows} ^ {*_told(work, other.where(*conditions))}}
-        if after is None:
-            return
+    current, other = (_compared(work, each, but).subquery() for each in ids)
+    differ = (
+        one.is_distinct_from(another)
+        for one, another in zip(current.c, other.c, strict=True)
+        if one.key != "id"
+    )
+    changed = (
+        select(current.c.id)
+        .select_from(current.outerjoin(other, current.c.id == other.c.id))
+        .where(or_(other.c.id.is_(None), *differ))
+    )
+    gone = (
+        select(other.c.id)
+        .select_from(other.outerjoin(current, current.c.id == other.c.id))
+        .where(current.c.id.is_(None))
+    )
+    return [*work.run(changed).scalars(), *work.run(gone).scalars()]
 
 
-def _told(work: Work, rows: Select[Any]) -> Sequence[Any]:
-    """Return of rows what does not depend on when and by which model they were written."""
-    columns = [each for each in rows.selected_columns if each.key != "updated"]
+def _compared(work: Work, collection_id: int, but: Collection[str]) -> Select[Any]:
+    """Return the SELECT of the columns of stamps, of types that a database compares."""
+    id, *columns = _stamped(work, collection_id).selected_columns
     own = len(own_columns(work.records.embeddings))
-    return work.run(rows.with_only_columns(*columns[: len(columns) - own])).all()
+    names = (*Stamp._fields[:-1], *["own"] * own)
+    compared = [
+        (cast(each, Text) if isinstance(each.type, JSON) else each).label(f"column_{at}")
+        for at, (name, each) in enumerate(zip(names, columns, strict=True))
+        if name not in but
+    ]
+    table = work.records.embeddings
+    return select(id, *compared).where(table.c.collection_id == collection_id)
 
 
 def are_hashed_alike(pair: Pair) -> bool:

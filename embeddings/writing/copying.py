@@ -172,7 +172,7 @@ def _write(other: Reference[Any], page: Page, model_id: str, chunks: str | None)
         other.id_of(other.keys.from_text(id))
     with other.work(write=True) as work:
         found = other.find_or_create(work, model_id)
-        if registry.canonical_id(found.model_id) != registry.canonical_id(model_id):
+        if not registry.is_one_model(found.model_id, model_id):
             raise ModelMismatchError(other.name, found.model_id, model_id)
         if found.chunks != chunks:
             other.take_chunks(work, chunks)

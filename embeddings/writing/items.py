@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from sqlalchemy import Row
 
 from ..errors import InvalidItemError
+from ..models.base import batches
 from ..tables.records import COLUMNS
-from ..values import checked_content, dump_metadata
+from ..values import checked_content, dump_metadata, is_storable
 from ..vectors import as_vector
 
 if TYPE_CHECKING:
@@ -162,13 +164,19 @@ def checked_item(
 
 
 def checked_items(
-    collection: Reference[Any], entries: Iterable[Any], store: bool, least: int, most: int
-) -> Iterator[Item]:
-    """Yield the items of (id, value) or (id, value, metadata) tuples.
+    collection: Reference[Any],
+    entries: Iterable[Any],
+    size: int,
+    store: bool,
+    least: int,
+    most: int,
+) -> Iterator[list[Item]]:
+    """Yield the items of (id, value) or (id, value, metadata) tuples, a batch at a time.
 
     Args:
         collection: Whose items they are to be.
         entries: The tuples.
+        size: The most in a batch.
         store: Whether contents are stored as well.
         least: The shortest length of a tuple.
         most: The longest.
@@ -176,9 +184,45 @@ def checked_items(
     Raises:
         InvalidItemError: One is none. The message names its position, or its id.
     """
-    for position, entry in enumerate(entries):
-        id, value, metadata = (*unpacked(entry, least, most, position), None)[:3]
-        yield checked_item(collection, id, value, metadata, store, position)
+    # What can be changed afterwards is taken in the moment in which it is read.
+    read = (
+        entry
+        if least == 2 and type(entry) is tuple and len(entry) == 2 and type(entry[1]) is str
+        else _item_of(collection, unpacked(entry, least, most, position), store, position)
+        for position, entry in enumerate(entries)
+    )
+    start = 0
+    for batch in batches(read, size):
+        yield _items_of(collection, batch, store, start)
+        start += len(batch)
+
+
+def _items_of(collection: Reference[Any], batch: list[Any], store: bool, start: int) -> list[Item]:
+    """Return the items of a batch: those of (id, text) tuples all at once, which takes less time.
+
+    Args:
+        collection: Whose items they are to be.
+        batch: Tuples of an id and a text, or items.
+        store: Whether contents are stored as well.
+        start: The position of the first.
+    """
+    if {*map(type, batch)} == {tuple}:
+        keys, texts = zip(*batch, strict=True)
+        if is_storable("".join(texts)):
+            ids = collection.ids_of(keys, "entries", start)
+            hashes = list(map(collection.content_hash, texts))
+            return list(map(Item, ids, texts, hashes, hashes, repeat(None), repeat(bool(store))))
+    return [
+        entry if isinstance(entry, Item) else _item_of(collection, entry, store, position)
+        for position, entry in enumerate(batch, start)
+    ]
+
+
+def _item_of(
+    collection: Reference[Any], entry: tuple[Any, ...], store: bool, position: int
+) -> Item:
+    id, value, metadata = (*entry, None)[:3]
+    return checked_item(collection, id, value, metadata, store, position)
 
 
 def checked_extra(records: Records, extra: Extra | None) -> dict[str, Any]:

@@ -109,13 +109,13 @@ def embed_multi(
     began, skips = perf_counter(), check_on_error(on_error)
     tell, length = teller(progress, length_of(entries)), 3 if has_metadata else 2
     columns, model = checked_extra(collection.records, extra), collection.read_model()
-    items = checked_items(collection, entries, store, length, length)
     runtime = collection.sessions.runtime
     with runtime.pool(calls_at_once(model, concurrency)) as pool:
         calls = Calls(model, runtime, pool, skips=skips, size=batch_size)
         bulk = _Bulk(collection, calls, tell, force=force, extra=columns)
+        size = at_most_own(model, batch_size)
         report = in_order(
-            batches(items, at_most_own(model, batch_size)),
+            checked_items(collection, entries, size, store, length, length),
             bulk.begin,
             bulk.finish,
             calls.ahead,

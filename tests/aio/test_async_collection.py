@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import itertools
 import math
 import os
 import shutil
@@ -56,6 +57,7 @@ from embeddings import (
     SchemaError,
 )
 from embeddings.aio.greenlets import spawn
+from embeddings.aio.sessions import EventLoop
 from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.testing import DeterministicModel
 
@@ -1356,7 +1358,8 @@ async def test_the_loop_goes_on_during_every_kind_of_search(url, plain):
     """20,000 vectors of 384 dimensions: PostgreSQL compares them itself."""
     random = np.random.default_rng(1)
     vectors = random.standard_normal((20_000, 384), np.float32)
-    Collection("docs", plain, model=DeterministicModel()).store_vectors(
+    others: Collection[str] = Collection("docs", plain, model=DeterministicModel())
+    others.store_vectors(
         ((str(number), vector) for number, vector in enumerate(vectors)), batch_size=5_000
     )
     query = vectors[0].copy()
@@ -1365,6 +1368,12 @@ async def test_the_loop_goes_on_during_every_kind_of_search(url, plain):
 
         async def search() -> None:
             assert (await docs.similar_by_vector(query))[0].id == "0"
+
+        async def catch_up() -> None:
+            first = next(moments)
+            changed = ((str(at), vectors[at + first]) for at in range(2_000))
+            await asyncio.to_thread(others.store_vectors, changed, batch_size=2_000)
+            await docs.similar_by_vector(query)
 
         async def scan() -> None:
             CACHE.clear()
@@ -1379,6 +1388,40 @@ async def test_the_loop_goes_on_during_every_kind_of_search(url, plain):
         await assert_goes_on("a scan", scan)
         await assert_goes_on("a scan and the building of a matrix", build)
         await assert_goes_on("a search in memory", search)
+
+        moments = itertools.count(1)
+        keys = [str(number) for number in range(20_000)]
+        half = EmbeddingRecord.id < "5"
+        queries = vectors[:20]
+        await assert_goes_on("many queries", lambda: docs.similar_multi_by_vector(queries))
+        await assert_goes_on("among=", lambda: docs.similar_by_vector(query, among=keys))
+        await assert_goes_on("where=", lambda: docs.similar_by_vector(query, where=half))
+        await assert_goes_on("ids", docs.ids)
+        await assert_goes_on("vectors", docs.vectors)
+        await assert_goes_on("catching up", catch_up)
+
+
+@asynchronous
+async def test_a_task_that_computes_is_cancelled_at_once():
+    """What it computes comes to its end in its thread, for nobody."""
+    has_begun, may_end, ends = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        ends.append(threading.current_thread())
+        has_begun.set()
+        may_end.wait(60)
+
+    def compute() -> None:
+        EventLoop().compute(work, 10**6)
+
+    task = asyncio.create_task(spawn(compute, finishes_statements=lambda: False))
+    await happens(has_begun.is_set)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert ends[0].is_alive()
+    may_end.set()
+    await asyncio.to_thread(ends[0].join)  # an error in a thread would fail the test
 
 
 @on_postgresql

@@ -134,6 +134,31 @@ def test_an_error_about_an_id_names_the_position(
 
 
 @on_a_session
+def test_one_wrong_item_among_thousands_is_named(docs: Collection[str], opened: Open):
+    """In whichever batch it is; the batches before it are stored, of its own nothing is."""
+    wrong: list[tuple[Any, Any, str]] = [
+        ("the id", "a\0b", "item 'the id': "),
+        ("the id", "a\ud800b", "item 'the id': "),
+        ("the id", 7, "item 'the id': "),
+        ("", "a hound", r"entries\[230\]: "),
+        ("\0", "a hound", r"entries\[230\]: "),
+        ("x" * 2000, "a hound", r"entries\[230\]: "),
+    ]
+    for id, content, says in wrong:
+        many: list[Any] = [(f"{n:03}", f"text {n} ü") for n in range(250)]
+        many[230] = (id, content)
+        with pytest.raises(InvalidItemError, match=f"^{says}"):
+            docs.embed_multi(many)
+        assert docs.count() == 200
+    numbers = opened("numbers", key=int)
+    keys: list[Any] = [2**63, -(2**63) - 1, "7", True, None]
+    for key in keys:
+        with pytest.raises(InvalidItemError, match=r"^entries\[230\]: "):
+            numbers.embed_multi([*enumerate("ab" * 115), (key, "a hound")])
+        assert numbers.count() == 200
+
+
+@on_a_session
 def test_an_entry_of_another_shape_is_named_by_its_position(docs: Collection[str]):
     """There is no telling which part would be the id."""
     for way in (docs.embed_multi, docs.embed_multi_with_metadata, docs.store_vectors, docs.plan):

@@ -228,6 +228,24 @@ class TestTheIndex:
             filled.create_text_index("klingon")
 
     @on_both
+    def test_other_forms_of_a_word_are_found_in_english(self, docs):
+        """Of words of four letters and more; shorter ones are not the beginning of just any."""
+        docs.create_text_index()
+        docs.embed_multi(
+            [
+                ("day", "a day in June"),
+                ("days", "ten days"),
+                ("keyboard", "a keyboard"),
+                ("directory", "a directory"),
+                ("gas", "gas"),
+            ]
+        )
+        assert {*words(docs, "days")} == {"day", "days"}
+        assert words(docs, "directories") == ["directory"]
+        assert words(docs, "keys") == words(docs, "key") == []
+        assert words(docs, "gas") == ["gas"]
+
+    @on_both
     def test_each_collection_has_its_own(self, filled, opened: Open):
         """And a collection that is deleted takes its index along."""
         other = opened("other")

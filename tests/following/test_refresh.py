@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy import Engine, delete, event, insert, select, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -188,6 +188,47 @@ def test_a_function_makes_the_text(own: Engine, model: Model, notes: ModelCollec
     change(own, update(Note).where(Note.id == 2).values(title="better"))
     assert loud.refresh(own).embedded == 1
     assert is_right(loud, own)
+
+
+def test_instances_are_compared_by_their_texts(own: Engine, model: Model):
+    """Each row is read once; what differs in text or metadata, is new or has none is found."""
+
+    def shout(note: Note) -> str | None:
+        return note.title and note.title.upper()
+
+    loud = ModelCollection(
+        Note, text=shout, columns=[Note.title], metadata=[Note.lang], name="notes", model=model
+    )
+    loud.sync(own)
+    read: list[str] = []
+
+    @event.listens_for(own, "before_cursor_execute")
+    def note(_: Any, __: Any, sql: str, *___: Any) -> None:
+        if "SELECT" in sql and "refreshed_notes.title" in sql:
+            read.append(sql)
+
+    assert loud.sync(own) == Report(unchanged=8)
+    event.remove(own, "before_cursor_execute", note)
+    assert len(read) == 1
+    change(
+        own,
+        update(Note).where(Note.id == 1).values(title=None),
+        update(Note).where(Note.id == 2).values(lang="de"),
+        update(Note).where(Note.id == 3).values(title="good"),
+        delete(Note).where(Note.id == 4),
+        insert(Note).values(id=9, title="new"),
+    )
+    loud.collection(own).set_metadata(5, {"lang": None, "more": 1})
+    audit = loud.sync(own, dry_run=True)
+    assert (audit.stale, audit.missing, audit.orphaned) == ((2, 3, 5), (9,), (1,))
+    assert audit.unchanged == 3
+    assert loud.sync(own, prune=False).embedded == 2
+    assert loud.sync(own, dry_run=True) == Report(unchanged=7, orphaned=(1,))
+    assert loud.sync(own).removed == 1
+    change(own, update(Note).values(title=None))
+    with pytest.raises(InvalidQueryError, match="has no rows"):
+        loud.sync(own)
+    assert loud.sync(own, allow_empty=True).removed == 7
 
 
 def test_what_changes_meanwhile(notes: ModelCollection[Note], own: Engine, model: Model):

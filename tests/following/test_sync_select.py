@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     Double,
@@ -220,13 +221,14 @@ def test_any_select(opened: Open, change: Callable[..., None]):
 
 
 @on_both
-@pytest.mark.parametrize("kind", ["uuid", "text", "uuid as text"])
+@pytest.mark.parametrize("kind", ["uuid", "text", "uuid as text", "integer"])
 def test_keys(db: Any, opened: Open, host_tables: Callable[..., None], kind: str):
     """UUIDs and strings are compared in their own type; ids of other kinds are orphans."""
     types: dict[str, Any] = {
         "text": String(40),
         "uuid": Uuid(),
         "uuid as text": Uuid(as_uuid=False),
+        "integer": BigInteger(),
     }
     table = Table(
         "sync_keys",
@@ -240,6 +242,8 @@ def test_keys(db: Any, opened: Open, host_tables: Callable[..., None], kind: str
         keys = ["a", "B", "b", "é", "1"]
     elif kind == "uuid as text":
         keys = [str(key) for key in keys]
+    elif kind == "integer":
+        keys = [-(2**63), 2**63 - 1, -7, 10**17, 0]
     with connection_to(db) as connection:
         connection.execute(insert(table), [{"key": key, "body": f"text {key}"} for key in keys])
     docs = opened(key=table.c.key)
@@ -247,6 +251,7 @@ def test_keys(db: Any, opened: Open, host_tables: Callable[..., None], kind: str
     assert docs.sync(statement).embedded == 5
     assert {*docs.ids()} == {*keys}
     assert docs.sync(statement) == Report(unchanged=5)
+    assert docs.sync(statement, dry_run=True) == Report(unchanged=5)
     opened(key=str).embed("no key of it", "what it is")
     with connection_to(db) as connection:
         connection.execute(delete(table).where(table.c.key == keys[2]))

@@ -6,11 +6,16 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import URL, create_engine, text
+from sqlalchemy import make_url
+
+from tests.reaching import empty_database, new_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
     from types import ModuleType
+
+    from sqlalchemy import URL
 
 TABLES = (
     *("leaflet_tags", "leaflet", "tag"),
@@ -19,19 +24,21 @@ TABLES = (
 
 
 @pytest.fixture(scope="session")
+def django_database(server: URL) -> Iterator[URL]:
+    """The database `postgresql` of Django's."""
+    with new_database(server) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def django_aliases(
-    tmp_path_factory: pytest.TempPathFactory, server: URL, worker_id: str
+    tmp_path_factory: pytest.TempPathFactory, django_database: URL
 ) -> Iterator[None]:
     """Django with `default` and `other` on SQLite and `postgresql`, without any tables."""
     import django
     from django.conf import settings
     from django.db import connections
 
-    name = f"django_{worker_id}"
-    administrator = create_engine(server, isolation_level="AUTOCOMMIT")
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-        connection.execute(text(f"CREATE DATABASE {name}"))
     folder = tmp_path_factory.mktemp("django")
     databases: dict[str, dict[str, Any]] = {
         alias: {"ENGINE": "django.db.backends.sqlite3", "NAME": folder / f"{alias}.db"}
@@ -39,9 +46,9 @@ def django_aliases(
     }
     databases["postgresql"] = {
         "ENGINE": "django.db.backends.postgresql",
-        "NAME": name,
-        "USER": server.username,
-        "HOST": server.query["host"],
+        "NAME": django_database.database,
+        "USER": django_database.username,
+        "HOST": django_database.query["host"],
     }
     databases["nothing"] = {"ENGINE": "django.db.backends.dummy"}
     settings.configure(
@@ -57,9 +64,6 @@ def django_aliases(
     django.setup()
     yield
     connections.close_all()
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-    administrator.dispose()
 
 
 @pytest.fixture(scope="session")
@@ -111,20 +115,13 @@ def empty(alias: str) -> None:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def bare(
-    request: pytest.FixtureRequest, django_aliases: None, tmp_path: Any
+    request: pytest.FixtureRequest, django_aliases: None, tmp_path: Path, server: URL
 ) -> Iterator[tuple[str, Callable[..., str]]]:
     """The alias of a database without tables, and what runs a command on it."""
     from django.core.management import call_command
     from django.db import connections
 
-    is_sqlite = request.param == "sqlite"
-    alias, name = f"bare_{request.param}", "bare" + tmp_path.name.replace("-", "_")[-40:]
-    like = connections["other" if is_sqlite else "postgresql"].settings_dict
-    if not is_sqlite:
-        with connections["postgresql"].cursor() as cursor:
-            cursor.execute(f'CREATE DATABASE "{name}"')
-    new = {**like, "NAME": str(tmp_path / "bare.db") if is_sqlite else name}
-    connections.settings[alias] = new
+    alias = f"bare_{request.param}"
 
     def command(*arguments: str, **options: Any) -> str:
         output = StringIO()
@@ -133,13 +130,12 @@ def bare(
         call_command(*arguments, stdout=output, stderr=output, no_color=True, **options)
         return output.getvalue()
 
-    yield alias, command
-    connections[alias].close()
-    del connections[alias], connections.settings[alias]
-    if not is_sqlite:
-        with connections["postgresql"].cursor() as cursor:
-            cursor.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
-        connections["postgresql"].close()
+    with empty_database(request.param, tmp_path, server) as url:
+        like = connections["other" if request.param == "sqlite" else "postgresql"].settings_dict
+        connections.settings[alias] = {**like, "NAME": make_url(url).database}
+        yield alias, command
+        connections[alias].close()
+        del connections[alias], connections.settings[alias]
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import contextlib
 import io
 import sqlite3
 import textwrap
-import uuid
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +41,7 @@ from embeddings.tables.migrate import migrations_dir
 from embeddings.tables.records import RECORDS as DOCUMENTED
 from embeddings.testing import DeterministicModel
 from tests.forked import python
-from tests.reaching import PATIENT
+from tests.reaching import PATIENT, new_database
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -203,15 +202,10 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def database(server: URL) -> Iterator[Engine]:
     """A database of this module's on PostgreSQL."""
-    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    name = f"host_{uuid.uuid4().hex}"
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_engine(server.set(database=name), isolation_level="AUTOCOMMIT")
-    yield engine
-    engine.dispose()
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with new_database(server) as url:
+        engine = create_engine(url, isolation_level="AUTOCOMMIT")
+        yield engine
+        engine.dispose()
 
 
 @pytest.fixture

@@ -43,6 +43,7 @@ import embeddings
 from embeddings import Base, Collection, CollectionRecord, SchemaError
 from embeddings.testing import DeterministicModel
 from tests.forked import python
+from tests.reaching import new_database
 
 REPOSITORY = Path(__file__).parents[2]
 VERSION_TABLE = "embeddings_alembic_version"
@@ -130,14 +131,10 @@ def administrator(server: URL) -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def database(administrator: Engine) -> Iterator[URL]:
+def database(server: URL) -> Iterator[URL]:
     """A database of this module's."""
-    name = f"schema_{uuid.uuid4().hex}"
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    yield administrator.url.set(database=name)
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with new_database(server) as url:
+        yield url
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from embeddings import Collection
 from embeddings.aio import AsyncCollection
 from embeddings.databases.sqlite.matrix import build, statements, turns
 from embeddings.databases.sqlite.matrix.cache import CACHE
+from embeddings.databases.sqlite.matrix.candidates import Probes
 from embeddings.searching import scan as scanning
 from embeddings.searching.scan import scan
 from embeddings.vectors import as_query
@@ -374,6 +375,59 @@ def test_tasks_wait_for_one(written: int | None, docs: Collection[str], engine: 
     assert counts["loads"] == 1
     assert counts["scans"] <= (written is None)
     assert counts["at once"] == 1
+
+
+def test_who_waits_asks_only_for_its_answer(docs: Collection[str], engine: Engine):
+    """Of sixteen searches one asks where the log is; all find out by a statement, and ask again."""
+    asked: list[str] = []
+
+    async def search_all(awaited: Any) -> Any:
+        for at in range(3):
+            await search_awaited(awaited, at)
+        write_elsewhere(engine, 1000)
+        event.listen(
+            awaited.sync_engine, "before_cursor_execute", lambda *given: asked.append(given[2])
+        )
+        return await asyncio.gather(*(search_awaited(awaited, at) for at in range(16)))
+
+    with counted() as counts:
+        answers = run_awaited(engine, search_all)
+    assert answers == [scanned(docs, query) for query in vectors(16, 7)]
+    assert counts["loads"] == 2
+    assert len(asked) <= 2 * 16 + 6  # the one: where the log is, three times at most, and the rows
+
+
+def test_the_loop_comes_round_between_two_searches(
+    docs: Collection[str], engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """Searches that begin together do not compute one after the other while all else stands."""
+    rounds = 0
+    computed: list[int] = []
+    real = Probes.candidates
+
+    def candidates(*arguments: Any) -> Any:
+        computed.append(rounds)
+        return real(*arguments)
+
+    monkeypatch.setattr(Probes, "candidates", candidates)
+
+    async def search_all(awaited: Any) -> Any:
+        async def count() -> None:
+            nonlocal rounds
+            while True:
+                rounds += 1
+                await asyncio.sleep(0)
+
+        for at in range(3):
+            await search_awaited(awaited, at)
+        computed.clear()
+        counting = asyncio.create_task(count())
+        found = await asyncio.gather(*(search_awaited(awaited, at) for at in range(16)))
+        counting.cancel()
+        return found
+
+    assert run_awaited(engine, search_all) == [scanned(docs, query) for query in vectors(16, 7)]
+    assert len(computed) == len(set(computed)) == 16
 
 
 def test_the_loop_goes_on_while_tasks_wait(

@@ -12,7 +12,6 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import uuid4
 
 import pytest
 from sqlalchemy import Engine, create_engine, event, text
@@ -23,7 +22,8 @@ from sqlalchemy.pool import NullPool
 import embeddings
 from embeddings import Collection, encode
 from embeddings.testing import DeterministicModel
-from tests.reaching import in_threads
+from tests.forked import python
+from tests.reaching import in_threads, new_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,17 +52,16 @@ from sqlalchemy.exc import DBAPIError
 import embeddings
 from embeddings import Collection, EmbeddingsError
 from embeddings.testing import DeterministicModel
+from tests.forked import together
 
 logging.disable()  # psycopg logs what it raises
-url = sys.argv[1]
-ready, go = os.pipe(), os.pipe()
+url, scripts = sys.argv[1], json.loads(sys.argv[2])
 
 
 def begin():
     with engine.connect():
         pass
-    os.write(ready[1], b"r")
-    os.read(go[0], 1)
+    ready()
 
 
 def chosen():
@@ -74,46 +73,33 @@ def report(**counts):
     os.write(1, (json.dumps([number, counts]) + "\\n").encode())
 
 
-# A fork takes a hundredth of the time of a new process with all its imports.
-children = []
-for number, script in enumerate(json.loads(sys.argv[2])):
-    children.append(os.fork())
-    if not children[-1]:
-        os.close(ready[0])
-        chance = random.Random(number)
-        model = DeterministicModel()
-        engine = sqlalchemy.create_engine(
-            url, pool_size=1, max_overflow=0, hide_parameters=True
-        )
-        docs = Collection("docs", engine, model=model)
-        try:
-            exec(script)
-        finally:
-            engine.dispose()
-        sys.exit()
-os.close(ready[1])
-for _ in children:
-    os.read(ready[0], 1)  # or the end, of those that failed
-os.write(go[1], b"g" * len(children))
-sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+def work(number_, ready_):
+    global number, ready, chance, model, engine, docs
+    number, ready, chance, model = number_, ready_, random.Random(number_), DeterministicModel()
+    engine = sqlalchemy.create_engine(url, pool_size=1, max_overflow=0, hide_parameters=True)
+    docs = Collection("docs", engine, model=model)
+    try:
+        exec(scripts[number], globals())
+    finally:
+        engine.dispose()
+
+
+together(len(scripts), work)
 """.replace("IDS", str(IDS))
 
 
 @pytest.fixture
-def url(server: URL, worker_id: str) -> Iterator[URL]:
+def url(server: URL) -> Iterator[URL]:
     """A new database with the tables, which keeps account of its own deadlocks."""
-    name = f"processes_{worker_id}_{uuid4().hex[:8]}"
-    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-        # So that a victim is found soon, and many are.
-        connection.execute(text(f"ALTER DATABASE {name} SET deadlock_timeout = '100ms'"))
-    url = server.set(database=name)
-    engine = create_engine(url, poolclass=NullPool)
-    embeddings.migrate(engine)
-    yield url
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with new_database(server) as url:
+        engine = create_engine(url, poolclass=NullPool)
+        with engine.begin() as connection:
+            # So that a victim is found soon, and many are.
+            connection.execute(
+                text(f"ALTER DATABASE {url.database} SET deadlock_timeout = '100ms'")
+            )
+        embeddings.migrate(engine)
+        yield url
 
 
 @pytest.fixture
@@ -136,28 +122,28 @@ def deadlocks(engine: Engine) -> int:
         return int(connection.scalar(count) or 0)
 
 
-def started(url: URL, scripts: list[str]) -> subprocess.Popen[str]:
-    """Start a process for each script; they begin their work when all are ready."""
+def program(url: URL, scripts: list[str]) -> list[str]:
+    """Return the arguments of Python that run each script in a process, all at the same time."""
     shown = url.render_as_string(hide_password=False)
-    # No threads of NumPy's: a process that forks must have one only.
-    environment = {"PYTHONPATH": str(REPOSITORY), "OPENBLAS_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", LAUNCH, shown, json.dumps(scripts)],
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return ["-W", "error", "-c", LAUNCH, shown, json.dumps(scripts)]
+
+
+# No threads of NumPy's: a process that forks must have one only.
+ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "OPENBLAS_NUM_THREADS": "1"}
+MODULES = ("alembic.command", "embeddings.testing", "sqlalchemy.dialects.postgresql.psycopg")
 
 
 def run_together(url: URL, *scripts: str, batches: int = BATCHES) -> list[dict[str, Any]]:
     """Run the scripts in a process each, and return what each of them reports."""
-    with started(url, [f"batches = {batches}\n{script}" for script in scripts]) as process:
-        output, errors = process.communicate()
-    assert not errors, [line for line in errors.splitlines() if "Error" in line]
-    assert process.returncode == 0
-    reports = sorted(map(json.loads, output.splitlines()))
+    done = python(
+        *program(url, [f"batches = {batches}\n{script}" for script in scripts]),
+        env=os.environ | ENVIRONMENT,
+        modules=MODULES,
+        timeout=3_600,
+    )
+    assert not done.stderr, [line for line in done.stderr.splitlines() if "Error" in line]
+    assert done.returncode == 0
+    reports = sorted(map(json.loads, done.stdout.splitlines()))
     assert [number for number, _ in reports] == [*range(len(scripts))]
     return [counts for _, counts in reports]
 
@@ -283,22 +269,15 @@ report()
 """
 
 
-def test_processes_that_open_the_same_url(server: URL, worker_id: str):
+def test_processes_that_open_the_same_url(server: URL):
     """Processes open a database without tables by its URL: one migrates it."""
-    name = f"new_{worker_id}_{uuid4().hex[:8]}"
-    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_engine(server.set(database=name), poolclass=NullPool)
-    try:
-        run_together(engine.url, *[OPENS] * 4)
+    with new_database(server) as url:
+        engine = create_engine(url, poolclass=NullPool)
+        run_together(url, *[OPENS] * 4)
 
         assert query(engine, "SELECT name FROM collections") == [("docs",)]
         assert query(engine, "SELECT count(*) FROM embeddings") == [(4,)]
         assert_sound(engine)
-    finally:
-        with administrator.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 DELETES_ITEMS = """
@@ -418,7 +397,14 @@ docs.embed_multi(entries(), store=True, batch_size=BATCH)
 
 def acknowledged_by_the_killed(url: URL, round: int, count: int) -> set[int]:
     """Kill a writer after that many batches, and return all those that it acknowledged."""
-    with started(url, [KILLED.replace("ROUND", str(round))]) as process:
+    with subprocess.Popen(
+        [sys.executable, *program(url, [KILLED.replace("ROUND", str(round))])],
+        env=os.environ | ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
         assert process.stdout is not None
         lines = [process.stdout.readline() for _ in range(count)]
         os.killpg(process.pid, signal.SIGKILL)

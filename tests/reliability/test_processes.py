@@ -8,9 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import textwrap
 import time
-from contextlib import closing, suppress
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,12 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import embeddings
 from embeddings import Collection, encode
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 from tests.reaching import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from subprocess import CompletedProcess
 
 REPOSITORY = Path(__file__).parents[2]
 KILLS = int(os.environ.get("EMBEDDINGS_KILLS", "4"))
@@ -61,31 +62,18 @@ def query(path: Path, sql: str) -> list[Any]:
         return connection.execute(sql).fetchall()
 
 
-def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", OPEN + textwrap.dedent(script)]
-        + [str(argument) for argument in arguments],
+def program(script: str, *arguments: object) -> list[str]:
+    """Return the arguments of Python that run a script."""
+    return ["-W", "error", "-c", OPEN + script, *map(str, arguments)]
+
+
+def run(script: str, *arguments: object) -> CompletedProcess[str]:
+    """Run a script in a process."""
+    return python(
+        *program(script, *arguments),
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+        modules=("alembic.command", "embeddings.testing", "sqlite_utils"),
     )
-
-
-def run_together(script: str, count: int, *arguments: object) -> list[tuple[int, str]]:
-    """Run a script in several processes that begin at once; their return codes and stderr."""
-    processes = [start(script, number, *arguments) for number in range(count)]
-    for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()
-    for process in processes:
-        assert process.stdin is not None
-        with suppress(BrokenPipeError):
-            process.stdin.write("go\n")
-            process.stdin.flush()
-    errors = [process.communicate()[1] for process in processes]
-    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
 
 
 def is_sound(path: Path) -> bool:
@@ -105,24 +93,31 @@ def is_sound(path: Path) -> bool:
 # Processes
 
 WRITER = """
-number, kinds, path, ids = int(sys.argv[1]), sys.argv[2].split(","), *sys.argv[3:]
-kind = kinds[number % len(kinds)]
-items = [(f"{i}", f"text {i} of {number}") for i in range(300)]
-if ids == "own":
-    items = [(f"{number}-{id}", text) for id, text in items]
-elif number % 2:
-    items.reverse()
-print("ready", flush=True)
-sys.stdin.readline()
-db = database(kind, path)
-if kind == "engine":
-    embeddings.migrate(db)
-docs = Collection("docs", db, model=DeterministicModel())
-docs.embed_multi(items[:200], store=True, batch_size=20)
-docs.embed_multi(items[200:290], store=True)
-for id, text in items[290:]:
-    docs.embed(id, text, store=True)
-assert docs.similar("text")
+from tests.forked import together
+
+count, kinds, path, ids = int(sys.argv[1]), sys.argv[2].split(","), *sys.argv[3:]
+
+
+def work(number, begin):
+    kind = kinds[number % len(kinds)]
+    items = [(f"{i}", f"text {i} of {number}") for i in range(300)]
+    if ids == "own":
+        items = [(f"{number}-{id}", text) for id, text in items]
+    elif number % 2:
+        items.reverse()
+    begin()
+    db = database(kind, path)
+    if kind == "engine":
+        embeddings.migrate(db)
+    docs = Collection("docs", db, model=DeterministicModel())
+    docs.embed_multi(items[:200], store=True, batch_size=20)
+    docs.embed_multi(items[200:290], store=True)
+    for id, text in items[290:]:
+        docs.embed(id, text, store=True)
+    assert docs.similar("text")
+
+
+together(count, work)
 """
 
 
@@ -130,10 +125,9 @@ def test_processes_that_write_into_one_new_file(tmp_path: Path):
     """Processes write 300 items each: all finish, and every item is there."""
     path = tmp_path / "new.db"
 
-    ended = run_together(WRITER, PROCESSES, "path,sqlite_utils", path, "own")
+    ended = run(WRITER, PROCESSES, "path,sqlite_utils", path, "own")
 
-    assert ended == [(0, "")] * PROCESSES
-
+    assert (ended.returncode, ended.stderr) == (0, "")
     assert query(path, "SELECT id, name FROM collections") == [(1, "docs")]
     found = {(id, content) for id, content in query(path, "SELECT id, content FROM embeddings")}
     assert found == {
@@ -148,10 +142,9 @@ def test_processes_that_write_the_same_ids(tmp_path: Path):
     """Processes write the same 300 ids: each row is what one of them wrote."""
     path = tmp_path / "new.db"
 
-    ended = run_together(WRITER, PROCESSES, "path,engine,sqlite_utils", path, "same")
+    ended = run(WRITER, PROCESSES, "path,engine,sqlite_utils", path, "same")
 
-    assert ended == [(0, "")] * PROCESSES
-
+    assert (ended.returncode, ended.stderr) == (0, "")
     found = dict(query(path, "SELECT id, content FROM embeddings"))
     assert found.keys() == {f"{i}" for i in range(300)}
     assert all(content.startswith(f"text {id} of ") for id, content in found.items())
@@ -307,12 +300,12 @@ def item(round: int, batch: int, i: int) -> tuple[str, str]:
     return f"{round}-{batch}-{i}", f"text {i} of batch {batch} of round {round}"
 
 
-def acknowledged(process: subprocess.Popen[str]) -> list[str]:
-    """Wait for the end of a process that is killed, and return the lines that it printed."""
-    output, errors = process.communicate()
-    assert errors == ""
-    assert process.returncode == -signal.SIGKILL
-    return output.splitlines()
+def acknowledged(*arguments: object) -> list[str]:
+    """Run a process that kills itself, and return the lines that it printed."""
+    killed = run(KILLED, *arguments)
+    assert killed.stderr == ""
+    assert killed.returncode == -signal.SIGKILL
+    return killed.stdout.splitlines()
 
 
 def is_whole(path: Path, round: int) -> set[int]:
@@ -339,7 +332,7 @@ def test_a_writer_that_is_killed_leaves_whole_batches(at: str, kind: str, tmp_pa
     Collection("docs", path, model=DeterministicModel()).close()
     number = {"model": 4, "statement": 17, "commit": 7}[at]
 
-    lines = acknowledged(start(KILLED, kind, path, 0, at, number))
+    lines = acknowledged(kind, path, 0, at, number)
 
     batches = is_whole(path, 0)
     assert lines[0] == "ready"
@@ -352,7 +345,7 @@ def test_a_second_run_embeds_only_what_is_missing(tmp_path: Path):
     """After a kill the same call again calls the model for what is not in the file, once each."""
     path = tmp_path / "app.db"
     Collection("docs", path, model=DeterministicModel()).close()
-    acknowledged(start(KILLED, "path", path, 0, "statement", 40))
+    acknowledged("path", path, 0, "statement", 40)
     there = is_whole(path, 0)
     everything = [item(0, batch, i) for batch in range(BATCHES) for i in range(BATCH)]
 
@@ -377,13 +370,21 @@ def test_killed_again_and_again(tmp_path: Path):
     survivors: dict[int, set[int]] = {}
     for round in range(KILLS):
         kind = chance.choice(["path", "engine", "sqlite_utils"])
-        process = start(KILLED, kind, path, round, "never", 0)
-        assert process.stdout is not None
-        wanted = chance.randrange(BATCHES - 10)
-        lines = [process.stdout.readline().strip() for _ in range(wanted + 1)]
-        time.sleep(chance.random() * 0.01)
-        process.send_signal(signal.SIGKILL)
-        lines += acknowledged(process)
+        with subprocess.Popen(
+            [sys.executable, *program(KILLED, kind, path, round, "never", 0)],
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            wanted = chance.randrange(BATCHES - 10)
+            lines = [process.stdout.readline().strip() for _ in range(wanted + 1)]
+            time.sleep(chance.random() * 0.01)
+            process.send_signal(signal.SIGKILL)
+            output, errors = process.communicate()
+        assert (process.returncode, errors) == (-signal.SIGKILL, "")
+        lines += output.splitlines()
 
         survivors[round] = is_whole(path, round)
         assert lines[0] == "ready", lines

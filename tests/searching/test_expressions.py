@@ -165,7 +165,7 @@ def test_the_hosts_compiled_cache(db: Session):
     fresh = create_engine(engine.url)
     with Session(fresh) as session:
         vector = DeterministicModel().embed("text")
-        for round in range(2, 40):
+        for round in (2, 3, 4, 5, 6, 9, 17, 39):
             docs = Collection(f"docs {round}", session, model=DeterministicModel())
             docs.embed_multi((str(number), f"text {number}") for number in range(round))
             docs.similar("text", round, offset=round // 2)

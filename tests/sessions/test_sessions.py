@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-import subprocess
-import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -51,6 +49,7 @@ from embeddings import (
     InvalidVectorError,
 )
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 from tests.host_tables import Article, HostBase, Shelf
 
 if TYPE_CHECKING:
@@ -1631,14 +1630,8 @@ print(docs.count())
 
 
 def output(script: str, path: Path) -> str:
-    """Run a script on a file and return what it prints; fail if it waits for long."""
-    process = subprocess.run(
-        [sys.executable, "-c", script, str(path)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    """Run a script on a file and return what it prints; fail if it waits for ever."""
+    process = python("-c", script, path)
     assert process.stderr == ""
     return process.stdout
 

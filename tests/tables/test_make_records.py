@@ -54,7 +54,7 @@ from embeddings import (
 from embeddings.searching.read import page_after
 from embeddings.tables.records import RECORDS
 from embeddings.testing import DeterministicModel
-from tests.reaching import rows_of
+from tests.reaching import new_database, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -1231,13 +1231,8 @@ def test_install_on_postgresql(postgresql_engine: Engine):
 
 def test_create_all_makes_the_extension(server: Any):
     """On a new PostgreSQL database the host's create_all is all that it takes."""
-    administrator = create_engine(server, isolation_level="AUTOCOMMIT")
-    name = "test_make_records"
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)"))
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_engine(server.set(database=name))
-    try:
+    with new_database(server) as url:
+        engine = create_engine(url)
         base = new_base()
         records = make_records(base)
         base.metadata.create_all(engine)
@@ -1245,8 +1240,4 @@ def test_create_all_makes_the_extension(server: Any):
         assert set(inspect(engine).get_table_names()) == {
             *("collections", "embeddings", "embeddings_pending", "host_articles")
         }
-    finally:
         engine.dispose()
-        with administrator.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        administrator.dispose()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, regi
 import embeddings
 from embeddings import Collection, CollectionRecord, EmbeddingRecord, Records, make_records
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 from tests.reaching import connection_to, on_both
 
 if TYPE_CHECKING:
@@ -95,10 +94,7 @@ def test_another_process_that_has_not_made_them_says_so(tmp_path: Path):
     environment = os.environ | {"PYTHONPATH": str(Path(embeddings.__file__).parents[1])}
 
     def run(code: str, *arguments: str) -> str:
-        command = [sys.executable, "-c", code, *arguments]
-        done = subprocess.run(
-            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-        )
+        done = python("-c", code, *arguments, cwd=tmp_path, env=environment)
         return (done.stdout + done.stderr).strip()
 
     write = (

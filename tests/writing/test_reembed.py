@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from sqlalchemy import select, text, update
+from sqlalchemy import delete, insert, literal, select, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped
 
@@ -26,6 +26,7 @@ from embeddings import (
 )
 from embeddings.models.registry import substitute_models
 from embeddings.testing import DeterministicModel
+from embeddings.writing import beside
 from tests.reaching import connection_to, in_threads, is_postgresql
 
 if TYPE_CHECKING:
@@ -371,6 +372,43 @@ def test_columns_of_the_hosts_own(db: Any, large: Narrow):
             assert connection.scalar(select(records.collections.c.topic)) == "animals"
     finally:
         Base.metadata.drop_all(db)
+
+
+@on_engines
+def test_the_switch_asks_what_is_unlike(opened: Any, large: Narrow):
+    """The database names each row that somebody has changed on either side, and no other."""
+    docs = opened()
+    ids = [f"id {number}" for number in range(9)]
+    entries = ((id, f"text of {id}", {"at": 1}) for id in ids)
+    docs.embed_multi_with_metadata(entries, store=True)
+    new = beside.begin(docs.reference, large)
+    assert new is not None
+    columns = docs.reference.records.embeddings.c
+    changes: list[Any] = [
+        {"content_hash": b"0" * 16},
+        {"content_hash": None},
+        {"metadata": {"at": 2}},
+        {"metadata": None},
+        {"content": None},
+        {"updated": 1},
+    ]
+    with docs.reference.work(write=True) as work:
+        one, two = docs.reference.existing(work).id, new.other.row_of(work).id
+        table = columns.id.table
+        names = [column.name for column in table.columns if column.name != "collection_id"]
+        rows = select(literal(two), *(table.c[name] for name in names)).where(
+            columns.collection_id == one
+        )
+        work.run(insert(table).from_select(["collection_id", *names], rows))
+        assert beside.unlike(work, (one, two)) == []
+        for number, (id, values) in enumerate(zip(ids, changes, strict=False)):
+            where = columns.collection_id == (one, two)[number % 2], columns.id == id
+            work.run(update(table).where(*where).values(values))
+        for number, id in enumerate(ids[7:]):
+            where = columns.collection_id == (one, two)[number % 2], columns.id == id
+            work.run(delete(table).where(*where))
+        assert sorted(beside.unlike(work, (one, two))) == ids[:6] + ids[7:]
+        assert sorted(beside.unlike(work, (one, two), but=("updated",))) == ids[:5] + ids[7:]
 
 
 @on_engines

@@ -337,6 +337,13 @@ class PostgreSQL(Database):
 
     # Rows of the host's that a collection follows
 
+    def joined_texts(
+        self, columns: Sequence[ColumnElement[Any]], between: str
+    ) -> ColumnElement[str]:
+        """Return what `concat_ws` makes of them: a fifth of the time of operators."""
+        given = (func.nullif(column, "") for column in columns)
+        return func.concat_ws(between, *given, type_=String())
+
     def text_hash(
         self, work: Work, text: ColumnElement[str], content_hash: Callable[[Content], bytes]
     ) -> ColumnElement[bytes] | None:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import (
     BigInteger,
     LargeBinary,
+    Numeric,
     Text,
     Uuid,
+    and_,
     case,
     cast,
     func,
@@ -20,6 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from ...tables.ours import schema_map_of
+from .keys import LARGEST, LEAST
 from .rows import is_spread
 
 if TYPE_CHECKING:
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 
 ENDED_BY_OTHERS = frozenset({"55P03", "40001", "40P01"})
 """lock_not_available, serialization_failure, deadlock_detected."""
+DIGITS = "0123456789"
+LONG = 19  # digits with which a number may be no BIGINT
 MOMENT = "200ms"  # far below deadlock_timeout, which is a second
 
 
@@ -59,7 +64,11 @@ def sought_key(
 ) -> ColumnElement[Any]:
     """Return the SQL of `Database.sought_key`."""
     if keys.python_type is int:  # whatever the width of the column, whose index serves this
-        return case((id.regexp_match("^-?[0-9]{1,18}$"), cast(id, BigInteger)))
+        # A regular expression would take as long as all the rest.
+        is_number = and_(func.rtrim(id, DIGITS).in_(["", "-"]), id.not_in(["", "-"]))
+        number, fits = cast(id, BigInteger), cast(id, Numeric).between(LEAST, LARGEST)
+        # In two steps: the parts of an AND are evaluated in any order.
+        return case((is_number, case((func.length(id) < LONG, number), else_=case((fits, number)))))
     if isinstance(keys.sql_type, Uuid):
         return case((id.regexp_match("^[0-9a-f]{32}$"), key))
     return key

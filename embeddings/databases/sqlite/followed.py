@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import LargeBinary, Text, and_, case, collate, false, func, select, type_coerce
+from sqlalchemy import LargeBinary, Text, and_, case, collate, false, func, type_coerce
 
 from .fields import is_json
 
@@ -37,14 +37,11 @@ def has_metadata(
         return stored == type_coerce(given, Text)
     if any('"' in name or "\\" in name for name in given):  # what a path of JSON cannot say
         return false()
-    stored = case((is_json(stored), stored))
-    member = func.json_each(stored).table_valued("key", joins_implicitly=True)
-    count = select(func.count(member.c.key)).scalar_subquery()
-    same: list[ColumnElement[bool]] = [count == len(given)]
-    for name, column in given.items():
-        path = f'$."{name}"'
+    paths = [f'$."{name}"' for name in given]
+    same: list[ColumnElement[bool]] = [func.json_remove(stored, *paths) == "{}"]  # no other
+    for path, column in zip(paths, given.values(), strict=True):
         value = func.json_extract(stored, path)
         # The host's column may have a collation for which more is equal.
         is_same = collate(value, "BINARY").is_not_distinct_from(type_coerce(column, Text))
         same += [func.json_type(stored, path).is_not(None), is_same]
-    return and_(*same)
+    return case((is_json(stored), and_(*same)), else_=false())

@@ -22,14 +22,14 @@ from sqlalchemy.types import NullType
 
 from ... import databases
 from ...following import triggers
+from ...following.columns import JoinedTexts
 from ...following.literals import Follow
-from ...following.rows import Rows, SourceRow, TextsInPython, source_row
-from ...following.source import joined_in_sql
+from ...following.rows import Compared, Rows, SourceRow, TextsInPython, source_row
 from ...keys import keys_of
 from .internals import condition_sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy import Connection, Select
 
@@ -160,6 +160,17 @@ class InstanceRows(Rows):
             self._add(found, errors, key, partial(self._of_instance, instance))
         return found
 
+    def texts(self, work: Work, after: Any, upto: Any) -> Iterator[Compared]:
+        """Yield what is compared of all rows of a page; those that are no items have no text."""
+        keys = [*work.run(self.between(self.all(self.key), after, upto)).scalars()]
+        found = {
+            key: self._of_instance(instance)
+            for key, instance in self.source.instances(keys, self.alias)
+        }
+        for key in keys:
+            row = found.get(key)
+            yield Compared(key, "", None) if row is None else Compared(key, row.text, row.metadata)
+
     def _of_instance(self, instance: Model) -> SourceRow | None:
         row = self.source.row_of(instance)
         if row.content is None:
@@ -195,13 +206,13 @@ def rows_of(source: Source[Any], alias: str, *, store: bool) -> Rows:
         if is_own:
             conditions.append(text(f"({sql})".replace(":", "\\:")))  # type: ignore[arg-type]
     if texts is None or metadata is None or not is_own:
-        made = TextsInPython(select(key).where(*conditions), _first, _nothing)
+        made = TextsInPython(select(key).where(*conditions), _first, _nothing, _nothing)
         return InstanceRows(key, made, None, keys_of(key), key, store, source, alias)
     of_text = [table.c[field.column] for field in texts]
     conditions.append(or_(*(column != "" for column in of_text)))
     statement = select(
         key.label("key"),
-        joined_in_sql(of_text).label("text"),
+        JoinedTexts(*of_text).label("text"),
         *(
             table.c[field.column].label(f"metadata_{at}")
             for at, field in enumerate(metadata.values())

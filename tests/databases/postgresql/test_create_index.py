@@ -49,6 +49,7 @@ from embeddings.databases.postgresql import index as pgvector_index
 from embeddings.databases.postgresql import search as pgvector
 from embeddings.overview import overview
 from embeddings.testing import DeterministicModel
+from tests.reaching import new_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -701,32 +702,27 @@ Docs = Collection[str]
 
 
 @pytest.fixture(scope="module")
-def large(server: URL, worker_id: str) -> Iterator[Engine]:
+def large(server: URL) -> Iterator[Engine]:
     """A database with an index on the clustered rows of docs; for reading only."""
-    name = f"index_{worker_id}_{uuid4().hex[:8]}"
-    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_engine(server.set(database=name))
-    embeddings.migrate(engine)
-    docs = Collection("docs", engine, model_id="a model")
-    chance = np.random.default_rng(3)
-    numbers = chance.permutation(ROWS).tolist()
-    docs.store_vectors(
-        (
-            (f"{i:05d}", vector, {"percent": n % 100, "mille": n % 1000, "ten": n < 10})
-            for i, (n, vector) in enumerate(zip(numbers, clustered(ROWS, 2), strict=True))
-        ),
-        batch_size=1000,
-    )
-    stored(engine, some(300, 5), "others").create_index()
-    docs.create_index()
-    with engine.begin() as connection:
-        connection.execute(text("ANALYZE embeddings"))
-    yield engine
-    engine.dispose()
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with new_database(server) as url:
+        engine = create_engine(url)
+        embeddings.migrate(engine)
+        docs = Collection("docs", engine, model_id="a model")
+        chance = np.random.default_rng(3)
+        numbers = chance.permutation(ROWS).tolist()
+        docs.store_vectors(
+            (
+                (f"{i:05d}", vector, {"percent": n % 100, "mille": n % 1000, "ten": n < 10})
+                for i, (n, vector) in enumerate(zip(numbers, clustered(ROWS, 2), strict=True))
+            ),
+            batch_size=1000,
+        )
+        stored(engine, some(300, 5), "others").create_index()
+        docs.create_index()
+        with engine.begin() as connection:
+            connection.execute(text("ANALYZE embeddings"))
+        yield engine
+        engine.dispose()
 
 
 QUERIES = clustered(25, 4)
@@ -1455,44 +1451,39 @@ on_each_key = pytest.mark.parametrize("kind", KEYS)
 
 
 @pytest.fixture(scope="module")
-def shop(server: URL, worker_id: str) -> Iterator[Engine]:
+def shop(server: URL) -> Iterator[Engine]:
     """A database with products, a collection with an index for each kind of key, and one more.
 
     The ids of that one are written as no key is. For reading only.
     """
-    name = f"shop_{worker_id}_{uuid4().hex[:8]}"
-    administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
-    with administrator.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}"))
-    engine = create_engine(server.set(database=name))
-    embeddings.migrate(engine)
-    Host.metadata.create_all(engine)
-    chance = np.random.default_rng(6)
-    numbers = chance.permutation(PRODUCTS).tolist()
-    products = [
-        {
-            "id": (-1) ** n * (2**40 + n),
-            "number": n,
-            "uid": UUID(int=n * 2**90 + 5),
-            "code": f"Product {n}, größer",
-            "percent": chance.integers(0, 100).item(),
-        }
-        for n in numbers
-    ]
-    with engine.begin() as connection:
-        connection.execute(insert(Product), products)
-    stored(engine, some(50, 5), "others")
-    for kind, (key, _) in KEYS.items():
-        docs: Collection[Any] = Collection(kind, engine, model_id="a model", key=key)
-        pairs = zip(products, clustered(PRODUCTS, 7), strict=True)
-        docs.store_vectors(((product[key.key], v) for product, v in pairs), batch_size=2_000)
-        docs.create_index(m=8, ef_construction=64)
-    with engine.begin() as connection:
-        connection.execute(text("ANALYZE"))
-    yield engine
-    engine.dispose()
-    with administrator.connect() as connection:
-        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+    with new_database(server) as url:
+        engine = create_engine(url)
+        embeddings.migrate(engine)
+        Host.metadata.create_all(engine)
+        chance = np.random.default_rng(6)
+        numbers = chance.permutation(PRODUCTS).tolist()
+        products = [
+            {
+                "id": (-1) ** n * (2**40 + n),
+                "number": n,
+                "uid": UUID(int=n * 2**90 + 5),
+                "code": f"Product {n}, größer",
+                "percent": chance.integers(0, 100).item(),
+            }
+            for n in numbers
+        ]
+        with engine.begin() as connection:
+            connection.execute(insert(Product), products)
+        stored(engine, some(50, 5), "others")
+        for kind, (key, _) in KEYS.items():
+            docs: Collection[Any] = Collection(kind, engine, model_id="a model", key=key)
+            pairs = zip(products, clustered(PRODUCTS, 7), strict=True)
+            docs.store_vectors(((product[key.key], v) for product, v in pairs), batch_size=2_000)
+            docs.create_index(m=8, ef_construction=64)
+        with engine.begin() as connection:
+            connection.execute(text("ANALYZE"))
+        yield engine
+        engine.dispose()
 
 
 AMONG: dict[str, Callable[[Any], Any]] = {

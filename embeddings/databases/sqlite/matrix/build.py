@@ -14,8 +14,9 @@ from ....work.row import ROWS
 from . import statements
 from .cache import BUILT_AT, CACHE, SLOT_BYTES, Key, Slot
 from .kinds import MATRIX, Kind
+from .segments import row_bytes
 from .state import State, bytes_of
-from .turns import is_read, turn, wait
+from .turns import turn, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("embeddings")
 REBUILT_SHARE = 8  # where more than one in this many rows changed, all are read anew
+MOVED_ROWS = 8  # rows in memory that are moved for each that is written, or fewer
 FEWEST_REBUILT = 1000  # changed rows, up to which a state is patched all the same
 
 
@@ -89,7 +91,7 @@ def key_of(work: Work, position: Position, kind: Kind) -> Key:
 
 
 def catch_up(
-    work: Work, kind: Kind = MATRIX, guess: Key | None = None, *, at_once: bool = False
+    work: Work, kind: Kind = MATRIX, position: Position | None = None, *, at_once: bool = False
 ) -> tuple[Key, State]:
     """Return a state to search from, of where the session is now or of shortly before.
 
@@ -98,37 +100,41 @@ def catch_up(
     Args:
         work: What its session sees is loaded. Nothing is written.
         kind: What rows are packed as.
-        guess: The key, in all likelihood.
+        position: Where the session was a moment ago, checked; it is asked for if that is not known.
         at_once: Whether the first call of a process builds, too.
 
     Raises:
         MustScan: There is none, and this is not the search to build it.
     """
-    if guess is not None and is_read(guess):
-        state = _awaited(work, guess, CACHE.slot(work, guess))
-        if state is not None:
-            return guess, state
     while True:
-        position = checked_position(statements.position(work))
+        if position is None:
+            position = checked_position(statements.position(work))
         key = key_of(work, position, kind)
         ROWS.put(work.bind, work.records, work.row, committed=False)
         slot = CACHE.slot(work, key)
         states = slot.states
-        base = base_of(work, slot)
-        if base is not None and base.mark == position.mark:
-            CACHE.put(key, base)
-            return key, base
-        with turn(key, work.runtime) as reader:
+        if (state := _state_at(position, states)) is not None:
+            CACHE.put(key, state)
+            return key, state
+        # Nothing is asked before the turn is taken: of many that come at once, one asks.
+        with turn(key, work.runtime, loads=True) as reader:
             if reader is not None and slot.states is states:
+                base = base_of(work, slot)
                 state = _brought_up(work, kind, key, base, reader, at_once=at_once)
                 CACHE.put(key, state)
                 work.runtime.give_way()
                 return key, state
-        if reader is None and (state := _awaited(work, key, slot)) is not None:
+        if reader is None and (state := _awaited(work, key, slot, position)) is not None:
             return key, state
+        position = None
 
 
-def _awaited(work: Work, key: Key, slot: Slot) -> State | None:
+def _state_at(position: Position, states: Iterable[State]) -> State | None:
+    """Return the state whose mark is the newest row of the log that a session has seen."""
+    return next((state for state in states if state.mark == position.mark), None)
+
+
+def _awaited(work: Work, key: Key, slot: Slot, position: Position) -> State | None:
     """Wait for the reader of a collection, and return what the session can use of what it built.
 
     Raises:
@@ -139,6 +145,8 @@ def _awaited(work: Work, key: Key, slot: Slot) -> State | None:
         raise MustScan("the search that builds the matrix waits for this one")
     if not slot.states or slot.states is states:
         return None
+    if (state := _state_at(position, slot.states)) is not None:
+        return state
     base = base_of(work, slot)
     if base is None:
         raise MustScan("the rows in memory are of another moment")
@@ -219,9 +227,11 @@ def _updated(work: Work, kind: Kind, key: Key, base: State, reader: Reader) -> S
     mark = _mark_if_unchanged(before, statements.position(work, base.mark), key)
     if not before.has_base:
         return None
-    segments = packer.segments()
-    work.runtime.give_way()
-    return base.patched(mark, changed, segments, packer.invalid)
+
+    def patched() -> State:
+        return base.patched(mark, changed, packer.segments(), packer.invalid)
+
+    return work.runtime.compute(patched, len(changed) * MOVED_ROWS)
 
 
 def _built(work: Work, kind: Kind, key: Key, nbytes: int, reader: Reader) -> State:
@@ -235,9 +245,11 @@ def _built(work: Work, kind: Kind, key: Key, nbytes: int, reader: Reader) -> Sta
             packer.add(_texts(part))
             reader.has_read()
     mark = _mark_if_unchanged(before, statements.position(work), key)
-    segments = packer.segments()
-    work.runtime.give_way()
-    state = State.of(mark, segments, packer.invalid)
+
+    def made() -> State:
+        return State.of(mark, packer.segments(), packer.invalid)
+
+    state = work.runtime.compute(made, nbytes // row_bytes(dimensions_of(work)))
     facts = state.rows, bytes_of(state), (perf_counter() - began) * 1000
     LOG.info("%s of %r built: %d rows, %d bytes, %.0f ms", kind, work.row.name, *facts)
     return state

@@ -70,7 +70,9 @@ class Rescored:
             at += len(asked)
             self._best.cut()
             until = chosen.reaching(self._best.floor)
-            batch_size = max(RESCORE_BATCH, (until - at) // LEFT_SHARE)
+            # Before as many are found as are wanted, nothing tells how many more that will take.
+            more = at if until == len(chosen.ids) else (until - at) // LEFT_SHARE
+            batch_size = max(RESCORE_BATCH, more)
         return True
 
     @property

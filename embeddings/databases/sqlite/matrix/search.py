@@ -13,6 +13,7 @@ it does not, the caller is to read it and to search again.
 from __future__ import annotations
 
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ from .build import (
 from .cache import CACHE, Key
 from .kinds import MATRIX
 from .rescore import Rescored
-from .turns import is_read, turn, wait
+from .turns import is_loaded, is_read, turn, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -59,6 +60,8 @@ FIRST_PARTS = 16  # of a scan, after which it ends even if others wait for it
 ESTIMATES_PER_BLOCK = 2**22  # rows times queries whose products are held at a time
 FETCHED_ROWS = 500  # candidates that are always few enough to be fetched
 FETCHED_SHARE = 8  # one in this many rows of the collection is few enough, too
+BYTES_PER_PIECE = 8_000  # of memory that are compared with a query in a microsecond
+ROWS_PER_PIECE = 8  # in memory, of which it is looked up in a microsecond whether they are meant
 FEW_KEYS = 1_000  # of the host's, for whose rows alone nothing is loaded
 KEYS_SHARE = 48  # the host's keys are read at once if they are one in this many rows, or fewer
 
@@ -205,9 +208,10 @@ def _search(
         raise MustScan("there is nothing to compare with")
     if dimensions > kind.most_dimensions:
         raise NotKept(f"vectors of over {kind.most_dimensions} dimensions are not kept in memory")
-    for _ in range(ATTEMPTS):
+    for attempt in range(ATTEMPTS):
         key, state = _base(work, kind)
-        rows = _attempt(work, kind, key, state, probes, query_index, query, filters)
+        waits = attempt == 0
+        rows = _attempt(work, kind, key, state, probes, query_index, query, filters, waits=waits)
         if rows is not None:
             return rows
     raise MustScan("rows were written faster than they could be compared")
@@ -237,8 +241,14 @@ def _attempt(
     query_index: int,
     query: Query,
     filters: Sequence[ColumnElement[bool]],
+    *,
+    waits: bool,
 ) -> list[ScoredRow] | None:
-    """Return the best rows, or None where the session sees others than those of the state."""
+    """Return the best rows, or None where the session sees others than those of the state.
+
+    Whoever loads has seen that the state is out of date: to compare with it would be for nothing.
+    It is waited for, if so asked.
+    """
     if len(state.invalid) > MOST_INVALID:
         raise MustScan(f"{len(state.invalid)} rows hold no vector that can be compared")
     vector = probes.vectors[query_index]
@@ -247,7 +257,15 @@ def _attempt(
         if query.min_score is None and is_last and min(depth, view.rows) > most:
             raise MustScan("most of the rows are wanted")
         wanted = None if is_last else query.depth
-        chosen = probes.candidates(query_index, view, depth, query.min_score, wanted)
+        choose = partial(probes.candidates, query_index, view, depth, query.min_score, wanted)
+        read = sum(segment.nbytes for segment in view.segments) * len(probes.vectors)
+        with work.runtime.turn():
+            chosen = None
+            if not waits or not is_loaded(key):
+                chosen = work.runtime.compute(choose, read // BYTES_PER_PIECE)
+        if chosen is None:
+            wait(key, work.runtime)
+            return None
         if len(chosen.ids) > most:
             if is_last:
                 raise MustScan("most of the rows may be among the best")
@@ -263,7 +281,7 @@ def _attempt(
             if not work.row.is_certain and not answer.position.has_collection:
                 forget(work, kind)
                 raise MustScan("the name is another collection's, or nobody's")
-            catch_up(work, kind, key)
+            catch_up(work, kind, answer.position)
             return None
         if not agrees:
             if not filters:
@@ -307,7 +325,9 @@ def _views(
                 yield view, depth, False
         ids = statements.ids_matching(work, query, filters)
     assert ids is not None  # noqa: S101  of any number
-    yield kind.only(view, ids), query.depth, True
+    found = ids
+    pieces = len(ids) + len(view.radii) // ROWS_PER_PIECE
+    yield work.runtime.compute(lambda: kind.only(view, found), pieces), query.depth, True
 
 
 @contextmanager

@@ -349,8 +349,9 @@ def ids_matching(
     # One value of JSON: to fetch many rows takes longer than to find them.
     found = select(func.count(), _raw(func.json_group_array(cast(id, Text))))
     number, json_ids = work.run(found).one()
-    is_all = most is None or number <= most
-    return set(json.loads(json_ids)) - {None} if is_all else None
+    if most is not None and number > most:
+        return None
+    return work.runtime.compute(lambda: set(json.loads(json_ids)) - {None}, number)
 
 
 def load(work: Work, since: Mark | None) -> Generator[list[tuple[str | None, Any, bool]]]:

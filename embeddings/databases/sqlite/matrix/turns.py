@@ -31,12 +31,14 @@ class Reader:
         done: Ends with the turn.
         parts: How many parts of the rows were read: its progress.
         waiting: How many searches have come to wait for it.
+        loads: Whether what it reads will be in memory for others.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, *, loads: bool = False) -> None:
         self.done: Future[None] = Future()
         self.parts = 0
         self.waiting = 0
+        self.loads = loads
         self._runtime = runtime
         self._thread = threading.get_ident()
 
@@ -64,14 +66,15 @@ renew_in_children(_in_children)
 
 
 @contextmanager
-def turn(key: Hashable, runtime: Runtime) -> Iterator[Reader | None]:
+def turn(key: Hashable, runtime: Runtime, *, loads: bool = False) -> Iterator[Reader | None]:
     """Yield a reader, until whose end no other reads; None if another reads already.
 
     Args:
         key: Of the collection.
         runtime: How the search waits.
+        loads: Whether what is read will be in memory for others.
     """
-    me = Reader(runtime)
+    me = Reader(runtime, loads=loads)
     try:
         # One call of C, which nothing can come between.
         yield me if _readers.setdefault(key, me) is me else None
@@ -92,6 +95,12 @@ def _end(key: Hashable, reader: Reader) -> None:
 def is_read(key: Hashable) -> bool:
     """Return whether somebody reads the rows of a collection now."""
     return key in _readers
+
+
+def is_loaded(key: Hashable) -> bool:
+    """Return whether somebody reads the rows of a collection into memory now."""
+    reader = _readers.get(key)
+    return reader is not None and reader.loads
 
 
 def wait(key: Hashable, runtime: Runtime) -> bool:
