@@ -295,8 +295,8 @@ def test_declarations_are_checked(library: ModuleType):
 
 
 def test_options_in_any_order(bare: Bare):
-    """Django's own and ours, before the subcommand and behind it."""
-    from django.core.management import ManagementUtility
+    """Django's own and ours, before the subcommand and behind it; none is passed over."""
+    from django.core.management import CommandError, ManagementUtility
 
     alias, command = bare
     command("migrate", "embeddings")
@@ -312,6 +312,10 @@ def test_options_in_any_order(bare: Bare):
         parsed = parser.parse_args(arguments)
         assert (parsed.command, parsed.database) == ("status", alias)
     assert '"revision"' in command("embeddings", "status", "--json", "--no-color")
+    with pytest.raises(CommandError, match="check prints no JSON: status, search, show do"):
+        command("embeddings", "check", "--json")
+    with pytest.raises(CommandError, match="invalid choice: 'nowhere'"):
+        command("embeddings", "status", "--database", "nowhere")
 
 
 def test_the_index_of_a_collection_by_a_migration(alias: str):

@@ -165,6 +165,11 @@ def test_an_instance_that_is_not_saved(library: ModuleType, alias: str):
         library.articles.embed(library.Author(name="x"))
     with pytest.raises(TypeError, match=r"of library\.Article, not of dict"):
         library.articles.embed_multi([{"title": "x"}])
+    for given in (library.Article(title="x"), library.Article, None):
+        with pytest.raises(TypeError, match="embed_multi takes a queryset or instances, not"):
+            library.articles.embed_multi(given)
+    with pytest.raises(TypeError, match=r"values\(\)"):
+        library.articles.embed_multi(library.Article.objects.values("title"))
     assert library.model.calls == []
 
 
@@ -452,14 +457,15 @@ def test_what_is_no_queryset_of_the_model(shelf: Any, library: ModuleType):
         library.articles.nearest(shelf.all()[:5], "sleep")
     with pytest.raises(TypeError, match="values"):
         library.articles.nearest(shelf.values("title"), "sleep")
-    no_querysets: list[Any] = [
-        library.Author.objects.all(),
-        library.Article.objects.raw("SELECT 1"),
-        [],
-        None,
+    no_querysets: list[tuple[Any, str]] = [
+        (library.Author.objects.all(), "not of library.Author"),
+        (library.Article.objects.raw("SELECT 1"), "not RawQuerySet"),
+        (library.Article, "such as Article.objects.all(), not Article"),
+        ([], "not list"),
+        (None, "not NoneType"),
     ]
-    for given in no_querysets:
-        with pytest.raises(TypeError, match=r"a queryset of library\.Article"):
+    for given, says in no_querysets:
+        with pytest.raises(TypeError, match=rf"a queryset of library\.Article.*{re.escape(says)}"):
             library.articles.nearest(given, "sleep")
     with pytest.raises(InvalidQueryError, match="number must be"):
         library.articles.nearest(shelf, "sleep", number=-1)
@@ -492,6 +498,14 @@ def test_uncommitted_and_deleted_rows(shelf: Any, alias: str, library: ModuleTyp
         with connections[alias].cursor() as cursor:  # past Django, and so past its signals
             cursor.execute("DELETE FROM library_article WHERE title = 'sleep like a log'")
         assert new not in library.articles.nearest(shelf, "sleep like a log")
+
+
+@on_sqlite
+def test_sqlite_reads_the_rows_that_were_found_alone(shelf: Any, library: ModuleType):
+    """By the primary key, under whichever Django, and whatever filters come before and after."""
+    found = library.articles.nearest(shelf.filter(title__contains="e"), "sleep", number=2)
+    for queryset in (found, found.exclude(title="x"), found.values("title").order_by("title")):
+        assert "SEARCH library_article USING INTEGER PRIMARY KEY" in queryset.explain()
 
 
 @on_postgresql

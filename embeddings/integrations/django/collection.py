@@ -251,6 +251,8 @@ class ModelCollection(Generic[M]):
         """
         if isinstance(instances, Manager):
             instances = instances.all()
+        if not hasattr(instances, "__iter__"):
+            raise TypeError(f"embed_multi takes a queryset or instances, not {_kind(instances)}")
         if isinstance(instances, list | tuple) and not instances:
             return Report()
         model = self.collection(using or self._alias_of(instances)).reference.read_model()
@@ -699,10 +701,22 @@ class ModelCollection(Generic[M]):
         return self.source.keys_that_belong(instances, using)
 
     def _check_model(self, queryset: Any) -> None:
-        if not isinstance(queryset, QuerySet) or not issubclass(queryset.model, self.source.model):
+        """Do nothing if it is a queryset of the model's instances.
+
+        Raises:
+            TypeError: It is something else.
+        """
+        label = self.source.label
+        if not isinstance(queryset, QuerySet):
             raise TypeError(
-                f"Pass a queryset of {self.source.label}, not {type(queryset).__name__} of "
-                f"{getattr(queryset, 'model', None)}"
+                f"Pass a queryset of {label}, such as {label.rpartition('.')[2]}.objects.all(), "
+                f"not {_kind(queryset)}"
+            )
+        if not issubclass(queryset.model, self.source.model):
+            raise TypeError(f"Pass a queryset of {label}, not of {queryset.model._meta.label}")
+        if not yields_instances(queryset):
+            raise TypeError(
+                "Pass a queryset of instances: call values() and values_list() on the result"
             )
 
     def _checked(self, queryset: QuerySet[M] | Manager[M], score: str) -> QuerySet[M]:
@@ -716,10 +730,6 @@ class ModelCollection(Generic[M]):
             raise InvalidQueryError(
                 f"Django filters no {queryset.query.combinator}(): pass "
                 f"{self.source.model.__name__}.objects.filter(pk__in=...) of it"
-            )
-        if not yields_instances(queryset):
-            raise TypeError(
-                "Pass a queryset of instances: call values() and values_list() on the result"
             )
         check_name(queryset, "score", score, "relevance")
         return queryset
@@ -831,6 +841,11 @@ def _depth(number: object, offset: object) -> int:
     """Return how many of the best have to be known; 0 for arguments that the search refuses."""
     are_numbers = isinstance(number, int) and isinstance(offset, int)
     return number + offset if are_numbers and number >= 0 and offset >= 0 else 0  # type: ignore[operator]
+
+
+def _kind(value: object) -> str:
+    """Return what a value is of, or which class it is."""
+    return value.__name__ if isinstance(value, type) else type(value).__name__
 
 
 def _in_pages(queryset: QuerySet[M], size: int) -> Iterator[M]:

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import BooleanField, Expression, F, FloatField, IntegerField, Model
+from django.db.models import Expression, F, FloatField, IntegerField, Lookup, Model
 
 from ...errors import InvalidQueryError
 from .database import is_one_of, value_under
@@ -26,16 +26,57 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound=Model)
 
 
-class _OfFound(Expression):
-    """About the row whose key is the expression.
+def _keys(found: Found, field: Field[Any, Any], connection: BaseDatabaseWrapper) -> list[Any]:
+    """Return the keys of what was found as the database is given them."""
+    return [field.get_db_prep_value(key, connection) for key, _ in found]
 
-    Everything that was found travels as one parameter, however much it is.
+
+class IsFound(Lookup):
+    """Whether the row was found whose key is the expression.
+
+    It is a lookup, for of other conditions Django 6.1 makes "... = True", which no index serves.
 
     Args:
         key: The primary key of the row.
         field: The model's field of the key, which says how the database has it.
-        found: Keys, each with its number.
+        found: Keys, each with its number. They travel as one parameter, however many they are.
     """
+
+    lookup_name = "is_found"
+    prepare_rhs = False
+
+    def __init__(self, key: Any, field: Field[Any, Any], found: Found) -> None:
+        super().__init__(key, found)
+        self.key_field = field
+
+    def as_sql(
+        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper
+    ) -> tuple[str, tuple[Any, ...]]:
+        """Return the condition, which the index of the primary key serves."""
+        sql, parameters = compiler.compile(self.lhs)
+        keys = _keys(self.rhs, self.key_field, connection)
+        kind = self.key_field.rel_db_type(connection)
+        condition, value = is_one_of(connection, sql, kind, keys)
+        return condition, (*parameters, value)
+
+
+class IsFoundOfAll(IsFound):
+    """The same, and Django evaluates it when window functions have seen all rows."""
+
+    contains_over_clause = True
+
+
+class Score(Expression):
+    """The score of the row whose key is the expression; NULL if it was not found.
+
+    Args:
+        key: The primary key of the row.
+        field: The model's field of the key, which says how the database has it.
+        found: Keys, each with its number. They travel as one parameter, however many they are.
+    """
+
+    output_field: Field[Any, Any] = FloatField()
+    kind = "double precision"
 
     def __init__(self, key: Any, field: Field[Any, Any], found: Found) -> None:
         super().__init__()
@@ -55,46 +96,14 @@ class _OfFound(Expression):
         columns: list[Any] = self.key.get_group_by_cols()
         return columns
 
-    def _keys(self, connection: BaseDatabaseWrapper) -> list[Any]:
-        """Return the keys as the database is given them."""
-        return [self.key_field.get_db_prep_value(key, connection) for key, _ in self.found]
-
-
-class IsFound(_OfFound):
-    """Whether the row was found."""
-
-    output_field = BooleanField()
-
-    def as_sql(
-        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper
-    ) -> tuple[str, tuple[Any, ...]]:
-        """Return the condition, which the index of the primary key serves."""
-        sql, parameters = compiler.compile(self.key)
-        condition, keys = is_one_of(
-            connection, sql, self.key_field.rel_db_type(connection), self._keys(connection)
-        )
-        return condition, (*parameters, keys)
-
-
-class IsFoundOfAll(IsFound):
-    """The same, and Django evaluates it when window functions have seen all rows."""
-
-    contains_over_clause = True
-
-
-class Score(_OfFound):
-    """The score of the row; NULL if it was not found."""
-
-    output_field: Field[Any, Any] = FloatField()
-    kind = "double precision"
-
     def as_sql(
         self, compiler: SQLCompiler, connection: BaseDatabaseWrapper
     ) -> tuple[str, tuple[Any, ...]]:
         """Return the value under the key in an object of JSON."""
         sql, parameters = compiler.compile(self.key)
         numbers = (number for _, number in self.found)
-        text = json.dumps(dict(zip(map(str, self._keys(connection)), numbers, strict=True)))
+        keys = map(str, _keys(self.found, self.key_field, connection))
+        text = json.dumps(dict(zip(keys, numbers, strict=True)))
         return value_under(connection, sql, self.kind), (text, *parameters)
 
 

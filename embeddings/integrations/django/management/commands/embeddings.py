@@ -32,6 +32,8 @@ REMEDY = (
     f"changed meanwhile is found by {PROGRAM} sync."
 )
 
+PRINT_JSON = ("status", "search", "show")
+
 # Django's own options, which may also stand behind the subcommand. It reads --settings and
 # --pythonpath before it reads the rest.
 COMMON: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
@@ -55,7 +57,12 @@ class Command(BaseCommand):
         subcommands = parser.add_subparsers(dest="command", required=True)
 
         def add_own(command: CommandParser, default: str) -> None:
-            command.add_argument("--database", default=default, help="The alias of the database.")
+            command.add_argument(
+                "--database",
+                default=default,
+                choices=tuple(connections),
+                help="The alias of the database.",
+            )
             command.add_argument(
                 "--json",
                 action="store_true",
@@ -116,10 +123,13 @@ class Command(BaseCommand):
 
     def handle(self, *, command: str, database: str, **options: Any) -> None:
         """Do what the subcommand says."""
+        as_json = options["json"]
+        if as_json and command not in PRINT_JSON:
+            raise CommandError(f"{command} prints no JSON: {', '.join(PRINT_JSON)} do")
         if command == "migrate":
             self._migrate(database, options["verbosity"])
             return
-        db, as_json = DjangoTransactions(database), options["json"]
+        db = DjangoTransactions(database)
         try:
             if command == "status":
                 models = {each.name: each.declared_model for each in DECLARED}
