@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 Metadata: TypeAlias = dict[str, Any]
 BYTES = (bytes, bytearray, memoryview)
-PLAIN = (int, str, float, bool)
+PLAIN = (int, str, float, bool, type(None))
 
 
 def plain(value: object) -> object:
     """Return NumPy's integers, floats and bools as Python's, and anything else as it is."""
-    if value is None or type(value) in PLAIN:
+    if type(value) in PLAIN:
         return value
     if isinstance(value, np.integer):
         return int(value)
@@ -36,6 +36,9 @@ def as_json(value: object) -> object:
     return value.isoformat() if isinstance(value, date) else plain(value)
 
 
+_JSON = json.JSONEncoder(allow_nan=False, default=as_json)
+
+
 def dump_metadata(metadata: Mapping[str, Any]) -> str:
     """Return the JSON text under which the metadata is stored.
 
@@ -48,14 +51,28 @@ def dump_metadata(metadata: Mapping[str, Any]) -> str:
     if not isinstance(metadata, dict):
         raise InvalidItemError(f"metadata must be a dict, not {type(metadata).__name__}")
     try:
-        _check_json(metadata, "metadata")
-        return json.dumps(metadata, allow_nan=False, default=as_json)
+        text = _plain_json(metadata)
+        if text is None:
+            _check_json(metadata, "metadata")
+            text = _JSON.encode(metadata)
+        return text
     except RecursionError:
         raise InvalidItemError("metadata is nested too deeply, or contains itself") from None
     except ValueError as error:
         if isinstance(error, InvalidItemError):
             raise
         raise InvalidItemError("metadata holds an integer with too many digits") from None
+
+
+def _plain_json(metadata: dict[Any, Any]) -> str | None:
+    """Return the JSON text of flat metadata of ASCII, or None if each value is to be looked at."""
+    if {*map(type, metadata)} != {str} or not {*map(type, metadata.values())} <= {*PLAIN}:
+        return None
+    try:
+        text = _JSON.encode(metadata)
+    except ValueError:  # NaN, infinity, or a number of too many digits
+        return None
+    return None if "\\u" in text else text  # NUL and lone surrogates are written so
 
 
 class NotJSON(dict[str, Any]):

@@ -107,6 +107,30 @@ def test_they_are_copied(postgresql_engine: Engine, inserted: list[str]):
     assert inserted
 
 
+def test_the_hashes_that_are_looked_for_are_read_once(postgresql_engine: Engine):
+    """Not for each row of the table, whatever plan PostgreSQL makes for it."""
+    plans: list[str] = []
+
+    def explained(*arguments: Any) -> None:
+        connection, cursor, sql, parameters = arguments[:4]
+        if "hashes" in sql and not sql.startswith("EXPLAIN"):
+            cursor.execute("SET LOCAL enable_indexscan = off; SET LOCAL enable_bitmapscan = off")
+            found = connection.exec_driver_sql(f"EXPLAIN {sql}", parameters).scalars()
+            plans.append("\n".join(found))
+
+    docs = Collection("docs", postgresql_engine, model=DeterministicModel())
+    docs.embed("a", "hound")
+    event.listen(postgresql_engine, "before_cursor_execute", explained)
+    try:
+        docs.embed_multi([("b", "hound"), ("c", "cat")])
+    finally:
+        event.remove(postgresql_engine, "before_cursor_execute", explained)
+    assert plans
+    for plan in plans:
+        assert "Seq Scan" in plan
+        assert "InitPlan" in plan
+
+
 def test_another_writer_has_one_of_the_ids(postgresql_engine: Engine, inserted: list[str]):
     """It is waited for, and then its row is replaced: the last write wins."""
     docs = Collection("docs", postgresql_engine, model_id="local")
