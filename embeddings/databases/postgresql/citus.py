@@ -71,7 +71,8 @@ def distribute(
         return
     if there is not None:
         raise SchemaError(
-            f"{records.embeddings.fullname} is distributed by {there}: call undistribute() first"
+            f"{records.embeddings.fullname} is distributed by {there}: bring it back first, by "
+            "undistribute() or distribute --undo"
         )
     _check_tables(connection, records)
     collections, embeddings = _names(connection, records)
