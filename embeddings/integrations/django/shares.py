@@ -66,7 +66,7 @@ class Shares:
             spread = DEVIATIONS * math.sqrt(wanted * (1 - share))
             found = math.ceil((wanted + spread) / share)
         if found - wanted <= MOST_SPARE:
-            return found
+            return _rounded(found)
         if known is not None:
             self._put(name, known._replace(searches=known.searches + 1))
         return 0
@@ -90,3 +90,9 @@ class Shares:
             if len(self._known) >= MOST_KNOWN:
                 del self._known[next(iter(self._known))]
             self._known[name] = known
+
+
+def _rounded(number: int) -> int:
+    """Return the next of 1, 2, 3, 4, 6, 8, 12, 16, 24: PostgreSQL has a statement for each."""
+    power = 1 << (number - 1).bit_length()
+    return max(power * 3 // 4, 1) if power * 3 // 4 >= number else power
