@@ -504,3 +504,28 @@ def test_two_sessions_make_it_at_once(postgresql_engine: Engine):
                 session.commit()
 
         in_threads(make, 4)
+
+
+@pytest.mark.parametrize("db", ["engine", "postgresql_engine"])
+def test_a_text_that_others_have_changed(db: str, request: pytest.FixtureRequest):
+    """It is not found by its old words where its hash is another, and then by its new ones."""
+    engine: Engine = request.getfixturevalue(db)
+    docs = Collection("changed", engine, model=DeterministicModel())
+    docs.embed_multi([(id, f"hound {id}") for id in "abc"], store=True)
+    docs.create_text_index("english")
+    hashes = {"a": None, "b": docs.content_hash("zebra")}
+    with engine.begin() as connection:
+        for id, hashed in hashes.items():
+            connection.execute(
+                text(
+                    "UPDATE embeddings SET content = 'zebra', content_hash = :hash WHERE id = :id"
+                ),
+                {"hash": hashed, "id": id},
+            )
+
+    def found(word: str) -> list[str]:
+        return sorted(entry.id for entry in docs.similar(word, words=True, weights=(0, 1)))
+
+    assert found("hound") == ["c"]
+    assert docs.create_text_index("english") == 0
+    assert "b" in found("zebra")

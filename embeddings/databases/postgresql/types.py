@@ -75,12 +75,16 @@ class Values(TypeDecorator[Any]):
     impl = Text
     cache_ok = True
 
-    def process_bind_param(self, value: Sequence[str | bytes] | None, _: Dialect) -> str | None:
+    def process_bind_param(
+        self, value: Sequence[str | bytes | None] | None, _: Dialect
+    ) -> str | None:
         """Return the text of the array, each value quoted."""
         return None if value is None else f"{{{','.join(map(_quoted, value))}}}"
 
 
-def _quoted(value: str | bytes) -> str:
+def _quoted(value: str | bytes | None) -> str:
+    if value is None:
+        return "NULL"
     if isinstance(value, bytes):
         return f'"\\\\x{value.hex()}"'
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
