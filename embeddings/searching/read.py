@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ..work.reference import Reference
     from .conditions import Where
 
-PAGE = 500  # records held at a time while iterating
+PAGE = 500  # records or rows held at a time while iterating
 VALUES_PER_PIECE = 1_000  # values of a vector that are copied while an id is looked at
 
 
@@ -260,7 +260,8 @@ def ids(collection: Reference[K], prefix: str | None) -> list[K]:
         )
         if prefix is not None and prefix != "":
             statement = statement.where(*items_starting_with(work, prefix))
-        stored = work.run(statement.order_by(columns.id)).scalars().all()
+        parts = work.run(statement.order_by(columns.id)).scalars().partitions(PAGE)
+        stored = [id for part in parts for id in part]
         return work.runtime.compute(lambda: collection.keys.from_texts(stored), len(stored))
 
 
@@ -340,15 +341,21 @@ def vectors(
             .where(*query.as_seen(work).conditions(work))
             .order_by(columns.id)
         )
-        rows = work.run(statement).all()
+        ids: list[str] = []
+        blobs: list[Any] = []
+        # A part at a time: the garbage collector looks again and again at rows that stay.
+        for part in work.run(statement).partitions(PAGE):
+            ids += [row[0] for row in part]
+            blobs += [row[1] for row in part]
 
         def decoded() -> tuple[list[str], list[K], Float32]:
-            ids, blobs = [row[0] for row in rows], [row[1] for row in rows]
             matrix, is_whole = work.database.as_matrix(blobs, dimensions)
+            if is_whole.all():
+                return [], collection.keys.from_texts(ids), matrix
             keys = collection.keys.from_texts([*compress(ids, is_whole)])
             return [*compress(ids, ~is_whole)], keys, matrix
 
-        pieces = len(rows) * max(1, dimensions // VALUES_PER_PIECE)
+        pieces = len(ids) * max(1, dimensions // VALUES_PER_PIECE)
         left_out, keys, matrix = work.runtime.compute(decoded, pieces)
     if left_out:
         warn_of(left_out, dimensions)
