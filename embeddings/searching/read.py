@@ -260,8 +260,10 @@ def ids(collection: Reference[K], prefix: str | None) -> list[K]:
         )
         if prefix is not None and prefix != "":
             statement = statement.where(*items_starting_with(work, prefix))
-        parts = work.run(statement.order_by(columns.id)).scalars().partitions(PAGE)
-        stored = [id for part in parts for id in part]
+        stored: list[str] = []
+        for part in work.run(statement.order_by(columns.id)).scalars().partitions(PAGE):
+            stored += part
+            work.runtime.give_way()
         return work.runtime.compute(lambda: collection.keys.from_texts(stored), len(stored))
 
 
@@ -347,6 +349,7 @@ def vectors(
         for part in work.run(statement).partitions(PAGE):
             ids += [row[0] for row in part]
             blobs += [row[1] for row in part]
+            work.runtime.give_way()
 
         def decoded() -> tuple[list[str], list[K], Float32]:
             matrix, is_whole = work.database.as_matrix(blobs, dimensions)
