@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from threading import Event
 from time import sleep
@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
-from sqlalchemy.pool import NullPool
+from sqlalchemy.pool import NullPool, QueuePool
 
 import embeddings
 from embeddings import (
@@ -148,9 +148,12 @@ def setting(db: Session | Connection, name: str) -> str | None:
 @contextmanager
 def counted(engine: Engine) -> Iterator[Session]:
     """Yield a session whose scans of indexes are counted from now on."""
+    with ExitStack() as stack:  # whichever of the pool's connections the session will have
+        idle = engine.pool.checkedin() if isinstance(engine.pool, QueuePool) else 0
+        for connection in [stack.enter_context(engine.connect()) for _ in range(idle)]:
+            connection.execute(text("SELECT pg_stat_force_next_flush()"))
+            connection.commit()
     with Session(engine) as session:
-        session.execute(text("SELECT pg_stat_force_next_flush()"))
-        session.commit()
         yield session
 
 
