@@ -16,7 +16,7 @@ from ...tables.records import RECORDS
 from ..quoting import literal, quoted
 from .index import table_name
 from .pending import schema_of_pending
-from .servers import ONE_BY_ONE, SEQUENTIAL, is_spread, is_there
+from .servers import BY_THIS_CONNECTION, ONE_BY_ONE, SEQUENTIAL, is_spread, is_there
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -123,8 +123,8 @@ def distributed_by(connection: Connection, records: Records = RECORDS) -> str | 
 
 def prepare_migration(connection: Connection) -> None:
     """Let both tables be changed in this transaction, where they are distributed."""
-    is_spread(connection)  # it is told by the setting, before that is changed
     if is_there(connection):
+        is_spread(connection)  # it is told by the setting, before that is changed
         connection.exec_driver_sql(ONE_BY_ONE)
 
 
@@ -161,7 +161,7 @@ def prepare_triggers(connection: Connection, table: str) -> None:
     """
     kept = keeping_of(connection, table)
     if kept == "local":  # else Citus makes them by a connection of its own
-        connection.exec_driver_sql("SET LOCAL citus.enable_local_execution TO on")
+        connection.exec_driver_sql(BY_THIS_CONNECTION)
     elif kept is not None:
         raise SchemaError(not_followed(table, kept))
 
@@ -237,7 +237,7 @@ def _names(connection: Connection, records: Records) -> tuple[str, str]:
 def _prepare(connection: Connection) -> None:
     """Let tables be moved in this transaction, whatever a distribution has set before."""
     connection.exec_driver_sql(ONE_BY_ONE)
-    connection.exec_driver_sql("SET LOCAL citus.enable_local_execution TO on")
+    connection.exec_driver_sql(BY_THIS_CONNECTION)
 
 
 def _set_everywhere(connection: Connection, settings: dict[str, Any]) -> None:

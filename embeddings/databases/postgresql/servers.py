@@ -15,6 +15,8 @@ SEQUENTIAL = "sequential"
 """How Citus is to change rows on several servers, for collections that are spread over them."""
 ONE_BY_ONE = f"SET LOCAL citus.multi_shard_modify_mode TO '{SEQUENTIAL}'"
 """Lets a transaction change several tables on several servers."""
+BY_THIS_CONNECTION = "SET LOCAL citus.enable_local_execution TO on"
+"""Lets a transaction change tables of this server without a connection of Citus's own."""
 NO_COLLECTION = 0  # ids of collections begin with 1
 _HAS_CITUS = "embeddings: the database has Citus"
 _SPREAD = "embeddings: rows of a collection are on several servers"
