@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy.orm import SessionTransaction
 
     from ..models.base import Content, Role, SupportsEmbedding
     from ..vectors import Float32
@@ -200,6 +201,10 @@ class AwaitedSessions(Sessions):
         checkpoint()
         with self._sessions.look(records) as found:
             yield found
+
+    def transaction(self) -> SessionTransaction | None:
+        """Return the caller's transaction."""
+        return self._sessions.transaction()
 
     def bind(self, records: Records) -> Engine | Connection:
         """Return the engine or connection."""

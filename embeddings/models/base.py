@@ -193,14 +193,17 @@ def check_model(model: object) -> None:
     Raises:
         TypeError: It is not, or has no string as its `model_id`.
     """
-    if isinstance(model, type) or not isinstance(model, SupportsEmbedding):
+    # What isinstance() asks, which takes the protocol apart each time.
+    is_one = hasattr(model, "model_id") and hasattr(model, "embed_batch")
+    if isinstance(model, type) or not is_one:
         kind = model if isinstance(model, type) else type(model)
         raise TypeError(
             "model= takes a model object, with model_id and embed_batch, not "
             f"{kind.__name__}; for a name use model_id="
         )
-    if not isinstance(model.model_id, str) or not model.model_id:
-        raise TypeError(f"model= takes a model object whose model_id is a name: {model.model_id!r}")
+    model_id = getattr(model, "model_id", None)
+    if not isinstance(model_id, str) or not model_id:
+        raise TypeError(f"model= takes a model object whose model_id is a name: {model_id!r}")
 
 
 def kinds(model: SupportsEmbedding) -> tuple[Kind, ...]:

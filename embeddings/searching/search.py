@@ -109,7 +109,7 @@ def _asked(
     Which model to call is known by the row that was read last, or read on a short connection. The
     search confirms it; else the contents are put to the right model, and searched for again.
     """
-    row = None if query.needs_text_index else collection.last_committed()
+    row = None if query.needs_text_index else collection.last_known()
     if row is None or row.vector_bytes is None:
         with collection.look() as work:
             row = collection.find(work)
@@ -129,6 +129,7 @@ def _asked(
                     return answer(work, vectors)
             current = collection.find(work, to_search=True)
             if current is None:
+                collection.forget()
                 return nothing
             if _is_same(current, row):
                 try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sqlalchemy import Connection, Dialect, Engine
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Session, SessionTransaction
 
     from ..tables.records import Records
 
@@ -42,6 +42,13 @@ class Sessions:
     def is_one_snapshot(self) -> bool:
         """Whether steps at once one after the other see the same rows, but for what they write."""
         return False
+
+    def transaction(self) -> SessionTransaction | None:
+        """Return the caller's transaction, or savepoint, in which the next step will be.
+
+        It is None where each step has one of its own, and where none has begun.
+        """
+        return None
 
     def session(self, *, write: bool) -> AbstractContextManager[Session]:
         """Return a context with a session in a transaction, which ends with it if it is ours."""
@@ -71,6 +78,11 @@ class Sessions:
     def is_missing(self) -> bool:
         """Return whether this was opened on a file that is not there."""
         return False
+
+
+def transaction_of(session: Session) -> SessionTransaction | None:
+    """Return the innermost transaction of a session: that of a savepoint, or its own."""
+    return session.get_nested_transaction() or session.get_transaction()
 
 
 @contextmanager

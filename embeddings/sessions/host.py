@@ -10,12 +10,13 @@ from sqlalchemy.orm import Session, scoped_session
 from sqlalchemy.pool import SingletonThreadPool, StaticPool
 
 from ..internals import has_connection, is_flushing
-from .base import Sessions
+from .base import Sessions, transaction_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection
+    from sqlalchemy.orm import SessionTransaction
 
     from ..tables.records import Records
 
@@ -29,6 +30,10 @@ class HostSession(Sessions):
     def current(self) -> Session:
         """Return the session of this moment."""
         return self._session() if isinstance(self._session, scoped_session) else self._session
+
+    def transaction(self) -> SessionTransaction | None:
+        """Return that of the session."""
+        return transaction_of(self.current())
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:

@@ -72,6 +72,7 @@ class Work:
         self.texts: Mapping[str, tuple[str, bytes]] = {}
         self.parts: Mapping[str, tuple[Any, ...]] = {}
         self._row: CollectionRow | None = None
+        self._connection: Connection | None = None
 
     @property
     def row(self) -> CollectionRow:
@@ -111,7 +112,10 @@ class Work:
     @property
     def connection(self) -> Connection:
         """The connection, in the session's transaction, of the bind that has the embeddings."""
-        return self.session.connection({"mapper": self.records.embedding.__mapper__})
+        if self._connection is None:
+            mapper = self.records.embedding.__mapper__
+            self._connection = self.session.connection({"mapper": mapper})
+        return self._connection
 
     @property
     def bind(self) -> Engine | Connection:
@@ -136,8 +140,7 @@ class Work:
         look up and prepare a large statement takes longer than to execute it. Of SQLAlchemy's
         events only those about cursors fire.
         """
-        bind_arguments = {"mapper": self.records.embedding.__mapper__, "clause": statement}
-        connection = self.session.connection(bind_arguments)
+        connection = self.connection
         schema_map = tuple(schema_map_of(connection).items())
         sql, constants, names = _kept(statement, connection.dialect, schema_map)
         values = {**constants, **parameters}

@@ -128,9 +128,8 @@ class Reference(Generic[K]):
             work = Work(session, self.records)
             with explained(work):
                 yield work
-                if reads_anew and work.has_row:
-                    bind = self.sessions.bind(self.records)
-                    ROWS.put(bind, self.records, work.row, committed=True)
+                if work.has_row:
+                    ROWS.put(work, work.row, committed=reads_anew)
 
     @property
     def database(self) -> Database:
@@ -349,10 +348,13 @@ class Reference(Generic[K]):
         work.row = row
         return row
 
-    def last_committed(self) -> CollectionRow | None:
-        """Return the row that `look` found at last; nothing is connected."""
-        bind = self.sessions.bind(self.records)
-        return self._acceptable(ROWS.get(bind, self.records, self.name, committed=True))
+    def last_known(self) -> CollectionRow | None:
+        """Return the row that `look` found at last, unless somebody else may take it back.
+
+        Nothing is connected.
+        """
+        bind, transaction = self.sessions.bind(self.records), self.sessions.transaction()
+        return self._acceptable(ROWS.known(bind, self.records, self.name, transaction))
 
     def _acceptable(self, row: CollectionRow | None) -> CollectionRow | None:
         if row is None or self.renamed:
@@ -467,7 +469,7 @@ class Reference(Generic[K]):
             return registry.substituted(self.model)
         if self.model_id is not None:
             return registry.get_embedding_model(self.model_id)
-        row = self.last_committed()
+        row = self.last_known()
         if row is None:
             with self.look() as work:
                 row = self.find(work)

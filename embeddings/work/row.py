@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from sqlalchemy import (
     Executable,
@@ -19,12 +19,17 @@ from sqlalchemy import (
 )
 
 from ..forks import Lock
+from ..sessions.base import transaction_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy import Connection, Engine, ScalarSelect
+    from sqlalchemy.orm import SessionTransaction
 
     from ..databases.base import Database
     from ..tables.records import Records
+    from .operation import Work
 
 MOST_NAMES = 10_000  # names of collections remembered for each engine
 
@@ -124,6 +129,20 @@ def stored_vector_bytes(database: Database, records: Records) -> ScalarSelect[in
     )
 
 
+class _Seen(NamedTuple):
+    """A row that is remembered."""
+
+    row: CollectionRow
+    committed: bool
+    """Whether it was committed when it was read."""
+    transaction: Callable[[], SessionTransaction | None]
+    """Returns the transaction in which it was read, as long as that is there."""
+
+
+def _gone() -> None:
+    """Stand for a transaction that is over."""
+
+
 class RememberedRows:
     """The row that the latest operation on a name through an engine found.
 
@@ -132,47 +151,59 @@ class RememberedRows:
     """
 
     def __init__(self) -> None:
-        self._rows: WeakKeyDictionary[Engine, dict[Any, tuple[CollectionRow, bool]]] = (
-            WeakKeyDictionary()
-        )
+        self._rows: WeakKeyDictionary[Engine, dict[Any, _Seen]] = WeakKeyDictionary()
         self._lock = Lock()
 
-    def get(
-        self, bind: Engine | Connection, records: Records, name: str, *, committed: bool = False
-    ) -> CollectionRow | None:
+    def get(self, bind: Engine | Connection, records: Records, name: str) -> CollectionRow | None:
         """Return the row of a name, uncertain, or None.
 
         Args:
             bind: The engine or connection that has the tables.
             records: The mapped classes.
             name: The collection's name.
-            committed: Only one that was committed when it was read.
         """
-        # Without the lock: a reader finds what is there at one moment, and confirms it anyway.
-        row, was_committed = self._rows.get(bind.engine, {}).get(
-            _memory_key(bind, records, name), (None, False)
-        )
-        if row is None or (committed and not was_committed):
-            return None
-        return row._replace(is_certain=False)
+        seen = self._seen(bind, records, name)
+        return None if seen is None else seen.row._replace(is_certain=False)
 
-    def put(
-        self, bind: Engine | Connection, records: Records, row: CollectionRow, *, committed: bool
-    ) -> None:
-        """Remember a row that was read, without what stands beside it, which no search confirms."""
-        row = row._replace(others=frozenset())
+    def known(
+        self,
+        bind: Engine | Connection,
+        records: Records,
+        name: str,
+        transaction: SessionTransaction | None,
+    ) -> CollectionRow | None:
+        """Return the same if it was committed when it was read, or read in this transaction."""
+        seen = self._seen(bind, records, name)
+        if seen is None or not (seen.committed or seen.transaction() is transaction is not None):
+            return None
+        return seen.row._replace(is_certain=False)
+
+    def _seen(self, bind: Engine | Connection, records: Records, name: str) -> _Seen | None:
+        # Without the lock: a reader finds what is there at one moment, and confirms it anyway.
+        return self._rows.get(bind.engine, {}).get(_memory_key(bind, records, name))
+
+    def put(self, work: Work, row: CollectionRow, *, committed: bool = False) -> None:
+        """Remember a row that was read, without what stands beside it, which no search confirms.
+
+        Args:
+            work: In which it was read.
+            row: The row.
+            committed: Whether only what is committed is seen there.
+        """
+        bind, records, row = work.bind, work.records, row._replace(others=frozenset())
+        transaction = transaction_of(work.session)
         with self._lock:
             rows = self._rows.setdefault(bind.engine, {})
             key = _memory_key(bind, records, row.name)
             before = rows.pop(key, None)
             if len(rows) >= MOST_NAMES:
                 del rows[next(iter(rows))]
-            if before is not None and before[0][:3] == row[:3]:
+            if before is not None and before.row[:3] == row[:3]:
                 # Within a transaction it is read again as it was committed, with the same model.
-                committed = committed or before[1]
-                if before[0].has_index and not row.has_index:
-                    row = before[0]  # not every reader looks for an index
-            rows[key] = row, committed
+                committed = committed or before.committed
+                if before.row.has_index and not row.has_index:
+                    row = before.row  # not every reader looks for an index
+            rows[key] = _Seen(row, committed, ref(transaction) if transaction else _gone)
 
     def forget(self, bind: Engine | Connection, records: Records, name: str) -> None:
         """Remember nothing of a name."""

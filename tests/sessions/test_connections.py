@@ -208,6 +208,35 @@ def test_a_question_before_there_is_a_collection_calls_no_model(url: str, togeth
         calls = len(together.calls)
         assert docs.similar("a hound") == []
         assert len(together.calls) == calls
+        savepoint = session.begin_nested()
+        docs.embed_multi(TEXTS)
+        assert len(docs.similar("a hound")) == 2
+        savepoint.rollback()
+        calls = len(together.calls)
+        assert docs.similar("a hound") == []
+        assert len(together.calls) == calls
+    engine.dispose()
+
+
+def test_a_transaction_looks_once_which_model_to_ask(url: str):
+    """The second question in it is searched for at once, also where nothing was committed."""
+    engine = create_engine(url, **QUEUE)
+    statements: list[str] = []
+    event.listen(engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    with Session(engine) as session:
+        docs = Collection("docs", session, model=DeterministicModel())
+        docs.embed_multi(TEXTS)
+        counts = []
+        for question in ("a hound", "a cat", "a dog"):
+            docs.similar_by_id("hound")  # what it loads is loaded
+            statements.clear()
+            assert len(docs.similar(question)) == 2
+            counts.append(len(statements))
+        assert counts[1] == counts[2] < counts[0]
+        savepoint = session.begin_nested()
+        docs.rename("others")
+        savepoint.rollback()
+        assert len(docs.similar("a happy hound")) == 2
     engine.dispose()
 
 

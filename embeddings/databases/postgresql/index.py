@@ -149,7 +149,7 @@ def row_to_search(work: Work, called: str) -> CollectionRow | None:
         chunks=row.chunks,
     )
     if found.has_index:
-        ROWS.put(work.bind, work.records, found, committed=False)
+        ROWS.put(work, found)
     return found
 
 

@@ -358,7 +358,7 @@ def is_fastest_whole(collection: Collection[Any], alias: str) -> bool:
     """
     if connections[alias].vendor == "sqlite":
         return True
-    row = collection.reference.last_committed()
+    row = collection.reference.last_known()
     return row is not None and row.has_index
 
 

@@ -159,7 +159,7 @@ def status(work: Work) -> Status:
     except MustScan as problem:
         return Status("scan", str(problem), budget=CACHE.budget, index=found)
     key = key_of(work, position, kind_of(method))
-    ROWS.put(work.bind, work.records, work.row, committed=False)
+    ROWS.put(work, work.row)
     base = base_of(work, CACHE.slot(work, key))
     reason_behind = None if stored.head(work).is_held else BEHIND
     if base is None:

@@ -110,7 +110,7 @@ def catch_up(
         if position is None:
             position = checked_position(statements.position(work))
         key = key_of(work, position, kind)
-        ROWS.put(work.bind, work.records, work.row, committed=False)
+        ROWS.put(work, work.row)
         slot = CACHE.slot(work, key)
         states = slot.states
         if (state := _state_at(position, states)) is not None:

@@ -34,7 +34,7 @@ def memory_status(work: Work, row: CollectionRow | None) -> Status:
     try:
         position = checked_position(statements.position(work))
         key = key_of(work, position, MATRIX)
-        ROWS.put(work.bind, work.records, row, committed=False)
+        ROWS.put(work, row)
         base = base_of(work, CACHE.slot(work, key))
         if base is None:
             needed_bytes(work)
