@@ -843,8 +843,14 @@ def as_matrix(
 
 def rows_of(database: Database, records: Records, has_id: ColumnElement[bool]) -> Select[Any]:
     """Return the SELECT of `Database.stored_rows`, with the parameter `collection_id`."""
+    is_its = records.embeddings.c.collection_id == bindparam("collection_id")
+    return select(*stored_columns(database, records)).where(is_its, has_id)
+
+
+def stored_columns(database: Database, records: Records) -> list[ColumnElement[Any]]:
+    """Return what `Database.stored_rows` selects."""
     columns = records.embeddings.c
-    return select(
+    return [
         columns.id,
         columns.content_hash,
         columns.content.is_not(None),
@@ -852,7 +858,7 @@ def rows_of(database: Database, records: Records, has_id: ColumnElement[bool]) -
         cast(columns.metadata, Text),
         database.vector_bytes(columns.embedding),
         columns.updated,
-    ).where(columns.collection_id == bindparam("collection_id"), has_id)
+    ]
 
 
 def by_hash(database: Database, records: Records, has_hash: ColumnElement[bool]) -> Select[Any]:

@@ -19,7 +19,7 @@ from ..internals import has_listeners
 from ..keys import AFTER_MARK, CHUNK_MARK
 from ..sessions.runtime import BLOCKING
 from ..tables.ours import schema_map_of
-from .row import CollectionRow, any_vector_bytes, row_by_name, touching
+from .row import any_vector_bytes, row_by_name, row_of, touching
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..databases.status import Searched
     from ..sessions.runtime import Runtime
     from ..tables.records import Records
+    from .row import CollectionRow
 
 ANY_BIND = nullcontext()
 
@@ -50,6 +51,9 @@ class Work:
         extra: Values of a host's own columns of embeddings, for rows that are new.
         texts: Of the items that are being written, by their ids, with their hashes.
         parts: What is kept of chunks whose rows are being written, by their ids.
+        item: The id of the one row that is looked for, in an operation on one item. A database may
+            read it with the collection's row, and notes here what `Database.stored_rows` returns.
+        item_row: That, after the id of the collection.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class Work:
         self.extra: Mapping[str, Any] = {}
         self.texts: Mapping[str, tuple[str, bytes]] = {}
         self.parts: Mapping[str, tuple[Any, ...]] = {}
+        self.item: str | None = None
+        self.item_row: tuple[int, list[Any]] | None = None
         self._row: CollectionRow | None = None
         self._connection: Connection | None = None
 
@@ -195,12 +201,7 @@ class Work:
         """
         statement = row_by_name(self.database, self.records, with_vector_bytes=with_vector_bytes)
         row = self.run_kept(statement, {"name": name}).first()
-        if row is None:
-            return None
-        settings: dict[str, Any] = dict(
-            zip(("language", "chunks", "index_method"), row[4:], strict=True)
-        )
-        return CollectionRow(*row[:4], **settings)
+        return None if row is None else row_of(row)
 
     def vector_bytes_of(self, collection_id: int) -> int | None:
         """Return the bytes of a vector in a collection; None if it has no valid one."""

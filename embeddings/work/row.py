@@ -22,15 +22,16 @@ from ..forks import Lock
 from ..sessions.base import transaction_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from sqlalchemy import Connection, Engine, ScalarSelect
+    from sqlalchemy import Connection, Engine, ScalarSelect, Select
     from sqlalchemy.orm import SessionTransaction
 
     from ..databases.base import Database
     from ..tables.records import Records
     from .operation import Work
 
+ROW_COLUMNS = 7  # of `row_by_name`
 MOST_NAMES = 10_000  # names of collections remembered for each engine
 
 
@@ -58,7 +59,7 @@ class CollectionRow(NamedTuple):
 
 
 @functools.cache
-def row_by_name(database: Database, records: Records, *, with_vector_bytes: bool) -> Executable:
+def row_by_name(database: Database, records: Records, *, with_vector_bytes: bool) -> Select[Any]:
     """Return the SELECT of the row of the name that is bound as `name`."""
     columns = records.collections.c
     return select(
@@ -72,6 +73,20 @@ def row_by_name(database: Database, records: Records, *, with_vector_bytes: bool
         database.chunk_setting(records),
         database.index_method(records),
     ).where(columns.name == bindparam("name"))
+
+
+def row_of(values: Sequence[Any]) -> CollectionRow:
+    """Return the row of the values that `row_by_name` selects."""
+    id, name, model_id, vector_bytes, language, chunks, index_method = values
+    return CollectionRow(
+        id,
+        name,
+        model_id,
+        vector_bytes,
+        language=language,
+        chunks=chunks,
+        index_method=index_method,
+    )
 
 
 @functools.cache

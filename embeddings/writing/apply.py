@@ -173,10 +173,12 @@ def _write(
 ) -> _Outcome:
     """Write in one transaction, unless items need the model first."""
     outcome, accepted = _Outcome(), kinds(plan.model)
-    with collection.work(write=True) as work:
+    row = plan.row
+    is_settled = is_settled and row is not None and row.vector_bytes is not None
+    # Others are to be kept out before what is written is read, and no sooner.
+    with collection.work(write=not is_settled) as work:
         work.extra = plan.extra
-        row = plan.row
-        is_settled = is_settled and row is not None and row.vector_bytes is not None
+        work.item = plan.items[0].id if len(plan.items) == 1 else None
         if row is None or not is_settled:
             row = collection.find_or_create(work, plan.model_id)
         work.row = row

@@ -220,6 +220,10 @@ class SQLite(Database):
         """Return True: the log tells what has become of the collection."""
         return True
 
+    def row_named(self, work: Work, name: str) -> CollectionRow | None:
+        """Read it, together with that of the item where there is one."""
+        return work.read_row(name) if work.item is None else rows.row_with_item(work, name)
+
     # Rows
 
     def vector_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -28,7 +28,8 @@ from sqlalchemy.dialects import sqlite
 from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ...vectors import as_stored
-from ..base import by_hash, rows_of
+from ...work.row import ROW_COLUMNS, row_by_name, row_of
+from ..base import by_hash, rows_of, stored_columns
 from ..inserts import Insert, insert_of, own_values
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from ...tables.records import Records
     from ...work.operation import Work
+    from ...work.row import CollectionRow
     from ..base import Database
 
 
@@ -93,8 +95,32 @@ def is_key(
     return select(literal_column("1")).where(found).correlate(table).exists()
 
 
+def row_with_item(work: Work, name: str) -> CollectionRow | None:
+    """Return a collection's row by its name, and note that of the item which is looked for."""
+    statement = _row_with_item(work.database, work.records)
+    found = work.run_kept(statement, {"name": name, "item": work.item}).first()
+    if found is None:
+        return None
+    row, item = row_of(found[:ROW_COLUMNS]), found[ROW_COLUMNS:]
+    work.item_row = row.id, [] if item[0] is None else [item]
+    return row
+
+
+@functools.cache
+def _row_with_item(database: Database, records: Records) -> Select[Any]:
+    collections, embeddings = records.collections, records.embeddings
+    is_item = and_(
+        embeddings.c.collection_id == collections.c.id, embeddings.c.id == bindparam("item")
+    )
+    row = row_by_name(database, records, with_vector_bytes=True)
+    both = row.add_columns(*stored_columns(database, records))
+    return both.select_from(collections.outerjoin(embeddings, is_item))
+
+
 def stored_rows(work: Work, ids: list[str]) -> Iterable[Any]:
     """Return the rows of `Database.stored_rows`."""
+    if ids == [work.item] and work.item_row and work.item_row[0] == work.row.id:
+        return work.item_row[1]
     parameters = {"collection_id": work.row.id, "ids": json.dumps(ids)}
     return work.run_kept(_rows_of_ids(work.database, work.records), parameters)
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import DEFAULT_DB_ALIAS, Error, connections, router, transaction
 from django.db.models import F
 from sqlalchemy import ColumnClause, Engine, TextualSelect, bindparam, create_engine, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 from sqlalchemy.types import NullType
@@ -26,7 +27,6 @@ from .tables import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from contextlib import AbstractContextManager
     from typing import Self
 
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -99,19 +99,21 @@ class DjangoTransactions(Sessions):
         What only reads begins no transaction: with SQLite's `transaction_mode` it would wait for
         those who write.
         """
+        if self._held is not None:
+            yield self._held
+            return
         atomic = transaction.atomic(using=self._alias) if write else nullcontext()
-        with atomic, self._lent() as session:
+        with atomic, _session_on(self._alias) as session:
             yield session
             session.flush()
-
-    def _lent(self) -> AbstractContextManager[Session]:
-        return _session_on(self._alias) if self._held is None else nullcontext(self._held)
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Let the steps of one operation, if they see one snapshot, share a session: it is dear.
 
-        Nobody else may use the collection meanwhile.
+        There is no savepoint: after an error of the database nothing can be asked before the end of
+        the caller's block, as after one of `Model.save`. Nobody else may use the collection
+        meanwhile.
         """
         if not self.is_one_snapshot:
             yield
@@ -119,6 +121,9 @@ class DjangoTransactions(Sessions):
         with _session_on(self._alias) as self._held:
             try:
                 yield
+            except DBAPIError:
+                self._held.rollback()
+                raise
             finally:
                 self._held = None
 
