@@ -354,7 +354,7 @@ class Database:
         It says whether there is an index. `vector_bytes` may be None where `search` and `matches`
         find out by themselves.
         """
-        return work.row_named(name)
+        return self.row_named(work, name)
 
     def confirms(self, row: CollectionRow) -> bool:
         """Return whether `search` takes this row, which is remembered, and confirms it."""

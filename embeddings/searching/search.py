@@ -204,7 +204,9 @@ def by_id(collection: Reference[Any], id: str, query: Query, form: Form[T], noth
         if row is None:
             raise collection.id_not_found(id)
         statement = select(entity.embedding).where(entity.collection_id == row.id, work.is_of(id))
-        stored = work.run(statement.order_by(entity.id)).all()
+        if row.chunks is not None:
+            statement = statement.order_by(entity.id)
+        stored = work.run(statement).all()
         if not stored:
             raise collection.id_not_found(id)
         if any(row.embedding is None for row in stored):

@@ -75,3 +75,35 @@ def test_few_statements_look_for_any_number_of_contents(engine: Engine, model: A
         docs.embed_multi([(str(at), f"{at} of {count}") for at in range(count)])
 
     assert len(texts) == 6
+
+
+def test_an_item_is_read_with_its_collection(engine: Engine, model: Any):
+    """One SELECT tells whether it is unchanged, also after the collection was renamed and back."""
+    docs = Collection("docs", engine, model=model)
+    docs.embed_multi([(str(at), f"text {at}") for at in range(30)])
+    Collection("others", engine, model=model).embed("7", "another text")
+    docs.rename("theirs")
+    docs.rename("docs")
+    seen: list[str] = []
+
+    def see(_connection: object, cursor: Any, sql: str, values: Any, *_: object) -> None:
+        seen.append(sql.split()[0])
+        if "LEFT OUTER JOIN" in sql:
+            other = cursor.connection.cursor()
+            other.execute(f"EXPLAIN QUERY PLAN {sql}", values)
+            plan = "; ".join(row[3] for row in other.fetchall())
+            assert "SEARCH embeddings" in plan
+            assert "collection_id=? AND id=?" in plan
+
+    event.listen(engine, "before_cursor_execute", see)
+    docs.embed("7", "text 7")
+    assert seen.count("SELECT") == 1
+    seen.clear()
+    docs.embed("7", "another text")
+    assert seen.count("SELECT") == 3  # the item, the vectors of this text, the item again
+    calls = len(model.calls)
+    docs.embed("8", "another text")
+    assert len(model.calls) == calls
+    assert [docs.get(id).content_hash for id in ("7", "8")] == [  # type: ignore[union-attr]
+        Collection("others", engine).get("7").content_hash  # type: ignore[union-attr]
+    ] * 2
