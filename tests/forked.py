@@ -1,8 +1,10 @@
 """Run Python as a program without importing the package anew: each run is a fork of a server's.
 
 The server is a new interpreter that has imported some modules and has done nothing else. What a
-program finds differs from a new interpreter in that alone: `test_package.py` and whoever asks what
-an import does start interpreters of their own.
+program finds differs from a new interpreter in that, and in its end: threads are waited for, what
+is registered for the exit runs, and the globals go, but the interpreter is not taken apart, which
+would copy all the memory of the server's. `test_package.py` and whoever asks what an import does
+start interpreters of their own.
 """
 
 from __future__ import annotations
@@ -54,17 +56,39 @@ if first == "-W":
     first, *arguments = arguments
 found = list(filter(None, asked["env"].get("PYTHONPATH", "").split(os.pathsep)))
 sys.argv = [first, *(arguments[1:] if first in {"-c", "-m"} else arguments)]
-if first == "-m":
-    sys.path[:1] = [os.getcwd(), *found]
-    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
-elif first == "-c":
-    sys.path[:1] = ["", *found]
-    kept, main = sys.modules["__main__"], types.ModuleType("__main__")
-    sys.modules["__main__"] = main
-    exec(compile(arguments[0], "<string>", "exec"), vars(main))
-else:
-    sys.path[:1] = [os.path.dirname(os.path.abspath(first)), *found]
-    runpy.run_path(first, run_name="__main__")
+
+import atexit, gc, threading
+
+gc.freeze()  # else a collection writes to all the memory that is shared with the server
+code = 0
+try:
+    if first == "-m":
+        sys.path[:1] = [os.getcwd(), *found]
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.path[:1] = ["", *found]
+        kept, main = sys.modules["__main__"], types.ModuleType("__main__")
+        sys.modules["__main__"] = main
+        exec(compile(arguments[0], "<string>", "exec"), vars(main))
+    else:
+        sys.path[:1] = [os.path.dirname(os.path.abspath(first)), *found]
+        runpy.run_path(first, run_name="__main__")
+except SystemExit as ended:
+    code = ended.code
+except Exception:
+    sys.excepthook(*sys.exc_info())
+    code = 1
+if code is not None and not isinstance(code, int):
+    print(code, file=sys.stderr)
+    code = 1
+threading._shutdown()
+atexit._run_exitfuncs()
+if first == "-c":
+    vars(main).clear()
+    gc.collect()
+for stream in (sys.stdout, sys.stderr):
+    stream.flush()
+os._exit((code or 0) & 0xFF)
 """
 
 

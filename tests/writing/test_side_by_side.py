@@ -323,7 +323,7 @@ def test_a_generator_of_any_length_takes_no_more_memory(tmp_path: Any):
     def entries(count: int) -> Iterator[tuple[str, str]]:
         for number in range(count):
             ahead.append(number - done[0])
-            yield f"{number:05}", f"{number:05}" * 40
+            yield f"{number:05}", f"{number:05}" * 400
 
     def peak(count: int) -> int:
         done[0] = 0
@@ -338,7 +338,7 @@ def test_a_generator_of_any_length_takes_no_more_memory(tmp_path: Any):
         tracemalloc.stop()
         return most
 
-    one, eight = peak(1_000), peak(8_000)
+    one, eight = peak(300), peak(2_400)
     assert eight < 2 * one + 500_000
     assert max(ahead) < 3 * 50
 
