@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["embeddings.testing"]
 
 # A busy machine makes no example wrong.
-hypothesis.settings.register_profile("suite", deadline=None, max_examples=examples(40))
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=examples(20))
 hypothesis.settings.load_profile("suite")
 
 # Deleting takes a fifth of the time of TRUNCATE, but without vacuum the dead rows stay.
