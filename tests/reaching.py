@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool, StaticPool
 
 import embeddings
 from embeddings.databases.postgresql import citus
+from embeddings.databases.sqlite.transactions import is_configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,11 +104,14 @@ _prepared: dict[str, tuple[Dialect, Any]] = {}
 def prepared(engine: Engine) -> Engine:
     """Return a new engine on SQLite that finds the statements compiled for those before it.
 
-    SQLAlchemy keeps them by the dialect object, of which it makes one for each engine: a fifth of
-    the time of a quick test was that of compiling.
+    SQLAlchemy keeps them by the dialect object, of which it makes one for each engine: a third of
+    the time of a quick test was that of compiling. One that a test has configured is given up.
     """
-    mine = (engine.dialect, engine._compiled_cache)
-    engine.dialect, engine._compiled_cache = _prepared.setdefault(engine.driver, mine)
+    kept = _prepared.get(engine.driver)
+    if kept is None or is_configured(kept[0]):
+        _prepared[engine.driver] = (engine.dialect, engine._compiled_cache)
+    else:
+        engine.dialect, engine._compiled_cache = kept
     return engine
 
 
