@@ -58,6 +58,7 @@ from embeddings import (
 from tests.reaching import (
     WAYS,
     connection_to,
+    examples,
     is_postgresql,
     on_a_session,
     on_both,
@@ -594,7 +595,7 @@ class TestWhereMetadata:
     def test_random_floats_are_found(self, one):
         """A float is found by itself, to the last bit."""
         source = random.Random(3)  # noqa: S311
-        floats = [struct.unpack("<d", source.randbytes(8))[0] for _ in range(300)]
+        floats = [struct.unpack("<d", source.randbytes(8))[0] for _ in range(examples(60))]
         floats = [value for value in floats if math.isfinite(value)]
         one.store_vectors((f"f{n}", QUERY, {"float": x}) for n, x in enumerate(floats))
         for n, value in enumerate(floats):

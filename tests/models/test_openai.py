@@ -468,6 +468,7 @@ def test_bytes_are_refused_before_any_request(service, docs):
 # Trying again
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "failure",
     [
