@@ -6,7 +6,7 @@
 #              times beside a writer, interrupt a search at each moment, have 16 threads do 10,000
 #              short transactions on one SQLite file, and write 1,000 overlapping batches from each
 #              of 8 processes on PostgreSQL; tell 5,000 histories of writers and refreshers; and
-#              let each call to a database fail in each way, with five times as many examples
+#              let each call to a database fail in each way, with ten times as many examples
 # make docs    build the documentation into build/docs; whatever Sphinx warns of is an error
 # make bench   print ratios against other ways to do the same, measured side by side, and draw
 #              the time of a search over the number of rows
@@ -46,8 +46,9 @@ check: COVERAGE := 1
 check: lint types test test-oldest
 
 long: $(VENV)/.dev
-	EMBEDDINGS_EXAMPLES=5 $(BIN)/python -m pytest tests/test_vectors.py tests/following/test_triggers.py
-	EMBEDDINGS_WAYS=all EMBEDDINGS_EXAMPLES=5 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder tests/contract
+	EMBEDDINGS_EXAMPLES=10 $(BIN)/python -m pytest tests/test_vectors.py \
+		tests/following/test_triggers.py tests/databases/sqlite/test_bits.py
+	EMBEDDINGS_WAYS=all EMBEDDINGS_EXAMPLES=10 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder tests/contract
 	EMBEDDINGS_HISTORIES=10000 EMBEDDINGS_SEARCHES=10000 $(BIN)/python -m pytest \
 		tests/reliability/test_never_stale.py \
 		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed

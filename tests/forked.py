@@ -33,6 +33,7 @@ import importlib, json, os, runpy, sys, types, warnings
 
 for name in sys.argv[1:]:
     importlib.import_module(name)
+exec("from embeddings import *", {})  # the package imports what is public at its first use
 for line in sys.stdin:
     asked = json.loads(line)
     pid = os.fork()

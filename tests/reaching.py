@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlite_utils
-from sqlalchemy import URL, Connection, Engine, Executable, create_engine, text
+from sqlalchemy import URL, Connection, Dialect, Engine, Executable, create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool, StaticPool
 
 import embeddings
 from embeddings.databases.postgresql import citus
+from embeddings.databases.sqlite.transactions import is_configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,18 +26,18 @@ if TYPE_CHECKING:
 on_a_session = pytest.mark.parametrize("db", ["session"], indirect=True)
 """For what does not depend on the database."""
 WAYS = os.environ.get("EMBEDDINGS_WAYS", "some")
-SQLITE: tuple[str, ...] = ("session", "engine", "async_aiosqlite_session")
-POSTGRESQL: tuple[str, ...] = ("postgresql_session", "postgresql_engine", "async_asyncpg_engine")
+SQLITE: tuple[str, ...] = ("engine", "async_aiosqlite_session")
+POSTGRESQL: tuple[str, ...] = ("postgresql_session", "async_asyncpg_engine")
 if WAYS == "all":
-    SQLITE += ("connection", "path", "memory", "sqlite_utils", "sqlite_utils_memory",
+    SQLITE += ("session", "connection", "path", "memory", "sqlite_utils", "sqlite_utils_memory",
                "async_aiosqlite_engine")  # fmt: skip
-    POSTGRESQL += ("postgresql_connection", "postgresql_url", "psycopg2_engine",
-                   "async_asyncpg_session", "async_psycopg_session",
+    POSTGRESQL += ("postgresql_engine", "postgresql_connection", "postgresql_url",
+                   "psycopg2_engine", "async_asyncpg_session", "async_psycopg_session",
                    "async_psycopg_engine")  # fmt: skip
-"""The ways to reach a database over which the contract suite runs: six, or all eighteen.
+"""The ways to reach a database over which the contract suite runs: four, or all eighteen.
 
-Each database, both faces, transactions of the caller's and of ours are among the six. What another
-way does differently is in `sessions`, and all of them run with EMBEDDINGS_WAYS=all.
+The four have each pair of: a database, a face, and whether transactions are the caller's or ours.
+What another way does differently is in `sessions`, and all of them run with EMBEDDINGS_WAYS=all.
 
 A scoped_session and a sessionmaker differ from a session and an engine in how a Session is made:
 `contract/test_items_and_collections.py` has them where that matters, `sessions/test_sessions.py`
@@ -95,6 +96,23 @@ def on_citus(url: str, by: Any) -> Iterator[URL]:
         citus.distribute(connection, by)
     yield engine.url
     remove()
+
+
+_prepared: dict[str, tuple[Dialect, Any]] = {}
+
+
+def prepared(engine: Engine) -> Engine:
+    """Return a new engine on SQLite that finds the statements compiled for those before it.
+
+    SQLAlchemy keeps them by the dialect object, of which it makes one for each engine: a third of
+    the time of a quick test was that of compiling. One that a test has configured is given up.
+    """
+    kept = _prepared.get(engine.driver)
+    if kept is None or is_configured(kept[0]):
+        _prepared[engine.driver] = (engine.dialect, engine._compiled_cache)
+    else:
+        engine.dialect, engine._compiled_cache = kept
+    return engine
 
 
 def is_url(db: Any) -> bool:

@@ -21,7 +21,7 @@ from embeddings.errors import InvalidItemError, QuotaError, RefusedError, Unavai
 from embeddings.models.local import WordLlamaModel
 from embeddings.testing import DeterministicModel
 from tests.provider import error, hang_up, right, vector_of
-from tests.reaching import POSTGRESQL, SQLITE, on_a_session
+from tests.reaching import on_a_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.provider import Handler, Request, Server
 
 ENGINES = pytest.mark.parametrize(
-    "db", [way for way in SQLITE + POSTGRESQL if way.endswith("engine")], indirect=True
+    "db", ["engine", "postgresql_engine", "async_asyncpg_engine"], indirect=True
 )
 """Where each batch is a transaction of its own: both databases, synchronous and not."""
 
