@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 on_a_session = pytest.mark.parametrize("db", ["session"], indirect=True)
 """For what does not depend on the database."""
 WAYS = os.environ.get("EMBEDDINGS_WAYS", "some")
-SQLITE: tuple[str, ...] = ("engine", "async_aiosqlite_session")
-POSTGRESQL: tuple[str, ...] = ("postgresql_session", "async_asyncpg_engine")
+SQLITE: tuple[str, ...] = ("session", "engine", "async_aiosqlite_session")
+POSTGRESQL: tuple[str, ...] = ("postgresql_session", "postgresql_engine", "async_asyncpg_engine")
 if WAYS == "all":
-    SQLITE += ("session", "connection", "path", "memory", "sqlite_utils", "sqlite_utils_memory",
+    SQLITE += ("connection", "path", "memory", "sqlite_utils", "sqlite_utils_memory",
                "async_aiosqlite_engine")  # fmt: skip
-    POSTGRESQL += ("postgresql_engine", "postgresql_connection", "postgresql_url",
-                   "psycopg2_engine", "async_asyncpg_session", "async_psycopg_session",
+    POSTGRESQL += ("postgresql_connection", "postgresql_url", "psycopg2_engine",
+                   "async_asyncpg_session", "async_psycopg_session",
                    "async_psycopg_engine")  # fmt: skip
-"""The ways to reach a database over which the contract suite runs: four, or all eighteen.
+"""The ways to reach a database over which the contract suite runs: six, or all eighteen.
 
-The four have each pair of: a database, a face, and whether transactions are the caller's or ours.
-What another way does differently is in `sessions`, and all of them run with EMBEDDINGS_WAYS=all.
+Each database, both faces, transactions of the caller's and of ours are among the six. What another
+way does differently is in `sessions`, and all of them run with EMBEDDINGS_WAYS=all.
 
 A scoped_session and a sessionmaker differ from a session and an engine in how a Session is made:
 `contract/test_items_and_collections.py` has them where that matters, `sessions/test_sessions.py`
