@@ -39,7 +39,14 @@ DJANGO = (
     "rest_framework.utils.formatting",
 )
 """What of Django's can be imported without settings."""
-FLASK = ("flask_migrate", "flask_sqlalchemy", "embeddings.integrations.flask")
+FLASK = (
+    "alembic.autogenerate",
+    "embeddings.integrations.flask",
+    "flask_migrate",
+    "flask_sqlalchemy",
+    "psycopg",
+    "sqlalchemy.dialects.postgresql",
+)
 FASTAPI = ("fastapi", "fastapi.testclient", "uvicorn.main", "sqlmodel", "embeddings.aio")
 # Of the local model's package, which sets up logging when it is imported, what it imports.
 LOCAL = ("pydantic", "requests", "safetensors.numpy", "tokenizers")
