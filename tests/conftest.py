@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -75,6 +76,11 @@ Open = Callable[..., Collection[Any]]
 def pytest_configure(config: pytest.Config) -> None:
     """Close the event loop of the tests at their end."""
     config.add_cleanup(asynchronous.LOOP.close)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collections of garbage pass over what was imported, which is never garbage."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
