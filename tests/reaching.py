@@ -105,10 +105,11 @@ def prepared(engine: Engine) -> Engine:
     """Return a new engine on SQLite that finds the statements compiled for those before it.
 
     SQLAlchemy keeps them by the dialect object, of which it makes one for each engine: a third of
-    the time of a quick test was that of compiling. One that a test has configured is given up.
+    the time of a quick test was that of compiling. One that a test has configured is given up, and
+    one that has never connected, of which it does not know the server's version.
     """
     kept = _prepared.get(engine.driver)
-    if kept is None or is_configured(kept[0]):
+    if kept is None or is_configured(kept[0]) or kept[0].server_version_info is None:
         _prepared[engine.driver] = (engine.dialect, engine._compiled_cache)
     else:
         engine.dialect, engine._compiled_cache = kept
