@@ -6,7 +6,8 @@
 #              times beside a writer, interrupt a search at each moment, have 16 threads do 10,000
 #              short transactions on one SQLite file, and write 1,000 overlapping batches from each
 #              of 8 processes on PostgreSQL; tell 5,000 histories of writers and refreshers; and
-#              let each call to a database fail in each way, with five times as many examples
+#              let each call to a database fail in each way, with ten times as many examples; and
+#              use the examples on both databases
 # make docs    build the documentation into build/docs; whatever Sphinx warns of is an error
 # make bench   print ratios against other ways to do the same, measured side by side, and draw
 #              the time of a search over the number of rows
@@ -46,8 +47,9 @@ check: COVERAGE := 1
 check: lint types test test-oldest
 
 long: $(VENV)/.dev
-	EMBEDDINGS_EXAMPLES=5 $(BIN)/python -m pytest tests/test_vectors.py tests/following/test_triggers.py
-	EMBEDDINGS_WAYS=all EMBEDDINGS_EXAMPLES=5 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder tests/contract
+	EMBEDDINGS_EXAMPLES=10 $(BIN)/python -m pytest tests/test_vectors.py \
+		tests/following/test_triggers.py tests/databases/sqlite/test_bits.py
+	EMBEDDINGS_WAYS=all EMBEDDINGS_EXAMPLES=10 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder tests/contract
 	EMBEDDINGS_HISTORIES=10000 EMBEDDINGS_SEARCHES=10000 $(BIN)/python -m pytest \
 		tests/reliability/test_never_stale.py \
 		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed
@@ -60,6 +62,7 @@ long: $(VENV)/.dev
 	EMBEDDINGS_ITEMS=100000 $(BIN)/python -m pytest tests/writing/test_large_import.py
 	EMBEDDINGS_BATCHES=1000 EMBEDDINGS_KILLS=100 EMBEDDINGS_PROCESSES=8 $(BIN)/python -m pytest \
 		tests/reliability/test_postgresql_processes.py tests/reliability/test_processes.py
+	EMBEDDINGS_WAYS=all EMBEDDINGS_PROCESSES=4 $(BIN)/python -m pytest tests/examples
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env -b html docs build/docs
@@ -76,7 +79,7 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m tests.server $(BIN)/python -m benchmarks.following
 
 writers: $(VENV)/.dev
-	$(BIN)/python -m benchmarks.writers
+	EMBEDDINGS_PROCESSES=4 $(BIN)/python -m benchmarks.writers
 
 # One environment; each stamp file says what was installed into it.
 $(VENV)/bin/python:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -35,6 +36,7 @@ from tests.reaching import (
     is_postgresql,
     new_database,
     on_citus,
+    prepared,
 )
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 pytest_plugins = ["embeddings.testing"]
 
 # A busy machine makes no example wrong.
-hypothesis.settings.register_profile("suite", deadline=None, max_examples=examples(40))
+hypothesis.settings.register_profile("suite", deadline=None, max_examples=examples(20))
 hypothesis.settings.load_profile("suite")
 
 # Deleting takes a fifth of the time of TRUNCATE, but without vacuum the dead rows stay.
@@ -74,6 +76,11 @@ Open = Callable[..., Collection[Any]]
 def pytest_configure(config: pytest.Config) -> None:
     """Close the event loop of the tests at their end."""
     config.add_cleanup(asynchronous.LOOP.close)
+
+
+def pytest_collection_finish() -> None:
+    """Let the collections of garbage pass over what was imported, which is never garbage."""
+    gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -200,7 +207,7 @@ def postgresql_engine(empty_postgresql: Callable[[str], Engine]) -> Engine:
 def engine(tmp_path: Path, migrated: Path) -> Iterator[Engine]:
     """An engine on a new SQLite file with the tables."""
     path = shutil.copy(migrated, tmp_path / "app.db")
-    engine = create_engine(f"sqlite:///{path}", connect_args=PATIENT)
+    engine = prepared(create_engine(f"sqlite:///{path}", connect_args=PATIENT))
     yield engine
     engine.dispose()
 
@@ -241,7 +248,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterat
         _, driver, way = kind.split("_")
         if driver == "aiosqlite":
             file = shutil.copy(migrated, path)
-            engine = create_async_engine(f"sqlite+aiosqlite:///{file}").sync_engine
+            engine = prepared(create_async_engine(f"sqlite+aiosqlite:///{file}").sync_engine)
         else:
             request.getfixturevalue("empty_postgresql")
             engine = request.getfixturevalue("asynchronous_engines")(driver)
@@ -255,7 +262,7 @@ def db(request: pytest.FixtureRequest, tmp_path: Path, migrated: Path) -> Iterat
         with reached(engines("psycopg" if driver == "postgresql" else driver), way) as database:
             yield database
     else:
-        engine = create_engine(f"sqlite:///{shutil.copy(migrated, path)}")
+        engine = prepared(create_engine(f"sqlite:///{shutil.copy(migrated, path)}"))
         with reached(engine, kind) as database:
             yield database
         engine.dispose()

@@ -1,8 +1,10 @@
 """Run Python as a program without importing the package anew: each run is a fork of a server's.
 
 The server is a new interpreter that has imported some modules and has done nothing else. What a
-program finds differs from a new interpreter in that alone: `test_package.py` and whoever asks what
-an import does start interpreters of their own.
+program finds differs from a new interpreter in that, and in its end: threads are waited for, what
+is registered for the exit runs, and the globals go, but the interpreter is not taken apart, which
+would copy all the memory of the server's. `test_package.py` and whoever asks what an import does
+start interpreters of their own.
 """
 
 from __future__ import annotations
@@ -15,36 +17,70 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from subprocess import CompletedProcess, Popen, TimeoutExpired
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 ROOT = Path(__file__).parents[1]
+DJANGO = (
+    "django.contrib.admin",
+    "django.contrib.admindocs.utils",
+    "django.contrib.postgres.fields",
+    "django.core.management.commands.runserver",
+    "django.core.management.commands.test",
+    "django.db.backends.postgresql.base",
+    "django.db.backends.sqlite3.base",
+    "django.template.backends.django",
+    "embeddings.integrations.django",
+    "rest_framework.fields",
+    "rest_framework.utils.formatting",
+)
+"""What of Django's can be imported without settings."""
+FLASK = (
+    "alembic.autogenerate",
+    "embeddings.integrations.flask",
+    "flask_migrate",
+    "flask_sqlalchemy",
+    "psycopg",
+    "sqlalchemy.dialects.postgresql",
+)
+FASTAPI = ("fastapi", "fastapi.testclient", "uvicorn.main", "sqlmodel", "embeddings.aio")
+# Of the local model's package, which sets up logging when it is imported, what it imports.
+LOCAL = ("pydantic", "requests", "safetensors.numpy", "tokenizers")
 WAIT = 300.0  # seconds after which a program has failed, on a busy machine too
 
 SERVER = """
-import importlib, json, os, runpy, sys, types, warnings
+import importlib, json, os, runpy, signal, sys, types, warnings
 
 for name in sys.argv[1:]:
     importlib.import_module(name)
+exec("from embeddings import *", {})  # the package imports what is public at its first use
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for a program
 for line in sys.stdin:
     asked = json.loads(line)
-    pid = os.fork()
-    if not pid:
+    if not os.fork():
         break
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 else:
     sys.exit()
+signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+pid = os.fork()
+if pid:
+    print(pid, flush=True)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with open(asked["ended"], "w") as ended:
+        ended.write(str(code))
+    os._exit(0)
 
 for number, name in enumerate((os.devnull, asked["stdout"], asked["stderr"])):
-    file = os.open(name, os.O_RDWR)
+    file = os.open(name, os.O_RDWR | os.O_APPEND)
     os.dup2(file, number)
     os.close(file)
+sys.stdout.reconfigure(line_buffering=True)
 os.environ.clear()
 os.environ.update(asked["env"])
 os.chdir(asked["cwd"])
@@ -54,17 +90,39 @@ if first == "-W":
     first, *arguments = arguments
 found = list(filter(None, asked["env"].get("PYTHONPATH", "").split(os.pathsep)))
 sys.argv = [first, *(arguments[1:] if first in {"-c", "-m"} else arguments)]
-if first == "-m":
-    sys.path[:1] = [os.getcwd(), *found]
-    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
-elif first == "-c":
-    sys.path[:1] = ["", *found]
-    kept, main = sys.modules["__main__"], types.ModuleType("__main__")
-    sys.modules["__main__"] = main
-    exec(compile(arguments[0], "<string>", "exec"), vars(main))
-else:
-    sys.path[:1] = [os.path.dirname(os.path.abspath(first)), *found]
-    runpy.run_path(first, run_name="__main__")
+
+import atexit, gc, threading
+
+gc.freeze()  # else a collection writes to all the memory that is shared with the server
+code = 0
+try:
+    if first == "-m":
+        sys.path[:1] = [os.getcwd(), *found]
+        runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)
+    elif first == "-c":
+        sys.path[:1] = ["", *found]
+        kept, main = sys.modules["__main__"], types.ModuleType("__main__")
+        sys.modules["__main__"] = main
+        exec(compile(arguments[0], "<string>", "exec"), vars(main))
+    else:
+        sys.path[:1] = [os.path.dirname(os.path.abspath(first)), *found]
+        runpy.run_path(first, run_name="__main__")
+except SystemExit as ended:
+    code = ended.code
+except Exception:
+    sys.excepthook(*sys.exc_info())
+    code = 1
+if code is not None and not isinstance(code, int):
+    print(code, file=sys.stderr)
+    code = 1
+threading._shutdown()
+atexit._run_exitfuncs()
+if first == "-c":
+    vars(main).clear()
+    gc.collect()
+for stream in (sys.stdout, sys.stderr):
+    stream.flush()
+os._exit((code or 0) & 0xFF)
 """
 
 
@@ -98,56 +156,100 @@ class _Server:
         assert self.process.stdout is not None
         return self.process.stdout
 
-    def run(self, asked: dict[str, Any], timeout: float) -> int:
-        """Run a program, and return its exit code."""
+    def start(self, asked: dict[str, Any]) -> int:
+        """Start a program, and return the id of its process."""
         self._ask.write(json.dumps(asked) + "\n")
-        pid = int(self._answers.readline())
-        ended, _, _ = select.select([self._answers], [], [], timeout)
-        if not ended:
-            os.kill(pid, signal.SIGKILL)
-        code = int(self._answers.readline())
-        if not ended:
-            raise TimeoutExpired(asked["arguments"], timeout)
-        return code
+        return int(self._answers.readline())
 
 
 _server = cache(_Server)
 
 
-def python(
+class Program:
+    """A program that runs.
+
+    Attributes:
+        pid: The id of its process.
+    """
+
+    def __init__(self, pid: int, ended: int) -> None:
+        self.pid = pid
+        self._ended = ended
+        self._code: int | None = None
+
+    def wait(self, timeout: float) -> int | None:
+        """Return its exit code, or None if it is still running after some seconds."""
+        if self._code is None and select.select([self._ended], [], [], timeout)[0]:
+            self._code = int(os.read(self._ended, 16))
+        return self._code
+
+    def send(self, number: signal.Signals) -> None:
+        """Send it a signal, unless it is known to have ended."""
+        if self.wait(0) is None:
+            os.kill(self.pid, number)
+
+
+@contextmanager
+def started(
     *arguments: str | Path,
+    stdout: Path,
+    stderr: Path,
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     modules: tuple[str, ...] = (),
-    timeout: float = WAIT,
-) -> CompletedProcess[str]:
-    """Return what a program printed and its exit code, as `subprocess.run` does of an interpreter.
+) -> Iterator[Program]:
+    """Start Python as a program, of which nothing is left when the block ends.
 
     Args:
         arguments: Those of `python`: perhaps `-W error`; then `-c` and code, `-m` and a module, or
             a file; then those of the program.
+        stdout: The file in which is what it prints.
+        stderr: The file for its errors; may be the same.
         env: Its whole environment, of which PYTHONPATH is heeded. That of this process by default.
         cwd: Its folder.
         modules: What else than the package it may have imported before it begins.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        fifo = Path(folder, "ended")
+        os.mkfifo(fifo)
+        ended = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+        asked = {
+            "arguments": [str(argument) for argument in arguments],
+            "env": dict(os.environ if env is None else env),
+            "cwd": str(cwd or Path.cwd()),
+            "ended": str(fifo),
+        }
+        for name, file in (("stdout", stdout), ("stderr", stderr)):
+            file.write_bytes(b"")
+            asked[name] = str(file.absolute())
+        program = Program(_server("embeddings", *modules).start(asked), ended)
+        try:
+            yield program
+        finally:
+            program.send(signal.SIGKILL)
+            program.wait(WAIT)
+            os.close(ended)
+
+
+def python(*arguments: str | Path, timeout: float = WAIT, **options: Any) -> CompletedProcess[str]:
+    """Return what a program printed and its exit code, as `subprocess.run` does of an interpreter.
+
+    Args:
+        arguments: As those of `started`.
         timeout: Seconds.
+        options: `env`, `cwd` and `modules` of `started`.
 
     Raises:
         TimeoutExpired: It took longer, and was killed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        printed = {name: Path(folder, name) for name in ("stdout", "stderr")}
-        for file in printed.values():
-            file.touch()
+        stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
+        with started(*arguments, stdout=stdout, stderr=stderr, **options) as program:
+            code = program.wait(timeout)
         given = [str(argument) for argument in arguments]
-        asked = {
-            "arguments": given,
-            "env": dict(os.environ if env is None else env),
-            "cwd": str(cwd or Path.cwd()),
-            **{name: str(file) for name, file in printed.items()},
-        }
-        code = _server("embeddings", *modules).run(asked, timeout)
-        out, err = (file.read_text() for file in printed.values())
-        return CompletedProcess(given, code, out, err)
+        if code is None:
+            raise TimeoutExpired(given, timeout)
+        return CompletedProcess(given, code, stdout.read_text(), stderr.read_text())
 
 
 def together(count: int, work: Callable[[int, Callable[[], None]], None]) -> NoReturn:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlite_utils
-from sqlalchemy import URL, Connection, Engine, Executable, create_engine, text
+from sqlalchemy import URL, Connection, Dialect, Engine, Executable, create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import NullPool, StaticPool
 
 import embeddings
 from embeddings.databases.postgresql import citus
+from embeddings.databases.sqlite.transactions import is_configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,6 +96,24 @@ def on_citus(url: str, by: Any) -> Iterator[URL]:
         citus.distribute(connection, by)
     yield engine.url
     remove()
+
+
+_prepared: dict[str, tuple[Dialect, Any]] = {}
+
+
+def prepared(engine: Engine) -> Engine:
+    """Return a new engine on SQLite that finds the statements compiled for those before it.
+
+    SQLAlchemy keeps them by the dialect object, of which it makes one for each engine: a third of
+    the time of a quick test was that of compiling. One that a test has configured is given up, and
+    one that has never connected, of which it does not know the server's version.
+    """
+    kept = _prepared.get(engine.driver)
+    if kept is None or is_configured(kept[0]) or kept[0].server_version_info is None:
+        _prepared[engine.driver] = (engine.dialect, engine._compiled_cache)
+    else:
+        engine.dialect, engine._compiled_cache = kept
+    return engine
 
 
 def is_url(db: Any) -> bool:

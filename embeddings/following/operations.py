@@ -5,7 +5,7 @@ They are known to Alembic where the host's `env.py` has imported `embeddings.inc
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from alembic import util
 from alembic.autogenerate import comparators, renderers
@@ -32,15 +32,16 @@ if TYPE_CHECKING:
 __all__ = ["FollowRowsOp", "UnfollowRowsOp", "include_object", "render_item"]
 
 
-@Operations.register_operation("follow_rows")
-class FollowRowsOp(MigrateOperation):
-    """Make the triggers by which a collection follows the rows of one table."""
+class _RowsOp(MigrateOperation):
+    """What is done to the triggers by which a collection follows the rows of one table."""
+
+    name: ClassVar[str]
 
     def __init__(self, given: Follow) -> None:
         self.given = given
 
     @classmethod
-    def follow_rows(
+    def of_rows(
         cls,
         operations: Operations,
         table: str,
@@ -53,7 +54,9 @@ class FollowRowsOp(MigrateOperation):
         embeddings: str = "embeddings",
         unique: Sequence[Sequence[str]] = (),
     ) -> None:
-        """Make the triggers by which a collection follows the rows of one table.
+        """Make the triggers by which a collection follows the rows of one table, or drop them.
+
+        `follow_rows` makes them, and `unfollow_rows` drops what it made of the same arguments.
 
         Args:
             operations: Alembic's.
@@ -74,50 +77,31 @@ class FollowRowsOp(MigrateOperation):
         )  # fmt: skip
         operations.invoke(cls(given))
 
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        """Return what `alembic check` shows."""
+        return self.name, self.given.table, self.given.collection
+
+
+@Operations.register_operation("follow_rows", "of_rows")
+class FollowRowsOp(_RowsOp):
+    """Make the triggers by which a collection follows the rows of one table."""
+
+    name = "follow_rows"
+
     def reverse(self) -> UnfollowRowsOp:
         """Return the operation that takes it back."""
         return UnfollowRowsOp(self.given)
 
-    def to_diff_tuple(self) -> tuple[Any, ...]:
-        """Return what `alembic check` shows."""
-        return "follow_rows", self.given.table, self.given.collection
 
-
-@Operations.register_operation("unfollow_rows")
-class UnfollowRowsOp(MigrateOperation):
+@Operations.register_operation("unfollow_rows", "of_rows")
+class UnfollowRowsOp(_RowsOp):
     """Drop the triggers by which a collection follows the rows of one table."""
 
-    def __init__(self, given: Follow) -> None:
-        self.given = given
-
-    @classmethod
-    def unfollow_rows(
-        cls,
-        operations: Operations,
-        table: str,
-        *,
-        key: str,
-        columns: Sequence[str],
-        collection: str,
-        where: str | None = None,
-        schema: str | None = None,
-        embeddings: str = "embeddings",
-        unique: Sequence[Sequence[str]] = (),
-    ) -> None:
-        """Drop the triggers that `follow_rows` made of the same arguments."""
-        given = Follow(
-            table, key, tuple(columns), collection, where, schema, embeddings,
-            tuple(map(tuple, unique)),
-        )  # fmt: skip
-        operations.invoke(cls(given))
+    name = "unfollow_rows"
 
     def reverse(self) -> FollowRowsOp:
         """Return the operation that takes it back."""
         return FollowRowsOp(self.given)
-
-    def to_diff_tuple(self) -> tuple[Any, ...]:
-        """Return what `alembic check` shows."""
-        return "unfollow_rows", self.given.table, self.given.collection
 
 
 @Operations.implementation_for(FollowRowsOp)
@@ -139,23 +123,15 @@ def _unfollow(operations: Operations, operation: UnfollowRowsOp) -> None:
 
 
 @renderers.dispatch_for(FollowRowsOp)
-def _render_follow(_: AutogenContext, operation: FollowRowsOp) -> str:
-    return f"op.follow_rows({_arguments(operation.given)})"
-
-
 @renderers.dispatch_for(UnfollowRowsOp)
-def _render_unfollow(_: AutogenContext, operation: UnfollowRowsOp) -> str:
-    return f"op.unfollow_rows({_arguments(operation.given)})"
-
-
-def _arguments(given: Follow) -> str:
+def _render(_: AutogenContext, operation: _RowsOp) -> str:
     lists = ("columns", "unique")
     named = [
         f"{name}={[*value]!r}" if name in lists else f"{name}={value!r}"
-        for name, value in given.values.items()
+        for name, value in operation.given.values.items()
         if name != "table"
     ]
-    return ", ".join([repr(given.table), *named])
+    return f"op.{operation.name}({', '.join([repr(operation.given.table), *named])})"
 
 
 # After the tables, whose creation has to come first. Before Alembic 1.18 the order is that of

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import uuid4
 
-from sqlalchemy import and_, delete, exists, func, insert, or_, select, true, update
+from sqlalchemy import and_, delete, exists, func, or_, select, true, update
 
 from ..errors import EmbeddingsError
 from ..models.base import batches
-from ..tables.pending import WRITTEN, pending_table
+from ..tables.pending import pending_table
 from ..tables.records import now
 
 if TYPE_CHECKING:
@@ -117,13 +117,6 @@ class Pending:
             for seq, id in work.run(rows):
                 found[id].add(seq)
         return {id: frozenset(seqs) for id, seqs in found.items()}
-
-    def note(self, work: Work, ids: Collection[str]) -> None:
-        """Say of items that their rows may have changed."""
-        change = {"collection": self._collection.name, "change": WRITTEN}
-        for batch in batches(sorted(ids), AT_ONCE):
-            rows = [change | {"id": id} for id in batch]
-            work.connection.execute(insert(pending_table(work.records)), rows)
 
     # Claiming
 

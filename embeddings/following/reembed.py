@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import DoesNotExist
 from ..keys import chunk_owner
+from ..tables.pending import note_written
 from ..writing import beside
 from ..writing.report import Report
 from . import refresh as refreshing
 from . import sync as syncing
-from .pending import Pending
 
 if TYPE_CHECKING:
     from ..models.base import SupportsEmbedding
@@ -112,5 +112,6 @@ def _note(
     else:
         rows = beside.all_ids(work, ids)
     has_chunks = work.row.chunks is not None
-    Pending(collection).note(work, {chunk_owner(id) for id in rows} if has_chunks else rows)
+    noted = {chunk_owner(id) for id in rows} if has_chunks else rows
+    note_written(work.connection, work.records, collection.name, noted)
     return True

@@ -148,7 +148,7 @@ class ModelCollection(Generic[M]):
             database: A session, a connection or an engine.
         """
         _check_database(database)
-        return Collection(
+        collection = Collection(
             self.name,
             database,
             model=self.model,
@@ -157,6 +157,8 @@ class ModelCollection(Generic[M]):
             chunks=self.chunks,
             records=self.records,
         )
+        collection.reference.is_declared = True
+        return collection
 
     @property
     def declared_model(self) -> str | None:
@@ -362,7 +364,7 @@ class ModelCollection(Generic[M]):
         """
         from ..aio.collection import AsyncCollection  # greenlet is an extra
 
-        return AsyncCollection(
+        collection = AsyncCollection(
             self.name,
             database,
             model=self.model,
@@ -371,6 +373,8 @@ class ModelCollection(Generic[M]):
             chunks=self.chunks,
             records=self.records,
         )
+        collection.reference.is_declared = True
+        return collection
 
     async def async_(self, database: Any, **options: Any) -> Report:
         """Compare every row of the class with the collection, as `sync`."""

@@ -9,11 +9,15 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text
+from sqlalchemy import BigInteger, Column, Integer, MetaData, Table, Text, insert
 
 from .columns import BinaryText
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy import Connection
+
     from .records import Records
 
 WRITTEN, REMOVED, DISPLACED = "written", "removed", "displaced"
@@ -43,3 +47,20 @@ def pending_table(records: Records) -> Table:
         Column("error", Text),  # of the latest attempt
         schema=records.embeddings.schema,
     )
+
+
+def note_written(
+    connection: Connection, records: Records, collection: str, ids: Collection[str]
+) -> None:
+    """Note in the connection's transaction that rows of a host's may have changed.
+
+    Args:
+        connection: On the database of the tables.
+        records: The mapped classes.
+        collection: The name of the collection that follows the rows.
+        ids: Under which their items are stored.
+    """
+    if ids:
+        change = {"collection": collection, "change": WRITTEN}
+        rows = [change | {"id": id} for id in sorted(ids)]
+        connection.execute(insert(pending_table(records)), rows)

@@ -83,6 +83,7 @@ class Reference(Generic[K]):
         renamed: Former names, each with the id of the row.
         is_deleted: Whether it was deleted through this object, which never creates it again.
         brought: Model objects of `reembed`, by their ids.
+        is_declared: Whether a `ModelCollection` stands behind it, whose rows triggers may follow.
     """
 
     name: str
@@ -97,6 +98,7 @@ class Reference(Generic[K]):
     renamed: list[tuple[str, int]] = field(default_factory=list)
     is_deleted: bool = False
     brought: dict[str, SupportsEmbedding] = field(default_factory=dict)
+    is_declared: bool = False
 
     @contextmanager
     def work(self, *, write: bool = False) -> Iterator[Work]:

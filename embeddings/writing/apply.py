@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..errors import InvalidItemError, ModelMismatchError
 from ..models import registry
 from ..models.base import kinds
+from ..tables.pending import note_written
 from ..work.reference import retried
 from . import parts, rows
 from .calls import ask
@@ -220,7 +221,22 @@ def _write(
         outcome.written |= {row["id"] for row in todo.rows + todo.changes}
         if gate:
             gate.settle(work, {*owners} - outcome.skipped.keys())
+        elif gives_way or collection.sessions.owns_transactions:
+            _note_written(collection, work, plan.items_of(outcome.written))
     return outcome
+
+
+def _note_written(collection: Reference[Any], work: Work, ids: set[str]) -> None:
+    """Let `refresh` look again at followed rows that were written while nothing kept them.
+
+    Their texts were read before the model ran. Since then they may have changed, and a refresher
+    may have been there.
+    """
+    if not ids or not collection.is_declared:
+        return
+    followed = work.database.follows(work.connection, work.records)
+    if any(each.collection == collection.name for each in followed):
+        note_written(work.connection, work.records, collection.name, ids)
 
 
 def _moved(

@@ -134,7 +134,7 @@ each_way = pytest.mark.parametrize(
     ("url", "way"),
     [
         *((SQLITE, way) for way in WAYS),
-        *((driver, way) for driver in POSTGRESQL for way in ("session", "engine")),
+        *zip(POSTGRESQL, ("session", "engine"), strict=True),
     ],
     indirect=["url"],
 )
@@ -1713,6 +1713,11 @@ BATCH = 3
 ITEMS = [(f"{number:02}", f"text {number}") for number in range(3 * BATCH)]
 
 
+ALL = os.environ.get("EMBEDDINGS_FAULTS") == "all"
+STEP = 1 if ALL else 3
+"""Of how many statements one is cancelled, another one with each driver; `make long` does each."""
+
+
 class Interruptions:
     """Cancels the current task at the n-th event of an engine's; and perhaps once more.
 
@@ -1766,14 +1771,13 @@ PACES = [(SQLITE, None), ("asyncpg", None), ("psycopg", math.inf), ("psycopg", 0
 
 
 def at_any_pace(*times: int) -> pytest.MarkDecorator:
-    """Cancel once or twice with each driver, or in both ways with `make long`."""
-    long = os.environ.get("EMBEDDINGS_FAULTS") == "all"
+    """Cancel once or twice with each driver, or in both ways with `make long`; give the first n."""
     return pytest.mark.parametrize(
-        ("url", "pace", "twice"),
+        ("url", "pace", "twice", "first"),
         [
-            (*pace, time == 2)
-            for pace, usual in zip(PACES, times, strict=True)
-            for time in ((1, 2) if long else (usual,))
+            (*pace, time == 2, 1 + turn % STEP)
+            for turn, (pace, usual) in enumerate(zip(PACES, times, strict=True))
+            for time in ((1, 2) if ALL else (usual,))
         ],
         indirect=["url", "pace"],
     )
@@ -1781,13 +1785,13 @@ def at_any_pace(*times: int) -> pytest.MarkDecorator:
 
 @at_any_pace(2, 1, 2, 1)
 @asynchronous
-async def test_a_bulk_write_on_an_engine_is_cancelled_at_every_statement(url, pace, plain, twice):
+async def test_a_bulk_write_on_an_engine_is_cancelled_at_every_statement(
+    url, pace, plain, twice, first
+):
     """Each batch is there as a whole or not at all, and the engine can be used on."""
     async with connected(url) as engine:
         interruptions = Interruptions(engine, twice=twice)
-        n = 0
-        while True:
-            n += 1
+        for n in itertools.count(first, STEP):
             docs: AsyncCollection[Any] = AsyncCollection(f"docs{n}", engine, model=AwaitedModel())
             task = asyncio.create_task(docs.embed_multi(ITEMS, batch_size=BATCH, store=True))
             interruptions.arm(n, task)
@@ -1805,22 +1809,22 @@ async def test_a_bulk_write_on_an_engine_is_cancelled_at_every_statement(url, pa
                 break
             await docs.embed_multi(ITEMS)
             assert await docs.count() == len(ITEMS)
-        assert n > 12
+        assert interruptions.seen > 12
         await assert_quiet(plain, engine)
 
 
 @at_any_pace(1, 2, 1, 2)
 @asynchronous
-async def test_work_on_a_session_is_cancelled_at_every_statement(url, pace, plain, articles, twice):
+async def test_work_on_a_session_is_cancelled_at_every_statement(
+    url, pace, plain, articles, twice, first
+):
     """After the rollback nothing is left, and the session can be used on."""
     model = AwaitedModel()
     async with connected(url, pool_size=1, max_overflow=0) as engine:
         interruptions = Interruptions(engine, twice=twice)
         async with AsyncSession(engine) as session:
             docs: AsyncCollection[Any] = AsyncCollection("docs", session, model=model, key=str)
-            n = 0
-            while True:
-                n += 1
+            for n in itertools.count(first, STEP):
 
                 async def work() -> None:
                     session.add(articles(id=1, title="x"))
@@ -1842,7 +1846,7 @@ async def test_work_on_a_session_is_cancelled_at_every_statement(url, pace, plai
                 assert stored(plain) == []
                 if not reached_it:
                     break
-            assert n > 12
+            assert interruptions.seen > 12
             await docs.embed("1", "x")
             await session.commit()
         await assert_quiet(plain, engine)

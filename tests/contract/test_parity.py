@@ -195,7 +195,7 @@ def test_random_vectors_are_ranked_alike(pair, size):
                 pair.compare(search, number, offset, min_score=least)
 
 
-@settings(max_examples=examples(15), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(),
     vectors=st.integers(1, 5).flatmap(
@@ -321,7 +321,7 @@ NAMES = st.sampled_from(KEYS) | st.text(
 )
 
 
-@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(many=st.lists(st.dictionaries(NAMES, SCALARS, max_size=4), min_size=1, max_size=8))
 def test_where_finds_what_is_stored_whatever_it_is(pair, many):
     """Any metadata of scalars is found by itself, and by each part of it."""
@@ -530,14 +530,14 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(metadata=st.dictionaries(NAMES, JSON, max_size=4))
 def test_any_metadata_comes_back_as_it_was(pair, metadata):
     """Whatever JSON can hold is read as it was written, on both."""
     reads_alike(pair, metadata)
 
 
-@settings(max_examples=examples(20), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     vector=st.lists(
         st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=3, max_size=3

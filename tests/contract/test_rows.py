@@ -1124,7 +1124,7 @@ def test_any_sequence_of_writes_leaves_the_rows_that_the_rules_say(
     run_state_machine_as_test(
         make,
         settings=settings(
-            max_examples=examples(20),
+            max_examples=examples(10),
             stateful_step_count=15,
             deadline=None,
             database=None,
@@ -1156,7 +1156,7 @@ def names() -> Iterator[str]:
 
 
 @settings(
-    max_examples=examples(20),
+    max_examples=examples(10),
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],

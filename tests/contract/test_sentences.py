@@ -6,8 +6,6 @@ sentence that it is about, in our words; the name of the module alone is another
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 import embeddings
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 from tests.reaching import rows_of
 
 if TYPE_CHECKING:
@@ -62,10 +61,8 @@ def test_an_in_memory_database_is_discarded_when_the_process_exits(tmp_path: Pat
         "docs.embed('hound', 'my happy hound')\n"
         "print(docs.count())"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "1\n"
+    done = python("-c", code, cwd=tmp_path)
+    assert (done.stdout, done.returncode) == ("1\n", 0)
     assert list(tmp_path.iterdir()) == []
     with embeddings.Collection("entries", model=DeterministicModel()) as docs:
         assert docs.count() == 0

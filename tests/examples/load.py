@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 import time
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Self
 
-WORKERS = "4"
+WORKERS = os.environ.get("EMBEDDINGS_PROCESSES", "2")
 JSON = {"Content-Type": "application/json"}
 TOKEN = "a" * 32
 FORM = {
@@ -69,7 +70,7 @@ def wait_for(address: str) -> None:
 
 @dataclass(frozen=True)
 class Example:
-    """An example under a server of four processes, on a SQLite file of its own.
+    """An example under a server of some processes, on a SQLite file of its own.
 
     Attributes:
         name: Its folder.

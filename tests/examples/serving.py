@@ -5,15 +5,18 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
+import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from selenium.common import WebDriverException
 from selenium.webdriver.support.wait import WebDriverWait
+
+from tests import forked
+from tests.reaching import WAYS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,7 +26,25 @@ if TYPE_CHECKING:
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SECONDS_TO_START = 60
+LONG = WAYS == "all"  # as `make long` runs the examples
 ADDRESS = r"(?:running on|server at|listening at:) (http://[\d.]+:\d+)"
+
+
+def usually_on(kind: str) -> pytest.MarkDecorator:
+    """For what is shown on one database, where the other has a neighbour; on both at length."""
+    kinds = ["sqlite", "postgresql"] if LONG else [kind]
+    return pytest.mark.parametrize("empty_database", kinds, indirect=True)
+
+
+def run_its_tests(folder: Path, url: str) -> str:
+    """Run the tests of an example on a database, warnings being errors; return what is printed."""
+    return run(
+        *("pytest", "-q", "-p", "no:cacheprovider", "-p", "anyio.pytest_plugin", "-W", "error"),
+        *("-W", "ignore:Module already imported"),  # as all programs here have some
+        folder=folder,
+        TEST_DATABASE_URL=url,
+        PYTEST_DISABLE_PLUGIN_AUTOLOAD="1",
+    )
 
 
 def copied(name: str, folder: Path) -> Path:
@@ -32,20 +53,21 @@ def copied(name: str, folder: Path) -> Path:
     return shutil.copytree(EXAMPLES / name, folder / name, ignore=ignored)
 
 
+def modules(folder: Path) -> tuple[str, ...]:
+    """Return what a program in the folder of an example may have imported before it begins."""
+    frameworks = {"django_app": forked.DJANGO, "fastapi_app": forked.FASTAPI}
+    return frameworks.get(folder.name, forked.FLASK) + forked.LOCAL
+
+
 def run(*command: str, folder: Path, **environment: str) -> str:
-    """Run a module of Python as a program in a folder, and return what it prints."""
+    """Run a module of Python as a program in the folder of an example; return what it prints."""
     return python("-m", *command, folder=folder, **environment)
 
 
 def python(*arguments: str, folder: Path, **environment: str) -> str:
-    """Run Python in a folder, and return what it prints."""
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=folder,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
+    """Run Python in the folder of an example, and return what it prints."""
+    done = forked.python(
+        *arguments, cwd=folder, env=os.environ | environment, modules=modules(folder)
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -58,34 +80,27 @@ def served(*command: str, folder: Path, **environment: str) -> Iterator[str]:
     It is told so by the server's own output, and ends with the block.
     """
     log = folder / "server.log"
-    with (
-        log.open("w") as output,
-        subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=folder,
-            env=os.environ | environment | {"PYTHONUNBUFFERED": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        ) as process,
-    ):
+    with forked.started(
+        *("-m", *command),
+        stdout=log,
+        stderr=log,
+        env=os.environ | environment,
+        cwd=folder,
+        modules=modules(folder),
+    ) as server:
         try:
-            yield _address(process, log)
+            yield _address(server, log)
         finally:
-            process.terminate()  # so that it ends the processes that it has started
-            try:
-                process.wait(SECONDS_TO_START)
-            finally:
-                process.kill()
+            server.send(signal.SIGTERM)  # so that it ends the processes that it has started
+            server.wait(SECONDS_TO_START)
 
 
-def _address(process: subprocess.Popen[bytes], log: Path) -> str:
+def _address(server: forked.Program, log: Path) -> str:
     end = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < end and process.poll() is None:
+    while time.monotonic() < end and server.wait(0.05) is None:
         found = re.search(ADDRESS, log.read_text(), re.IGNORECASE)
         if found:
             return found[1]
-        time.sleep(0.05)
     raise RuntimeError(f"The server did not start: {log.read_text()}")
 
 

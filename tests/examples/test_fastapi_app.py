@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.examples.serving import copied, run, served
+from tests.examples.serving import copied, run_its_tests, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,11 +36,7 @@ def site(folder: Path, url: str) -> Iterator[str]:
 
 def test_its_own_tests_pass(folder: Path, url: str):
     """On either database; warnings are errors."""
-    output = run(
-        *("pytest", "-q", "-W", "error", "-p", "no:cacheprovider"),
-        folder=folder,
-        TEST_DATABASE_URL=url,
-    )
+    output = run_its_tests(folder, url)
     assert " passed" in output
 
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 from selenium.webdriver.common.by import By
 
-from tests.examples.serving import copied, follow, run, served
+from tests.examples.serving import copied, follow, run, run_its_tests, served, usually_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,14 +37,11 @@ def site(folder: Path, empty_database: str) -> Iterator[str]:
 
 def test_its_own_tests_pass(folder: Path, empty_database: str):
     """On either database; warnings are errors."""
-    output = run(
-        *("pytest", "-q", "-W", "error", "-p", "no:cacheprovider"),
-        folder=folder,
-        TEST_DATABASE_URL=empty_database,
-    )
+    output = run_its_tests(folder, empty_database)
     assert " passed" in output
 
 
+@usually_on("postgresql")
 def test_it_is_used_over_http(site: str, folder: Path, empty_database: str):
     """Search, write, fail half-way, and see in the end what is there."""
     with httpx.Client(base_url=site) as client:
@@ -76,6 +73,7 @@ def test_it_is_used_over_http(site: str, folder: Path, empty_database: str):
     assert '"pending": 0, "problems": []' in status
 
 
+@usually_on("sqlite")
 def test_its_pages_in_a_browser(site: str, browser: webdriver.Chrome):
     """A visitor asks, turns the page, reads, finds more, and writes."""
 

@@ -48,7 +48,11 @@ class Narrow(DeterministicModel):
         return [vector[:64] for vector in super().embed_batch(items)]
 
 
-by_both_hashes = pytest.mark.parametrize("large", ["", "passage: "], indirect=True)
+by_both_hashes = pytest.mark.parametrize(
+    ("host", "large"),
+    [("engine", ""), ("engine", "passage: "), ("postgresql_engine", "passage: ")],
+    indirect=True,
+)
 """With a model whose texts have the hashes that they had, and with another."""
 
 

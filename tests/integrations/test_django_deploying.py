@@ -6,8 +6,6 @@ import gc
 import os
 import re
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +15,7 @@ import embeddings
 from embeddings import Collection, SchemaError
 from embeddings.integrations.django import ModelCollection, session
 from embeddings.tables.migrate import is_migrated
+from tests.forked import DJANGO, python
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -200,13 +199,11 @@ def test_an_app_that_has_the_label_already(tmp_path: Path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     path = os.pathsep.join([str(tmp_path), str(Path(embeddings.__file__).parents[1])])
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE],
+    done = python(
+        *("-c", ELSEWHERE),
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
+        modules=DJANGO,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[X] 0002_change_log" in done.stdout

@@ -31,7 +31,7 @@ from embeddings.integrations.flask import Embeddings
 from embeddings.models.registry import Settings, use_settings
 from embeddings.tables.migrate import head_revision
 from embeddings.testing import DeterministicModel
-from tests.forked import python
+from tests.forked import FLASK, python
 from tests.reaching import empty_database, in_threads
 
 if TYPE_CHECKING:
@@ -477,7 +477,7 @@ def test_flask_migrate_finds_nothing_to_change(url: str, way: str, tmp_path: Pat
     done = python(
         *("-c", PROJECT, way, url, f"sqlite:///{tmp_path / 'vectors.db'}"),
         cwd=tmp_path,
-        modules=("flask_migrate", "flask_sqlalchemy"),
+        modules=FLASK,
     )
     assert done.returncode == 0, done.stderr
     revisions, main, vectors = json.loads(done.stdout)

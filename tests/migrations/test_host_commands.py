@@ -19,6 +19,7 @@ from embeddings import Collection, SchemaError, make_records
 from embeddings.cli import embeddings as program
 from embeddings.overview import overview
 from embeddings.testing import DeterministicModel
+from tests import forked
 from tests.forked import python
 from tests.migrations.test_host_projects import (
     Host,
@@ -138,7 +139,7 @@ def test_flask_db(url: URL, tmp_path: Path):
             *("typed.py", *commands),
             cwd=tmp_path,
             env=os.environ | {"HOST_URL": url.render_as_string(hide_password=False)},
-            modules=("flask_migrate", "flask_sqlalchemy"),
+            modules=forked.FLASK,
         )
         assert done.returncode == 0, done.stderr
         return list(json.loads(done.stdout))

@@ -40,6 +40,7 @@ from embeddings import Collection, Records, SchemaError, configure_sqlite, make_
 from embeddings.tables.migrate import migrations_dir
 from embeddings.tables.records import RECORDS as DOCUMENTED
 from embeddings.testing import DeterministicModel
+from tests import forked
 from tests.forked import python
 from tests.reaching import PATIENT, new_database
 
@@ -638,7 +639,7 @@ def test_flask_migrate(owns: str, url: URL, tmp_path: Path):
     process = python(
         *("host.py", url.render_as_string(hide_password=False), owns),
         cwd=tmp_path,
-        modules=("flask_migrate", "flask_sqlalchemy"),
+        modules=forked.FLASK,
     )
 
     assert process.returncode == 0, process.stderr

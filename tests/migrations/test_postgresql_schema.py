@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import subprocess
-import sys
 import textwrap
 import time
 import uuid
@@ -15,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Barrier
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -45,7 +43,11 @@ from embeddings.testing import DeterministicModel
 from tests.forked import python
 from tests.reaching import new_database
 
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
+
 REPOSITORY = Path(__file__).parents[2]
+ALEMBIC = ("alembic.autogenerate", "alembic.config", "psycopg")
 VERSION_TABLE = "embeddings_alembic_version"
 OURS = {"collections", "embeddings", "embeddings_pending", VERSION_TABLE}
 
@@ -242,7 +244,7 @@ def in_environment(url: URL) -> dict[str, str]:
     return {"EMBEDDINGS_DATABASE_URL": url.render_as_string(hide_password=False)}
 
 
-def alembic_process(url: URL, *arguments: str) -> subprocess.CompletedProcess[str]:
+def alembic_process(url: URL, *arguments: str) -> CompletedProcess[str]:
     """Run the `alembic` command of this repository on a database."""
     return python(
         "-W",
@@ -253,7 +255,7 @@ def alembic_process(url: URL, *arguments: str) -> subprocess.CompletedProcess[st
         REPOSITORY / "alembic.ini",
         *arguments,
         env=os.environ | in_environment(url) | {"PYTHONPATH": str(REPOSITORY)},
-        modules=("alembic.config",),
+        modules=ALEMBIC,
     )
 
 
@@ -345,21 +347,28 @@ def test_create_all_makes_the_tables_alone(url: URL):
     assert relations(url) == OURS - {VERSION_TABLE}
 
 
-@pytest.mark.parametrize(
-    "way",
-    [by_migrate, by_migrate_on_a_connection, by_psycopg2, by_create_all, by_collection, by_alembic],
-)
-def test_migrating_twice_changes_nothing(way: Way, url: URL):
+def test_migrating_twice_changes_nothing(url: URL, subtests: pytest.Subtests):
     """What is there is left alone, rows included, whichever way comes again."""
     by_migrate(url)
     execute(url, "INSERT INTO collections (id, name, model) VALUES (7, 'mine', 'm')")
     execute(url, "INSERT INTO embeddings (collection_id, id, embedding) VALUES (7, 'a', '[1,2]')")
 
-    way(url)
+    # By a collection comes last: it adds its own row.
+    for way in (
+        by_migrate,
+        by_migrate_on_a_connection,
+        by_psycopg2,
+        by_create_all,
+        by_alembic,
+        by_collection,
+    ):
+        with subtests.test(way.__name__):
+            way(url)
 
-    assert shape(url) == DOCUMENTED
-    assert relations(url) == OURS
-    assert query(url, "SELECT collection_id, id, embedding FROM embeddings") == [(7, "a", "[1,2]")]
+            assert shape(url) == DOCUMENTED
+            assert relations(url) == OURS
+            rows = query(url, "SELECT collection_id, id, embedding FROM embeddings")
+            assert rows == [(7, "a", "[1,2]")]
 
 
 def test_migrate_adopts_what_create_all_made(url: URL):
@@ -391,27 +400,25 @@ def test_the_tables_can_be_made_again_after_drop_all(first: Way, then: Way, url:
 # Again, while others are at work
 
 
-@pytest.mark.parametrize(
-    "work",
-    [
-        "SELECT * FROM collections, embeddings",
-        "INSERT INTO collections (name, model) VALUES ('docs', 'm')",
-        "SELECT * FROM collections FOR UPDATE",
-        "LOCK TABLE collections, embeddings IN EXCLUSIVE MODE",
-    ],
-)
-@pytest.mark.parametrize("on_engine", [True, False], ids=["engine", "connection"])
-def test_migrating_again_waits_for_nobody(work: str, on_engine: bool, url: URL):
+def test_migrating_again_waits_for_nobody(url: URL, subtests: pytest.Subtests):
     """Readers and writers in the middle of their transactions do not hold it up."""
     by_migrate(url)
     options = {"connect_args": {"options": "-c lock_timeout=300ms"}}
-    with raw(url) as other, other.transaction(), connected(url, **options) as impatient:
-        other.execute(work.encode())
-        if on_engine:
-            embeddings.migrate(impatient)
-        else:
-            with impatient.begin() as connection:
-                embeddings.migrate(connection)
+    with connected(url, **options) as impatient:
+        for work in (
+            "SELECT * FROM collections, embeddings",
+            "INSERT INTO collections (name, model) VALUES ('docs', 'm')",
+            "SELECT * FROM collections FOR UPDATE",
+            "LOCK TABLE collections, embeddings IN EXCLUSIVE MODE",
+        ):
+            for make in (migrate_engine, migrate_connection):
+                with (
+                    subtests.test(f"{make.__name__} beside {work}"),
+                    raw(url) as other,
+                    other.transaction(force_rollback=True),
+                ):
+                    other.execute(work.encode())
+                    make(impatient)
 
 
 def test_migrating_again_takes_only_the_locks_of_a_reader(url: URL, plain: Engine):
@@ -500,13 +507,7 @@ sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
 def test_processes_may_migrate_one_empty_database_at_once(url: URL):
     """Of eight processes that make the same tables, every one succeeds."""
     address = url.render_as_string(hide_password=False)
-    process = subprocess.run(
-        [sys.executable, "-W", "error", "-c", TOGETHER, address],
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    process = python("-W", "error", "-c", TOGETHER, address, modules=ALEMBIC)
 
     assert (process.returncode, process.stderr) == (0, "")
     assert shape(url) == DOCUMENTED
@@ -694,17 +695,17 @@ FOREIGN = {
 
 
 @pytest.mark.parametrize("script", FOREIGN.values(), ids=FOREIGN)
-@pytest.mark.parametrize("way", [by_migrate, by_migrate_on_a_connection, by_create_all])
-def test_tables_of_somebody_else_are_refused(way: Way, script: str, url: URL):
+def test_tables_of_somebody_else_are_refused(script: str, url: URL):
     """A foreign table of one of our names is an error that names it, and nothing is changed."""
     execute(url, script)
     before = relations(url)
 
-    with pytest.raises(SchemaError, match=r"'collections'|'embeddings'"):
-        way(url)
+    for way in (by_migrate, by_migrate_on_a_connection, by_create_all):
+        with pytest.raises(SchemaError, match=r"'collections'|'embeddings'"):
+            way(url)
 
-    assert relations(url) == before
-    assert not has_extension(url)
+        assert relations(url) == before
+        assert not has_extension(url)
 
 
 def test_the_callers_transaction_survives_a_refusal(url: URL, plain: Engine):
@@ -862,9 +863,6 @@ def make_engine(request: pytest.FixtureRequest, url: URL) -> Iterator[Callable[[
         engine.dispose()
 
 
-SCHEMAS = ("app", "Rev. 2", "select")
-
-
 def migrate_engine(engine: Engine) -> None:
     embeddings.migrate(engine)
 
@@ -878,8 +876,11 @@ def create_all(engine: Engine) -> None:
     Base.metadata.create_all(engine)
 
 
-@pytest.mark.parametrize("schema", SCHEMAS)
-@pytest.mark.parametrize("make", [migrate_engine, migrate_connection, create_all])
+# Each way into each schema would show no more: what quotes a name knows of no way.
+@pytest.mark.parametrize(
+    ("make", "schema"),
+    [(migrate_engine, "app"), (migrate_connection, "Rev. 2"), (create_all, "select")],
+)
 def test_the_tables_come_into_the_hosts_schema(
     make: Callable[[Engine], None], schema: str, make_engine: Callable[[str], Engine], url: URL
 ):
@@ -897,7 +898,7 @@ def test_the_tables_come_into_the_hosts_schema(
     assert plain["indexes"].keys() == DOCUMENTED["indexes"].keys()
 
 
-@pytest.mark.parametrize("schema", SCHEMAS)
+@pytest.mark.parametrize("schema", ["Rev. 2", "select"])
 def test_a_collection_in_the_hosts_schema(
     schema: str, make_engine: Callable[[str], Engine], url: URL, model: DeterministicModel
 ):

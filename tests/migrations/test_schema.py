@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +11,7 @@ from contextlib import closing, suppress
 from datetime import datetime
 from pathlib import Path
 from threading import Barrier
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import llm
 import pytest
@@ -45,7 +43,11 @@ from embeddings.testing import DeterministicModel
 from tests.forked import python
 from tests.reaching import PATIENT
 
+if TYPE_CHECKING:
+    from subprocess import CompletedProcess
+
 REPOSITORY = Path(__file__).parents[2]
+ALEMBIC = ("alembic.autogenerate", "alembic.config", "psycopg")
 
 DOCUMENTED = """
 CREATE TABLE "collections" ("id" INTEGER PRIMARY KEY, "name" TEXT, "model" TEXT);
@@ -147,7 +149,7 @@ def documented_shapes() -> dict[str, Any]:
         return {table: shape(connection, table) for table in DOCUMENTED_TABLES}
 
 
-def alembic(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def alembic(path: Path, *arguments: str) -> CompletedProcess[str]:
     """Run the `alembic` command of this repository on a file."""
     url = URL.create("sqlite", database=str(path)).render_as_string(hide_password=False)
     return python(
@@ -157,41 +159,13 @@ def alembic(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         REPOSITORY / "alembic.ini",
         *arguments,
         env=os.environ | {"EMBEDDINGS_DATABASE_URL": url, "PYTHONPATH": str(REPOSITORY)},
-        modules=("alembic.config",),
+        modules=ALEMBIC,
     )
 
 
-def succeeded(process: subprocess.CompletedProcess[str]) -> str:
+def succeeded(process: CompletedProcess[str]) -> str:
     assert process.returncode == 0, process.stderr
     return process.stdout
-
-
-def run_together(script: str, arguments: list[list[str]]) -> list[tuple[int, str]]:
-    """Run a script in as many processes, let them go at the same moment; return code and stderr."""
-    script = "import sys\n" + textwrap.dedent(script).replace(
-        "BARRIER", "print('ready', flush=True); sys.stdin.readline()"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-W", "error", "-c", script, *own],
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for own in arguments
-    ]
-    for process in processes:
-        assert process.stdout is not None
-        process.stdout.readline()
-    for process in processes:
-        assert process.stdin is not None
-        with suppress(BrokenPipeError):
-            process.stdin.write("go\n")
-            process.stdin.flush()
-    errors = [process.communicate()[1] for process in processes]
-    return [(process.returncode, error) for process, error in zip(processes, errors, strict=True)]
 
 
 def by_migrate(path: Path) -> None:
@@ -664,12 +638,10 @@ def test_the_script_for_going_back_can_be_executed(path: Path):
 def test_the_command_says_which_variable_it_needs(path: Path):
     """Without a URL in the environment the command says what to set."""
     environment = {name: value for name, value in os.environ.items() if "EMBEDDINGS" not in name}
-    process = subprocess.run(
-        [sys.executable, "-m", "alembic", "-c", str(REPOSITORY / "alembic.ini"), "current"],
+    process = python(
+        *("-m", "alembic", "-c", REPOSITORY / "alembic.ini", "current"),
         env=environment | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
+        modules=ALEMBIC,
     )
 
     assert process.returncode != 0
@@ -679,16 +651,29 @@ def test_the_command_says_which_variable_it_needs(path: Path):
 # Many at once
 
 
+MIGRATE = """
+import sys
+import embeddings, sqlalchemy
+from tests.forked import together
+
+def work(number, begin):
+    engine = sqlalchemy.create_engine(f"sqlite:///{sys.argv[1]}?timeout=60")
+    begin()
+    embeddings.migrate(engine)
+    engine.dispose()
+
+together(4, work)
+"""
+
+
 def test_processes_may_migrate_one_new_file_at_once(path: Path):
     """Of four processes that migrate the same new file, every one succeeds."""
-    script = """
-        import embeddings, sqlalchemy
-        import alembic.command
-        engine = sqlalchemy.create_engine(f"sqlite:///{sys.argv[1]}?timeout=60")
-        BARRIER
-        embeddings.migrate(engine)
-    """
-    assert run_together(script, [[str(path)]] * 4) == [(0, "")] * 4
+    process = python(
+        *("-W", "error", "-c", MIGRATE, path),
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
+        modules=ALEMBIC,
+    )
+    assert (process.returncode, process.stderr) == (0, "")
     assert shapes(path) == documented_shapes()
     assert query(path, "SELECT version_num FROM embeddings_alembic_version") == [("emb_0005",)]
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,23 +191,18 @@ def test_processes_share_it(file: Path):
     code = f"""
         import embeddings
         from embeddings.testing import DeterministicModel
+        from tests.forked import together
 
-        model = embeddings.cached(DeterministicModel(), "{file}")
-        for number in range(30):
-            model.embed(f"text {{number}}")
+        def work(_, begin):
+            model = embeddings.cached(DeterministicModel(), "{file}")
+            begin()
+            for number in range(30):
+                model.embed(f"text {{number}}")
+
+        together(3, work)
     """
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code)],
-            env=os.environ | {"PYTHONPATH": str(ROOT)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    for process in processes:
-        _, told = process.communicate(timeout=120)
-        assert process.returncode == 0, told
+    done = python("-c", textwrap.dedent(code))
+    assert done.returncode == 0, done.stderr
     connection = sqlite3.connect(file)
     assert connection.execute("SELECT count(*) FROM embeddings_paid").fetchone() == (30,)
     connection.close()

@@ -468,6 +468,7 @@ def test_bytes_are_refused_before_any_request(service, docs):
 # Trying again
 
 
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "failure",
     [
@@ -605,7 +606,7 @@ def test_a_fault_of_the_service_is_typed_stores_nothing_and_shows_no_secret(
 ):
     """Whatever the service answers, the collection is as before and works afterwards."""
     caplog.set_level(logging.DEBUG)
-    model = open_model()
+    model = open_model(timeout=2.0 if fault is keep_waiting else 10.0)
     docs = Collection("docs", session, model=model)
     docs.embed("before", "a text from before")
     before = stored(docs)

@@ -39,7 +39,8 @@ def run(
     code: str, folder: Path | None = None, **environment: str
 ) -> subprocess.CompletedProcess[str]:
     """Run code in an interpreter of its own, in a folder."""
-    return python("-c", textwrap.dedent(code), env=os.environ | environment, cwd=folder)
+    variables = os.environ | environment
+    return python("-c", textwrap.dedent(code), env=variables, cwd=folder, modules=("openai",))
 
 
 def test_in_code(service):

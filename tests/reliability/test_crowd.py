@@ -180,7 +180,7 @@ def test_sixteen_searchers_beside_a_writer(docs: Collection[str], engine: Engine
         wrong = 0
         with Session(engine) as session:
             docs = Collection("docs", session)
-            for query in vectors(6, at):
+            for query in vectors(3, at):
                 session.execute(text("BEGIN"))  # one snapshot for both
                 wrong += found(docs.similar_by_vector(query)) != scanned(docs, query)
                 session.rollback()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import gc
 import os
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -18,6 +17,7 @@ import embeddings
 from embeddings import Collection, forks
 from embeddings.models.openai import OpenAIEmbeddingModel
 from embeddings.testing import DeterministicModel
+from tests.forked import python
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,7 +173,7 @@ FIRST_CALL = """
 import os
 os.makedirs(f"{folder}/openai")
 with open(f"{folder}/openai/__init__.py", "w") as file:
-    file.write("import __main__, time; __main__.entered.set(); time.sleep(2)")
+    file.write("import __main__, time; __main__.entered.set(); time.sleep(0.5)")
 sys.path.insert(0, folder)
 from embeddings.models.openai import OpenAIEmbeddingModel
 
@@ -274,11 +274,5 @@ def in_child():
 )
 def test_a_fork_while_another_thread_is_in_the_middle(code: str, tmp_path: Path):
     """The child waits for no thread of the parent."""
-    process = subprocess.run(
-        [sys.executable, "-c", PRELUDE + code + FORK, str(tmp_path)],
-        env=os.environ | {"PYTHONPATH": str(PACKAGE.parent)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
+    ended = python("-c", PRELUDE + code + FORK, tmp_path)
+    assert ended.returncode == 0, ended.stderr

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 REPOSITORY = Path(__file__).parents[2]
-PROCESSES, IDS = 8, 200
-BATCHES = int(os.environ.get("EMBEDDINGS_BATCHES", "12"))
+PROCESSES, IDS = 8, 100
+BATCHES = int(os.environ.get("EMBEDDINGS_BATCHES", "8"))
 """How many batches each process writes; for a long run, set the variable to more."""
 KILLS = int(os.environ.get("EMBEDDINGS_KILLS", "2"))
 """How often a writer is killed; for a long run, set the variable to more."""
@@ -66,7 +66,7 @@ def begin():
 
 def chosen():
     ids = [f"{i:03d}" for i in range(IDS)]
-    return chance.sample(ids, chance.randint(20, 100))  # in any order
+    return chance.sample(ids, chance.randint(10, 50))  # in any order
 
 
 def report(**counts):
@@ -88,9 +88,9 @@ together(len(scripts), work)
 """.replace("IDS", str(IDS))
 
 
-@pytest.fixture
-def url(server: URL) -> Iterator[URL]:
-    """A new database with the tables, which keeps account of its own deadlocks."""
+@pytest.fixture(scope="module")
+def database(server: URL) -> Iterator[URL]:
+    """A database with the tables for these tests alone."""
     with new_database(server) as url:
         engine = create_engine(url, poolclass=NullPool)
         with engine.begin() as connection:
@@ -100,6 +100,16 @@ def url(server: URL) -> Iterator[URL]:
             )
         embeddings.migrate(engine)
         yield url
+
+
+@pytest.fixture
+def url(database: URL) -> URL:
+    """That database with empty tables, which has known no deadlock."""
+    engine = create_engine(database, poolclass=NullPool)
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE collections, embeddings, embeddings_pending"))
+        connection.execute(text("SELECT pg_stat_reset()"))
+    return database
 
 
 @pytest.fixture
@@ -219,7 +229,7 @@ begin()
 for batch in range(batches):
     # Ids of everyone's, and some of one's own between them.
     entries = [(id, f"text of {id} by {number} in batch {batch}") for id in chosen()]
-    entries += [(f"{i:03d}-{number}-{batch}", f"own {i} of {number}") for i in range(0, 200, 50)]
+    entries += [(f"{i:03d}-{number}-{batch}", f"own {i} of {number}") for i in range(0, 100, 25)]
     chance.shuffle(entries)
     docs.embed_multi(entries, store=True, batch_size=len(entries))
 report(batches=batches)
@@ -236,7 +246,7 @@ def test_nothing_of_a_new_collection_is_lost(url: URL, host: Engine):
     assert_sound(host)
     own = {
         f"{i:03d}-{number}-{batch}"
-        for i in range(0, 200, 50)
+        for i in range(0, 100, 25)
         for number in range(PROCESSES)
         for batch in range(BATCHES // 4)
     }
@@ -245,18 +255,18 @@ def test_nothing_of_a_new_collection_is_lost(url: URL, host: Engine):
 
 CREATES = """
 begin()
-for i in range(10):
+for i in range(5):
     Collection(f"docs {i}", engine, model=model).embed(f"{number}", f"text {number}", store=True)
 report()
 """
 
 
 def test_processes_that_create_the_same_collections(url: URL, host: Engine):
-    """Eight processes create ten collections at the same time: each is created once."""
+    """Eight processes create five collections at the same time: each is created once."""
     run_together(url, *[CREATES] * PROCESSES)
 
     assert deadlocks(host) == 0
-    assert Collection.names(host) == sorted(f"docs {i}" for i in range(10))
+    assert Collection.names(host) == sorted(f"docs {i}" for i in range(5))
     assert query(host, "SELECT DISTINCT count(*) FROM embeddings GROUP BY collection_id") == [(8,)]
     assert_sound(host)
 
@@ -308,7 +318,8 @@ report()
 
 def test_processes_that_delete_what_others_write(url: URL, host: Engine):
     """Whoever deletes items that others write waits for them, or they for him; none is refused."""
-    Collection("docs", host, model=DeterministicModel()).embed("x", "keeps it open", store=True)
+    docs = Collection("docs", host, model=DeterministicModel())
+    docs.embed_multi([(f"{i:03d}", f"text of {i:03d}") for i in range(IDS)], store=True)
     scripts = [REPLACES] * 4 + [DELETES_ITEMS] * 3 + [SETS_METADATA]
 
     reports = run_together(url, *scripts, batches=BATCHES // 2)
@@ -324,7 +335,7 @@ for batch in range(batches):
     if number % 2:
         docs.delete_items(where={"by": chance.randrange(8)})
     else:
-        docs.delete_items(prefix=f"{chance.randrange(20):02d}")
+        docs.delete_items(prefix=f"{chance.randrange(10):02d}")
 report()
 """
 DESCRIBES = """
@@ -581,7 +592,7 @@ def test_threads_write_the_same_ids(host: Engine):
 
     def work(number: int) -> None:
         chance = random.Random(number)  # noqa: S311
-        for turn in range(10):
+        for turn in range(5):
             ids = chance.sample(range(60), 40)
             docs.embed_multi(
                 [(f"{i:02d}", f"text {i} of {number}-{turn}") for i in ids],

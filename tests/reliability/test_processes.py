@@ -29,10 +29,11 @@ if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
 REPOSITORY = Path(__file__).parents[2]
-KILLS = int(os.environ.get("EMBEDDINGS_KILLS", "4"))
+KILLS = int(os.environ.get("EMBEDDINGS_KILLS", "2"))
 """How often a writer is killed; for a long run, set the variable to more."""
 PROCESSES = int(os.environ.get("EMBEDDINGS_PROCESSES", "4"))
 """How many processes write at once; for a long run, set the variable to more."""
+ITEMS = 120  # that each of them writes
 
 OPEN = """
 import sys
@@ -100,7 +101,7 @@ count, kinds, path, ids = int(sys.argv[1]), sys.argv[2].split(","), *sys.argv[3:
 
 def work(number, begin):
     kind = kinds[number % len(kinds)]
-    items = [(f"{i}", f"text {i} of {number}") for i in range(300)]
+    items = [(f"{i}", f"text {i} of {number}") for i in range(ITEMS)]
     if ids == "own":
         items = [(f"{number}-{id}", text) for id, text in items]
     elif number % 2:
@@ -110,19 +111,19 @@ def work(number, begin):
     if kind == "engine":
         embeddings.migrate(db)
     docs = Collection("docs", db, model=DeterministicModel())
-    docs.embed_multi(items[:200], store=True, batch_size=20)
-    docs.embed_multi(items[200:290], store=True)
-    for id, text in items[290:]:
+    docs.embed_multi(items[:-50], store=True, batch_size=20)
+    docs.embed_multi(items[-50:-5], store=True)
+    for id, text in items[-5:]:
         docs.embed(id, text, store=True)
     assert docs.similar("text")
 
 
 together(count, work)
-"""
+""".replace("ITEMS", str(ITEMS))
 
 
 def test_processes_that_write_into_one_new_file(tmp_path: Path):
-    """Processes write 300 items each: all finish, and every item is there."""
+    """Processes write many items each: all finish, and every item is there."""
     path = tmp_path / "new.db"
 
     ended = run(WRITER, PROCESSES, "path,sqlite_utils", path, "own")
@@ -133,20 +134,20 @@ def test_processes_that_write_into_one_new_file(tmp_path: Path):
     assert found == {
         (f"{number}-{i}", f"text {i} of {number}")
         for number in range(PROCESSES)
-        for i in range(300)
+        for i in range(ITEMS)
     }
     assert is_sound(path)
 
 
 def test_processes_that_write_the_same_ids(tmp_path: Path):
-    """Processes write the same 300 ids: each row is what one of them wrote."""
+    """Processes write the same ids: each row is what one of them wrote."""
     path = tmp_path / "new.db"
 
     ended = run(WRITER, PROCESSES, "path,engine,sqlite_utils", path, "same")
 
     assert (ended.returncode, ended.stderr) == (0, "")
     found = dict(query(path, "SELECT id, content FROM embeddings"))
-    assert found.keys() == {f"{i}" for i in range(300)}
+    assert found.keys() == {f"{i}" for i in range(ITEMS)}
     assert all(content.startswith(f"text {id} of ") for id, content in found.items())
     assert is_sound(path)
 
@@ -175,7 +176,7 @@ def test_threads_share_a_collection(shared: Collection[str]):
     """Eight threads embed, search and delete through one object, and each finds its own items."""
 
     def work(number: int) -> None:
-        for i in range(10):
+        for i in range(4):
             id, text = f"{number}-{i}", f"word{number} turn{i}"
             shared.embed(id, text, {"thread": number}, store=True)
             [best] = shared.similar(text, number=1)
@@ -183,12 +184,12 @@ def test_threads_share_a_collection(shared: Collection[str]):
             if i % 2:
                 assert shared.delete_items([id]) == 1
                 assert id not in shared
-        shared.embed_multi((f"many-{number}-{i}", f"{i}") for i in range(50))
+        shared.embed_multi((f"many-{number}-{i}", f"{i}") for i in range(20))
 
     in_threads(work)
 
-    singles = {f"{number}-{i}" for number in range(8) for i in range(0, 10, 2)}
-    many = {f"many-{number}-{i}" for number in range(8) for i in range(50)}
+    singles = {f"{number}-{i}" for number in range(8) for i in range(0, 4, 2)}
+    many = {f"many-{number}-{i}" for number in range(8) for i in range(20)}
     assert set(shared.ids()) == singles | many
 
 
@@ -196,15 +197,15 @@ def test_threads_write_the_same_ids(shared: Collection[str]):
     """Eight threads write the same ids: no error, and each row is what one of them wrote."""
 
     def work(number: int) -> None:
-        ids = range(40) if number % 2 else range(39, -1, -1)
+        ids = range(20) if number % 2 else range(19, -1, -1)
         for _ in range(3):
             entries = ((f"{i}", f"text {i} of {number}") for i in ids)
-            shared.embed_multi(entries, store=True, batch_size=10)
+            shared.embed_multi(entries, store=True, batch_size=5)
 
     in_threads(work)
 
     records = {record.id: record for record in shared}
-    assert records.keys() == {f"{i}" for i in range(40)}
+    assert records.keys() == {f"{i}" for i in range(20)}
     for id, record in records.items():
         assert str(record.content).startswith(f"text {id} of ")
         expected = DeterministicModel().embed(str(record.content))
@@ -221,7 +222,7 @@ def test_threads_on_a_hosts_engine(engine: Engine, kind: str):
         with Session(engine) as session:
             own = Collection("docs", session, model=DeterministicModel())
             docs = own if kind == "own" else everyones
-            for i in range(20):
+            for i in range(6):
                 docs.embed(f"{number}-{i}", f"text {i} of {number}")
                 assert docs.similar("text", number=1)
                 (session if kind == "own" else registry).commit()
@@ -229,7 +230,7 @@ def test_threads_on_a_hosts_engine(engine: Engine, kind: str):
 
     in_threads(work)
 
-    assert everyones.count() == 160
+    assert everyones.count() == 48
     registry.remove()
 
 

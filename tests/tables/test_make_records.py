@@ -305,6 +305,10 @@ def with_words(docs: Collection[Any]) -> Any:
     return missing, words, docs.delete_items(["zebra"])
 
 
+EXPECTED: dict[tuple[str, str], dict[str, Any]] = {}
+"""What the operations give on our own tables, by the database and the way to reach it."""
+
+
 def on_postgresql(db: Any, operation: Callable[[], Any]) -> Any:
     """Return what an operation returns that SQLite does not have, and there nothing."""
     engine = db.get_bind() if isinstance(db, Session) else db
@@ -333,13 +337,13 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 in_each_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 
 
-ALSO_ON_AN_ENGINE = LAYOUTS["prefix and schema"]
+TOLD = ("schema", "a prefix to be quoted", "the longest prefix")
 
 
 @pytest.mark.parametrize(
     ("layout", "way"),
-    [*((layout, "session") for layout in LAYOUTS.values()), (ALSO_ON_AN_ENGINE, "engine")],
-    ids=[*(f"{name}-session" for name in LAYOUTS), "prefix and schema-engine"],
+    [*((LAYOUTS[name], "session") for name in TOLD), (LAYOUTS["prefix and schema"], "engine")],
+    ids=[*(f"{name}-session" for name in TOLD), "prefix and schema-engine"],
 )
 def test_every_operation_gives_what_it_gives_on_our_own_tables(
     layout: dict[str, Any], way: str, database: Engine, tenant: str, make: Make
@@ -355,7 +359,9 @@ def test_every_operation_gives_what_it_gives_on_our_own_tables(
             session.rollback()
             return result
 
-    expected = run(RECORDS)
+    expected = EXPECTED.setdefault((database.dialect.name, way), {})
+    if not expected:
+        expected |= run(RECORDS)
     assert run(records) == expected
 
     if database.dialect.name == "sqlite":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +25,7 @@ from embeddings import (
 from embeddings.models.registry import substitute_models
 from embeddings.testing import DeterministicModel
 from embeddings.writing import beside
+from tests.forked import python
 from tests.reaching import connection_to, in_threads, is_postgresql
 
 if TYPE_CHECKING:
@@ -326,7 +325,7 @@ class Killed(DeterministicModel):
 Collection("docs", create_engine(sys.argv[1])).reembed(Killed("large"), batch_size=5, concurrency=1)
 """
     url = db.url.render_as_string(hide_password=False)
-    assert subprocess.run([sys.executable, "-c", script, url], check=False).returncode == 9
+    assert python("-c", script, url).returncode == 9
     assert docs.model_id == "deterministic"
     assert docs.similar("text number 3", number=1)[0].id == "03"
     assert docs.reembed(large, batch_size=5).embedded == 15

@@ -163,13 +163,15 @@ class ModelCollection(Generic[M]):
         return self._through(DjangoTransactions(alias))
 
     def _through(self, sessions: DjangoTransactions) -> Collection[Any]:
-        return Collection(
+        collection = Collection(
             self.name,
             sessions,
             key=self.source.key,
             records=self._tables,
             **self.options,
         )
+        collection.reference.is_declared = True
+        return collection
 
     @property
     def declared_model(self) -> str | None:

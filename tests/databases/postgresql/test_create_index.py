@@ -1520,7 +1520,7 @@ def test_among_the_hosts_rows(shop: Engine, kind: str, chosen: str):
     with Session(shop) as session:
         docs: Collection[Any] = Collection(kind, session, key=key)
         among = AMONG[chosen](key)
-        some_ = QUERIES[:15]
+        some_ = QUERIES[: 5 if chosen == "two" else 15]  # for a UNION each takes long
         found = [docs.similar_by_vector(query, among=among) for query in some_]
         right = [docs.similar_by_vector(query, among=among, exact=True) for query in some_]
 

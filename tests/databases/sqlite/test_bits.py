@@ -31,7 +31,7 @@ from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.databases.sqlite.matrix.state import bytes_of
 from embeddings.testing import DeterministicModel
 from embeddings.vectors import as_query, cosine_scores
-from tests.reaching import is_opened_by_the_collection, on_a_session, on_sqlite
+from tests.reaching import examples, is_opened_by_the_collection, on_a_session, on_sqlite
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -339,7 +339,8 @@ def test_another_model_takes_the_index_along(engine: Engine, model: Deterministi
 def test_recall_on_real_texts(engine: Engine, docstrings: Any):
     """Held out texts find 99 in a hundred of their nearest; 0.07 of the vectors' memory is used."""
     matrix = docstrings
-    queries, stored = matrix[::80], np.delete(matrix, slice(None, None, 80), axis=0)
+    step = max(80, 400 // examples(1))
+    queries, stored = matrix[::step], np.delete(matrix, slice(None, None, step), axis=0)
     part = np.arange(len(stored)) % 100
     docs = Collection("docs", engine, model_id="m")
     docs.store_vectors(

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,6 +26,7 @@ from embeddings import (
 from embeddings.overview import overview
 from embeddings.testing import DeterministicModel
 from embeddings.vectors import encode
+from tests.forked import python
 from tests.host_tables import Article, HostBase
 from tests.reaching import rows_of
 
@@ -145,13 +143,7 @@ def test_a_folder_without_the_right_to_write(journal: str, file: Path):
         before = state(copy)
         copy.chmod(0o444)
         copy.parent.chmod(0o555)
-        done = subprocess.run(
-            [sys.executable, "-c", WITHOUT_RIGHTS, str(copy)],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])},
-        )
+        done = python("-c", WITHOUT_RIGHTS, copy)
         copy.parent.chmod(0o755)
 
         assert (done.returncode, done.stderr) == (0, "")
