@@ -166,7 +166,7 @@ class Teller:
             advice = ". Set base_url= to the address to which the service redirects"
         wait = retry_after(headers)
         if wait is not None and issubclass(kind, RateLimitError | UnavailableError):
-            details.append(f"to be asked again in {wait:.0f} s")
+            details.append(f"to be asked again in {wait:{'.0f' if wait < 1e9 else '.0e'}} s")
         error = kind(
             self._message(details, reason, advice),
             status=status,

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import itertools
 import logging
-import math
 import os
 import random
 import tempfile
@@ -26,6 +25,7 @@ log = logging.getLogger("embeddings")
 
 FIRST_PAUSE = 0.5  # seconds before the second try; it doubles each time
 LONGEST_PAUSE = 20.0  # seconds, unless the service asks for more
+LONGEST_ASKED = 86_400.0  # seconds that a service may ask for: the longest of limits are by the day
 PIECE = 20_000  # characters that are tokenized at once: the time grows faster than the length
 # OpenAI's vocabulary of its embedding models, and the SHA-256 of the file.
 VOCABULARY = "cl100k_base"
@@ -146,6 +146,17 @@ def requests(
         yield range(start, len(counts))
 
 
+def check_number(name: str, number: float) -> float:
+    """Return an argument if it is a positive number.
+
+    Raises:
+        ValueError: It is not.
+    """
+    if not isinstance(number, int | float) or isinstance(number, bool) or not number > 0:
+        raise ValueError(f"{name} must be a positive number, not {number!r}")
+    return number
+
+
 class Pace:
     """How often a service is asked: requests, and tokens, are spread evenly over a minute.
 
@@ -161,8 +172,8 @@ class Pace:
             ("requests_per_minute", requests_per_minute),
             ("tokens_per_minute", tokens_per_minute),
         ):
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be a positive number, not {value!r}")
+            if value is not None:
+                check_number(name, value)
         self._requests, self._tokens = requests_per_minute, tokens_per_minute
         self.counts_tokens = bool(tokens_per_minute)
         self._next = 0.0  # the moment from which the next request may begin
@@ -205,7 +216,8 @@ def tries(most: int, deadline: Deadline, *, awaited: bool) -> Any:
     """Return tenacity's tries: to be gone through with `for` or `async for`, each a context.
 
     What a service asks for with Retry-After is waited for; else pauses double and are random.
-    A pause that does not end before the deadline is not begun, nor one in a call that is stopped.
+    A pause that does not end before the deadline is not begun, nor one of more than a day, nor one
+    in a call that is stopped.
 
     Args:
         most: The most tries.
@@ -226,7 +238,7 @@ def tries(most: int, deadline: Deadline, *, awaited: bool) -> Any:
         nonlocal pause
         seconds = pause_after(error, next(failures))
         pause = seconds or 0.0
-        return seconds is not None and seconds < deadline.left(math.inf) and not is_stopped()
+        return seconds is not None and seconds < deadline.left(LONGEST_ASKED) and not is_stopped()
 
     def note(state: tenacity.RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

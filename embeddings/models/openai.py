@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import weakref
+from collections.abc import Mapping
 from contextlib import suppress
 from inspect import signature
 from typing import TYPE_CHECKING, Any, cast
@@ -24,12 +25,12 @@ from .answers import largest, tokens_in, vectors_in
 from .base import Content, EmbeddingModel, Role, Setting, SupportsEmbedding, check_positive
 from .conversation import Learnt, Limits, TooLong, requests_for
 from .failures import Failure, Teller
-from .limits import Deadline, Pace, Tokens, tries
+from .limits import Deadline, Pace, Tokens, check_number, tries
 from .stop import apause, is_stopped, not_called, pause
 from .usage import count
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     import openai
 
@@ -87,10 +88,12 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         tokens_per_minute: The most, spread evenly; None for any number.
         max_retries: How often a failed request is sent again.
         timeout: Seconds to wait for an answer to begin, and between its parts.
-        deadline: Seconds for a request with all its retries; None for any time.
+        deadline: Seconds for a request with all its retries; None for any time, but no pause of
+            more than a day.
 
     Raises:
-        ValueError: A limit is not positive, or `client` is given together with what it has.
+        TypeError, ValueError: An argument is none that it can be, or `client` is given together
+            with what it has.
     """
 
     provider = "openai"
@@ -127,8 +130,26 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         self.api_name = api_name or model_id
         self.dimensions = dimensions
         self.query_prefix, self.document_prefix = query_prefix, document_prefix
-        self.batch_size = batch_size
+        self.batch_size = check_positive("batch_size", batch_size)
         self.concurrency = check_positive("concurrency", concurrency)
+        for name, text in (("query_prefix", query_prefix), ("document_prefix", document_prefix)):
+            if not isinstance(text, str):
+                raise TypeError(f"{name} must be a str, not {type(text).__name__}")
+        if not isinstance(max_retries, int) or max_retries < 0:
+            raise ValueError(f"max_retries must be 0 or a positive integer, not {max_retries!r}")
+        if dimensions is not None:
+            check_positive("dimensions", dimensions)
+        check_number("timeout", timeout)
+        if deadline is not None:
+            check_number("deadline", deadline)
+        for name, fields in (
+            ("default_headers", default_headers),
+            ("default_query", default_query),
+            ("extra_body", extra_body),
+            ("query_extra_body", query_extra_body),
+        ):
+            if fields is not None and not isinstance(fields, Mapping):
+                raise TypeError(f"{name} must be a dict, not {type(fields).__name__}")
         if too_long not in {"error", "truncate"}:
             raise ValueError(f'too_long must be "error" or "truncate", not {too_long!r}')
         for name, limit in (("max_tokens", max_tokens), ("max_request_tokens", max_request_tokens)):
@@ -516,7 +537,8 @@ def from_options(model_id: str, options: Mapping[str, Any]) -> OpenAIEmbeddingMo
         options: The keyword arguments of `OpenAIEmbeddingModel`.
 
     Raises:
-        TypeError: There is no such argument. The message shows no value.
+        TypeError, ValueError: There is no such argument, or it is none that it can be. The message
+            shows no value that could be a key.
     """
     known = signature(OpenAIEmbeddingModel).parameters.keys() - {"model_id"}
     unknown = sorted(options.keys() - known)
@@ -525,7 +547,10 @@ def from_options(model_id: str, options: Mapping[str, Any]) -> OpenAIEmbeddingMo
             f"the model {model_id!r} has no setting {', '.join(map(repr, unknown))}; there are "
             + ", ".join(sorted(known))
         )
-    return OpenAIEmbeddingModel(model_id, **options)
+    try:
+        return OpenAIEmbeddingModel(model_id, **options)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"the model {model_id!r}: {error}") from None
 
 
 def register(

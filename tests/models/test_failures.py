@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import functools
 import json
@@ -197,6 +198,24 @@ def test_a_lasting_misbehaviour_is_a_typed_error(service, session, open_model, c
     service.usual = right
     docs.embed_multi(ITEMS)
     assert stored(docs) == before | RIGHT
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+@pytest.mark.parametrize("asked", ["86401", "1e9", "1e300", "inf", "a century"])
+def test_no_pause_is_for_ever(service, open_model, asked, awaited):
+    """Also with no deadline the error comes at once, and says in few words how long to wait."""
+    service.usual = error(429, retry_after=http_date(3e9) if asked == "a century" else asked)
+    model = open_model(max_retries=1, deadline=None)
+
+    async def ask() -> object:
+        return await model.aembed_batch(["x"]) if awaited else model.embed("x")
+
+    with pytest.raises(RateLimitError) as raised:
+        asyncio.run(ask())
+    assert raised.value.retry_after
+    assert raised.value.retry_after > 86_400
+    assert len(str(raised.value)) < 150
+    assert len(service.requests) == 1
 
 
 def test_which_errors_are_worth_another_try():

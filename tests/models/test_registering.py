@@ -125,6 +125,14 @@ def test_a_model_object_may_be_declared():
         ({"x": KEY}, "'x' needs a dict of settings.*str"),
         ({"x": {"adress": KEY}}, "'x' has no setting 'adress'; there are api_key, api_name"),
         ({"x": {"too_long": "cut", "api_key": KEY}}, "too_long"),
+        ({"x": {"timeout": "10", "api_key": KEY}}, "'x'.*timeout must be a positive number"),
+        ({"x": {"deadline": 0}}, "deadline must be a positive number"),
+        ({"x": {"requests_per_minute": "60"}}, "requests_per_minute must be a positive number"),
+        ({"x": {"batch_size": "100"}}, "batch_size must be a positive integer"),
+        ({"x": {"dimensions": "512"}}, "dimensions must be a positive integer"),
+        ({"x": {"max_retries": None}}, "max_retries must be 0 or a positive integer"),
+        ({"x": {"document_prefix": None}}, "document_prefix must be a str, not NoneType"),
+        ({"x": {"default_headers": KEY}}, "default_headers must be a dict, not str"),
     ],
 )
 def test_a_declaration_without_meaning_says_what_is_wrong(value, told):
