@@ -861,15 +861,29 @@ def stored_columns(database: Database, records: Records) -> list[ColumnElement[A
     ]
 
 
-def by_hash(database: Database, records: Records, has_hash: ColumnElement[bool]) -> Select[Any]:
-    """Return the SELECT of `Database.same_content`, with `collection_id` and `vector_bytes`."""
+def by_hash(
+    database: Database,
+    records: Records,
+    has_hash: ColumnElement[bool],
+    collection_id: ColumnElement[int] | None = None,
+) -> Select[Any]:
+    """Return the SELECT of `Database.same_content`, with `collection_id` and `vector_bytes`.
+
+    Args:
+        database: The database.
+        records: The mapped classes.
+        has_hash: The condition that a row has one of the hashes.
+        collection_id: What is compared; by default what no index has, for a planner would rather
+            read the whole collection than its hashes.
+    """
     columns = records.embeddings.c
+    if collection_id is None:
+        collection_id = columns.collection_id + 0
     flags = (columns.content.is_not(None), columns.content_blob.is_not(None))
     return (
         select(columns.content_hash, *flags, func.min(columns.id))
         .where(
-            # "+ 0" keeps the planner from reading the whole collection instead of its hashes.
-            columns.collection_id + 0 == bindparam("collection_id"),
+            collection_id == bindparam("collection_id"),
             database.vector_bytes(columns.embedding) == bindparam("vector_bytes"),
             has_hash,
         )

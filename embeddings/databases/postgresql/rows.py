@@ -26,7 +26,7 @@ from ..inserts import Insert, insert_of, own_values
 from . import parts
 from .copy import COPIED_FROM, LOOKED_FOR_FROM, copy
 from .drivers import sender
-from .servers import is_spread, settle_copy
+from .servers import is_spread, is_there, settle_copy
 from .types import Values, as_jsonb
 
 if TYPE_CHECKING:
@@ -95,14 +95,19 @@ def same_content(work: Work, hashes: list[bytes]) -> Iterable[Any]:
         "vector_bytes": work.row.vector_bytes,
         "hashes": hashes,
     }
-    return work.run(_by_hashes(work.database, work.records), parameters)
+    has_citus = is_there(work.connection)
+    statement = _by_hashes(work.database, work.records, is_routed=has_citus)
+    return work.run(statement, parameters)
 
 
 @functools.cache
-def _by_hashes(database: Database, records: Records) -> Select[Any]:
+def _by_hashes(database: Database, records: Records, *, is_routed: bool) -> Select[Any]:
+    columns = records.embeddings.c
     # An array: PostgreSQL parses and plans it ten times faster than as many parameters.
     hashes = func.any(cast(bindparam("hashes", type_=Values()), ARRAY(LargeBinary)))
-    return by_hash(database, records, records.embeddings.c.content_hash == hashes)
+    # By the column itself Citus knows the server; else it asks all of them.
+    collection_id = columns.collection_id if is_routed else None
+    return by_hash(database, records, columns.content_hash == hashes, collection_id)
 
 
 def write(
