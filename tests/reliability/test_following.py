@@ -111,7 +111,7 @@ class History:
         self.is_killed = False
         self.moment = now()
         self.depth = 0
-        self.has_plans = False
+        self.may_be_late = False
 
     def tell(self, steps: list[Any]) -> None:
         """Do all steps, and then whatever is pending; look whether all is right."""
@@ -229,6 +229,8 @@ class History:
             note = session.get(Note, id)
             if note is None or not body or not note.published:
                 return
+            if note.body == body:  # which locks nothing
+                self.may_be_late = True
             note.body = body
             self.notes.collection(session).embed(id, body)
         record = Collection("history", self.engine, key=int).get(id)
@@ -242,7 +244,7 @@ class History:
             if note is None or not body or not note.published:
                 return
             note.body = body
-        self.has_plans = True
+        self.may_be_late = True
         docs = self.notes.collection(self.engine)
         plan = docs.plan([(id, body)])
         self.go_on(meanwhile)()
@@ -258,7 +260,7 @@ class History:
             if note is None or not body or not note.published:
                 return
             note.body = body
-        self.has_plans = True
+        self.may_be_late = True
         before, self.model.goes_on = self.model.goes_on, self.go_on(meanwhile)
         try:
             self.notes.collection(self.engine).embed(id, body)
@@ -334,7 +336,7 @@ class History:
             there = {*map(str, session.scalars(select(Note.id)))}
             displaced = select(PENDING.c.id).where(PENDING.c.change == DISPLACED)
             there |= {*session.scalars(displaced)}
-            if self.has_plans:  # one is not told of a row that is deleted before it has a vector
+            if self.may_be_late:  # written without a lock on a row that was deleted before
                 there |= {*session.scalars(select(PENDING.c.id))}
             stored = {*session.scalars(select(EmbeddingRecord.id))}
         assert stored <= there
