@@ -80,8 +80,6 @@ class Database:
     """Whether `search` and `matches` give each item once; else `searching.grouping` does."""
     fuses_words: ClassVar[bool] = False
     """Whether `search` and `matches` take a query with words; else `searching.hybrid` does."""
-    keeps_order_of_json: ClassVar[bool] = True
-    """Whether stored metadata has its keys in the order in which they were written."""
     rebuilds_tables: ClassVar[bool] = False
     """Whether Alembic's batch mode makes a table anew, which drops its triggers."""
     has_wide_integers: ClassVar[bool] = False

@@ -151,7 +151,6 @@ class Comparison:
     ) -> tuple[int, list[Found]]:
         """Return the same; the texts are hashed in Python, where the database cannot."""
         rows, content_hash = self._rows, self._collection.content_hash
-        keeps_order = work.database.keeps_order_of_json
         there: dict[Any, tuple[bytes | None, str | None]] = {}
         if work.has_row:
             stored = self._stored(work, after, upto)
@@ -176,8 +175,8 @@ class Comparison:
                 is_same = hashed is not None and hashed == content_hash(prefix + text)
             except UnicodeEncodeError:  # which is said of the item when it is read
                 is_same = False
-            if is_same and metadata is not None and metadata != described:
-                is_same = is_same_json(metadata, described, keeps_order=keeps_order)
+            if is_same and metadata is not None:
+                is_same = is_same_json(metadata, described)
             if not is_same:
                 differing.append(Found(rows.keys.to_text(key), key in there))
         return count, differing

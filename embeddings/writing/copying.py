@@ -228,4 +228,4 @@ def _unchanged(work: Work, given: Sequence[dict[str, Any]]) -> set[str]:
 def _is_same(metadata: str | None, stored: str | None) -> bool:
     if metadata is None or stored is None:
         return metadata is stored
-    return is_same_json(metadata, stored, keeps_order=False)
+    return is_same_json(metadata, stored)

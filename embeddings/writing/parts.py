@@ -233,7 +233,7 @@ def compared(
             row = stored.get(item.id)
             has_text = row is not None and row.content_hash in {item.content_hash, item.key}
             if not is_same:
-                stays = has_text and row is not None and _is_as_replaced(work, item, row)
+                stays = has_text and row is not None and _is_as_replaced(item, row)
                 todo.append(item if stays else item._replace(anew=True))
             elif has_text or first is None:
                 todo.append(item)
@@ -260,13 +260,12 @@ def is_there(parts: Sequence[Item], kept: Mapping[str, Kept]) -> bool:
     )
 
 
-def _is_as_replaced(work: Work, item: Item, row: StoredRow) -> bool:
+def _is_as_replaced(item: Item, row: StoredRow) -> bool:
     if item.anew or (row.is_text or row.is_binary) != item.store:
         return False
     if item.metadata is None or row.metadata is None:
         return item.metadata is row.metadata
-    keeps_order = work.database.keeps_order_of_json
-    return is_same_json(item.metadata, row.metadata, keeps_order=keeps_order)
+    return is_same_json(item.metadata, row.metadata)
 
 
 def changed(items: Iterable[Item], todo: Resolution, kept: Mapping[str, Kept]) -> list[Item]:

@@ -27,15 +27,13 @@ if TYPE_CHECKING:
 HASHES_AT_ONCE = 500  # in one statement, far below the parameters that any database takes
 
 
-def is_same_json(text: str, stored: str | None, *, keeps_order: bool) -> bool:
-    """Return whether JSON says the same as what is stored."""
-    if stored is None:
-        return False
+def is_same_json(text: str, stored: str | None) -> bool:
+    """Return whether JSON says the same as what is stored, in whatever order objects have it."""
+    if stored is None or text == stored:
+        return stored is not None
     # As text: to Python 1, 1.0 and True are equal.
     try:
-        one, other = (
-            json.dumps(json.loads(found), sort_keys=not keeps_order) for found in (text, stored)
-        )
+        one, other = (json.dumps(json.loads(found), sort_keys=True) for found in (text, stored))
     except ValueError:  # what another program has stored is not JSON
         return False
     return one == other
@@ -114,7 +112,7 @@ def resolve(
             row = None
         if row is None or force or vector_bytes is None or row.vector_bytes != vector_bytes:
             rest.append((item, row))
-        elif (change := _change(work, item, row, None)) is None:
+        elif (change := _change(item, row, None)) is None:
             resolution.unchanged.add(item.id)
         else:
             resolution.changes.append(change)
@@ -129,7 +127,7 @@ def resolve(
             missing.setdefault(item.key, item)
         elif row is None:
             resolution.rows.append(_row(item, vector))
-        elif (change := _change(work, item, row, vector)) is not None:
+        elif (change := _change(item, row, vector)) is not None:
             resolution.changes.append(change)
     resolution.missing = list(missing.values())
     if work.has_row and work.row.language is not None:
@@ -173,14 +171,10 @@ def _row(item: Item, vector: Float32 | None) -> dict[str, Any]:
     }
 
 
-def _change(
-    work: Work, item: Item, row: StoredRow, vector: Float32 | None
-) -> dict[str, Any] | None:
+def _change(item: Item, row: StoredRow, vector: Float32 | None) -> dict[str, Any] | None:
     """Return what a row that stays has to get, or None."""
     metadata = item.metadata
-    if metadata is not None and is_same_json(
-        metadata, row.metadata, keeps_order=work.database.keeps_order_of_json
-    ):
+    if metadata is not None and is_same_json(metadata, row.metadata):
         metadata = None
     is_stored_now = item.store and not (row.is_text or row.is_binary)
     if vector is None and metadata is None and not is_stored_now:

@@ -44,7 +44,7 @@ def entries(count: int) -> list[tuple[str, Any, dict[str, Any] | None]]:
         (
             f"{n:03}",
             f"text {n} ü" if n % 3 else f"bytes {n}".encode(),
-            {"n": n, "x": [1.5, 1e22, None, "ü"]} if n % 2 else None,
+            {"some": [1.5, 1e22, None, "ü"], "n": n} if n % 2 else None,
         )
         for n in range(count)
     ]

@@ -84,7 +84,6 @@ class PostgreSQL(Database):
     name = "postgresql"
     fuses_words = True
     groups_chunks = True
-    keeps_order_of_json = False
     sample_rows = 1  # nobody can store a corrupt vector
 
     # Columns
