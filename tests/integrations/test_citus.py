@@ -242,7 +242,10 @@ END = text(
 @pytest.mark.parametrize("by", ["collection", "item"])
 def test_a_server_that_fails_in_a_batch(by: Any):
     """The error passes through; a batch is there or not, and a second run does the rest."""
-    with distributed(by) as engine, create_engine(engine.url).connect() as other:
+    with (
+        distributed(by) as engine,
+        create_engine(engine.url, poolclass=NullPool).connect() as other,
+    ):
         model = DeterministicModel()
         docs = Collection("docs", engine, model=model)
         docs.embed("first", "a text")
