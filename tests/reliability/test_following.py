@@ -237,14 +237,20 @@ class History:
         assert record is not None
         assert record.content_hash == Collection.content_hash(body)
 
-    def do_plan(self, id: int, body: str | None, meanwhile: int) -> None:
-        """Edit, and embed with no transaction open: then it is right, pending, or was left."""
+    def edit(self, id: int, body: str) -> bool:
+        """Edit a note that is to be embedded later, if there is one, and return whether it is."""
         with self.transaction() as session:
             note = session.get(Note, id)
-            if note is None or not body or not note.published:
-                return
+            if note is None or not note.published:
+                return False
             note.body = body
         self.may_be_late = True
+        return True
+
+    def do_plan(self, id: int, body: str | None, meanwhile: int) -> None:
+        """Edit, and embed with no transaction open: then it is right, pending, or was left."""
+        if not body or not self.edit(id, body):
+            return
         docs = self.notes.collection(self.engine)
         plan = docs.plan([(id, body)])
         self.go_on(meanwhile)()
@@ -255,12 +261,8 @@ class History:
 
     def do_embed_after(self, id: int, body: str | None, meanwhile: int) -> None:
         """Edit, and embed on the engine: what is written last may be an older text, if pending."""
-        with self.transaction() as session:
-            note = session.get(Note, id)
-            if note is None or not body or not note.published:
-                return
-            note.body = body
-        self.may_be_late = True
+        if not body or not self.edit(id, body):
+            return
         before, self.model.goes_on = self.model.goes_on, self.go_on(meanwhile)
         try:
             self.notes.collection(self.engine).embed(id, body)
