@@ -219,13 +219,7 @@ def _unchanged(work: Work, given: Sequence[dict[str, Any]]) -> set[str]:
             and vector_bytes == row["embedding"].size * ITEM_BYTES
             and (bool(is_text), bool(is_binary))
             == (row["content"] is not None, row["content_blob"] is not None)
-            and _is_same(row["metadata"], metadata)
+            and is_same_json(row["metadata"], metadata)
         ):
             same.add(id)
     return same
-
-
-def _is_same(metadata: str | None, stored: str | None) -> bool:
-    if metadata is None or stored is None:
-        return metadata is stored
-    return is_same_json(metadata, stored)

@@ -263,8 +263,6 @@ def is_there(parts: Sequence[Item], kept: Mapping[str, Kept]) -> bool:
 def _is_as_replaced(item: Item, row: StoredRow) -> bool:
     if item.anew or (row.is_text or row.is_binary) != item.store:
         return False
-    if item.metadata is None or row.metadata is None:
-        return item.metadata is row.metadata
     return is_same_json(item.metadata, row.metadata)
 
 

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 HASHES_AT_ONCE = 500  # in one statement, far below the parameters that any database takes
 
 
-def is_same_json(text: str, stored: str | None) -> bool:
+def is_same_json(text: str | None, stored: str | None) -> bool:
     """Return whether JSON says the same as what is stored, in whatever order objects have it."""
-    if stored is None or text == stored:
-        return stored is not None
+    if text is None or stored is None or text == stored:
+        return text == stored
     # As text: to Python 1, 1.0 and True are equal.
     try:
         one, other = (json.dumps(json.loads(found), sort_keys=True) for found in (text, stored))

@@ -374,6 +374,17 @@ class TestTheSearch:
         assert ids(filled.similar_by_id("copy", words="tree", weights=(0, 1))) == ["remove"]
 
     @on_both
+    @pytest.mark.parametrize("name", ["near", "nearest", "found", "best", "hits", "counts", "keys"])
+    def test_the_hosts_ctes_have_any_name(self, filled, name):
+        """A SELECT of keys with a CTE of the host's is a part of the statement as it is."""
+        chosen = select(EmbeddingRecord.id).where(
+            EmbeddingRecord.collection_id == filled.id, EmbeddingRecord.id.in_(["copy", "time"])
+        )
+        among = select(chosen.cte(name).c.id)
+        assert {*ids(filled.similar("wait", among=among, words="tree"))} == {"copy", "time"}
+        assert ids(filled.similar("wait", among=among, words=among, weights=(0, 1), number=1))
+
+    @on_both
     def test_a_search_with_nothing_to_find(self, filled, docs):
         """Words that nobody has leave the vectors' ranking; a blank question finds nothing."""
         assert ids(filled.similar("wait", words="zzz")) == ids(filled.similar("wait"))

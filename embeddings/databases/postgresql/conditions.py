@@ -10,7 +10,7 @@ from sqlalchemy import CTE, ColumnElement, Select, Subquery, bindparam, func, li
 from .keys import id_as_key
 
 if TYPE_CHECKING:
-    from sqlalchemy import Dialect
+    from sqlalchemy import CompoundSelect, Dialect
     from sqlalchemy.types import TypeEngine
 
     from ...searching.query import Query
@@ -105,6 +105,11 @@ def among_of(
     )
 
 
-def once(statement: Select[Any]) -> CTE:
+def once(statement: Select[Any] | CompoundSelect[Any]) -> CTE:
     """Return the statement as one that is executed once, however often it is read."""
-    return statement.cte().prefix_with("MATERIALIZED")
+    named = statement.cte()
+    made = named.prefix_with("MATERIALIZED")
+    # SQLAlchemy names a CTE by the address of the object that `prefix_with` copies. That object
+    # stays, so that no other CTE comes to have its address.
+    vars(made)["named"] = named
+    return made

@@ -25,7 +25,7 @@ from ...searching.scan import check_dimensions
 from ..status import Searched
 from . import search as nearest
 from . import words
-from .conditions import MAX_LIMIT, filters_of, is_of, limit
+from .conditions import MAX_LIMIT, filters_of, is_of, limit, once
 from .distances import as_sent, least_distance
 from .types import PGVector
 
@@ -105,16 +105,13 @@ def statement(
     has_chunks, of = work.row.chunks is not None, nearest.asked(work, dimensions, meaning)
     best_near = nearest.made(of, *sought, filters=filters, by_index=by_index)
     near = best_near.subquery("nearest").c
-    near_cte = (
+    near_cte = once(
         select(
             near.id,
             (near.chunk_id if has_chunks else near.id).label("row_id"),
             near.is_exact,
             func.row_number().over(order_by=(near.score.desc(), near.id)).label("rank"),
-        )
-        .where(true() if asked.weights[0] else literal_column("false"))
-        .cte("near")
-        .prefix_with("MATERIALIZED")
+        ).where(true() if asked.weights[0] else literal_column("false"))
     )
     vector = type_coerce(columns.embedding, PGVector)
     apart = least_distance(vector, sought, dimensions)
@@ -136,7 +133,7 @@ def statement(
             found = _first_of_items(work, found, most)
     if not asked.weights[1]:
         found = _none(work)
-    found_cte = found.cte("found").prefix_with("MATERIALIZED")
+    found_cte = once(found)
 
     first = func.least(near_cte.c.rank, found_cte.c.rank)  # of those that are there
     *sizes, last = (literal_column(str(size), BigInteger) for size in pools(query))
@@ -169,7 +166,7 @@ def statement(
         .order_by(literal_column("rank"))
         .limit(limit(query.number))
         .offset(limit(query.offset))
-        .cte("best")
+        .cte()
     )
     others = (
         func.coalesce(best.c.is_exact, true()),

@@ -32,6 +32,7 @@ from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 from ...searching.words import Term, tokens
 from ..quoting import quoted
 from . import added
+from .conditions import once
 from .index import prefix, table_name
 from .pending import carry_out, schema_of_pending
 from .types import Values
@@ -278,18 +279,15 @@ def ranked(
     wanted = _query(" | ".join(map(_matching, terms)))
     of_this_content = literal_column(WORDS_OF, LargeBinary) == columns.content_hash
     each = [_query(_matching(term)) for term in terms]
-    hits = (
+    hits = once(
         select(
             columns.id,
             words.label("words"),
             func.length(words).label("length"),
             *(words.op("@@")(term).label(f"has_{at}") for at, term in enumerate(each)),
-        )
-        .where(*conditions, words.op("@@")(wanted), of_this_content, further)
-        .cte("hits")
-        .prefix_with("MATERIALIZED")
+        ).where(*conditions, words.op("@@")(wanted), of_this_content, further)
     )
-    counts = (
+    counts = once(
         select(
             func.count().label("hits"),
             func.avg(hits.c.length).label("length"),
@@ -297,10 +295,7 @@ def ranked(
                 func.count().filter(hits.c[f"has_{at}"]).label(f"with_{at}")
                 for at in range(len(each))
             ),
-        )
-        .select_from(hits)
-        .cte("counts")
-        .prefix_with("MATERIALIZED")
+        ).select_from(hits)
     )
     number = select(counts.c.hits).scalar_subquery()
     mean = cast(select(counts.c.length).scalar_subquery(), Float)
@@ -374,11 +369,8 @@ def ranked_by_host(
     """
     id, order = compared
     columns = records.embeddings.c
-    keys = (
-        select(key.label("key"), func.row_number().over().label("place"))
-        .select_from(ranking)
-        .cte("ranking")
-        .prefix_with("MATERIALIZED")
+    keys = once(
+        select(key.label("key"), func.row_number().over().label("place")).select_from(ranking)
     )
     by_place = (keys.c.place, order)
     row = (

@@ -47,6 +47,7 @@ from embeddings import (
 )
 from embeddings.databases.postgresql import index as pgvector_index
 from embeddings.databases.postgresql import search as pgvector
+from embeddings.databases.postgresql.conditions import once
 from embeddings.overview import overview
 from embeddings.testing import DeterministicModel
 from tests.reaching import new_database
@@ -1661,6 +1662,13 @@ def test_several_matches_in_one_statement(large: Engine):
 
     assert len(rows) == 20
     assert len({row.id for row in rows} & {*ids(right[0]), *ids(right[1])}) >= 19
+
+
+def test_a_name_that_sqlalchemy_makes_is_of_one_cte_only():
+    """It is an address, which stays taken for as long as the CTE lives."""
+    statements = [select(literal(n)) for n in range(1_000)]
+    kept = [once(statement) for statement in statements]
+    assert len({cte.name for cte in kept}) == len(kept)
 
 
 def of_docs(docs: Docs) -> Any:
