@@ -14,7 +14,7 @@ from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
-from tests.examples.serving import SECONDS_TO_START, copied, run, served
+from tests.examples.serving import PATIENCE, copied, run, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +36,7 @@ class Client:
     """One connection to a server, kept open until the end of a `with`."""
 
     def __init__(self, address: str) -> None:
-        self._connection = HTTPConnection(urlsplit(address).netloc, timeout=120)
+        self._connection = HTTPConnection(urlsplit(address).netloc, timeout=PATIENCE)
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +55,7 @@ class Client:
 
 def wait_for(address: str) -> None:
     """Return when the first of the server's processes listens, which may be after it says where."""
-    end = time.monotonic() + SECONDS_TO_START
+    end = time.monotonic() + PATIENCE
     while True:
         try:
             with Client(address) as client:

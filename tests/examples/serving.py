@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from selenium.webdriver.remote.webelement import WebElement
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-SECONDS_TO_START = 60
+PATIENCE = forked.WAIT  # seconds for a start or an answer, on a busy machine too
 LONG = WAYS == "all"  # as `make long` runs the examples
 ADDRESS = r"(?:running on|server at|listening at:) (http://[\d.]+:\d+)"
 
@@ -92,11 +92,11 @@ def served(*command: str, folder: Path, **environment: str) -> Iterator[str]:
             yield _address(server, log)
         finally:
             server.send(signal.SIGTERM)  # so that it ends the processes that it has started
-            server.wait(SECONDS_TO_START)
+            server.wait(PATIENCE)
 
 
 def _address(server: forked.Program, log: Path) -> str:
-    end = time.monotonic() + SECONDS_TO_START
+    end = time.monotonic() + PATIENCE
     while time.monotonic() < end and server.wait(0.05) is None:
         found = re.search(ADDRESS, log.read_text(), re.IGNORECASE)
         if found:
@@ -113,4 +113,4 @@ def follow(browser: webdriver.Chrome, element: WebElement) -> None:
 
     before = browser.current_url
     element.click()
-    WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException]).until(is_there)
+    WebDriverWait(browser, PATIENCE, ignored_exceptions=[WebDriverException]).until(is_there)

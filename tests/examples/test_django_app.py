@@ -10,7 +10,16 @@ import pytest
 from selenium.webdriver.common.by import By
 from sqlalchemy import make_url
 
-from tests.examples.serving import EXAMPLES, copied, follow, python, run, served, usually_on
+from tests.examples.serving import (
+    EXAMPLES,
+    PATIENCE,
+    copied,
+    follow,
+    python,
+    run,
+    served,
+    usually_on,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,7 +77,7 @@ def test_its_own_tests_pass(folder: Path, environment: dict[str, str]):
 @usually_on("postgresql")
 def test_it_is_used_over_http(site: str, folder: Path, environment: dict[str, str]):
     """Search, ask, fail half-way, and see in the end what is there."""
-    with httpx.Client(base_url=site) as client:
+    with httpx.Client(base_url=site, timeout=PATIENCE) as client:
 
         def subjects(question: str) -> list[str]:
             page = client.get("/bakery/", params={"q": question})

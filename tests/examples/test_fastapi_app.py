@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.examples.serving import copied, run_its_tests, served
+from tests.examples.serving import PATIENCE, copied, run_its_tests, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ def test_it_is_used_over_http(site: str):
     """Write, search, see more like this, fail half-way, delete."""
     bread = {"title": "Sourdough", "text": "Feed the starter, and bake a loaf of bread."}
     train = {"title": "Night trains 🚆", "text": "Sleep in a bunk, and wake up abroad."}
-    with httpx.Client(base_url=site) as client:
+    with httpx.Client(base_url=site, timeout=PATIENCE) as client:
 
         def titles(path: str, **query: str) -> list[str]:
             return [note["title"] for note in client.get(path, params=query).json()]

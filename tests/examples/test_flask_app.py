@@ -9,7 +9,7 @@ import httpx
 import pytest
 from selenium.webdriver.common.by import By
 
-from tests.examples.serving import copied, follow, run, run_its_tests, served, usually_on
+from tests.examples.serving import PATIENCE, copied, follow, run, run_its_tests, served, usually_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ def test_its_own_tests_pass(folder: Path, empty_database: str):
 @usually_on("postgresql")
 def test_it_is_used_over_http(site: str, folder: Path, empty_database: str):
     """Search, write, fail half-way, and see in the end what is there."""
-    with httpx.Client(base_url=site) as client:
+    with httpx.Client(base_url=site, timeout=PATIENCE) as client:
 
         def titles(question: str) -> list[str]:
             page = client.get("/kitchen/", params={"q": question})
