@@ -43,6 +43,7 @@ from embeddings import Collection, EmbeddingRecord
 from embeddings.databases.sqlite.matrix import candidates as screen
 from embeddings.databases.sqlite.matrix import rescore, statements
 from embeddings.searching.conditions import checked_where, where_condition
+from embeddings.work.operation import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -90,7 +91,7 @@ def breakdown(docs: Collection[str], data: Data) -> None:
     undo = [
         timed(screen, "inner_products", "int8 products"),
         timed(screen.Probes, "candidates", "choice of candidates"),
-        timed(statements, "run_kept", "the statement"),
+        timed(Work, "run_kept", "the statement"),
         timed(statements, "Answer", "its rows"),
         timed(rescore.Rescored, "read", "exact scores"),
     ]
