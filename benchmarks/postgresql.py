@@ -189,7 +189,7 @@ def search(bench: Bench, rows: int, rounds: int) -> None:
             each(inside.similar_by_vector),
             each(raw_search(f"embedding::vector({DIMENSIONS})")),
             rounds,
-            "1.5",
+            "1.3",
         )
         for label, where in (("", None), (", under a 1 % filter", {"group": 7})):
             hits = 0
