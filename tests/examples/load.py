@@ -14,7 +14,7 @@ from http.client import HTTPConnection
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode, urlsplit
 
-from tests.examples.serving import SECONDS_TO_START, copied, run, served
+from tests.examples.serving import LONG, SECONDS_TO_START, copied, run, served
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +24,14 @@ if TYPE_CHECKING:
 WORKERS = os.environ.get("EMBEDDINGS_PROCESSES", "2")
 JSON = {"Content-Type": "application/json"}
 TOKEN = "a" * 32
+# Its processes are forks of the first one; as it comes, each of them imports everything anew.
+UVICORN = """
+import multiprocessing
+from uvicorn import _subprocess
+from uvicorn.main import main
+_subprocess.spawn = multiprocessing.get_context("fork")
+main()
+"""
 FORM = {
     "Content-Type": "application/x-www-form-urlencoded",
     # What Django wants with a form, and nobody else looks at.
@@ -139,7 +147,10 @@ EXAMPLES = (
     Example(
         "fastapi_app",
         (),
-        ("uvicorn", "main:app", "--workers", WORKERS, "--port", "0", "--no-access-log"),
+        (
+            *(("uvicorn",) if LONG else ("-c", UVICORN)),
+            *("main:app", "--workers", WORKERS, "--port", "0", "--no-access-log"),
+        ),
         {},
         "/notes/search?q=bread",
         ("PUT", "/notes/{}"),

@@ -36,6 +36,9 @@ def usually_on(kind: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("empty_database", kinds, indirect=True)
 
 
+only_at_length = pytest.mark.skipif(not LONG, reason="make long has it")
+
+
 def run_its_tests(folder: Path, url: str) -> str:
     """Run the tests of an example on a database, warnings being errors; return what is printed."""
     return run(
@@ -75,13 +78,13 @@ def python(*arguments: str, folder: Path, **environment: str) -> str:
 
 @contextmanager
 def served(*command: str, folder: Path, **environment: str) -> Iterator[str]:
-    """Run a server, a module of Python on a port of its choosing, and yield its address.
+    """Run a server, a module of Python or its code, on a port that it chooses; yield its address.
 
     It is told so by the server's own output, and ends with the block.
     """
     log = folder / "server.log"
     with forked.started(
-        *("-m", *command),
+        *(command if command[0] == "-c" else ("-m", *command)),
         stdout=log,
         stderr=log,
         env=os.environ | environment,
