@@ -33,7 +33,7 @@ KILLS = int(os.environ.get("EMBEDDINGS_KILLS", "2"))
 """How often a writer is killed; for a long run, set the variable to more."""
 PROCESSES = int(os.environ.get("EMBEDDINGS_PROCESSES", "4"))
 """How many processes write at once; for a long run, set the variable to more."""
-ITEMS = 120  # that each of them writes
+ITEMS = 120 if PROCESSES <= 4 else 300  # that each of them writes
 
 OPEN = """
 import sys
