@@ -1081,9 +1081,11 @@ def test_settings_are_as_found_after_a_search_that_fails(large: Engine, savepoin
         docs = Collection("docs", session)
         if savepoint:
             session.execute(text("SET LOCAL hnsw.ef_search = 66"))
-            with pytest.raises(OperationalError, match="timeout"), session.begin_nested():
-                session.execute(timeout)
+            inner = session.begin_nested()
+            session.execute(timeout)
+            with pytest.raises(OperationalError, match="timeout"):
                 docs.similar_by_vector(QUERIES[0], where=slow)
+            inner.rollback()
         else:
             session.execute(timeout)
             with pytest.raises(OperationalError, match="timeout"):
