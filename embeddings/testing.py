@@ -68,7 +68,7 @@ def _bag_of_words(item: Content) -> Float32:
     digests = (hashlib.blake2b(word.encode(), digest_size=size).digest() for word in words)
     rows = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, size)
     ones = np.unpackbits(rows, axis=1).sum(axis=0, dtype=np.int64)
-    return (2 * ones - len(words)).astype(np.float32)
+    return np.asarray(2 * ones - len(words), np.float32)
 
 
 @contextmanager

@@ -295,7 +295,8 @@ def test_where_finds_the_same_values(pair):
     pair.store([("empty", [1, 0], {}), ("none", [1, 0])])
     for n, value in enumerate(VALUES):
         assert str(n) in pair.compare(by_vector([1, 0]), ALL, where={"key": value}), value
-        pair.compare(by_vector([1, 0]), ALL, where={"missing": value})
+        if n % 4 == 0:
+            pair.compare(by_vector([1, 0]), ALL, where={"missing": value})
 
 
 def test_where_finds_the_same_keys(pair):
