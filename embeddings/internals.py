@@ -13,7 +13,7 @@ from sqlalchemy.orm import attributes
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sqlalchemy import Select, Table
+    from sqlalchemy import GenerativeSelect, Table
     from sqlalchemy.orm import Session
     from sqlalchemy.pool import SingletonThreadPool
 
@@ -87,7 +87,7 @@ def tables_to_create(options: Mapping[str, Any]) -> Iterable[Table] | None:
     return tables
 
 
-def has_limit(statement: Select[Any]) -> bool:
+def has_limit(statement: GenerativeSelect) -> bool:
     """Return whether a SELECT has LIMIT, OFFSET or FETCH, to which its order matters.
 
     PostgreSQL sorts all rows of a subquery with an order, for each page that is taken of it.

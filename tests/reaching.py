@@ -73,6 +73,11 @@ CITUS_BY: Any = os.environ.get("EMBEDDINGS_CITUS_BY", "collection")
 """How the tables are distributed there: by collection or by item."""
 
 
+def not_on_citus(reason: str) -> pytest.MarkDecorator:
+    """Leave a test out on a coordinator, which does otherwise; docs/citus.md says what differs."""
+    return pytest.mark.skipif(CITUS_URL is not None, reason=reason)
+
+
 @contextmanager
 def on_citus(url: str, by: Any) -> Iterator[URL]:
     """Yield the URL of the coordinator's database, with the tables new and distributed."""

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypedDict
 
-from sqlalchemy import ColumnElement, Subquery
+from sqlalchemy import ColumnElement, GenerativeSelect, Subquery
 from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
+from ..internals import has_limit
 from ..values import check_text, plain
 from .conditions import (
     Among,
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from ..vectors import Float64
     from ..work.operation import Work
     from ..work.reference import Reference
+
+
+MOST_RANKED = 2**62 - 1  # of a host's ranking; Citus adds LIMIT and OFFSET, below 2**63
 
 
 class Filters(TypedDict, total=False):
@@ -258,6 +262,8 @@ def _checked_words(
             )
         return Words(None, None, pair)
     if isinstance(words, SelectBase):
+        if isinstance(words, GenerativeSelect) and not has_limit(words):
+            words = words.limit(MOST_RANKED)  # a database may leave out an order without one
         ranking = checked_among(collection, words, "words")
         assert isinstance(ranking, Subquery)  # noqa: S101  of a SELECT
         return Words(None, ranking, pair)

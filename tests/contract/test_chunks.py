@@ -11,7 +11,7 @@ from sqlalchemy import literal, select, text, union_all
 import embeddings
 from embeddings import Chunks, ChunksMismatchError, Collection, InvalidItemError
 from embeddings.testing import DeterministicModel
-from tests.reaching import in_threads, on_both, rows_of
+from tests.reaching import in_threads, not_on_citus, on_both, rows_of
 
 if TYPE_CHECKING:
     from tests.conftest import Open
@@ -310,6 +310,7 @@ class TestTheSetting:
             docs.store_vectors([("a", [1.0, 2.0])])
 
 
+@not_on_citus("the coordinator counts no rows of other servers")
 @pytest.mark.parametrize("db", ["postgresql_session"], indirect=True)
 @pytest.mark.parametrize("texts", [1, 20])
 def test_a_row_is_written_once(opened, db, texts):

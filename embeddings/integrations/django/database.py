@@ -17,6 +17,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.types import NullType
 
 from ...errors import BindingError, MissingExtraError
+from ...searching.query import MOST_RANKED
 from ...sessions.base import Sessions
 from ...sessions.host import Lent
 from ...tables.ours import ADVICE, Advice, are_missing
@@ -288,7 +289,10 @@ def keys_as_sql(
     Raises:
         EmptyResultSet: Django knows that there are no rows.
     """
-    query = queryset.values(**{name: F("pk")}).query
+    keys = queryset.values(**{name: F("pk")})
+    if in_order and not queryset.query.is_sliced:
+        keys = keys[:MOST_RANKED]
+    query = keys.query
     if not in_order:
         query.clear_ordering(force=False)
     query.select_for_update = False
