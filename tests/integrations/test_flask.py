@@ -468,7 +468,14 @@ print(json.dumps([len(revisions), *tables]))
 """
 
 
-@pytest.mark.parametrize("way", ["default", "bind", "prefix"])
+@pytest.mark.parametrize(
+    ("url", "way"),
+    [
+        *(("sqlite", way) for way in ("default", "bind", "prefix")),
+        *(("postgresql", way) for way in ("default", "prefix")),
+    ],
+    indirect=["url"],
+)
 def test_flask_migrate_finds_nothing_to_change(url: str, way: str, tmp_path: Path):
     """After the host's tables were created, once; also where the host owns a `collections`.
 
