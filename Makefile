@@ -51,8 +51,7 @@ long: $(VENV)/.dev
 		tests/following/test_triggers.py tests/databases/sqlite/test_bits.py
 	EMBEDDINGS_WAYS=all EMBEDDINGS_EXAMPLES=10 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder tests/contract
 	EMBEDDINGS_HISTORIES=10000 EMBEDDINGS_SEARCHES=10000 $(BIN)/python -m pytest \
-		tests/reliability/test_never_stale.py \
-		tests/reliability/test_matrix.py::test_a_second_process_writes_at_full_speed
+		tests/reliability/test_never_stale.py tests/reliability/test_matrix.py
 	EMBEDDINGS_FAULTS=all $(BIN)/python -m pytest tests/reliability/test_fault_sweep.py \
 		tests/aio/test_async_collection.py
 	EMBEDDINGS_INTERRUPTED=1 $(BIN)/python -m pytest \
@@ -62,7 +61,8 @@ long: $(VENV)/.dev
 	EMBEDDINGS_ITEMS=100000 $(BIN)/python -m pytest tests/writing/test_large_import.py
 	EMBEDDINGS_BATCHES=1000 EMBEDDINGS_KILLS=100 EMBEDDINGS_PROCESSES=8 $(BIN)/python -m pytest \
 		tests/reliability/test_postgresql_processes.py tests/reliability/test_processes.py
-	EMBEDDINGS_WAYS=all EMBEDDINGS_PROCESSES=4 $(BIN)/python -m pytest tests/examples
+	EMBEDDINGS_WAYS=all EMBEDDINGS_PROCESSES=4 $(BIN)/python -m pytest tests/examples \
+		tests/databases/postgresql/test_create_index.py
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env -b html docs build/docs

@@ -64,11 +64,11 @@ class DeterministicModel(EmbeddingModel):
 def _bag_of_words(item: Content) -> Float32:
     text = item.decode("latin-1") if isinstance(item, bytes) else item
     words = re.findall(r"\w+", text.casefold()) or [text]
-    vector = np.zeros(DIMENSIONS, np.float32)
-    for word in words:
-        digest = hashlib.blake2b(word.encode(), digest_size=DIMENSIONS // 8).digest()
-        vector += np.unpackbits(np.frombuffer(digest, np.uint8)).astype(np.float32) * 2 - 1
-    return vector
+    size = DIMENSIONS // 8  # bytes
+    digests = (hashlib.blake2b(word.encode(), digest_size=size).digest() for word in words)
+    rows = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, size)
+    ones = np.unpackbits(rows, axis=1).sum(axis=0, dtype=np.int64)
+    return np.asarray(2 * ones - len(words), np.float32)
 
 
 @contextmanager

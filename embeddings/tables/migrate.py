@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from contextlib import contextmanager
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -261,6 +262,7 @@ def _current(connection: Connection) -> set[str]:
     return set(connection.scalars(select(table.c.version_num)))
 
 
+@cache
 def _revisions() -> ScriptDirectory:
     with importing(), _quiet_alembic():  # which tells of its plugins when it is imported
         from alembic.script import ScriptDirectory

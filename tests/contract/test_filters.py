@@ -203,7 +203,7 @@ def sessions(
     engine.dispose()
 
 
-@settings(max_examples=examples(10), suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(6), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(case=cases())
 def test_all_answer_as_plain_python_does(sessions: list[Session], case: Any):
     """Random JSON and random filters: PostgreSQL, SQLite by a scan and from memory."""

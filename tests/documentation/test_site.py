@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -16,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import embeddings
+from tests import forked
 
 REPOSITORY = Path(__file__).parents[2]
 TEXTS = [
@@ -60,11 +59,14 @@ class Page(HTMLParser):
                 self.links.add(value or "")
 
 
-# A theme makes no links, but a tree of all pages for each of them. Nearly nothing is garbage.
+# A theme makes no links, but a tree of all pages for each of them. Nearly nothing is garbage. What
+# the search within the pages finds is not looked at here, and stems take long.
 BUILD = """
 import gc, sys
 from sphinx.cmd.build import main
+from sphinx.search.en import SearchEnglish
 gc.set_threshold(100_000)
+SearchEnglish.stem = lambda self, word: word
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -74,13 +76,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, Page]:
     """The pages, built anew as `make docs` does, in a theme that is quicker."""
     folder = tmp_path_factory.mktemp("site").resolve()
     options = ["--fail-on-warning", "--keep-going", "-b", "html", "-D", "html_theme=basic"]
-    done = subprocess.run(
-        [sys.executable, "-c", BUILD, *options, "docs", str(folder)],
+    done = forked.python(
+        *("-c", BUILD, *options, "docs", str(folder)),
         cwd=REPOSITORY,
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        capture_output=True,
-        text=True,
-        check=False,
+        modules=forked.DJANGO,
     )
     assert done.returncode == 0, done.stderr
     return {file: Page(file) for file in folder.rglob("*.html")}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.examples.serving import PATIENCE, copied, run_its_tests, served
+from tests.examples.serving import PATIENCE, copied, run_its_tests, served, usually_on
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,6 +34,7 @@ def site(folder: Path, url: str) -> Iterator[str]:
         yield address
 
 
+@usually_on("sqlite")
 def test_its_own_tests_pass(folder: Path, url: str):
     """On either database; warnings are errors."""
     output = run_its_tests(folder, url)

@@ -35,6 +35,7 @@ def site(folder: Path, empty_database: str) -> Iterator[str]:
         yield address
 
 
+@usually_on("sqlite")
 def test_its_own_tests_pass(folder: Path, empty_database: str):
     """On either database; warnings are errors."""
     output = run_its_tests(folder, empty_database)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +13,10 @@ from tests import forked
 from tests.examples.serving import LONG
 
 REPOSITORY = Path(__file__).parents[2]
-IMPORTED = ("rich.console", "rich.progress", "rich.table", *forked.LOCAL)
+IMPORTED = (
+    *("rich.console", "rich.progress", "rich.table", *forked.LOCAL),
+    *("llm", "pgvector.psycopg", "sqlite_utils"),
+)
 
 # Of the standard library, unless at length: what answers, and hundreds of texts beside it.
 PART = """
@@ -75,13 +76,8 @@ BENCHMARKS = {
 def test_a_benchmark_prints_its_ratios(name: str):
     """On few rows, so that it does not rot between the times that somebody runs it."""
     options, ratios = BENCHMARKS[name]
-    done = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{name}", *options],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    program = ("-m", f"benchmarks.{name}", *options)
+    done = forked.python(*program, cwd=REPOSITORY, modules=IMPORTED)
     assert done.returncode == 0, done.stderr
     # Where langchain-postgres is installed there are two more.
     assert done.stdout.count(" ms against ") in {ratios, ratios + 2}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from embeddings.cli import embeddings as program
 from embeddings.integrations.flask import Embeddings
 from embeddings.models.registry import substitute_models
 from embeddings.testing import DeterministicModel
+from tests.forked import WAIT, started
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -155,34 +155,31 @@ def test_where_collections_come_from(engine_of_notes: Engine):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_worker_ends_by_a_signal(engine_of_notes: Engine, number: signal.Signals):
+def test_a_worker_ends_by_a_signal(engine_of_notes: Engine, tmp_path: Path, number: signal.Signals):
     """`refresh --forever` embeds what becomes pending, and ends with 0 after its batch."""
     engine = engine_of_notes
     run(engine, "sync")
     import notes_app
 
     notes_app.notes.install(engine)
-    command = [sys.executable, "-m", "embeddings", "--database", str(engine.url)]
-    worker = subprocess.Popen(
-        [*command, "--from", "notes_app:notes", "refresh", "--forever"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
+    out, err = tmp_path / "out", tmp_path / "err"
+    with started(
+        *("-m", "embeddings", "--database", str(engine.url)),
+        *("--from", "notes_app:notes", "refresh", "--forever"),
+        stdout=out,
+        stderr=err,
         env={"PYTHONPATH": ":".join(sys.path)},
-    )
-    try:
+    ) as worker:
         execute(engine, "UPDATE notes SET body = 'edited'")
         pending = "SELECT count(*) FROM embeddings_pending WHERE collection = 'notes'"
         while True:
             with engine.connect() as connection:
                 if connection.scalar(text(pending)) == 0:
                     break
-            assert worker.poll() is None
-        worker.send_signal(number)
-        out, err = worker.communicate()
-    finally:
-        worker.kill()
-    assert (worker.returncode, out, err) == (0, "notes: 3 embedded\n", "")
+            assert worker.wait(0.01) is None
+        worker.send(number)
+        code = worker.wait(WAIT)
+    assert (code, out.read_text(), err.read_text()) == (0, "notes: 3 embedded\n", "")
 
 
 def test_flask(engine_of_notes: Engine):

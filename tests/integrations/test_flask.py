@@ -167,14 +167,14 @@ def test_threads_of_the_real_server(app: Flask):
 
     def visit(number: int) -> None:
         with httpx.Client(base_url=address, timeout=60) as client:
-            for step in range(4):
+            for step in range(2):
                 title = f"article{number}step{step}"
                 assert client.post("/", data={"title": title}).status_code == 200
                 assert client.get("/", params={"q": title}).json()[0] == title
 
     with served(app) as address:
         in_threads(visit)
-    assert stored(app) == (32, 32)
+    assert stored(app) == (16, 16)
 
 
 @contextmanager
@@ -468,7 +468,14 @@ print(json.dumps([len(revisions), *tables]))
 """
 
 
-@pytest.mark.parametrize("way", ["default", "bind", "prefix"])
+@pytest.mark.parametrize(
+    ("url", "way"),
+    [
+        *(("sqlite", way) for way in ("default", "bind", "prefix")),
+        *(("postgresql", way) for way in ("default", "prefix")),
+    ],
+    indirect=["url"],
+)
 def test_flask_migrate_finds_nothing_to_change(url: str, way: str, tmp_path: Path):
     """After the host's tables were created, once; also where the host owns a `collections`.
 

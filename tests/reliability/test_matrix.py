@@ -84,9 +84,10 @@ class Vectors(Theirs):
     updated: Mapped[int | None]
 
 
-SEARCHES = int(os.environ.get("EMBEDDINGS_SEARCHES", "60"))
-INTERRUPTED = int(os.environ.get("EMBEDDINGS_INTERRUPTED", "29"))
+SEARCHES = int(os.environ.get("EMBEDDINGS_SEARCHES", "30"))
+INTERRUPTED = int(os.environ.get("EMBEDDINGS_INTERRUPTED", "53"))
 """Of how many moments one is interrupted; 1 for each of them."""
+LONG = "EMBEDDINGS_SEARCHES" in os.environ
 
 
 @pytest.fixture(autouse=True)
@@ -416,8 +417,8 @@ def test_everything_that_a_scan_takes(
     """Filters hold before the best are taken, with either kind of arithmetic."""
     if not has_simsimd:
         monkeypatch.setattr(kernel, "_simsimd", lambda: None)
-    docs = filled(engine, 5100)
-    for options in TAKEN:
+    docs = filled(engine, 6000 if LONG else 5100)
+    for options in TAKEN if LONG or has_simsimd else TAKEN[::3]:
         assert_right(docs, **options)
         CACHE.clear()
 
@@ -509,7 +510,8 @@ def test_rows_that_int8_holds_badly(share: float, engine: Engine):
     rows[generator.random(600) < share, :2] *= 300
     docs = Collection("docs", engine, model_id="m")
     docs.store_vectors((f"{at % 10}-{at}", row) for at, row in enumerate(rows))
-    for query in (*rows[:3], np.eye(64)[0], [1.0] + [5e-324] * 63, [1.0] * 63 + [1e9]):
+    many = rows[: 9 if LONG else 3]
+    for query in (*many, np.eye(64)[0], [1.0] + [5e-324] * 63, [1.0] * 63 + [1e9]):
         for options in ({}, {"prefix": "3"}, {"number": 200}, {"min_score": 0.2}):
             searched(docs, query)
             assert searched(docs, query, **options) == scanned(docs, query, **options)
@@ -790,14 +792,15 @@ def test_uncommitted_rows_are_seen_by_their_session_only(engine: Engine):
 
 def test_much_is_written(engine: Engine):
     """By the thousand, in every order: what is in memory is tidied up, and stays right."""
-    docs = filled(engine, 1500)
+    size = 3000 if LONG else 1500
+    docs = filled(engine, size)
     generator = np.random.default_rng(3)
     assert_right(docs)
-    for step in range(24):
-        ids = generator.integers(0, 2000, int(generator.integers(1, 250)))
+    for step in range(30 if LONG else 12):
+        ids = generator.integers(0, size * 4 // 3, int(generator.integers(1, size // 6)))
         new = vectors(len(ids), step)
         docs.store_vectors((f"{at % 10}-{at}", v) for at, v in zip(ids, new, strict=True))
-        docs.delete_items([f"{at % 10}-{at}" for at in generator.integers(0, 2000, 50)])
+        docs.delete_items([f"{at % 10}-{at}" for at in generator.integers(0, size * 4 // 3, 50)])
         assert_right(docs, step)
     with remembered(engine) as work:
         state = CACHE.latest(work)[1]  # type: ignore[index]
@@ -939,7 +942,7 @@ def test_the_status_of_nothing(engine: Engine):
 def test_threads(engine: Engine):
     """Threads search and write side by side: one loads while the others scan."""
     write_ahead(engine)
-    filled(engine, 1000)
+    filled(engine, 2000 if LONG else 1000)
     failures: list[BaseException] = []
     start = threading.Barrier(6)
 
@@ -948,7 +951,7 @@ def test_threads(engine: Engine):
             start.wait()
             with Session(engine) as session:
                 docs = Collection("docs", session)
-                for at, query in enumerate(vectors(8, seed)):
+                for at, query in enumerate(vectors(20 if LONG else 8, seed)):
                     if seed < 2:
                         docs.store_vectors([(f"{seed}-{at}", query)])
                         session.commit()

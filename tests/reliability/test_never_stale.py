@@ -23,7 +23,7 @@ from tests.reliability.history import BLOBS, RENAMES, SQL, History, template
 if TYPE_CHECKING:
     from pathlib import Path
 
-EXAMPLES = int(os.environ.get("EMBEDDINGS_HISTORIES", "10"))
+EXAMPLES = int(os.environ.get("EMBEDDINGS_HISTORIES", "6"))
 LONG = "EMBEDDINGS_HISTORIES" in os.environ
 EXAMPLES_OF_FAULTS = 300  # at most: the first that shows it ends it
 

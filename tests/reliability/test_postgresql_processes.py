@@ -31,7 +31,9 @@ if TYPE_CHECKING:
     from sqlalchemy import URL
 
 REPOSITORY = Path(__file__).parents[2]
-PROCESSES, IDS = 8, 100
+PROCESSES = int(os.environ.get("EMBEDDINGS_PROCESSES", "4"))
+IDS = 25 * PROCESSES
+"""More of both in a long run."""
 BATCHES = int(os.environ.get("EMBEDDINGS_BATCHES", "8"))
 """How many batches each process writes; for a long run, set the variable to more."""
 KILLS = int(os.environ.get("EMBEDDINGS_KILLS", "2"))
@@ -237,7 +239,7 @@ report(batches=batches)
 
 
 def test_nothing_of_a_new_collection_is_lost(url: URL, host: Engine):
-    """Eight processes fill a collection that none has created: it is one, and has every row."""
+    """Processes fill a collection that none has created: it is one, and has every row."""
     reports = run_together(url, *[OWN] * PROCESSES, batches=BATCHES // 4)
 
     assert reports == [{"batches": BATCHES // 4}] * PROCESSES
@@ -262,12 +264,14 @@ report()
 
 
 def test_processes_that_create_the_same_collections(url: URL, host: Engine):
-    """Eight processes create five collections at the same time: each is created once."""
+    """Processes create five collections at the same time: each is created once."""
     run_together(url, *[CREATES] * PROCESSES)
 
     assert deadlocks(host) == 0
     assert Collection.names(host) == sorted(f"docs {i}" for i in range(5))
-    assert query(host, "SELECT DISTINCT count(*) FROM embeddings GROUP BY collection_id") == [(8,)]
+    assert query(host, "SELECT DISTINCT count(*) FROM embeddings GROUP BY collection_id") == [
+        (PROCESSES,)
+    ]
     assert_sound(host)
 
 
@@ -333,7 +337,7 @@ DELETES_BY_PREFIX = """
 begin()
 for batch in range(batches):
     if number % 2:
-        docs.delete_items(where={"by": chance.randrange(8)})
+        docs.delete_items(where={"by": chance.randrange(len(scripts))})
     else:
         docs.delete_items(prefix=f"{chance.randrange(10):02d}")
 report()

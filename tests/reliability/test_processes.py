@@ -6,8 +6,6 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from contextlib import closing
 from pathlib import Path
@@ -21,7 +19,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 import embeddings
 from embeddings import Collection, encode
 from embeddings.testing import DeterministicModel
-from tests.forked import python
+from tests.forked import python, started
 from tests.reaching import in_threads
 
 if TYPE_CHECKING:
@@ -33,7 +31,7 @@ KILLS = int(os.environ.get("EMBEDDINGS_KILLS", "2"))
 """How often a writer is killed; for a long run, set the variable to more."""
 PROCESSES = int(os.environ.get("EMBEDDINGS_PROCESSES", "4"))
 """How many processes write at once; for a long run, set the variable to more."""
-ITEMS = 120  # that each of them writes
+ITEMS = 120 if PROCESSES <= 4 else 300  # that each of them writes
 
 OPEN = """
 import sys
@@ -68,13 +66,15 @@ def program(script: str, *arguments: object) -> list[str]:
     return ["-W", "error", "-c", OPEN + script, *map(str, arguments)]
 
 
+OPTIONS: dict[str, Any] = {
+    "env": os.environ | {"PYTHONPATH": str(REPOSITORY)},
+    "modules": ("alembic.command", "embeddings.testing", "sqlite_utils"),
+}
+
+
 def run(script: str, *arguments: object) -> CompletedProcess[str]:
     """Run a script in a process."""
-    return python(
-        *program(script, *arguments),
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        modules=("alembic.command", "embeddings.testing", "sqlite_utils"),
-    )
+    return python(*program(script, *arguments), **OPTIONS)
 
 
 def is_sound(path: Path) -> bool:
@@ -369,23 +369,25 @@ def test_killed_again_and_again(tmp_path: Path):
     engine.dispose()
     chance = random.Random(20)  # noqa: S311
     survivors: dict[int, set[int]] = {}
+    script = KILLED.replace(f"range({BATCHES})", "range(100_000)")  # it never ends by itself
+    assert script != KILLED
     for round in range(KILLS):
         kind = chance.choice(["path", "engine", "sqlite_utils"])
-        with subprocess.Popen(
-            [sys.executable, *program(KILLED, kind, path, round, "never", 0)],
-            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        output, errors = tmp_path / "output", tmp_path / "errors"
+        with started(
+            *program(script, kind, path, round, "never", 0),
+            stdout=output,
+            stderr=errors,
+            **OPTIONS,
         ) as process:
-            assert process.stdout is not None
             wanted = chance.randrange(BATCHES - 10)
-            lines = [process.stdout.readline().strip() for _ in range(wanted + 1)]
+            while output.read_text().count("\n") <= wanted:
+                assert process.wait(0.001) is None
             time.sleep(chance.random() * 0.01)
-            process.send_signal(signal.SIGKILL)
-            output, errors = process.communicate()
-        assert (process.returncode, errors) == (-signal.SIGKILL, "")
-        lines += output.splitlines()
+            process.send(signal.SIGKILL)
+            code = process.wait(60)
+        assert (code, errors.read_text()) == (-signal.SIGKILL, "")
+        lines = output.read_text().splitlines()
 
         survivors[round] = is_whole(path, round)
         assert lines[0] == "ready", lines

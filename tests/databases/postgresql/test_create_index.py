@@ -45,12 +45,13 @@ from embeddings import (
     InvalidQueryError,
     InvalidVectorError,
 )
+from embeddings.databases.postgresql import conditions
 from embeddings.databases.postgresql import index as pgvector_index
 from embeddings.databases.postgresql import search as pgvector
 from embeddings.databases.postgresql.conditions import once
 from embeddings.overview import overview
 from embeddings.testing import DeterministicModel
-from tests.reaching import new_database
+from tests.reaching import WAYS, new_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -79,11 +80,10 @@ def drop_all(engine: Engine) -> None:
 
 
 @pytest.fixture
-def host(postgresql_engine: Engine) -> Iterator[Engine]:
+def host(postgresql_engine: Engine) -> Engine:
     """A host's engine on a database with empty tables and without an index."""
     drop_all(postgresql_engine)
-    yield postgresql_engine
-    drop_all(postgresql_engine)
+    return postgresql_engine
 
 
 @pytest.fixture
@@ -853,8 +853,9 @@ def test_recall_under_a_filter(large: Engine, kind: str, few: int, monkeypatch: 
     with forced(large) as session:
         docs = Collection("docs", session)
         filters = FILTERS[kind](docs)
-        found = [docs.similar_by_vector(query, **filters) for query in QUERIES]
-        right = [docs.similar_by_vector(query, exact=True, **filters) for query in QUERIES]
+        queries = QUERIES[:5] if few else QUERIES
+        found = [docs.similar_by_vector(query, **filters) for query in queries]
+        right = [docs.similar_by_vector(query, exact=True, **filters) for query in queries]
         scanned = scans(session, docs)
 
     assert {len(entries) for entries in [*found, *right]} == {10}
@@ -1072,17 +1073,21 @@ def test_a_setting_survives_a_rollback_after_a_search(large: Engine):
 def test_settings_are_as_found_after_a_search_that_fails(large: Engine, savepoint: bool):
     """A search that times out changes no setting, as the host's rollback shows."""
     slow = cast(func.pg_sleep(0.2), Text) == literal("")
+    timeout = text("SET LOCAL statement_timeout = '400ms'")
     with fresh(large) as session:
         session.execute(text("SET hnsw.ef_search = 77"))
         session.execute(text("SET hnsw.iterative_scan = strict_order"))
-        session.execute(text("SET statement_timeout = '1s'"))
         session.commit()
         docs = Collection("docs", session)
         if savepoint:
             session.execute(text("SET LOCAL hnsw.ef_search = 66"))
-            with pytest.raises(OperationalError, match="timeout"), session.begin_nested():
+            inner = session.begin_nested()
+            session.execute(timeout)
+            with pytest.raises(OperationalError, match="timeout"):
                 docs.similar_by_vector(QUERIES[0], where=slow)
+            inner.rollback()
         else:
+            session.execute(timeout)
             with pytest.raises(OperationalError, match="timeout"):
                 docs.similar_by_vector(QUERIES[0], where=slow)
             session.rollback()
@@ -1444,7 +1449,7 @@ class Product(Host):
     percent: Mapped[int]
 
 
-PRODUCTS = 6_000
+PRODUCTS = 6_000 if WAYS == "all" else 2_400
 KEYS = {
     "bigint": (Product.id, "products_pkey"),
     "int": (Product.number, "products_number_key"),
@@ -1455,7 +1460,7 @@ on_each_key = pytest.mark.parametrize("kind", KEYS)
 
 
 @pytest.fixture(scope="module")
-def shop(server: URL) -> Iterator[Engine]:
+def products(server: URL) -> Iterator[Engine]:
     """A database with products, a collection with an index for each kind of key, and one more.
 
     The ids of that one are written as no key is. For reading only.
@@ -1490,6 +1495,13 @@ def shop(server: URL) -> Iterator[Engine]:
         engine.dispose()
 
 
+@pytest.fixture
+def shop(products: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
+    """That database, of fewer products than usual; so fewer keys than usual are few."""
+    monkeypatch.setattr(conditions, "FEW_KEYS", conditions.FEW_KEYS * PRODUCTS // 6_000)
+    return products
+
+
 AMONG: dict[str, Callable[[Any], Any]] = {
     "every row": select,
     "nine in ten": lambda key: select(key).where(Product.percent < 90),
@@ -1498,7 +1510,7 @@ AMONG: dict[str, Callable[[Any], Any]] = {
     "ten": lambda key: select(key).where(Product.number.between(11, 20)),
     "none": lambda key: select(key).where(Product.percent > 1_000),
     "distinct": lambda key: select(key).where(Product.percent < 60).distinct(),
-    "a part": lambda key: select(key).order_by(Product.number).limit(3_500),
+    "a part": lambda key: select(key).order_by(Product.number).limit(PRODUCTS * 7 // 12),
     "two": lambda key: select(key).where(Product.percent < 30).union(
         select(key).where(Product.percent > 50)
     ),
@@ -1521,7 +1533,8 @@ def test_among_the_hosts_rows(shop: Engine, kind: str, chosen: str):
     with Session(shop) as session:
         docs: Collection[Any] = Collection(kind, session, key=key)
         among = AMONG[chosen](key)
-        some_ = QUERIES[: 5 if chosen == "two" else 15]  # for a UNION each takes long
+        # For a UNION each takes long.
+        some_ = QUERIES[: 5 if chosen == "two" else 15 if WAYS == "all" else 10]
         found = [docs.similar_by_vector(query, among=among) for query in some_]
         right = [docs.similar_by_vector(query, among=among, exact=True) for query in some_]
 
