@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import gc
 import sqlite3
 import sysconfig
 import warnings
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,12 +102,17 @@ def docstrings() -> Any:
     """Vectors of the docstrings of the standard library, or a part, by the local model."""
     texts = set()
     files = "[a-h]*.py" if examples(1) == 1 else "*.py"
-    for path in Path(sysconfig.get_path("stdlib")).glob(files):
-        for node in ast.walk(ast.parse(path.read_bytes())):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef) and (
-                doc := ast.get_docstring(node)
-            ):
-                texts.add(f"{node.name}: {doc}")
+    # CPython 3.11 fails if the garbage collector runs something that parses meanwhile, such as the
+    # traceback of a connection that cannot be ended.
+    gc.disable()
+    try:
+        paths = Path(sysconfig.get_path("stdlib")).glob(files)
+        trees = [ast.parse(path.read_bytes()) for path in paths]
+    finally:
+        gc.enable()
+    for node in chain.from_iterable(map(ast.walk, trees)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and (doc := ast.get_docstring(node)):
+            texts.add(f"{node.name}: {doc}")
     model = embeddings.get_embedding_model("local")
     return np.array(list(model.embed_multi(sorted(texts))), np.float32)
 
