@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -185,7 +184,6 @@ def new_database(server: URL, name: str | None = None) -> Iterator[URL]:
     try:
         yield server.set(database=name)
     finally:
-        gc.collect()  # ends the connections that nobody holds any more, which else are reported
         with administrator.connect() as connection:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
