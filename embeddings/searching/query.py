@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from ..work.reference import Reference
 
 
-MOST_RANKED = 2**62 - 1  # of a host's ranking; Citus adds LIMIT and OFFSET, below 2**63
+MAX_LIMIT = 2**62 - 1  # rows; Citus adds LIMIT and OFFSET, whose sum is to stay below 2**63
 
 
 class Filters(TypedDict, total=False):
@@ -263,7 +263,7 @@ def _checked_words(
         return Words(None, None, pair)
     if isinstance(words, SelectBase):
         if isinstance(words, GenerativeSelect) and not has_limit(words):
-            words = words.limit(MOST_RANKED)  # a database may leave out an order without one
+            words = words.limit(MAX_LIMIT)  # a database may leave out an order without one
         ranking = checked_among(collection, words, "words")
         assert isinstance(ranking, Subquery)  # noqa: S101  of a SELECT
         return Words(None, ranking, pair)

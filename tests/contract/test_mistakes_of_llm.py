@@ -744,7 +744,7 @@ def test_threads_share_a_collection(shared: Collection[str]):
     def work(number: int) -> None:
         try:
             start.wait()
-            for i in range(3):
+            for i in range(5):
                 shared.embed(f"{number}-{i}", f"thread{number} item{i}", store=True)
                 best = shared.similar(f"thread{number} item{i}", number=1)[0]
                 assert best.content == f"thread{number} item{i}"
@@ -758,7 +758,7 @@ def test_threads_share_a_collection(shared: Collection[str]):
     for thread in threads:
         thread.join()
     assert errors == []
-    assert shared.count() == 6 * 13
+    assert shared.count() == 6 * 15
 
 
 def test_a_collection_may_be_used_in_another_thread_than_it_was_made(shared: Collection[str]):

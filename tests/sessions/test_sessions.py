@@ -1597,16 +1597,16 @@ def test_outside_a_transaction_every_write_is_durable(
 def test_read_cursors_stay_open_while_we_write(database: sqlite_utils.Database):
     """Rows of a table can be embedded while they are being read."""
     table: Any = database["articles"]
-    table.insert_all({"id": i, "title": f"title {i}"} for i in range(60))
+    table.insert_all({"id": i, "title": f"title {i}"} for i in range(300))
     docs = Collection("docs", database, model=DeterministicModel())
     for row in table.rows:
         docs.embed(row["id"], row["title"])
 
-    assert docs.count() == 60
+    assert docs.count() == 300
     with database.atomic():
         for row in table.rows:
             docs.embed(row["id"], f"new {row['title']}")
-    assert docs.count() == 60
+    assert docs.count() == 300
     docs.close()
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import CTE, ColumnElement, Select, Subquery, bindparam, func, literal_column, select
 
+from ...searching.query import MAX_LIMIT
 from .keys import id_as_key
 
 if TYPE_CHECKING:
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from ..base import Database
 
 
-MAX_LIMIT = 2**62 - 1  # rows; Citus adds LIMIT and OFFSET, whose sum is to stay below 2**63
 FEW_KEYS = 2_500  # keys of the host's whose rows are
 HOST = "embeddings_among"  # the host's SELECT in a statement that is kept
 

@@ -21,11 +21,12 @@ from sqlalchemy import (
 
 from ...searching.entries import Ranking
 from ...searching.hybrid import K, pools, sought_terms
+from ...searching.query import MAX_LIMIT
 from ...searching.scan import check_dimensions
 from ..status import Searched
 from . import search as nearest
 from . import words
-from .conditions import MAX_LIMIT, filters_of, is_of, limit, once
+from .conditions import filters_of, is_of, limit, once
 from .distances import as_sent, least_distance
 from .types import PGVector
 

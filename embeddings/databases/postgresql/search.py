@@ -35,6 +35,7 @@ from sqlalchemy.ext.compiler import compiles
 
 from ...keys import chunk_id, split_chunk_id
 from ...searching.entries import Chunk, NotConfirmed, Ranking, Ranks, ScoredRow
+from ...searching.query import MAX_LIMIT
 from ...searching.scan import check_dimensions
 from ...values import load_metadata
 from ...vectors import ITEM_BYTES
@@ -43,7 +44,6 @@ from . import parts
 from .conditions import (
     FEW_KEYS,
     HOST,
-    MAX_LIMIT,
     Filters,
     among_of,
     constant,

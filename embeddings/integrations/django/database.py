@@ -17,7 +17,7 @@ from sqlalchemy.pool import NullPool
 from sqlalchemy.types import NullType
 
 from ...errors import BindingError, MissingExtraError
-from ...searching.query import MOST_RANKED
+from ...searching.query import MAX_LIMIT
 from ...sessions.base import Sessions
 from ...sessions.host import Lent
 from ...tables.ours import ADVICE, Advice, are_missing
@@ -289,12 +289,11 @@ def keys_as_sql(
     Raises:
         EmptyResultSet: Django knows that there are no rows.
     """
-    keys = queryset.values(**{name: F("pk")})
-    if in_order and not queryset.query.is_sliced:
-        keys = keys[:MOST_RANKED]
-    query = keys.query
+    query = queryset.values(**{name: F("pk")}).query
     if not in_order:
         query.clear_ordering(force=False)
+    elif not query.is_sliced:
+        query.set_limits(high=MAX_LIMIT)
     query.select_for_update = False
     sql, parameters = query.get_compiler(queryset.db).as_sql()
     return sql, tuple(parameters)
