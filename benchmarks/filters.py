@@ -101,6 +101,26 @@ def recall(docs: Any, among: Any, queries: Float32) -> float:
     return hits / max(1, wanted)
 
 
+def beside(
+    name: str,
+    search: Callable[[], float],
+    plain: Callable[[], float],
+    rounds: int,
+    most: float | None,
+) -> None:
+    """Print the ratio to the search without a filter, or to the most that is allowed beside it."""
+    if most is None:
+        ratio(f"{name} / no filter", search, plain, rounds, "")
+        return
+    ratio(
+        f"{name} / ({most} no filter + 2 ms)",
+        search,
+        lambda: most * plain() + SEARCHES * OVERHEAD,
+        rounds,
+        "1",
+    )
+
+
 def postgresql(matrix: Float32, queries: Float32, kinds: list[str], rounds: int) -> None:
     """Print the ratios with an index of each collection."""
     engine = create_engine(os.environ["POSTGRESQL_URL"])
@@ -112,24 +132,11 @@ def postgresql(matrix: Float32, queries: Float32, kinds: list[str], rounds: int)
         for kind in kinds:
             docs = embeddings.Collection(kind, session, model=FakeModel({}), key=KEYS[kind])
             plain = each(queries, docs.similar_by_vector)
-
-            def print_ratio(name: str, search: Any, most: float | None, plain: Any = plain) -> None:
-                timed = each(queries, search)
-                if most is None:
-                    ratio(f"{name} / no filter", timed, plain, rounds, "")
-                    return
-                ratio(
-                    f"{name} / ({most} no filter + 2 ms)",
-                    timed,
-                    lambda: most * plain() + SEARCHES * OVERHEAD,
-                    rounds,
-                    "1",
-                )
-
             for mille, most in ((1_001, 1.5), (900, 3.0), (500, 3.0), (50, None), (5, None)):
                 among = kept(KEYS[kind], mille)
                 name = f"PostgreSQL, {kind}, " + (f"{mille / 10} %" if mille <= 1_000 else "all")
-                print_ratio(name, partial(docs.similar_by_vector, among=among), most)
+                search = each(queries, partial(docs.similar_by_vector, among=among))
+                beside(name, search, plain, rounds, most)
                 print(f"{name + ', recall@10':66} {recall(docs, among, queries):8.4f}")
             among = kept(KEYS[kind], 500)
 
@@ -137,7 +144,8 @@ def postgresql(matrix: Float32, queries: Float32, kinds: list[str], rounds: int)
                 found = docs.matches_by_vector(query, among=among)
                 return session.execute(select(found)).all()
 
-            print_ratio(f"PostgreSQL, {kind}, matches among half", joined, 3.0)
+            name = f"PostgreSQL, {kind}, matches among half"
+            beside(name, each(queries, joined), plain, rounds, 3.0)
 
 
 def sqlite(matrix: Float32, queries: Float32, rounds: int) -> None:
