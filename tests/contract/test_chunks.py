@@ -405,7 +405,7 @@ class TestSearching:
 
     @pytest.fixture
     def texts(self) -> dict[str, str]:
-        texts = {f"t{number}": long_text(number, 16) for number in range(20)}
+        texts = {f"t{number}": long_text(number, 20) for number in range(30)}
         texts |= {f"s{number}": long_text(1000 + number, 1) for number in range(10)}
         return texts | {"t3#2": long_text(99, 30), "t3!": long_text(98, 3)}
 

@@ -167,14 +167,14 @@ def test_threads_of_the_real_server(app: Flask):
 
     def visit(number: int) -> None:
         with httpx.Client(base_url=address, timeout=60) as client:
-            for step in range(2):
+            for step in range(4):
                 title = f"article{number}step{step}"
                 assert client.post("/", data={"title": title}).status_code == 200
                 assert client.get("/", params={"q": title}).json()[0] == title
 
     with served(app) as address:
         in_threads(visit)
-    assert stored(app) == (16, 16)
+    assert stored(app) == (32, 32)
 
 
 @contextmanager

@@ -168,7 +168,6 @@ class Bench:
     def __init__(self, plain: Engine, engine: Engine, *, is_session: bool) -> None:
         self.plain, self.engine, self.is_session = plain, engine, is_session
         self.is_async = engine.dialect.is_async
-        self.calls = 0
         self.turn = (plain.dialect.name == "postgresql") + 2 * is_session
         docs = Collection("docs", plain, model=DeterministicModel())
         docs.embed_multi_with_metadata(
@@ -245,8 +244,11 @@ class Bench:
         assert count == 0
 
 
-def states_of(bench: Bench, method: Callable[[Any], Any]) -> list[State]:
-    """Return what is committed before the method, after each of its commits, and at its end."""
+def states_of(bench: Bench, method: Callable[[Any], Any]) -> tuple[list[State], int]:
+    """Return what is committed before the method, after each of its commits, and at its end.
+
+    And how many calls the method makes.
+    """
     bench.reset()
     states = [bench.state()]
     session = bench.session() if bench.is_session else None
@@ -256,11 +258,11 @@ def states_of(bench: Bench, method: Callable[[Any], Any]) -> list[State]:
         method(bench.collection(session))
     finally:
         bench.faults.after_commit = lambda: None
-        bench.calls = bench.faults.seen
+        calls = bench.faults.seen
     if session is not None:
         session.commit()
         session.close()
-    return [*states, bench.state()]
+    return [*states, bench.state()], calls
 
 
 def sweep(
@@ -271,9 +273,9 @@ def sweep(
     turn: int,
 ) -> int:
     """Let each call of the method fail, or every seventh, and return how many calls there are."""
-    states = states_of(bench, method)
+    states, calls = states_of(bench, method)
     expected = (DBAPIError, type(error)) if isinstance(error, Exception) else type(error)
-    first = 1 + turn % max(1, min(STEP, bench.calls))  # at least one call fails
+    first = 1 + turn % max(1, min(STEP, calls))  # at least one call fails
     for n in range(first, MOST_CALLS, STEP):
         bench.reset()
         session = bench.session() if bench.is_session else None
@@ -437,7 +439,7 @@ class Failing(DeterministicModel):
 @pytest.mark.parametrize("error", [ZeroDivisionError("fault"), KeyboardInterrupt()])
 def test_the_model_fails_in_the_second_of_three_batches(bench, error):
     """On an engine the first one is there; on a session the host decides."""
-    states = states_of(bench, lambda docs: docs.embed_multi(SIX, store=True, batch_size=2))
+    states, _ = states_of(bench, lambda docs: docs.embed_multi(SIX, store=True, batch_size=2))
     bench.reset()
     session = bench.session() if bench.is_session else None
     docs = Collection("docs", session or bench.engine, model=Failing(error))

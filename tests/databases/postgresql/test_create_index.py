@@ -45,7 +45,6 @@ from embeddings import (
     InvalidQueryError,
     InvalidVectorError,
 )
-from embeddings.databases.postgresql import conditions
 from embeddings.databases.postgresql import index as pgvector_index
 from embeddings.databases.postgresql import search as pgvector
 from embeddings.databases.postgresql.conditions import once
@@ -1449,7 +1448,7 @@ class Product(Host):
     percent: Mapped[int]
 
 
-PRODUCTS = 6_000 if WAYS == "all" else 2_400
+PRODUCTS = 6_000
 KEYS = {
     "bigint": (Product.id, "products_pkey"),
     "int": (Product.number, "products_number_key"),
@@ -1460,7 +1459,7 @@ on_each_key = pytest.mark.parametrize("kind", KEYS)
 
 
 @pytest.fixture(scope="module")
-def products(server: URL) -> Iterator[Engine]:
+def shop(server: URL) -> Iterator[Engine]:
     """A database with products, a collection with an index for each kind of key, and one more.
 
     The ids of that one are written as no key is. For reading only.
@@ -1495,13 +1494,6 @@ def products(server: URL) -> Iterator[Engine]:
         engine.dispose()
 
 
-@pytest.fixture
-def shop(products: Engine, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    """That database, of fewer products than usual; so fewer keys than usual are few."""
-    monkeypatch.setattr(conditions, "FEW_KEYS", conditions.FEW_KEYS * PRODUCTS // 6_000)
-    return products
-
-
 AMONG: dict[str, Callable[[Any], Any]] = {
     "every row": select,
     "nine in ten": lambda key: select(key).where(Product.percent < 90),
@@ -1510,7 +1502,7 @@ AMONG: dict[str, Callable[[Any], Any]] = {
     "ten": lambda key: select(key).where(Product.number.between(11, 20)),
     "none": lambda key: select(key).where(Product.percent > 1_000),
     "distinct": lambda key: select(key).where(Product.percent < 60).distinct(),
-    "a part": lambda key: select(key).order_by(Product.number).limit(PRODUCTS * 7 // 12),
+    "a part": lambda key: select(key).order_by(Product.number).limit(3_500),
     "two": lambda key: select(key).where(Product.percent < 30).union(
         select(key).where(Product.percent > 50)
     ),
