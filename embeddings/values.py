@@ -37,6 +37,7 @@ def as_json(value: object) -> object:
 
 
 _JSON = json.JSONEncoder(allow_nan=False, default=as_json)
+_JSON_DECODER = json.JSONDecoder()
 
 
 def dump_metadata(metadata: Mapping[str, Any]) -> str:
@@ -84,7 +85,12 @@ def load_metadata(text: str) -> Metadata | None:
     if not text:
         return None
     try:
-        loaded: Metadata = json.loads(text)
+        loaded: Metadata
+        if text[0] == "{":  # as nearly always: there is no white space to be looked for
+            loaded, end = _JSON_DECODER.raw_decode(text)
+            if end == len(text):
+                return loaded
+        loaded = json.loads(text)
     except ValueError:
         return NotJSON()
     return loaded

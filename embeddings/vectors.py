@@ -264,9 +264,10 @@ class TopK:
 
     def add(self, ids: Sequence[str], scores: Float64) -> None:
         """Take in more ids with their scores; a score of NaN is never among the best."""
-        self._best += [
-            (-float(scores[i]), ids[i]) for i in np.flatnonzero(scores >= self.floor).tolist()
-        ]
+        places = np.flatnonzero(scores >= self.floor)
+        self._best += zip(
+            (-scores[places]).tolist(), [ids[at] for at in places.tolist()], strict=True
+        )
         if len(self._best) > 2 * self._k + 64:
             self.cut()
 

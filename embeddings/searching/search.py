@@ -312,19 +312,17 @@ def selectable(work: Work, vector: Float64, query: Query) -> Subquery:
 
 def _entries_of(ranking: Ranking, query: Query) -> Entries[Any]:
     from_text = query.keys.from_text
-    found = [
-        Entry(from_text(id), score, content, metadata)
-        for id, score, content, metadata, *_ in ranking.rows
-    ]
-    unreadable = [at for at, row in enumerate(ranking.rows) if type(row.metadata) is NotJSON]
+    found, unreadable = [], []
+    for id, score, content, metadata, ranks, chunk in ranking.rows:
+        entry = Entry(from_text(id), score, content, metadata)
+        if type(metadata) is NotJSON:
+            unreadable.append(id)
+            entry.metadata = None
+        if query.words is not None:
+            vars(entry)[RANKS] = ranks
+        if chunk is not None:
+            vars(entry)[CHUNK] = chunk
+        found.append(entry)
     if unreadable:
-        warn_of_metadata([ranking.rows[at].id for at in unreadable])
-        for at in unreadable:
-            found[at].metadata = None
-    if query.words is not None:
-        for entry, row in zip(found, ranking.rows, strict=True):
-            vars(entry)[RANKS] = row.ranks
-    for entry, row in zip(found, ranking.rows, strict=True):
-        if row.chunk is not None:
-            vars(entry)[CHUNK] = row.chunk
+        warn_of_metadata(unreadable)
     return Entries(found, exact=ranking.exact)

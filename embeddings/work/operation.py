@@ -41,6 +41,7 @@ class Work:
 
     Attributes:
         session: In the transaction of the operation.
+        bind: The session's bind that has the embeddings.
         records: The mapped classes.
         database: What the session's database does its own way.
         is_exclusive: Whether the session keeps other writers out, where they take turns.
@@ -66,7 +67,8 @@ class Work:
     ) -> None:
         self.session = session
         self.records = records
-        self.dialect: Dialect = session.get_bind(records.embedding.__mapper__).dialect
+        self.bind: Engine | Connection = session.get_bind(records.embedding.__mapper__)
+        self.dialect: Dialect = self.bind.dialect
         self.database: Database = databases.of(self.dialect)
         self.is_exclusive = is_exclusive
         self.searched: Searched | None = None
@@ -124,13 +126,8 @@ class Work:
         return self._connection
 
     @property
-    def bind(self) -> Engine | Connection:
-        """The session's bind that has the embeddings."""
-        return self.session.get_bind(self.records.embedding.__mapper__)
-
-    @property
     def engine(self) -> Engine:
-        """The engine of that bind."""
+        """The engine of the bind."""
         return self.bind.engine
 
     def run(self, statement: Executable, parameters: Any = None) -> Result[*tuple[Any, ...]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -86,7 +87,7 @@ class Rescored:
         ranked = self._best.result()
         return floor <= least or (len(ranked) == self._query.depth and ranked[-1][1] >= floor)
 
-    def ranked(self) -> list[tuple[Row[Any], float]]:
+    def ranked(self) -> list[tuple[Sequence[Any], float]]:
         """Return the rows that are the answer, with their scores."""
         return [(self._rows[id], score) for id, score in self._best.result()[self._query.offset :]]
 
@@ -97,20 +98,24 @@ class Rescored:
 
     def _score(self, rows: Sequence[Row[Any]]) -> Float64:
         """Score rows, keep the best, and return the scores; NaN where a row cannot be compared."""
+        if not rows:
+            return np.empty(0)
         vector_bytes = self._vector.size * ITEM_BYTES
-        blobs = [row.embedding for row in rows]
-        fit = np.ones(len(rows), bool)
-        if not are_vectors(blobs, vector_bytes):
-            fit[:] = [are_vectors((blob,), vector_bytes) for blob in blobs]
-            blobs = [blob for blob, fits in zip(blobs, fit.tolist(), strict=True) if fits]
-        stored = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self._vector.size)
-        scores = np.full(len(rows), np.nan)
-        scores[fit] = cosine_scores(stored, self._vector)
-        ids = [row.id for row in rows]
+        _, ids, blobs, *_ = zip(*rows, strict=True)
+        if are_vectors(blobs, vector_bytes):
+            scores = self._cosine_scores(blobs)
+        else:
+            fit = [are_vectors((blob,), vector_bytes) for blob in blobs]
+            scores = np.full(len(rows), np.nan)
+            scores[fit] = self._cosine_scores([*compress(blobs, fit)])
         self._best.add(ids, scores)
         self._rows |= zip(ids, rows, strict=True)
         self._corrupt += [ids[at] for at in np.flatnonzero(np.isnan(scores)).tolist()]
         return scores
+
+    def _cosine_scores(self, blobs: Sequence[bytes]) -> Float64:
+        stored = np.frombuffer(b"".join(blobs), "<f4").reshape(len(blobs), self._vector.size)
+        return cosine_scores(stored, self._vector)
 
     def _matches_arguments(self, row: Row[Any]) -> bool:
         """Return whether the row meets `prefix` and `skip_id`, which chose the candidates too."""

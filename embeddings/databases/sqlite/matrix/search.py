@@ -91,14 +91,11 @@ def search_multi(
         MemoryBudgetWarning: The rows do not fit into memory; once for a collection.
     """
     results: list[Ranking] = []
-    latest = CACHE.latest(work, kind.name)
-    if latest is None and _has_few_keys(work, query):
+    if _has_few_keys(work, query, kind):
         return scan_multi(work, list(vectors), query)
     filters = statements.filters_of_few(work, query)
     while rest := vectors[len(results) :]:
-        latest = CACHE.latest(work, kind.name) if results else latest
-        most = max(1, ESTIMATES_PER_BLOCK // (1 + len(latest[1].radii))) if latest else 1
-        block = list(takewhile(lambda vector: vector.size == rest[0].size, rest[:most]))
+        block = _first_of(rest, work, kind)
         probes = kind.probes(block)
         for query_index in range(len(block)):
             ranking = _ranking(work, kind, probes, query_index, query, filters)
@@ -109,9 +106,16 @@ def search_multi(
     return results
 
 
-def _has_few_keys(work: Work, query: Query) -> bool:
-    """Return whether the host selects few keys."""
-    if not isinstance(query.among, Subquery):
+def _first_of(vectors: Sequence[Float64], work: Work, kind: Kind) -> list[Float64]:
+    """Return the first vectors: of one length, as many as are compared with the rows at once."""
+    latest = CACHE.latest(work, kind.name) if len(vectors) > 1 else None
+    most = max(1, ESTIMATES_PER_BLOCK // (1 + len(latest[1].radii))) if latest else 1
+    return list(takewhile(lambda vector: vector.size == vectors[0].size, vectors[:most]))
+
+
+def _has_few_keys(work: Work, query: Query, kind: Kind) -> bool:
+    """Return whether nothing is in memory, and the host selects few keys."""
+    if not isinstance(query.among, Subquery) or CACHE.latest(work, kind.name) is not None:
         return False
     few = select(literal_column("1")).select_from(query.among).limit(FEW_KEYS + 1).subquery()
     return int(work.run(select(func.count()).select_from(few)).scalar_one()) <= FEW_KEYS
@@ -405,6 +409,6 @@ def _with_changes(work: Work, kind: Kind, state: State, answer: Answer) -> State
 def _decoded(work: Work, rescored: Rescored) -> list[ScoredRow]:
     as_content, as_metadata = statements.decoders(work.records, work.dialect)
     return [
-        ScoredRow(row.id, score, as_content(row.content), as_metadata(row.metadata))
-        for row, score in rescored.ranked()
+        ScoredRow(id, score, as_content(content), as_metadata(metadata))
+        for (_, id, _, content, metadata, *_), score in rescored.ranked()
     ]
