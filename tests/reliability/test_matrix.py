@@ -1094,7 +1094,7 @@ def test_position_and_rows_by_two_statements_are_shown(
         with real(work, base, [], *rest) as answer:
             pass
         rows = work.connection.exec_driver_sql(
-            "SELECT e.id, e.embedding, e.content, e.metadata FROM json_each(?) LEFT JOIN "
+            "SELECT 2, e.id, e.embedding, e.content, e.metadata FROM json_each(?) LEFT JOIN "
             "embeddings e ON collection_id = ? AND e.id = value",
             (json.dumps(ids), work.row.id),
         )
