@@ -113,7 +113,9 @@ class Crowd:
 
     def in_threads(self, count: int) -> Taken:
         """Search so often at once."""
-        ready = threading.Barrier(count + 1)
+        begun: list[tuple[float, float]] = []
+        # Before any of them goes on: else one may have searched before the clock is read.
+        ready = threading.Barrier(count, action=lambda: begun.append(_clocks()))
         taken: list[float] = []
 
         def search(at: int) -> None:
@@ -126,33 +128,43 @@ class Crowd:
         threads = [threading.Thread(target=search, args=(at,)) for at in range(count)]
         for thread in threads:
             thread.start()
-        ready.wait()
-        start, used = time.perf_counter(), time.process_time()
         for thread in threads:
             thread.join()
+        start, used = begun[0]
         return Taken(max(taken) - start, time.process_time() - used)
 
     def in_tasks(self, count: int) -> Taken:
         """Search so often at once, in one event loop."""
 
-        async def search(at: int, ready: asyncio.Barrier, taken: list[float]) -> None:
+        async def search(
+            at: int, ready: asyncio.Barrier, may_begin: asyncio.Event, taken: list[float]
+        ) -> None:
             async with AsyncSession(self.awaited) as session:
                 await session.connection()
                 await ready.wait()
+                await may_begin.wait()
                 await AsyncCollection("docs", session).similar_by_vector(self.queries[at])
                 taken.append(time.perf_counter())
 
         async def search_all() -> Taken:
-            ready, taken = asyncio.Barrier(count + 1), list[float]()
-            tasks = [asyncio.create_task(search(at, ready, taken)) for at in range(count)]
-            await ready.wait()
-            start, used = time.perf_counter(), time.process_time()
+            ready, may_begin = asyncio.Barrier(count + 1), asyncio.Event()
+            taken: list[float] = []
+            tasks = [
+                asyncio.create_task(search(at, ready, may_begin, taken)) for at in range(count)
+            ]
+            await ready.wait()  # the last to come goes on at once
+            start, used = _clocks()
+            may_begin.set()
             await asyncio.gather(*tasks)
             used = time.process_time() - used
             await self.awaited.dispose()
             return Taken(max(taken) - start, used)
 
         return asyncio.run(search_all())
+
+
+def _clocks() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
 
 
 def forget() -> None:
