@@ -8,14 +8,20 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import null
+from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import attributes
+from sqlalchemy.sql.selectable import TextualSelect
+from sqlalchemy.sql.visitors import InternalTraversal
+from sqlalchemy.util import HasMemoized
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from sqlalchemy import GenerativeSelect, Table
+    from sqlalchemy import ClauseElement, ColumnElement, GenerativeSelect, Select, Table
     from sqlalchemy.orm import Session
     from sqlalchemy.pool import SingletonThreadPool
+    from sqlalchemy.sql.compiler import SQLCompiler
 
 
 def is_flushing(session: Session) -> bool:
@@ -93,3 +99,52 @@ def has_limit(statement: GenerativeSelect) -> bool:
     PostgreSQL sorts all rows of a subquery with an order, for each page that is taken of it.
     """
     return statement._has_row_limiting_clause
+
+
+class Postponed(TextualSelect):
+    """A SELECT that is put together when it is compiled, and not where SQLAlchemy has its text.
+
+    To put a large one together, and to look it up in the cache of compiled statements by all that
+    is in it, takes longer than to execute it. This one is looked up by what it is made of, and
+    there is no public way to say so.
+
+    Args:
+        make: Makes the SELECT of what follows, and of nothing else.
+        given: Values that its text depends on.
+        parts: SQL that it contains, with the values that its text does not depend on.
+        columns: What it selects, for those who select from it.
+    """
+
+    _traverse_internals = [  # noqa: RUF012
+        ("make", InternalTraversal.dp_plain_obj),
+        ("given", InternalTraversal.dp_plain_obj),
+        ("parts", InternalTraversal.dp_clauseelement_tuples),
+        *TextualSelect._traverse_internals[2:],  # but what it selects, and by what text
+    ]
+    is_text = _is_textual = False
+
+    def __init__(
+        self,
+        make: Callable[[tuple[Any, ...], Sequence[Sequence[Any]]], Select[Any]],
+        given: tuple[Any, ...],
+        parts: Sequence[Sequence[ClauseElement]],
+        columns: Sequence[ColumnElement[Any]] = (),
+    ) -> None:
+        super().__init__(null(), list(columns))  # type: ignore[arg-type]
+        self.make, self.given, self.parts = make, given, parts
+        # As a SELECT has it: a session is told which mapped class the statement is about.
+        attributes_of = (part._propagate_attrs for several in parts for part in several)
+        self._propagate_attrs = next(filter(None, attributes_of), self._propagate_attrs)
+
+    @HasMemoized.memoized_attribute
+    def _select(self) -> Select[Any]:
+        return self.make(self.given, self.parts)
+
+    def put_together(self) -> Select[Any]:
+        """Return the SELECT, the same each time: its CTEs are told apart by their addresses."""
+        return self._select
+
+
+@compiles(Postponed)
+def _put_together(element: Postponed, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.put_together(), **options)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sqlalchemy import CTE, ColumnElement, Select, Subquery, bindparam, func, literal_column, select
 
 from ...searching.query import MAX_LIMIT
-from .keys import id_as_key
+from .keys import id_as_key, kind_of
 
 if TYPE_CHECKING:
-    from sqlalchemy import CompoundSelect, Dialect
+    from sqlalchemy import CompoundSelect
     from sqlalchemy.types import TypeEngine
 
     from ...searching.query import Query
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 
 FEW_KEYS = 2_500  # keys of the host's whose rows are
-HOST = "embeddings_among"  # the host's SELECT in a statement that is kept
 
 
 def is_of(records: Records, collection_id: int) -> ColumnElement[bool]:
@@ -49,57 +48,55 @@ class Among(NamedTuple):
 
     Attributes:
         is_chosen: The condition, in the type of the keys, whose index serves it.
-        are_chosen: The same for very many rows: all keys are read, and hashed.
         are_few: Whether the host selects so few keys that their rows are read.
         is_one_of_few: The condition about one row, by the first few keys.
     """
 
     is_chosen: ColumnElement[bool]
-    are_chosen: ColumnElement[bool]
     are_few: ColumnElement[bool]
     is_one_of_few: ColumnElement[bool]
 
 
 class Filters(NamedTuple):
-    """The conditions of a query: about rows of the collection, and about the host's keys."""
+    """The conditions of a query.
+
+    Attributes:
+        rows: About rows of the collection.
+        keys: The SELECT of the host's keys, of a type that ids are compared in.
+    """
 
     rows: tuple[ColumnElement[bool], ...] = ()
-    among: Among | None = None
+    keys: Subquery | None = None
 
-    @property
-    def all(self) -> tuple[ColumnElement[bool], ...]:
-        """All of it, as is best where very many rows are looked at."""
-        return self.rows if self.among is None else (*self.rows, self.among.are_chosen)
+    def all(self, database: Database, id: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
+        """Return all of it, as is best where very many rows are looked at.
+
+        All keys are read, and hashed.
+        """
+        if self.keys is None:
+            return self.rows
+        return (*self.rows, database.is_among(id, self.keys.c[0]))
 
 
 def filters_of(work: Work, query: Query) -> Filters:
     """Return the conditions of a query."""
-    if isinstance(query.among, Subquery):
-        of = (work.database, work.records, work.row.id)
-        among = among_of(*of, work.item_id, query.among.c[0], work.dialect)
-        if among is not None:
-            return Filters(tuple(replace(query, among=None).conditions(work)), among)
+    keys = query.among
+    if isinstance(keys, Subquery) and kind_of(keys.c[0].type) is not None:
+        return Filters(tuple(replace(query, among=None).conditions(work)), keys)
     return Filters(tuple(query.conditions(work)))
 
 
 def among_of(
-    database: Database,
-    records: Records,
-    collection_id: int,
-    id: ColumnElement[str],
-    key: ColumnElement[Any],
-    dialect: Dialect,
-) -> Among | None:
-    """Return the conditions, or None for keys of a type that ids are not compared in."""
-    as_key = id_as_key(id, is_of(records, collection_id), key.type, dialect)
-    if as_key is None:
-        return None
+    database: Database, is_ours: ColumnElement[bool], id: ColumnElement[str], keys: Subquery
+) -> Among:
+    """Return the conditions about the keys of `Filters`."""
+    key = keys.c[0]
+    as_key = id_as_key(id, is_ours, key.type)
     few = once(select(key.label("key")).limit(limit(FEW_KEYS + 1)))
     number = once(select(func.count().label("keys")).select_from(few)).c["keys"]
     ids = select(database.key_as_text(few.c.key)).scalar_subquery()
     return Among(
         as_key.in_(select(key)),
-        database.is_among(id, key),
         select(number).scalar_subquery() <= literal_column(str(FEW_KEYS)),
         id == func.any(func.array(ids)),
     )

@@ -103,7 +103,7 @@ def statement(
     meaning = replace(query, number=most, offset=0, words=None)
     filters = filters_of(work, meaning)
     of_collection = is_of(records, work.row.id)
-    has_chunks, of = work.row.chunks is not None, nearest.asked(work, dimensions, meaning)
+    has_chunks, of = work.row.chunks is not None, nearest.asked(work, dimensions, meaning).search()
     best_near = nearest.made(of, *sought, filters=filters, by_index=by_index)
     near = best_near.subquery("nearest").c
     near_cte = once(
@@ -118,7 +118,7 @@ def statement(
     apart = least_distance(vector, sought, dimensions)
     score: ColumnElement[float] = literal_column("1.0", Float) - apart
     further: ColumnElement[Any] = true() if query.min_score is None else score >= query.min_score
-    conditions = (of_collection, *filters.all)
+    conditions = (of_collection, *filters.all(work.database, work.item_id))
     found: Select[Any]
     if asked.ranking is not None:
         key = work.database.key_as_text(asked.ranking.c[0])

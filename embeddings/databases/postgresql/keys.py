@@ -6,6 +6,7 @@ collections too, and PostgreSQL may evaluate an expression for any row: the cast
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -19,10 +20,10 @@ from sqlalchemy import (
     literal_column,
     type_coerce,
 )
-from sqlalchemy.types import CHAR, Enum, String, TypeDecorator, Uuid
+from sqlalchemy.types import CHAR, Enum, String, Uuid
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Dialect
+    from sqlalchemy import ColumnElement
     from sqlalchemy.types import TypeEngine
 
 UP_TO_18_DIGITS = literal_column("'^(0|-?[1-9][0-9]{0,17})$'", Text)
@@ -31,12 +32,20 @@ LEAST, LARGEST = (literal_column(str(n), Numeric) for n in (-(2**63), 2**63 - 1)
 HEX = literal_column("'^[0-9a-f]{32}$'", Text)
 
 
+def kind_of(key_type: TypeEngine[Any]) -> type | None:
+    """Return what the host's keys are compared as; None for a type of which this is not known."""
+    if isinstance(key_type, Integer):
+        return int
+    if isinstance(key_type, Uuid):
+        return uuid.UUID if key_type.native_uuid else None
+    if isinstance(key_type, String) and not isinstance(key_type, CHAR | Enum):
+        return str
+    return None
+
+
 def id_as_key(
-    id: ColumnElement[str],
-    is_ours: ColumnElement[bool],
-    key_type: TypeEngine[Any],
-    dialect: Dialect,
-) -> ColumnElement[Any] | None:
+    id: ColumnElement[str], is_ours: ColumnElement[bool], key_type: TypeEngine[Any]
+) -> ColumnElement[Any]:
     """Return the SQL of a stored id in the type of the host's keys.
 
     It is NULL for an id that is not written as such a key is, and for rows of other collections.
@@ -44,15 +53,10 @@ def id_as_key(
     Args:
         id: The column of stored ids.
         is_ours: The condition that a row is of the collection.
-        key_type: The type of the column of the host's keys.
-        dialect: Of the connection.
-
-    Returns:
-        None for a type of which this is not known.
+        key_type: The type of the column of the host's keys, which `kind_of` knows.
     """
-    if isinstance(key_type, TypeDecorator):
-        key_type = key_type.load_dialect_impl(dialect)
-    if isinstance(key_type, Integer):
+    kind = kind_of(key_type)
+    if kind is int:
         number = cast(id, BigInteger)
         fits = cast(id, Numeric).between(LEAST, LARGEST)
         return case(
@@ -60,9 +64,8 @@ def id_as_key(
             # In two steps: the parts of an AND are evaluated in any order.
             (is_ours & id.regexp_match(WITH_19_DIGITS), case((fits, number))),
         )
-    if isinstance(key_type, Uuid) and key_type.native_uuid:
+    if kind is uuid.UUID:
         return case((is_ours & id.regexp_match(HEX), cast(id, Uuid())))
-    if isinstance(key_type, String) and not isinstance(key_type, CHAR | Enum | Uuid):
-        # The collation of the host's index, which the database chose unless the type names one.
-        return type_coerce(case((is_ours, collate(id, key_type.collation or "default"))), Text)
-    return None
+    # The collation of the host's index, which the database chose unless the type names one.
+    collation = getattr(key_type, "collation", None) or "default"
+    return type_coerce(case((is_ours, collate(id, collation))), Text)

@@ -23,19 +23,19 @@ from sqlalchemy import (
     case,
     column,
     func,
+    literal,
     literal_column,
     or_,
     select,
-    table,
     true,
     type_coerce,
     union_all,
 )
 from sqlalchemy.ext.compiler import compiles
 
+from ...internals import Postponed
 from ...keys import chunk_id, split_chunk_id
 from ...searching.entries import Chunk, NotConfirmed, Ranking, Ranks, ScoredRow
-from ...searching.query import MAX_LIMIT
 from ...searching.scan import check_dimensions
 from ...values import load_metadata
 from ...vectors import ITEM_BYTES
@@ -43,7 +43,6 @@ from ..status import Searched
 from . import parts
 from .conditions import (
     FEW_KEYS,
-    HOST,
     Filters,
     among_of,
     constant,
@@ -60,9 +59,7 @@ from .types import PGVector
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy import Dialect
     from sqlalchemy.sql.compiler import SQLCompiler
-    from sqlalchemy.types import TypeEngine
 
     from ...keys import Keys
     from ...searching.query import Query
@@ -92,26 +89,69 @@ class Found(NamedTuple):
     is_exact: bool
 
 
-class Search(NamedTuple):
-    """What a statement is made of, besides the vector and the conditions."""
+class Numbers(NamedTuple):
+    """The numbers in a statement, as SQL that is the same for all numbers."""
+
+    collection_id: ColumnElement[int]
+    number: ColumnElement[int]
+    offset: ColumnElement[int]
+    depth: ColumnElement[int]
+    candidates: ColumnElement[int]
+    """How many rows an index is to find, whose exact scores are then compared."""
+    ef_search: ColumnElement[str]
+    min_score: ColumnElement[float] | None = None
+
+
+class Asked(NamedTuple):
+    """What is asked for, besides the vector and the conditions."""
 
     database: Database
     records: Records
-    collection_id: int
     dimensions: int
+    chunks: bool
+    """Whether the rows are chunks, of which the best of each item counts."""
+    collection_id: int
     number: int
     offset: int
     min_score: float | None
     candidates: int
-    """How many rows an index is to find, whose exact scores are then compared."""
-    chunks: bool = False
-    """Whether the rows are chunks, of which the best of each item counts."""
+
+    def numbers(self) -> Numbers:
+        """Return its numbers, as constants of the text."""
+        return Numbers(
+            constant(self.collection_id),
+            limit(self.number),
+            limit(self.offset),
+            limit(self.number + self.offset),
+            constant(self.candidates),
+            constant(str(min(MAX_EF_SEARCH, max(EF_SEARCH, self.candidates))), Text()),
+            *(() if self.min_score is None else (literal(self.min_score, Float),)),
+        )
+
+    def search(self) -> Search:
+        """Return what a statement is made of."""
+        return Search(*self[:4], self.numbers())
+
+
+class Search(NamedTuple):
+    """What a statement is made of, besides the vector and the conditions: see `Asked`."""
+
+    database: Database
+    records: Records
+    dimensions: int
+    chunks: bool
+    numbers: Numbers
 
     @property
     def item_id(self) -> ColumnElement[str]:
         """The SQL of the stored id of a row's item."""
         id = self.records.embeddings.c.id
         return self.database.item_of(id) if self.chunks else id
+
+    @property
+    def is_ours(self) -> ColumnElement[bool]:
+        """The condition that a row is of the collection."""
+        return self.records.embeddings.c.collection_id == self.numbers.collection_id
 
 
 def search(work: Work, vector: Float64, query: Query) -> Ranking:
@@ -188,6 +228,7 @@ def _rows_found(work: Work, dimensions: int, query: Query, values: dict[str, Any
     prepare it takes longer than to execute it: both are kept if they can be.
     """
     search = asked(work, dimensions, query)
+    statement: Executable
     if query.where is None and query.prefix is None and query.among is None and not query.also:
         statement = _kept(search, _may_use_index(work, query), _always(work, query))
         if not work.has_listeners and not search.chunks:
@@ -197,7 +238,9 @@ def _rows_found(work: Work, dimensions: int, query: Query, values: dict[str, Any
                 for id, score, content, metadata, is_exact in found
             ]
     else:
-        statement = _statement(work, search, query)
+        statement = _with_conditions(work, search, query)
+        if work.has_listeners:  # they are shown a SELECT
+            statement = statement.put_together()
     return work.run(statement, values).all()
 
 
@@ -216,41 +259,70 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
     filters = filters_of(work, query)
     by_index = uses_index(work, query, filters)
     search = asked(work, vector.size, query)
-    best = made(search, *sought, filters=filters, by_index=by_index).subquery()
-    id = work.database.key_from_text(best.c.id, keys)
-    return select(id.label("id"), best.c.score).subquery()
+    return _postponed(search, sought, filters, by_index=by_index, keys=keys).subquery()
 
 
 def check_stored_dimensions(work: Work, dimensions: int) -> None:
     """Do nothing if the rows of a collection without an index have vectors of these dimensions."""
-    row = work.row_named(work.row.name)
-    if row is not None:
-        work.row = row
-        check_dimensions(work, dimensions)
+    work.row = work.row._replace(vector_bytes=work.vector_bytes_of(work.row.id))
+    check_dimensions(work, dimensions)
 
 
-def asked(work: Work, dimensions: int, query: Query) -> Search:
-    """Return what the statement of a query is made of."""
-    of = (work.database, work.records, work.row.id, dimensions)
-    bounds = (query.number, query.offset, query.min_score)
-    return Search(*of, *bounds, _candidates(work, query), work.row.chunks is not None)
+def asked(work: Work, dimensions: int, query: Query) -> Asked:
+    """Return what a query asks for."""
+    of = (work.database, work.records, dimensions, work.row.chunks is not None, work.row.id)
+    return Asked(*of, query.number, query.offset, query.min_score, _candidates(work, query))
 
 
-def _statement(work: Work, search: Search, query: Query) -> Select[Any]:
+def _with_conditions(work: Work, search: Asked, query: Query) -> Postponed:
     """Return the statement of a query with conditions, for the parameters of `_always`."""
-    by_index = _may_use_index(work, query)
-    is_plain = query.where is None and query.prefix is None and not query.also
-    if by_index and is_plain and isinstance(query.among, Subquery):
-        key = query.among.c[0]
-        kept = _kept_among(search, _always(work, query), key.type, work.dialect)
-        if kept is not None:
-            among = select(key.label("key")).cte(HOST).prefix_with("NOT MATERIALIZED")
-            return kept.add_cte(among)
     filters = filters_of(work, query)
-    by_index = by_index and _pays(work, query, filters)
+    by_index = _may_use_index(work, query) and _pays(work, query, filters)
     if not work.row.is_certain:
-        filters = filters._replace(rows=(*filters.rows, _is_confirmed(search)))
-    return made(search, *sought_of(query), filters=filters, by_index=by_index)
+        filters = filters._replace(rows=(*filters.rows, _is_confirmed(search.search())))
+    return _postponed(search, sought_of(query), filters, by_index=by_index)
+
+
+ID = column("id", Text)
+
+
+def _postponed(
+    asked: Asked,
+    sought: Sequence[ColumnElement[Any]],
+    filters: Filters,
+    *,
+    by_index: bool,
+    keys: Keys[Any] | None = None,
+) -> Postponed:
+    """Return what `made` does, put together only where SQLAlchemy has no text of it yet.
+
+    With the type of the host's keys it is of the columns id and score.
+    """
+    id = None if keys is None else asked.database.key_from_text(ID, keys)
+    return Postponed(
+        _of_parts,
+        (*asked[:4], by_index),
+        (
+            (asked.records.embeddings,),  # by which a session may know its bind
+            tuple(number for number in asked.numbers() if number is not None),
+            tuple(sought),
+            filters.rows,
+            () if filters.keys is None else (filters.keys,),
+            () if id is None else (id,),
+        ),
+        () if id is None else (column("id", id.type), column("score", Float)),
+    )
+
+
+def _of_parts(given: tuple[Any, ...], parts: Sequence[Sequence[Any]]) -> Select[Any]:
+    database, records, dimensions, chunks, by_index = given
+    _, numbers, sought, rows, keys, id = parts
+    search = Search(database, records, dimensions, chunks, Numbers(*numbers))
+    statement = made(search, *sought, filters=Filters(tuple(rows), *keys), by_index=by_index)
+    if not id:
+        return statement
+    best = statement.subquery()
+    return select(id[0].label("id"), best.c.score).select_from(best)
 
 
 class Always(NamedTuple):
@@ -282,7 +354,7 @@ def _is_confirmed(search: Search) -> ColumnElement[bool]:
     """
     columns = search.records.collections.c
     row = select(true()).where(
-        columns.id == constant(search.collection_id),
+        columns.id == search.numbers.collection_id,
         columns.name == bindparam("called", type_=Text, required=False),
         columns.model == bindparam("model_id", type_=Text, required=False),
         parts.setting_of(search.records).is_not_distinct_from(
@@ -293,19 +365,9 @@ def _is_confirmed(search: Search) -> ColumnElement[bool]:
 
 
 @functools.lru_cache(maxsize=256)
-def _kept(search: Search, by_index: bool, always: Always) -> Select[Any]:
+def _kept(asked: Asked, by_index: bool, always: Always) -> Select[Any]:
+    search = asked.search()
     return made(search, SOUGHT, filters=Filters(always.of(search)), by_index=by_index)
-
-
-@functools.lru_cache(maxsize=256)
-def _kept_among(
-    search: Search, always: Always, key: TypeEngine[Any], dialect: Dialect
-) -> Select[Any] | None:
-    """Return the statement by the index among keys that the SELECT called `HOST` selects."""
-    host = table(HOST, column("key", key))
-    of = (search.database, search.records, search.collection_id)
-    among = among_of(*of, search.item_id, host.c.key, dialect)
-    return among and _by_index(search, SOUGHT, Filters(always.of(search), among))
 
 
 def made(
@@ -318,7 +380,8 @@ def made(
     """
     if by_index and len(sought) == 1:
         return _by_index(search, sought[0], filters)
-    return _best(search, sought, _rows(search, *filters.all), true())
+    conditions = filters.all(search.database, search.item_id)
+    return _best(search, sought, _rows(search, *conditions), true())
 
 
 def _may_use_index(work: Work, query: Query) -> bool:
@@ -375,7 +438,7 @@ def _rows(search: Search, *conditions: ColumnElement[bool]) -> Select[Any]:
     columns = search.records.embeddings.c
     vector = type_coerce(columns.embedding, PGVector).label("embedding")
     return select(columns.id, columns.content, columns.metadata, vector).where(
-        is_of(search.records, search.collection_id), *conditions
+        search.is_ours, *conditions
     )
 
 
@@ -400,8 +463,8 @@ def _best(
     best = (
         select(row.id, row.content, row.metadata, apart)
         .order_by(apart, row.id)
-        .limit(limit(search.number))
-        .offset(limit(search.offset))
+        .limit(search.numbers.number)
+        .offset(search.numbers.offset)
         .subquery()
         .c
     )
@@ -412,7 +475,8 @@ def _best(
         .where(best.distance.is_not(None))
         .order_by(best.distance, best.id)
     )
-    return statement if search.min_score is None else statement.where(score >= search.min_score)
+    least = search.numbers.min_score
+    return statement if least is None else statement.where(score >= least)
 
 
 def _best_chunks(
@@ -438,15 +502,16 @@ def _best_chunks(
         select(each.id, each.item, each.distance)
         .where(each.place == literal_column("1"))
         .order_by(each.distance, each.item)
-        .limit(limit(search.number))
-        .offset(limit(search.offset))
+        .limit(search.numbers.number)
+        .offset(search.numbers.offset)
         .cte()
     )
     distance = best.c.distance
     score: ColumnElement[float] = literal_column("1.0", Float) - distance
     statement = with_parts(search, best.c.id, best.c.item, score, is_exact)
     statement = statement.where(distance.is_not(None)).order_by(distance, best.c.item)
-    return statement if search.min_score is None else statement.where(score >= search.min_score)
+    least = search.numbers.min_score
+    return statement if least is None else statement.where(score >= least)
 
 
 OTHERS = ("is_exact", "near", "found", "rank")
@@ -469,7 +534,7 @@ def with_parts(
         score: Their scores.
         others: Further columns, of `OTHERS`.
     """
-    is_ours = is_of(search.records, search.collection_id)
+    is_ours = search.is_ours
     row, columns = search.records.embeddings, search.records.embeddings.c
     part, whole = (parts.parts_of(search.records, is_ours) for _ in range(2))
     first_id = item.concat(literal_column(f"'{chunk_id('', 0)}'"))
@@ -510,9 +575,11 @@ def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> S
     One of the parts yields rows. Conditions about no column tell which: they are evaluated before
     a part is read, and a part for which they are false is not read.
     """
-    wanted = constant(search.candidates)
-    among = filters.among
-    old, new = _settings(search.candidates)
+    wanted, id = search.numbers.candidates, search.item_id
+    among = None
+    if filters.keys is not None:
+        among = among_of(search.database, search.is_ours, id, filters.keys)
+    old, new = _settings(search.numbers.ef_search)
     vector = type_coerce(search.records.embeddings.c.embedding, PGVector)
     fits = has_dimensions(vector, search.dimensions)
     conditions = (fits, *filters.rows, select(new.c.are_set).scalar_subquery())
@@ -523,14 +590,15 @@ def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> S
     after = _after(search, near, old)
     is_short = select(after.c.found).scalar_subquery() < wanted
     if search.chunks:
-        depth = constant(min(search.number + search.offset, MAX_LIMIT))
-        is_short = or_(is_short, select(after.c["items"]).scalar_subquery() < depth)
+        are_few = select(after.c["items"]).scalar_subquery() < search.numbers.depth
+        is_short = or_(is_short, are_few)
     found = select(near).where(~is_short)
     if among is None:
         everything = _rows(search, *filters.rows, is_short)
         return _best(search, [sought], union_all(found, everything), is_short)
     few = _rows(search, *filters.rows, among.is_one_of_few, among.are_few)
-    everything = _rows(search, *filters.all, ~among.are_few, is_short)
+    all_of_it = filters.all(search.database, id)
+    everything = _rows(search, *all_of_it, ~among.are_few, is_short)
     is_exact = or_(among.are_few, is_short)
     return _best(search, [sought], union_all(found, few, everything), is_exact)
 
@@ -539,9 +607,9 @@ def _by_index(search: Search, sought: ColumnElement[Any], filters: Filters) -> S
 SETTINGS = ("ef_search", "iterative_scan")
 
 
-def _settings(candidates: int) -> tuple[CTE, CTE]:
+def _settings(ef_search: ColumnElement[str]) -> tuple[CTE, CTE]:
     """Return what the settings are, and what sets them once that is known."""
-    values = (str(min(MAX_EF_SEARCH, max(EF_SEARCH, candidates))), "relaxed_order")
+    values = (ef_search, constant("relaxed_order", Text()))
     settings = (func.current_setting(_setting(name), true()) for name in SETTINGS)
     old = once(
         select(
@@ -553,7 +621,7 @@ def _settings(candidates: int) -> tuple[CTE, CTE]:
     )
     are_set = and_(
         *(
-            func.set_config(_setting(name), constant(value, Text()), true()).is_not(None)
+            func.set_config(_setting(name), value, true()).is_not(None)
             for name, value in zip(SETTINGS, values, strict=True)
         )
     )

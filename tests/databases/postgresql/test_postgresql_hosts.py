@@ -736,6 +736,56 @@ def test_a_selectable_can_be_used_twice_in_one_statement(session: Session, docs:
     assert session.scalar(twice) == 3
 
 
+@pytest.mark.parametrize("has_index", [False, True], ids=["exact", "by the index"])
+def test_a_search_is_compiled_once(session: Session, docs: Collection[int], has_index: bool):
+    """Its text is the same for other words, numbers, keys and collections of the same kind."""
+    other = Collection("other", session, model=DeterministicModel(), key=Article.id)
+    other.embed_multi((int(id), title[::-1]) for id, title in TEXTS.items() if id != "2")
+    for each in (docs, other):
+        if has_index:
+            each.create_index()
+    session.commit()
+    cache: dict[Any, Any] = {}
+    session.connection(execution_options={"compiled_cache": cache})
+    sleeps, cats = (docs.embed_query(text) for text in ("a hound sleeps", "two cats sleep"))
+
+    def found(docs: Collection[int], vector: Any, number: int, least: int, low: float) -> list[int]:
+        def among() -> Select[Any]:  # which SQLAlchemy changes when it is compiled
+            return select(Article.id).where(Article.id >= least)
+
+        best = docs.matches_by_vector(vector, number, among=among(), min_score=low)
+        similar = docs.similar_by_vector(vector, number, among=among(), min_score=low)
+        rows = session.execute(select(best.c.id, best.c.score).order_by(best.c.score.desc()))
+        ids = [entry.id for entry in similar]
+        assert [(id, entry.score) for id, entry in zip(ids, similar, strict=True)] == rows.all()
+        return ids
+
+    assert found(docs, sleeps, 2, 1, -1) == [1, 2]
+    compiled = len(cache)
+    assert found(docs, cats, 1, 1, -1) == [3]
+    assert found(docs, sleeps, 1, 2, -1) == [2]
+    assert found(docs, sleeps, 4, 1, 0.99) == [1]
+    assert set(found(other, sleeps, 3, 1, -1)) == {1, 3, 4}
+    assert len(cache) == compiled
+
+
+def test_a_selectable_names_its_table(host: Engine, docs: Collection[int]):
+    """A session that knows its bind by the tables finds it."""
+    with Session(binds={EmbeddingRecord: host, CollectionRecord: host}) as session:
+        there = Collection("docs", session, model=DeterministicModel(), key=Article.id)
+        assert session.scalars(select(there.matches("a hound sleeps", 1).c.id)).all() == [1]
+
+
+def test_a_selectable_reads_the_collections_row_once(host: Engine, docs: Collection[int]):
+    """What is known of the row when it is made is read by two statements."""
+    sent: list[str] = []
+    event.listen(host, "before_cursor_execute", lambda *given: sent.append(given[2]))
+    vector = docs.embed_query("a hound sleeps")
+    docs.matches_by_vector(vector, 1)
+    assert sum("FROM collections" in " ".join(sql.split()) for sql in sent) == 1
+    assert len(sent) == 2
+
+
 def test_a_prefix_is_served_by_the_primary_key(session: Session, docs: Collection[int]):
     """A prefix becomes a range of the index on the id."""
     pages = Collection("pages", session, model=DeterministicModel())
