@@ -25,6 +25,7 @@ from sqlalchemy import (
     Select,
     String,
     Text,
+    bindparam,
     create_engine,
     event,
     func,
@@ -767,6 +768,24 @@ def test_a_search_is_compiled_once(session: Session, docs: Collection[int], has_
     assert found(docs, sleeps, 4, 1, 0.99) == [1]
     assert set(found(other, sleeps, 3, 1, -1)) == {1, 3, 4}
     assert len(cache) == compiled
+
+
+@pytest.mark.parametrize("has_index", [False, True], ids=["exact", "by the index"])
+def test_parameters_of_the_hosts_in_a_selectable(
+    session: Session, docs: Collection[int], has_index: bool
+):
+    """They have the values of each execution, and those of a copy of the statement."""
+    if has_index:
+        docs.create_index()
+    among = select(Article.id).where(Article.id >= bindparam("least"))
+    found = docs.matches_by_vector(docs.embed_query("a hound sleeps"), among=among)
+    statement = select(found.c.id).order_by(found.c.score.desc())
+
+    for least, right in ((1, 1), (2, 2), (3, 3), (1, 1)):
+        assert session.scalars(statement.limit(1), {"least": least}).all() == [right]
+        assert session.scalars(statement.limit(1).params(least=least)).all() == [right]
+    both = select(Article.id).where(Article.id.in_(select(found.c.id)), Article.id < 4)
+    assert session.scalars(both.params(least=3)).all() == [3]
 
 
 def test_a_selectable_names_its_table(host: Engine, docs: Collection[int]):
