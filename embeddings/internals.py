@@ -137,14 +137,11 @@ class Postponed(TextualSelect):
         self._propagate_attrs = next(filter(None, attributes_of), self._propagate_attrs)
 
     @HasMemoized.memoized_attribute
-    def _select(self) -> Select[Any]:
+    def whole(self) -> Select[Any]:
+        """The SELECT, the same each time: its CTEs are told apart by their addresses."""
         return self.make(self.given, self.parts)
-
-    def put_together(self) -> Select[Any]:
-        """Return the SELECT, the same each time: its CTEs are told apart by their addresses."""
-        return self._select
 
 
 @compiles(Postponed)
 def _put_together(element: Postponed, compiler: SQLCompiler, **options: Any) -> str:
-    return compiler.process(element.put_together(), **options)
+    return compiler.process(element.whole, **options)

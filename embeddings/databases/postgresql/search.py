@@ -240,7 +240,7 @@ def _rows_found(work: Work, dimensions: int, query: Query, values: dict[str, Any
     else:
         statement = _with_conditions(work, search, query)
         if work.has_listeners:  # they are shown a SELECT
-            statement = statement.put_together()
+            statement = statement.whole
     return work.run(statement, values).all()
 
 
