@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Executable, and_, event, inspect, select, true, update
 from sqlalchemy.engine import IteratorResult
@@ -31,9 +31,20 @@ if TYPE_CHECKING:
     from ..databases.status import Searched
     from ..sessions.runtime import Runtime
     from ..tables.records import Records
+    from ..writing.items import Item
     from .row import CollectionRow
 
 ANY_BIND = nullcontext()
+
+
+class Looked(NamedTuple):
+    """What was read of an item, together with the collection's row."""
+
+    collection_id: int
+    rows: list[Any]
+    """What `Database.stored_rows` returns for its id."""
+    has_content: bool
+    """Whether some row has a hash of its content: else `Database.same_content` returns none."""
 
 
 class Work:
@@ -51,9 +62,9 @@ class Work:
         extra: Values of a host's own columns of embeddings, for rows that are new.
         texts: Of the items that are being written, by their ids, with their hashes.
         parts: What is kept of chunks whose rows are being written, by their ids.
-        item: The id of the one row that is looked for, in an operation on one item. A database may
-            read it with the collection's row, and notes here what `Database.stored_rows` returns.
-        item_row: That, after the id of the collection.
+        item: What is looked for, in an operation on one item. A database may read with the
+            collection's row what it has of the item, and notes that here.
+        looked: That.
     """
 
     def __init__(
@@ -75,8 +86,8 @@ class Work:
         self.extra: Mapping[str, Any] = {}
         self.texts: Mapping[str, tuple[str, bytes]] = {}
         self.parts: Mapping[str, tuple[Any, ...]] = {}
-        self.item: str | None = None
-        self.item_row: tuple[int, list[Any]] | None = None
+        self.item: Item | None = None
+        self.looked: Looked | None = None
         self._row: CollectionRow | None = None
         self._connection: Connection | None = None
 

@@ -222,7 +222,7 @@ class SQLite(Database):
 
     def row_named(self, work: Work, name: str) -> CollectionRow | None:
         """Read it, together with that of the item where there is one."""
-        return work.read_row(name) if work.item is None else rows.row_with_item(work, name)
+        return rows.row_with_item(work, name, work.item) if work.item else work.read_row(name)
 
     # Rows
 
