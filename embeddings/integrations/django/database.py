@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from django.db import DEFAULT_DB_ALIAS, Error, connections, router, transaction
 from django.db.models import F
-from sqlalchemy import ColumnClause, Engine, TextualSelect, bindparam, create_engine, text
+from sqlalchemy import (
+    ColumnClause,
+    Connection,
+    Engine,
+    TextualSelect,
+    bindparam,
+    create_engine,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -42,6 +50,9 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "postgresql": ("postgresql+psycopg://", {"use_native_hstore": False}),
 }
 
+KEPT = "embeddings_connection"
+"""The attribute of Django's connection that has SQLAlchemy's, while nobody works on that."""
+
 OTHER_NAMES = f'EMBEDDINGS = {{"{TABLE_PREFIX}": "search_"}} in the settings'
 
 
@@ -66,7 +77,7 @@ def session(using: str | None = None) -> Iterator[Session]:
         MissingExtraError: PostgreSQL is reached by psycopg2: install psycopg 3.
     """
     alias = using or DEFAULT_DB_ALIAS
-    session = _session_on(alias)
+    session = _session_on(_engine(alias), alias)
     with transaction.atomic(using=alias), session:
         yield session
         session.commit()
@@ -81,16 +92,22 @@ class DjangoTransactions(Sessions):
     def __init__(self, alias: str) -> None:
         self._alias = alias
         self._held: Session | None = None
-        self.is_exclusive = takes_turns(alias) and not begins_late(alias)
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether a transaction keeps other writers out from its beginning."""
+        return takes_turns(self._alias) and not begins_late(self._alias)
 
     @property
     def owns_transactions(self) -> bool:
         """Whether no `atomic()` is open."""
-        return not connections[self._alias].in_atomic_block
+        return self._held is None and not connections[self._alias].in_atomic_block
 
     @property
     def is_one_snapshot(self) -> bool:
         """Whether an `atomic()` is open, on a database where those who write take turns."""
+        if self._held is not None:
+            return True
         return not self.owns_transactions and takes_turns(self._alias)
 
     @contextmanager
@@ -104,13 +121,13 @@ class DjangoTransactions(Sessions):
             yield self._held
             return
         atomic = transaction.atomic(using=self._alias) if write else nullcontext()
-        with atomic, _session_on(self._alias) as session:
+        with atomic, _step(self._alias) as session:
             yield session
             session.flush()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let the steps of one operation, if they see one snapshot, share a session: it is dear.
+        """Let the steps of one operation, if they see one snapshot, share a session.
 
         There is no savepoint: after an error of the database nothing can be asked before the end of
         the caller's block, as after one of `Model.save`. Nobody else may use the collection
@@ -119,7 +136,7 @@ class DjangoTransactions(Sessions):
         if not self.is_one_snapshot:
             yield
             return
-        with _session_on(self._alias) as self._held:
+        with _step(self._alias) as self._held:
             try:
                 yield
             except DBAPIError:
@@ -153,9 +170,35 @@ class _DjangoSession(Session):
         transaction.set_rollback(True, using=self.info["alias"])
 
 
-def _session_on(alias: str) -> Session:
+def _session_on(bind: Engine | Connection, alias: str) -> Session:
     # The objects are of use after the block, as Django's are.
-    return _DjangoSession(_engine(alias), expire_on_commit=False, info={"alias": alias})
+    return _DjangoSession(bind, expire_on_commit=False, info={"alias": alias})
+
+
+@contextmanager
+def _step(alias: str) -> Iterator[Session]:
+    """Yield a session for a step of this library's own.
+
+    SQLAlchemy's connection is kept with Django's, and for as long: to make it takes longer than
+    most statements. Who asks within such a step gets another one.
+    """
+    with_it = vars(connections[alias])
+    connection: Connection | None = with_it.pop(KEPT, None)
+    if connection is None or not _is_current(connection):
+        connection = _engine(alias).connect()
+    try:
+        with _session_on(connection, alias) as session:
+            yield session
+    except BaseException:
+        connection.close()
+        raise
+    with_it[KEPT] = connection
+
+
+def _is_current(connection: Connection) -> bool:
+    """Return whether a connection is on the driver's that Django's has now."""
+    lent: Any = None if connection.invalidated else connection.connection.dbapi_connection
+    return lent is not None and lent.is_current
 
 
 def remedy(alias: str) -> str:
@@ -199,6 +242,11 @@ class _Lent(Lent):
         connection.ensure_connection()
         super().__init__(connection.connection)
         self._connection = connection
+
+    @property
+    def is_current(self) -> bool:
+        """Whether Django has not connected anew since."""
+        return self._driver is self._connection.connection
 
     def cursor(self, *args: Any) -> Any:
         self._connection.validate_no_broken_transaction()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -130,7 +131,7 @@ class Source(Generic[M]):
             field = field.target_field
         return field
 
-    @property
+    @functools.cached_property
     def key(self) -> Any:
         """The SQLAlchemy column of the keys.
 
