@@ -15,7 +15,7 @@ from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.orm import Session
 
 from .. import databases, errors
-from ..internals import has_listeners
+from ..internals import as_driver_has, execute_compiled, has_listeners
 from ..keys import AFTER_MARK, CHUNK_MARK
 from ..sessions.runtime import BLOCKING
 from ..tables.ours import schema_map_of
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, CursorResult, Dialect, Engine, Result
     from sqlalchemy.orm import ORMExecuteState
+    from sqlalchemy.sql.compiler import SQLCompiler
 
     from ..databases.base import Database
     from ..databases.status import Searched
@@ -159,10 +160,12 @@ class Work:
         """
         connection = self.connection
         schema_map = tuple(schema_map_of(connection).items())
-        sql, constants, names = _kept(statement, connection.dialect, schema_map)
-        values = {**constants, **parameters}
-        in_order = values if names is None else tuple([values[name] for name in names])
-        return connection.exec_driver_sql(sql, in_order)
+        kept = _kept(statement, connection.dialect, schema_map)
+        if not isinstance(kept, _Text):
+            return execute_compiled(connection, kept, parameters)
+        values = {**kept.constants, **parameters}
+        in_order = values if kept.names is None else tuple([values[name] for name in kept.names])
+        return connection.exec_driver_sql(kept.sql, in_order)
 
     def read(self, statement: Executable, parameters: Mapping[str, Any]) -> Result[Any]:
         """Execute a SELECT that is the same object each time, as the host's listeners want it."""
@@ -266,12 +269,24 @@ def compiled(
     return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
 
 
+class _Text(NamedTuple):
+    """A statement as text."""
+
+    sql: str
+    constants: dict[str, Any]
+    """The values that it brings along."""
+    names: list[str] | None
+    """The order of all, where there is one."""
+
+
 @functools.lru_cache(maxsize=256)
 def _kept(
     statement: Executable, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
-) -> tuple[str, dict[str, Any], list[str] | None]:
-    """Return the SQL, the values that it brings along, and the order of all where there is one."""
-    sql = compiled(statement, dialect, schema_map)
+) -> SQLCompiler | _Text:
+    """Return a SELECT compiled; as text what SQLAlchemy would write anew for each execution."""
+    made = compiled(statement, dialect, schema_map)
+    if not (made.literal_execute_params or made.post_compile_params):
+        return as_driver_has(made)
     # None stands for a parameter without a value; a constant NULL is no parameter.
-    constants = {name: value for name, value in sql.params.items() if value is not None}
-    return str(sql), constants, getattr(sql, "positiontup", None)
+    constants = {name: value for name, value in made.params.items() if value is not None}
+    return _Text(str(made), constants, getattr(made, "positiontup", None))
