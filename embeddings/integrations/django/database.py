@@ -6,7 +6,7 @@ import functools
 import json
 import re
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from django.db import DEFAULT_DB_ALIAS, Error, connections, router, transaction
 from django.db.models import F
@@ -51,7 +51,7 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 KEPT = "embeddings_connection"
-"""The attribute of Django's connection that has SQLAlchemy's, while nobody works on that."""
+"""The attribute of Django's connection that has a session on it, while nobody uses that."""
 
 OTHER_NAMES = f'EMBEDDINGS = {{"{TABLE_PREFIX}": "search_"}} in the settings'
 
@@ -179,26 +179,23 @@ def _session_on(bind: Engine | Connection, alias: str) -> Session:
 def _step(alias: str) -> Iterator[Session]:
     """Yield a session for a step of this library's own.
 
-    SQLAlchemy's connection is kept with Django's, and for as long: to make it takes longer than
-    most statements. Who asks within such a step gets another one.
+    It is kept with Django's connection, closed, and with it a connection of SQLAlchemy's: to make
+    them anew takes longer than most statements. Who asks within a step gets another one, and one in
+    which something failed is not kept.
     """
-    with_it = vars(connections[alias])
-    connection: Connection | None = with_it.pop(KEPT, None)
-    if connection is None or not _is_current(connection):
-        connection = _engine(alias).connect()
-    try:
-        with _session_on(connection, alias) as session:
-            yield session
-    except BaseException:
-        connection.close()
-        raise
-    with_it[KEPT] = connection
+    attributes = vars(connections[alias])
+    session: Session | None = attributes.pop(KEPT, None)
+    if session is None or not _is_current(session):
+        session = _session_on(_engine(alias).connect(), alias)
+    with session:
+        yield session
+    attributes[KEPT] = session
 
 
-def _is_current(connection: Connection) -> bool:
-    """Return whether a connection is on the driver's that Django's has now."""
-    lent: Any = None if connection.invalidated else connection.connection.dbapi_connection
-    return lent is not None and lent.is_current
+def _is_current(session: Session) -> bool:
+    """Return whether a session is on the driver's connection that Django's has now."""
+    connection: Any = session.bind
+    return not connection.invalidated and connection.connection.dbapi_connection.is_current
 
 
 def remedy(alias: str) -> str:
@@ -282,12 +279,16 @@ class _Cursor:
 
     def execute(self, sql: str, *parameters: Any) -> Any:
         self._sent.parameters = parameters
-        with _errors_of_driver():
+        try:
             self._watched.execute(sql)
+        except Error as error:
+            _raise_drivers(error)
 
     def executemany(self, sql: str, parameters: Any) -> Any:
-        with _errors_of_driver():
+        try:
             self._watched.executemany(sql, parameters)
+        except Error as error:
+            _raise_drivers(error)
 
     def copy(self, sql: Any) -> Any:
         return self._watched.copy(sql)
@@ -313,15 +314,11 @@ class _Sent:
         return self._cursor.execute(sql, *self.parameters)
 
 
-@contextmanager
-def _errors_of_driver() -> Iterator[None]:
+def _raise_drivers(error: Error) -> NoReturn:
     """Raise an error of the driver's as it was, where Django has wrapped it."""
-    try:
-        yield
-    except Error as error:
-        if error.__cause__ is None:
-            raise
-        raise error.__cause__ from None
+    if error.__cause__ is None:
+        raise error
+    raise error.__cause__ from None
 
 
 def keys_as_sql(
