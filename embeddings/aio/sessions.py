@@ -184,8 +184,12 @@ class AwaitedSessions(Sessions):
     def __init__(self, sessions: Sessions, *, was_opened: bool = False) -> None:
         self._sessions = sessions
         self.was_opened = was_opened
-        self.is_exclusive = sessions.is_exclusive
         self.engine = sessions.engine
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether those within are."""
+        return self._sessions.is_exclusive
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import bindparam, func, select
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import attributes, joinedload, make_transient_to_detached
 
 from ..keys import AFTER_MARK, CHUNK_MARK, chunk_id, chunk_owner, split_chunk_id
 from ..sessions import bind_for_reading
 from ..tables.beside import stands_beside
-from ..tables.ours import are_missing, explained
+from ..tables.ours import are_missing, explain
 from ..tables.records import remember_key
 from ..values import NotJSON
 from ..vectors import ITEM_BYTES
@@ -283,7 +284,7 @@ def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[s
     try:
         with sessions.session(write=False) as session:
             work = Work(session, records)
-            with explained(work):
+            try:
                 if are_missing(work):
                     return []
                 name = records.collection.name
@@ -292,6 +293,9 @@ def names(db: DatabaseLike, records: Records, only: str | None = None) -> list[s
                     return list(work.run(statement.where(name == only)).scalars())
                 found = work.run(statement.where(name.is_not(None))).scalars()
                 return [each for each in found if not stands_beside(each)]
+            except DBAPIError as error:
+                explain(error, work)
+                raise
     finally:
         sessions.close()
 

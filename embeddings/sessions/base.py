@@ -25,9 +25,6 @@ class Sessions:
 
     eager: bool = False
     """Whether the database was opened for the collection, which is then created at once."""
-    is_exclusive: bool = False
-    """Whether a session for writing keeps other writers out from its beginning, where they take
-    turns."""
     engine: Engine | None = None
     """The engine, where the transactions on it are this library's own; else None."""
     runtime: Runtime = BLOCKING
@@ -37,6 +34,14 @@ class Sessions:
     def owns_transactions(self) -> bool:
         """Whether each step is a transaction of its own, and none is the caller's."""
         return self.engine is not None
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether a session for writing keeps other writers out from its beginning.
+
+        That is where they take turns.
+        """
+        return False
 
     @property
     def is_one_snapshot(self) -> bool:

@@ -34,8 +34,6 @@ _writers: weakref.WeakKeyDictionary[Engine, AbstractContextManager[Any]] = (
 class OwnTransactions(Sessions):
     """An engine: every step is a transaction of ours."""
 
-    is_exclusive = True
-
     def __init__(
         self,
         engine: Engine,
@@ -56,6 +54,11 @@ class OwnTransactions(Sessions):
         self._writers = writers or _writers.setdefault(engine, Lock())
         self._close = weakref.finalize(self, engine.dispose) if opened else None
         self._was_opened = self._was_written = not opened
+
+    @property
+    def is_exclusive(self) -> bool:
+        """True: a transaction that writes begins with the lock."""
+        return True
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from .pending import pending_table
 from .records import RECORDS, Records
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from sqlalchemy import Engine
 
@@ -156,22 +155,15 @@ def are_complete(connection: Connection) -> bool:
     return not any(missing is None or missing for missing in _lacking(connection, RECORDS).values())
 
 
-@contextmanager
-def explained(work: Work) -> Iterator[None]:
-    """Run the block, and say what to do about errors that come of the tables.
+def explain(error: DBAPIError, work: Work) -> None:
+    """Say what to do about an error that comes of the tables, or add a hint to it.
 
     Raises:
         SchemaError: They are missing, or somebody else's.
     """
-    try:
-        yield
-    except DBAPIError as error:
-        if isinstance(error, OperationalError | ProgrammingError) and (
-            reason := _reason(error, work)
-        ):
-            raise SchemaError(reason) from None
-        add_hint(error, work.dialect)
-        raise
+    if isinstance(error, OperationalError | ProgrammingError) and (reason := _reason(error, work)):
+        raise SchemaError(reason) from None
+    add_hint(error, work.dialect)
 
 
 def _reason(error: DBAPIError, work: Work) -> str | None:

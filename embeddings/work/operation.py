@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Executable, and_, event, inspect, select, true, update
 from sqlalchemy.engine import IteratorResult
@@ -15,7 +15,7 @@ from sqlalchemy.engine.result import SimpleResultMetaData
 from sqlalchemy.orm import Session
 
 from .. import databases, errors
-from ..internals import has_listeners
+from ..internals import as_driver_has, execute_compiled, has_listeners
 from ..keys import AFTER_MARK, CHUNK_MARK
 from ..sessions.runtime import BLOCKING
 from ..tables.ours import schema_map_of
@@ -26,14 +26,26 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement, Connection, CursorResult, Dialect, Engine, Result
     from sqlalchemy.orm import ORMExecuteState
+    from sqlalchemy.sql.compiler import SQLCompiler
 
     from ..databases.base import Database
     from ..databases.status import Searched
     from ..sessions.runtime import Runtime
     from ..tables.records import Records
+    from ..writing.items import Item
     from .row import CollectionRow
 
 ANY_BIND = nullcontext()
+
+
+class Looked(NamedTuple):
+    """What was read of an item, together with the collection's row."""
+
+    collection_id: int
+    rows: list[Any]
+    """What `Database.stored_rows` returns for its id."""
+    has_content: bool
+    """Whether some row has a hash of its content: else `Database.same_content` returns none."""
 
 
 class Work:
@@ -52,9 +64,9 @@ class Work:
         extra: Values of a host's own columns of embeddings, for rows that are new.
         texts: Of the items that are being written, by their ids, with their hashes.
         parts: What is kept of chunks whose rows are being written, by their ids.
-        item: The id of the one row that is looked for, in an operation on one item. A database may
-            read it with the collection's row, and notes here what `Database.stored_rows` returns.
-        item_row: That, after the id of the collection.
+        item: What is looked for, in an operation on one item. A database may read with the
+            collection's row what it has of the item, and notes that here.
+        looked: That.
     """
 
     def __init__(
@@ -77,8 +89,8 @@ class Work:
         self.extra: Mapping[str, Any] = {}
         self.texts: Mapping[str, tuple[str, bytes]] = {}
         self.parts: Mapping[str, tuple[Any, ...]] = {}
-        self.item: str | None = None
-        self.item_row: tuple[int, list[Any]] | None = None
+        self.item: Item | None = None
+        self.looked: Looked | None = None
         self._row: CollectionRow | None = None
         self._connection: Connection | None = None
 
@@ -145,10 +157,12 @@ class Work:
         """
         connection = self.connection
         schema_map = tuple(schema_map_of(connection).items())
-        sql, constants, names = _kept(statement, connection.dialect, schema_map)
-        values = {**constants, **parameters}
-        in_order = values if names is None else tuple([values[name] for name in names])
-        return connection.exec_driver_sql(sql, in_order)
+        kept = _kept(statement, connection.dialect, schema_map)
+        if not isinstance(kept, _Text):
+            return execute_compiled(connection, kept, parameters)
+        values = {**kept.constants, **parameters}
+        in_order = values if kept.names is None else tuple([values[name] for name in kept.names])
+        return connection.exec_driver_sql(kept.sql, in_order)
 
     def read(self, statement: Executable, parameters: Mapping[str, Any]) -> Result[Any]:
         """Execute a SELECT that is the same object each time, as the host's listeners want it."""
@@ -252,12 +266,24 @@ def compiled(
     return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
 
 
+class _Text(NamedTuple):
+    """A statement as text."""
+
+    sql: str
+    constants: dict[str, Any]
+    """The values that it brings along."""
+    names: list[str] | None
+    """The order of all, where there is one."""
+
+
 @functools.lru_cache(maxsize=256)
 def _kept(
     statement: Executable, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
-) -> tuple[str, dict[str, Any], list[str] | None]:
-    """Return the SQL, the values that it brings along, and the order of all where there is one."""
-    sql = compiled(statement, dialect, schema_map)
+) -> SQLCompiler | _Text:
+    """Return a SELECT compiled; as text what SQLAlchemy would write anew for each execution."""
+    made = compiled(statement, dialect, schema_map)
+    if not (made.literal_execute_params or made.post_compile_params):
+        return as_driver_has(made)
     # None stands for a parameter without a value; a constant NULL is no parameter.
-    constants = {name: value for name, value in sql.params.items() if value is not None}
-    return str(sql), constants, getattr(sql, "positiontup", None)
+    constants = {name: value for name, value in made.params.items() if value is not None}
+    return _Text(str(made), constants, getattr(made, "positiontup", None))

@@ -19,7 +19,7 @@ from ..errors import InvalidItemError, ModelMismatchError, ModelRequiredError
 from ..keys import K
 from ..models import registry
 from ..tables.beside import names_beside, stands_beside
-from ..tables.ours import explained
+from ..tables.ours import explain
 from .operation import Work, one_bind
 from .row import ROWS, CollectionRow
 
@@ -113,12 +113,15 @@ class Reference(Generic[K]):
                 is_exclusive=write and self.sessions.is_exclusive,
                 runtime=self.sessions.runtime,
             )
-            with explained(work):
+            try:
                 if write and not work.is_exclusive:
                     work.database.begin_writing(work)
                 yield work
                 if write and work.has_row and self.sessions.owns_transactions:
                     work.database.finish_writing(work)
+            except DBAPIError as error:
+                explain(error, work)
+                raise
 
     @contextmanager
     def look(self) -> Iterator[Work]:
@@ -128,10 +131,13 @@ class Reference(Generic[K]):
         """
         with self.sessions.look(self.records) as (session, reads_anew):
             work = Work(session, self.records)
-            with explained(work):
+            try:
                 yield work
-                if work.has_row:
-                    ROWS.put(work, work.row, committed=reads_anew)
+            except DBAPIError as error:
+                explain(error, work)
+                raise
+            if work.has_row:
+                ROWS.put(work, work.row, committed=reads_anew)
 
     @property
     def database(self) -> Database:

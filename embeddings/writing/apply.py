@@ -179,7 +179,7 @@ def _write(
     # Others are to be kept out before what is written is read, and no sooner.
     with collection.work(write=not is_settled) as work:
         work.extra = plan.extra
-        work.item = plan.items[0].id if len(plan.items) == 1 else None
+        work.item = plan.items[0] if len(plan.items) == 1 else None
         if row is None or not is_settled:
             row = collection.find_or_create(work, plan.model_id)
         work.row = row

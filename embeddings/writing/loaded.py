@@ -25,6 +25,8 @@ def refresh(work: Work, ids: Sequence[str] = ()) -> None:
         work: In whose transaction that was.
         ids: Of the rows that were written.
     """
+    if not len(work.session.identity_map):
+        return
     _refresh_records(work, ids)
     key = work.records.collection.__mapper__.identity_key_from_primary_key((work.row.id,))
     collection = work.session.identity_map.get(key)
@@ -37,9 +39,7 @@ def _refresh_records(work: Work, ids: Sequence[str]) -> None:
     session, entity = work.session, work.records.embedding
     key_of = entity.__mapper__.identity_key_from_primary_key
     records = [
-        record
-        for id in (ids if len(session.identity_map) else ())
-        if (record := session.identity_map.get(key_of((work.row.id, id))))
+        record for id in ids if (record := session.identity_map.get(key_of((work.row.id, id))))
     ]
     if not records:
         return

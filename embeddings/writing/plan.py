@@ -268,7 +268,7 @@ def make(
         extra: Values of a host's own columns, for new rows.
     """
     with collection.work() as work:
-        work.item = given[0].id if len(given) == 1 else None
+        work.item = given[0] if len(given) == 1 else None
         row = collection.find(work)
         if row is None:
             collection.refuse_if_deleted()

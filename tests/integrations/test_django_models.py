@@ -116,6 +116,37 @@ def test_no_transaction_is_open_while_the_model_runs(alias: str, library: Module
     assert library.model.seen[-1] is True
 
 
+def test_operations_within_another_and_after_a_failure(alias: str, library: ModuleType):
+    """Also where Django connects anew between them."""
+    from django.db import connections, transaction
+
+    objects = library.Article.objects.using(alias)
+    one, two, three = (objects.create(title=title) for title in ("one", "two", "three"))
+    library.articles.embed(one)
+    connections[alias].close()
+
+    def embed_another() -> None:
+        library.model.look = lambda: None
+        library.articles.embed(three)
+
+    library.model.look = embed_another
+    with transaction.atomic(using=alias):
+        library.articles.embed(two)
+    assert {*library.articles.collection(alias).ids()} == {one.pk, two.pk, three.pk}
+
+    for instance in (one, two):
+        instance.title += " again"
+    library.model.look = lambda: 1 / 0
+    with pytest.raises(ZeroDivisionError), transaction.atomic(using=alias):
+        library.articles.embed(one)
+    library.model.look = lambda: None
+    with transaction.atomic(using=alias):
+        library.articles.embed(two)
+    connections[alias].close()
+    (found,) = library.articles.nearest(objects, "two again", number=1)
+    assert found == two
+
+
 def test_prepare_is_for_before_the_transaction(alias: str, library: ModuleType):
     """An instance that is not saved yet is embedded before the transaction begins."""
     from django.db import connections, transaction

@@ -15,6 +15,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     Text,
+    and_,
     case,
     func,
     literal,
@@ -23,6 +24,7 @@ from sqlalchemy import (
 )
 
 from ...tables.pending import pending_name
+from ...vectors import ITEM_BYTES
 from ..additions import Addition, AdditionName
 from ..base import Database
 from . import (
@@ -222,7 +224,7 @@ class SQLite(Database):
 
     def row_named(self, work: Work, name: str) -> CollectionRow | None:
         """Read it, together with that of the item where there is one."""
-        return work.read_row(name) if work.item is None else rows.row_with_item(work, name)
+        return rows.row_with_item(work, name, work.item) if work.item else work.read_row(name)
 
     # Rows
 
@@ -231,6 +233,12 @@ class SQLite(Database):
         stored = type_coerce(embedding, LargeBinary)
         size = func.length(stored, type_=Integer)
         return case((func.typeof(stored) == "blob", size))
+
+    def is_vector(self, embedding: ColumnElement[Any]) -> ColumnElement[bool]:
+        """Return the condition, which asks once of what type the value is."""
+        stored = type_coerce(embedding, LargeBinary)
+        size = func.length(stored, type_=Integer)
+        return and_(func.typeof(stored) == "blob", size > 0, size % ITEM_BYTES == 0)
 
     def has_id(self, id: ColumnElement[str]) -> ColumnElement[bool]:
         """Return the condition. By "IS NOT NULL" SQLite would seek, and not by other conditions."""

@@ -7,7 +7,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Column, ColumnElement, MetaData, Table, Text, func, literal_column, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    MetaData,
+    Table,
+    Text,
+    and_,
+    func,
+    literal_column,
+    select,
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import FromClause
@@ -21,6 +31,17 @@ def objects_of(records: Records, name: str) -> FromClause:
     return Table("sqlite_master", MetaData(), *columns, schema=records.embeddings.schema).alias(
         name
     )
+
+
+def begins_with(objects: FromClause, prefix: str) -> ColumnElement[bool]:
+    """Return the condition that a table's name begins with a prefix of ours, which ends with "_".
+
+    It is to be the first one: constants are compared in no time, and every operation asks this of
+    all that there is in the database.
+    """
+    name = objects.c.name
+    after = prefix[:-1] + chr(ord("_") + 1)
+    return and_(name >= literal_column(f"'{prefix}'"), name < literal_column(f"'{after}'"))
 
 
 def told_by_name(
@@ -44,6 +65,7 @@ def told_by_name(
     return (
         select(func.substr(objects.c.name, length + literal_column("1")))
         .where(
+            begins_with(objects, prefix),
             objects.c.type == literal_column("'table'"),
             func.substr(objects.c.name, literal_column("1"), length) == before,
             *conditions,

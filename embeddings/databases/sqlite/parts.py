@@ -24,7 +24,7 @@ from sqlalchemy import (
 )
 
 from ..quoting import quoted
-from .catalog import objects_of
+from .catalog import begins_with, objects_of
 from .changelog import schema_of, within
 from .transactions import sqlite_transaction
 
@@ -63,7 +63,11 @@ def setting_of(records: Records) -> ColumnElement[str | None]:
     two: ColumnElement[str] = literal_column("''''''")
     return (
         select(func.replace(written, two, one, type_=Text))
-        .where(objects.c.type == literal_column("'table'"), objects.c.name == name)
+        .where(
+            begins_with(objects, prefix(records)),
+            objects.c.type == literal_column("'table'"),
+            objects.c.name == name,
+        )
         .correlate(records.collections)
         .scalar_subquery()
     )

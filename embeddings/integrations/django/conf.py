@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from django.apps import apps
@@ -39,6 +40,7 @@ def app_label() -> str:
     return label
 
 
+@functools.cache
 def table_prefix() -> str:
     """Return what the names of the tables begin with; "" for the documented names."""
     given = _given().get(TABLE_PREFIX) or ""
@@ -47,6 +49,7 @@ def table_prefix() -> str:
 
 def apply() -> None:
     """Let the registry have what the settings say. What is wrong with them is for `check`."""
+    table_prefix.cache_clear()
     given = _given()
     default = given.get(MODEL)
     is_usable = isinstance(default, str) or _is_model(default)

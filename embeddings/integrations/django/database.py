@@ -6,11 +6,19 @@ import functools
 import json
 import re
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from django.db import DEFAULT_DB_ALIAS, Error, connections, router, transaction
 from django.db.models import F
-from sqlalchemy import ColumnClause, Engine, TextualSelect, bindparam, create_engine, text
+from sqlalchemy import (
+    ColumnClause,
+    Connection,
+    Engine,
+    TextualSelect,
+    bindparam,
+    create_engine,
+    text,
+)
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
@@ -42,6 +50,9 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
     "postgresql": ("postgresql+psycopg://", {"use_native_hstore": False}),
 }
 
+KEPT = "embeddings_connection"
+"""The attribute of Django's connection that has a session on it, while nobody uses that."""
+
 OTHER_NAMES = f'EMBEDDINGS = {{"{TABLE_PREFIX}": "search_"}} in the settings'
 
 
@@ -66,7 +77,7 @@ def session(using: str | None = None) -> Iterator[Session]:
         MissingExtraError: PostgreSQL is reached by psycopg2: install psycopg 3.
     """
     alias = using or DEFAULT_DB_ALIAS
-    session = _session_on(alias)
+    session = _session_on(_engine(alias), alias)
     with transaction.atomic(using=alias), session:
         yield session
         session.commit()
@@ -81,16 +92,22 @@ class DjangoTransactions(Sessions):
     def __init__(self, alias: str) -> None:
         self._alias = alias
         self._held: Session | None = None
-        self.is_exclusive = takes_turns(alias) and not begins_late(alias)
+
+    @property
+    def is_exclusive(self) -> bool:
+        """Whether a transaction keeps other writers out from its beginning."""
+        return takes_turns(self._alias) and not begins_late(self._alias)
 
     @property
     def owns_transactions(self) -> bool:
         """Whether no `atomic()` is open."""
-        return not connections[self._alias].in_atomic_block
+        return self._held is None and not connections[self._alias].in_atomic_block
 
     @property
     def is_one_snapshot(self) -> bool:
         """Whether an `atomic()` is open, on a database where those who write take turns."""
+        if self._held is not None:
+            return True
         return not self.owns_transactions and takes_turns(self._alias)
 
     @contextmanager
@@ -104,13 +121,13 @@ class DjangoTransactions(Sessions):
             yield self._held
             return
         atomic = transaction.atomic(using=self._alias) if write else nullcontext()
-        with atomic, _session_on(self._alias) as session:
+        with atomic, _step(self._alias) as session:
             yield session
             session.flush()
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Let the steps of one operation, if they see one snapshot, share a session: it is dear.
+        """Let the steps of one operation, if they see one snapshot, share a session.
 
         There is no savepoint: after an error of the database nothing can be asked before the end of
         the caller's block, as after one of `Model.save`. Nobody else may use the collection
@@ -119,7 +136,7 @@ class DjangoTransactions(Sessions):
         if not self.is_one_snapshot:
             yield
             return
-        with _session_on(self._alias) as self._held:
+        with _step(self._alias) as self._held:
             try:
                 yield
             except DBAPIError:
@@ -153,9 +170,32 @@ class _DjangoSession(Session):
         transaction.set_rollback(True, using=self.info["alias"])
 
 
-def _session_on(alias: str) -> Session:
+def _session_on(bind: Engine | Connection, alias: str) -> Session:
     # The objects are of use after the block, as Django's are.
-    return _DjangoSession(_engine(alias), expire_on_commit=False, info={"alias": alias})
+    return _DjangoSession(bind, expire_on_commit=False, info={"alias": alias})
+
+
+@contextmanager
+def _step(alias: str) -> Iterator[Session]:
+    """Yield a session for a step of this library's own.
+
+    It is kept with Django's connection, closed, and with it a connection of SQLAlchemy's: to make
+    them anew takes longer than most statements. Who asks within a step gets another one, and one in
+    which something failed is not kept.
+    """
+    attributes = vars(connections[alias])
+    session: Session | None = attributes.pop(KEPT, None)
+    if session is None or not _is_current(session):
+        session = _session_on(_engine(alias).connect(), alias)
+    with session:
+        yield session
+    attributes[KEPT] = session
+
+
+def _is_current(session: Session) -> bool:
+    """Return whether a session is on the driver's connection that Django's has now."""
+    connection: Any = session.bind
+    return not connection.invalidated and connection.connection.dbapi_connection.is_current
 
 
 def remedy(alias: str) -> str:
@@ -200,6 +240,11 @@ class _Lent(Lent):
         super().__init__(connection.connection)
         self._connection = connection
 
+    @property
+    def is_current(self) -> bool:
+        """Whether Django has not connected anew since."""
+        return self._driver is self._connection.connection
+
     def cursor(self, *args: Any) -> Any:
         self._connection.validate_no_broken_transaction()
         if self._connection.vendor == "postgresql" and not args:
@@ -234,12 +279,16 @@ class _Cursor:
 
     def execute(self, sql: str, *parameters: Any) -> Any:
         self._sent.parameters = parameters
-        with _errors_of_driver():
+        try:
             self._watched.execute(sql)
+        except Error as error:
+            _raise_drivers(error)
 
     def executemany(self, sql: str, parameters: Any) -> Any:
-        with _errors_of_driver():
+        try:
             self._watched.executemany(sql, parameters)
+        except Error as error:
+            _raise_drivers(error)
 
     def copy(self, sql: Any) -> Any:
         return self._watched.copy(sql)
@@ -265,15 +314,11 @@ class _Sent:
         return self._cursor.execute(sql, *self.parameters)
 
 
-@contextmanager
-def _errors_of_driver() -> Iterator[None]:
+def _raise_drivers(error: Error) -> NoReturn:
     """Raise an error of the driver's as it was, where Django has wrapped it."""
-    try:
-        yield
-    except Error as error:
-        if error.__cause__ is None:
-            raise
-        raise error.__cause__ from None
+    if error.__cause__ is None:
+        raise error
+    raise error.__cause__ from None
 
 
 def keys_as_sql(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
@@ -130,7 +131,7 @@ class Source(Generic[M]):
             field = field.target_field
         return field
 
-    @property
+    @functools.cached_property
     def key(self) -> Any:
         """The SQLAlchemy column of the keys.
 
@@ -179,32 +180,47 @@ class Source(Generic[M]):
 
     def text_of(self, instance: M) -> Content | None:
         """Return the text to embed, or None."""
-        which = f"{self.label} {instance.pk!r}"
         if self.function is not None:
             try:
                 text = self.function(instance)
             except Exception as error:
-                error.add_note(f"In the text of {which}.")
+                error.add_note(f"In the text of {self._named(instance)}.")
                 raise
-            return _checked(text, which)
-        texts = [self._read(instance, path, which) for path in self.paths]
+            return self._checked(text, instance)
+        texts = [self._read(instance, path) for path in self.paths]
         given = [text for text in texts if text is not None]
         if len(given) == 1:
             return given[0]
         for path, text in zip(self.paths, texts, strict=True):
             if isinstance(text, bytes):
-                raise InvalidItemError(f"{which}: {path!r} is bytes, which cannot be joined")
+                raise InvalidItemError(
+                    f"{self._named(instance)}: {path!r} is bytes, which cannot be joined"
+                )
         return BETWEEN.join(given) or None  # type: ignore[arg-type]
 
-    def _read(self, instance: M, path: str, which: str) -> Content | None:
+    def _read(self, instance: M, path: str) -> Content | None:
         values = list(_values(instance, path.split(LOOKUP_SEP)))
         if len(values) == 1 and isinstance(values[0], bytes | bytearray | memoryview):
             return bytes(values[0])
         for value in values:
             if callable(value):
-                raise InvalidItemError(f"{which}: {path!r} is a method: pass a function as text=")
-        text = AMONG.join(str(value) for value in values if value is not None and value != "")
-        return _checked(text, f"{which}, {path!r}")
+                raise InvalidItemError(
+                    f"{self._named(instance)}: {path!r} is a method: pass a function as text="
+                )
+        text = AMONG.join([str(value) for value in values if value is not None and value != ""])
+        return self._checked(text, instance, f", {path!r}")
+
+    def _checked(self, text: object, instance: M, path: str = "") -> Content | None:
+        """Return what can be embedded, None for nothing; an error says of what."""
+        if text is None or (isinstance(text, str | bytes) and not text):
+            return None
+        try:
+            return checked_content(text)
+        except InvalidItemError as error:
+            raise InvalidItemError(f"{self._named(instance)}{path}: {error}") from None
+
+    def _named(self, instance: M) -> str:
+        return f"{self.label} {instance.pk!r}"
 
     def _metadata_of(self, instance: M) -> Metadata | None:
         if not self.metadata:
@@ -217,7 +233,7 @@ class Source(Generic[M]):
             try:
                 found[path] = json.loads(json.dumps(value, cls=DjangoJSONEncoder))
             except TypeError as error:
-                raise InvalidItemError(f"{self.label} {instance.pk!r}, {path!r}: {error}") from None
+                raise InvalidItemError(f"{self._named(instance)}, {path!r}: {error}") from None
         return found
 
     # Which rows
@@ -397,16 +413,6 @@ def _names(argument: str, given: Iterable[str]) -> tuple[str, ...]:
     if argument == "text" and not names:
         raise TypeError("text names no field")
     return names
-
-
-def _checked(text: object, which: str) -> Content | None:
-    """Return what can be embedded, None for nothing; an error says of what."""
-    if text is None or (isinstance(text, str | bytes) and not text):
-        return None
-    try:
-        return checked_content(text)
-    except InvalidItemError as error:
-        raise InvalidItemError(f"{which}: {error}") from None
 
 
 def _values(value: Any, names: list[str]) -> Iterator[Any]:

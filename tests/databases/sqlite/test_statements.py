@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import event, select
 
 from embeddings import Collection, EmbeddingRecord
+from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -94,16 +95,39 @@ def test_an_item_is_read_with_its_collection(engine: Engine, model: Any):
             plan = "; ".join(row[3] for row in other.fetchall())
             assert "SEARCH embeddings" in plan
             assert "collection_id=? AND id=?" in plan
+            if "content_hash IN" in sql:
+                assert "idx_embeddings_content_hash (content_hash=?)" in plan
 
     event.listen(engine, "before_cursor_execute", see)
     docs.embed("7", "text 7")
     assert seen.count("SELECT") == 1
     seen.clear()
     docs.embed("7", "another text")
-    assert seen.count("SELECT") == 3  # the item, the vectors of this text, the item again
+    assert seen.count("SELECT") == 2  # the item and whether this text is there, and again
     calls = len(model.calls)
     docs.embed("8", "another text")
     assert len(model.calls) == calls
     assert [docs.get(id).content_hash for id in ("7", "8")] == [  # type: ignore[union-attr]
         Collection("others", engine).get("7").content_hash  # type: ignore[union-attr]
     ] * 2
+
+
+@pytest.mark.parametrize("content", ["a text", b"bytes"])
+@pytest.mark.parametrize("prefix", ["", "passage: "])
+def test_a_content_is_reused_within_its_collection(
+    content: str | bytes, prefix: str, engine: Engine
+):
+    """Under another id, as the model is given it; not from another collection."""
+    model = DeterministicModel(supports_binary=True)
+    model.document_prefix = prefix
+    others = Collection("others", engine, model=model)
+    docs = Collection("docs", engine, model=model)
+    docs.embed("first", "the first one")
+    others.embed("a", content)
+    for id in ("a", "b"):
+        docs.embed(id, content)
+
+    assert len(model.calls) == 3
+    ids, vectors = docs.vectors()
+    assert ids == ["a", "b", "first"]
+    assert vectors[0].tolist() == vectors[1].tolist()
