@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Mapper, QueryableAttribute
 
     from ..aio.collection import AsyncCollection
+    from ..aio.sessions import AsyncDatabaseLike
     from ..keys import Key
     from ..models.base import Content, SupportsEmbedding
     from ..sessions import DatabaseLike
@@ -356,7 +357,7 @@ class ModelCollection(Generic[M]):
         """Delete the vectors of the model before, and return whether there were any."""
         return beside.drop_previous(self.collection(database).reference)
 
-    def acollection(self, database: Any) -> AsyncCollection[Any]:
+    def acollection(self, database: AsyncDatabaseLike) -> AsyncCollection[Any]:
         """Return the `AsyncCollection`, for everything else. Nothing is read or written.
 
         Args:
@@ -376,39 +377,39 @@ class ModelCollection(Generic[M]):
         collection.reference.is_declared = True
         return collection
 
-    async def async_(self, database: Any, **options: Any) -> Report:
+    async def async_(self, database: AsyncDatabaseLike, **options: Any) -> Report:
         """Compare every row of the class with the collection, as `sync`."""
         return await self.acollection(database).run(
             lambda docs: self.sync(docs.reference.sessions, **options)
         )
 
-    async def arefresh(self, database: Any, **options: Any) -> Report:
+    async def arefresh(self, database: AsyncDatabaseLike, **options: Any) -> Report:
         """Embed what is pending, as `refresh`; `asyncio.Event` is a `stop`."""
         return await self.acollection(database).run(
             lambda docs: self.refresh(docs.reference.sessions, **options)
         )
 
-    async def apending(self, database: Any) -> PendingState:
+    async def apending(self, database: AsyncDatabaseLike) -> PendingState:
         """Return what is pending, as `pending`."""
         return await self.acollection(database).run(
             lambda docs: self.pending(docs.reference.sessions)
         )
 
     async def areembed(
-        self, database: Any, model: SupportsEmbedding | str, **options: Any
+        self, database: AsyncDatabaseLike, model: SupportsEmbedding | str, **options: Any
     ) -> Report:
         """Embed every row by another model, as `reembed`."""
         return await self.acollection(database).run(
             lambda docs: self.reembed(docs.reference.sessions, model, **options)
         )
 
-    async def aback(self, database: Any, **options: Any) -> Report:
+    async def aback(self, database: AsyncDatabaseLike, **options: Any) -> Report:
         """Let the collection be of the model before, as `back`."""
         return await self.acollection(database).run(
             lambda docs: self.back(docs.reference.sessions, **options)
         )
 
-    async def adrop_previous(self, database: Any) -> bool:
+    async def adrop_previous(self, database: AsyncDatabaseLike) -> bool:
         """Delete the vectors of the model before, as `drop_previous`."""
         return await self.acollection(database).run(
             lambda docs: self.drop_previous(docs.reference.sessions)
@@ -465,7 +466,7 @@ class ModelCollection(Generic[M]):
 
     async def anearest(
         self,
-        database: Any,
+        database: AsyncDatabaseLike,
         text: Content,
         rows: Select[*tuple[Any, ...]] | None = None,
         number: int = 10,
@@ -480,7 +481,7 @@ class ModelCollection(Generic[M]):
 
     async def arelated(
         self,
-        database: Any,
+        database: AsyncDatabaseLike,
         instance: M,
         rows: Select[*tuple[Any, ...]] | None = None,
         number: int = 10,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import UnboundExecutionError
@@ -26,7 +26,27 @@ __all__ = ["DatabaseLike", "bind", "bind_for_reading", "engine_of", "is_missing_
 if TYPE_CHECKING:
     from ..tables.records import Records
 
-DatabaseLike: TypeAlias = Any
+
+class SqliteUtilsDatabase(Protocol):
+    """A `sqlite_utils.Database`, as far as a type checker is to know."""
+
+    @property
+    def conn(self) -> Any:
+        """Its connection."""
+
+
+DatabaseLike: TypeAlias = (
+    Session
+    | scoped_session[Any]
+    | Connection
+    | Engine
+    | sessionmaker[Any]
+    | str
+    | os.PathLike[str]
+    | SqliteUtilsDatabase
+    | Sessions
+    | None
+)
 """Session, scoped_session, Connection, Engine, sessionmaker, path, URL, sqlite_utils.Database."""
 
 
