@@ -81,7 +81,7 @@ class ModelCollection(Generic[M]):
     Raises:
         TypeError: An argument is not of its kind.
         ValueError: The class has no such column, or a key of several; or the condition is one that
-            a trigger cannot evaluate.
+            a trigger cannot evaluate; or the name is that of a declaration on another table.
     """
 
     source: type[M]
@@ -175,7 +175,8 @@ class ModelCollection(Generic[M]):
         Where they are as declared it does nothing, so an application may call it as it starts.
 
         Raises:
-            SchemaError: The table or ours are not there, or in another file than ours on SQLite.
+            SchemaError: The table or ours are not there, or in another file than ours on SQLite;
+                or the collection follows the rows of another table.
             ValueError: The condition cannot be evaluated by a trigger of this database.
         """
         self._on(database, write=True, function=triggers.install)

@@ -32,7 +32,7 @@ from sqlalchemy.orm import (
     relationship,
 )
 
-from embeddings import InvalidItemError, ModelCollection
+from embeddings import InvalidItemError, ModelCollection, make_records
 from embeddings.testing import DeterministicModel
 from tests.reaching import on_both
 
@@ -164,7 +164,9 @@ def test_the_rows_that_are_items(db: Session, host_tables: Callable[..., None]):
     for instance in db.scalars(select(Article).where(Article.published)):
         assert articles.text_of(instance) == found.get(instance.id, ("", None))[0]
 
-    chapters = declared(Chapter, text=[Chapter.heading, Chapter.title], where=Article.published)
+    chapters = declared(
+        Chapter, text=[Chapter.heading, Chapter.title], where=Article.published, name="chapters"
+    )
     rows = db.execute(chapters.rows()).all()
     assert [chapters.item_of(row) for row in rows] == [(6, "Sixth\n\nSix", None)]
 
@@ -288,7 +290,34 @@ def test_a_key_of_each_type():
         id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
         words: Mapped[str]
 
-    assert declared(Texts, text=[Texts.words]).key is Texts.id
+    assert declared(Texts, text=[Texts.words], name="texts").key is Texts.id
+
+
+def test_one_name_for_one_table():
+    """A declaration takes the place of one on the same table, and not of another table's."""
+
+    class Other(DeclarativeBase):
+        pass
+
+    class Note(Other):
+        __tablename__ = "declared_notes"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        words: Mapped[str]
+
+    class Memo(Other):
+        __tablename__ = "declared_memos"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        words: Mapped[str]
+
+    declared(Note, text=[Note.words], name="notes")
+    declared(Note, text=[Note.words], name="notes")
+    error = "'notes' is declared on Note already, and cannot be of Memo too: .* another name"
+    with pytest.raises(ValueError, match=error):
+        declared(Memo, text=[Memo.words], name="notes")
+    own = make_records(Other, prefix="other_")
+    declared(Memo, text=[Memo.words], name="notes", records=own)
+    Other.metadata.remove(Note.__table__)  # type: ignore[arg-type]
+    declared(Memo, text=[Memo.words], name="notes")
 
 
 def test_a_class_whose_relationships_are_not_there_yet():

@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
-from embeddings import ModelCollection
+from embeddings import ModelCollection, SchemaError
 from embeddings.following.triggers import as_sql, follows_of
 from tests.reaching import empty_database
 
@@ -104,6 +104,47 @@ def test_by_hand_and_back(database: Engine):
         op.unfollow_rows("op_articles", **arguments)
         connection.execute(text(WRITES.format(2)))
         assert len(pending(connection)) == 2
+
+
+def test_a_collection_follows_the_rows_of_one_table(database: Engine):
+    """Another table is refused, whoever asks, and what is there goes on; joined tables are one."""
+
+    def of_table(name: str) -> ModelCollection[Any]:
+        class Base(DeclarativeBase):
+            pass
+
+        class Note(Base):
+            __tablename__ = name
+            id: Mapped[int] = mapped_column(primary_key=True)
+            words: Mapped[str]
+
+        with database.begin() as connection:
+            Base.metadata.create_all(connection)
+        return ModelCollection(Note, text=[Note.words], name="notes")
+
+    first, second = of_table("op_notes"), of_table("op_memos")
+    first.install(database)
+    error = "'notes' follows the rows of 'op_notes', .* those of 'op_memos'.*another name.*uninstall"
+    with pytest.raises(SchemaError, match=error):
+        second.install(database)
+    literals: Any = {"key": "id", "columns": ["words"], "collection": "notes"}
+    with database.connect() as connection:
+        op: Any = Operations(context_of(connection))
+        with pytest.raises(SchemaError, match=error):
+            op.follow_rows("op_memos", **literals)
+    with database.connect() as connection:
+        op = Operations(context_of(connection))
+        connection.execute(
+            text("CREATE TABLE op_more (id int PRIMARY KEY REFERENCES op_notes (id), words text)")
+        )
+        op.follow_rows("op_more", **literals)
+    assert first.trigger_problems(database) == []
+    second.uninstall(database)
+    second.install(database)
+    assert second.trigger_problems(database) == []
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE op_memos RENAME TO op_former"))
+    first.install(database)
 
 
 def test_autogenerate(database: Engine):
