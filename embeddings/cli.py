@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from . import commands
 from .errors import EmbeddingsError, MissingExtraError
 from .following import commands as following
-from .sessions.open import open_engine
+from .sessions.open import is_missing_file, open_engine
 from .tables.migrate import head_revision, migrate
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def embeddings(context: click.Context, database: str, places: tuple[str, ...]) -
 @click.pass_obj
 def migrate_command(database: Target) -> None:
     """Create the tables, or bring them up to date."""
-    with _one_line_errors(), _engine(database) as engine:
+    with _one_line_errors(), _engine(database, creates=True) as engine:
         migrate(engine)
     click.echo(f"The schema is at {head_revision()}.")
 
@@ -150,8 +150,8 @@ names_argument = click.argument("names", metavar="[COLLECTION]...", nargs=-1)
 @click.pass_context
 def check_command(context: click.Context, names: tuple[str, ...]) -> None:
     """Say what is stale, missing or orphaned, and where triggers differ; exit with 1 if so."""
-    with _one_line_errors(), _engine(context.obj) as engine:
-        outcome = following.check(engine, _collections(context, names), _program(context))
+    with _one_line_errors(), _declared(context, names) as (engine, collections):
+        outcome = following.check(engine, collections, _program(context))
     _end(context, commands.Outcome(*outcome))
 
 
@@ -164,10 +164,10 @@ def sync_command(
     context: click.Context, names: tuple[str, ...], no_prune: bool, allow_empty: bool
 ) -> None:
     """Compare every row, embed what differs, remove what is gone; exit with 1 if rows were left."""
-    with _one_line_errors(), _engine(context.obj) as engine:
+    with _one_line_errors(), _declared(context, names) as (engine, collections):
         outcome = following.sync(
             engine,
-            _collections(context, names),
+            collections,
             prune=not no_prune,
             allow_empty=allow_empty,
             progress=_has_bar(),
@@ -184,10 +184,10 @@ def refresh_command(
     context: click.Context, names: tuple[str, ...], forever: bool, limit: int | None
 ) -> None:
     """Embed the rows that are pending; exit with 1 if some could not be."""
-    with _one_line_errors(), _engine(context.obj) as engine:
+    with _one_line_errors(), _declared(context, names) as (engine, collections):
         outcome = following.refresh(
             engine,
-            _collections(context, names),
+            collections,
             limit=limit,
             forever=forever,
             progress=_has_bar() and not forever,
@@ -213,7 +213,7 @@ def reembed_command(
     By default by the model of its declaration or of the settings. It can be interrupted, and called
     again.
     """
-    with _one_line_errors(), _engine(context.obj) as engine:
+    with _one_line_errors(), _engine(context.obj, f"Collection {collection!r}") as engine:
         outcome = commands.reembed(
             engine,
             collection,
@@ -231,8 +231,14 @@ def _program(context: click.Context) -> str:
     return context.command_path.rpartition(" ")[0]
 
 
-def _collections(context: click.Context, names: tuple[str, ...]) -> list[following.Followed]:
-    return following.chosen(context.meta.get(COLLECTIONS, ()), names)
+@contextmanager
+def _declared(
+    context: click.Context, names: tuple[str, ...]
+) -> Iterator[tuple[Engine, list[following.Followed]]]:
+    """Yield the engine, and the declared collections of some names, or all."""
+    collections = following.chosen(context.meta.get(COLLECTIONS, ()), names)
+    with _engine(context.obj, f"Collection {collections[0].name!r}") as engine:
+        yield engine, collections
 
 
 def _has_bar() -> bool:
@@ -266,10 +272,21 @@ def commands_on(
 
 
 @contextmanager
-def _engine(database: Target) -> Iterator[Engine]:
+def _engine(
+    database: Target, what: str = "The database", *, creates: bool = False
+) -> Iterator[Engine]:
+    """Yield the engine of a database, whose file is there, or is created.
+
+    Args:
+        database: Of the command.
+        what: What does not exist without the file, for an error.
+        creates: Whether it may be created.
+    """
     if isinstance(database, Engine):
         yield database
         return
+    if not creates and is_missing_file(database):
+        raise commands.no_such_file(what)
     engine = open_engine(database)
     try:
         yield engine

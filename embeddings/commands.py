@@ -257,12 +257,17 @@ def _collection(db: DatabaseLike, name: str, records: Records) -> Iterator[Colle
     """Yield a collection for reading, of a database that is left as it is."""
     sessions = bind_for_reading(db, records)
     if sessions is None:
-        raise DoesNotExist(f"Collection {name!r} does not exist: there is no such file")
+        raise no_such_file(f"Collection {name!r}")
     try:
         sessions.eager = False  # a path would be migrated
         yield Collection(name, sessions, create=False, records=records)
     finally:
         sessions.close()
+
+
+def no_such_file(what: str) -> DoesNotExist:
+    """Return the error that says that there is not even the database's file."""
+    return DoesNotExist(f"{what} does not exist: there is no such file")
 
 
 def _facts(collection: Collection[str]) -> dict[str, Any]:

@@ -154,6 +154,23 @@ def test_where_collections_come_from(engine_of_notes: Engine):
     assert "No collection 'unknown' is declared; there are ['notes']" in result.output
 
 
+@pytest.mark.parametrize(
+    "command", [["check"], ["sync"], ["refresh"], ["reembed", "notes", "deterministic"]]
+)
+def test_a_file_that_is_not_there_is_not_created(
+    engine_of_notes: Engine, tmp_path: Path, command: list[str]
+):
+    """As by the commands that look: a path that was mistyped is an error that says so."""
+    assert engine_of_notes
+    for database in (str(tmp_path / "mistyped.db"), f"sqlite:///{tmp_path / 'mistyped.db'}"):
+        result = CliRunner().invoke(
+            program, ["--database", database, "--from", "notes_app:notes", *command]
+        )
+        assert result.exit_code == 1
+        assert result.output == "Error: Collection 'notes' does not exist: there is no such file\n"
+    assert not (tmp_path / "mistyped.db").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_ends_by_a_signal(engine_of_notes: Engine, tmp_path: Path, number: signal.Signals):
     """`refresh --forever` embeds what becomes pending, and ends with 0 after its batch."""
