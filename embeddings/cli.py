@@ -6,6 +6,7 @@ can put them into a command of its own.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from . import commands
 from .errors import EmbeddingsError, MissingExtraError
 from .following import commands as following
-from .sessions.open import is_missing_file, open_engine
+from .sessions.open import is_missing_file, open_engine, url_of
 from .tables.migrate import head_revision, migrate
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 try:
     import click
+    from click.core import ParameterSource
 except ImportError:
     raise MissingExtraError("click", "cli") from None
 
@@ -227,8 +229,24 @@ def reembed_command(
 
 
 def _program(context: click.Context) -> str:
-    """Return what was typed before the name of the command."""
-    return context.command_path.rpartition(" ")[0]
+    """Return what was typed before the name of the command, without a password."""
+    group = context.parent or context
+    options: list[str] = []
+    if group.get_parameter_source("database") is ParameterSource.COMMANDLINE:
+        options += ["--database", shown_url(group.params["database"])]
+    for place in group.params.get("places", ()):
+        options += ["--from", place]
+    return " ".join([group.command_path, *map(shlex.quote, options)])
+
+
+def shown_url(database: str) -> str:
+    """Return what was typed as a database; a password is taken out of it."""
+    if "://" not in database:
+        return database
+    url = url_of(database)
+    if url.password is None and "password" not in url.query:
+        return database
+    return url.difference_update_query(["password"]).render_as_string()
 
 
 @contextmanager

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "embeddings"
 SHOWN = 5  # ids, and reasons, of a kind
+NAME_IT = "name its declaration, as by --from MODULE:NAME"
 
 
 class Followed(Protocol):
@@ -121,11 +122,22 @@ def other_model(collection: Followed, database: Any) -> tuple[str, str] | None:
         return reference.other_model(work)
 
 
-def of_another_model(name: str, stored: str, wanted: str, program: str) -> str:
-    """Return what to say of a collection that has another model than it is to have."""
+def of_another_model(
+    name: str, stored: str, wanted: str, program: str, *, is_undeclared: bool = False
+) -> str:
+    """Return what to say of a collection that has another model than it is to have.
+
+    Args:
+        name: Of the collection.
+        stored: The id of the model that it has.
+        wanted: The id of the other one.
+        program: What one types before the name of a command.
+        is_undeclared: Whether it follows rows, and its declaration is not known here.
+    """
+    lacking = f"Its texts are those of rows: {NAME_IT}. " if is_undeclared else ""
     return (
-        f"{name} has the model {stored!r}, and its declaration or the settings say {wanted!r}. To "
-        f"embed it anew: {program} reembed {shlex.quote(name)} {shlex.quote(wanted)}"
+        f"{name} has the model {stored!r}, and its declaration or the settings say {wanted!r}. "
+        f"{lacking}To embed it anew: {program} reembed {shlex.quote(name)} {shlex.quote(wanted)}"
     )
 
 

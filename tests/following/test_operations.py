@@ -124,7 +124,9 @@ def test_a_collection_follows_the_rows_of_one_table(database: Engine):
 
     first, second = of_table("op_notes"), of_table("op_memos")
     first.install(database)
-    error = "'notes' follows the rows of 'op_notes', .* those of 'op_memos'.*another name.*uninstall"
+    error = (
+        "'notes' follows the rows of 'op_notes', .* those of 'op_memos'.*another name.*uninstall"
+    )
     with pytest.raises(SchemaError, match=error):
         second.install(database)
     literals: Any = {"key": "id", "columns": ["words"], "collection": "notes"}
