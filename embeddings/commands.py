@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from .following.source import ModelCollection
     from .sessions import DatabaseLike
     from .tables.records import EmbeddingRecord, Records
+    from .writing.chunks import Chunks
     from .writing.progress import Progress
     from .writing.report import Report
 
@@ -58,6 +59,7 @@ def status(
     declared: Sequence[ModelCollection[Any]] = (),
     models: Mapping[str, str | None] = NOTHING,
     follows: Sequence[Follow] = (),
+    chunks: Mapping[str, Chunks | None] = NOTHING,
     program: str = following.PROGRAM,
     remedy: str = REMEDY,
     migrate: str = "",
@@ -72,11 +74,12 @@ def status(
         declared: Whose triggers are compared with what is declared.
         models: The ids or aliases of models that other collections are declared with.
         follows: What triggers were made from, as the host knows: they may be gone.
+        chunks: How other collections are declared to be cut.
         program: What one types before the name of a command.
         remedy: What to do about triggers that are not in place.
         migrate: What one types where there is something to migrate.
     """
-    found = overview(db, declared, models, follows)
+    found = overview(db, declared, models, follows, chunks)
     is_good = found.is_current and found.is_followed
     failures = ["There are triggers that are not in place."] * (not found.is_followed)
     failures += [f"What the schema lacks: {migrate}"] * (not found.is_current)
@@ -91,6 +94,11 @@ def status(
         )
         for one in found.collections
         if one.wanted is not None
+    ]
+    differing += [
+        following.of_other_chunks(one.name, one.chunks, one.wanted_chunks)
+        for one in found.collections
+        if one.wanted_chunks is not None
     ]
     text = "\n\n".join(filter(None, (found.text(remedy), "\n".join(differing))))
     return Outcome(text, is_good, failure)

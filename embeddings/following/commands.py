@@ -95,6 +95,9 @@ def check(
         if models := other_model(collection, database):
             lines.append(of_another_model(collection.name, *models, program))
             is_good = False
+        if settings := other_chunks(collection, database):
+            lines.append(of_other_chunks(collection.name, *settings))
+            is_good = False
         try:
             audit = collection.sync(database, dry_run=True)
         except ModelMismatchError:  # it names a model that it cannot be read with yet
@@ -120,6 +123,23 @@ def other_model(collection: Followed, database: Any) -> tuple[str, str] | None:
     reference = collection.collection(database).reference
     with reference.work() as work:
         return reference.other_model(work)
+
+
+def other_chunks(collection: Followed, database: Any) -> tuple[str | None, str] | None:
+    """Return how a collection's texts are cut and how they are to be, if that is not the same."""
+    reference = collection.collection(database).reference
+    with reference.work() as work:
+        return reference.other_chunks(work)
+
+
+def of_other_chunks(name: str, stored: str | None, wanted: str) -> str:
+    """Return what to say of a collection whose texts are cut otherwise than they are to be."""
+    are = "are not cut into chunks" if stored is None else f"are cut by {stored}"
+    return (
+        f"The texts of {name} {are}, and its declaration says {wanted}. Nothing is embedded until "
+        "they agree: declare it as it was or under another name, or delete its items, by "
+        "delete_items(ids()) of its collection in Python, and sync"
+    )
 
 
 def of_another_model(

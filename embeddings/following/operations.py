@@ -207,7 +207,7 @@ def _rebuilt(context: AutogenContext, upgrade: UpgradeOps) -> set[tuple[str | No
 
 
 def _retyped(upgrade: UpgradeOps) -> set[tuple[str | None, str, str]]:
-    """Return the columns that get another type, which PostgreSQL refuses where a trigger reads them.
+    """Return the columns that get another type: PostgreSQL refuses it where a trigger reads them.
 
     Each is (schema, table, column).
     """

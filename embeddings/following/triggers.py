@@ -209,14 +209,18 @@ def declare(declared: ModelCollection[Any]) -> None:
     known = table.metadata.info.setdefault(DECLARED, {})
     name = declared.name, declared.records.embeddings.fullname
     other = known.get(name)
-    others = None if other is None else other.mapper.local_table
-    is_there = others is not None and table.metadata.tables.get(others.key) is others
-    if is_there and others.key != table.key:
+    if other is not None and _is_of_another_table(other, table):
         raise ValueError(
             f"A collection {declared.name!r} is declared on {other.source.__name__} already, and "
             f"cannot be of {declared.source.__name__} too: give one of the two another name"
         )
     known[name] = declared
+
+
+def _is_of_another_table(other: ModelCollection[Any], table: Table) -> bool:
+    """Return whether a declaration is on another table that its metadata still has."""
+    others: Table = other.mapper.local_table  # type: ignore[assignment]
+    return others.key != table.key and table.metadata.tables.get(others.key) is others
 
 
 def declared_on(metadata: MetaData) -> list[ModelCollection[Any]]:

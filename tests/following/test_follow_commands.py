@@ -165,11 +165,9 @@ def test_where_collections_come_from(engine_of_notes: Engine):
 @pytest.mark.parametrize(
     "command", [["check"], ["sync"], ["refresh"], ["reembed", "notes", "deterministic"]]
 )
-def test_a_file_that_is_not_there_is_not_created(
-    engine_of_notes: Engine, tmp_path: Path, command: list[str]
-):
+@pytest.mark.usefixtures("engine_of_notes")
+def test_a_file_that_is_not_there_is_not_created(tmp_path: Path, command: list[str]):
     """As by the commands that look: a path that was mistyped is an error that says so."""
-    assert engine_of_notes
     for database in (str(tmp_path / "mistyped.db"), f"sqlite:///{tmp_path / 'mistyped.db'}"):
         result = CliRunner().invoke(
             program, ["--database", database, "--from", "notes_app:notes", *command]

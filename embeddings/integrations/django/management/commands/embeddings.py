@@ -139,6 +139,7 @@ class Command(BaseCommand):
                     as_json=as_json,
                     models=models,
                     follows=followed(database, models),
+                    chunks={each.name: each.options["chunks"] for each in DECLARED},
                     program=_program(database),
                     remedy=REMEDY,
                     migrate=remedy(database),
