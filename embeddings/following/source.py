@@ -5,17 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack
 
-from sqlalchemy import ColumnElement, Enum, String, and_, inspect, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Enum,
+    String,
+    and_,
+    inspect,
+    or_,
+    select,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.types import TypeDecorator, Uuid
 
 from ..collection import Collection
-from ..errors import InvalidItemError
+from ..errors import BindingError, InvalidItemError
 from ..keys import keys_of
 from ..models.base import BATCH_SIZE, check_model
 from ..searching.query import Filters, check_filters
-from ..sessions import bind
+from ..sessions import bind, is_asynchronous
 from ..sessions.base import hinted
 from ..tables.records import RECORDS, Records
 from ..writing import beside
@@ -33,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Self
 
-    from sqlalchemy import Connection, Row, Select
+    from sqlalchemy import Row, Select
     from sqlalchemy.orm import Mapper, QueryableAttribute
 
     from ..aio.collection import AsyncCollection
@@ -137,6 +148,12 @@ class ModelCollection(Generic[M]):
         for field, value in fields.items():
             object.__setattr__(self, field, value)
         triggers.declare(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"ModelCollection {self.name!r} cannot be pickled or copied: it is a declaration. "
+            "Import it where it is needed"
+        )
 
     def __repr__(self) -> str:
         return f"<ModelCollection {self.name!r} of {self.source.__name__}>"
@@ -365,6 +382,7 @@ class ModelCollection(Generic[M]):
         """
         from ..aio.collection import AsyncCollection  # greenlet is an extra
 
+        _check_asynchronous(database)
         collection = AsyncCollection(
             self.name,
             database,
@@ -631,6 +649,20 @@ def _check_database(database: object) -> None:
         raise TypeError(
             "The first argument is the database that has the rows: a session, a connection or an "
             f"engine, not {type(database).__name__}"
+        )
+    if is_asynchronous(database):
+        raise BindingError(
+            f"An {type(database).__name__} is asynchronous: await arefresh(), anearest(), async_() "
+            "and the others that begin with an a; its collection is acollection()"
+        )
+
+
+def _check_asynchronous(database: object) -> None:
+    """Do nothing unless it works synchronously."""
+    if isinstance(database, Session | scoped_session | Connection | Engine | sessionmaker):
+        raise BindingError(
+            f"A database of the kind {type(database).__name__} is not asynchronous: use refresh(), "
+            "nearest(), sync() and the others without an a; its collection is collection()"
         )
 
 
