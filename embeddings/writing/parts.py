@@ -201,7 +201,7 @@ def unchanged(
     items = compared(work, items, stored, kept)
     todo = resolve(work, items, stored, {}, kinds(model))
     same = todo.unchanged
-    if chunks is not None:
+    if setting is not None:
         same = same - {item.id for item in changed(items, todo, kept)}
     return {item.owner for item in items} - {i.owner for i in items if i.id not in same}
 

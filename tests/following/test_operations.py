@@ -18,8 +18,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
-from embeddings import ModelCollection, SchemaError
+from embeddings import ModelCollection, Report, SchemaError
 from embeddings.following.triggers import as_sql, follows_of
+from embeddings.testing import DeterministicModel
 from tests.reaching import empty_database
 
 if TYPE_CHECKING:
@@ -183,6 +184,23 @@ def test_autogenerate(database: Engine):
         nothing, _ = hosts()
         [difference] = compare_metadata(context_of(connection), nothing.metadata)
         assert difference == ("unfollow_rows", "op_articles", "articles")
+
+
+def test_a_new_declaration_makes_nothing_pending(database: Engine):
+    """Triggers are made anew, and what the rows are to be by now is found by `sync`."""
+    base, article = hosts()
+    base.metadata.create_all(database)
+    given: Any = {"name": "articles", "model": DeterministicModel()}
+    old = ModelCollection(article, text=[article.title], **given)
+    old.install(database)
+    with database.begin() as connection:
+        connection.execute(text("INSERT INTO op_articles VALUES (1, 'one', 'first', 's', true)"))
+    assert old.refresh(database).embedded == 1
+    new = ModelCollection(article, text=[article.title, article.body], **given)
+    new.install(database)
+    assert new.refresh(database) == Report()
+    assert new.sync(database, dry_run=True).stale == (1,)
+    assert new.sync(database).embedded == 1
 
 
 def test_a_condition_on_booleans_is_the_same_on_every_database():
