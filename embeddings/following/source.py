@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack
@@ -134,7 +135,7 @@ class ModelCollection(Generic[M]):
             "source": source,
             "text": text if callable(text) else of_text,
             "columns": of_text,
-            "metadata": attributes_of(mapper, metadata, "metadata"),
+            "metadata": _columns_of_metadata(mapper, metadata),
             "where": None if where is None else checked_condition(mapper, where),
             "name": checked_name(name),
             "model": model,
@@ -456,7 +457,8 @@ class ModelCollection(Generic[M]):
             database: A session, whose objects the instances are; with an engine they are detached.
             text: What to search for, not empty.
             rows: A SELECT of the class, with conditions, joins and options of your own; all of them
-                hold before the best are taken. Its order goes. By default all rows.
+                hold before the best are taken. It has no order and no limit of its own. By default
+                all rows.
             number: The most results.
             pending: With "exclude" rows whose vector is not up to date are left out.
             **filters: As in `Collection.similar`, but `among`, which `rows` is.
@@ -690,6 +692,29 @@ def _columns_of_text(
                 "columns=[what it reads]"
             )
     return named
+
+
+def _columns_of_metadata(
+    mapper: Mapper[Any], metadata: Sequence[Any]
+) -> tuple[QueryableAttribute[Any], ...]:
+    named = attributes_of(mapper, metadata, "metadata")
+    for at, column in enumerate(named):
+        if _python_type(column) in {bytes, timedelta}:
+            raise TypeError(
+                f"metadata[{at}]: {mapper.class_.__name__}.{column.key} is of the type "
+                f"{type(column.type).__name__}, which JSON cannot hold: leave it out, or keep it "
+                "as a text or a number in a column of its own"
+            )
+    return named
+
+
+def _python_type(column: QueryableAttribute[Any]) -> type[Any] | None:
+    """Return the type of a column's values, as far as that is known."""
+    try:
+        kind: type[Any] = column.type.python_type
+    except NotImplementedError:
+        return None
+    return kind
 
 
 def _is_decorated(column: QueryableAttribute[Any]) -> bool:

@@ -92,6 +92,8 @@ class Article(Base):
     day: Mapped[dt.date | None]
     facts: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     hidden: Mapped[str | None] = mapped_column(Reversed)
+    photo: Mapped[bytes | None]
+    length: Mapped[dt.timedelta | None]
     author_id: Mapped[int | None] = mapped_column(ForeignKey(Author.id))
     author: Mapped[Author | None] = relationship()
 
@@ -281,6 +283,12 @@ def test_what_is_refused(subtests: pytest.Subtests):
         ({"text": lambda _: ""}, TypeError, r"Name what the function text= reads: columns="),
         ({"columns": ["title"]}, TypeError, "columns= goes with a function"),
         ({"metadata": ["x"]}, ValueError, r"metadata\[0\]: Article has no attribute 'x'"),
+        ({"metadata": ["photo"]}, TypeError, r"metadata\[0\]: Article.photo .*JSON cannot hold"),
+        (
+            {"metadata": ["length"]},
+            TypeError,
+            r"Article.length is of the type Interval, which JSON cannot",
+        ),
         ({"where": "published"}, TypeError, "where must be an expression"),
         ({"where": lambda _: True}, TypeError, "where must be an expression .*not <function"),
         ({"name": ""}, ValueError, "name"),
