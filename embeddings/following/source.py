@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack
 
-from sqlalchemy import ColumnElement, Enum, String, and_, inspect, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Enum,
+    String,
+    and_,
+    inspect,
+    or_,
+    select,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.types import TypeDecorator, Uuid
 
 from ..collection import Collection
-from ..errors import InvalidItemError
+from ..errors import BindingError, InvalidItemError
 from ..keys import keys_of
 from ..models.base import BATCH_SIZE, check_model
 from ..searching.query import Filters, check_filters
-from ..sessions import bind
+from ..sessions import bind, is_asynchronous
 from ..sessions.base import hinted
 from ..tables.records import RECORDS, Records
 from ..writing import beside
@@ -33,7 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Self
 
-    from sqlalchemy import Connection, Row, Select
+    from sqlalchemy import Row, Select
     from sqlalchemy.orm import Mapper, QueryableAttribute
 
     from ..aio.collection import AsyncCollection
@@ -82,7 +94,7 @@ class ModelCollection(Generic[M]):
     Raises:
         TypeError: An argument is not of its kind.
         ValueError: The class has no such column, or a key of several; or the condition is one that
-            a trigger cannot evaluate.
+            a trigger cannot evaluate; or the name is that of a declaration on another table.
     """
 
     source: type[M]
@@ -124,7 +136,7 @@ class ModelCollection(Generic[M]):
             "source": source,
             "text": text if callable(text) else of_text,
             "columns": of_text,
-            "metadata": attributes_of(mapper, metadata, "metadata"),
+            "metadata": _columns_of_metadata(mapper, metadata),
             "where": None if where is None else checked_condition(mapper, where),
             "name": checked_name(name),
             "model": model,
@@ -138,6 +150,12 @@ class ModelCollection(Generic[M]):
         for field, value in fields.items():
             object.__setattr__(self, field, value)
         triggers.declare(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"ModelCollection {self.name!r} cannot be pickled or copied: it is a declaration. "
+            "Import it where it is needed"
+        )
 
     def __repr__(self) -> str:
         return f"<ModelCollection {self.name!r} of {self.source.__name__}>"
@@ -176,7 +194,8 @@ class ModelCollection(Generic[M]):
         Where they are as declared it does nothing, so an application may call it as it starts.
 
         Raises:
-            SchemaError: The table or ours are not there, or in another file than ours on SQLite.
+            SchemaError: The table or ours are not there, or in another file than ours on SQLite;
+                or the collection follows the rows of another table.
             ValueError: The condition cannot be evaluated by a trigger of this database.
         """
         self._on(database, write=True, function=triggers.install)
@@ -365,6 +384,7 @@ class ModelCollection(Generic[M]):
         """
         from ..aio.collection import AsyncCollection  # greenlet is an extra
 
+        _check_asynchronous(database)
         collection = AsyncCollection(
             self.name,
             database,
@@ -438,7 +458,8 @@ class ModelCollection(Generic[M]):
             database: A session, whose objects the instances are; with an engine they are detached.
             text: What to search for, not empty.
             rows: A SELECT of the class, with conditions, joins and options of your own; all of them
-                hold before the best are taken. Its order goes. By default all rows.
+                hold before the best are taken. It has no order and no limit of its own. By default
+                all rows.
             number: The most results.
             pending: With "exclude" rows whose vector is not up to date are left out.
             **filters: As in `Collection.similar`, but `among`, which `rows` is.
@@ -632,6 +653,20 @@ def _check_database(database: object) -> None:
             "The first argument is the database that has the rows: a session, a connection or an "
             f"engine, not {type(database).__name__}"
         )
+    if is_asynchronous(database):
+        raise BindingError(
+            f"An {type(database).__name__} is asynchronous: await arefresh(), anearest(), async_() "
+            "and the others that begin with an a; its collection is acollection()"
+        )
+
+
+def _check_asynchronous(database: object) -> None:
+    """Do nothing unless it works synchronously."""
+    if isinstance(database, Session | scoped_session | Connection | Engine | sessionmaker):
+        raise BindingError(
+            f"A database of the kind {type(database).__name__} is not asynchronous: use refresh(), "
+            "nearest(), sync() and the others without an a; its collection is collection()"
+        )
 
 
 def _columns_of_text(
@@ -658,6 +693,29 @@ def _columns_of_text(
                 "columns=[what it reads]"
             )
     return named
+
+
+def _columns_of_metadata(
+    mapper: Mapper[Any], metadata: Sequence[Any]
+) -> tuple[QueryableAttribute[Any], ...]:
+    named = attributes_of(mapper, metadata, "metadata")
+    for at, column in enumerate(named):
+        if _python_type(column) in {bytes, timedelta}:
+            raise TypeError(
+                f"metadata[{at}]: {mapper.class_.__name__}.{column.key} is of the type "
+                f"{type(column.type).__name__}, which JSON cannot hold: leave it out, or keep it "
+                "as a text or a number in a column of its own"
+            )
+    return named
+
+
+def _python_type(column: QueryableAttribute[Any]) -> type[Any] | None:
+    """Return the type of a column's values, as far as that is known."""
+    try:
+        kind: type[Any] = column.type.python_type
+    except NotImplementedError:
+        return None
+    return kind
 
 
 def _is_decorated(column: QueryableAttribute[Any]) -> bool:
