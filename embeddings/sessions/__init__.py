@@ -90,7 +90,7 @@ def bind(db: DatabaseLike, records: Records) -> Sessions:
     )
 
 
-def is_asynchronous(db: DatabaseLike) -> bool:
+def is_asynchronous(db: object) -> bool:
     """Return whether this is a session, connection or engine of SQLAlchemy's asyncio."""
     return any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(db).__mro__)
 

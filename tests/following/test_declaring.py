@@ -362,10 +362,14 @@ def test_a_declaration_is_not_sent():
 def test_the_other_kind_of_database(subtests: pytest.Subtests):
     """The error names the methods that take it."""
     articles = declared()
-    engine, awaited = create_engine("sqlite://"), create_async_engine("sqlite+aiosqlite://")
+    # A type checker finds these.
+    engine: Any = create_engine("sqlite://")
+    awaited: Any = create_async_engine("sqlite+aiosqlite://")
+    session: Any = Session(engine)
+    awaited_session: Any = AsyncSession(awaited)
     calls: list[Callable[[], Any]] = [
         lambda: articles.refresh(awaited),
-        lambda: articles.nearest(AsyncSession(awaited), "text"),
+        lambda: articles.nearest(awaited_session, "text"),
         lambda: articles.install(awaited),
         lambda: articles.collection(awaited),
     ]
@@ -375,7 +379,7 @@ def test_the_other_kind_of_database(subtests: pytest.Subtests):
             pytest.raises(BindingError, match=r"An Async\w+ is asynchronous: await arefresh\(\)"),
         ):
             call()
-    for coroutine in (articles.arefresh(engine), articles.anearest(Session(engine), "text")):
+    for coroutine in (articles.arefresh(engine), articles.anearest(session, "text")):
         with pytest.raises(BindingError, match=r"is not asynchronous: use refresh\(\)"):
             asyncio.run(coroutine)
     with pytest.raises(BindingError, match=r"its collection is collection\(\)"):
