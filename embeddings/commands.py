@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import databases
 from .collection import Collection
-from .errors import DoesNotExist, InvalidItemError, ModelRequiredError
+from .errors import DoesNotExist, ModelRequiredError
 from .following import commands as following
 from .overview import NOTHING, REMEDY, overview
 from .sessions import bind_for_reading
 from .tables.records import RECORDS
-from .writing.reembed import NoContentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -168,26 +167,10 @@ class _Stored:
         return Collection(self.name, database, create=False, records=self._records)
 
     def reembed(self, database: Any, model: str, *, progress: Progress = None) -> Report:
-        with self._no_content():
-            return self.collection(database).reembed(model, progress=progress)
+        return self.collection(database).reembed(model, progress=progress)
 
     def back(self, database: Any, *, progress: Progress = None) -> Report:
-        with self._no_content():
-            return self.collection(database).back(progress=progress)
-
-    @contextmanager
-    def _no_content(self) -> Iterator[None]:
-        """Say of items without a content what one can do on the command line."""
-        try:
-            yield
-        except NoContentError as error:
-            told = InvalidItemError(
-                f"{len(error.ids)} items of {self.name!r} have no stored content to embed. If it "
-                f"follows rows, {following.NAME_IT}. Else their contents have to be given in "
-                "Python: Collection.reembed(model, contents)"
-            )
-            told.add_ids(error.ids)
-            raise told from None
+        return self.collection(database).back(progress=progress)
 
     def drop_previous(self, database: Any) -> bool:
         return self.collection(database).drop_previous()

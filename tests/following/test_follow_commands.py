@@ -316,9 +316,10 @@ def test_what_is_to_be_typed_works(engine_of_notes: Engine, monkeypatch: pytest.
         result = CliRunner().invoke(program, ["--database", url, "reembed", "notes", "larger"])
         assert result.exit_code == 1
         assert result.stderr == (
-            "Error: 3 items of 'notes' have no stored content to embed. If it follows rows, name "
-            "its declaration, as by --from MODULE:NAME. Else their contents have to be given in "
-            "Python: Collection.reembed(model, contents) [ids '1', '2', '3']\n"
+            "Error: 3 items of 'notes' have no stored content to embed. If it follows rows, these "
+            "have the texts: name its declaration, on the command line by --from MODULE:NAME, in "
+            "Python by ModelCollection.reembed(). Else give contents=, a function that returns the "
+            "contents of ids, or leave them out with on_error=\"skip\" [ids '1', '2', '3']\n"
         )
 
 
