@@ -16,6 +16,7 @@ from ..errors import EmbeddingsError
 from ..models.base import batches
 from ..tables.pending import pending_table
 from ..tables.records import now
+from ..values import is_storable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -39,7 +40,7 @@ class Failing(NamedTuple):
     """A row of the host's that cannot be embedded.
 
     Attributes:
-        id: In the type of the collection's keys.
+        id: In the type of the collection's keys; where it is of none, as the trigger noted it.
         attempts: How often it was tried since it changed.
         error: What came of the latest attempt.
         is_parked: Whether it is tried no more before it changes.
@@ -95,13 +96,13 @@ class Pending:
         columns = pending_table(work.records).c
         oldest = work.run(select(func.min(columns.since)).where(self._is_its(work))).scalar()
         rows = work.run(
-            select(columns.id, columns.attempts, columns.error)
+            select(work.database.any_text(columns.id), columns.attempts, columns.error)
             .where(self._is_its(work), columns.error.is_not(None))
             .order_by(columns.seq)
         )
         latest = {id: (attempts, error) for id, attempts, error in rows}
         failing = [
-            Failing(self._collection.keys.from_text(id), attempts, error, attempts >= MOST_ATTEMPTS)
+            Failing(self._collection.keys.key_noted(id), attempts, error, attempts >= MOST_ATTEMPTS)
             for id, (attempts, error) in latest.items()
         ]
         age = None if oldest is None else max(0, now() - oldest)
@@ -112,8 +113,11 @@ class Pending:
         columns = pending_table(work.records).c
         found: dict[str, set[int]] = {id: set() for id in ids}
         for batch in batches(sorted(found), AT_ONCE):
-            is_one = work.database.is_one_of(columns.id, batch)
-            rows = select(columns.seq, columns.id).where(self._is_its(work), is_one)
+            usual = [id for id in batch if is_storable(id)]
+            is_one = [work.database.is_one_of(columns.id, usual)]
+            is_one += [work.database.is_written(columns.id, id) for id in {*batch} - {*usual}]
+            id = work.database.any_text(columns.id)
+            rows = select(columns.seq, id).where(self._is_its(work), or_(*is_one))
             for seq, id in work.run(rows):
                 found[id].add(seq)
         return {id: frozenset(seqs) for id, seqs in found.items()}
@@ -171,7 +175,8 @@ class Pending:
             conditions.append(columns.seq <= upto)
         if without:
             conditions.append(~work.database.is_one_of(columns.id, sorted(without)))
-        return select(columns.seq, columns.id).where(*conditions).order_by(columns.seq).limit(size)
+        id = work.database.any_text(columns.id)
+        return select(columns.seq, id).where(*conditions).order_by(columns.seq).limit(size)
 
     def renew(self) -> None:
         """Hold what is claimed for longer."""
@@ -215,6 +220,16 @@ class Pending:
                     claimed_by=None,
                     error=error[:SHOWN],
                 )
+
+    def have_failed(self, noted: Mapping[str, frozenset[int]]) -> bool:
+        """Return whether one of some items failed before, when others did not."""
+        columns = pending_table(self._collection.records).c
+        with self._collection.work() as work:
+            for batch in batches(_all(noted), AT_ONCE):
+                rows = select(columns.seq).where(columns.seq.in_(batch), columns.attempts > 0)
+                if work.run(rows.limit(1)).first() is not None:
+                    return True
+        return False
 
     # In the transaction that writes
 
