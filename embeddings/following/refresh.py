@@ -69,6 +69,8 @@ class _Refresh:
     report: Report = field(default_factory=Report)
     tries: dict[str, int] = field(default_factory=dict)
     """How often an item was given back."""
+    done: int = 0
+    """Items that were brought in, taken off or put off."""
 
     def batch(self, noted: Noted) -> set[str]:
         """Bring in what was claimed, and return the ids of what others were at, given back."""
@@ -83,6 +85,7 @@ class _Refresh:
         self.pending.give_back({id: noted[id] for id in kept})
         for id in kept:
             self.tries[id] = self.tries.get(id, 0) + 1
+        self.done += len(noted) - len(kept)
         failed = tuple((key, why) for key, why in done.skipped if why not in GIVEN_BACK)
         self.report += replace(done, skipped=failed)
         return kept
@@ -215,7 +218,7 @@ def _all_pending(
     tell = teller(progress, total)
     pause, failures, in_the_way = SHORTEST, 0, 0
     while not _is_over(run, limit, stop):
-        most = size if limit is None else min(size, limit - _done(run))
+        most = size if limit is None else min(size, limit - run.done)
         left = {id for id, tries in run.tries.items() if tries >= MOST_TRIES}
         try:
             noted = pending.claim(most, upto, left)
@@ -238,7 +241,7 @@ def _all_pending(
             _wait(collection, seconds, stop)
             continue
         failures = in_the_way = 0
-        tell(_done(run))
+        tell(run.done)
         if len(kept) < len(noted):
             pause = SHORTEST
         else:
@@ -246,13 +249,8 @@ def _all_pending(
             pause = min(2 * pause, LONGEST)
 
 
-def _done(run: _Refresh) -> int:
-    report = run.report
-    return report.embedded + report.reused + report.unchanged + report.removed + len(report.skipped)
-
-
 def _is_over(run: _Refresh, limit: int | None, stop: Stop | None) -> bool:
-    return (limit is not None and _done(run) >= limit) or (stop is not None and stop.is_set())
+    return (limit is not None and run.done >= limit) or (stop is not None and stop.is_set())
 
 
 def _wait(collection: Reference[Any], seconds: float, stop: Stop | None) -> None:
