@@ -6,6 +6,7 @@ can put them into a command of its own.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from . import commands
 from .errors import EmbeddingsError, MissingExtraError
 from .following import commands as following
-from .sessions.open import open_engine
+from .sessions.open import is_missing_file, open_engine, url_of
 from .tables.migrate import head_revision, migrate
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 try:
     import click
+    from click.core import ParameterSource
 except ImportError:
     raise MissingExtraError("click", "cli") from None
 
@@ -67,7 +69,7 @@ def embeddings(context: click.Context, database: str, places: tuple[str, ...]) -
 @click.pass_obj
 def migrate_command(database: Target) -> None:
     """Create the tables, or bring them up to date."""
-    with _one_line_errors(), _engine(database) as engine:
+    with _one_line_errors(), _engine(database, creates=True) as engine:
         migrate(engine)
     click.echo(f"The schema is at {head_revision()}.")
 
@@ -150,8 +152,8 @@ names_argument = click.argument("names", metavar="[COLLECTION]...", nargs=-1)
 @click.pass_context
 def check_command(context: click.Context, names: tuple[str, ...]) -> None:
     """Say what is stale, missing or orphaned, and where triggers differ; exit with 1 if so."""
-    with _one_line_errors(), _engine(context.obj) as engine:
-        outcome = following.check(engine, _collections(context, names), _program(context))
+    with _one_line_errors(), _declared(context, names) as (engine, collections):
+        outcome = following.check(engine, collections, _program(context))
     _end(context, commands.Outcome(*outcome))
 
 
@@ -164,10 +166,10 @@ def sync_command(
     context: click.Context, names: tuple[str, ...], no_prune: bool, allow_empty: bool
 ) -> None:
     """Compare every row, embed what differs, remove what is gone; exit with 1 if rows were left."""
-    with _one_line_errors(), _engine(context.obj) as engine:
+    with _one_line_errors(), _declared(context, names) as (engine, collections):
         outcome = following.sync(
             engine,
-            _collections(context, names),
+            collections,
             prune=not no_prune,
             allow_empty=allow_empty,
             progress=_has_bar(),
@@ -184,10 +186,10 @@ def refresh_command(
     context: click.Context, names: tuple[str, ...], forever: bool, limit: int | None
 ) -> None:
     """Embed the rows that are pending; exit with 1 if some could not be."""
-    with _one_line_errors(), _engine(context.obj) as engine:
+    with _one_line_errors(), _declared(context, names) as (engine, collections):
         outcome = following.refresh(
             engine,
-            _collections(context, names),
+            collections,
             limit=limit,
             forever=forever,
             progress=_has_bar() and not forever,
@@ -213,7 +215,7 @@ def reembed_command(
     By default by the model of its declaration or of the settings. It can be interrupted, and called
     again.
     """
-    with _one_line_errors(), _engine(context.obj) as engine:
+    with _one_line_errors(), _engine(context.obj, f"Collection {collection!r}") as engine:
         outcome = commands.reembed(
             engine,
             collection,
@@ -227,12 +229,34 @@ def reembed_command(
 
 
 def _program(context: click.Context) -> str:
-    """Return what was typed before the name of the command."""
-    return context.command_path.rpartition(" ")[0]
+    """Return what was typed before the name of the command, without a password."""
+    group = context.parent or context
+    options: list[str] = []
+    if group.get_parameter_source("database") is ParameterSource.COMMANDLINE:
+        options += ["--database", shown_url(group.params["database"])]
+    for place in group.params.get("places", ()):
+        options += ["--from", place]
+    return " ".join([group.command_path, *map(shlex.quote, options)])
 
 
-def _collections(context: click.Context, names: tuple[str, ...]) -> list[following.Followed]:
-    return following.chosen(context.meta.get(COLLECTIONS, ()), names)
+def shown_url(database: str) -> str:
+    """Return what was typed as a database; a password is taken out of it."""
+    if "://" not in database:
+        return database
+    url = url_of(database)
+    if url.password is None and "password" not in url.query:
+        return database
+    return url.difference_update_query(["password"]).render_as_string()
+
+
+@contextmanager
+def _declared(
+    context: click.Context, names: tuple[str, ...]
+) -> Iterator[tuple[Engine, list[following.Followed]]]:
+    """Yield the engine, and the declared collections of some names, or all."""
+    collections = following.chosen(context.meta.get(COLLECTIONS, ()), names)
+    with _engine(context.obj, f"Collection {collections[0].name!r}") as engine:
+        yield engine, collections
 
 
 def _has_bar() -> bool:
@@ -266,10 +290,21 @@ def commands_on(
 
 
 @contextmanager
-def _engine(database: Target) -> Iterator[Engine]:
+def _engine(
+    database: Target, what: str = "The database", *, creates: bool = False
+) -> Iterator[Engine]:
+    """Yield the engine of a database, whose file is there, or is created.
+
+    Args:
+        database: Of the command.
+        what: What does not exist without the file, for an error.
+        creates: Whether it may be created.
+    """
     if isinstance(database, Engine):
         yield database
         return
+    if not creates and is_missing_file(database):
+        raise commands.no_such_file(what)
     engine = open_engine(database)
     try:
         yield engine

@@ -207,7 +207,7 @@ class Collection(Generic[K]):
             UnknownModelError: The collection was made by a model that is not registered here.
             ModelRequiredError: As `model_id`.
         """
-        return cast("EmbeddingModel", self.reference.read_model())
+        return cast("EmbeddingModel", self.reference.read_model(to_write=False))
 
     def count(self, *, chunks: bool = False) -> int:
         """Return the number of items; 0 if the collection does not exist yet.

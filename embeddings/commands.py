@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import databases
 from .collection import Collection
-from .errors import DoesNotExist, ModelRequiredError
+from .errors import DoesNotExist, InvalidItemError, ModelRequiredError
 from .following import commands as following
 from .overview import NOTHING, REMEDY, overview
 from .sessions import bind_for_reading
 from .tables.records import RECORDS
+from .writing.reembed import NoContentError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from .following.source import ModelCollection
     from .sessions import DatabaseLike
     from .tables.records import EmbeddingRecord, Records
+    from .writing.chunks import Chunks
     from .writing.progress import Progress
     from .writing.report import Report
 
@@ -57,6 +59,7 @@ def status(
     declared: Sequence[ModelCollection[Any]] = (),
     models: Mapping[str, str | None] = NOTHING,
     follows: Sequence[Follow] = (),
+    chunks: Mapping[str, Chunks | None] = NOTHING,
     program: str = following.PROGRAM,
     remedy: str = REMEDY,
     migrate: str = "",
@@ -71,21 +74,31 @@ def status(
         declared: Whose triggers are compared with what is declared.
         models: The ids or aliases of models that other collections are declared with.
         follows: What triggers were made from, as the host knows: they may be gone.
+        chunks: How other collections are declared to be cut.
         program: What one types before the name of a command.
         remedy: What to do about triggers that are not in place.
         migrate: What one types where there is something to migrate.
     """
-    found = overview(db, declared, models, follows)
+    found = overview(db, declared, models, follows, chunks)
     is_good = found.is_current and found.is_followed
     failures = ["There are triggers that are not in place."] * (not found.is_followed)
     failures += [f"What the schema lacks: {migrate}"] * (not found.is_current)
     failure = " ".join(failures)
     if as_json:
         return Outcome(_json(asdict(found)), is_good, failure)
+    declarations = {each.name for each in declared} | models.keys()
+    undeclared = {one.collection for one in found.followed} - declarations
     differing = [
-        following.of_another_model(one.name, one.model_id, one.wanted, program)
+        following.of_another_model(
+            one.name, one.model_id, one.wanted, program, is_undeclared=one.name in undeclared
+        )
         for one in found.collections
         if one.wanted is not None
+    ]
+    differing += [
+        following.of_other_chunks(one.name, one.chunks, one.wanted_chunks)
+        for one in found.collections
+        if one.wanted_chunks is not None
     ]
     text = "\n\n".join(filter(None, (found.text(remedy), "\n".join(differing))))
     return Outcome(text, is_good, failure)
@@ -155,10 +168,26 @@ class _Stored:
         return Collection(self.name, database, create=False, records=self._records)
 
     def reembed(self, database: Any, model: str, *, progress: Progress = None) -> Report:
-        return self.collection(database).reembed(model, progress=progress)
+        with self._no_content():
+            return self.collection(database).reembed(model, progress=progress)
 
     def back(self, database: Any, *, progress: Progress = None) -> Report:
-        return self.collection(database).back(progress=progress)
+        with self._no_content():
+            return self.collection(database).back(progress=progress)
+
+    @contextmanager
+    def _no_content(self) -> Iterator[None]:
+        """Say of items without a content what one can do on the command line."""
+        try:
+            yield
+        except NoContentError as error:
+            told = InvalidItemError(
+                f"{len(error.ids)} items of {self.name!r} have no stored content to embed. If it "
+                f"follows rows, {following.NAME_IT}. Else their contents have to be given in "
+                "Python: Collection.reembed(model, contents)"
+            )
+            told.add_ids(error.ids)
+            raise told from None
 
     def drop_previous(self, database: Any) -> bool:
         return self.collection(database).drop_previous()
@@ -257,12 +286,17 @@ def _collection(db: DatabaseLike, name: str, records: Records) -> Iterator[Colle
     """Yield a collection for reading, of a database that is left as it is."""
     sessions = bind_for_reading(db, records)
     if sessions is None:
-        raise DoesNotExist(f"Collection {name!r} does not exist: there is no such file")
+        raise no_such_file(f"Collection {name!r}")
     try:
         sessions.eager = False  # a path would be migrated
         yield Collection(name, sessions, create=False, records=records)
     finally:
         sessions.close()
+
+
+def no_such_file(what: str) -> DoesNotExist:
+    """Return the error that says that there is not even the database's file."""
+    return DoesNotExist(f"{what} does not exist: there is no such file")
 
 
 def _facts(collection: Collection[str]) -> dict[str, Any]:

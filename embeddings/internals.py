@@ -140,6 +140,11 @@ def has_limit(statement: GenerativeSelect) -> bool:
     return statement._has_row_limiting_clause
 
 
+def has_order(statement: GenerativeSelect) -> bool:
+    """Return whether a SELECT has an ORDER BY, for which nothing public asks."""
+    return bool(statement._order_by_clauses)
+
+
 class Postponed(TextualSelect):
     """A SELECT that is put together when it is compiled, and not where SQLAlchemy has its text.
 

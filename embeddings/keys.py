@@ -100,7 +100,8 @@ class Keys(Generic[K]):
         if isinstance(key, bool) or not isinstance(key, accepted):
             raise InvalidItemError(
                 f"The ids of this collection are {self.python_type.__name__}, and {_shown(key)} is "
-                f"{type(key).__name__}. Collection(..., key=) sets the type"
+                f"{type(key).__name__}. Collection(..., key=) sets the type; of a ModelCollection "
+                "it is that of the primary key"
             )
         return key
 

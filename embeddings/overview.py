@@ -30,12 +30,13 @@ if TYPE_CHECKING:
     from .following.source import ModelCollection
     from .sessions import DatabaseLike
     from .tables.records import Records
+    from .writing.chunks import Chunks
 
 REMEDY = (
     "Make the triggers as they are declared: in a new revision (op.follow_rows, which autogenerate "
     "writes), or by install() of the declaration. What changed meanwhile is found by its sync()."
 )
-NOTHING: Mapping[str, str | None] = MappingProxyType({})
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 HEADINGS = ("collection", "model", "dimensions", "rows", "search")
 
 
@@ -53,6 +54,8 @@ class CollectionOverview:
         reason: Why it scans; None if it does not.
         table: The table of its embeddings, which is another with `make_records`.
         wanted: The id of the model that its declaration or the settings name, if that is another.
+        chunks: How its texts are cut; None if they are not.
+        wanted_chunks: How its declaration says that they are to be cut, if that is another way.
     """
 
     name: str
@@ -63,6 +66,8 @@ class CollectionOverview:
     reason: str | None
     table: str = RECORDS.embeddings.name
     wanted: str | None = None
+    chunks: str | None = None
+    wanted_chunks: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,7 @@ def overview(
     declared: Sequence[ModelCollection[Any]] = (),
     models: Mapping[str, str | None] = NOTHING,
     follows: Sequence[Follow] = (),
+    chunks: Mapping[str, Chunks | None] = NOTHING,
 ) -> Overview:
     """Return what a database holds. Reads only: on a session within its transaction.
 
@@ -181,6 +187,7 @@ def overview(
             made from.
         models: The ids or aliases of models that collections are declared with, by their names.
         follows: What triggers were made from, by what the host knows of it.
+        chunks: How collections are declared to be cut, by their names.
 
     Raises:
         SchemaError: A table called `collections` or `embeddings` is there and is not ours.
@@ -200,8 +207,9 @@ def overview(
                 if not records:
                     raise
             named = {each.name: each.declared_model for each in declared} | dict(models)
+            cut = {each.name: each.chunks for each in declared} | dict(chunks)
             collections = [
-                one for each in records for one in _collections(Work(session, each), named)
+                one for each in records for one in _collections(Work(session, each), named, cut)
             ]
             return Overview(
                 current_revision(work.connection),
@@ -267,7 +275,9 @@ def _followed(
             yield FollowedOverview(given.collection, host, waiting, problems)
 
 
-def _collections(work: Work, models: Mapping[str, str | None]) -> tuple[CollectionOverview, ...]:
+def _collections(
+    work: Work, models: Mapping[str, str | None], chunks: Mapping[str, Chunks | None]
+) -> tuple[CollectionOverview, ...]:
     name, embeddings = work.records.collections.c.name, work.records.embeddings.c
     found = []
     for called in work.run(select(name).where(name.is_not(None)).order_by(name)).scalars().all():
@@ -282,6 +292,8 @@ def _collections(work: Work, models: Mapping[str, str | None]) -> tuple[Collecti
                 *_search(work, row.name),
                 work.records.embeddings.fullname,
                 _wanted(work, row.name, models.get(row.name)),
+                row.chunks,
+                _wanted_chunks(work, row.name, chunks.get(row.name)),
             )
             found.append(one)
     return tuple(found)
@@ -290,6 +302,12 @@ def _collections(work: Work, models: Mapping[str, str | None]) -> tuple[Collecti
 def _wanted(work: Work, name: str, model_id: str | None) -> str | None:
     collection = Collection(name, work.session, model_id=model_id, records=work.records)
     differing = collection.reference.other_model(work)
+    return None if differing is None else differing[1]
+
+
+def _wanted_chunks(work: Work, name: str, chunks: Chunks | None) -> str | None:
+    collection = Collection(name, work.session, chunks=chunks, records=work.records)
+    differing = collection.reference.other_chunks(work)
     return None if differing is None else differing[1]
 
 

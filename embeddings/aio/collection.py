@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from ..writing.progress import Progress
     from ..writing.reembed import Contents
     from ..writing.report import Report
+    from .sessions import AsyncDatabaseLike
 
     AwaitedContents: TypeAlias = Callable[[list[Any]], Awaitable[Any]]
 
@@ -168,7 +169,7 @@ class AsyncCollection(Generic[K]):
     def __init__(
         self,
         name: str,
-        db: Any = None,
+        db: AsyncDatabaseLike = None,
         *,
         model: SupportsEmbedding | None = None,
         model_id: str | None = None,
@@ -478,7 +479,7 @@ class AsyncCollection(Generic[K]):
             last = page[-1].id
 
     @staticmethod
-    async def exists(db: Any, name: str, *, records: Records = RECORDS) -> bool:
+    async def exists(db: AsyncDatabaseLike, name: str, *, records: Records = RECORDS) -> bool:
         """Return whether a database has a collection of this name; False without the tables."""
         if is_missing_file(db):
             return False
@@ -486,7 +487,7 @@ class AsyncCollection(Generic[K]):
         return name in await _run(sessions, records, partial(read.names, sessions, records, name))
 
     @staticmethod
-    async def names(db: Any, *, records: Records = RECORDS) -> list[str]:
+    async def names(db: AsyncDatabaseLike, *, records: Records = RECORDS) -> list[str]:
         """Return the names of a database's collections, sorted; none without the tables."""
         if is_missing_file(db):
             return []

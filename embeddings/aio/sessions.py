@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
 from sqlalchemy.exc import InvalidRequestError
@@ -262,7 +262,20 @@ class _Opened(OwnTransactions):
         self._engine.dispose()
 
 
-def awaited(db: Any, records: Records, *, migrates: bool = True) -> AwaitedSessions:
+AsyncDatabaseLike: TypeAlias = (
+    AsyncSession
+    | async_scoped_session[Any]
+    | AsyncConnection
+    | AsyncEngine
+    | async_sessionmaker[Any]
+    | str
+    | os.PathLike[str]
+    | None
+)
+"""The asynchronous kin of what a `Collection` takes; a path or a URL."""
+
+
+def awaited(db: AsyncDatabaseLike, records: Records, *, migrates: bool = True) -> AwaitedSessions:
     """Return how to reach the database of an asynchronous object, in a greenlet.
 
     Args:
@@ -279,7 +292,7 @@ def awaited(db: Any, records: Records, *, migrates: bool = True) -> AwaitedSessi
     return AwaitedSessions(_within(db, records))
 
 
-def _within(db: Any, records: Records) -> Sessions:
+def _within(db: AsyncDatabaseLike, records: Records) -> Sessions:
     if isinstance(db, async_scoped_session):
         return _Scoped(db)
     if isinstance(db, AsyncSession):

@@ -152,12 +152,15 @@ def checked_condition(mapper: Mapper[Any], where: Any) -> ColumnElement[bool]:
         ValueError: A trigger cannot evaluate it. The message says what of it.
     """
     try:
-        condition = and_(where)
+        is_function = callable(where) and not hasattr(where, "__clause_element__")
+        condition = None if is_function else and_(where)  # else SQLAlchemy would call it
     except ArgumentError:
+        condition = None
+    if condition is None:
         raise TypeError(
             f"where must be an expression of the columns of {mapper.class_.__name__}, such as "
             f"{mapper.class_.__name__}.published, not {where!r}"
-        ) from None
+        )
     for element in visitors.iterate(condition):
         if reason := _unfit(mapper, element):
             raise ValueError(

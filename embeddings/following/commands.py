@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "embeddings"
 SHOWN = 5  # ids, and reasons, of a kind
+NAME_IT = "name its declaration, as by --from MODULE:NAME"
 
 
 class Followed(Protocol):
@@ -96,6 +97,9 @@ def check(
         if models := other_model(collection, database):
             lines.append(of_another_model(collection.name, *models, program))
             is_good = False
+        if settings := other_chunks(collection, database):
+            lines.append(of_other_chunks(collection.name, *settings))
+            is_good = False
         try:
             audit = collection.sync(database, dry_run=True, on_error="skip")
         except ModelMismatchError:  # it names a model that it cannot be read with yet
@@ -124,11 +128,39 @@ def other_model(collection: Followed, database: Any) -> tuple[str, str] | None:
         return reference.other_model(work)
 
 
-def of_another_model(name: str, stored: str, wanted: str, program: str) -> str:
-    """Return what to say of a collection that has another model than it is to have."""
+def other_chunks(collection: Followed, database: Any) -> tuple[str | None, str] | None:
+    """Return how a collection's texts are cut and how they are to be, if that is not the same."""
+    reference = collection.collection(database).reference
+    with reference.work() as work:
+        return reference.other_chunks(work)
+
+
+def of_other_chunks(name: str, stored: str | None, wanted: str) -> str:
+    """Return what to say of a collection whose texts are cut otherwise than they are to be."""
+    are = "are not cut into chunks" if stored is None else f"are cut by {stored}"
     return (
-        f"{name} has the model {stored!r}, and its declaration or the settings say {wanted!r}. To "
-        f"embed it anew: {program} reembed {shlex.quote(name)} {shlex.quote(wanted)}"
+        f"The texts of {name} {are}, and its declaration says {wanted}. Nothing is embedded until "
+        "they agree: declare it as it was or under another name, or delete its items, by "
+        "delete_items(ids()) of its collection in Python, and sync"
+    )
+
+
+def of_another_model(
+    name: str, stored: str, wanted: str, program: str, *, is_undeclared: bool = False
+) -> str:
+    """Return what to say of a collection that has another model than it is to have.
+
+    Args:
+        name: Of the collection.
+        stored: The id of the model that it has.
+        wanted: The id of the other one.
+        program: What one types before the name of a command.
+        is_undeclared: Whether it follows rows, and its declaration is not known here.
+    """
+    lacking = f"Its texts are those of rows: {NAME_IT}. " if is_undeclared else ""
+    return (
+        f"{name} has the model {stored!r}, and its declaration or the settings say {wanted!r}. "
+        f"{lacking}To embed it anew: {program} reembed {shlex.quote(name)} {shlex.quote(wanted)}"
     )
 
 

@@ -64,6 +64,11 @@ class Follow:
         return f"{stem_of(self.collection, self.embeddings)}{_digest(self.schema, self.table)}"
 
     @property
+    def read(self) -> tuple[str, ...]:
+        """The columns whose values its triggers compare."""
+        return tuple(dict.fromkeys((self.key, *self.columns)))
+
+    @property
     def values(self) -> dict[str, Any]:
         """What a revision names, without what has its default."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from sqlalchemy import Row, Select, exists, inspect, select
 
 from ..errors import DoesNotExist, InvalidItemError, InvalidQueryError
-from ..internals import has_limit
+from ..internals import has_limit, has_order
 from ..tables.pending import pending_table
 
 if TYPE_CHECKING:
@@ -50,21 +50,16 @@ def nearest(
         raise InvalidQueryError(f"pending must be 'include' or 'exclude', not {pending!r}")
     if "among" in filters:
         raise InvalidQueryError("among= is not for this search: its SELECT says which rows")
-    among = statement.with_only_columns(declared.key, maintain_column_froms=True).order_by(None)
+    among = statement.with_only_columns(declared.key, maintain_column_froms=True)
     try:
         found = find(**filters, among=among)
     except DoesNotExist:
         return []
     by_rank = found.c.get("rank")  # of a search by words as well
     order = (found.c.score.desc(), declared.key) if by_rank is None else (by_rank,)
-    ranked = (
-        statement.add_columns(found.c.score)
-        .where(declared.key == found.c.id)
-        .order_by(None)
-        .order_by(*order)
-    )
-    with docs.reference.work() as work:
-        return list(work.session.execute(ranked).all())
+    ranked = statement.add_columns(found.c.score).where(declared.key == found.c.id).order_by(*order)
+    with docs.reference.work() as work:  # an instance is there once, also by a join to many
+        return list(work.session.execute(ranked).unique().all())
 
 
 def key_of_instance(declared: ModelCollection[M], instance: object) -> Any:
@@ -103,6 +98,11 @@ def _checked(declared: ModelCollection[Any], rows: object) -> Select[Any]:
         )
     if has_limit(rows):
         raise InvalidQueryError("The SELECT has a LIMIT or OFFSET: give number= and offset= here")
+    if has_order(rows):
+        raise InvalidQueryError(
+            "The SELECT has an ORDER BY, and what is nearest comes first here: leave it out, and "
+            "sort what is returned"
+        )
     return rows
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from alembic import util
 from alembic.autogenerate import comparators, renderers
 from alembic.operations import MigrateOperation, Operations
-from alembic.operations.ops import ModifyTableOps
+from alembic.operations.ops import AlterColumnOp, ModifyTableOps
 from sqlalchemy import MetaData
 
 from .. import databases
@@ -151,14 +151,19 @@ def _compare(context: AutogenContext, upgrade: UpgradeOps, _: object) -> None:
     declared = [each for one in all_metadata for each in triggers.declared_on(one)]
     wanted = _wanted(connection, declared)
     there = _there(connection, declared, all_metadata)
-    rebuilt = _rebuilt(context, upgrade)
+    rebuilt, retyped = _rebuilt(context, upgrade), _retyped(upgrade)
+
+    def is_in_the_way(given: Follow) -> bool:
+        table = given.schema, given.table
+        return table in rebuilt or any((*table, column) in retyped for column in given.read)
+
     for place, given in there.items():
         is_as_wanted = place in wanted and _is_as_wanted(connection, given, wanted[place])
-        if place[:2] in rebuilt or not is_as_wanted:
+        if is_in_the_way(given) or not is_as_wanted:
             upgrade.ops.insert(0, UnfollowRowsOp(given))
     for place, given in wanted.items():
         is_there = place in there and _is_as_wanted(connection, there[place], given)
-        if place[:2] in rebuilt or not is_there:
+        if is_in_the_way(given) or not is_there:
             upgrade.ops.append(FollowRowsOp(given))
 
 
@@ -199,3 +204,17 @@ def _rebuilt(context: AutogenContext, upgrade: UpgradeOps) -> set[tuple[str | No
         return set()
     changed = (each for each in upgrade.ops if isinstance(each, ModifyTableOps))
     return {(each.schema, each.table_name) for each in changed}
+
+
+def _retyped(upgrade: UpgradeOps) -> set[tuple[str | None, str, str]]:
+    """Return the columns that get another type: PostgreSQL refuses it where a trigger reads them.
+
+    Each is (schema, table, column).
+    """
+    changed = (each for each in upgrade.ops if isinstance(each, ModifyTableOps))
+    return {
+        (each.schema, each.table_name, one.column_name)
+        for each in changed
+        for one in each.ops
+        if isinstance(one, AlterColumnOp) and one.modify_type is not None
+    }

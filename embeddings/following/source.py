@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack
 
-from sqlalchemy import ColumnElement, Enum, String, and_, inspect, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Enum,
+    String,
+    and_,
+    inspect,
+    or_,
+    select,
+)
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.types import TypeDecorator, Uuid
 
 from ..collection import Collection
-from ..errors import InvalidItemError
+from ..errors import BindingError, InvalidItemError
 from ..keys import keys_of
 from ..models.base import BATCH_SIZE, check_model
 from ..searching.query import Filters, check_filters
-from ..sessions import bind
+from ..sessions import bind, is_asynchronous
 from ..sessions.base import hinted
 from ..tables.records import RECORDS, Records
 from ..writing import beside
@@ -33,10 +45,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Self
 
-    from sqlalchemy import Connection, Row, Select
+    from sqlalchemy import Row, Select
     from sqlalchemy.orm import Mapper, QueryableAttribute
 
     from ..aio.collection import AsyncCollection
+    from ..aio.sessions import AsyncDatabaseLike
     from ..keys import Key
     from ..models.base import Content, SupportsEmbedding
     from ..sessions import DatabaseLike
@@ -81,7 +94,7 @@ class ModelCollection(Generic[M]):
     Raises:
         TypeError: An argument is not of its kind.
         ValueError: The class has no such column, or a key of several; or the condition is one that
-            a trigger cannot evaluate.
+            a trigger cannot evaluate; or the name is that of a declaration on another table.
     """
 
     source: type[M]
@@ -123,7 +136,7 @@ class ModelCollection(Generic[M]):
             "source": source,
             "text": text if callable(text) else of_text,
             "columns": of_text,
-            "metadata": attributes_of(mapper, metadata, "metadata"),
+            "metadata": _columns_of_metadata(mapper, metadata),
             "where": None if where is None else checked_condition(mapper, where),
             "name": checked_name(name),
             "model": model,
@@ -137,6 +150,12 @@ class ModelCollection(Generic[M]):
         for field, value in fields.items():
             object.__setattr__(self, field, value)
         triggers.declare(self)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"ModelCollection {self.name!r} cannot be pickled or copied: it is a declaration. "
+            "Import it where it is needed"
+        )
 
     def __repr__(self) -> str:
         return f"<ModelCollection {self.name!r} of {self.source.__name__}>"
@@ -175,7 +194,8 @@ class ModelCollection(Generic[M]):
         Where they are as declared it does nothing, so an application may call it as it starts.
 
         Raises:
-            SchemaError: The table or ours are not there, or in another file than ours on SQLite.
+            SchemaError: The table or ours are not there, or in another file than ours on SQLite;
+                or the collection follows the rows of another table.
             ValueError: The condition cannot be evaluated by a trigger of this database.
         """
         self._on(database, write=True, function=triggers.install)
@@ -361,7 +381,7 @@ class ModelCollection(Generic[M]):
         """Delete the vectors of the model before, and return whether there were any."""
         return beside.drop_previous(self.collection(database).reference)
 
-    def acollection(self, database: Any) -> AsyncCollection[Any]:
+    def acollection(self, database: AsyncDatabaseLike) -> AsyncCollection[Any]:
         """Return the `AsyncCollection`, for everything else. Nothing is read or written.
 
         Args:
@@ -369,6 +389,7 @@ class ModelCollection(Generic[M]):
         """
         from ..aio.collection import AsyncCollection  # greenlet is an extra
 
+        _check_asynchronous(database)
         collection = AsyncCollection(
             self.name,
             database,
@@ -381,39 +402,39 @@ class ModelCollection(Generic[M]):
         collection.reference.is_declared = True
         return collection
 
-    async def async_(self, database: Any, **options: Any) -> Report:
+    async def async_(self, database: AsyncDatabaseLike, **options: Any) -> Report:
         """Compare every row of the class with the collection, as `sync`."""
         return await self.acollection(database).run(
             lambda docs: self.sync(docs.reference.sessions, **options)
         )
 
-    async def arefresh(self, database: Any, **options: Any) -> Report:
+    async def arefresh(self, database: AsyncDatabaseLike, **options: Any) -> Report:
         """Embed what is pending, as `refresh`; `asyncio.Event` is a `stop`."""
         return await self.acollection(database).run(
             lambda docs: self.refresh(docs.reference.sessions, **options)
         )
 
-    async def apending(self, database: Any) -> PendingState:
+    async def apending(self, database: AsyncDatabaseLike) -> PendingState:
         """Return what is pending, as `pending`."""
         return await self.acollection(database).run(
             lambda docs: self.pending(docs.reference.sessions)
         )
 
     async def areembed(
-        self, database: Any, model: SupportsEmbedding | str, **options: Any
+        self, database: AsyncDatabaseLike, model: SupportsEmbedding | str, **options: Any
     ) -> Report:
         """Embed every row by another model, as `reembed`."""
         return await self.acollection(database).run(
             lambda docs: self.reembed(docs.reference.sessions, model, **options)
         )
 
-    async def aback(self, database: Any, **options: Any) -> Report:
+    async def aback(self, database: AsyncDatabaseLike, **options: Any) -> Report:
         """Let the collection be of the model before, as `back`."""
         return await self.acollection(database).run(
             lambda docs: self.back(docs.reference.sessions, **options)
         )
 
-    async def adrop_previous(self, database: Any) -> bool:
+    async def adrop_previous(self, database: AsyncDatabaseLike) -> bool:
         """Delete the vectors of the model before, as `drop_previous`."""
         return await self.acollection(database).run(
             lambda docs: self.drop_previous(docs.reference.sessions)
@@ -442,7 +463,8 @@ class ModelCollection(Generic[M]):
             database: A session, whose objects the instances are; with an engine they are detached.
             text: What to search for, not empty.
             rows: A SELECT of the class, with conditions, joins and options of your own; all of them
-                hold before the best are taken. Its order goes. By default all rows.
+                hold before the best are taken. It has no order and no limit of its own. By default
+                all rows.
             number: The most results.
             pending: With "exclude" rows whose vector is not up to date are left out.
             **filters: As in `Collection.similar`, but `among`, which `rows` is.
@@ -470,7 +492,7 @@ class ModelCollection(Generic[M]):
 
     async def anearest(
         self,
-        database: Any,
+        database: AsyncDatabaseLike,
         text: Content,
         rows: Select[*tuple[Any, ...]] | None = None,
         number: int = 10,
@@ -485,7 +507,7 @@ class ModelCollection(Generic[M]):
 
     async def arelated(
         self,
-        database: Any,
+        database: AsyncDatabaseLike,
         instance: M,
         rows: Select[*tuple[Any, ...]] | None = None,
         number: int = 10,
@@ -636,6 +658,20 @@ def _check_database(database: object) -> None:
             "The first argument is the database that has the rows: a session, a connection or an "
             f"engine, not {type(database).__name__}"
         )
+    if is_asynchronous(database):
+        raise BindingError(
+            f"An {type(database).__name__} is asynchronous: await arefresh(), anearest(), async_() "
+            "and the others that begin with an a; its collection is acollection()"
+        )
+
+
+def _check_asynchronous(database: object) -> None:
+    """Do nothing unless it works synchronously."""
+    if isinstance(database, Session | scoped_session | Connection | Engine | sessionmaker):
+        raise BindingError(
+            f"A database of the kind {type(database).__name__} is not asynchronous: use refresh(), "
+            "nearest(), sync() and the others without an a; its collection is collection()"
+        )
 
 
 def _columns_of_text(
@@ -662,6 +698,29 @@ def _columns_of_text(
                 "columns=[what it reads]"
             )
     return named
+
+
+def _columns_of_metadata(
+    mapper: Mapper[Any], metadata: Sequence[Any]
+) -> tuple[QueryableAttribute[Any], ...]:
+    named = attributes_of(mapper, metadata, "metadata")
+    for at, column in enumerate(named):
+        if _python_type(column) in {bytes, timedelta}:
+            raise TypeError(
+                f"metadata[{at}]: {mapper.class_.__name__}.{column.key} is of the type "
+                f"{type(column.type).__name__}, which JSON cannot hold: leave it out, or keep it "
+                "as a text or a number in a column of its own"
+            )
+    return named
+
+
+def _python_type(column: QueryableAttribute[Any]) -> type[Any] | None:
+    """Return the type of a column's values, as far as that is known."""
+    try:
+        kind: type[Any] = column.type.python_type
+    except NotImplementedError:
+        return None
+    return kind
 
 
 def _is_decorated(column: QueryableAttribute[Any]) -> bool:

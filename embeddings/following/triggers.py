@@ -41,10 +41,12 @@ def follow(connection: Connection, given: Follow) -> None:
     """Make the triggers on one table, in the connection's transaction.
 
     Raises:
-        SchemaError: The table, a column of it, or a table of ours is not there.
+        SchemaError: The table, a column of it, or a table of ours is not there; or the collection
+            follows the rows of another table.
         ValueError: A trigger cannot evaluate the condition.
     """
     _check_tables(connection, given)
+    _check_is_alone(connection, [given])
     databases.of(connection.dialect).follow(connection, given)
 
 
@@ -54,7 +56,7 @@ def unfollow(connection: Connection, given: Follow) -> None:
 
 
 def install(connection: Connection, declared: ModelCollection[Any]) -> None:
-    """Make the triggers of a declaration, and drop what else the collection followed.
+    """Make the triggers of a declaration, and drop those of one before on the same rows.
 
     Where all is as declared nothing is done, and no host is kept waiting.
     """
@@ -63,9 +65,10 @@ def install(connection: Connection, declared: ModelCollection[Any]) -> None:
         _check_tables(connection, given)
     if not differences(connection, declared.name, declared.records, wanted):
         return
+    _check_is_alone(connection, wanted)
     uninstall(connection, declared)
     for given in wanted:
-        follow(connection, given)
+        databases.of(connection.dialect).follow(connection, given)
 
 
 def uninstall(connection: Connection, declared: ModelCollection[Any]) -> None:
@@ -145,6 +148,51 @@ def _check_tables(connection: Connection, given: Follow) -> None:
         )
 
 
+def _check_is_alone(connection: Connection, wanted: list[Follow]) -> None:
+    """Do nothing unless a collection follows a table whose rows are others.
+
+    The tables of one class, under joined inheritance, have the same rows: the key of one refers to
+    that of the other. So may the tables of another class, which cannot be told from them.
+
+    Raises:
+        SchemaError: It does. What one writes would be removed by the other.
+    """
+    name, records = wanted[0].collection, wanted[0].records
+    tables = {_table(connection, given) for given in wanted}
+    roots = {_root(connection, *table) for table in tables}
+    for other in databases.of(connection.dialect).follows(connection, records):
+        table = _table(connection, other)
+        if other.collection != name or table in tables:
+            continue
+        if _columns(connection, other.table, other.schema) is None:  # it has another name by now
+            continue
+        if _root(connection, *table) not in roots:
+            raise SchemaError(
+                f"The collection {name!r} follows the rows of {other.table!r}, so it cannot follow "
+                f"those of {wanted[0].table!r}. Give one of the two another name; or, if "
+                f"{wanted[0].table!r} takes the place of {other.table!r}, drop those triggers "
+                "first: uninstall() of the declaration, or op.unfollow_rows in a revision"
+            )
+
+
+def _table(connection: Connection, given: Follow) -> tuple[str | None, str]:
+    return schema_map_of(connection).get(given.schema, given.schema), given.table
+
+
+def _root(connection: Connection, schema: str | None, table: str) -> tuple[str | None, str]:
+    """Return the table that the key of a table refers to in the end; itself if to none."""
+    seen: list[tuple[str | None, str]] = []
+    place = schema, table
+    while place not in seen:
+        seen.append(place)
+        inspector = inspect(connection)
+        key = inspector.get_pk_constraint(place[1], place[0])["constrained_columns"]
+        for foreign in inspector.get_foreign_keys(place[1], place[0]):
+            if foreign["constrained_columns"] == key:
+                place = foreign["referred_schema"], foreign["referred_table"]
+    return place
+
+
 # What is declared
 
 DECLARED = "embeddings.collections"
@@ -152,9 +200,27 @@ DECLARED = "embeddings.collections"
 
 
 def declare(declared: ModelCollection[Any]) -> None:
-    """Let Alembic's autogenerate know a declaration, in place of one of the same name."""
-    known = declared.mapper.local_table.metadata.info.setdefault(DECLARED, {})  # type: ignore[attr-defined]
-    known[declared.name, declared.records.embeddings.fullname] = declared
+    """Let Alembic's autogenerate know a declaration, in place of one of the same name and table.
+
+    Raises:
+        ValueError: One of the same name is there on another table.
+    """
+    table: Table = declared.mapper.local_table  # type: ignore[assignment]
+    known = table.metadata.info.setdefault(DECLARED, {})
+    name = declared.name, declared.records.embeddings.fullname
+    other = known.get(name)
+    if other is not None and _is_of_another_table(other, table):
+        raise ValueError(
+            f"A collection {declared.name!r} is declared on {other.source.__name__} already, and "
+            f"cannot be of {declared.source.__name__} too: give one of the two another name"
+        )
+    known[name] = declared
+
+
+def _is_of_another_table(other: ModelCollection[Any], table: Table) -> bool:
+    """Return whether a declaration is on another table that its metadata still has."""
+    others: Table = other.mapper.local_table  # type: ignore[assignment]
+    return others.key != table.key and table.metadata.tables.get(others.key) is others
 
 
 def declared_on(metadata: MetaData) -> list[ModelCollection[Any]]:

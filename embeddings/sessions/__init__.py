@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import UnboundExecutionError
@@ -21,12 +21,39 @@ from .open import is_missing_file, open_engine
 from .own import OwnTransactions
 from .sqlite_utils import SqliteUtils
 
-__all__ = ["DatabaseLike", "bind", "bind_for_reading", "engine_of", "is_missing_file"]
+__all__ = [
+    "DatabaseLike",
+    "bind",
+    "bind_for_reading",
+    "engine_of",
+    "is_asynchronous",
+    "is_missing_file",
+]
 
 if TYPE_CHECKING:
     from ..tables.records import Records
 
-DatabaseLike: TypeAlias = Any
+
+class SqliteUtilsDatabase(Protocol):
+    """A `sqlite_utils.Database`, as far as a type checker is to know."""
+
+    @property
+    def conn(self) -> Any:
+        """Its connection."""
+
+
+DatabaseLike: TypeAlias = (
+    Session
+    | scoped_session[Any]
+    | Connection
+    | Engine
+    | sessionmaker[Any]
+    | str
+    | os.PathLike[str]
+    | SqliteUtilsDatabase
+    | Sessions
+    | None
+)
 """Session, scoped_session, Connection, Engine, sessionmaker, path, URL, sqlite_utils.Database."""
 
 
@@ -52,7 +79,7 @@ def bind(db: DatabaseLike, records: Records) -> Sessions:
         return SqliteUtils(driver)
     if db is None or isinstance(db, str | os.PathLike):
         return OwnTransactions(open_engine(db), opened=True)
-    if any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(db).__mro__):
+    if is_asynchronous(db):
         raise BindingError(
             f"A Collection works synchronously and cannot use an {type(db).__name__}: "
             "use AsyncCollection"
@@ -61,6 +88,11 @@ def bind(db: DatabaseLike, records: Records) -> Sessions:
         "db must be a Session, scoped_session, Connection, Engine, sessionmaker, path, URL or "
         f"sqlite_utils.Database, not {type(db).__name__}"
     )
+
+
+def is_asynchronous(db: object) -> bool:
+    """Return whether this is a session, connection or engine of SQLAlchemy's asyncio."""
+    return any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(db).__mro__)
 
 
 def bind_for_reading(db: DatabaseLike, records: Records) -> Sessions | None:

@@ -266,7 +266,9 @@ class Reference(Generic[K]):
         """
         work.database.lock_to_write(work, self.name)
         row = self.find(work)
-        if row is None:
+        if row is not None:
+            self.check_chunks(row)
+        else:
             self.refuse_if_deleted()
             name = model_id or self.model_id_of(None)
             work.database.insert_collection(work, self.name, name)
@@ -295,29 +297,44 @@ class Reference(Generic[K]):
         return row._replace(model_id=model_id)
 
     def chunk_setting_of(self, row: CollectionRow | None) -> str | None:
-        """Return how texts of a row, or of a collection that is yet to be created, are cut."""
+        """Return how texts are cut that are written to a row, or to a collection that is to be.
+
+        Raises:
+            ChunksMismatchError: The collection was given another setting, and has vectors.
+        """
+        if row is not None:
+            self.check_chunks(row)
         if self.chunks is not None and (row is None or self._takes_chunks(row)):
             return self.chunks.setting
         return None if row is None else row.chunks
 
-    def _takes_chunks(self, row: CollectionRow) -> bool:
-        """Return whether the collection's texts are to be cut in another way than they are.
+    def check_chunks(self, row: CollectionRow) -> None:
+        """Do nothing if texts may be written: to read and to delete takes no setting.
 
         Raises:
-            ChunksMismatchError: And it has vectors.
+            ChunksMismatchError: The collection was given another setting, and has vectors.
         """
-        if self.chunks is None or self.chunks.setting == row.chunks:
-            return False
-        if row.vector_bytes is None:
-            return True
-        raise self._other_chunks(row)
+        if self.has_other_chunks(row):
+            raise self._other_chunks(row)
+
+    def has_other_chunks(self, row: CollectionRow) -> bool:
+        """Return whether the texts are cut in another way than was given, and there are vectors."""
+        return self._differs_in_chunks(row) and row.vector_bytes is not None
+
+    def _takes_chunks(self, row: CollectionRow) -> bool:
+        """Return whether the texts of an empty collection are to be cut in another way."""
+        return self._differs_in_chunks(row) and row.vector_bytes is None
+
+    def _differs_in_chunks(self, row: CollectionRow) -> bool:
+        return self.chunks is not None and self.chunks.setting != row.chunks
 
     def _other_chunks(self, row: CollectionRow) -> errors.ChunksMismatchError:
         are = "are not cut into chunks" if row.chunks is None else f"are cut by {row.chunks}"
         given = "" if self.chunks is None else f", not by {self.chunks.setting}"
         return errors.ChunksMismatchError(
-            f"The texts of collection {self.name!r} {are}{given}. Open it without chunks=, or "
-            "embed the texts in a new collection that has these: what was stored is not cut anew"
+            f"The texts of collection {self.name!r} {are}{given}. What was stored is not cut anew: "
+            "give the setting that it has, or embed the texts in a new collection, or delete its "
+            "items first, as by delete_items(ids())"
         )
 
     def take_chunks(self, work: Work, setting: str | None) -> None:
@@ -369,11 +386,9 @@ class Reference(Generic[K]):
             return None
         try:
             self.model_id_of(row)
-            if self._takes_chunks(row):
-                return None
-        except (ModelMismatchError, errors.ChunksMismatchError):
+        except ModelMismatchError:
             return None
-        return row
+        return None if self._takes_chunks(row) else row
 
     def forget(self) -> None:
         """Remember nothing of the name: what was remembered did not hold."""
@@ -441,6 +456,13 @@ class Reference(Generic[K]):
         is_same = wanted in {row.model_id, registry.canonical_id(row.model_id)}
         return None if is_same else (row.model_id, wanted)
 
+    def other_chunks(self, work: Work) -> tuple[str | None, str] | None:
+        """Return how the texts are cut and how they are to be, if that is not the same."""
+        row = work.row_named(self.name)
+        if row is None or self.chunks is None or not self.has_other_chunks(row):
+            return None
+        return row.chunks, self.chunks.setting
+
     def accept(self, row: CollectionRow) -> None:
         """Be of a row's model from now on, if another one was given."""
         if self._differs(row) is not None:
@@ -483,10 +505,19 @@ class Reference(Generic[K]):
                 row = self.find(work)
         return self.model_of(row)
 
-    def read_model(self) -> SupportsEmbedding:
-        """Return the model, as the collection's row has it."""
+    def read_model(self, *, to_write: bool = True) -> SupportsEmbedding:
+        """Return the model, as the collection's row has it.
+
+        Args:
+            to_write: Whether it is to make vectors that are written.
+
+        Raises:
+            ChunksMismatchError: Which cannot be, because their texts are cut in another way.
+        """
         with self.work() as work:
             row = self.find(work)
+        if row is not None and to_write:
+            self.check_chunks(row)
         return self.model_of(row)
 
     def embed(

@@ -192,15 +192,16 @@ def unchanged(
     collection: Reference[Any], work: Work, model: SupportsEmbedding, items: list[Item]
 ) -> set[str]:
     """Return the stored ids of items that the collection has just as they are."""
-    chunks = chunks_for(collection, work.row)
-    if chunks is not None:
+    setting = work.row.chunks  # whatever was given: it is only read
+    if setting is not None:
+        chunks = chunks_of(setting, collection.chunks, collection.name)
         items = cut(collection, model, chunks, items)
     stored = stored_rows(work, items)
     kept = kept_parts(work, stored)
     items = compared(work, items, stored, kept)
     todo = resolve(work, items, stored, {}, kinds(model))
     same = todo.unchanged
-    if chunks is not None:
+    if setting is not None:
         same = same - {item.id for item in changed(items, todo, kept)}
     return {item.owner for item in items} - {i.owner for i in items if i.id not in same}
 

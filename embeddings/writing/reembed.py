@@ -49,6 +49,10 @@ MOST_PASSES = 100  # after which writers are taken to be too many
 PAUSE = 0.05  # seconds before the next look, where others are in the way
 
 
+class NoContentError(InvalidItemError):
+    """Items that have no stored content, where nothing supplies it."""
+
+
 def reembed(
     collection: Reference[Any],
     model: SupportsEmbedding | str,
@@ -203,8 +207,8 @@ class _Run:
             id for id, row in found.current.items() if self._differs(id, row, found.other.get(id))
         ]
 
-    def _without_content(self, ids: list[str]) -> InvalidItemError:
-        error = InvalidItemError(
+    def _without_content(self, ids: list[str]) -> NoContentError:
+        error = NoContentError(
             f"{len(ids)} items of {self.pair.current.name!r} have no stored content to embed. Give "
             "contents=, a function that returns the contents of ids, or leave them out with "
             'on_error="skip"'

@@ -385,14 +385,15 @@ async def test_a_collection_refuses_what_is_asynchronous_and_names_the_other(sql
 
     async with connected(sqlite_url) as engine, engine.connect() as connection:
         registry = async_scoped_session(async_sessionmaker(engine), asyncio.current_task)
-        db = {
+        kinds: dict[str, Any] = {
             "session": AsyncSession(engine),
             "scoped_session": registry,
             "connection": connection,
             "engine": engine,
             "sessionmaker": async_sessionmaker(engine),
             "subclass": HostSession(engine),
-        }[kind]
+        }
+        db = kinds[kind]
         with pytest.raises(BindingError, match="AsyncCollection"):
             Collection("docs", db, model=DeterministicModel())
         with pytest.raises(BindingError, match="AsyncCollection"):

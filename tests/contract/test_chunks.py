@@ -253,7 +253,10 @@ class TestTheSetting:
     """Is kept with the collection."""
 
     def test_it_need_not_be_given_again(self, docs, opened, model):
-        """Another one is an error that says what to do; an empty collection takes another."""
+        """To write by another one is an error that says what to do; an empty collection takes it.
+
+        Reading and deleting need not agree.
+        """
         docs.embed("long", long_text(1))
         again = opened("docs")
         again.embed("more", long_text(2))
@@ -262,12 +265,24 @@ class TestTheSetting:
         other = opened("other")
         other.embed("a", "text")
         for name in ("docs", "other"):
-            for method, given in (("count", ()), ("embed", ("x", "text"))):
+            for method, given in (
+                ("embed", ("x", "text")),
+                ("embed_multi", ([("x", "text")],)),
+                ("embed_multi", ([],)),
+                ("prepare", ("text",)),
+            ):
                 with pytest.raises(ChunksMismatchError, match="new collection"):
                     getattr(opened(name, chunks=Chunks(size=99)), method)(*given)
-        assert opened("other").get("a").id == "a"
-        again.delete_items(["long", "more"])
+        assert opened("other", chunks=Chunks(size=99)).get("a").id == "a"
         smaller = opened("docs", chunks=Chunks(size=60))
+        assert smaller.count(chunks=True) == docs.count(chunks=True)
+        assert smaller.get_chunks("long") == docs.get_chunks("long")
+        found = [
+            [(each.id, each.chunk) for each in one.similar(long_text(1))] for one in (docs, smaller)
+        ]
+        assert found[0] == found[1]
+        assert [each.id for each in smaller.similar_by_id("long")] == ["more"]
+        smaller.delete_items(smaller.ids())
         smaller.embed("long", long_text(1))
         assert all(chunk.end - chunk.start <= 60 for chunk in smaller.get_chunks("long"))
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import copy
 import datetime as dt
 import enum
+import pickle
 import uuid  # noqa: TC003  SQLAlchemy reads the annotations
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ from sqlalchemy import (
     TypeDecorator,
     bindparam,
     case,
+    create_engine,
     exists,
     func,
     literal_column,
@@ -22,6 +26,7 @@ from sqlalchemy import (
     text,
     tuple_,
 )
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -32,12 +37,14 @@ from sqlalchemy.orm import (
     relationship,
 )
 
-from embeddings import InvalidItemError, ModelCollection
+from embeddings import BindingError, InvalidItemError, ModelCollection, make_records
 from embeddings.testing import DeterministicModel
 from tests.reaching import on_both
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from sqlalchemy import Engine
 
 
 class Base(DeclarativeBase):
@@ -85,6 +92,8 @@ class Article(Base):
     day: Mapped[dt.date | None]
     facts: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     hidden: Mapped[str | None] = mapped_column(Reversed)
+    photo: Mapped[bytes | None]
+    length: Mapped[dt.timedelta | None]
     author_id: Mapped[int | None] = mapped_column(ForeignKey(Author.id))
     author: Mapped[Author | None] = relationship()
 
@@ -164,7 +173,9 @@ def test_the_rows_that_are_items(db: Session, host_tables: Callable[..., None]):
     for instance in db.scalars(select(Article).where(Article.published)):
         assert articles.text_of(instance) == found.get(instance.id, ("", None))[0]
 
-    chapters = declared(Chapter, text=[Chapter.heading, Chapter.title], where=Article.published)
+    chapters = declared(
+        Chapter, text=[Chapter.heading, Chapter.title], where=Article.published, name="chapters"
+    )
     rows = db.execute(chapters.rows()).all()
     assert [chapters.item_of(row) for row in rows] == [(6, "Sixth\n\nSix", None)]
 
@@ -272,7 +283,14 @@ def test_what_is_refused(subtests: pytest.Subtests):
         ({"text": lambda _: ""}, TypeError, r"Name what the function text= reads: columns="),
         ({"columns": ["title"]}, TypeError, "columns= goes with a function"),
         ({"metadata": ["x"]}, ValueError, r"metadata\[0\]: Article has no attribute 'x'"),
+        ({"metadata": ["photo"]}, TypeError, r"metadata\[0\]: Article.photo .*JSON cannot hold"),
+        (
+            {"metadata": ["length"]},
+            TypeError,
+            r"Article.length is of the type Interval, which JSON cannot",
+        ),
         ({"where": "published"}, TypeError, "where must be an expression"),
+        ({"where": lambda _: True}, TypeError, "where must be an expression .*not <function"),
         ({"name": ""}, ValueError, "name"),
         ({"model": object()}, TypeError, "model"),
     ]:
@@ -288,7 +306,34 @@ def test_a_key_of_each_type():
         id: Mapped[uuid.UUID] = mapped_column(primary_key=True)
         words: Mapped[str]
 
-    assert declared(Texts, text=[Texts.words]).key is Texts.id
+    assert declared(Texts, text=[Texts.words], name="texts").key is Texts.id
+
+
+def test_one_name_for_one_table():
+    """A declaration takes the place of one on the same table, and not of another table's."""
+
+    class Other(DeclarativeBase):
+        pass
+
+    class Note(Other):
+        __tablename__ = "declared_notes"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        words: Mapped[str]
+
+    class Memo(Other):
+        __tablename__ = "declared_memos"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        words: Mapped[str]
+
+    declared(Note, text=[Note.words], name="notes")
+    declared(Note, text=[Note.words], name="notes")
+    error = "'notes' is declared on Note already, and cannot be of Memo too: .* another name"
+    with pytest.raises(ValueError, match=error):
+        declared(Memo, text=[Memo.words], name="notes")
+    own = make_records(Other, prefix="other_")
+    declared(Memo, text=[Memo.words], name="notes", records=own)
+    Other.metadata.remove(Note.__table__)  # type: ignore[arg-type]
+    declared(Memo, text=[Memo.words], name="notes")
 
 
 def test_a_class_whose_relationships_are_not_there_yet():
@@ -304,3 +349,47 @@ def test_a_class_whose_relationships_are_not_there_yet():
         later: Mapped[list[Any]] = relationship("Later")
 
     assert declared(Early, text=[Early.words]).columns[0] is Early.words
+
+
+def test_a_declaration_is_not_sent():
+    """To another process; it says what to do instead."""
+    articles = declared()
+    for send in (pickle.dumps, copy.copy, copy.deepcopy):
+        with pytest.raises(TypeError, match=r"'articles' cannot be pickled or copied.*Import it"):
+            send(articles)
+
+
+def test_the_other_kind_of_database(subtests: pytest.Subtests):
+    """The error names the methods that take it."""
+    articles = declared()
+    # A type checker finds these.
+    engine: Any = create_engine("sqlite://")
+    awaited: Any = create_async_engine("sqlite+aiosqlite://")
+    session: Any = Session(engine)
+    awaited_session: Any = AsyncSession(awaited)
+    calls: list[Callable[[], Any]] = [
+        lambda: articles.refresh(awaited),
+        lambda: articles.nearest(awaited_session, "text"),
+        lambda: articles.install(awaited),
+        lambda: articles.collection(awaited),
+    ]
+    for at, call in enumerate(calls):
+        with (
+            subtests.test(f"awaited {at}"),
+            pytest.raises(BindingError, match=r"An Async\w+ is asynchronous: await arefresh\(\)"),
+        ):
+            call()
+    for coroutine in (articles.arefresh(engine), articles.anearest(session, "text")):
+        with pytest.raises(BindingError, match=r"is not asynchronous: use refresh\(\)"):
+            asyncio.run(coroutine)
+    with pytest.raises(BindingError, match=r"its collection is collection\(\)"):
+        articles.acollection(engine)
+
+
+def test_keys_of_another_type(engine: Engine):
+    """The error says where the type comes from."""
+    articles = declared(model=DeterministicModel())
+    key: Any
+    for key in ("1", Article(id=1)):
+        with pytest.raises(InvalidItemError, match=r"are int, .* it is that of the primary key"):
+            articles.refresh(engine, keys=[key])

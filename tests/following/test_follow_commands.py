@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,7 @@ from sqlalchemy import text
 
 from embeddings import Collection
 from embeddings.cli import embeddings as program
+from embeddings.cli import shown_url
 from embeddings.integrations.flask import Embeddings
 from embeddings.models.registry import substitute_models
 from embeddings.testing import DeterministicModel
@@ -76,6 +79,11 @@ def run(engine: Engine, *arguments: str, place: str = "notes_app:notes") -> Resu
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+def typed(engine: Engine) -> str:
+    """Return what `run` types before the name of a command."""
+    return f"embeddings --database {engine.url} --from notes_app:notes"
 
 
 def execute(engine: Engine, statement: str) -> None:
@@ -154,6 +162,21 @@ def test_where_collections_come_from(engine_of_notes: Engine):
     assert "No collection 'unknown' is declared; there are ['notes']" in result.output
 
 
+@pytest.mark.parametrize(
+    "command", [["check"], ["sync"], ["refresh"], ["reembed", "notes", "deterministic"]]
+)
+@pytest.mark.usefixtures("engine_of_notes")
+def test_a_file_that_is_not_there_is_not_created(tmp_path: Path, command: list[str]):
+    """As by the commands that look: a path that was mistyped is an error that says so."""
+    for database in (str(tmp_path / "mistyped.db"), f"sqlite:///{tmp_path / 'mistyped.db'}"):
+        result = CliRunner().invoke(
+            program, ["--database", database, "--from", "notes_app:notes", *command]
+        )
+        assert result.exit_code == 1
+        assert result.output == "Error: Collection 'notes' does not exist: there is no such file\n"
+    assert not (tmp_path / "mistyped.db").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_worker_ends_by_a_signal(engine_of_notes: Engine, tmp_path: Path, number: signal.Signals):
     """`refresh --forever` embeds what becomes pending, and ends with 0 after its batch."""
@@ -224,7 +247,7 @@ def test_another_model(engine_of_notes: Engine, monkeypatch: pytest.MonkeyPatch)
         assert result.exit_code == 0
         assert (
             "docs has the model 'deterministic', and its declaration or the settings say 'larger'. "
-            "To embed it anew: embeddings reembed docs larger\n"
+            f"To embed it anew: {typed(engine)} reembed docs larger\n"
         ) in result.stdout
         assert "notes has the model" not in result.stdout
         assert json.loads(run(engine, "status", "--json").stdout)["collections"][0]["wanted"]
@@ -236,7 +259,7 @@ def test_another_model(engine_of_notes: Engine, monkeypatch: pytest.MonkeyPatch)
         assert run(engine, "reembed", "notes", "larger").stdout == "notes: 3 embedded\n"
         result = run(engine, "check")
         assert result.exit_code == 1
-        assert "embeddings reembed notes deterministic\nnotes: 0 stale" in result.stdout
+        assert f"{typed(engine)} reembed notes deterministic\nnotes: 0 stale" in result.stdout
         assert run(engine, "reembed", "notes", "--back").stdout == "notes: 3 unchanged\n"
         assert run(engine, "check").exit_code == 0
         assert "are deleted" in run(engine, "reembed", "notes", "--drop-previous").stdout
@@ -248,7 +271,7 @@ def test_another_model(engine_of_notes: Engine, monkeypatch: pytest.MonkeyPatch)
         Collection("notes", engine).drop_previous()
         result = run(engine, "check")
         assert result.exit_code == 1
-        assert result.stdout.endswith("embeddings reembed notes deterministic\n")
+        assert result.stdout.endswith(f"{typed(engine)} reembed notes deterministic\n")
 
         monkeypatch.delenv("EMBEDDINGS_MODEL")
         app = Flask(__name__)
@@ -258,3 +281,57 @@ def test_another_model(engine_of_notes: Engine, monkeypatch: pytest.MonkeyPatch)
         Embeddings(app)
         result = app.test_cli_runner().invoke(args=["embeddings", "status"])
         assert "embeddings reembed docs deterministic" in result.output
+
+
+def test_what_is_to_be_typed_works(engine_of_notes: Engine, monkeypatch: pytest.MonkeyPatch):
+    """The hint names what was typed, without a password, or says what is lacking for the texts."""
+    engine = engine_of_notes
+    url = str(engine.url)
+    known = {name: DeterministicModel(name) for name in ("deterministic", "larger")}
+    with substitute_models(lambda model_id, given: known.get(model_id) or given):  # type: ignore[arg-type,return-value]
+        run(engine, "sync")
+        import notes_app
+
+        notes_app.notes.install(engine)
+        Collection("notes", engine).reembed("larger", lambda ids: dict.fromkeys(ids, "a text"))
+        for options, environment in (
+            (["--database", url], {}),
+            ([], {"EMBEDDINGS_DATABASE_URL": url}),
+        ):
+            options = [*options, "--from", "notes_app:notes"]
+            result = CliRunner(env=environment).invoke(program, [*options, "check"])
+            [hint] = re.findall("To embed it anew: (embeddings .*)", result.output)
+            assert hint == shlex.join(["embeddings", *options, "reembed", "notes", "deterministic"])
+        [*_, hint] = hint.partition(" ")
+        result = CliRunner(env={"EMBEDDINGS_DATABASE_URL": url}).invoke(program, shlex.split(hint))
+        assert result.exit_code == 0
+
+        monkeypatch.setenv("EMBEDDINGS_MODEL", "larger")
+        result = CliRunner().invoke(program, ["--database", url, "status"])
+        assert (
+            "Its texts are those of rows: name its declaration, as by --from MODULE:NAME. To embed "
+            f"it anew: embeddings --database {url} reembed notes larger\n"
+        ) in result.output
+        run(engine, "reembed", "notes", "--drop-previous")
+        result = CliRunner().invoke(program, ["--database", url, "reembed", "notes", "larger"])
+        assert result.exit_code == 1
+        assert result.stderr == (
+            "Error: 3 items of 'notes' have no stored content to embed. If it follows rows, name "
+            "its declaration, as by --from MODULE:NAME. Else their contents have to be given in "
+            "Python: Collection.reembed(model, contents) [ids '1', '2', '3']\n"
+        )
+
+
+@pytest.mark.parametrize(
+    ("database", "shown"),
+    [
+        ("app.db", "app.db"),
+        ("sqlite:///my app.db", "'sqlite:///my app.db'"),
+        ("postgresql+psycopg://me@host/db?sslmode=require", None),
+        ("postgresql+psycopg://me:s3cret@host/db", "'postgresql+psycopg://me:***@host/db'"),
+        ("postgresql://host/db?user=me&password=s3cret", "'postgresql://host/db?user=me'"),
+    ],
+)
+def test_a_hint_has_no_password(database: str, shown: str | None):
+    """It has the URL as it was typed, if that has none."""
+    assert shlex.quote(shown_url(database)) == (shown or shlex.quote(database))

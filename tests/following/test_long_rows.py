@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import random
+import re
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import Engine, delete, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from embeddings import Chunks, ModelCollection
+from embeddings import Chunks, ChunksMismatchError, ModelCollection
+from embeddings.commands import status
+from embeddings.following.commands import check
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
@@ -141,3 +144,31 @@ def test_instances_are_found_once(own, essays):
         related = essays.related(session, session.get(Essay, 7), number=20)
         assert len(related) == 11
         assert 7 not in {row.Essay.id for row in related}
+
+
+def test_another_setting(own: Engine, essays: ModelCollection[Essay], model: DeterministicModel):
+    """It is searched as it is, and embeds nothing until its items are deleted; `check` says so."""
+    essays.sync(own)
+    smaller = ModelCollection(
+        Essay, text=[Essay.body], name="essays", model=model, chunks=Chunks(size=100)
+    )
+    body = long_text(1)
+    with Session(own) as session:
+        found = [one.nearest(session, body) for one in (essays, smaller)]
+        assert found[0]
+        assert found[0] == found[1]
+    said = r"The texts of essays are cut by .*100.*delete_items\(ids\(\)\)"
+    lines, is_good = check(own, [smaller])
+    assert re.search(said, lines)
+    assert not is_good
+    assert re.search(said, status(own, declared=[smaller]).text)
+    assert "are cut by" not in check(own, [essays])[0] + status(own, declared=[essays]).text
+    docs = smaller.collection(own)
+    before = docs.count(chunks=True)
+    for change in (smaller.sync, smaller.refresh):
+        with pytest.raises(ChunksMismatchError, match="delete its items"):
+            change(own)
+    docs.delete_items(docs.ids())
+    assert smaller.sync(own).embedded
+    assert docs.count(chunks=True) > before
+    assert "are cut by" not in check(own, [smaller])[0]

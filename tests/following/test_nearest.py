@@ -128,12 +128,11 @@ def test_nearest_by_words_as_well(filled: Session):
 
 @on_both
 def test_a_select_of_the_hosts(filled: Session):
-    """Its conditions, joins and options hold before the best are taken; its order goes."""
+    """Its conditions, joins and options hold before the best are taken."""
     rows = (
         select(Article)
         .join(Article.author)
         .where(Author.name == "Ann", Article.lang == "en")
-        .order_by(Article.id.desc())
         .options(contains_eager(Article.author))
     )
     assert ids(ARTICLES.nearest(filled, "a hound eats", rows, number=1)) == [2]
@@ -146,6 +145,13 @@ def test_a_select_of_the_hosts(filled: Session):
     more = select(Article, Author.name).join(Article.author)
     [row] = ARTICLES.nearest(filled, "a hound eats", more, number=1)
     assert (row.Article.id, row.name) == (1, "Bob")
+    other = aliased(Article)
+    to_many = select(Article).join(other, other.author_id == Article.author_id)
+    assert ids(ARTICLES.nearest(filled, "a hound eats", to_many, number=4)) == ids(
+        ARTICLES.nearest(filled, "a hound eats", number=4)
+    )
+    pairs = to_many.add_columns(other.id)
+    assert len(ARTICLES.nearest(filled, "a hound eats", pairs, number=4)) == 12
 
 
 @on_both

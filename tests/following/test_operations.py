@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import io
+import re
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy
 from alembic.autogenerate import compare_metadata, produce_migrations, render_python_code
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Connection, Engine, and_, create_engine, text
+from sqlalchemy import Connection, Engine, String, and_, create_engine, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
-from embeddings import ModelCollection
+from embeddings import ModelCollection, Report, SchemaError
 from embeddings.following.triggers import as_sql, follows_of
+from embeddings.testing import DeterministicModel
 from tests.reaching import empty_database
 
 if TYPE_CHECKING:
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 
     from alembic.operations.ops import MigrationScript
     from sqlalchemy import URL, Dialect
+    from sqlalchemy.types import TypeEngine
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -70,7 +74,7 @@ def generated(connection: Connection, base: Any, **options: Any) -> tuple[str, M
 def run(connection: Connection, source: str) -> None:
     """Execute the body of a revision."""
     code = "\n".join(line.strip() for line in source.splitlines() if "op.create_table" not in line)
-    exec(code, {"op": Operations(context_of(connection)), "sa": None})  # noqa: S102
+    exec(code, {"op": Operations(context_of(connection)), "sa": sqlalchemy})  # noqa: S102
 
 
 def pending(connection: Connection) -> list[tuple[str, str]]:
@@ -101,6 +105,49 @@ def test_by_hand_and_back(database: Engine):
         op.unfollow_rows("op_articles", **arguments)
         connection.execute(text(WRITES.format(2)))
         assert len(pending(connection)) == 2
+
+
+def test_a_collection_follows_the_rows_of_one_table(database: Engine):
+    """Another table is refused, whoever asks, and what is there goes on; joined tables are one."""
+
+    def of_table(name: str) -> ModelCollection[Any]:
+        class Base(DeclarativeBase):
+            pass
+
+        class Note(Base):
+            __tablename__ = name
+            id: Mapped[int] = mapped_column(primary_key=True)
+            words: Mapped[str]
+
+        with database.begin() as connection:
+            Base.metadata.create_all(connection)
+        return ModelCollection(Note, text=[Note.words], name="notes")
+
+    first, second = of_table("op_notes"), of_table("op_memos")
+    first.install(database)
+    error = (
+        "'notes' follows the rows of 'op_notes', .* those of 'op_memos'.*another name.*uninstall"
+    )
+    with pytest.raises(SchemaError, match=error):
+        second.install(database)
+    literals: Any = {"key": "id", "columns": ["words"], "collection": "notes"}
+    with database.connect() as connection:
+        op: Any = Operations(context_of(connection))
+        with pytest.raises(SchemaError, match=error):
+            op.follow_rows("op_memos", **literals)
+    with database.connect() as connection:
+        op = Operations(context_of(connection))
+        connection.execute(
+            text("CREATE TABLE op_more (id int PRIMARY KEY REFERENCES op_notes (id), words text)")
+        )
+        op.follow_rows("op_more", **literals)
+    assert first.trigger_problems(database) == []
+    second.uninstall(database)
+    second.install(database)
+    assert second.trigger_problems(database) == []
+    with database.begin() as connection:
+        connection.execute(text("ALTER TABLE op_memos RENAME TO op_former"))
+    first.install(database)
 
 
 def test_autogenerate(database: Engine):
@@ -137,6 +184,23 @@ def test_autogenerate(database: Engine):
         nothing, _ = hosts()
         [difference] = compare_metadata(context_of(connection), nothing.metadata)
         assert difference == ("unfollow_rows", "op_articles", "articles")
+
+
+def test_a_new_declaration_makes_nothing_pending(database: Engine):
+    """Triggers are made anew, and what the rows are to be by now is found by `sync`."""
+    base, article = hosts()
+    base.metadata.create_all(database)
+    given: Any = {"name": "articles", "model": DeterministicModel()}
+    old = ModelCollection(article, text=[article.title], **given)
+    old.install(database)
+    with database.begin() as connection:
+        connection.execute(text("INSERT INTO op_articles VALUES (1, 'one', 'first', 's', true)"))
+    assert old.refresh(database).embedded == 1
+    new = ModelCollection(article, text=[article.title, article.body], **given)
+    new.install(database)
+    assert new.refresh(database) == Report()
+    assert new.sync(database, dry_run=True).stale == (1,)
+    assert new.sync(database).embedded == 1
 
 
 def test_a_condition_on_booleans_is_the_same_on_every_database():
@@ -179,6 +243,50 @@ def test_batch_mode_makes_the_triggers_anew(tmp_path: Path):
                     batch.drop_column("old")
         assert declared.trigger_problems(connection) == []
     engine.dispose()
+
+
+def test_another_type_of_a_counted_column(server: URL, tmp_path: Path):
+    """PostgreSQL refuses it under triggers that name the column: they are dropped and made anew.
+
+    The revision goes both ways. Other columns leave the triggers alone.
+    """
+
+    def typed(**types: TypeEngine[Any]) -> tuple[Any, ModelCollection[Any]]:
+        class Base(DeclarativeBase):
+            pass
+
+        class Article(Base):
+            __tablename__ = "op_articles"
+            id: Mapped[str] = mapped_column(types.get("id", String(8)), primary_key=True)
+            title: Mapped[str]
+            lang: Mapped[str] = mapped_column(types.get("lang", String(8)))
+            note: Mapped[str | None] = mapped_column(types.get("note", String(8)))
+
+        columns: Any = {"text": [Article.title], "metadata": [Article.lang]}
+        return Base, ModelCollection(Article, **columns, name="articles")
+
+    around = ["unfollow_rows", "alter_column", "follow_rows"]
+    with empty_database("postgresql", tmp_path, server) as url:
+        engine = create_engine(url)
+        embeddings.migrate(engine)
+        with engine.begin() as connection:
+            base, declared = typed()
+            base.metadata.create_all(connection)
+            declared.install(connection)
+            types: Any
+            for types, expected in (
+                ({"lang": String(16)}, around),
+                ({"id": String(16)}, around),
+                ({"note": String(16)}, ["alter_column"]),
+            ):
+                base, declared = typed(**types)
+                source, script = generated(connection, base)
+                assert re.findall(r"op\.(\w+)", source) == expected
+                assert script.downgrade_ops is not None
+                for body in (source, render_python_code(script.downgrade_ops)):
+                    run(connection, body)
+                    assert declared.trigger_problems(connection) == []
+        engine.dispose()
 
 
 @pytest.mark.parametrize("name", ["sqlite", "postgresql"])

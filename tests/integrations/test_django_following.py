@@ -127,7 +127,8 @@ def test_another_model(alias: str, library: ModuleType):
         output = io.StringIO()
         with pytest.raises(CommandError, match="Not everything"):
             call_command("embeddings", "check", notes.name, database=alias, stdout=output)
-        assert typed in output.getvalue()
+        option = "" if alias == DEFAULT_DB_ALIAS else f"--database {alias} "
+        assert f"manage.py embeddings {option}{typed}" in output.getvalue()
         call_command(
             "embeddings", "reembed", notes.name, "--back", database=alias, stdout=io.StringIO()
         )

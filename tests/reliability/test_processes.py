@@ -160,7 +160,7 @@ def shared(request: pytest.FixtureRequest, engine: Engine) -> Iterator[Collectio
     """One collection for all threads, by each kind of database that threads can share."""
     path = Path(str(engine.url.database))
     database = sqlite_utils.Database(path)
-    kinds = {
+    kinds: dict[str, Any] = {
         "path": path,
         "engine": engine,
         "sessionmaker": sessionmaker(engine),

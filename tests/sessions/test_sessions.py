@@ -1163,8 +1163,12 @@ def test_no_transaction_is_open_while_the_model_runs(
 def test_each_batch_is_durable_before_the_next_is_embedded(kind: str, engine: Engine, path: Path):
     """When the model is called for a batch, the batches before it are committed."""
     model = Curious(engine)
-    db = {"engine": engine, "sessionmaker": sessionmaker(engine), "path": path}[kind]
-    with Collection("docs", db, model=model) as docs:
+    kinds: dict[str, Any] = {
+        "engine": engine,
+        "sessionmaker": sessionmaker(engine),
+        "path": path,
+    }
+    with Collection("docs", kinds[kind], model=model) as docs:
         docs.embed_multi(((f"{i}", f"text {i}") for i in range(10)), batch_size=3)
 
     assert model.committed == [0, 3, 6, 9]
@@ -1718,8 +1722,12 @@ def test_reading_creates_nothing(
     """Before the first write a collection is empty, has no id, and no model is called."""
     before = dump(path)
     with engine.connect() as connection:
-        db = {"session": session, "engine": engine, "connection": connection}[kind]
-        docs = Collection("docs", db, model=model)
+        kinds: dict[str, Any] = {
+            "session": session,
+            "engine": engine,
+            "connection": connection,
+        }
+        docs = Collection("docs", kinds[kind], model=model)
         assert (docs.count(), docs.ids(), docs.get("a"), list(docs)) == (0, [], None, [])
         assert docs.similar("hound") == []
         assert docs.similar_by_vector([1.0]) == []

@@ -978,7 +978,7 @@ def test_missing_tables(way: str, database: Engine, subtests: pytest.Subtests):
     for name, use in USES.items():
         with subtests.test(name):
             with Session(database) as session:
-                db = {"engine": database, "session": session}[way]
+                db = database if way == "engine" else session
                 docs = Collection("docs", db, model=DeterministicModel(), records=records)
                 with pytest.raises(SchemaError) as caught:
                     use(docs)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from sqlalchemy import Engine, select
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from embeddings import AsyncCollection, Collection, EmbeddingRecord
+from embeddings import AsyncCollection, Collection, EmbeddingRecord, ModelCollection
 
 
 def mistaken(docs: Collection[int], engine: Engine) -> None:
@@ -29,6 +29,7 @@ def mistaken(docs: Collection[int], engine: Engine) -> None:
     docs.search("a text")  # wrong
     Collection("docs", engine, key=float)  # wrong
     Collection(name=5)  # wrong
+    AsyncCollection("docs", engine)  # wrong
     print(text, names, select(EmbeddingRecord.vector))  # wrong
 
 
@@ -45,4 +46,21 @@ async def forgotten(docs: AsyncCollection[int], engine: AsyncEngine) -> None:
     number: int = await docs.model_id  # wrong
     await docs.similar_by_vector("a text", skip_id=1.5)  # wrong
     AsyncCollection("docs", engine, key=float)  # wrong
+    Collection("docs", engine)  # wrong
     print(text, names, number, 1 in docs, len(docs))  # wrong
+
+
+async def followed(
+    notes: ModelCollection[EmbeddingRecord], engine: Engine, other: AsyncEngine
+) -> None:
+    """And of a declaration."""
+    notes.refresh(other)  # wrong
+    notes.nearest(other, "a text")  # wrong
+    notes.nearest(engine, 5)  # wrong
+    notes.related(engine, "a text")  # wrong
+    await notes.arefresh(engine)  # wrong
+    await notes.anearest(engine, "a text")  # wrong
+    [(note, score)] = notes.nearest(engine, "a text")
+    text: str = score  # wrong
+    note.title  # wrong
+    print(text)

@@ -128,8 +128,7 @@ def _script(
     given: Follow, table: str, schema: str | None, *, has_uuid: bool | None = None
 ) -> list[str]:
     function = f"{SCHEMA}.{quoted(given.stem)}"
-    counted = list(dict.fromkeys((given.key, *given.columns)))
-    changed = " OR ".join(map(_differs, counted))
+    changed = " OR ".join(map(_differs, given.read))
 
     def trigger(event: str, when: str, argument: str = "") -> str:
         name = quoted(f"{given.stem}_{event}")
@@ -142,7 +141,7 @@ def _script(
         f"{_body(given, has_uuid)}$embeddings$",
         trigger(
             "update",
-            f"AFTER UPDATE OF {', '.join(map(quoted, counted))} ON {{}} FOR EACH ROW "
+            f"AFTER UPDATE OF {', '.join(map(quoted, given.read))} ON {{}} FOR EACH ROW "
             f"WHEN ({changed})",
         ).rstrip(";"),
         trigger(

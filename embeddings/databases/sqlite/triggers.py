@@ -225,7 +225,7 @@ def _triggers(given: Follow, shape: Shape, schema: str | None) -> dict[str, str]
         values = ", ".join(f"{row}.{quoted(c)} AS {quoted(c)}" for c in given.columns)
         return f"(SELECT ({given.where}) IS TRUE FROM (SELECT {values}))"
 
-    counted = dict.fromkeys((given.key, *given.columns))
+    counted = dict.fromkeys(given.read)
     changed = " OR ".join(_differs(column) for column in counted)
     is_moved = _differs(given.key)
     displaced_by = [_same(terms, shape) for terms in shape.unique]

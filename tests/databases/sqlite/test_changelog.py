@@ -399,8 +399,8 @@ def test_the_library(
     model: DeterministicModel,
 ):
     """What a collection writes is in the log, once for each id whose vector it changed."""
-    db = {"session": session, "engine": engine, "path": path}[kind]
-    with Collection("pets", db, model=model) as docs:
+    kinds: dict[str, Any] = {"session": session, "engine": engine, "path": path}
+    with Collection("pets", kinds[kind], model=model) as docs:
         docs.embed_multi([("hound", "a hound"), ("fox", "a fox")])
         session.commit()
         with watched(path) as changed:

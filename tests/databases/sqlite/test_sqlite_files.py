@@ -157,8 +157,12 @@ def test_a_file_of_somebody_else_keeps_its_journal(journal: str, kind: str, file
     with closing(sqlite3.connect(file)) as connection:
         connection.execute(f"PRAGMA journal_mode = {journal}")
     database = sqlite_utils.Database(file)
-    db = {"path": file, "url": f"sqlite:///{file}", "sqlite_utils": database}[kind]
-    with Collection("docs", db, model=DeterministicModel()) as docs:
+    kinds: dict[str, Any] = {
+        "path": file,
+        "url": f"sqlite:///{file}",
+        "sqlite_utils": database,
+    }
+    with Collection("docs", kinds[kind], model=DeterministicModel()) as docs:
         docs.embed("3", "three birds")
         assert docs.count() == 3
     database.close()
@@ -169,7 +173,7 @@ def test_a_file_of_somebody_else_keeps_its_journal(journal: str, kind: str, file
 def test_a_new_file_has_write_ahead_logging(kind: str, tmp_path: Path):
     """So that readers and a writer do not wait for each other."""
     database = sqlite_utils.Database(tmp_path / "new.db")
-    db = {"path": tmp_path / "new.db", "sqlite_utils": database}[kind]
+    db = tmp_path / "new.db" if kind == "path" else database
     Collection("docs", db, model=DeterministicModel()).close()
     database.close()
     assert rows_of(f"sqlite:///{tmp_path}/new.db", "PRAGMA journal_mode") == [("wal",)]
@@ -198,12 +202,13 @@ def test_a_mistyped_path_leaves_no_file(tmp_path: Path):
 def test_what_is_no_database(kind: str, tmp_path: Path):
     """The error says what is wrong, and there is nothing new."""
     (tmp_path / "table.csv").write_text("id,title\n" * 1000)
-    path, words = {
+    kinds: dict[str, tuple[str | Path, str]] = {
         "csv": (tmp_path / "table.csv", "not a SQLite database"),
         "no folder": (tmp_path / "nowhere" / "app.db", "folder of the database is not there"),
         "folder": (tmp_path, "is a folder"),
         "tilde": ("~/nowhere/app.db", "expanduser"),
-    }[kind]
+    }
+    path, words = kinds[kind]
     with pytest.raises(BindingError, match=words):
         Collection("docs", path, model=DeterministicModel())
     if kind != "no folder":

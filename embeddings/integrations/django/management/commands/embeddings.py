@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import SUPPRESS
 from typing import TYPE_CHECKING, Any
 
@@ -138,7 +139,8 @@ class Command(BaseCommand):
                     as_json=as_json,
                     models=models,
                     follows=followed(database, models),
-                    program=PROGRAM,
+                    chunks={each.name: each.options["chunks"] for each in DECLARED},
+                    program=_program(database),
                     remedy=REMEDY,
                     migrate=remedy(database),
                 )
@@ -235,12 +237,18 @@ def _reembed(database: str, options: dict[str, Any]) -> commands.Outcome:
     )
 
 
+def _program(database: str) -> str:
+    """Return what one types before the name of a command on a database."""
+    option = "" if database == DEFAULT_DB_ALIAS else f" --database {shlex.quote(database)}"
+    return PROGRAM + option
+
+
 def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Outcome:
     """Do one of the commands about rows that are followed."""
     declared = sorted(DECLARED, key=lambda collection: collection.name)
     chosen = following.chosen([_On(each) for each in declared], options["names"])
     if command == "check":
-        return commands.Outcome(*following.check(database, chosen, PROGRAM))
+        return commands.Outcome(*following.check(database, chosen, _program(database)))
     if command == "sync":
         prune, allow_empty = not options["no_prune"], options["allow_empty"]
         done = following.sync(database, chosen, prune=prune, allow_empty=allow_empty)
