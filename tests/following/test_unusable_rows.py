@@ -94,7 +94,7 @@ def declare(request: pytest.FixtureRequest) -> Iterator[Any]:
         given: dict[str, Any] = {"text": [source.title]}
         if request.param == "function":
             given = {"text": lambda row: row.title, "columns": [source.title]}
-        options = given | {"name": "rows", "model": Model()} | options
+        options = given | {"name": source.__tablename__, "model": Model()} | options
         rows: ModelCollection[Any] = ModelCollection(source, **options)
         rows.install(engine)
         installed.append((rows, engine))
@@ -368,3 +368,12 @@ def test_another_model_is_not_kept_from_taking_over(own: Engine, declare: Any):
         report = pages.reembed(own, "other")
         assert (report.embedded, skipped(report)) == (2, [""])
         assert pages.collection(own).model_id == "other"
+
+
+def test_integers_beyond_their_column(lite: Engine, declare: Any):
+    """SQLite stores them, and so they are embedded."""
+    visits = declare(lite, Visit)
+    change(lite, insert(Visit).values([{"id": n, "title": f"visit {n}"} for n in (1, 1 << 40)]))
+    assert visits.refresh(lite).embedded == 2
+    assert sorted(visits.collection(lite).ids()) == [1, 1 << 40]
+    assert is_over(visits, lite)
