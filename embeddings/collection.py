@@ -544,6 +544,7 @@ class Collection(Generic[K]):
         dry_run: bool = False,
         batch_size: int = BATCH_SIZE,
         progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Compare every row of a SELECT with the collection, and bring in what differs.
 
@@ -565,10 +566,14 @@ class Collection(Generic[K]):
             batch_size: The most values in one call of the model. As many batches are written at
                 once as the model takes at a time.
             progress: Called with the rows compared and the rows in all; True draws a bar.
+            on_error: With "skip" rows that cannot be read, that can be no items, or that the model
+                refuses by themselves are left out, and stand in `skipped`, also in a dry run.
 
         Raises:
             InvalidQueryError: It is no such SELECT, or it has no rows and the collection has.
-            InvalidItemError: A row cannot be stored. The batches before it are written.
+            InvalidItemError: A row cannot be read, or be an item. The batches before it are
+                written.
+            ValueError: `on_error` is neither of the two.
 
             And what `embed` raises.
         """
@@ -580,6 +585,7 @@ class Collection(Generic[K]):
             dry_run=dry_run,
             batch_size=batch_size,
             progress=progress,
+            on_error=on_error,
         )
 
     def copy_to(

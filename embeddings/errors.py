@@ -36,7 +36,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 SHOWN_IDS = 5  # of the items concerned, in a message
 
@@ -59,11 +59,15 @@ class EmbeddingsError(Exception):
             return
         self.ids = tuple(ids)
         if self.ids and self.args:
-            shown = ", ".join(repr(id)[:80] for id in self.ids[:SHOWN_IDS])
-            more = len(self.ids) - SHOWN_IDS
-            word = "id" if len(self.ids) == 1 else "ids"
-            shown = f"{shown} and {more} more" if more > 0 else shown
-            self.args = (f"{self.args[0]} [{word} {shown}]", *self.args[1:])
+            self.args = (f"{self.args[0]} [{shown_ids(self.ids)}]", *self.args[1:])
+
+
+def shown_ids(ids: Sequence[Any]) -> str:
+    """Return what to say of the items that an error is about, by the first of their ids."""
+    shown = ", ".join(repr(id)[:80] for id in ids[:SHOWN_IDS])
+    more = len(ids) - SHOWN_IDS
+    word = "id" if len(ids) == 1 else "ids"
+    return f"{word} {shown} and {more} more" if more > 0 else f"{word} {shown}"
 
 
 class DoesNotExist(EmbeddingsError, LookupError):  # noqa: N818  the documented name

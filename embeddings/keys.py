@@ -119,6 +119,20 @@ class Keys(Generic[K]):
                 "this collection was written with another key="
             ) from None
 
+    def id_noted(self, key: object) -> str:
+        """Return the stored id of a key, or for what can be none the text that a trigger notes."""
+        try:
+            return self.to_text(key)
+        except InvalidItemError:
+            return key.decode(errors="surrogateescape") if isinstance(key, bytes) else str(key)
+
+    def key_noted(self, id: str) -> K | str:
+        """Return the key of an id that a trigger noted, or the id itself if it is of no key."""
+        try:
+            return self.from_text(id)
+        except InvalidItemError:
+            return id
+
     def from_texts(self, ids: Sequence[str]) -> list[K]:
         """Return the keys of stored ids. Errors as in `from_text`."""
         try:

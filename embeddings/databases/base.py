@@ -582,6 +582,25 @@ class Database:
         """
         return self.key_from_text(id, keys)
 
+    def written_key(self, key: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the SQL of a host's key as it is written in its row, which pages are read by."""
+        return key
+
+    def id_written(self, value: Any, keys: Keys[Any]) -> str:
+        """Return the id that a trigger notes for a key, by what `any_text` gives of it."""
+        return keys.id_noted(value)
+
+    def is_written(self, key: ColumnElement[Any], id: str) -> ColumnElement[bool]:
+        """Return the condition that a trigger notes an id for a key, though it may be none."""
+        return cast(key, Text) == id
+
+    def any_text(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the SQL of a text, or a host's key, that can be read whatever its bytes are.
+
+        What is no UTF-8 is escaped by lone surrogates, as Python escapes the names of files.
+        """
+        return column
+
     # Searches
 
     def search(self, work: Work, vector: Float64, query: Query) -> Ranking:

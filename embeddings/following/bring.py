@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from ..errors import AuthenticationError, EmbeddingsError, InvalidItemError, ModelError, QuotaError
 from ..models.base import at_most_own, prefixed
+from ..values import is_storable
 from ..writing import loaded, parts
 from ..writing.apply import write
 from ..writing.calls import calls_at_once
@@ -21,7 +23,7 @@ from ..writing.plan import make
 from ..writing.report import BUSY, CHANGED, DELETED, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from ..models.base import SupportsEmbedding
     from ..work.operation import Work
@@ -70,6 +72,55 @@ def unchanged(
     return parts.unchanged(collection, work, model, items)
 
 
+def may_be_of_a_row(collection: Reference[Any], error: Exception) -> bool:
+    """Return whether reading may have failed because of a row: a driver or a type raised."""
+    if isinstance(error, DBAPIError):
+        return not (error.connection_invalidated or collection.database.was_kept_waiting(error))
+    return not isinstance(error, EmbeddingsError)
+
+
+def try_none(collection: Reference[Any], rows: Rows, error: Exception) -> None:
+    """Raise an error of reading rows unless it is because of one of them."""
+    if not may_be_of_a_row(collection, error):
+        raise error
+    try:
+        with collection.work() as work:
+            rows.try_none(work)
+    except Exception:  # noqa: BLE001  of a transaction that has failed it says less
+        raise error from None
+
+
+def read_rows(
+    collection: Reference[Any], rows: Rows, ids: Iterable[str], errors: dict[str, Exception]
+) -> dict[str, SourceRow]:
+    """Return some items by their ids, those that are there, in transactions of its own.
+
+    Args:
+        collection: That is to hold them.
+        rows: Where from.
+        ids: Of the items.
+        errors: Takes why single rows cannot be read, or be items, by their ids.
+    """
+    found: dict[str, SourceRow] = {}
+    groups, is_tried = [sorted(ids)], False
+    while groups:
+        group = groups.pop()
+        try:
+            with collection.work() as work:
+                found |= rows.read(work, group, errors)
+        except Exception as error:  # noqa: BLE001  a type of a host's may raise anything
+            if not is_tried:
+                try_none(collection, rows, error)
+                is_tried = True
+            if len(group) > 1:
+                groups += halves(group)
+                continue
+            kind = type(error).__name__  # its message may hold a content
+            errors[group[0]] = InvalidItemError(f"item {group[0]!r} cannot be read: {kind}")
+            errors[group[0]].__cause__ = error
+    return found
+
+
 @dataclass(frozen=True)
 class StillSo:
     """Admits the items that are as they were read, which nobody else is changing just now.
@@ -100,8 +151,12 @@ class StillSo:
             free = latest
         got = parts.free_items(work, free)
         reasons |= dict.fromkeys(free - got, BUSY)
-        errors: dict[str, Exception] = {}
-        now = self.rows.read(work, got, errors)
+        try:
+            now = self.rows.read(work, got, {})
+        except Exception as error:
+            if isinstance(error, DBAPIError) or not may_be_of_a_row(self.collection, error):
+                raise
+            now = {}  # which of them it is shows when they are read again
         return reasons | {id: CHANGED for id in got if now.get(id) != self.read[id]}
 
     def settle(self, work: Work, ids: set[str]) -> None:
@@ -159,6 +214,74 @@ def bring(
     return replace(report, seconds=perf_counter() - began)
 
 
+def bring_apart(
+    collection: Reference[Any],
+    rows: Rows,
+    read: Mapping[str, SourceRow],
+    embed: Callable[[Plan[Any]], Report],
+    errors: dict[str, Exception],
+    *,
+    pending: Pending | None = None,
+    noted: Noted | None = None,
+) -> Report:
+    """Embed and write as `bring`; what fails by itself is found, and the others go on.
+
+    Args:
+        collection: Where to.
+        rows: Where from.
+        read: What was read of them.
+        embed: What calls the model for a plan.
+        errors: Takes by their ids the errors of items that cannot be embedded.
+        pending: As in `bring`.
+        noted: As in `bring`.
+
+    Raises:
+        Exception: One that is about no single items, such as that the service gives no answer.
+    """
+    report = Report()
+    groups = [dict(read)] if read else []
+    while groups:
+        group = groups.pop()
+        try:
+            report += bring(collection, rows, group, embed, pending=pending, noted=noted)
+        except Exception as error:
+            failed = _concerned(collection, error, group)
+            if not failed:
+                raise
+            if len(failed) == len(group) > 1:  # which of them it is shows when they are apart
+                groups += [{id: group[id] for id in part} for part in halves([*group])]
+                continue
+            errors |= dict.fromkeys(failed, error)
+            if rest := {id: row for id, row in group.items() if id not in failed}:
+                groups.append(rest)
+    return report
+
+
+def is_of_all(errors: Mapping[str, Exception], ids: Collection[str]) -> bool:
+    """Return whether errors are what the model, or a function, makes of whatever it is given."""
+    is_known = any(isinstance(error, EmbeddingsError) for error in errors.values())
+    return len(errors) == len(ids) > 1 and not is_known
+
+
+def _concerned(
+    collection: Reference[Any], error: Exception, group: Mapping[str, SourceRow]
+) -> set[str]:
+    """Return which items an error is about; none if it is about no single ones."""
+    if not isinstance(error, EmbeddingsError):
+        return set() if isinstance(error, SQLAlchemyError) else {*group}
+    ids = {id for key in error.ids if (id := collection.id_of(key)) in group}
+    is_service = isinstance(error, ModelError) and not error.positions
+    if isinstance(error, AuthenticationError | QuotaError) or is_service:
+        return set()
+    return ids
+
+
+def halves(ids: list[str]) -> list[list[str]]:
+    """Return both halves of some ids, the first one last, from where it is taken."""
+    middle = len(ids) // 2
+    return [ids[middle:], ids[:middle]]
+
+
 def _write(collection: Reference[Any], planned: Plan[Any], gate: StillSo, *, skips: bool) -> Report:
     """Write a plan, unless a lock is waited for too long."""
     try:
@@ -193,13 +316,15 @@ def remove(
                 gone = pending.are_all(work, {id: noted[id] for id in gone})
             work.database.lock_to_write(work, collection.name)
             has_row = collection.find(work) is not None
+            strange = {id for id in gone if not is_storable(id)}  # nothing is stored under them
             if has_row:
+                gone -= strange
                 if work.row.chunks is not None:
                     work.database.keep_items(work, sorted(gone))
-                gone = parts.free_items(work, gone)
+                gone = parts.free_items(work, gone) | strange
             gone -= rows.there(work, gone)
             if has_row:
-                owners = parts.row_ids(work, gone)
+                owners = parts.row_ids(work, gone - strange)
                 is_gone = work.database.is_one_of(columns.id, sorted(owners))
                 conditions = [columns.collection_id == work.row.id, is_gone]
                 count = work.database.delete_rows(work, conditions)
@@ -217,4 +342,4 @@ def remove(
 
 def busy(collection: Reference[Any], ids: Iterable[str]) -> tuple[tuple[Any, str], ...]:
     """Return what a report says of items that another writer is at."""
-    return tuple((collection.keys.from_text(id), BUSY) for id in sorted(ids))
+    return tuple((collection.keys.key_noted(id), BUSY) for id in sorted(ids))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from types import FrameType, ModuleType
 
     from ..collection import Collection
+    from ..writing.calls import OnError
     from ..writing.progress import Progress
     from ..writing.report import Report
     from .pending import PendingState
@@ -45,6 +46,7 @@ class Followed(Protocol):
         allow_empty: bool = ...,
         dry_run: bool = ...,
         progress: Progress = ...,
+        on_error: OnError = ...,
     ) -> Report:
         """Compare every row with the collection."""
 
@@ -99,7 +101,7 @@ def check(
             lines.append(of_other_chunks(collection.name, *settings))
             is_good = False
         try:
-            audit = collection.sync(database, dry_run=True)
+            audit = collection.sync(database, dry_run=True, on_error="skip")
         except ModelMismatchError:  # it names a model that it cannot be read with yet
             continue
         pending = collection.pending(database)
@@ -113,8 +115,9 @@ def check(
         for failing in pending.failing[:SHOWN]:
             when = "parked" if failing.is_parked else f"{failing.attempts} attempts"
             lines.append(f"  {failing.id!r} cannot be embedded ({when}): {failing.error}")
+        lines += _left(audit)
         lines += [f"  triggers: {problem}" for problem in problems]
-        is_good &= not any(found.values()) and not problems
+        is_good &= not any(found.values()) and not audit.skipped and not problems
     return "\n".join(lines), is_good
 
 
@@ -178,7 +181,11 @@ def sync(
     with ended_by_signals():
         for collection in collections:
             report = collection.sync(
-                database, prune=prune, allow_empty=allow_empty, progress=progress
+                database,
+                prune=prune,
+                allow_empty=allow_empty,
+                progress=progress,
+                on_error="skip",
             )
             lines.append(done(collection.name, report))
             is_good &= not report.skipped
@@ -309,8 +316,12 @@ def done(name: str, report: Report) -> str:
         "pending": report.pending,
     }
     done = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
-    lines = [f"{name}: {done or 'nothing to do'}"]
-    lines += [f"  {id!r} was left: {reason}" for id, reason in report.skipped[:SHOWN]]
+    return "\n".join([f"{name}: {done or 'nothing to do'}", *_left(report)])
+
+
+def _left(report: Report) -> list[str]:
+    """Return lines of the items that were left."""
+    lines = [f"  {id!r} was left: {reason}" for id, reason in report.skipped[:SHOWN]]
     if len(report.skipped) > SHOWN:
         lines.append(f"  and {len(report.skipped) - SHOWN:,} more")
-    return "\n".join(lines)
+    return lines

@@ -10,17 +10,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import uuid4
 
-from sqlalchemy import and_, delete, exists, func, or_, select, true, update
+from sqlalchemy import and_, delete, func, or_, select, true, update
 
 from ..errors import EmbeddingsError
 from ..models.base import batches
 from ..tables.pending import pending_table
 from ..tables.records import now
+from ..values import is_storable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Select
 
     from ..work.operation import Work
     from ..work.reference import Reference
@@ -39,7 +40,7 @@ class Failing(NamedTuple):
     """A row of the host's that cannot be embedded.
 
     Attributes:
-        id: In the type of the collection's keys.
+        id: In the type of the collection's keys; where it is of none, as the trigger noted it.
         attempts: How often it was tried since it changed.
         error: What came of the latest attempt.
         is_parked: Whether it is tried no more before it changes.
@@ -76,6 +77,8 @@ class Pending:
         self._worker = uuid4().hex
         self.claims = collection.sessions.owns_transactions
         """Whether other refreshers are kept from what this one works on."""
+        self._next = self._look_again = 0
+        """Before this number nothing is claimed until the moment after which all is looked at."""
 
     # What there is
 
@@ -95,13 +98,13 @@ class Pending:
         columns = pending_table(work.records).c
         oldest = work.run(select(func.min(columns.since)).where(self._is_its(work))).scalar()
         rows = work.run(
-            select(columns.id, columns.attempts, columns.error)
+            select(work.database.any_text(columns.id), columns.attempts, columns.error)
             .where(self._is_its(work), columns.error.is_not(None))
             .order_by(columns.seq)
         )
         latest = {id: (attempts, error) for id, attempts, error in rows}
         failing = [
-            Failing(self._collection.keys.from_text(id), attempts, error, attempts >= MOST_ATTEMPTS)
+            Failing(self._collection.keys.key_noted(id), attempts, error, attempts >= MOST_ATTEMPTS)
             for id, (attempts, error) in latest.items()
         ]
         age = None if oldest is None else max(0, now() - oldest)
@@ -112,8 +115,11 @@ class Pending:
         columns = pending_table(work.records).c
         found: dict[str, set[int]] = {id: set() for id in ids}
         for batch in batches(sorted(found), AT_ONCE):
-            is_one = work.database.is_one_of(columns.id, batch)
-            rows = select(columns.seq, columns.id).where(self._is_its(work), is_one)
+            usual = [id for id in batch if is_storable(id)]
+            is_one = [work.database.is_one_of(columns.id, usual)]
+            is_one += [work.database.is_written(columns.id, id) for id in {*batch} - {*usual}]
+            id = work.database.any_text(columns.id)
+            rows = select(columns.seq, id).where(self._is_its(work), or_(*is_one))
             for seq, id in work.run(rows):
                 found[id].add(seq)
         return {id: frozenset(seqs) for id, seqs in found.items()}
@@ -130,7 +136,7 @@ class Pending:
         """
         collection = self._collection
         with collection.work() as work:  # which waits for nobody
-            if work.run(self._claimable(work, 1, upto, without)).first() is None:
+            if work.run(self._claimable(work, upto, without).limit(1)).first() is None:
                 return {}
             if not self.claims:
                 return self.noted(work, self._ids(work, size, upto, without))
@@ -149,20 +155,54 @@ class Pending:
         return noted
 
     def _ids(self, work: Work, size: int, upto: int | None, without: Collection[str]) -> list[str]:
-        rows = self._claimable(work, size, upto, without)
-        return list(dict.fromkeys(id for _, id in work.run(work.database.skipping_locked(rows))))
+        """Return the items that changed first, of those that nobody works on."""
+        columns = pending_table(work.records).c
+        claimable = self._claimable(work, upto, without, in_order=True)
+        for _ in range(2):
+            if now() >= self._look_again:
+                oldest = work.run(select(func.min(columns.seq)).where(self._is_its(work))).scalar()
+                self._next, self._look_again = oldest or 0, now() + LEASE
+            rows = claimable.where(columns.seq >= self._next).order_by(columns.seq).limit(size)
+            found = [*work.run(work.database.skipping_locked(rows))]
+            if found:
+                self._next = found[-1][0] + 1
+                break
+            self._look_again = 0
+        return list(dict.fromkeys(id for _, id in found))
 
-    def _claimable(self, work: Work, size: int, upto: int | None, without: Collection[str]) -> Any:
+    def _claimable(
+        self,
+        work: Work,
+        upto: int | None,
+        without: Collection[str],
+        *,
+        in_order: bool = False,
+    ) -> Select[Any]:
+        """Return a SELECT of the rows of items that nobody works on.
+
+        Args:
+            work: In whose transaction.
+            upto: Only changes up to this number; None for all.
+            without: Ids that are left out.
+            in_order: The primary key is to serve it, and not the index of collections, by which all
+                rows would be read and sorted for the first few.
+        """
         table = pending_table(work.records)
         columns, others = table.c, table.alias("others")
-        is_worked_on = exists().where(
-            others.c.collection == columns.collection,
-            others.c.id == columns.id,
-            others.c.claimed_by.is_not(None),
-            others.c.claimed_until >= now(),
+        is_worked_on = (
+            select(others.c.seq)
+            .where(
+                others.c.collection == columns.collection,
+                others.c.id == columns.id,
+                others.c.claimed_by.is_not(None),
+                others.c.claimed_until >= now(),
+            )
+            .offset(0)  # by which PostgreSQL asks the index for each row, and joins nothing
+            .exists()
         )
+        its = columns.collection.concat("") if in_order else columns.collection
         conditions: list[ColumnElement[bool]] = [
-            self._is_its(work),
+            its == self._collection.name,
             columns.attempts < MOST_ATTEMPTS,
             or_(columns.claimed_until.is_(None), columns.claimed_until < now()),
             ~is_worked_on,
@@ -171,7 +211,7 @@ class Pending:
             conditions.append(columns.seq <= upto)
         if without:
             conditions.append(~work.database.is_one_of(columns.id, sorted(without)))
-        return select(columns.seq, columns.id).where(*conditions).order_by(columns.seq).limit(size)
+        return select(columns.seq, work.database.any_text(columns.id)).where(*conditions)
 
     def renew(self) -> None:
         """Hold what is claimed for longer."""
@@ -189,6 +229,7 @@ class Pending:
     def give_back(self, noted: Mapping[str, frozenset[int]]) -> None:
         """Let others have what was claimed, at once."""
         if self.claims and _all(noted):
+            self._look_again = 0
             with self._collection.work(write=True) as work:
                 self._set(work, _all(noted), claimed_until=None, claimed_by=None)
 
@@ -202,7 +243,7 @@ class Pending:
                 seqs = sorted(noted[id])
                 if not seqs:
                     continue
-                is_noted = and_(self._is_its(work), columns.seq.in_(seqs))
+                is_noted = columns.seq.in_(seqs)
                 attempts = (
                     work.run(select(func.max(columns.attempts)).where(is_noted)).scalar() or 0
                 )
@@ -216,6 +257,16 @@ class Pending:
                     error=error[:SHOWN],
                 )
 
+    def have_failed(self, noted: Mapping[str, frozenset[int]]) -> bool:
+        """Return whether one of some items failed before, when others did not."""
+        columns = pending_table(self._collection.records).c
+        with self._collection.work() as work:
+            for batch in batches(_all(noted), AT_ONCE):
+                rows = select(columns.seq).where(columns.seq.in_(batch), columns.attempts > 0)
+                if work.run(rows.limit(1)).first() is not None:
+                    return True
+        return False
+
     # In the transaction that writes
 
     def are_all(self, work: Work, noted: Mapping[str, frozenset[int]]) -> set[str]:
@@ -223,7 +274,7 @@ class Pending:
         columns = pending_table(work.records).c
         kept: set[int] = set()
         for batch in batches(_all(noted), AT_ONCE):
-            rows = select(columns.seq).where(self._is_its(work), columns.seq.in_(batch))
+            rows = select(columns.seq).where(columns.seq.in_(batch))
             locked = work.database.skipping_locked(rows.order_by(columns.seq))
             kept |= {*work.run(locked).scalars()}
         there = self.noted(work, noted)
@@ -233,7 +284,7 @@ class Pending:
         """Delete what was noted of some ids: they are up to date."""
         table = pending_table(work.records)
         for batch in batches(sorted(seq for id in ids for seq in noted[id]), AT_ONCE):
-            work.run(delete(table).where(self._is_its(work), table.c.seq.in_(batch)))
+            work.run(delete(table).where(table.c.seq.in_(batch)))
 
     def _is_its(self, work: Work) -> ColumnElement[bool]:
         return pending_table(work.records).c.collection == self._collection.name
@@ -241,7 +292,7 @@ class Pending:
     def _set(self, work: Work, seqs: list[int], **values: Any) -> None:
         table = pending_table(work.records)
         for batch in batches(seqs, AT_ONCE):
-            is_noted = and_(self._is_its(work), table.c.seq.in_(batch))
+            is_noted = table.c.seq.in_(batch)
             is_mine: ColumnElement[bool] = true()
             if values["claimed_by"] is None:
                 is_mine = table.c.claimed_by == self._worker

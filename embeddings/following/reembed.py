@@ -19,6 +19,7 @@ from ..writing import beside
 from ..writing.report import Report
 from . import refresh as refreshing
 from . import sync as syncing
+from .bring import GIVEN_BACK
 
 if TYPE_CHECKING:
     from ..models.base import SupportsEmbedding
@@ -77,7 +78,9 @@ def _taken_over(
         forever=False,
         stop=None,
     )
-    report += replace(done, unchanged=0)
+    known = [key for key, _ in done.skipped]
+    failed = tuple(pair for pair in report.skipped if pair[0] not in known)
+    report = replace(report, skipped=failed) + replace(done, unchanged=0)
     return replace(report, seconds=perf_counter() - began)
 
 
@@ -94,11 +97,13 @@ def _filled(pair: Pair, rows: Rows, batch_size: int, progress: Progress) -> Repo
             dry_run=False,
             batch_size=batch_size,
             progress=None if at else progress,
+            on_error="skip",
         )
         if not at and not done.embedded + done.reused + done.unchanged:
             syncing.refuse_empty(pair.current)
-        # What others were at is pending.
-        report += replace(done, skipped=(), unchanged=0 if at else done.unchanged)
+        failed = tuple(pair for pair in done.skipped if pair[1] not in GIVEN_BACK)  # else pending
+        done = replace(done, unchanged=0 if at else done.unchanged)
+        report = replace(report + done, skipped=failed)  # those of the latest pass
         beside.have_same_settings(pair)
     return report
 

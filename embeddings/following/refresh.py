@@ -12,15 +12,23 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError
 
-from ..errors import AuthenticationError, EmbeddingsError, InvalidItemError, ModelError, QuotaError
+from ..errors import InvalidItemError, ModelError
 from ..models.base import batches, check_batch_size
 from ..searching.query import several
 from ..writing.calls import check_on_error
 from ..writing.progress import teller
 from ..writing.report import Report
-from .bring import GIVEN_BACK, bring, items_at_once, remove
+from .bring import (
+    GIVEN_BACK,
+    bring,
+    bring_apart,
+    is_of_all,
+    items_at_once,
+    read_rows,
+    remove,
+)
 from .pending import LEASE, Noted, Pending, message_of
 
 if TYPE_CHECKING:
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
     from ..writing.calls import OnError
     from ..writing.plan import Plan
     from ..writing.progress import Progress
-    from .rows import Rows, SourceRow
+    from .rows import Rows
 
 LOG = logging.getLogger("embeddings")
 POLL = 1.0  # seconds between two looks whether something is pending
@@ -61,6 +69,8 @@ class _Refresh:
     report: Report = field(default_factory=Report)
     tries: dict[str, int] = field(default_factory=dict)
     """How often an item was given back."""
+    done: int = 0
+    """Items that were brought in, taken off or put off."""
 
     def batch(self, noted: Noted) -> set[str]:
         """Bring in what was claimed, and return the ids of what others were at, given back."""
@@ -70,10 +80,12 @@ class _Refresh:
         finally:
             if done is None:
                 self.pending.give_back(noted)
-        kept = {self.collection.id_of(key) for key, why in done.skipped if why in GIVEN_BACK}
+        id_of = self.collection.keys.id_noted
+        kept = {id_of(key) for key, why in done.skipped if why in GIVEN_BACK}
         self.pending.give_back({id: noted[id] for id in kept})
         for id in kept:
             self.tries[id] = self.tries.get(id, 0) + 1
+        self.done += len(noted) - len(kept)
         failed = tuple((key, why) for key, why in done.skipped if why not in GIVEN_BACK)
         self.report += replace(done, skipped=failed)
         return kept
@@ -81,34 +93,26 @@ class _Refresh:
     def _brought(self, noted: Noted) -> Report:
         collection, rows, pending = self.collection, self.rows, self.pending
         errors: dict[str, Exception] = {}
-        with collection.work() as work:
-            read = rows.read(work, noted, errors)
+        if pending.claims:
+            read = read_rows(collection, rows, noted, errors)
+        else:  # in a transaction of the caller's, who is told
+            with collection.work() as work:
+                read = rows.read(work, noted, errors)
         report = Report()
         gone = noted.keys() - read.keys() - errors.keys()
         if gone:
             report += remove(collection, rows, gone, pending=pending, noted=noted)
-        groups = [read] if read else []
-        while groups:
-            group = groups.pop()
-            try:
-                report += bring(collection, rows, group, self._embed, pending=pending, noted=noted)
-            except Exception as error:
-                failed = self._concerned(error, group)
-                if failed is None:
-                    raise
-                if len(failed) == len(group) > 1:  # which of them it is shows when they are apart
-                    groups += _halves(group)
-                    continue
-                errors |= dict.fromkeys(failed, error)
-                if rest := {id: row for id, row in group.items() if id not in failed}:
-                    groups.append(rest)
+        if pending.claims:
+            report += bring_apart(
+                collection, rows, read, self._embed, errors, pending=pending, noted=noted
+            )
+        elif read:
+            report += bring(collection, rows, read, self._embed, pending=pending, noted=noted)
+        id_of = collection.keys.id_noted
+        refused = {id_of(key): why for key, why in report.skipped if why not in GIVEN_BACK}
+        pending.put_off(noted, refused)
         if errors:
             report += self._failed(noted, errors)
-        refused = {collection.id_of(key): why for key, why in report.skipped}
-        pending.put_off(
-            noted,
-            {id: why for id, why in refused.items() if why not in GIVEN_BACK and id not in errors},
-        )
         return report
 
     def _embed(self, plan: Plan[Any]) -> Report:
@@ -128,36 +132,19 @@ class _Refresh:
             embed()
         return made[0]
 
-    def _concerned(self, error: Exception, group: dict[str, SourceRow]) -> set[str] | None:
-        """Return which items an error is about; None if it is about none of them."""
-        if not self.pending.claims:
-            return None  # in a transaction of the caller's, who is told
-        if not isinstance(error, EmbeddingsError):
-            return None if isinstance(error, SQLAlchemyError) else {*group}
-        ids = {id for key in error.ids if (id := self.collection.id_of(key)) in group}
-        is_service = isinstance(error, ModelError) and not error.positions
-        if isinstance(error, AuthenticationError | QuotaError) or is_service:
-            return None
-        return ids or None
-
     def _failed(self, noted: Noted, errors: dict[str, Exception]) -> Report:
         """Put off items that cannot be embedded; raise if that is how the model takes all."""
         first = next(iter(errors.values()))
-        is_strange = not any(isinstance(error, EmbeddingsError) for error in errors.values())
-        if not self.pending.claims or (is_strange and len(errors) == len(noted) > 1):
+        if not self.pending.claims:
+            raise first
+        if is_of_all(errors, noted) and not self.pending.have_failed(noted):
             raise first
         reasons = {id: message_of(error) for id, error in errors.items()}
         self.pending.put_off(noted, reasons)
         if self.raises:
             raise first
-        key = self.collection.keys.from_text
+        key = self.collection.keys.key_noted
         return Report(skipped=tuple((key(id), why) for id, why in reasons.items()))
-
-
-def _halves(group: dict[str, SourceRow]) -> list[dict[str, SourceRow]]:
-    ids = [*group]
-    middle = len(ids) // 2
-    return [{id: group[id] for id in part} for part in (ids[middle:], ids[:middle])]
 
 
 def refresh(
@@ -194,7 +181,7 @@ def refresh(
     with collection.work() as work:
         count = pending.count(work)
     given_up = tuple(
-        (collection.keys.from_text(id), "others were changing it")
+        (collection.keys.key_noted(id), "others were changing it")
         for id, tries in run.tries.items()
         if tries >= MOST_TRIES
     )
@@ -231,7 +218,7 @@ def _all_pending(
     tell = teller(progress, total)
     pause, failures, in_the_way = SHORTEST, 0, 0
     while not _is_over(run, limit, stop):
-        most = size if limit is None else min(size, limit - _done(run))
+        most = size if limit is None else min(size, limit - run.done)
         left = {id for id, tries in run.tries.items() if tries >= MOST_TRIES}
         try:
             noted = pending.claim(most, upto, left)
@@ -254,7 +241,7 @@ def _all_pending(
             _wait(collection, seconds, stop)
             continue
         failures = in_the_way = 0
-        tell(_done(run))
+        tell(run.done)
         if len(kept) < len(noted):
             pause = SHORTEST
         else:
@@ -262,13 +249,8 @@ def _all_pending(
             pause = min(2 * pause, LONGEST)
 
 
-def _done(run: _Refresh) -> int:
-    report = run.report
-    return report.embedded + report.reused + report.unchanged + report.removed + len(report.skipped)
-
-
 def _is_over(run: _Refresh, limit: int | None, stop: Stop | None) -> bool:
-    return (limit is not None and _done(run) >= limit) or (stop is not None and stop.is_set())
+    return (limit is not None and run.done >= limit) or (stop is not None and stop.is_set())
 
 
 def _wait(collection: Reference[Any], seconds: float, stop: Stop | None) -> None:

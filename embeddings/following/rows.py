@@ -9,23 +9,23 @@ from __future__ import annotations
 import datetime as dt
 import enum
 import uuid
-from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import JSON, Column, Select, Table, func, literal, select
+from sqlalchemy import JSON, Column, Select, Table, false, func, literal, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import SelectBase
-from sqlalchemy.types import NullType, String
+from sqlalchemy.types import NullType, String, Uuid
 
 from ..errors import InvalidItemError, InvalidQueryError
 from ..internals import has_limit
 from ..keys import keys_of
 from ..models.base import batches
 from ..tables.columns import JSONObject
+from ..values import is_storable
 from ..writing.items import item_content, item_metadata
 
 if TYPE_CHECKING:
@@ -110,28 +110,38 @@ class Rows:
             return self.text.statement.with_only_columns(*columns, maintain_column_froms=True)
         return select(*columns).where(self.text != "")
 
-    def between(self, statement: Select[Any], after: Any, upto: Any) -> Select[Any]:
-        """Return a SELECT of one page.
+    def between(self, work: Work, statement: Select[Any], after: Any, upto: Any) -> Select[Any]:
+        """Return a SELECT of one page, in the order of the keys.
 
         Args:
+            work: In whose transaction.
             statement: Of all rows.
             after: The key that the page before this one ended with; None for the first page.
             upto: The last key of the page; None for the last page.
         """
+        key = work.database.written_key(self.key)
         if after is not None:
-            statement = statement.where(self.key > literal(after, self.key.type))
+            statement = statement.where(key > literal(after, key.type))
         if upto is not None:
-            statement = statement.where(self.key <= literal(upto, self.key.type))
-        return statement
+            statement = statement.where(key <= literal(upto, key.type))
+        return statement.order_by(key)
 
     def page_end(self, work: Work, after: Any, size: int) -> Any:
-        """Return the last key of a page; None if fewer rows are left."""
-        keys = self.between(self.all(self.key), after, None).order_by(self.key)
+        """Return the last key of a page, as it is written; None if fewer rows are left."""
+        key = work.database.written_key(self.key)
+        keys = self.between(work, self.all(key), after, None)
         return work.run(keys.offset(size - 1).limit(1)).scalar()
 
     def count(self, work: Work, after: Any = None) -> int:
         """Return how many rows there are, or how many after a key."""
-        return int(work.run(self.between(self.all(func.count()), after, None)).scalar_one())
+        rows = self.between(work, self.all(func.count()), after, None).order_by(None)
+        return int(work.run(rows).scalar_one())
+
+    def ids(self, work: Work, after: Any, upto: Any) -> list[str]:
+        """Return the ids of a page's rows, as triggers note them: also those that are none."""
+        key = work.database.any_text(self.key)
+        keys = work.run(self.between(work, self.all(key), after, upto)).scalars()
+        return [work.database.id_written(each, self.keys) for each in keys]
 
     def is_row(self, work: Work, id: ColumnElement[str]) -> ColumnElement[bool]:
         """Return the condition that a stored id is that of a row which may be an item."""
@@ -155,49 +165,49 @@ class Rows:
         """
         made = self.text
         if not isinstance(made, TextsInPython):
-            page = self.between(self.all(self.key, made), after, upto).order_by(self.key)
+            page = self.between(work, self.all(self.key, made), after, upto)
             for row in work.run(page):
                 yield Compared(row[0], row[1], None)
             return
         # A session of its own: instances in the host's may be older than the database.
         with Session(work.connection, join_transaction_mode="rollback_only") as session:
-            page = self.between(made.statement, after, upto).order_by(self.key)
+            page = self.between(work, made.statement, after, upto)
             for row in session.execute(page):
                 key = made.key_of(row)
-                try:
-                    text = made.text_of(row)
-                except Exception as error:
-                    _add_note(error, key)
-                    raise
-                yield Compared(key, text, None)
+                yield Compared(key, made.text_of(row), None)
 
     def read(
-        self, work: Work, ids: Iterable[str], errors: dict[str, Exception] | None = None
+        self, work: Work, ids: Iterable[str], errors: dict[str, Exception]
     ) -> dict[str, SourceRow]:
         """Return some items by their ids; those that are there.
 
         Args:
             work: In whose transaction.
             ids: Of the items.
-            errors: Takes the errors of single rows by their ids; without it they are raised.
-
-        Raises:
-            InvalidItemError: A row cannot be stored, or there are two of a key.
+            errors: Takes the errors of single rows by their ids: a text cannot be made or stored,
+                the key can be no id, or there are two rows of it.
         """
         found: dict[str, SourceRow] = {}
-        for keys in self._keys(ids):
-            found |= self._read(work, partial(self._of_keys, keys), errors)
+        keys, strange = self._keys(work, ids)
+        for batch in keys:
+            found |= self._read(work, partial(self._of_keys, batch), errors)
+        errors |= {id: self._no_key(id) for id in self._written(work, strange)}
         return found
+
+    def try_none(self, work: Work) -> None:
+        """Read no row, which fails as reading any would where that is not because of the row."""
+        self._read(work, lambda rows: rows.where(false()), {})
 
     def there(self, work: Work, ids: Iterable[str]) -> set[str]:
         """Return which of some ids are items."""
         if isinstance(self.text, TextsInPython):
             errors: dict[str, Exception] = {}
             return {*self.read(work, ids, errors), *errors}
-        found: set[str] = set()
-        for keys in self._keys(ids):
-            statement = self.all(self.key).where(self.key.in_(keys))
-            found |= {self.keys.to_text(key) for key in work.run(statement).scalars()}
+        keys, strange = self._keys(work, ids)
+        found = self._written(work, strange)
+        for batch in keys:
+            statement = self.all(self.key).where(self.key.in_(batch))
+            found |= {self.keys.id_noted(key) for key in work.run(statement).scalars()}
         return found
 
     def keep(self, work: Work, ids: Iterable[str]) -> set[str]:
@@ -208,8 +218,8 @@ class Rows:
         if self.locked is None or not work.database.can_keep_keys(work, self.locked):
             return {*ids}
         kept: set[str] = set()
-        for keys in self._keys(ids):
-            found = work.database.keep_keys(work, self.locked, keys)
+        for batch in self._keys(work, ids)[0]:
+            found = work.database.keep_keys(work, self.locked, batch)
             kept |= {self.keys.to_text(key) for key in found}
         return kept
 
@@ -217,7 +227,7 @@ class Rows:
         self,
         work: Work,
         narrowed: Callable[[Select[Any]], Select[Any]],
-        errors: dict[str, Exception] | None,
+        errors: dict[str, Exception],
     ) -> dict[str, SourceRow]:
         found: dict[str, SourceRow] = {}
         if not isinstance(self.text, TextsInPython):
@@ -234,12 +244,13 @@ class Rows:
     def _add(
         self,
         found: dict[str, SourceRow],
-        errors: dict[str, Exception] | None,
+        errors: dict[str, Exception],
         key: Any,
         make: Callable[[], SourceRow | None],
     ) -> None:
-        id = self.keys.to_text(key)
+        id = self.keys.id_noted(key)
         try:
+            self.keys.to_text(key)
             row = make()
             if id in found:
                 raise InvalidItemError(
@@ -247,10 +258,9 @@ class Rows:
                 )
         except SQLAlchemyError:
             raise
-        except Exception as error:
-            if errors is None:
-                _add_note(error, key)
-                raise
+        except Exception as error:  # noqa: BLE001  a function of a host's may raise anything
+            if not isinstance(error, InvalidItemError):
+                error.add_note(f"It was raised by text= for the row {key!r}")
             errors[id] = error
             found.pop(id, None)
         else:
@@ -273,20 +283,39 @@ class Rows:
     def _of_keys(self, keys: list[Any], rows: Select[Any]) -> Select[Any]:
         return rows.where(self.key.in_(keys))
 
-    def _keys(self, ids: Iterable[str]) -> Iterator[list[Any]]:
-        """Yield host's keys for statements; what is no key of the column is of no row."""
-        for batch in batches(sorted(ids), AT_ONCE):
-            keys = []
-            for id in batch:
-                with suppress(InvalidItemError):
-                    if not self.keys.exceeds_column(id):
-                        keys.append(self.keys.from_text(id))
-            yield keys
+    def _keys(self, work: Work, ids: Iterable[str]) -> tuple[list[list[Any]], list[str]]:
+        """Return the host's keys for statements, and the ids that are of no key of the column."""
+        keys: list[Any] = []
+        strange: list[str] = []
+        for id in sorted(ids):
+            try:
+                id.encode()
+                key = self.keys.from_text(id)
+                is_key = work.database.has_wide_integers or not self.keys.exceeds_column(id)
+            except (InvalidItemError, UnicodeEncodeError):
+                is_key = False
+            if is_key:
+                keys.append(key)
+            else:
+                strange.append(id)
+        return list(batches(keys, AT_ONCE)), strange
 
+    def _written(self, work: Work, ids: list[str]) -> set[str]:
+        """Return which ids that are of no key are nevertheless those of rows."""
+        rows, is_written = self.all(literal(1)), work.database.is_written
+        return {id for id in ids if work.run(rows.where(is_written(self.key, id)).limit(1)).first()}
 
-def _add_note(error: Exception, key: Any) -> None:
-    if not isinstance(error, InvalidItemError | SQLAlchemyError):
-        error.add_note(f"It was raised by text= for the row {key!r}")
+    def _no_key(self, id: str) -> InvalidItemError:
+        """Return what is wrong with the key of a row, which was noted under an id."""
+        what = f"no {self.keys.python_type.__name__}"
+        if not is_storable(id):
+            what = "not UTF-8"
+        elif isinstance(self.keys.sql_type, Uuid):
+            what = (
+                "not written as SQLAlchemy writes a UUID, as 32 hexadecimal digits in lower case, "
+                "and so it is not found"
+            )
+        return InvalidItemError(f"item {id!r}: its key is {what}")
 
 
 def source_row(id: str, text: object, metadata: Metadata | None) -> SourceRow:

@@ -230,6 +230,7 @@ class ModelCollection(Generic[M]):
         dry_run: bool = False,
         batch_size: int = BATCH_SIZE,
         progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Compare every row of the class with the collection, and bring in what differs.
 
@@ -238,7 +239,8 @@ class ModelCollection(Generic[M]):
 
         Raises:
             InvalidQueryError: The class has no rows that are items, and the collection has some.
-            InvalidItemError: A row cannot be stored. The batches before it are written.
+            InvalidItemError: A row cannot be read, or be an item. The batches before it are
+                written. With `on_error="skip"` it is in `skipped`.
         """
         return syncing.sync(
             self.collection(database).reference,
@@ -248,6 +250,7 @@ class ModelCollection(Generic[M]):
             dry_run=dry_run,
             batch_size=batch_size,
             progress=progress,
+            on_error=on_error,
         )
 
     def refresh(
@@ -270,8 +273,9 @@ class ModelCollection(Generic[M]):
         the claim of one that is killed ends after a minute. It returns when nothing can be claimed
         of what was pending when it began.
 
-        A row that the model refuses, or whose text cannot be made, is tried five times, with
-        growing pauses, and then no more before it changes. `pending` says which these are.
+        A row that the model refuses, that cannot be read, or whose key can be no id is tried five
+        times, with growing pauses, and then no more before it changes. `pending` says which these
+        are.
 
         On a session it takes place in its transaction, the calls of the model too. With `keys` it
         brings a request's own rows up to date.
@@ -324,6 +328,7 @@ class ModelCollection(Generic[M]):
         As `Collection.reembed`, with the texts of the rows: the new vectors are made beside the old
         ones, while others search, write and refresh. One transaction switches, and notes as pending
         what may have changed last, which is embedded then. It can be interrupted and called again.
+        Rows that cannot be embedded are left out, and stand in `skipped`.
 
         A declaration that names either model goes on, until `drop_previous`. If it names none, it
         has the new one.

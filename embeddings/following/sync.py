@@ -8,31 +8,45 @@ from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Text, and_, case, cast, literal, null, select
+from sqlalchemy import Text, Uuid, and_, case, cast, func, literal, null, or_, select
 
-from ..errors import InvalidQueryError
+from ..errors import InvalidItemError, InvalidQueryError
 from ..keys import chunk_id, chunk_owner
 from ..models.base import batches, check_batch_size
 from ..searching import read
+from ..writing.calls import check_on_error
 from ..writing.progress import teller
 from ..writing.report import Report
 from ..writing.resolve import is_same_json
-from .bring import bring, items_at_once, remove, unchanged
+from .bring import (
+    GIVEN_BACK,
+    bring,
+    bring_apart,
+    is_of_all,
+    items_at_once,
+    read_rows,
+    remove,
+    try_none,
+    unchanged,
+)
+from .pending import message_of
 from .rows import TextsInPython
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import ColumnElement, FromClause
 
-    from ..models.base import SupportsEmbedding
     from ..work.operation import Work
     from ..work.reference import Reference
+    from ..writing.calls import OnError
+    from ..writing.plan import Plan
     from ..writing.progress import Progress
     from .rows import Rows
 
 LOG = logging.getLogger("embeddings")
 PAGE = 10_000  # rows compared by one statement
+UUID_DIGITS = 32
 
 
 class Found(NamedTuple):
@@ -55,6 +69,8 @@ class Comparison:
         """Of them those that it has as they are."""
         self.without_text: list[str] = []
         """Rows of the source that are no items any more, where Python makes the texts."""
+        self.errors: dict[str, Exception] = {}
+        """Why rows cannot be read, or be items, by their ids."""
 
     def differences(self) -> Iterator[Found]:
         """Yield the items that are missing, and those that may differ."""
@@ -63,7 +79,19 @@ class Comparison:
         while True:
             with collection.work() as work:
                 upto = rows.page_end(work, after, PAGE)
-                count, found = self._page(work, after, upto)
+                is_usual = work.database.compares_rows(work) and not self._has_odd_keys(
+                    work, after, upto
+                )
+            if is_usual:
+                try:
+                    with collection.work() as work:
+                        count, found = self._page(work, after, upto)
+                except Exception as error:  # noqa: BLE001  a type of a host's may raise anything
+                    if not isinstance(error, InvalidItemError):
+                        try_none(collection, rows, error)
+                    is_usual = False
+            if not is_usual:
+                count, found = self._compared_apart(after, upto)
             self.seen += count
             self.same += count - len(found)
             tell(self.seen)
@@ -78,12 +106,24 @@ class Comparison:
         with self._collection.work() as work:
             return self._rows.count(work)
 
+    def _has_odd_keys(self, work: Work, after: Any, upto: Any) -> bool:
+        """Return whether a page has UUIDs that are not written as SQLAlchemy writes them.
+
+        Read as UUIDs they look like any other, unless they are none, which raises.
+        """
+        rows = self._rows
+        written = work.database.written_key(rows.key)
+        if not isinstance(rows.key.type, Uuid) or written.type is rows.key.type:
+            return False
+        usual = func.lower(func.replace(written, "-", ""))
+        odd = rows.between(work, rows.all(literal(1)), after, upto).order_by(None)
+        odd = odd.where(or_(written != usual, func.length(written) != UUID_DIGITS))
+        return work.run(odd.limit(1)).first() is not None
+
     def _page(self, work: Work, after: Any, upto: Any) -> tuple[int, list[Found]]:
         """Return how many items a page has, and those that differ."""
         rows, row = self._rows, self._collection.find(work)
         model = self._collection.model_of(row)
-        if not work.database.compares_rows(work):
-            return self._compared_apart(work, model, after, upto)
         prefix = getattr(model, "document_prefix", "")
         digest = None
         if not isinstance(rows.text, TextsInPython):
@@ -93,8 +133,7 @@ class Comparison:
             return self._compared_here(work, prefix, after, upto)
         count = PAGE if upto is not None else rows.count(work, after)
         if row is None:
-            page = rows.between(rows.all(rows.key), after, upto).order_by(rows.key)
-            keys = work.run(page).scalars()
+            keys = work.run(rows.between(work, rows.all(rows.key), after, upto)).scalars()
             return count, [Found(rows.keys.to_text(key), is_there=False) for key in keys]
         stored = self._stored(work, after, upto, digest.label("digest"))
         differing = (
@@ -112,7 +151,7 @@ class Comparison:
         """Return the rows of a page with what is stored of them, for a SELECT."""
         database, stored, rows = work.database, work.records.embeddings.c, self._rows
         selected = rows.all(rows.key.label("key"), *digest, *rows.columns)
-        page = rows.between(selected, after, upto).subquery()
+        page = rows.between(work, selected, after, upto).order_by(None).subquery()
         key, *others = page.columns
         described = others[len(digest) :]
         # Only of text: see `resolve`.
@@ -181,20 +220,30 @@ class Comparison:
                 differing.append(Found(rows.keys.to_text(key), key in there))
         return count, differing
 
-    def _compared_apart(
-        self, work: Work, model: SupportsEmbedding, after: Any, upto: Any
-    ) -> tuple[int, list[Found]]:
-        """Return the same where no statement may read both: rows first, then what is stored."""
+    def _compared_apart(self, after: Any, upto: Any) -> tuple[int, list[Found]]:
+        """Return the same, rows first, then what is stored.
+
+        Where no statement may read both, and where one fails because of a row: which is found.
+        """
         collection, rows = self._collection, self._rows
-        keys = work.run(rows.between(rows.all(rows.key), after, upto).order_by(rows.key)).scalars()
-        errors: dict[str, Exception] = {}  # said of an item when it is brought in
-        found = rows.read(work, map(rows.keys.to_text, keys), errors)
-        ids = [*found, *errors]
-        if not work.has_row:
-            return len(ids), [Found(id, is_there=False) for id in ids]
-        same = unchanged(collection, work, model, rows, found)
-        stored = {id if work.row.chunks is None else chunk_id(id, 0): id for id in ids}
-        there = {stored[id] for id, *_ in work.database.stored_rows(work, [*stored])}
+        with collection.work() as work:
+            keys = rows.ids(work, after, upto)
+        errors: dict[str, Exception] = {}
+        found = read_rows(collection, rows, keys, errors)
+        self.errors |= errors
+        with collection.work() as work:
+            row = collection.find(work)
+            ids = [*found, *errors]
+            if row is None:
+                return len(ids), [Found(id, is_there=False) for id in ids]
+            same = unchanged(collection, work, collection.model_of(row), rows, found)
+            stored = {id if row.chunks is None else chunk_id(id, 0): id for id in ids}
+            there = {stored[id] for id, *_ in work.database.stored_rows(work, [*stored])}
+            if isinstance(rows.text, TextsInPython):
+                missing = [id for id in keys if id not in found and id not in errors]
+                has = {id if row.chunks is None else chunk_id(id, 0): id for id in missing}
+                gone = work.database.stored_rows(work, [*has])
+                self.without_text += [has[id] for id, *_ in gone]
         return len(ids), [Found(id, id in there) for id in ids if id not in same]
 
 
@@ -221,29 +270,34 @@ def sync(
     dry_run: bool,
     batch_size: int,
     progress: Progress,
+    on_error: OnError,
 ) -> Report:
     """Bring in what differs and remove what is gone, or say what that is. See `Collection.sync`."""
     check_batch_size(batch_size)
-    began = perf_counter()
+    began, skips = perf_counter(), check_on_error(on_error)
     if dry_run:
-        return replace(_audit(collection, rows, progress), seconds=perf_counter() - began)
+        report = _audit(collection, rows, progress, skips=skips)
+        return replace(report, seconds=perf_counter() - began)
     comparison = Comparison(collection, rows, progress)
-    report = Report()
-    again: list[Any] = []
+    report, again = Report(), Report()
     ids = (found.id for found in comparison.differences())
     size = items_at_once(collection.read_model(), batch_size)
     for batch in batches(ids, size):
-        done = _brought(collection, rows, batch, batch_size)
-        again += [key for key, _ in done.skipped]
-        report += replace(done, skipped=())
+        has_some = bool(comparison.same or report.embedded or report.reused)
+        done = _brought(collection, rows, batch, batch_size, skips=skips, has_some=has_some)
+        others = tuple(pair for pair in done.skipped if pair[1] in GIVEN_BACK)
+        again += Report(skipped=others)
+        left = tuple(pair for pair in done.skipped if pair[1] not in GIVEN_BACK)
+        report += replace(done, skipped=left)
         LOG.debug("sync of %r: %d rows compared", collection.name, comparison.seen)
-    for batch in batches(again, size):
-        report += _brought(collection, rows, collection.ids_of(batch, "ids"), batch_size)
+    for batch in batches((key for key, _ in again.skipped), size):
+        given_back = collection.ids_of(batch, "ids")
+        report += _brought(collection, rows, given_back, batch_size, skips=skips)
     report += Report(unchanged=comparison.same)
     for lacking in _without_words(collection):
         for batch in batches(lacking, size):
-            done = _brought(collection, rows, batch, batch_size)
-            report += replace(done, unchanged=0)  # they are among those compared
+            done = _brought(collection, rows, batch, batch_size, skips=True)
+            report += replace(done, unchanged=0, skipped=())  # they are among those compared
     if prune and not comparison.seen and not allow_empty:
         refuse_empty(collection)
     elif prune:
@@ -252,10 +306,44 @@ def sync(
     return replace(report, seconds=perf_counter() - began)
 
 
-def _brought(collection: Reference[Any], rows: Rows, ids: list[str], batch_size: int) -> Report:
-    with collection.work() as work:
-        read = rows.read(work, ids)
-    return bring(collection, rows, read, lambda plan: plan.embed(batch_size))
+def _brought(
+    collection: Reference[Any],
+    rows: Rows,
+    ids: list[str],
+    batch_size: int,
+    *,
+    skips: bool,
+    has_some: bool = True,
+) -> Report:
+    def embed(plan: Plan[Any]) -> Report:
+        return plan.embed(batch_size, on_error="skip" if skips else "raise")
+
+    errors: dict[str, Exception] = {}
+    read = read_rows(collection, rows, ids, errors)
+    if not skips:
+        _raise_first(collection, errors)
+        return bring(collection, rows, read, embed)
+    report = bring_apart(collection, rows, read, embed, errors)
+    if not has_some and is_of_all(errors, ids):
+        _raise_first(collection, errors)
+    return report + Report(skipped=_skipped(collection, errors))
+
+
+def _raise_first(collection: Reference[Any], errors: Mapping[str, Exception]) -> None:
+    """Raise the error of the first of some items, with a note that says which it is of."""
+    for id in sorted(errors):
+        error = errors[id]
+        if not hasattr(error, "__notes__"):
+            error.add_note(f"It was raised for the row {collection.keys.key_noted(id)!r}")
+        raise error
+
+
+def _skipped(
+    collection: Reference[Any], errors: Mapping[str, Exception]
+) -> tuple[tuple[Any, str], ...]:
+    """Return what a report says of items that cannot be embedded."""
+    key = collection.keys.key_noted
+    return tuple((key(id), message_of(errors[id])) for id in sorted(errors))
 
 
 def _without_words(collection: Reference[Any]) -> Iterator[list[str]]:
@@ -280,26 +368,31 @@ def _without_words(collection: Reference[Any]) -> Iterator[list[str]]:
         after = page[-1]
 
 
-def _audit(collection: Reference[Any], rows: Rows, progress: Progress) -> Report:
+def _audit(collection: Reference[Any], rows: Rows, progress: Progress, *, skips: bool) -> Report:
     """Return which ids are stale, missing and orphaned. No model is called, nothing written."""
     comparison = Comparison(collection, rows, progress)
     stale: list[str] = []
     missing: list[str] = []
+    errors = comparison.errors
     for batch in batches(comparison.differences(), PAGE):
-        missing += [item.id for item in batch if not item.is_there]
-        doubtful = [item.id for item in batch if item.is_there]
+        found = read_rows(collection, rows, {item.id for item in batch} - errors.keys(), errors)
+        missing += [item.id for item in batch if not item.is_there and item.id in found]
+        doubtful = [item.id for item in batch if item.is_there and item.id in found]
         if doubtful:
+            found = {id: found[id] for id in doubtful}
             with collection.work() as work:
                 model = collection.model_of(collection.existing(work))
-                found = rows.read(work, doubtful)
                 same = unchanged(collection, work, model, rows, found)
             comparison.same += len(same)
-            stale += [id for id in doubtful if id in found and id not in same]
+            stale += [id for id in doubtful if id not in same]
     orphaned = [*comparison.without_text]
     orphaned += [id for page in _orphans(collection, rows) for id in page]
-    key = collection.keys.from_text
+    if not skips:
+        _raise_first(collection, errors)
+    key = collection.keys.key_noted
     return Report(
         unchanged=comparison.same,
+        skipped=_skipped(collection, errors),
         stale=tuple(map(key, stale)),
         missing=tuple(map(key, missing)),
         orphaned=tuple(map(key, orphaned)),

@@ -8,7 +8,7 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic
 
-from ..errors import InvalidItemError, InvalidVectorError, ModelError, RefusedError
+from ..errors import InvalidItemError, InvalidVectorError, ModelError, RefusedError, shown_ids
 from ..keys import K, chunk_owner
 from ..models.base import (
     BATCH_SIZE,
@@ -220,6 +220,9 @@ class Plan(Generic[K]):
                 concerned = answer.concerned()
                 ids = {item.owner for item in self.items if item.key in concerned}
                 answer.error.add_ids(self._sorted(ids))
+            else:
+                ids = {item.owner for item in self.items if item.key in answer.asked}
+                answer.error.add_note(f"It was raised for the {shown_ids(self._sorted(ids))}")
             raise answer.error
         return Report(requests=answer.usage.requests, tokens=answer.usage.tokens)
 

@@ -462,3 +462,59 @@ def test_a_single_key_is_refused(own: Engine, notes: ModelCollection[Note]):
     for key in (1, "12"):
         with pytest.raises(InvalidQueryError, match="keys must be an iterable, not"):
             notes.refresh(own, keys=key)  # type: ignore[arg-type]
+
+
+def test_a_limit_counts_rows_that_are_gone(own: Engine, notes: ModelCollection[Note]):
+    """Also those that never had a vector."""
+    change(own, update(Note).values(body="second"), delete(Note))
+    assert notes.refresh(own, limit=3) == Report(pending=5)
+    assert notes.refresh(own, limit=3, batch_size=2) == Report(pending=2)
+    assert notes.refresh(own) == Report()
+
+
+def test_a_backlog_is_not_sorted_for_each_claim(own: Engine, notes: ModelCollection[Note]):
+    """The primary key serves a claim, and each statement about what was claimed."""
+    for number in range(10):
+        change(own, update(Note).values(body=f"body {number}"))
+    asked: list[tuple[str, Any]] = []
+
+    @event.listens_for(own, "before_cursor_execute")
+    def note(_: Any, __: Any, sql: str, parameters: Any, *___: Any) -> None:
+        if "embeddings_pending.seq" in sql:
+            asked.append((sql, parameters))
+
+    assert notes.refresh(own, limit=3, batch_size=3).embedded == 3
+    event.remove(own, "before_cursor_execute", note)
+    explain = "EXPLAIN QUERY PLAN" if own.dialect.name == "sqlite" else "EXPLAIN"
+    with own.begin() as connection:
+        if own.dialect.name == "postgresql":  # with eighty rows it would read them all
+            connection.execute(text("SET LOCAL enable_seqscan = off"))
+            connection.execute(text("SET LOCAL enable_bitmapscan = off"))
+        claims = [
+            "\n".join(str(row[-1]) for row in connection.exec_driver_sql(f"{explain} {sql}", given))
+            for sql, given in asked
+            if "ORDER BY" in sql or "seq IN" in sql
+        ]
+    assert len(claims) >= 4
+    for plan in claims:
+        assert "USING INTEGER PRIMARY KEY" in plan or "embeddings_pending_pkey" in plan, plan
+    assert not [plan for plan in claims if "anti join" in plan.lower()]
+
+
+def test_what_was_freed_is_claimed_though_later_rows_were(
+    own: Engine, notes: ModelCollection[Note]
+):
+    """A refresher that goes on in the order of the changes comes back to what others let go."""
+    change(own, update(Note).where(Note.id < 5).values(body="second"))
+    reference = notes.collection(own).reference
+    gone, other = Pending(reference), Pending(reference)
+    held = gone.claim(2, None, ())
+    assert sorted(held) == ["1", "2"]
+    taken = other.claim(1, None, ())
+    assert sorted(taken) == ["3"]
+    gone.give_back(held)
+    assert sorted(other.claim(1, None, ())) == ["4"]
+    assert sorted(other.claim(3, None, ())) == ["1", "2"]
+    assert other.claim(3, None, ()) == {}
+    other.give_back(taken)
+    assert sorted(other.claim(3, None, ())) == ["3"]

@@ -251,3 +251,27 @@ def test_a_condition_on_the_table_of_a_parent(alias: str, library: ModuleType):
     collection.refresh(using=alias)
     assert collection.collection(alias).ids() == [hidden.pk]
     collection.uninstall(using=alias)
+
+
+def test_a_row_that_cannot_be_read(notes: ModelCollection[Any], alias: str, library: ModuleType):
+    """It is put off and named by itself, the others go on. PostgreSQL takes no such text."""
+    from django.db import connections
+
+    if connections[alias].vendor != "sqlite":
+        pytest.skip("SQLite alone does not check texts")
+    rows = library.Leaflet.objects.using(alias)
+    good, bad = (rows.create(title=title, body="a") for title in ("good", "bad"))
+    with connections[alias].cursor() as cursor:
+        cursor.execute(
+            "UPDATE library_leaflet SET title = CAST(x'ff41' AS TEXT) WHERE id = %s", [bad.pk]
+        )
+    report = notes.refresh(using=alias)
+    assert (report.embedded, report.pending) == (1, 1)
+    assert [id for id, _ in report.skipped] == [bad.pk]
+    report = notes.sync(using=alias, on_error="skip")
+    assert [id for id, _ in report.skipped] == [bad.pk]
+    audit = notes.sync(using=alias, dry_run=True, on_error="skip")
+    assert (audit.missing, [id for id, _ in audit.skipped]) == ((), [bad.pk])
+    assert notes.collection(alias).ids() == [good.pk]
+    bad.save(using=alias)
+    assert notes.refresh(using=alias).embedded == 1

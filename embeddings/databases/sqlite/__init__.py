@@ -293,6 +293,22 @@ class SQLite(Database):
         """Return the condition: objects as their text, named values one by one."""
         return followed.has_metadata(stored, given)
 
+    def written_key(self, key: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the SQL of what the driver has of it: the types of a host change it in Python."""
+        return followed.written_key(key)
+
+    def id_written(self, value: Any, keys: Keys[Any]) -> str:
+        """Return it, for it is read as the triggers' CAST makes it."""
+        return str(value)
+
+    def is_written(self, key: ColumnElement[Any], id: str) -> ColumnElement[bool]:
+        """Return the condition."""
+        return followed.is_written(key, id)
+
+    def any_text(self, column: ColumnElement[Any]) -> ColumnElement[Any]:
+        """Return the SQL of its bytes, which the type makes a text of."""
+        return followed.any_text(column)
+
     # Searches
 
     def search(self, work: Work, vector: Float64, query: Query) -> Ranking:

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import LargeBinary, Text, and_, case, collate, false, func, type_coerce
+from sqlalchemy import (
+    LargeBinary,
+    Text,
+    TypeDecorator,
+    and_,
+    case,
+    cast,
+    collate,
+    column,
+    false,
+    func,
+    literal,
+    select,
+    table,
+    type_coerce,
+)
+from sqlalchemy.types import NullType
 
 from .fields import is_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Dialect
 
     from ...models.base import Content
     from ...work.operation import Work
 
 HASH = "embeddings_hash"
+ENCODING = select(column("encoding")).select_from(table("pragma_encoding")).scalar_subquery()
 
 
 def text_hash(
@@ -39,9 +56,43 @@ def has_metadata(
         return false()
     paths = [f'$."{name}"' for name in given]
     same: list[ColumnElement[bool]] = [func.json_remove(stored, *paths) == "{}"]  # no other
-    for path, column in zip(paths, given.values(), strict=True):
+    for path, given_ in zip(paths, given.values(), strict=True):
         value = func.json_extract(stored, path)
         # The host's column may have a collation for which more is equal.
-        is_same = collate(value, "BINARY").is_not_distinct_from(type_coerce(column, Text))
+        is_same = collate(value, "BINARY").is_not_distinct_from(type_coerce(given_, Text))
         same += [func.json_type(stored, path).is_not(None), is_same]
     return case((is_json(stored), and_(*same)), else_=false())
+
+
+class AnyText(TypeDecorator[str]):
+    """The bytes of a text, which SQLite does not check, with what is no UTF-8 escaped."""
+
+    impl = NullType
+    cache_ok = True
+
+    def process_result_value(self, value: object, dialect: Dialect) -> str | None:
+        """Return the text."""
+        if isinstance(value, bytes):
+            return value.decode(errors="surrogateescape")
+        return None if value is None else str(value)
+
+
+def any_text(written: ColumnElement[Any]) -> ColumnElement[str]:
+    """Return the SQL of `Database.any_text`."""
+    is_utf8 = ENCODING == "UTF-8"  # else the bytes are those of UTF-16
+    return type_coerce(case((is_utf8, cast(written, LargeBinary)), else_=written), AnyText)
+
+
+def written_key(key: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the SQL of `Database.written_key`: what the driver has of it."""
+    return type_coerce(key, NullType())
+
+
+def is_written(key: ColumnElement[Any], id: str) -> ColumnElement[bool]:
+    """Return the condition of `Database.is_written`; an index serves it where the id is a text."""
+    try:
+        id.encode()
+    except UnicodeEncodeError:
+        written = literal(id.encode(errors="surrogateescape"), LargeBinary)
+        return cast(key, Text) == cast(written, Text)
+    return written_key(key) == literal(id, NullType())

@@ -567,6 +567,7 @@ class ModelCollection(Generic[M]):
         dry_run: bool = False,
         batch_size: int = BATCH_SIZE,
         progress: Progress = None,
+        on_error: OnError = "raise",
     ) -> Report:
         """Compare every row of the model with the collection, and bring in what differs.
 
@@ -580,6 +581,8 @@ class ModelCollection(Generic[M]):
             dry_run: Change nothing, and call no model.
             batch_size: The most values in one call of the model.
             progress: Called with the rows compared and their number.
+            on_error: With "skip" rows that fail by themselves are left out, and their keys stand in
+                `skipped`, also in a dry run; "raise" raises what the first failed of.
         """
         alias = using or router.db_for_write(self.source.model)
         return syncing.sync(
@@ -590,6 +593,7 @@ class ModelCollection(Generic[M]):
             dry_run=dry_run,
             batch_size=batch_size,
             progress=progress,
+            on_error=on_error,
         )
 
     @synchronous

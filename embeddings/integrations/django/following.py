@@ -152,7 +152,7 @@ class InstanceRows(Rows):
         self,
         work: Work,
         narrowed: Callable[[Select[Any]], Select[Any]],
-        errors: dict[str, Exception] | None,
+        errors: dict[str, Exception],
     ) -> dict[str, SourceRow]:
         found: dict[str, SourceRow] = {}
         keys = [*work.run(narrowed(self.all(self.key))).scalars()]
@@ -160,9 +160,14 @@ class InstanceRows(Rows):
             self._add(found, errors, key, partial(self._of_instance, instance))
         return found
 
+    def try_none(self, work: Work) -> None:
+        """Read no row; also by Django, whose own short cut would ask nothing of the database."""
+        super().try_none(work)
+        list(self.source.model._base_manager.using(self.alias).extra(where=["1 = 0"]))
+
     def texts(self, work: Work, after: Any, upto: Any) -> Iterator[Compared]:
         """Yield what is compared of all rows of a page; those that are no items have no text."""
-        page = self.between(self.all(self.key), after, upto).order_by(self.key)
+        page = self.between(work, self.all(self.key), after, upto)
         keys = [*work.run(page).scalars()]
         found = {
             key: self._of_instance(instance)
