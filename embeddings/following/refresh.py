@@ -188,6 +188,17 @@ def refresh(
     return replace(report, seconds=perf_counter() - began)
 
 
+def warn_of(name: str, problems: list[str]) -> None:
+    """Say in the log that changes may not be pending, if anything is wrong with the triggers."""
+    if problems:
+        LOG.warning(
+            "refresh of %r may not see all changes: %s. Make the triggers by install(), or by a "
+            "revision; sync() finds what was missed",
+            name,
+            "; ".join(problems),
+        )
+
+
 def _these(run: _Refresh, ids: list[str], size: int) -> None:
     """Bring in some items, pending or not."""
     for batch in batches(dict.fromkeys(ids), size):

@@ -296,6 +296,8 @@ class ModelCollection(Generic[M]):
         Raises:
             ModelError: The model's service failed. What was claimed is given back.
         """
+        if keys is None:
+            refreshing.warn_of(self.name, self.trigger_problems(database))
         return refreshing.refresh(
             self.collection(database).reference,
             self.source_rows(),
