@@ -101,8 +101,12 @@ def _name(function: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _checked(found: Iterable[Any], text: str) -> list[tuple[int, int]]:
+def _checked(found: object, text: str) -> list[tuple[int, int]]:
     given: list[tuple[int, int]] = []
+    if not isinstance(found, Iterable):
+        raise InvalidItemError(
+            f"the splitter must yield pairs (start, end), not return {type(found).__name__}"
+        )
     for pair in found:
         try:
             start, end = map(int, pair)

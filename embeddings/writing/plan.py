@@ -281,7 +281,7 @@ def make(
             try:
                 check_kind(model, item.content)
             except InvalidItemError as error:
-                raise of_item(item.id, error) from None
+                raise of_item(collection.keys, item.id, error) from None
         whole = items
         chunks = parts.chunks_for(collection, row)
         if chunks is not None:

@@ -309,9 +309,9 @@ def _store(
 @retried
 def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None) -> None:
     """Replace the metadata of an item. See `Collection.set_metadata`."""
-    text = collection.id_of(id)
+    text, keys = collection.id_of(id), collection.keys
     # A copy, which the record of a session may keep.
-    copy = None if metadata is None else load_metadata(item_metadata(text, metadata))
+    copy = None if metadata is None else load_metadata(item_metadata(keys, text, metadata))
     entity = collection.records.embedding
     statement = update(entity).values({entity.metadata_: copy, entity.updated: now()})
     with collection.work(write=True) as work:
