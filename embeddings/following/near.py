@@ -33,6 +33,8 @@ def nearest(
 ) -> list[Row[M, float]]:
     """Return the rows that a search finds, with their scores, best first; equal scores by key.
 
+    With words each has its rank after the score.
+
     Args:
         declared: Whose condition all rows meet.
         docs: Its collection.
@@ -55,9 +57,10 @@ def nearest(
         found = find(**filters, among=among)
     except DoesNotExist:
         return []
-    by_rank = found.c.get("rank")  # of a search by words as well
-    order = (found.c.score.desc(), declared.key) if by_rank is None else (by_rank,)
-    ranked = statement.add_columns(found.c.score).where(declared.key == found.c.id).order_by(*order)
+    told, order = [found.c.score], [found.c.score.desc(), declared.key]
+    if (rank := found.c.get("rank")) is not None:  # of a search by words as well
+        told, order = [found.c.score, rank], [rank]
+    ranked = statement.add_columns(*told).where(declared.key == found.c.id).order_by(*order)
     with docs.reference.work() as work:  # an instance is there once, also by a join to many
         return list(work.session.execute(ranked).unique().all())
 

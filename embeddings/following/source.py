@@ -467,7 +467,8 @@ class ModelCollection(Generic[M]):
                 all rows.
             number: The most results.
             pending: With "exclude" rows whose vector is not up to date are left out.
-            **filters: As in `Collection.similar`, but `among`, which `rows` is.
+            **filters: As in `Collection.similar`, but `among`, which `rows` is. With `words` each
+                row has a `rank`, from 1, after its `score`, and that is the order.
 
         Raises:
             InvalidQueryError: The text is empty, or an argument means nothing.

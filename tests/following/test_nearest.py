@@ -91,7 +91,7 @@ def filled(db: Session, host_tables: Callable[..., None]) -> Session:
 
 
 def ids(found: list[Row[Article, float]]) -> list[int]:
-    return [article.id for article, _ in found]
+    return [row[0].id for row in found]
 
 
 @on_both
@@ -123,7 +123,17 @@ def test_nearest_by_words_as_well(filled: Session):
     assert entries[0].id == 6
     found = ARTICLES.nearest(filled, "a hound eats", number=3, **options)
     assert ids(found) == [entry.id for entry in entries]
-    assert [score for _, score in found] == pytest.approx([entry.score for entry in entries])
+    scores = [entry.score for entry in entries]
+    assert [tuple(row)[1] for row in found] == pytest.approx(scores)
+    assert [row._fields for row in found] == [("Article", "score", "rank")] * 3
+    assert [row.rank for row in found] == [1, 2, 3]
+    found = ARTICLES.nearest(filled, "a hound eats", number=2, offset=1, **options)
+    matched = filled.execute(select(docs.matches("a hound eats", number=2, offset=1, **options)))
+    assert [tuple(row)[2] for row in found] == sorted(row.rank for row in matched)
+    [row] = ARTICLES.related(filled, found[0].Article, number=1, words="cat")
+    assert tuple(row)[2] == 1
+    [row] = ARTICLES.nearest(filled, "a hound eats", number=1, words=False)
+    assert row._fields == ("Article", "score")
 
 
 @on_both
