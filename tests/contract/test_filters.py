@@ -303,7 +303,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "of a bool": ({"year": {"$gt": True}}, r"\$gt takes a number, a string or a date, not True"),
     "of None": ({"year": {"$lte": None}}, r"\$lte takes a number, a string or a date, not None"),
     "in a number": ({"tag": {"$in": 3}}, r"\$in takes a list of values, not a int"),
-    "in a string": ({"tag": {"$nin": "ab"}}, r"\$nin: \$in takes a list of values, not a str"),
+    "in a string": ({"tag": {"$nin": "ab"}}, r"'tag': \$nin takes a list of values, not a str"),
     "in lists": ({"tag": {"$in": [["a"]]}}, r"\$in is compared with a list"),
     "contains a list": ({"tags": {"$contains": ["a"]}}, r"\$contains is compared with a list"),
     "exists what": ({"tag": {"$exists": 1}}, r"\$exists takes True or False, not a int"),
@@ -316,6 +316,9 @@ WRONG: dict[str, tuple[Any, str]] = {
     "of a field": ({"$gt": 1}, r"no operator '\$gt' here: it belongs to a field"),
     "too large": ({"$or": [{"n": {"$lt": 2**63}}]}, r"\$or\[0\]: 'n': \$lt .*64 bits"),
     "not finite": ({"n": {"$lt": float("nan")}}, "nan, which JSON cannot hold"),
+    "no text": ({"tag": {"$in": ["a\0"]}}, r"'tag': \$in contains a NUL"),
+    "no text of a field": ({"a\ud800": 1}, "where contains a lone surrogate at position 1"),
+    "opposite of it": ({"n": {"$ne": 2**63}}, r"'n': \$ne is compared with .* over 64 bits"),
     "in a list of where": ([{"tag": "a"}, {"tag": ["a"]}], r"where\[1\]: 'tag' .*a list"),
     "a string in it": ([{"tag": "a"}, "id = 1"], r"where must be .*not str in where\[1\]"),
 }
