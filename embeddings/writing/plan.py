@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from numbers import Real
 from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic
@@ -143,8 +146,13 @@ class Plan(Generic[K]):
 
         Args:
             price: Of a million tokens.
+
+        Raises:
+            ValueError: The price is no number from 0 on.
         """
-        return self.tokens * price / 1_000_000
+        if not isinstance(price, Real | Decimal) or not 0 <= price < math.inf:
+            raise ValueError(f"price must be a number, of a million tokens, not {price!r}")
+        return self.tokens * float(price) / 1_000_000
 
     def embed(
         self,
