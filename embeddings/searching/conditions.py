@@ -59,7 +59,8 @@ def checked_where(records: Records, where: object) -> CheckedWhere:
     if isinstance(where, list | tuple) and where:
         parts = (_checked_part(records, part, f"where[{at}]") for at, part in enumerate(where))
         return tuple(condition for part in parts for condition in part)
-    return (_checked_expression(records, where, type(where).__name__),)
+    shown = "an empty list" if isinstance(where, list | tuple) else type(where).__name__
+    return (_checked_expression(records, where, shown),)
 
 
 def _checked_part(records: Records, part: object, place: str) -> CheckedWhere:

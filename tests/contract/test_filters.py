@@ -319,6 +319,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "no text": ({"tag": {"$in": ["a\0"]}}, r"'tag': \$in contains a NUL"),
     "no text of a field": ({"a\ud800": 1}, "where contains a lone surrogate at position 1"),
     "opposite of it": ({"n": {"$ne": 2**63}}, r"'n': \$ne is compared with .* over 64 bits"),
+    "an empty list of where": ([], "a list of these, not an empty list"),
     "in a list of where": ([{"tag": "a"}, {"tag": ["a"]}], r"where\[1\]: 'tag' .*a list"),
     "a string in it": ([{"tag": "a"}, "id = 1"], r"where must be .*not str in where\[1\]"),
 }
