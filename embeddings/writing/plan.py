@@ -141,7 +141,7 @@ class Plan(Generic[K]):
         """About how many tokens `contents` have; by the model's `estimate_tokens`."""
         return sum(tokens_of(self.model, content) for content in self.contents)
 
-    def cost(self, price: float) -> float:
+    def cost(self, price: float | Decimal) -> float:
         """Return about what embedding `contents` costs, in the currency of the price.
 
         Args:

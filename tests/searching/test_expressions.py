@@ -124,6 +124,7 @@ def test_a_value_is_no_condition(db: Session):
     docs = Collection("docs", db, model=DeterministicModel(), key=int)
     docs.embed_multi_with_metadata((n, f"text {n}", {"on": n > 2, "n": n}) for n in range(1, 5))
     part = EmbeddingRecord.metadata_
+    value: Any
     for value in (part["on"], part[("on", "off")], part["n"].as_integer(), EmbeddingRecord.id):
         for where in (value, [{"n": 1}, value]):
             with pytest.raises(InvalidQueryError, match=r"a value and no .*as_boolean\(\)"):
