@@ -301,6 +301,8 @@ def test_progress_is_told(
     assert told[3:] == [(4, 6), (6, 6)]
     docs.embed_multi(numbered(10), progress=True)
     assert capsys.readouterr().err.endswith("[##############################] 10 of 10\n")
+    docs.embed_multi(iter(numbered(10)), progress=True)
+    assert capsys.readouterr().err == "\r4\r8\r10\n"
     with pytest.raises(TypeError, match="progress= takes a function"):
         docs.embed_multi(numbered(1), progress="yes")  # type: ignore[arg-type]
 
