@@ -21,8 +21,8 @@ def create_text_index(collection: Reference[Any], language: str) -> int:
         which, have, them = ("item", "has", "it") if missing == 1 else ("items", "have", "them")
         warnings.warn(
             f"{missing} {which} of {collection.name!r} {have} no words in the text index, because "
-            f"the text is not stored. Embed {them} again: the same text costs nothing, and puts "
-            "its words in",
+            f"the text is not stored. Embed {them} again, or call sync(): the same text costs "
+            "nothing, and puts its words in",
             MissingWordsWarning,
             stacklevel=3,
         )
