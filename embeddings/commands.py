@@ -19,6 +19,7 @@ from .following import commands as following
 from .overview import NOTHING, REMEDY, overview
 from .sessions import bind_for_reading
 from .tables.records import RECORDS
+from .work.row import shown_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -283,11 +284,16 @@ def no_such_file(what: str) -> DoesNotExist:
 
 
 def _facts(collection: Collection[str]) -> dict[str, Any]:
-    rows, status = collection.count(), collection.status()
+    reference, status = collection.reference, collection.status()
+    with reference.work() as work:
+        row = reference.existing(work)
     return {
         "name": collection.name,
         "model": collection.model_id,
-        "rows": rows,
+        "items": collection.count(),
+        "rows": collection.count(chunks=True),
+        "chunks": None if row.chunks is None else shown_chunks(row.chunks),
+        "text_index": row.language,
         "strategy": status.strategy,
         "reason": status.reason,
         "rows_in_memory": status.rows,
@@ -302,6 +308,7 @@ def _item(collection: Collection[str], id: str) -> dict[str, Any]:
         raise collection.reference.id_not_found(id)
     return {
         "id": record.id,
+        "chunks": len(collection.get_chunks(id)),
         "dimensions": None if record.embedding is None else len(record.embedding),
         "updated": _time(record),
         "metadata": record.metadata_,

@@ -61,6 +61,11 @@ class EmbeddingsError(Exception):
         if self.ids and self.args:
             self.args = (f"{self.args[0]} [{shown_ids(self.ids)}]", *self.args[1:])
 
+    def advise(self, what: str) -> None:
+        """Say in the message what to do."""
+        if self.args:
+            self.args = (f"{self.args[0]}. {what}", *self.args[1:])
+
 
 def shown_ids(ids: Sequence[Any]) -> str:
     """Return what to say of the items that an error is about, by the first of their ids."""

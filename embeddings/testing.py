@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .collection import Collection
 from .errors import InvalidQueryError, MissingExtraError, UnknownModelError
 from .models.base import Content, EmbeddingModel, SupportsEmbedding, kinds
 from .models.registry import get_embedding_model, substitute_models
@@ -28,7 +29,6 @@ from .models.registry import get_embedding_model, substitute_models
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from .collection import Collection
     from .vectors import Float32
 
 DIMENSIONS = 256
@@ -193,29 +193,36 @@ def evaluate(
 
     Args:
         docs: The collection; with a text index, words and both together are judged, too.
-        questions: Pairs of a question and the id of the item that answers it.
+        questions: Pairs of a question and the id of the item that answers it, in any type that
+            other methods take.
         number: How many results are looked at.
 
     Raises:
         InvalidQueryError: There are no questions, or something else than pairs.
+        InvalidItemError: An id cannot be one.
         DoesNotExist: An item that answers is not in the collection.
+        TypeError: It is no `Collection`.
     """
-    pairs = list(questions)
+    if not isinstance(docs, Collection):
+        raise TypeError(f"evaluate() takes a Collection, not {type(docs).__name__}")
+    pairs, reference = list(questions), docs.reference
     if not pairs or any(isinstance(pair, str) or len(pair) != 2 for pair in pairs):
         raise InvalidQueryError("evaluate() takes pairs of a question and an id, one or more")
-    for id in dict.fromkeys(id for _, id in pairs):
-        if id not in docs:
-            raise docs.DoesNotExist(f"ID not found: {id!r} in collection {docs.name!r}")
-    with docs.reference.work() as work:
-        has_words = docs.reference.existing(work).language is not None
+    ids = reference.ids_of((id for _, id in pairs), "questions")
+    answers = reference.keys.from_texts(ids)
+    for id, answer in dict(zip(ids, answers, strict=True)).items():
+        if answer not in docs:
+            raise reference.id_not_found(id)
+    with reference.work() as work:
+        has_words = reference.existing(work).language is not None
     texts = [question for question, _ in pairs]
     ways = {}
     for way in WAYS if has_words else ["vectors"]:
         found = docs.similar_multi(texts, number, **WAYS[way])
         ranks: list[int | None] = []
         scores: list[float | None] = []
-        for entries, (_, id) in zip(found, pairs, strict=True):
-            places = [at for at, entry in enumerate(entries, 1) if entry.id == id]
+        for entries, answer in zip(found, answers, strict=True):
+            places = [at for at, entry in enumerate(entries, 1) if entry.id == answer]
             ranks.append(places[0] if places else None)
             scores.append(entries[places[0] - 1].score if places else None)
         hits = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
-from .errors import InvalidItemError
+from .errors import EmbeddingsError, InvalidItemError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,13 +106,19 @@ def checked_content(value: object) -> str | bytes:
     raise InvalidItemError(f"Content must be str or bytes, not {type(value).__name__}")
 
 
-def check_text(text: str, what: str, shown: str = "") -> None:
+def check_text(
+    text: str,
+    what: str,
+    shown: str = "",
+    error: type[EmbeddingsError] = InvalidItemError,
+) -> None:
     """Do nothing if every database can store the text.
 
     Args:
         text: The text.
         what: What an error calls it.
         shown: What an error shows of it.
+        error: What is raised.
 
     Raises:
         InvalidItemError: It holds NUL or a lone surrogate.
@@ -121,12 +127,12 @@ def check_text(text: str, what: str, shown: str = "") -> None:
         return
     name = f"{what} {shown[:80]!r}" if shown else what
     if "\0" in text:
-        raise InvalidItemError(f"{name} contains a NUL character, which databases cannot store")
+        raise error(f"{name} contains a NUL character, which databases cannot store")
     try:
         text.encode()
-    except UnicodeEncodeError as error:
-        raise InvalidItemError(
-            f"{name} contains a lone surrogate at position {error.start}, which is not text"
+    except UnicodeEncodeError as problem:
+        raise error(
+            f"{name} contains a lone surrogate at position {problem.start}, which is not text"
         ) from None
 
 

@@ -17,7 +17,7 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import DeclarativeBase
 
 import embeddings
-from embeddings import Collection, Status
+from embeddings import Chunks, Collection, Status
 from embeddings.cli import embeddings as program
 from embeddings.overview import CollectionOverview, Overview, overview
 from embeddings.tables.migrate import head_revision
@@ -162,8 +162,22 @@ def test_show_a_collection(stored: str):
     assert facts["model"] == "text-embedding-3-small"
     assert facts["strategy"] == ("database" if stored.startswith("postgresql") else "scan")
     as_json = json.loads(run("--database", stored, "show", "docs", "--json").stdout)
-    assert (as_json["rows"], as_json["index"]) == (3, None)
+    assert (as_json["items"], as_json["rows"], as_json["index"]) == (3, 3, None)
+    assert (as_json["chunks"], as_json["text_index"]) == (None, None)
     assert result.exit_code == 0
+
+
+def test_show_a_collection_with_chunks(url: str, model: DeterministicModel):
+    """How its texts are cut, how many chunks that makes, and the language of its text index."""
+    with Collection("long", url, model=model, chunks=Chunks(size=20, overlap=5)) as docs:
+        docs.create_text_index("simple")
+        docs.embed_multi([("a", "a happy hound in the snow, and no cat"), ("b", "a cat")])
+        rows = docs.count(chunks=True)
+    shown = json.loads(run("--database", url, "show", "long", "--json").stdout)
+    assert (shown["items"], shown["rows"]) == (2, rows)
+    assert (shown["chunks"], shown["text_index"]) == ("Chunks(size=20, overlap=5)", "simple")
+    item = json.loads(run("--database", url, "show", "long", "a", "--json").stdout)
+    assert (item["chunks"], item["dimensions"]) == (rows - 1, None)
 
 
 def test_show_an_item(stored: str):
@@ -173,6 +187,7 @@ def test_show_an_item(stored: str):
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:]+\+00:00", found.pop("updated"))
     assert found == {
         "id": "a/1",
+        "chunks": 1,
         "dimensions": 256,
         "metadata": {"year": 2022},
         "content": "a hound in the snow",

@@ -11,12 +11,14 @@ import threading
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 import pytest
 
 import embeddings
 from embeddings import (
+    AsyncCollection,
     Collection,
     EmbeddingModel,
     InvalidItemError,
@@ -464,6 +466,17 @@ def test_questions_are_judged_by_vectors_by_words_and_by_both():
     assert [shares[-1] for shares in axes.lines.values()] == [1.0, 1.0, 1.0]
 
 
+def test_ids_of_any_type_that_a_collection_takes():
+    """They are found in the type that searches return."""
+    keys: list[tuple[Any, Any]] = [(str, 7), (int, np.int64(7)), (UUID, UUID(int=7))]
+    for key, id in keys:
+        docs = Collection("docs", key=key, model=DeterministicModel())
+        docs.embed(id, "a happy hound")
+        assert evaluate(docs, [("hound", id)]).ways["vectors"].ranks == (1,)
+        with pytest.raises(InvalidItemError, match=r"^questions\[1\]: "):
+            evaluate(docs, [("hound", id), ("cat", 1.5)])
+
+
 def test_what_cannot_be_judged_is_refused():
     """No questions, and an answer that is not there, before the model is called."""
     model = DeterministicModel()
@@ -476,4 +489,8 @@ def test_what_cannot_be_judged_is_refused():
             evaluate(docs, no_pairs)  # type: ignore[arg-type]
     with pytest.raises(embeddings.DoesNotExist, match="ID not found: 'b' in collection 'docs'"):
         evaluate(docs, [("text", "b")])
+    other: Any
+    for other in (AsyncCollection("docs", model=model), "docs"):
+        with pytest.raises(TypeError, match=r"takes a Collection, not (AsyncCollection|str)"):
+            evaluate(other, [("text", "a")])
     assert len(model.calls) == 1

@@ -66,10 +66,20 @@ def unchanged(
     model: SupportsEmbedding,
     rows: Rows,
     read: Mapping[str, SourceRow],
+    errors: dict[str, Exception],
 ) -> set[str]:
-    """Return the ids of what was read that the collection has just as it is."""
+    """Return the ids of what was read that the collection has just as it is.
+
+    Args:
+        collection: Of what is compared.
+        work: That reads.
+        model: Of the collection.
+        rows: Where from.
+        read: What was read of them.
+        errors: Takes why single rows cannot be items, by their ids.
+    """
     items = items_of(collection, model, rows, read)
-    return parts.unchanged(collection, work, model, items)
+    return parts.unchanged(collection, work, model, items, errors)
 
 
 def may_be_of_a_row(collection: Reference[Any], error: Exception) -> bool:

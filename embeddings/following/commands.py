@@ -12,6 +12,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import BindingError, DoesNotExist, ModelMismatchError
+from ..work.row import shown_chunks
 from .source import ModelCollection
 
 if TYPE_CHECKING:
@@ -137,11 +138,10 @@ def other_chunks(collection: Followed, database: Any) -> tuple[str | None, str] 
 
 def of_other_chunks(name: str, stored: str | None, wanted: str) -> str:
     """Return what to say of a collection whose texts are cut otherwise than they are to be."""
-    are = "are not cut into chunks" if stored is None else f"are cut by {stored}"
     return (
-        f"The texts of {name} {are}, and its declaration says {wanted}. Nothing is embedded until "
-        "they agree: declare it as it was or under another name, or delete its items, by "
-        "delete_items(ids()) of its collection in Python, and sync"
+        f"{name} has {shown_chunks(stored)}, and its declaration says {shown_chunks(wanted)}. "
+        "Nothing is embedded until they agree: declare it as it was or under another name, or "
+        "delete its items, by delete_items(ids()) of its collection in Python, and sync"
     )
 
 

@@ -26,7 +26,7 @@ from ..keys import keys_of
 from ..models.base import batches
 from ..tables.columns import JSONObject
 from ..values import is_storable
-from ..writing.items import item_content, item_metadata
+from ..writing.items import item_content, item_metadata, of_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -274,11 +274,11 @@ class Rows:
             metadata = dict(zip(self.metadata, map(as_json, values), strict=True))
         elif self.metadata is not None:
             metadata = values[0] or {}
-        return source_row(self.keys.to_text(key), text, metadata)
+        return source_row(self.keys, key, text, metadata)
 
     def _of_python(self, made: TextsInPython, row: Row[Any]) -> SourceRow | None:
         key, text, metadata = made.item_of(row)
-        return source_row(self.keys.to_text(key), text, metadata) if text else None
+        return source_row(self.keys, key, text, metadata) if text else None
 
     def _of_keys(self, keys: list[Any], rows: Select[Any]) -> Select[Any]:
         return rows.where(self.key.in_(keys))
@@ -318,16 +318,17 @@ class Rows:
         return InvalidItemError(f"item {id!r}: its key is {what}")
 
 
-def source_row(id: str, text: object, metadata: Metadata | None) -> SourceRow:
+def source_row(keys: Keys[Any], key: Any, text: object, metadata: Metadata | None) -> SourceRow:
     """Return what a row says, checked.
 
     Raises:
         InvalidItemError: It cannot be stored.
     """
-    content = item_content(id, text)
+    id = keys.to_text(key)
+    content = item_content(keys, id, text)
     if not isinstance(content, str):
-        raise InvalidItemError(f"item {id!r}: the content of a source must be text")
-    return SourceRow(content, None if metadata is None else item_metadata(id, metadata))
+        raise of_item(keys, id, "the content of a source must be text")
+    return SourceRow(content, None if metadata is None else item_metadata(keys, id, metadata))
 
 
 def as_json(value: object) -> object:

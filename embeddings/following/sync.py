@@ -237,7 +237,8 @@ class Comparison:
             ids = [*found, *errors]
             if row is None:
                 return len(ids), [Found(id, is_there=False) for id in ids]
-            same = unchanged(collection, work, collection.model_of(row), rows, found)
+            model = collection.model_of(row)
+            same = unchanged(collection, work, model, rows, found, {})  # told when it is brought
             there = parts.there(work, ids)
             if isinstance(rows.text, TextsInPython):
                 missing = [id for id in keys if id not in found and id not in errors]
@@ -371,9 +372,9 @@ def _audit(collection: Reference[Any], rows: Rows, progress: Progress, *, skips:
             found = {id: found[id] for id in doubtful}
             with collection.work() as work:
                 model = collection.model_of(collection.existing(work))
-                same = unchanged(collection, work, model, rows, found)
+                same = unchanged(collection, work, model, rows, found, errors)
             comparison.same += len(same)
-            stale += [id for id in doubtful if id not in same]
+            stale += [id for id in doubtful if id not in same and id not in errors]
     orphaned = [*comparison.without_text]
     orphaned += [id for page in _orphans(collection, rows) for id in page]
     if not skips:

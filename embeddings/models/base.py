@@ -196,11 +196,10 @@ def check_model(model: object) -> None:
     # What isinstance() asks, which takes the protocol apart each time.
     is_one = hasattr(model, "model_id") and hasattr(model, "embed_batch")
     if isinstance(model, type) or not is_one:
-        kind = model if isinstance(model, type) else type(model)
-        raise TypeError(
-            "model= takes a model object, with model_id and embed_batch, not "
-            f"{kind.__name__}; for a name use model_id="
-        )
+        given = f"{type(model).__name__}; for a name use model_id="
+        if isinstance(model, type):
+            given = f"the class {model.__name__}: make one of it"
+        raise TypeError(f"model= takes a model object, with model_id and embed_batch, not {given}")
     model_id = getattr(model, "model_id", None)
     if not isinstance(model_id, str) or not model_id:
         raise TypeError(f"model= takes a model object whose model_id is a name: {model_id!r}")

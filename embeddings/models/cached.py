@@ -95,12 +95,12 @@ def cached(
         max_bytes: The most bytes of vectors to keep. Those that were used least lately go first.
 
     Raises:
-        TypeError: `model` is no model.
-        ValueError: `max_bytes` is not positive.
+        TypeError: `model` is no model, or the second argument neither a path nor an engine.
+        ValueError: It is a URL, or the path of no file; or `max_bytes` is not positive.
         BindingError: The engine has one connection, which would be in the caller's transaction.
     """
     check_model(model)
-    if max_bytes < 1:
+    if not isinstance(max_bytes, int) or max_bytes < 1:
         raise ValueError(f"max_bytes must be a positive integer, not {max_bytes!r}")
     return CachedModel(model, PaidVectors(path_or_engine, max_bytes))
 
@@ -238,6 +238,21 @@ class CachedModel(EmbeddingModel):
         return hashlib.sha256(described.encode() + data).digest()
 
 
+def _path_of(given: object) -> str:
+    """Return the path of an SQLite file, or raise TypeError or ValueError."""
+    if not isinstance(given, str | os.PathLike):
+        raise TypeError(
+            "cached() takes the path of a file or an Engine, as create_engine() makes it, not "
+            f"{type(given).__name__}"
+        )
+    path = str(os.fspath(given))
+    if "://" in path:  # which is not shown: it may have a password
+        raise ValueError("cached() takes a path, and of a URL the engine: create_engine(url)")
+    if path in {"", ":memory:"}:
+        raise ValueError(f"cached() takes the path of a file, which {path!r} is not")
+    return path
+
+
 class PaidVectors:
     """Vectors by the hash of what they were made of, on an engine.
 
@@ -257,7 +272,7 @@ class PaidVectors:
         else:
             # No connection outlives a call, so none is shared by a forked child.
             self._engine = create_engine(
-                URL.create("sqlite", database=os.fspath(path_or_engine)),
+                URL.create("sqlite", database=_path_of(path_or_engine)),
                 poolclass=NullPool,
                 connect_args={"timeout": WAIT},
             )

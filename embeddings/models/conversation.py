@@ -111,6 +111,9 @@ def _part(texts: list[str], positions: range, limits: Limits, learnt: Learnt, ma
             texts[position] = shorter
             yield from _part(texts, positions, limits, learnt, made)
             return
+        outcome.error.advise(
+            f"The text is cut to max_tokens={limits.tokens_in_text}: set what the service takes"
+        )
     outcome.error.positions = (position,)
     raise outcome.error
 

@@ -12,6 +12,7 @@ import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from ..errors import (
     AnswerError,
@@ -113,7 +114,7 @@ class Teller:
             cause = type(error.__cause__).__name__
             kind = ModelError if cause in NO_SUCH_PLACE else UnavailableError
             details = [name, cause] if error.__cause__ is not None else [name]
-            return Failure(kind(self._message(details)))
+            return Failure(kind(self._message(details, "", _ADDRESSES.get(cause, ""))))
         # While an answer is read, httpx's own errors come through.
         kinds = {kind.__name__ for kind in type(error).__mro__}
         if "DecodingError" in kinds:
@@ -192,6 +193,10 @@ class Teller:
 
 
 _SET_A_KEY = ". Set OPENAI_API_KEY or pass api_key="
+_ADDRESSES = dict.fromkeys(
+    ("UnsupportedProtocol", "InvalidURL"),
+    ". Set base_url= to an address that begins with http:// or https://",
+)
 
 
 def _kind(status: int, code: Any, said: str) -> type[ModelError]:
@@ -239,7 +244,7 @@ def _said(found: Any) -> str:
 def without(said: str, texts: Iterable[str], secrets: Iterable[str]) -> str:
     """Return what was said, with an ellipsis for each word that a text or a secret may have."""
     said = re.sub(r"\\u([0-9a-fA-F]{4})", lambda match: chr(int(match[1], 16)), said)
-    said = re.sub(r"\\[a-z\"\\]", " ", said[: 20 * MOST_SHOWN])
+    said = unquote(re.sub(r"\\[a-z\"\\]", " ", said[: 20 * MOST_SHOWN]))
     said = re.sub(r"(?i)\b(bearer|basic)\s+\S+|\S*://\S+|\bsk-\S+|\S*\*\*\S*", "…", said)
     for secret in secrets:
         said = said.replace(secret, "…")

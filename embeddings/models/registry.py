@@ -205,7 +205,12 @@ class Registry:
             names = {*self.get_aliases()}
             names.update(known.model_id for known in self.get_embedding_models())
             alike = get_close_matches(name, sorted(names))
-            raise UnknownModelError(name, next(filter(self.is_known, alike), None))
+            error = UnknownModelError(name, next(filter(self.is_known, alike), None))
+            error.add_note(
+                "A model of your own is registered by register_embedding_model(), or passed as "
+                "model=; those of a service can be named in EMBEDDINGS_MODELS"
+            )
+            raise error
         return cast("EmbeddingModel", model)
 
     def get_embedding_models(self) -> list[EmbeddingModel]:

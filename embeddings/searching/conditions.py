@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import (
     CTE,
+    Boolean,
+    Column,
     ColumnElement,
     Row,
     ScalarSelect,
@@ -19,7 +21,7 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.orm import Query as LegacyQuery
-from sqlalchemy.sql import visitors
+from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
@@ -42,6 +44,7 @@ Where: TypeAlias = (
 Among: TypeAlias = "SelectBase | ScalarSelect[Any] | Subquery | CTE | Values | Iterable[Any]"
 CheckedWhere: TypeAlias = tuple[ColumnElement[bool] | Condition, ...]
 """All of it has to hold."""
+JSON_PARTS = {operators.json_getitem_op, operators.json_path_getitem_op}
 
 
 def checked_where(records: Records, where: object) -> CheckedWhere:
@@ -56,7 +59,8 @@ def checked_where(records: Records, where: object) -> CheckedWhere:
     if isinstance(where, list | tuple) and where:
         parts = (_checked_part(records, part, f"where[{at}]") for at, part in enumerate(where))
         return tuple(condition for part in parts for condition in part)
-    return (_checked_expression(records, where, type(where).__name__),)
+    shown = "an empty list" if isinstance(where, list | tuple) else type(where).__name__
+    return (_checked_expression(records, where, shown),)
 
 
 def _checked_part(records: Records, part: object, place: str) -> CheckedWhere:
@@ -72,6 +76,11 @@ def _checked_expression(records: Records, given: Any, shown: str) -> ColumnEleme
         raise InvalidQueryError(
             "where must be a dict of metadata, a SQL expression, or a list of these, not " + shown
         )
+    if _is_a_value(condition):
+        raise InvalidQueryError(
+            "where is a value and no condition: compare it with something, or, if it is a bool of "
+            "the metadata, write .as_boolean() after it"
+        )
     strangers = _strangers(records, condition)
     if aliases := [table for table in strangers if getattr(table, "element", None) is ours]:
         condition = _of_the_table(condition, aliases, ours)
@@ -84,6 +93,13 @@ def _checked_expression(records: Records, given: Any, shown: str) -> ColumnEleme
             "condition into the SELECT that nearest() and related() take"
         )
     return condition
+
+
+def _is_a_value(expression: ColumnElement[Any]) -> bool:
+    """Return whether it is a column or a part of one, of which SQLite makes true or false too."""
+    kind = expression.type.impl if isinstance(expression.type, TypeDecorator) else expression.type
+    is_part = getattr(expression, "operator", None) in JSON_PARTS
+    return (isinstance(expression, Column) or is_part) and not isinstance(kind, Boolean)
 
 
 def _strangers(records: Records, condition: ColumnElement[Any]) -> list[FromClause]:
@@ -156,10 +172,10 @@ def checked_among(
 
 
 def check_prefix(prefix: object) -> str:
-    """Return a beginning of ids, or raise InvalidQueryError or, for NUL, InvalidItemError."""
+    """Return a beginning of ids, or raise InvalidQueryError."""
     if not isinstance(prefix, str):
         raise InvalidQueryError(f"prefix must be a string, not {type(prefix).__name__}")
-    check_text(prefix, "prefix")
+    check_text(prefix, "prefix", error=InvalidQueryError)
     return prefix
 
 

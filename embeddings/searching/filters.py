@@ -69,7 +69,7 @@ def checked_filter(given: Mapping[Any, Any], place: str = "where") -> tuple[Cond
 def _condition(key: object, value: object, place: str) -> Condition:
     if not isinstance(key, str):
         raise InvalidQueryError(f"{place}: metadata has strings as keys, not {key!r}")
-    check_text(key, place)
+    check_text(key, place, error=InvalidQueryError)
     if key.startswith("$"):
         return _junction(key, value, place)
     path, place = _path(key), f"{place}: {key!r}"
@@ -136,10 +136,14 @@ def _comparison(path: tuple[str, ...], operator: str, value: object, place: str)
             raise InvalidQueryError(f"{place}: $exists takes True or False, not {_shown(value)}")
         there = Comparison(path, "$exists", True)
         return there if value else Junction("$not", (there,))
-    if operator in OPPOSITES:
-        same = _comparison(path, OPPOSITES[operator], value, f"{place}: {operator}")
-        return Junction("$not", (same,))
     place = f"{place}: {operator}"
+    if operator in OPPOSITES:
+        return Junction("$not", (_same(path, OPPOSITES[operator], value, place),))
+    return _same(path, operator, value, place)
+
+
+def _same(path: tuple[str, ...], operator: str, value: object, place: str) -> Comparison:
+    """Return what `$eq`, `$in`, `$contains` or an operator of order says, checked."""
     if operator == "$in":
         if not isinstance(value, list | tuple | set | frozenset):
             raise InvalidQueryError(f"{place} takes a list of values, not {_shown(value)}")
@@ -161,7 +165,7 @@ def _scalar(given: object, place: str) -> Any:
         if not math.isfinite(value):
             raise InvalidQueryError(f"{place} is compared with {value}, which JSON cannot hold")
     elif isinstance(value, str):
-        check_text(value, place)
+        check_text(value, place, error=InvalidQueryError)
     else:
         hint = ": $in takes several, and $contains looks into a list" if _is_several(value) else ""
         raise InvalidQueryError(

@@ -274,7 +274,7 @@ def _checked_words(
         )
     if not words.strip():
         raise InvalidQueryError("words is empty: there is nothing to look for")
-    check_text(words, "words")
+    check_text(words, "words", error=InvalidQueryError)
     return Words(words, None, pair)
 
 

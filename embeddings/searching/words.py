@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MOST_TERMS = 100  # of a question, that are looked for
+MOST_WORD_BYTES = (
+    1_024  # of UTF-8: longer words are not looked for, and not every database holds them
+)
 GRAM = 2  # letters, of what is looked for where no blanks stand between words
 
 _ENGLISH = """
@@ -119,14 +122,18 @@ def terms(text: str, language: str) -> list[Term]:
     forms, too.
     """
     if language == "cjk":
-        return [*dict.fromkeys(_grams(text))][:MOST_TERMS]
+        return [*dict.fromkeys(filter(_can_be_held, _grams(text)))][:MOST_TERMS]
     words = dict.fromkeys(tokens(text, language))
     telling = [word for word in words if word not in STOP_WORDS[language]] or [*words]
     if language == "english":
         as_terms = [term for word in telling for term in _in_english(word)]
     else:
         as_terms = [*map(Term, telling)]
-    return [*dict.fromkeys(as_terms)][:MOST_TERMS]
+    return [*dict.fromkeys(filter(_can_be_held, as_terms))][:MOST_TERMS]
+
+
+def _can_be_held(term: Term) -> bool:
+    return len(term.text) * 4 <= MOST_WORD_BYTES or len(term.text.encode()) <= MOST_WORD_BYTES
 
 
 def _grams(text: str) -> Iterator[Term]:

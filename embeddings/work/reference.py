@@ -21,7 +21,7 @@ from ..models import registry
 from ..tables.beside import names_beside, stands_beside
 from ..tables.ours import explain
 from .operation import Work, one_bind
-from .row import ROWS, CollectionRow
+from .row import ROWS, CollectionRow, shown_chunks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -329,12 +329,13 @@ class Reference(Generic[K]):
         return self.chunks is not None and self.chunks.setting != row.chunks
 
     def _other_chunks(self, row: CollectionRow) -> errors.ChunksMismatchError:
-        are = "are not cut into chunks" if row.chunks is None else f"are cut by {row.chunks}"
-        given = "" if self.chunks is None else f", not by {self.chunks.setting}"
+        given = (
+            "" if self.chunks is None else f", and was given {shown_chunks(self.chunks.setting)}"
+        )
         return errors.ChunksMismatchError(
-            f"The texts of collection {self.name!r} {are}{given}. What was stored is not cut anew: "
-            "give the setting that it has, or embed the texts in a new collection, or delete its "
-            "items first, as by delete_items(ids())"
+            f"Collection {self.name!r} has {shown_chunks(row.chunks)}{given}. What was stored is "
+            "not cut anew: give the setting that it has, or embed the texts in a new collection, "
+            "or delete its items first, as by delete_items(ids())"
         )
 
     def take_chunks(self, work: Work, setting: str | None) -> None:
@@ -343,9 +344,17 @@ class Reference(Generic[K]):
         Raises:
             ChunksMismatchError: It is not empty, or was given another one.
         """
+        copied = f"and what is copied to it has {shown_chunks(setting)}"
         if self.chunks is not None and self.chunks.setting != setting:
-            raise self._other_chunks(work.row)
-        self._check_is_empty(work, work.row)
+            raise errors.ChunksMismatchError(
+                f"Collection {self.name!r} was given {shown_chunks(self.chunks.setting)}, "
+                f"{copied}: open it without chunks="
+            )
+        if self._has_rows(work, work.row):
+            raise errors.ChunksMismatchError(
+                f"Collection {self.name!r} has {shown_chunks(work.row.chunks)}, {copied}: copy to "
+                "a new collection, or delete its items first, as by delete_items(ids())"
+            )
         work.database.set_chunk_setting(work, setting)
         work.row = work.row._replace(chunks=setting)
 

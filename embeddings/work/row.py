@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary, ref
 
@@ -56,6 +57,22 @@ class CollectionRow(NamedTuple):
     """The method of its index, where the search keeps that in memory; None if it has none."""
     others: frozenset[str] = frozenset()
     """Its model and those of what stands beside it. Known where it was given another model."""
+
+
+def shown_chunks(setting: str | None) -> str:
+    """Return how texts are cut, a setting that a collection keeps, as it is written in Python."""
+    if setting is None:
+        return "no chunks"
+    kept = json.loads(setting)
+    shown = [f"size={kept['size']}"]
+    if kept["overlap"]:
+        shown.append(f"overlap={kept['overlap']}")
+    if kept["length"] != "len":
+        shown.append(f"length={kept['length']}")
+    if (splitter := kept["splitter"]) is not None:
+        is_function = "." in splitter
+        shown.append(f"splitter={splitter if is_function else repr(splitter)}")
+    return f"Chunks({', '.join(shown)})"
 
 
 @functools.cache

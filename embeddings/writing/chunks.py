@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from ..errors import ChunksMismatchError, InvalidItemError, MissingExtraError
 from ..values import plain
+from ..work.row import shown_chunks
 from .splitting import spans
 
 Splitter: TypeAlias = Callable[[str], Iterable[tuple[int, int]]]
@@ -101,8 +102,12 @@ def _name(function: Any) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def _checked(found: Iterable[Any], text: str) -> list[tuple[int, int]]:
+def _checked(found: object, text: str) -> list[tuple[int, int]]:
     given: list[tuple[int, int]] = []
+    if not isinstance(found, Iterable):
+        raise InvalidItemError(
+            f"the splitter must yield pairs (start, end), not return {type(found).__name__}"
+        )
     for pair in found:
         try:
             start, end = map(int, pair)
@@ -156,9 +161,8 @@ def chunks_of(setting: str, given: Chunks | None, name: str) -> Chunks:
     for argument, function, own in (("length", length, LENGTH), ("splitter", splitter, MARKDOWN)):
         if function is not None and function != own:
             raise ChunksMismatchError(
-                f"The texts of collection {name!r} are cut with {argument}={function}. To write to "
-                f"it, open it with chunks=Chunks(size={kept['size']}, overlap={kept['overlap']}, "
-                f"{argument}=...)"
+                f"Collection {name!r} has {shown_chunks(setting)}. To write to it, open it with "
+                f"these chunks= and the function {function} as {argument}="
             )
     return Chunks(kept["size"], kept["overlap"], splitter=splitter)
 

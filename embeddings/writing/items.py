@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import QueryableAttribute
 
-    from ..keys import Key
+    from ..keys import Key, Keys
     from ..models.base import Content
     from ..tables.records import Records
     from ..values import Metadata
@@ -161,7 +161,7 @@ def checked_item(
         content = checked_content(value)
         described = None if metadata is None else dump_metadata(metadata)
     except InvalidItemError as error:
-        raise of_item(text, error) from None
+        raise of_item(collection.keys, text, error) from None
     return Item(text, content, *hashes_of(collection, content), described, bool(store))
 
 
@@ -246,25 +246,27 @@ def checked_extra(records: Records, extra: Extra | None) -> dict[str, Any]:
     return checked
 
 
-def item_content(id: str, value: object) -> Content:
+def item_content(keys: Keys[Any], id: str, value: object) -> Content:
     """Return an item's content as `checked_content` does; an error names the item."""
     try:
         return checked_content(value)
     except InvalidItemError as error:
-        raise of_item(id, error) from None
+        raise of_item(keys, id, error) from None
 
 
-def item_metadata(id: str, metadata: Metadata) -> str:
+def item_metadata(keys: Keys[Any], id: str, metadata: Metadata) -> str:
     """Return an item's metadata as `dump_metadata` does; an error names the item."""
     try:
         return dump_metadata(metadata)
     except InvalidItemError as error:
-        raise of_item(id, error) from None
+        raise of_item(keys, id, error) from None
 
 
-def of_item(id: str, error: InvalidItemError) -> InvalidItemError:
-    """Return an error that says about which item it is."""
-    return InvalidItemError(f"item {id!r}: {error}")
+def of_item(keys: Keys[Any], id: str, error: InvalidItemError | str) -> InvalidItemError:
+    """Return an error that says about which item it is, in its message and by its `ids`."""
+    named = InvalidItemError(f"item {id!r}: {error}")
+    named.ids = (keys.key_noted(id),)
+    return named
 
 
 def vector_row(collection: Reference[Any], entry: object, position: int) -> dict[str, Any]:
@@ -280,11 +282,9 @@ def vector_row(collection: Reference[Any], entry: object, position: int) -> dict
         InvalidVectorError: The vector is not finite.
     """
     id, vector, metadata, content = (*unpacked(entry, 2, 4, position), None, None)[:4]
-    text = collection.id_of(id, "entries", position)
-    if content is not None and not isinstance(item_content(text, content), str):
-        raise InvalidItemError(
-            f"item {text!r}: the content of a vector from elsewhere must be a str"
-        )
+    text, keys = collection.id_of(id, "entries", position), collection.keys
+    if content is not None and not isinstance(item_content(keys, text, content), str):
+        raise of_item(keys, text, "the content of a vector from elsewhere must be a str")
     return {
         "id": text,
         # A copy: a generator may hand out one piece of memory again and again.
@@ -292,5 +292,5 @@ def vector_row(collection: Reference[Any], entry: object, position: int) -> dict
         "content": content,
         "content_blob": None,
         "content_hash": None if content is None else collection.content_hash(content),
-        "metadata": None if metadata is None else item_metadata(text, metadata),
+        "metadata": None if metadata is None else item_metadata(keys, text, metadata),
     }

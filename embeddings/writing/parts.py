@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import select
 
-from ..errors import ChunksMismatchError, InvalidItemError
+from ..errors import ChunksMismatchError, EmbeddingsError, InvalidItemError
 from ..keys import chunk_id, chunk_owner
 from ..models.base import kinds, prefixed
 from .chunks import chunks_of
@@ -90,9 +90,20 @@ def vectors_of(
 
 
 def cut(
-    collection: Reference[Any], model: SupportsEmbedding, chunks: Chunks, items: Iterable[Item]
+    collection: Reference[Any],
+    model: SupportsEmbedding,
+    chunks: Chunks,
+    items: Iterable[Item],
+    errors: dict[str, Exception] | None = None,
 ) -> list[Item]:
     """Return the parts of items as items, sorted by their own ids.
+
+    Args:
+        collection: Of the items.
+        model: That they are for.
+        chunks: How they are cut.
+        items: Whole.
+        errors: Takes why single items cannot be cut, by their ids; None raises the first.
 
     Raises:
         InvalidItemError: The splitter cannot cut one.
@@ -105,9 +116,12 @@ def cut(
             made.append(item._replace(id=chunk_id(item.id, 0), part=whole))
             continue
         try:
-            spans = chunks.spans(content)
-        except InvalidItemError as error:
-            raise of_item(item.id, error) from None
+            spans = _spans(collection, chunks, item.id, content)
+        except Exception as error:
+            if errors is None or (isinstance(error, EmbeddingsError) and not error.ids):
+                raise
+            errors[item.id] = error
+            continue
         is_whole = spans == [(0, len(content))]
         for number, (start, end) in enumerate(spans):
             text = content[start:end]
@@ -134,6 +148,19 @@ def cut(
                 )
             )
     return sorted(made, key=lambda item: item.id)
+
+
+def _spans(
+    collection: Reference[Any], chunks: Chunks, id: str, content: str
+) -> list[tuple[int, int]]:
+    """Return where each chunk of an item begins and ends; an error names the item."""
+    try:
+        return chunks.spans(content)
+    except InvalidItemError as error:
+        raise of_item(collection.keys, id, error) from None
+    except Exception as error:  # of a function of the host's
+        error.add_note(f"It was raised for the id {collection.keys.key_noted(id)!r}")
+        raise
 
 
 class Kept(NamedTuple):
@@ -195,13 +222,25 @@ def free_items(work: Work, ids: Iterable[str]) -> set[str]:
 
 
 def unchanged(
-    collection: Reference[Any], work: Work, model: SupportsEmbedding, items: list[Item]
+    collection: Reference[Any],
+    work: Work,
+    model: SupportsEmbedding,
+    items: list[Item],
+    errors: dict[str, Exception],
 ) -> set[str]:
-    """Return the stored ids of items that the collection has just as they are."""
+    """Return the stored ids of items that the collection has just as they are.
+
+    Args:
+        collection: Of the items.
+        work: That reads.
+        model: Of the collection.
+        items: Whole.
+        errors: Takes why single items cannot be cut, by their ids.
+    """
     setting = work.row.chunks  # whatever was given: it is only read
     if setting is not None:
         chunks = chunks_of(setting, collection.chunks, collection.name)
-        items = cut(collection, model, chunks, items)
+        items = cut(collection, model, chunks, items, errors)
     stored = stored_rows(work, items)
     kept = kept_parts(work, stored)
     items = compared(work, items, stored, kept)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from numbers import Real
 from time import perf_counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic
@@ -138,13 +141,18 @@ class Plan(Generic[K]):
         """About how many tokens `contents` have; by the model's `estimate_tokens`."""
         return sum(tokens_of(self.model, content) for content in self.contents)
 
-    def cost(self, price: float) -> float:
+    def cost(self, price: float | Decimal) -> float:
         """Return about what embedding `contents` costs, in the currency of the price.
 
         Args:
             price: Of a million tokens.
+
+        Raises:
+            ValueError: The price is no number from 0 on.
         """
-        return self.tokens * price / 1_000_000
+        if not isinstance(price, Real | Decimal) or not 0 <= price < math.inf:
+            raise ValueError(f"price must be a number, of a million tokens, not {price!r}")
+        return self.tokens * float(price) / 1_000_000
 
     def embed(
         self,
@@ -281,7 +289,7 @@ def make(
             try:
                 check_kind(model, item.content)
             except InvalidItemError as error:
-                raise of_item(item.id, error) from None
+                raise of_item(collection.keys, item.id, error) from None
         whole = items
         chunks = parts.chunks_for(collection, row)
         if chunks is not None:

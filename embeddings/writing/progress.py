@@ -43,6 +43,12 @@ def teller(progress: Progress, total: int | None) -> Callable[[int], None]:
     return lambda done: _tell(progress, done, total)
 
 
+def end(progress: Progress, total: int | None) -> None:
+    """End the line of a bar that did not know how many there are."""
+    if progress is True and total is None:
+        sys.stderr.write("\n")
+
+
 def _tell(progress: Callable[[int, int | None], object], done: int, total: int | None) -> None:
     progress(done, total)
 

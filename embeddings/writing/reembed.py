@@ -269,7 +269,9 @@ class _Run:
         found = dict(self.contents([*self._keys(ids)]))
         given = {current.id_of(key): content for key, content in found.items()}
         return {
-            id: item_content(id, given[id]) for id in ids if given.get(id) not in {None, "", b""}
+            id: item_content(current.keys, id, given[id])
+            for id in ids
+            if given.get(id) not in {None, "", b""}
         }
 
     def _item(self, id: str, content: Content, source: Source) -> Item:

@@ -18,9 +18,10 @@ def create_text_index(collection: Reference[Any], language: str) -> int:
     missing = make(collection, checked_language(language))
     collection.forget()
     if missing:
+        which, have, them = ("item", "has", "it") if missing == 1 else ("items", "have", "them")
         warnings.warn(
-            f"{missing} items of {collection.name!r} have no words in the text index, because "
-            "their text is not stored. Embed them again, or call sync(): the same text costs "
+            f"{missing} {which} of {collection.name!r} {have} no words in the text index, because "
+            f"the text is not stored. Embed {them} again, or call sync(): the same text costs "
             "nothing, and puts its words in",
             MissingWordsWarning,
             stacklevel=3,

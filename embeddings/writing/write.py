@@ -37,7 +37,7 @@ from .items import (
     item_metadata,
     vector_row,
 )
-from .progress import length_of, teller
+from .progress import end, length_of, teller
 from .report import Report
 from .resolve import Resolution, stored_vectors, texts_of
 
@@ -107,7 +107,8 @@ def embed_multi(
     """Embed and store values, a batch at a time. See `Collection.embed_multi`."""
     check_batch_size(batch_size)
     began, skips = perf_counter(), check_on_error(on_error)
-    tell, length = teller(progress, length_of(entries)), 3 if has_metadata else 2
+    total, length = length_of(entries), 3 if has_metadata else 2
+    tell = teller(progress, total)
     columns, model = checked_extra(collection.records, extra), collection.read_model()
     runtime = collection.sessions.runtime
     with runtime.pool(calls_at_once(model, concurrency)) as pool:
@@ -120,6 +121,7 @@ def embed_multi(
             bulk.finish,
             calls.ahead,
         )
+    end(progress, total)
     return replace(report, seconds=perf_counter() - began)
 
 
@@ -309,9 +311,9 @@ def _store(
 @retried
 def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None) -> None:
     """Replace the metadata of an item. See `Collection.set_metadata`."""
-    text = collection.id_of(id)
+    text, keys = collection.id_of(id), collection.keys
     # A copy, which the record of a session may keep.
-    copy = None if metadata is None else load_metadata(item_metadata(text, metadata))
+    copy = None if metadata is None else load_metadata(item_metadata(keys, text, metadata))
     entity = collection.records.embedding
     statement = update(entity).values({entity.metadata_: copy, entity.updated: now()})
     with collection.work(write=True) as work:

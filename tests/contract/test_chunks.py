@@ -595,10 +595,15 @@ def test_a_copy(docs, opened, model):
     assert copy.similar(texts["t4"], 1)[0].id == "t4"
     plain = opened("plain")
     plain.embed("a", "text")
-    with pytest.raises(ChunksMismatchError):
+    with pytest.raises(ChunksMismatchError, match=r"'plain' has no .* it has Chunks\(size=200"):
         docs.copy_to(plain)
-    with pytest.raises(ChunksMismatchError):
+    with pytest.raises(ChunksMismatchError, match=r"has Chunks\(size=200.*it has no chunks"):
         plain.copy_to(copy)
+    for source, said in ((docs, r"Chunks\(size=200\)"), (plain, "no chunks")):
+        with pytest.raises(ChunksMismatchError, match=rf"given Chunks\(size=33\).*it has {said}: "):
+            source.copy_to(opened("another", chunks=Chunks(size=33)))
+    with pytest.raises(ChunksMismatchError, match=r"no chunks, and was given Chunks\(size=33, o"):
+        opened("plain", chunks=Chunks(size=33, overlap=9)).embed("b", "text")
 
 
 @pytest.mark.parametrize("db", ["postgresql_engine"], indirect=True)

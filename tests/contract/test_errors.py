@@ -24,6 +24,7 @@ from sqlalchemy import (
 )
 
 from embeddings import (
+    Chunks,
     Collection,
     DoesNotExist,
     EmbeddingModel,
@@ -109,7 +110,37 @@ def test_an_error_about_an_item_names_its_id(
         with pytest.raises(InvalidItemError, match=r"item 'the id': ") as raised:
             way()
         assert CONTENT not in str(raised.value)
+        assert raised.value.ids == ("the id",)
     assert (model.calls, docs.count()) == ([], 0)
+
+
+@on_both
+def test_an_error_about_an_item_has_its_id_in_the_type_of_the_keys(opened: Open):
+    """Whatever is wrong with it: the content, the metadata, how it is cut into chunks."""
+
+    def split(text: str) -> Any:
+        return {"none": (), "text": text, "what": 7}.get(text, [(0, len(text))])
+
+    docs = opened(key=int, chunks=Chunks(splitter=split))
+    wrong = [("a\0b", {}), ("text", {"x": {1}}), ("none", None), ("text", None), ("what", None)]
+    for content, metadata in wrong:
+        with pytest.raises(InvalidItemError, match=r"^item '7': ") as raised:
+            docs.embed_multi_with_metadata([(1, "fine", None), (7, content, metadata)])
+        assert raised.value.ids == (7,)
+    assert docs.count() == 0
+
+
+@on_a_session
+def test_a_function_of_chunks_that_raises_says_for_which_item(opened: Open):
+    """Its error passes, with a note."""
+
+    def length(text: str) -> int:
+        return len(text) if text != "what" else 1 // 0
+
+    docs = opened(chunks=Chunks(length=length))
+    with pytest.raises(ZeroDivisionError) as raised:
+        docs.embed_multi([("a", "fine"), ("b", "what")])
+    assert raised.value.__notes__ == ["It was raised for the id 'b'"]
 
 
 @on_a_session

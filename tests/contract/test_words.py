@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 import embeddings
 from embeddings import (
+    Chunks,
     Collection,
     EmbeddingRecord,
     IndexingError,
@@ -133,6 +134,34 @@ class TestTheIndex:
         """But where there are no others."""
         assert words(filled, "how do I wait") == ["time"]
         assert {*words(filled, "a")} == {"copy", "remove", "list"}
+
+    @on_both
+    @pytest.mark.parametrize("language", ["english", "simple", "cjk"])
+    def test_a_word_of_any_length_may_be_asked_for(self, docs, language):
+        """A pasted key, or a file: it is not looked for, and the others are."""
+        docs.create_text_index(language)
+        docs.embed_multi([*TEXTS.items(), ("long", "x" * 5_000 + " copytree"), ("λ", "λ" * 1_000)])
+        assert words(docs, "x" * 5_000) == []
+        assert words(docs, "λ" * 1_000) == []
+        assert {*words(docs, f"{'x' * 100_000} copytree {'y' * 3_000}")} == {"copy", "long"}
+        assert len(docs.similar("x" * 5_000, words=True)) == 7
+        assert words(docs, "z" * 1_024) == []
+        docs.embed("z", "z" * 1_024)
+        assert words(docs, "z" * 1_024) == ["z"]
+
+    @on_both
+    def test_what_is_missing_is_counted_by_items(self, opened):
+        """And not by their chunks."""
+        docs = opened("long", chunks=Chunks(size=60))
+        long = "\n\n".join(TEXTS.values())
+        docs.embed_multi([("a", long), ("b", long.upper()), ("c", "short")])
+        docs.embed("d", long.title(), store=True)
+        assert docs.count(chunks=True) > 12
+        with pytest.warns(MissingWordsWarning, match="3 items of 'long'"):
+            assert docs.create_text_index() == 3
+        docs.embed_multi([("a", long), ("c", "short")])
+        with pytest.warns(MissingWordsWarning, match="1 item of 'long' has no words"):
+            assert docs.create_text_index() == 1
 
     @on_both
     def test_it_is_filled_from_stored_texts_and_by_the_same_texts_again(self, docs, model):

@@ -157,12 +157,12 @@ def test_another_setting(own: Engine, essays: ModelCollection[Essay], model: Det
         found = [one.nearest(session, body) for one in (essays, smaller)]
         assert found[0]
         assert found[0] == found[1]
-    said = r"The texts of essays are cut by .*100.*delete_items\(ids\(\)\)"
+    said = r"essays has Chunks\(size=200\), .* says Chunks\(size=100\)\. .*delete_items\(ids\(\)\)"
     lines, is_good = check(own, [smaller])
     assert re.search(said, lines)
     assert not is_good
     assert re.search(said, status(own, declared=[smaller]).text)
-    assert "are cut by" not in check(own, [essays])[0] + status(own, declared=[essays]).text
+    assert "has Chunks" not in check(own, [essays])[0] + status(own, declared=[essays]).text
     docs = smaller.collection(own)
     before = docs.count(chunks=True)
     for change in (smaller.sync, smaller.refresh):
@@ -171,4 +171,4 @@ def test_another_setting(own: Engine, essays: ModelCollection[Essay], model: Det
     docs.delete_items(docs.ids())
     assert smaller.sync(own).embedded
     assert docs.count(chunks=True) > before
-    assert "are cut by" not in check(own, [smaller])[0]
+    assert "has Chunks" not in check(own, [smaller])[0]

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from embeddings import (
+    Chunks,
     Collection,
     InvalidItemError,
     ModelCollection,
@@ -321,6 +322,48 @@ def test_sync_of_what_the_model_does_not_take(own: Engine, declare: Any):
     assert sorted(visits.collection(own).ids()) == [1, 2, 4, 5, 6, 7, 8]
     with pytest.raises(ValueError, match="on_error must be"):
         visits.sync(own, on_error="ignore")
+
+
+def split(text: str) -> list[tuple[int, int]]:
+    """Yield nothing for one text, and raise for another."""
+    if "crash" in text:
+        raise ZeroDivisionError
+    return [] if "nothing" in text else [(0, len(text))]
+
+
+def test_texts_that_a_splitter_does_not_cut(
+    own: Engine, declare: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Such a row is put off by itself, whether the splitter yields nothing or raises."""
+    monkeypatch.setattr(syncing, "PAGE", 3)
+    visits = declare(own, Visit, metadata=[Visit.more], chunks=Chunks(splitter=split))
+    rows = [{"id": n, "title": f"visit {n}", "more": {}} for n in range(1, 9)]
+    change(own, insert(Visit).values(rows))
+    assert visits.refresh(own).embedded == 8
+    change(
+        own,
+        update(Visit).where(Visit.id == 2).values(title="nothing"),
+        update(Visit).where(Visit.id == 5).values(title="crash"),
+        update(Visit).where(Visit.id == 6).values(title="another one"),
+    )
+    report = visits.refresh(own)
+    assert (report.embedded, report.pending, skipped(report)) == (1, 2, [2, 5])
+    errors = {each.id: each.error for each in visits.pending(own).failing}
+    assert "yields no chunk" in errors[2]
+    assert errors[5] == "ZeroDivisionError"
+    with pytest.raises(InvalidItemError, match="yields no chunk") as raised:
+        visits.sync(own, dry_run=True)
+    assert raised.value.ids == (2,)
+    audit = visits.sync(own, dry_run=True, on_error="skip")
+    assert (audit.unchanged, audit.stale, skipped(audit)) == (6, (), [2, 5])
+    report = visits.sync(own, on_error="skip")
+    assert (report.unchanged, report.embedded, skipped(report)) == (6, 0, [2, 5])
+
+    change(own, *UNREADABLE[own.dialect.name][:1])  # rows are compared apart then
+    assert skipped(visits.sync(own, on_error="skip")) == [2, 5]
+    change(own, "UPDATE unusable_visits SET more = NULL, day = NULL, title = 'good'")
+    assert visits.refresh(own).pending == 0
+    assert is_over(visits, own)
 
 
 def test_any_select_has_the_same(own: Engine):

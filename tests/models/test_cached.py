@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import create_engine, text
+from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
 import embeddings
@@ -233,8 +234,19 @@ def test_an_engine_with_one_connection_is_refused():
 
 def test_arguments_that_mean_nothing(file: Path):
     """Are refused."""
-    with pytest.raises(ValueError, match="max_bytes"):
-        cached(DeterministicModel(), file, max_bytes=0)
+    wrong: Any
+    for wrong in (0, -1, "1 GB"):
+        with pytest.raises(ValueError, match="max_bytes"):
+            cached(DeterministicModel(), file, max_bytes=wrong)
+    for wrong in ("sqlite:///paid.db", "postgresql://me:secret@host/paid"):
+        with pytest.raises(ValueError, match=r"of a URL the engine: create_engine\(url\)$"):
+            cached(DeterministicModel(), wrong)
+    for wrong in ("", ":memory:"):
+        with pytest.raises(ValueError, match=r"the path of a file, which '.*' is not"):
+            cached(DeterministicModel(), wrong)
+    for wrong in (None, 5, create_async_engine("sqlite+aiosqlite:///paid.db")):
+        with pytest.raises(TypeError, match=r"Engine, as create_engine\(\) makes it, not"):
+            cached(DeterministicModel(), wrong)
     with pytest.raises(TypeError, match="model="):
         cached("3-small", file)  # type: ignore[arg-type]
     assert not file.exists()

@@ -417,6 +417,14 @@ def test_many_items_through_a_service_that_fails_now_and_then(service, engine, o
     assert len(service.requests) == 22
 
 
+@pytest.mark.parametrize("address", ["localhost:11434/v1", "127.0.0.1/v1", "/v1", "htp://a/v1"])
+def test_an_address_that_is_none_says_what_one_begins_with(open_model, address):
+    """And is not tried again."""
+    with pytest.raises(ModelError, match=r"base_url= .* begins with http:// or https://") as raised:
+        open_model(base_url=address, max_retries=3).embed("text")
+    assert not raised.value.is_retryable
+
+
 # The service's own words
 
 
@@ -432,6 +440,8 @@ def test_contents_and_keys_are_taken_out_of_a_reason(subtests):
         ("Invalid: MY HAPPY", "Invalid: …"),
         (r"Invalid input: Gr\u00fc\u00dfe", "Invalid input: …"),
         (f"Incorrect API key provided: {KEY}", "Incorrect API key provided: …"),
+        ("Invalid input: my%20happy%20hound", "Invalid input: …"),
+        ("Invalid input: Gr%C3%BC%C3%9Fe, 100%", "Invalid input: …, 100%"),
         ("Incorrect API key provided: sk-ca***4f1d8e.", "Incorrect API key provided: …"),
         ("Authorization: Bearer abc.def", "Authorization: …"),
         ("see https://user:pass@internal/x?key=1 for it", "see … for it"),

@@ -208,6 +208,19 @@ def test_truncated_texts_are_accepted_by_the_service_at_last(service, session, o
     assert len(service.requests) == before
 
 
+def test_a_model_that_takes_less_than_it_says_is_told_where_to_say_so(service, open_model):
+    """A text is not cut below its max_tokens in bytes."""
+    said = {"message": "maximum context length is 512 tokens", "code": None}
+    service.usual = lambda handler, _: handler.send(json.dumps({"error": said}).encode(), 400)
+    with pytest.raises(
+        TooLongError, match=r"is 512 tokens\. .*max_tokens=8192: set what"
+    ) as raised:
+        open_model(too_long="truncate").embed("x" * 20_000)
+    assert raised.value.reason == said["message"]
+    with pytest.raises(TooLongError, match=r"is 512 tokens$"):
+        open_model().embed("x" * 20_000)
+
+
 # How often
 
 

@@ -432,8 +432,10 @@ def test_a_model_without_an_id_is_refused_for_that(session):
 
 def test_a_model_class_in_place_of_an_object_is_refused(session):
     """A class is not a model, even where it has a model_id and an embed_batch."""
-    with pytest.raises(TypeError, match="model= takes a model object"):
+    with pytest.raises(TypeError, match=r"model object, .* not the class Length: make one of it"):
         Collection("docs", session, model=Length)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"model object, .* not str; for a name use model_id="):
+        Collection("docs", session, model="length")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("bad", [None, "", 5, b"x"])

@@ -195,6 +195,9 @@ def test_an_unknown_name_is_a_key_error_with_the_documented_message(name):
     assert type(raised.value) is UnknownModelError
     assert str(raised.value) == f"Unknown model: {name}"
     assert (raised.value.name, raised.value.near) == (name, None)
+    [note] = raised.value.__notes__
+    assert "register_embedding_model()" in note
+    assert "model=" in note
 
 
 @pytest.mark.parametrize("name", [" local", "locall"])

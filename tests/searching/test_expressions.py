@@ -119,6 +119,21 @@ def test_keys_of_a_hosts_own_type(
 
 
 @on_both
+def test_a_value_is_no_condition(db: Session):
+    """SQLite would take it for true or false, as it sees fit; a bool of the metadata is one."""
+    docs = Collection("docs", db, model=DeterministicModel(), key=int)
+    docs.embed_multi_with_metadata((n, f"text {n}", {"on": n > 2, "n": n}) for n in range(1, 5))
+    part = EmbeddingRecord.metadata_
+    value: Any
+    for value in (part["on"], part[("on", "off")], part["n"].as_integer(), EmbeddingRecord.id):
+        for where in (value, [{"n": 1}, value]):
+            with pytest.raises(InvalidQueryError, match=r"a value and no .*as_boolean\(\)"):
+                docs.similar("text", where=where)
+    for condition in (part["on"].as_boolean(), EmbeddingRecord.id.op(">", return_type=None)("2")):
+        assert {hit.id for hit in docs.similar("text", where=condition)} == {3, 4}
+
+
+@on_both
 def test_values_and_aliases(db: Session):
     """VALUES among the keys; a condition about an alias of the records, alone or beside them."""
     docs = Collection("docs", db, model=DeterministicModel(), key=int)

@@ -128,9 +128,13 @@ def test_a_second_copy_goes_on_where_the_first_one_stopped(
 def test_the_words_of_what_is_copied(
     engine: Engine, postgresql_engine: Engine, model: DeterministicModel
 ):
-    """A text index of the other collection gets those of stored texts, on either database."""
+    """A text index of the other collection gets those of stored texts, on either database.
+
+    And of the others with the texts, which cost nothing.
+    """
     docs = Collection("docs", engine, model=model)
     docs.embed_multi([("a", "a happy hound"), ("b", "a dissatisfied cat")], store=True)
+    docs.embed("c", "a cat that is not stored")
     there = Collection("there", postgresql_engine, model=model)
     there.create_text_index()
     docs.copy_to(there)
@@ -140,6 +144,11 @@ def test_the_words_of_what_is_copied(
     for copied in (there, back):
         found = copied.similar("anything", words="cat", weights=(0, 1))
         assert [entry.id for entry in found] == ["b"]
+        calls = len(model.calls)
+        assert copied.embed_multi([("c", "a cat that is not stored")]).unchanged == 1
+        assert len(model.calls) == calls
+        found = copied.similar("anything", words="cat", weights=(0, 1))
+        assert {entry.id for entry in found} == {"b", "c"}
 
 
 def test_in_the_callers_transaction(

@@ -9,6 +9,7 @@ import signal
 import textwrap
 import threading
 import tracemalloc
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -300,6 +301,8 @@ def test_progress_is_told(
     assert told[3:] == [(4, 6), (6, 6)]
     docs.embed_multi(numbered(10), progress=True)
     assert capsys.readouterr().err.endswith("[##############################] 10 of 10\n")
+    docs.embed_multi(iter(numbered(10)), progress=True)
+    assert capsys.readouterr().err == "\r4\r8\r10\n"
     with pytest.raises(TypeError, match="progress= takes a function"):
         docs.embed_multi(numbered(1), progress="yes")  # type: ignore[arg-type]
 
@@ -484,7 +487,12 @@ def test_a_plan_tells_what_it_costs(opened: Open, open_model: Callable[..., Open
     plan = docs.plan([("a", "hound"), ("b", "two cats"), ("c", "two cats"), ("d", "grün")])
     assert plan.contents == ["doc: two cats", "doc: grün"]
     assert (plan.characters, plan.tokens) == (13 + 9, 4 + 3)
-    assert plan.cost(2_000_000.0) == 14.0
+    assert plan.cost(2_000_000.0) == plan.cost(Decimal(2_000_000)) == 14.0
+    assert plan.cost(0) == 0.0
+    wrong: Any
+    for wrong in (-0.02, "0.02", None, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="price must be a number, of a million tokens, not"):
+            plan.cost(wrong)
     plan.embed()
     assert (plan.characters, plan.tokens, plan.cost(1.0)) == (0, 0, 0.0)
 

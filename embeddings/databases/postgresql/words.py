@@ -12,6 +12,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    Boolean,
     ColumnElement,
     Connection,
     Float,
@@ -29,7 +30,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 
-from ...searching.words import Term, tokens
+from ...searching.words import MOST_WORD_BYTES, Term, tokens
 from ..quoting import quoted
 from . import added
 from .conditions import once
@@ -55,7 +56,6 @@ MOST_WORDS = MOST_POSITIONS
 """Of a text, up to which nothing can be too much."""
 MOST_BYTES = 2**19
 """Of the words of one text that are kept; a tsvector holds twice as many with their positions."""
-MOST_WORD_BYTES = 2**10
 _NUMBER = struct.Struct(">i")
 _PLACES = [
     struct.pack(f">xH{count}H", count, *range(1, count + 1)) for count in range(MOST_POSITIONS + 1)
@@ -246,12 +246,13 @@ def _counts(content: str, language: str) -> dict[str, int]:
 
 def count_without(work: Work) -> int:
     """Return how many items, other than bytes, have no words."""
-    statement = text(
-        f"SELECT count(*) FROM {table_name(work.connection, work.records)} "
-        "WHERE collection_id = :collection AND content_blob IS NULL "
-        f"AND {LACKS_WORDS}"
+    columns = work.records.embeddings.c
+    counted = select(func.count(work.item_id.distinct())).where(
+        columns.collection_id == work.row.id,
+        columns.content_blob.is_(None),
+        literal_column(LACKS_WORDS, Boolean),
     )
-    return int(work.connection.execute(statement, {"collection": work.row.id}).scalar_one())
+    return int(work.connection.execute(counted).scalar_one())
 
 
 def ranked(

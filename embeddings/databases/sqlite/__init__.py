@@ -361,7 +361,7 @@ class SQLite(Database):
         words.put(work, texts, language)
 
     def count_without_words(self, work: Work) -> int:
-        """Return how many rows are not in the index."""
+        """Return how many items are not in the index."""
         return words.count_without(work)
 
     def ids_with_words(

@@ -13,6 +13,7 @@ import sqlite3
 from typing import TYPE_CHECKING
 
 from sqlalchemy import (
+    Boolean,
     Column,
     ColumnElement,
     Integer,
@@ -230,15 +231,14 @@ def put(work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> No
 
 def count_without(work: Work) -> int:
     """Return how many items, other than bytes, have no words in the index."""
-    names = _names(work)
-    return int(
-        work.connection.exec_driver_sql(
-            f"SELECT count(*) FROM {names.inside}{names.embeddings} WHERE collection_id = ? "
-            "AND content_blob IS NULL "
-            f"AND id NOT IN (SELECT id FROM {names.inside}{names.numbers} WHERE id IS NOT NULL)",
-            (work.row.id,),
-        ).scalar_one()
+    names, columns = _names(work), work.records.embeddings.c
+    has_none = literal_column(
+        f"id NOT IN (SELECT id FROM {names.inside}{names.numbers} WHERE id IS NOT NULL)", Boolean
     )
+    counted = select(func.count(work.item_id.distinct())).where(
+        columns.collection_id == work.row.id, columns.content_blob.is_(None), has_none
+    )
+    return int(work.connection.execute(counted).scalar_one())
 
 
 def ids(work: Work, terms: list[Term], query: Query, most: int | None) -> list[str]:

@@ -181,7 +181,7 @@ class InstanceRows(Rows):
         row = self.source.row_of(instance)
         if row.content is None:
             return None
-        return source_row(self.keys.to_text(row.key), row.content, row.metadata)
+        return source_row(self.keys, row.key, row.content, row.metadata)
 
 
 def rows_of(source: Source[Any], alias: str, *, store: bool) -> Rows:
