@@ -27,6 +27,7 @@ from django.db.models.constants import LOOKUP_SEP
 from sqlalchemy import BigInteger, Text, Uuid, column
 
 from ...errors import InvalidItemError
+from ...keys import keys_of
 from ...values import checked_content
 
 if TYPE_CHECKING:
@@ -166,6 +167,21 @@ class Source(Generic[M]):
             which = "The instance" if position is None else f"instances[{position}]"
             raise InvalidItemError(f"{which} of {self.label} has no primary key yet: save it first")
         return self.model._meta.pk.to_python(instance.pk)
+
+    def check_keys(self, keys: list[Any]) -> None:
+        """Do nothing if all of them can be ids.
+
+        Raises:
+            InvalidItemError: One can be none. The message has the model and the key.
+        """
+        ids = keys_of(self.key)
+        if ids.to_texts(keys) is not None:
+            return
+        for key in keys:
+            try:
+                ids.to_text(key)
+            except InvalidItemError as error:
+                raise InvalidItemError(f"{self.label} {key!r}: {error}") from None
 
     # What is stored of an instance
 
