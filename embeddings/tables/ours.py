@@ -38,10 +38,14 @@ class Advice:
     Attributes:
         migrate: Returns what they type where the tables are missing.
         other_names: How the tables are given other names.
+        unfollow: How triggers on a host's table are dropped.
+        follow_anew: How they are dropped, and made for other columns.
     """
 
     migrate: Callable[[], str]
     other_names: str
+    unfollow: str = "op.unfollow_rows in a revision"
+    follow_anew: str = "op.unfollow_rows and op.follow_rows in a revision"
 
 
 _FRAMEWORKS: dict[str, Callable[[], str | None]] = {}

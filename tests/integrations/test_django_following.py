@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from embeddings.integrations.django import ModelCollection
-from embeddings.integrations.django.operations import FollowRows
+from embeddings.integrations.django.operations import FollowRows, UnfollowRows
 from embeddings.models.registry import substitute_models
 from embeddings.testing import DeterministicModel
 
@@ -168,6 +168,98 @@ def test_in_a_migration(alias: str, library: ModuleType):
         operation.database_backwards("library", editor, None, None)
     assert collection.trigger_problems(using=alias) == missing
     assert "library_leaflet" in operation.describe()
+
+
+@pytest.mark.parametrize("what", ["a new name", "the condition", "a type", "removed"])
+def test_a_migration_of_a_model_that_is_followed(
+    what: str, bare: tuple[str, Any], library: ModuleType
+):
+    """Between the two operations it may change what counts, forwards and back again."""
+    from django.db import connections, migrations, models
+    from django.db.migrations.state import ProjectState
+
+    alias, command = bare
+    command("migrate", "embeddings")
+    old: dict[str, Any] = {
+        "key": "id",
+        "columns": ["title", "body", "shown"],
+        "where": "shown",
+        "collection": "changing",
+    }
+    change, new = {
+        "a new name": (migrations.RenameField("note", "title", "name"), ["name", "body", "shown"]),
+        "the condition": (migrations.RenameField("note", "shown", "seen"), ["title", "seen"]),
+        "a type": (migrations.AlterField("note", "title", models.TextField()), ["title", "shown"]),
+        "removed": (migrations.RemoveField("note", "body"), ["title", "shown"]),
+    }[what]
+    create = migrations.CreateModel(
+        "Note",
+        [
+            ("id", models.BigAutoField(primary_key=True)),
+            ("title", models.CharField(max_length=50)),
+            ("body", models.TextField(default="")),
+            ("shown", models.BooleanField(default=True)),
+        ],
+    )
+    first, second = (migrations.Migration(name, "library") for name in ("first", "second"))
+    first.operations = [create, FollowRows("library_note", **old)]
+    second.operations = [
+        UnfollowRows("library_note", **old),
+        change,
+        FollowRows("library_note", **(old | {"columns": new, "where": new[-1]})),
+    ]
+
+    def pending_after_a_row(state: ProjectState) -> int:
+        note = state.apps.get_model("library", "Note")
+        note.objects.using(alias).create(**{new[0] if state is changed else "title": "x"})
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM embeddings_pending")
+            return int(cursor.fetchone()[0])
+
+    changed = None
+    with connections[alias].schema_editor() as editor:
+        made = first.apply(ProjectState(), editor)
+    assert pending_after_a_row(made) == 1
+    with connections[alias].schema_editor() as editor:
+        changed = second.apply(made.clone(), editor)
+    assert pending_after_a_row(changed) == 2
+    with connections[alias].schema_editor() as editor:
+        second.unapply(made.clone(), editor)
+    assert pending_after_a_row(made) == 3
+    assert "no more" in second.operations[0].describe()
+
+
+def test_what_migrations_have_made_triggers_from(
+    alias: str, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    """Those that a later one has dropped are missed by nobody."""
+    from django.db import migrations
+    from django.db.migrations.loader import MigrationLoader
+
+    from embeddings.integrations.django import operations
+
+    given: dict[str, Any] = {"key": "id", "columns": ["title"], "collection": "moved"}
+    steps = [FollowRows("a", **given), UnfollowRows("a", **given), FollowRows("b", **given)]
+
+    class Loader(MigrationLoader):
+        def load_disk(self) -> None:
+            super().load_disk()
+            for number, step in enumerate(steps):
+                migration = migrations.Migration(f"000{number}", "made")
+                migration.operations = [step]
+                migration.dependencies = [("made", f"000{number - 1}")] * (number > 0)
+                self.disk_migrations["made", migration.name] = migration
+
+        def build_graph(self) -> None:
+            super().build_graph()
+            self.applied_migrations |= dict.fromkeys(("made", f"000{n}") for n in applied)
+
+    monkeypatch.setattr(operations, "MigrationLoader", Loader)
+    applied: list[int] = []
+    for number, table in enumerate(["a", None, "b"]):
+        applied.append(number)
+        made = [each.table for each in operations.followed(alias, ["moved"])]
+        assert made == ([] if table is None else [table])
 
 
 def test_a_condition_as_each_django_writes_it(alias: str, library: ModuleType):
