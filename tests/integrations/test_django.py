@@ -585,12 +585,14 @@ def test_nothing_that_is_followed_leaks_from_a_test_case(alias: str, library: Mo
     notes = ModelCollection(
         library.Leaflet,
         text="title",
-        name="notes",
+        name=f"notes of {alias}",
         model=library.model,
         store=True,
         chunks=Chunks(size=20),
     )
-    others = ModelCollection(library.Photo, text="caption", name="others", model=library.model)
+    others = ModelCollection(
+        library.Photo, text="caption", name=f"others of {alias}", model=library.model
+    )
 
     class Case(test.TransactionTestCase):
         databases = frozenset({alias})

@@ -312,6 +312,49 @@ def test_the_commands(alias: str, library: ModuleType):
     collection.uninstall(using=alias)
 
 
+def test_the_commands_without_triggers(alias: str, library: ModuleType):
+    """Where `embed` is called in code: it is said, and is no failure; nor has it `columns`."""
+    from io import StringIO
+
+    from django.core.management import CommandError, call_command
+    from django.db import connections
+
+    collection = ModelCollection(
+        library.Leaflet, text=lambda row: row.title, name="by hand", model=library.model
+    )
+
+    def run(command: str, *arguments: str) -> str:
+        output = StringIO()
+        call_command("embeddings", command, *arguments, database=alias, stdout=output)
+        return output.getvalue()
+
+    said = "Without triggers, and so written by embed, embed_multi and sync alone: by hand"
+    leaflet = library.Leaflet.objects.using(alias).create(title="one")
+    with pytest.raises(CommandError, match="Not everything is up to date"):
+        run("check", "by hand")
+    collection.embed(leaflet)
+    assert run("check", "by hand").splitlines() == [
+        "by hand: 0 stale, 0 missing, 0 orphaned, 0 pending",
+        said,
+    ]
+    assert run("refresh", "by hand").splitlines() == ["by hand: nothing to do", said]
+    given: dict[str, Any] = {"key": "id", "columns": ["title"], "collection": "by hand"}
+    operation = FollowRows("library_leaflet", **given)
+    with connections[alias].schema_editor() as editor:
+        operation.database_forwards("library", editor, None, None)
+    with pytest.raises(CommandError, match="triggers that are not in place"):
+        run("status")
+    with pytest.raises(CommandError, match="Not everything is up to date"):
+        run("check", "by hand")
+    collection.source.columns = ("title",)
+    assert said not in run("check", "by hand")
+    assert "in place" in run("status")
+    collection.source.columns = ("title", "lang")
+    with pytest.raises(CommandError, match="triggers that are not in place"):
+        run("status")
+    collection.uninstall(using=alias)
+
+
 def test_what_a_function_reads_has_to_be_known(alias: str, library: ModuleType):
     """Else no trigger could tell what counts."""
     collection = ModelCollection(library.Leaflet, text=lambda row: row.title, name="blind")
