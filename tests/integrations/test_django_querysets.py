@@ -242,6 +242,24 @@ def test_the_name_of_the_score(shelf: Any, alias: str, library: ModuleType):
     assert 0 < found.nearness < 1
 
 
+def test_a_list_of_rest_framework_without_a_search(shelf: Any, library: ModuleType):
+    """The rows have no score, by which it is no error to order; what has its name stays."""
+    from types import SimpleNamespace
+
+    from embeddings.integrations.django.rest import EmbeddingsFilter
+
+    request = SimpleNamespace(query_params={"search": " "})
+    rows = EmbeddingsFilter().filter_queryset(request, shelf.all(), None)
+    for order in ("score", "-score"):
+        ordered = rows.order_by(order, "pk")
+        assert [*ordered] == [*shelf.order_by("pk")]
+        assert not hasattr(ordered[0], "score")
+    assert rows.count() == 12
+    library.Game.objects.using(shelf.db).create(score=3)
+    games = library.Game.objects.using(shelf.db)
+    assert EmbeddingsFilter().filter_queryset(request, games.all(), None).get().score == 3
+
+
 def test_a_row_that_is_gone_makes_no_result_short(shelf: Any, alias: str, library: ModuleType):
     """A vector that somebody left behind past Django is not found, and takes nobody's place."""
     from django.db import connections
