@@ -60,6 +60,7 @@ def status(
     follows: Sequence[Follow] = (),
     chunks: Mapping[str, Chunks | None] = NOTHING,
     differences: Mapping[str, Callable[[], Sequence[str]]] = NOTHING,
+    own: Records = RECORDS,
     program: str = following.PROGRAM,
     remedy: str = REMEDY,
     migrate: str = "",
@@ -76,11 +77,12 @@ def status(
         follows: What triggers were made from, as the host knows: they may be gone.
         chunks: How other collections are declared to be cut.
         differences: What tells how the triggers of other collections are not as declared.
+        own: The application's tables.
         program: What one types before the name of a command.
         remedy: What to do about triggers that are not in place.
         migrate: What one types where there is something to migrate.
     """
-    found = overview(db, declared, models, follows, chunks, differences)
+    found = overview(db, declared, models, follows, chunks, differences, own)
     is_good = found.is_current and found.is_followed
     failures = ["There are triggers that are not in place."] * (not found.is_followed)
     failures += [f"What the schema lacks: {migrate}"] * (not found.is_current)

@@ -179,6 +179,7 @@ def overview(
     follows: Sequence[Follow] = (),
     chunks: Mapping[str, Chunks | None] = NOTHING,
     differences: Mapping[str, Callable[[], Sequence[str]]] = NOTHING,
+    own: Records = RECORDS,
 ) -> Overview:
     """Return what a database holds. Reads only: on a session within its transaction.
 
@@ -190,6 +191,7 @@ def overview(
         follows: What triggers were made from, by what the host knows of it.
         chunks: How collections are declared to be cut, by their names.
         differences: What tells how the triggers of collections are not as declared, by their names.
+        own: The application's tables. Those of others are shown, too.
 
     Raises:
         SchemaError: A table called `collections` or `embeddings` is there and is not ours.
@@ -206,7 +208,7 @@ def overview(
             except SchemaError:  # somebody else's, beside which ours have other names
                 theirs = RECORDS.embeddings.fullname
                 records = [each for each in records if each.embeddings.fullname != theirs]
-                if not records:
+                if not records and own is RECORDS:
                     raise
             named = {each.name: each.declared_model for each in declared} | dict(models)
             cut = {each.name: each.chunks for each in declared} | dict(chunks)

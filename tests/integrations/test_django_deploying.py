@@ -122,6 +122,8 @@ def test_tables_of_somebody_else(bare: Bare, library: ModuleType):
     assert "embeddings" not in tables(alias)
 
     with settings(EMBEDDINGS={"TABLE_PREFIX": "search_"}):
+        with pytest.raises(CommandError, match=rf"lacks: manage\.py migrate --database={alias}$"):
+            command("embeddings", "status")
         command("migrate", run_syncdb=True)
         objects = library.Article.objects.using(alias)
         article = objects.create(title="two")

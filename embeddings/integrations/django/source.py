@@ -399,7 +399,7 @@ class Source(Generic[M]):
                 "I010",
                 f"{argument}: {path!r}: a change of {model._meta.label} changes no row of "
                 f"{self.label}, and so no embedding",
-                "embed_multi() brings the embeddings up to date.",
+                "manage.py embeddings sync and embed_multi() bring the embeddings up to date.",
             )
 
     def _problems_of_where(self) -> Iterator[Problem]:

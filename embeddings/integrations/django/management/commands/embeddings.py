@@ -147,6 +147,7 @@ class Command(BaseCommand):
                         each.name: partial(_On(each).trigger_problems, database)
                         for each in DECLARED
                     },
+                    own=records(),
                     program=_program(database),
                     remedy=REMEDY,
                     migrate=remedy(database),
