@@ -339,7 +339,7 @@ class Source(Generic[M]):
         try:
             meta = self.model._meta
         except LookupError as error:
-            yield Problem("E010", f"there is no model {self.label!r}: {error}")
+            yield Problem("E010", f"there is no model {self.label!r}: {str(error).rstrip('.')}")
             return
         if meta.abstract:
             yield Problem(
