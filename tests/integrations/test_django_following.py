@@ -19,6 +19,16 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 
+class Apart:
+    """A router that has the rows of all apps but ours in one database."""
+
+    def db_for_write(self, model: Any, **_: Any) -> str:
+        return "other"
+
+    def allow_migrate(self, db: str, app_label: str, **_: Any) -> bool:
+        return db == "other" or app_label == "embeddings"
+
+
 def declared(kind: str, library: ModuleType) -> ModelCollection[Any]:
     """Return a collection whose texts are made in SQL, or by Python."""
     from django.db.models import Q
@@ -235,6 +245,7 @@ def test_what_migrations_have_made_triggers_from(
     """Those that a later one has dropped are missed by nobody."""
     from django.db import migrations
     from django.db.migrations.loader import MigrationLoader
+    from django.test import override_settings
 
     from embeddings.integrations.django import operations
 
@@ -260,6 +271,9 @@ def test_what_migrations_have_made_triggers_from(
         applied.append(number)
         made = [each.table for each in operations.followed(alias, ["moved"])]
         assert made == ([] if table is None else [table])
+    with override_settings(DATABASE_ROUTERS=["tests.integrations.test_django_following.Apart"]):
+        assert operations.followed(alias, ["moved"]) == []
+        assert len(operations.followed("other", ["moved"])) == 1
 
 
 def test_a_condition_as_each_django_writes_it(alias: str, library: ModuleType):
@@ -353,6 +367,25 @@ def test_the_commands_without_triggers(alias: str, library: ModuleType):
     with pytest.raises(CommandError, match="triggers that are not in place"):
         run("status")
     collection.uninstall(using=alias)
+
+
+def test_the_commands_on_several_databases(alias: str, other: str, library: ModuleType):
+    """Without names they are about the collections whose rows may be in the database."""
+    from io import StringIO
+
+    from django.core.management import CommandError, call_command
+    from django.test import override_settings
+
+    def run(database: str, *names: str) -> str:
+        output = StringIO()
+        call_command("embeddings", "refresh", *names, database=database, stdout=output)
+        return output.getvalue()
+
+    with override_settings(DATABASE_ROUTERS=["tests.integrations.test_django_following.Apart"]):
+        with pytest.raises(CommandError, match=rf"{alias!r}: --database other$"):
+            run(alias)
+        assert "library.photo: nothing to do" in run(other)
+        assert "library.photo: nothing to do" in run(alias, "library.photo")
 
 
 def test_what_a_function_reads_has_to_be_known(alias: str, library: ModuleType):

@@ -180,7 +180,7 @@ def followed(alias: str, collections: Iterable[str]) -> list[Follow]:
     )
     found: dict[tuple[str, str], Follow] = {}
     for key in in_order:
-        if key not in loader.applied_migrations:
+        if key not in loader.applied_migrations or not router.allow_migrate(alias, key[0]):
             continue
         for operation in graph.nodes[key].operations:
             if not isinstance(operation, FollowRows) or operation.collection not in names:

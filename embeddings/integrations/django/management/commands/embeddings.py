@@ -264,7 +264,7 @@ def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Ou
         _On(each, is_followed=each.name in names)
         for each in sorted(DECLARED, key=lambda collection: collection.name)
     ]
-    chosen = following.chosen(declared, options["names"])
+    chosen = following.chosen(declared, options["names"] or _names_in(database))
     if command == "sync":
         prune, allow_empty = not options["no_prune"], options["allow_empty"]
         done = following.sync(database, chosen, prune=prune, allow_empty=allow_empty)
@@ -278,6 +278,21 @@ def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Ou
     if others:
         text += f"\n{UNFOLLOWED}: {', '.join(others)}"
     return commands.Outcome(text, is_good)
+
+
+def _names_in(database: str) -> list[str]:
+    """Return the names of the collections whose rows a router lets into a database.
+
+    Raises:
+        CommandError: Those that there are have their rows in others.
+    """
+    models = {each.name: each.source.model for each in DECLARED}
+    names = [name for name in models if router.allow_migrate_model(database, models[name])]
+    if models and not names:
+        others = sorted({router.db_for_write(model) for model in models.values()})
+        options = " or ".join(f"--database {shlex.quote(alias)}" for alias in others)
+        raise CommandError(f"No collection has its rows in the database {database!r}: {options}")
+    return sorted(names)
 
 
 def _names_followed(database: str) -> set[str]:
