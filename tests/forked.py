@@ -27,6 +27,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 ROOT = Path(__file__).parents[1]
+# Few sets of modules, as each takes a server. Of the local model's package, which sets up logging
+# when it is imported, what it imports.
+LOCAL = ("pydantic", "requests", "safetensors.numpy", "tokenizers")
+MODELS = ("llm.default_plugins.openai_models", "openai", "pytest", "tenacity", *LOCAL)
+"""Of a program that calls models, or that tests one that does; looking up a name imports llm's."""
+MIGRATIONS = (
+    "alembic.autogenerate",
+    "alembic.command",
+    "alembic.config",
+    "embeddings.testing",
+    "sqlalchemy.dialects.postgresql.psycopg",
+    "psycopg",
+)
 DJANGO = (
     "django.contrib.admin",
     "django.contrib.admindocs.utils",
@@ -39,6 +52,7 @@ DJANGO = (
     "embeddings.integrations.django",
     "rest_framework.fields",
     "rest_framework.utils.formatting",
+    *LOCAL,
 )
 """What of Django's can be imported without settings."""
 FLASK = (
@@ -48,10 +62,9 @@ FLASK = (
     "flask_sqlalchemy",
     "psycopg",
     "sqlalchemy.dialects.postgresql",
+    *LOCAL,
 )
-FASTAPI = ("fastapi", "fastapi.testclient", "uvicorn.main", "sqlmodel", "embeddings.aio")
-# Of the local model's package, which sets up logging when it is imported, what it imports.
-LOCAL = ("pydantic", "requests", "safetensors.numpy", "tokenizers")
+FASTAPI = ("fastapi", "fastapi.testclient", "uvicorn.main", "sqlmodel", "embeddings.aio", *LOCAL)
 WAIT = 300.0  # seconds after which a program has failed, on a busy machine too
 
 SERVER = """

@@ -6,7 +6,11 @@ import ast
 import re
 from pathlib import Path
 
+import pytest
+
 import embeddings
+
+pytestmark = pytest.mark.once
 
 PACKAGE = Path(embeddings.__file__).parent
 NAMES = ("sqlite", "postgresql", "postgres", "mysql", "mariadb", "oracle", "mssql")

@@ -30,7 +30,7 @@ from embeddings import (
     set_alias,
 )
 from embeddings.testing import DIMENSIONS, DeterministicModel, evaluate, replace_models
-from tests.forked import LOCAL, python
+from tests.forked import MODELS, python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -90,7 +90,7 @@ def run_tests(tmp_path: Path, environment: dict[str, str]) -> Callable[..., str]
             *("-m", "pytest", "-q", "-p", "no:cacheprovider", *options),
             env=environment,
             cwd=tmp_path,
-            modules=("pytest", "llm", "openai", "tenacity", *LOCAL),
+            modules=MODELS,
         )
         lines: list[str] = done.stdout.strip().splitlines()
         summary = lines[-1] if lines else done.stderr

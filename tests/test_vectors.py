@@ -30,6 +30,8 @@ from embeddings.vectors import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+pytestmark = pytest.mark.once
+
 timeless = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A machine with other work to do fails no test."""
 

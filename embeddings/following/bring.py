@@ -21,6 +21,7 @@ from ..writing.calls import calls_at_once
 from ..writing.items import Item, hashes_of
 from ..writing.plan import make
 from ..writing.report import BUSY, CHANGED, DELETED, Report
+from .pending import message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -32,8 +33,7 @@ if TYPE_CHECKING:
     from .pending import Noted, Pending
     from .rows import Rows, SourceRow
 
-GIVEN_BACK = frozenset({BUSY, CHANGED, DELETED})
-"""The reasons for which an item may be written the next time."""
+_GIVEN_BACK = frozenset({BUSY, CHANGED, DELETED})
 
 
 def items_at_once(model: SupportsEmbedding, batch_size: int, concurrency: int | None = None) -> int:
@@ -188,8 +188,8 @@ def bring(
         noted: Of the items.
 
     Returns:
-        The report. In `skipped` are those that another writer was at, see `GIVEN_BACK`, and those
-        that the model refuses.
+        The report. In `skipped` are those that another writer was at, see `parted`, and those that
+        the model refuses.
     """
     began = perf_counter()
     with collection.work() as work:
@@ -245,14 +245,14 @@ def bring_apart(
         try:
             report += bring(collection, rows, group, embed, pending=pending, noted=noted)
         except Exception as error:
-            failed = _concerned(collection, error, group)
-            if not failed:
+            concerned = _concerned(collection, error, group)
+            if not concerned:
                 raise
-            if len(failed) == len(group) > 1:  # which of them it is shows when they are apart
+            if len(concerned) == len(group) > 1:  # which of them it is shows when they are apart
                 groups += [{id: group[id] for id in part} for part in halves([*group])]
                 continue
-            errors |= dict.fromkeys(failed, error)
-            if rest := {id: row for id, row in group.items() if id not in failed}:
+            errors |= dict.fromkeys(concerned, error)
+            if rest := {id: row for id, row in group.items() if id not in concerned}:
                 groups.append(rest)
     return report
 
@@ -338,6 +338,21 @@ def remove(
             raise
         return Report(skipped=busy(collection, ids))
     return Report(removed=count, skipped=busy(collection, ids - gone))
+
+
+def parted(report: Report) -> tuple[Report, list[Any]]:
+    """Return a report without the items that may be written the next time, and their keys."""
+    others = tuple(pair for pair in report.skipped if pair[1] not in _GIVEN_BACK)
+    given_back = [key for key, why in report.skipped if why in _GIVEN_BACK]
+    return replace(report, skipped=others), given_back
+
+
+def failed(
+    collection: Reference[Any], errors: Mapping[str, Exception]
+) -> tuple[tuple[Any, str], ...]:
+    """Return what a report says of items that cannot be embedded."""
+    key = collection.keys.key_noted
+    return tuple((key(id), message_of(errors[id])) for id in sorted(errors))
 
 
 def busy(collection: Reference[Any], ids: Iterable[str]) -> tuple[tuple[Any, str], ...]:

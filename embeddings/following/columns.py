@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Column, ColumnElement, String, Table, and_, inspect
 from sqlalchemy.exc import ArgumentError, NoInspectionAvailable
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import ColumnProperty, Mapper
+from sqlalchemy.orm import ColumnProperty, Mapper, QueryableAttribute
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.sql.selectable import ScalarSelect, SelectBase
@@ -21,7 +21,6 @@ from .. import databases
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy.orm import QueryableAttribute
     from sqlalchemy.sql.compiler import SQLCompiler
 
 NODES = {
@@ -106,7 +105,10 @@ def attributes_of(
         ValueError: The class has no such attribute, or it is a column of another table.
     """
     if isinstance(named, str) or not isinstance(named, list | tuple):
-        raise TypeError(f"{what} must be a list of columns, not {named!r}")
+        shown = str(named) if isinstance(named, QueryableAttribute) else repr(named)
+        is_one = isinstance(named, str | QueryableAttribute)
+        advice = f": write {what}=[{shown}]" if is_one else ""
+        raise TypeError(f"{what} must be a list of columns, not {shown}{advice}")
     return tuple(_attribute(mapper, each, f"{what}[{at}]") for at, each in enumerate(named))
 
 

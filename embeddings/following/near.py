@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from sqlalchemy import Row, Select, exists, inspect, select
+from sqlalchemy import Select, exists, inspect, select
 
 from ..errors import DoesNotExist, InvalidItemError, InvalidQueryError
 from ..internals import has_limit, has_order
@@ -13,13 +13,15 @@ from ..tables.pending import pending_table
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import ColumnElement, Subquery
+    from sqlalchemy import ColumnElement, Row, Subquery
 
     from ..collection import Collection
     from ..searching.query import Filters
     from .source import ModelCollection
 
 M = TypeVar("M")
+Nearest: TypeAlias = "Row[M, float, *tuple[Any, ...]]"
+"""An instance and its score; of a search by words as well, its rank after them."""
 Stale = Literal["include", "exclude"]
 
 
@@ -30,8 +32,10 @@ def nearest(
     pending: Stale,
     filters: Filters,
     find: Callable[..., Subquery],
-) -> list[Row[M, float]]:
+) -> list[Nearest[M]]:
     """Return the rows that a search finds, with their scores, best first; equal scores by key.
+
+    A search by words as well has a rank after the score, by which they are in order.
 
     Args:
         declared: Whose condition all rows meet.
@@ -55,9 +59,10 @@ def nearest(
         found = find(**filters, among=among)
     except DoesNotExist:
         return []
-    by_rank = found.c.get("rank")  # of a search by words as well
+    columns = [column for column in found.c if column is not found.c.id]
+    by_rank = found.c.get("rank")
     order = (found.c.score.desc(), declared.key) if by_rank is None else (by_rank,)
-    ranked = statement.add_columns(found.c.score).where(declared.key == found.c.id).order_by(*order)
+    ranked = statement.add_columns(*columns).where(declared.key == found.c.id).order_by(*order)
     with docs.reference.work() as work:  # an instance is there once, also by a join to many
         return list(work.session.execute(ranked).unique().all())
 

@@ -19,7 +19,7 @@ from ..writing import beside
 from ..writing.report import Report
 from . import refresh as refreshing
 from . import sync as syncing
-from .bring import GIVEN_BACK
+from .bring import parted
 
 if TYPE_CHECKING:
     from ..models.base import SupportsEmbedding
@@ -101,9 +101,8 @@ def _filled(pair: Pair, rows: Rows, batch_size: int, progress: Progress) -> Repo
         )
         if not at and not done.embedded + done.reused + done.unchanged:
             syncing.refuse_empty(pair.current)
-        failed = tuple(pair for pair in done.skipped if pair[1] not in GIVEN_BACK)  # else pending
-        done = replace(done, unchanged=0 if at else done.unchanged)
-        report = replace(report + done, skipped=failed)  # those of the latest pass
+        done, _ = parted(replace(done, unchanged=0 if at else done.unchanged))  # they are pending
+        report = replace(report + done, skipped=done.skipped)  # those of the latest pass
         beside.have_same_settings(pair)
     return report
 

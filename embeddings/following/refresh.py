@@ -21,11 +21,12 @@ from ..writing.calls import check_on_error
 from ..writing.progress import teller
 from ..writing.report import Report
 from .bring import (
-    GIVEN_BACK,
     bring,
     bring_apart,
+    failed,
     is_of_all,
     items_at_once,
+    parted,
     read_rows,
     remove,
 )
@@ -81,13 +82,13 @@ class _Refresh:
             if done is None:
                 self.pending.give_back(noted)
         id_of = self.collection.keys.id_noted
-        kept = {id_of(key) for key, why in done.skipped if why in GIVEN_BACK}
+        done, given_back = parted(done)
+        kept = {id_of(key) for key in given_back}
         self.pending.give_back({id: noted[id] for id in kept})
         for id in kept:
             self.tries[id] = self.tries.get(id, 0) + 1
         self.done += len(noted) - len(kept)
-        failed = tuple((key, why) for key, why in done.skipped if why not in GIVEN_BACK)
-        self.report += replace(done, skipped=failed)
+        self.report += done
         return kept
 
     def _brought(self, noted: Noted) -> Report:
@@ -109,8 +110,8 @@ class _Refresh:
         elif read:
             report += bring(collection, rows, read, self._embed, pending=pending, noted=noted)
         id_of = collection.keys.id_noted
-        refused = {id_of(key): why for key, why in report.skipped if why not in GIVEN_BACK}
-        pending.put_off(noted, refused)
+        refused, _ = parted(report)
+        pending.put_off(noted, {id_of(key): why for key, why in refused.skipped})
         if errors:
             report += self._failed(noted, errors)
         return report
@@ -139,12 +140,10 @@ class _Refresh:
             raise first
         if is_of_all(errors, noted) and not self.pending.have_failed(noted):
             raise first
-        reasons = {id: message_of(error) for id, error in errors.items()}
-        self.pending.put_off(noted, reasons)
+        self.pending.put_off(noted, {id: message_of(error) for id, error in errors.items()})
         if self.raises:
             raise first
-        key = self.collection.keys.key_noted
-        return Report(skipped=tuple((key(id), why) for id, why in reasons.items()))
+        return Report(skipped=failed(self.collection, errors))
 
 
 def refresh(
@@ -187,6 +186,17 @@ def refresh(
     )
     report = replace(run.report, skipped=run.report.skipped + given_up, pending=count)
     return replace(report, seconds=perf_counter() - began)
+
+
+def warn_of(name: str, problems: list[str]) -> None:
+    """Say in the log that changes may not be pending, if anything is wrong with the triggers."""
+    if problems:
+        LOG.warning(
+            "refresh of %r may not see all changes: %s. Make the triggers by install(), or by a "
+            "revision; sync() finds what was missed",
+            name,
+            "; ".join(problems),
+        )
 
 
 def _these(run: _Refresh, ids: list[str], size: int) -> None:

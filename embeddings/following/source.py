@@ -57,7 +57,7 @@ if TYPE_CHECKING:
     from ..writing.calls import OnError
     from ..writing.progress import Progress
     from ..writing.report import Report
-    from .near import Stale
+    from .near import Nearest, Stale
     from .refresh import Stop
 
 M = TypeVar("M")
@@ -296,6 +296,8 @@ class ModelCollection(Generic[M]):
         Raises:
             ModelError: The model's service failed. What was claimed is given back.
         """
+        if keys is None:
+            refreshing.warn_of(self.name, self.trigger_problems(database))
         return refreshing.refresh(
             self.collection(database).reference,
             self.source_rows(),
@@ -451,13 +453,14 @@ class ModelCollection(Generic[M]):
         *,
         pending: Stale = "include",
         **filters: Unpack[Filters],
-    ) -> list[Row[M, float]]:
+    ) -> list[Nearest[M]]:
         """Return the instances nearest in meaning to a text, each with its score, best first.
 
             articles.nearest(session, "how to sleep", select(Article).where(Article.lang == "en"))
 
         Only rows that are there and meet the condition of the declaration, whatever the vectors
-        say. A row that is pending is found by the vector that it had.
+        say. A row that is pending is found by the vector that it had. With `words=` each has a
+        `rank` after its score, from 1, by which they are in order.
 
         Args:
             database: A session, whose objects the instances are; with an engine they are detached.
@@ -483,7 +486,7 @@ class ModelCollection(Generic[M]):
         *,
         pending: Stale = "include",
         **filters: Unpack[Filters],
-    ) -> list[Row[M, float]]:
+    ) -> list[Nearest[M]]:
         """Return the instances nearest to another one, without it; none if that has no vector.
 
         Arguments as in `nearest`.
@@ -499,7 +502,7 @@ class ModelCollection(Generic[M]):
         *,
         pending: Stale = "include",
         **filters: Unpack[Filters],
-    ) -> list[Row[M, float]]:
+    ) -> list[Nearest[M]]:
         """Return what `nearest` returns, on an asynchronous session or engine."""
         return await self.acollection(database).run(
             lambda docs: self._nearest(docs, text, rows, number, pending, filters)
@@ -514,7 +517,7 @@ class ModelCollection(Generic[M]):
         *,
         pending: Stale = "include",
         **filters: Unpack[Filters],
-    ) -> list[Row[M, float]]:
+    ) -> list[Nearest[M]]:
         """Return what `related` returns, on an asynchronous session or engine."""
         return await self.acollection(database).run(
             lambda docs: self._related(docs, instance, rows, number, pending, filters)
@@ -528,7 +531,7 @@ class ModelCollection(Generic[M]):
         number: int,
         pending: Stale,
         filters: Filters,
-    ) -> list[Row[M, float]]:
+    ) -> list[Nearest[M]]:
         check_filters("nearest", filters)
         find = partial(docs.matches, text, number)
         return near.nearest(self, docs, rows, pending, filters, find)
@@ -541,7 +544,7 @@ class ModelCollection(Generic[M]):
         number: int,
         pending: Stale,
         filters: Filters,
-    ) -> list[Row[M, float]]:
+    ) -> list[Nearest[M]]:
         check_filters("related", filters)
         key = near.key_of_instance(self, instance)
         if not docs.reference.keys.usable([key]):

@@ -14,22 +14,23 @@ from ..errors import InvalidItemError, InvalidQueryError
 from ..keys import chunk_id, chunk_owner
 from ..models.base import batches, check_batch_size
 from ..searching import read
+from ..writing import parts
 from ..writing.calls import check_on_error
 from ..writing.progress import teller
 from ..writing.report import Report
 from ..writing.resolve import is_same_json
 from .bring import (
-    GIVEN_BACK,
     bring,
     bring_apart,
+    failed,
     is_of_all,
     items_at_once,
+    parted,
     read_rows,
     remove,
     try_none,
     unchanged,
 )
-from .pending import message_of
 from .rows import TextsInPython
 
 if TYPE_CHECKING:
@@ -237,13 +238,10 @@ class Comparison:
             if row is None:
                 return len(ids), [Found(id, is_there=False) for id in ids]
             same = unchanged(collection, work, collection.model_of(row), rows, found)
-            stored = {id if row.chunks is None else chunk_id(id, 0): id for id in ids}
-            there = {stored[id] for id, *_ in work.database.stored_rows(work, [*stored])}
+            there = parts.there(work, ids)
             if isinstance(rows.text, TextsInPython):
                 missing = [id for id in keys if id not in found and id not in errors]
-                has = {id if row.chunks is None else chunk_id(id, 0): id for id in missing}
-                gone = work.database.stored_rows(work, [*has])
-                self.without_text += [has[id] for id, *_ in gone]
+                self.without_text += sorted(parts.there(work, missing))
         return len(ids), [Found(id, id in there) for id in ids if id not in same]
 
 
@@ -279,20 +277,19 @@ def sync(
         report = _audit(collection, rows, progress, skips=skips)
         return replace(report, seconds=perf_counter() - began)
     comparison = Comparison(collection, rows, progress)
-    report, again = Report(), Report()
+    report, again = Report(), list[Any]()
     ids = (found.id for found in comparison.differences())
     size = items_at_once(collection.read_model(), batch_size)
     for batch in batches(ids, size):
         has_some = bool(comparison.same or report.embedded or report.reused)
         done = _brought(collection, rows, batch, batch_size, skips=skips, has_some=has_some)
-        others = tuple(pair for pair in done.skipped if pair[1] in GIVEN_BACK)
-        again += Report(skipped=others)
-        left = tuple(pair for pair in done.skipped if pair[1] not in GIVEN_BACK)
-        report += replace(done, skipped=left)
+        done, given_back = parted(done)
+        report, again = report + done, again + given_back
         LOG.debug("sync of %r: %d rows compared", collection.name, comparison.seen)
-    for batch in batches((key for key, _ in again.skipped), size):
-        given_back = collection.ids_of(batch, "ids")
-        report += _brought(collection, rows, given_back, batch_size, skips=skips)
+    for batch in batches(again, size):
+        report += _brought(
+            collection, rows, collection.ids_of(batch, "ids"), batch_size, skips=skips
+        )
     report += Report(unchanged=comparison.same)
     for lacking in _without_words(collection):
         for batch in batches(lacking, size):
@@ -326,7 +323,7 @@ def _brought(
     report = bring_apart(collection, rows, read, embed, errors)
     if not has_some and is_of_all(errors, ids):
         _raise_first(collection, errors)
-    return report + Report(skipped=_skipped(collection, errors))
+    return report + Report(skipped=failed(collection, errors))
 
 
 def _raise_first(collection: Reference[Any], errors: Mapping[str, Exception]) -> None:
@@ -336,14 +333,6 @@ def _raise_first(collection: Reference[Any], errors: Mapping[str, Exception]) ->
         if not hasattr(error, "__notes__"):
             error.add_note(f"It was raised for the row {collection.keys.key_noted(id)!r}")
         raise error
-
-
-def _skipped(
-    collection: Reference[Any], errors: Mapping[str, Exception]
-) -> tuple[tuple[Any, str], ...]:
-    """Return what a report says of items that cannot be embedded."""
-    key = collection.keys.key_noted
-    return tuple((key(id), message_of(errors[id])) for id in sorted(errors))
 
 
 def _without_words(collection: Reference[Any]) -> Iterator[list[str]]:
@@ -392,7 +381,7 @@ def _audit(collection: Reference[Any], rows: Rows, progress: Progress, *, skips:
     key = collection.keys.key_noted
     return Report(
         unchanged=comparison.same,
-        skipped=_skipped(collection, errors),
+        skipped=failed(collection, errors),
         stale=tuple(map(key, stale)),
         missing=tuple(map(key, missing)),
         orphaned=tuple(map(key, orphaned)),

@@ -79,8 +79,9 @@ def _checked_expression(records: Records, given: Any, shown: str) -> ColumnEleme
     if strangers:
         names = sorted(str(getattr(table, "name", table)) for table in strangers)
         raise InvalidQueryError(
-            f"where is about {', '.join(names)}; to search among the rows of another "
-            "table, pass among= a SELECT of its keys"
+            f"where is about {', '.join(names)}, and takes conditions about the embeddings: to "
+            "search among the rows of another table, pass among= a SELECT of its keys, or put the "
+            "condition into the SELECT that nearest() and related() take"
         )
     return condition
 

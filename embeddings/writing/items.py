@@ -117,6 +117,8 @@ def unpacked(entry: object, least: int, most: int, position: int) -> tuple[Any, 
         given += f" of {len(entry)}"
         if (most, len(entry)) == (2, 3):
             advice = ". For (id, value, metadata) there is embed_multi_with_metadata()"
+    elif isinstance(entry, str):
+        advice = ". Of a dict of texts by their ids, pass its items()"
     raise InvalidItemError(
         f"entries[{position}]: each entry must be a tuple of {shape}, (id, value, ...), "
         f"not {given}{advice}"

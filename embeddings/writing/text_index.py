@@ -20,8 +20,8 @@ def create_text_index(collection: Reference[Any], language: str) -> int:
     if missing:
         warnings.warn(
             f"{missing} items of {collection.name!r} have no words in the text index, because "
-            "their text is not stored. Embed them again: the same text costs nothing, and puts "
-            "its words in",
+            "their text is not stored. Embed them again, or call sync(): the same text costs "
+            "nothing, and puts its words in",
             MissingWordsWarning,
             stacklevel=3,
         )

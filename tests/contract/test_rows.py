@@ -580,6 +580,7 @@ def test_an_entry_of_another_shape_than_a_pair_is_refused(
                 docs.embed_multi([("fine", "fine"), entry])
             is_triple = isinstance(entry, tuple) and len(entry) == 3
             assert ("embed_multi_with_metadata()" in str(raised.value)) is is_triple
+            assert ("items()" in str(raised.value)) is isinstance(entry, str)
             assert (model.calls, docs.count()) == ([], 0)
 
 

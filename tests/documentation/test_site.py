@@ -16,6 +16,8 @@ import pytest
 import embeddings
 from tests import forked
 
+pytestmark = pytest.mark.once
+
 REPOSITORY = Path(__file__).parents[2]
 TEXTS = [
     *(REPOSITORY / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")),

@@ -56,7 +56,7 @@ def copied(name: str, folder: Path) -> Path:
 def modules(folder: Path) -> tuple[str, ...]:
     """Return what a program in the folder of an example may have imported before it begins."""
     frameworks = {"django_app": forked.DJANGO, "fastapi_app": forked.FASTAPI}
-    return frameworks.get(folder.name, forked.FLASK) + forked.LOCAL
+    return frameworks.get(folder.name, forked.FLASK)
 
 
 def run(*command: str, folder: Path, **environment: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import ForeignKey, Row, delete, select, update
+from sqlalchemy import ForeignKey, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -25,7 +25,7 @@ from embeddings.testing import DeterministicModel
 from tests.reaching import on_both
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from sqlalchemy import Engine
 
@@ -90,8 +90,8 @@ def filled(db: Session, host_tables: Callable[..., None]) -> Session:
     return db
 
 
-def ids(found: list[Row[Article, float]]) -> list[int]:
-    return [article.id for article, _ in found]
+def ids(found: Sequence[Any]) -> list[int]:
+    return [row.Article.id for row in found]
 
 
 @on_both
@@ -113,7 +113,7 @@ def test_nearest(filled: Session):
 
 @on_both
 def test_nearest_by_words_as_well(filled: Session):
-    """In the order of both rankings; the score stays the cosine similarity."""
+    """In the order of both rankings, with the rank after the score, which stays the similarity."""
     docs = ARTICLES.collection(filled)
     with pytest.warns(MissingWordsWarning):
         docs.create_text_index()
@@ -123,7 +123,12 @@ def test_nearest_by_words_as_well(filled: Session):
     assert entries[0].id == 6
     found = ARTICLES.nearest(filled, "a hound eats", number=3, **options)
     assert ids(found) == [entry.id for entry in entries]
-    assert [score for _, score in found] == pytest.approx([entry.score for entry in entries])
+    assert [score for _, score, _ in found] == pytest.approx([entry.score for entry in entries])
+    assert found[0]._fields == ("Article", "score", "rank")
+    assert [rank for _, _, rank in found] == [1, 2, 3]
+    sixth = filled.get_one(Article, 6)
+    related = ARTICLES.related(filled, sixth, number=2, words="hound")
+    assert [row.rank for row in related] == [1, 2]
 
 
 @on_both

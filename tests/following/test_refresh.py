@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +126,35 @@ def test_a_text_index_that_was_made_later(notes: ModelCollection[Note], own: Eng
     assert (report.unchanged, report.embedded, report.reused) == (8, 0, 0)
     assert model.calls == []
     assert [entry.id for entry in docs.similar("x", words="7", weights=(0, 1))] == [7]
+
+
+def test_triggers_that_are_missing_are_warned_of(
+    notes: ModelCollection[Note], own: Engine, caplog: pytest.LogCaptureFixture
+):
+    """Once for each call, since nothing is pending then; not for a request's own keys."""
+    notes.refresh(own)
+    assert caplog.messages == []
+    notes.uninstall(own)
+    change(own, update(Note).where(Note.id == 1).values(title="edited"))
+    assert notes.refresh(own, keys=[1]).embedded == 1
+    assert caplog.messages == []
+    assert notes.refresh(own).embedded == 0
+    asyncio.run(_refreshed(notes, own))
+    with Session(own) as session:
+        notes.refresh(session)
+    assert len(caplog.messages) == 3
+    for told in caplog.messages:
+        assert told.startswith("refresh of 'notes' may not see all changes: ")
+        assert {"missing", "install", "sync"} <= {*re.findall(r"\w+", told)}
+
+
+async def _refreshed(notes: ModelCollection[Note], own: Engine) -> None:
+    drivers = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+    engine = create_async_engine(own.url.set(drivername=drivers[own.dialect.name]))
+    try:
+        await notes.arefresh(engine)
+    finally:
+        await engine.dispose()
 
 
 def test_what_changes_is_embedded(notes: ModelCollection[Note], own: Engine, model: Model):

@@ -40,14 +40,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 import embeddings
 from embeddings import Base, Collection, CollectionRecord, SchemaError
 from embeddings.testing import DeterministicModel
-from tests.forked import python
+from tests.forked import MIGRATIONS, python
 from tests.reaching import new_database
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
 REPOSITORY = Path(__file__).parents[2]
-ALEMBIC = ("alembic.autogenerate", "alembic.config", "psycopg")
 VERSION_TABLE = "embeddings_alembic_version"
 OURS = {"collections", "embeddings", "embeddings_pending", VERSION_TABLE}
 
@@ -273,7 +272,7 @@ def alembic_process(url: URL, *arguments: str) -> CompletedProcess[str]:
         REPOSITORY / "alembic.ini",
         *arguments,
         env=os.environ | in_environment(url) | {"PYTHONPATH": str(REPOSITORY)},
-        modules=ALEMBIC,
+        modules=MIGRATIONS,
     )
 
 
@@ -526,7 +525,7 @@ sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
 def test_processes_may_migrate_one_empty_database_at_once(url: URL):
     """Of eight processes that make the same tables, every one succeeds."""
     address = url.render_as_string(hide_password=False)
-    process = python("-W", "error", "-c", TOGETHER, address, modules=ALEMBIC)
+    process = python("-W", "error", "-c", TOGETHER, address, modules=MIGRATIONS)
 
     assert (process.returncode, process.stderr) == (0, "")
     assert shape(url) == DOCUMENTED

@@ -40,14 +40,13 @@ from sqlalchemy.orm import Session
 import embeddings
 from embeddings import Base, Collection, CollectionRecord, EmbeddingRecord, SchemaError
 from embeddings.testing import DeterministicModel
-from tests.forked import python
+from tests.forked import MIGRATIONS, python
 from tests.reaching import PATIENT
 
 if TYPE_CHECKING:
     from subprocess import CompletedProcess
 
 REPOSITORY = Path(__file__).parents[2]
-ALEMBIC = ("alembic.autogenerate", "alembic.config", "psycopg")
 
 DOCUMENTED = """
 CREATE TABLE "collections" ("id" INTEGER PRIMARY KEY, "name" TEXT, "model" TEXT);
@@ -159,7 +158,7 @@ def alembic(path: Path, *arguments: str) -> CompletedProcess[str]:
         REPOSITORY / "alembic.ini",
         *arguments,
         env=os.environ | {"EMBEDDINGS_DATABASE_URL": url, "PYTHONPATH": str(REPOSITORY)},
-        modules=ALEMBIC,
+        modules=MIGRATIONS,
     )
 
 
@@ -641,7 +640,7 @@ def test_the_command_says_which_variable_it_needs(path: Path):
     process = python(
         *("-m", "alembic", "-c", REPOSITORY / "alembic.ini", "current"),
         env=environment | {"PYTHONPATH": str(REPOSITORY)},
-        modules=ALEMBIC,
+        modules=MIGRATIONS,
     )
 
     assert process.returncode != 0
@@ -671,7 +670,7 @@ def test_processes_may_migrate_one_new_file_at_once(path: Path):
     process = python(
         *("-W", "error", "-c", MIGRATE, path),
         env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        modules=ALEMBIC,
+        modules=MIGRATIONS,
     )
     assert (process.returncode, process.stderr) == (0, "")
     assert shapes(path) == documented_shapes()

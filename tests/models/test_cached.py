@@ -16,7 +16,7 @@ from sqlalchemy.pool import StaticPool
 import embeddings
 from embeddings import AsyncCollection, BindingError, Collection, InvalidVectorError, cached
 from embeddings.testing import DeterministicModel
-from tests.forked import python
+from tests.forked import MODELS, python
 from tests.provider import vector_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def test_a_crash_costs_nothing(service, file: Path, tmp_path: Path):
         os._exit(3)
     """
     for _ in range(2):
-        done = python("-c", textwrap.dedent(code), modules=("openai",))
+        done = python("-c", textwrap.dedent(code), modules=MODELS)
         assert done.returncode == 3, done.stderr
     assert len(service.requests) == 1
 

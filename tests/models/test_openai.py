@@ -30,7 +30,7 @@ from embeddings import (
     ModelError,
 )
 from embeddings.models.openai import OpenAIEmbeddingModel
-from tests.forked import python
+from tests.forked import MODELS, python
 from tests.provider import (
     KEY,
     SECRETS,
@@ -82,7 +82,7 @@ def fresh(code: str, *folders: Path, **environment: str) -> Any:
         "-c",
         "\n".join(source),
         env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, [*folders, ROOT]))} | environment,
-        modules=() if folders else ("openai",),  # which stands in one of the folders, too
+        modules=() if folders else MODELS,  # which stands in one of the folders, too
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)

@@ -18,7 +18,7 @@ from embeddings.integrations.flask import Embeddings
 from embeddings.models.openai import OpenAIEmbeddingModel
 from embeddings.models.registry import Registry, declared_models
 from embeddings.testing import DeterministicModel
-from tests.forked import python
+from tests.forked import MODELS, python
 from tests.provider import KEY, shown, vector_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run code in an interpreter of its own, in a folder."""
     variables = os.environ | environment
-    return python("-c", textwrap.dedent(code), env=variables, cwd=folder, modules=("openai",))
+    return python("-c", textwrap.dedent(code), env=variables, cwd=folder, modules=MODELS)
 
 
 def test_in_code(service):

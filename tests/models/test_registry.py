@@ -30,7 +30,7 @@ from embeddings import (
 from embeddings.models.base import Setting
 from embeddings.models.registry import REGISTRY, Registry, Settings, is_known, settings_from
 from embeddings.testing import DeterministicModel
-from tests.forked import python
+from tests.forked import MODELS, python
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -102,15 +102,11 @@ def registered() -> DeterministicModel:
     return model
 
 
-IMPORTED = ("llm.default_plugins.openai_models",) if importlib.util.find_spec("llm") else ()
-"""What looking up an unknown name imports, which takes most of the time of a program here."""
-
-
 @pytest.fixture
 def fresh(tmp_path: Path) -> Callable[..., Any]:
     """Run code in a new interpreter that sees tmp_path, and return the JSON of its `result`."""
 
-    def run(*code: str, modules: tuple[str, ...] = IMPORTED, **environment: str) -> Any:
+    def run(*code: str, modules: tuple[str, ...] = MODELS, **environment: str) -> Any:
         kept = {name: value for name, value in os.environ.items() if name != "EMBEDDINGS_MODEL"}
         source = [
             "from embeddings import *",

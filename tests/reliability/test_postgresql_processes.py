@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 import embeddings
 from embeddings import Collection, encode
 from embeddings.testing import DeterministicModel
-from tests.forked import python
+from tests.forked import MIGRATIONS, python
 from tests.reaching import in_threads, new_database
 
 if TYPE_CHECKING:
@@ -142,7 +142,6 @@ def program(url: URL, scripts: list[str]) -> list[str]:
 
 # No threads of NumPy's: a process that forks must have one only.
 ENVIRONMENT = {"PYTHONPATH": str(REPOSITORY), "OPENBLAS_NUM_THREADS": "1"}
-MODULES = ("alembic.command", "embeddings.testing", "sqlalchemy.dialects.postgresql.psycopg")
 
 
 def run_together(url: URL, *scripts: str, batches: int = BATCHES) -> list[dict[str, Any]]:
@@ -150,7 +149,7 @@ def run_together(url: URL, *scripts: str, batches: int = BATCHES) -> list[dict[s
     done = python(
         *program(url, [f"batches = {batches}\n{script}" for script in scripts]),
         env=os.environ | ENVIRONMENT,
-        modules=MODULES,
+        modules=MIGRATIONS,
         timeout=3_600,
     )
     assert not done.stderr, [line for line in done.stderr.splitlines() if "Error" in line]

@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -59,7 +60,10 @@ def main() -> int:
     }
     marked = {place for place, line in lines.items() if line.endswith("# wrong")}
     status = 0
-    for name, found in (("mypy", by_mypy()), ("pyright", by_pyright())):
+    with ThreadPoolExecutor() as pool:  # each is a process of its own, on a core of its own
+        checkers = {"mypy": pool.submit(by_mypy), "pyright": pool.submit(by_pyright)}
+    for name, checker in checkers.items():
+        found = checker.result()
         for place in sorted(found ^ marked):
             what = "found" if place in found else "missed"
             print(f"{name} {what} {place[0]}:{place[1]}: {lines[place].strip()}")

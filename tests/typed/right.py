@@ -26,6 +26,7 @@ from embeddings import (
     Entries,
     Entry,
     Filters,
+    ModelCollection,
     Plan,
     Records,
     Report,
@@ -129,6 +130,14 @@ def reading(docs: Collection[int], session: Session) -> Status:
     assert_type(len(docs) + docs.count() + docs.id, int)
     assert_type(Collection.names(session), list[str])
     return docs.status() if 1 in docs else Collection("other", session).status()
+
+
+async def followed(notes: ModelCollection[Article], session: Session, other: AsyncEngine) -> None:
+    """What finds instances, by words as well."""
+    for article, score in notes.nearest(session, "dog", select(Article).where(Article.id > 1)):
+        print(article.title, score + 0.5)
+    for article, score, rank in await notes.anearest(other, "dog", words=True, weights=(1, 2)):
+        print(article.title, score + 0.5, rank + 1)
 
 
 def searching(docs: Collection[int], session: Session) -> Entry[int]:

@@ -17,7 +17,7 @@ from embeddings import AsyncCollection, Collection, DoesNotExist, cached
 from embeddings.errors import InvalidItemError, QuotaError, RefusedError, UnavailableError
 from embeddings.models.local import WordLlamaModel
 from embeddings.testing import DeterministicModel
-from tests.forked import started
+from tests.forked import MODELS, started
 from tests.provider import error, hang_up, right, vector_of
 from tests.reaching import on_a_session
 
@@ -384,7 +384,7 @@ def test_an_interrupt_loses_at_most_what_is_in_flight(
         *("-c", script, service.base_url, path),
         stdout=said,
         stderr=said,
-        modules=("openai", "tenacity"),
+        modules=MODELS,
     ) as process:
         assert stuck.wait(60)
         with Collection("docs", path, model=model) as docs:

@@ -546,6 +546,8 @@ class ModelCollection(Generic[M]):
             ModelError: The model's service failed. What was claimed is given back.
         """
         alias = using or router.db_for_write(self.source.model)
+        if keys is None:
+            refreshing.warn_of(self.name, self.trigger_problems(using=alias))
         return refreshing.refresh(
             self.collection(alias).reference,
             rows_of(self.source, alias, store=self._store),
