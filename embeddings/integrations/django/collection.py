@@ -508,7 +508,10 @@ class ModelCollection(Generic[M]):
         """
         alias = using or router.db_for_write(self.source.model)
         with session(alias) as lent:
-            wanted = self._follows(alias)
+            try:
+                wanted = self._follows(alias)
+            except TypeError as error:  # what they should read is not declared
+                return [str(error)]
             return problems(lent.connection(), self.source, self.name, self._tables, wanted)
 
     @synchronous

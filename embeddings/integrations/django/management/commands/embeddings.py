@@ -228,12 +228,7 @@ class _On:
         return self.declared.drop_previous(using=database)
 
     def trigger_problems(self, database: str) -> list[str]:
-        if not self.is_followed:
-            return []
-        try:
-            return self.declared.trigger_problems(using=database)
-        except TypeError as error:  # what the triggers should read is not declared
-            return [str(error)]
+        return self.declared.trigger_problems(using=database) if self.is_followed else []
 
 
 def _reembed(database: str, options: dict[str, Any]) -> commands.Outcome:
@@ -269,11 +264,10 @@ def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Ou
         prune, allow_empty = not options["no_prune"], options["allow_empty"]
         done = following.sync(database, chosen, prune=prune, allow_empty=allow_empty)
         return commands.Outcome(*done)
-    if command == "check":
-        text, is_good = following.check(database, chosen, _program(database))
-    else:
+    if command == "refresh":
         limit, forever = options["limit"], options["forever"]
-        text, is_good = following.refresh(database, chosen, limit=limit, forever=forever)
+        return commands.Outcome(*following.refresh(database, chosen, limit=limit, forever=forever))
+    text, is_good = following.check(database, chosen, _program(database))
     others = [each.name for each in declared if each in chosen and not each.is_followed]
     if others:
         text += f"\n{UNFOLLOWED}: {', '.join(others)}"
