@@ -22,7 +22,7 @@ from .tables.records import RECORDS
 from .work.row import shown_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -60,6 +60,8 @@ def status(
     models: Mapping[str, str | None] = NOTHING,
     follows: Sequence[Follow] = (),
     chunks: Mapping[str, Chunks | None] = NOTHING,
+    differences: Mapping[str, Callable[[], Sequence[str]]] = NOTHING,
+    own: Records = RECORDS,
     program: str = following.PROGRAM,
     remedy: str = REMEDY,
     migrate: str = "",
@@ -75,11 +77,13 @@ def status(
         models: The ids or aliases of models that other collections are declared with.
         follows: What triggers were made from, as the host knows: they may be gone.
         chunks: How other collections are declared to be cut.
+        differences: What tells how the triggers of other collections are not as declared.
+        own: The application's tables.
         program: What one types before the name of a command.
         remedy: What to do about triggers that are not in place.
         migrate: What one types where there is something to migrate.
     """
-    found = overview(db, declared, models, follows, chunks)
+    found = overview(db, declared, models, follows, chunks, differences, own)
     is_good = found.is_current and found.is_followed
     failures = ["There are triggers that are not in place."] * (not found.is_followed)
     failures += [f"What the schema lacks: {migrate}"] * (not found.is_current)

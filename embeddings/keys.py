@@ -26,7 +26,7 @@ from .errors import InvalidItemError
 from .values import check_text, plain
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import Dialect
 
@@ -91,6 +91,18 @@ class Keys(Generic[K]):
             are_usual = all(_fits(int(end), 64) and not self.exceeds_column(end) for end in ends)
             return list(map(str, keys)) if are_usual else None
         return None
+
+    def usable(self, keys: Iterable[Any]) -> list[Any]:
+        """Return those of a host's keys that can be ids: under others nothing is stored."""
+        keys = list(keys)
+        return keys if self.to_texts(keys) is not None else [*filter(self._is_usable, keys)]
+
+    def _is_usable(self, key: object) -> bool:
+        try:
+            self.to_text(key)
+        except InvalidItemError:
+            return False
+        return True
 
     def _accepted(self, key: object) -> object:
         # The documented API takes integers, too, and stores their decimals.

@@ -22,7 +22,7 @@ from .vectors import ITEM_BYTES
 from .work.operation import Work
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sqlalchemy import Connection
 
@@ -178,6 +178,8 @@ def overview(
     models: Mapping[str, str | None] = NOTHING,
     follows: Sequence[Follow] = (),
     chunks: Mapping[str, Chunks | None] = NOTHING,
+    differences: Mapping[str, Callable[[], Sequence[str]]] = NOTHING,
+    own: Records = RECORDS,
 ) -> Overview:
     """Return what a database holds. Reads only: on a session within its transaction.
 
@@ -188,6 +190,8 @@ def overview(
         models: The ids or aliases of models that collections are declared with, by their names.
         follows: What triggers were made from, by what the host knows of it.
         chunks: How collections are declared to be cut, by their names.
+        differences: What tells how the triggers of collections are not as declared, by their names.
+        own: The application's tables. Those of others are shown, too.
 
     Raises:
         SchemaError: A table called `collections` or `embeddings` is there and is not ours.
@@ -204,7 +208,7 @@ def overview(
             except SchemaError:  # somebody else's, beside which ours have other names
                 theirs = RECORDS.embeddings.fullname
                 records = [each for each in records if each.embeddings.fullname != theirs]
-                if not records:
+                if not records and own is RECORDS:
                     raise
             named = {each.name: each.declared_model for each in declared} | dict(models)
             cut = {each.name: each.chunks for each in declared} | dict(chunks)
@@ -219,7 +223,7 @@ def overview(
                 tuple(
                     one
                     for each in records
-                    for one in _followed(Work(session, each), declared, follows)
+                    for one in _followed(Work(session, each), declared, follows, differences)
                 ),
                 tuple(_lost(work.connection, records)),
                 tuple(
@@ -242,7 +246,10 @@ def _lost(connection: Connection, records: Sequence[Records]) -> Iterator[str]:
 
 
 def _followed(
-    work: Work, declared: Sequence[ModelCollection[Any]], follows: Sequence[Follow]
+    work: Work,
+    declared: Sequence[ModelCollection[Any]],
+    follows: Sequence[Follow],
+    differences: Mapping[str, Callable[[], Sequence[str]]],
 ) -> Iterator[FollowedOverview]:
     connection, table = work.connection, pending_table(work.records)
     schema = schema_map_of(connection).get(table.schema, table.schema) or schema_of(connection)
@@ -270,6 +277,8 @@ def _followed(
     for given in made:
         if given.collection not in known:
             problems = tuple(triggers.as_made(connection, given))
+            if not problems and given.collection in differences:
+                problems = tuple(differences[given.collection]())
             host = ".".join(filter(None, (given.schema, given.table)))
             waiting = pending.get(given.collection, 0)
             yield FollowedOverview(given.collection, host, waiting, problems)

@@ -546,7 +546,10 @@ class ModelCollection(Generic[M]):
         filters: Filters,
     ) -> list[Nearest[M]]:
         check_filters("related", filters)
-        find = partial(docs.matches_by_id, near.key_of_instance(self, instance), number)
+        key = near.key_of_instance(self, instance)
+        if not docs.reference.keys.usable([key]):
+            return []
+        find = partial(docs.matches_by_id, key, number)
         return near.nearest(self, docs, rows, pending, filters, find)
 
     # What the rows say, for those who write

@@ -115,9 +115,10 @@ def as_made(connection: Connection, given: Follow) -> list[str]:
 def renamed(connection: Connection, given: Follow) -> list[str]:
     """Return what of a table has another name than when its triggers were made."""
     there = _columns(connection, given.table, given.schema) or set()
+    anew = advice_of(connection).follow_anew
     return [
         f"the table {given.table!r} has no column {column!r} any more, which the triggers were "
-        "made for. Make them anew: op.unfollow_rows and op.follow_rows in a revision, or install()"
+        f"made for. Make them anew: {anew}, or install()"
         for column in sorted({given.key, *given.columns} - there)
     ]
 
@@ -136,7 +137,9 @@ def _check_tables(connection: Connection, given: Follow) -> None:
     if there is None:
         raise SchemaError(f"There is no table {given.table!r} in this database to be followed")
     if lacking := {given.key, *given.columns} - there:
-        raise SchemaError(f"The table {given.table!r} has no columns {sorted(lacking)}")
+        raise SchemaError(
+            f"The table {given.table!r} has no columns {sorted(lacking)}; it has {sorted(there)}"
+        )
     records = given.records
     if _columns(connection, pending_name(records), records.embeddings.schema) is None:
         remedy = advice_of(connection).migrate()
@@ -171,7 +174,7 @@ def _check_is_alone(connection: Connection, wanted: list[Follow]) -> None:
                 f"The collection {name!r} follows the rows of {other.table!r}, so it cannot follow "
                 f"those of {wanted[0].table!r}. Give one of the two another name; or, if "
                 f"{wanted[0].table!r} takes the place of {other.table!r}, drop those triggers "
-                "first: uninstall() of the declaration, or op.unfollow_rows in a revision"
+                f"first: uninstall() of the declaration, or {advice_of(connection).unfollow}"
             )
 
 

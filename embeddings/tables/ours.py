@@ -11,7 +11,7 @@ from sqlalchemy.exc import DBAPIError, NoSuchTableError, OperationalError, Progr
 from .. import databases
 from ..errors import SchemaError
 from ..sessions.base import add_hint
-from .pending import pending_table
+from .pending import pending_name, pending_table
 from .records import RECORDS, Records
 
 if TYPE_CHECKING:
@@ -38,10 +38,14 @@ class Advice:
     Attributes:
         migrate: Returns what they type where the tables are missing.
         other_names: How the tables are given other names.
+        unfollow: How triggers on a host's table are dropped.
+        follow_anew: How they are dropped, and made for other columns.
     """
 
     migrate: Callable[[], str]
     other_names: str
+    unfollow: str = "op.unfollow_rows in a revision"
+    follow_anew: str = "op.unfollow_rows and op.follow_rows in a revision"
 
 
 _FRAMEWORKS: dict[str, Callable[[], str | None]] = {}
@@ -172,16 +176,18 @@ def _reason(error: DBAPIError, work: Work) -> str | None:
     if lacking is None:
         lacking = _lacking(work.connection, records)
         foreign = _foreign(lacking, records, advice)
+        if pending_name(records) in str(error.orig):  # a later revision makes it
+            lacking[pending_name(records)] = None
     else:
         # By the error alone, which names what the statement needed.
         foreign = next(
             (_is_foreign(name, "lacks columns", advice) for name in lacking if lacking[name]), None
         )
     is_incomplete = None in lacking.values() or any(lacking.values())
-    return foreign or (_message_of_missing(work) if is_incomplete else None)
+    return foreign or (_message_of_missing(work, lacking) if is_incomplete else None)
 
 
-def _message_of_missing(work: Work) -> str:
+def _message_of_missing(work: Work, lacking: dict[str, set[str] | None]) -> str:
     records, advice = work.records, advice_of(work.bind)
     if records is RECORDS or advice is not OWN_WORDS:
         call = advice.migrate()
@@ -193,6 +199,11 @@ def _message_of_missing(work: Work) -> str:
         return (
             "The tables of the embeddings are not in this database, or are of an older version. "
             f"Create them, or bring them up to date, with {call}"
+        )
+    if [name for name, columns in lacking.items() if columns is None] == [pending_name(records)]:
+        return (
+            f"There is no table {pending_name(records)!r} in this database. Create it with "
+            "embeddings.install(connection, records)"
         )
     return (
         f"The tables {records.collections.fullname!r} and {records.embeddings.fullname!r} are not "

@@ -136,6 +136,11 @@ def test_keys_that_can_be_no_ids(own: Engine, declare: Any, monkeypatch: pytest.
     change(own, insert(Page).values(rows))
     report = pages.refresh(own)
     assert (report.embedded, report.pending, skipped(report)) == (2, 2, ["", LONG])
+    with Session(own) as session:
+        assert [pages.related(session, session.get_one(Page, path)) for path in ("", LONG)] == [
+            [],
+            [],
+        ]
     change(own, update(Page).where(Page.path == "").values(path="/c"))
     change(own, update(Page).where(Page.path == "/a").values(path=""))
     report = pages.refresh(own)

@@ -15,8 +15,10 @@ from sqlalchemy.exc import IntegrityError, StatementError
 
 from embeddings import (
     BindingError,
+    Chunks,
     Collection,
     CollectionRecord,
+    IndexingError,
     SchemaError,
     get_embedding_model,
     migrate,
@@ -572,6 +574,52 @@ def test_flush_empties_the_tables(alias: str):
     assert written(alias) == NEITHER
     with session(alias) as lent:
         assert Collection.names(lent) == []
+
+
+def test_nothing_that_is_followed_leaks_from_a_test_case(alias: str, library: ModuleType):
+    """Neither what is pending, nor chunks, nor an index of words, is there in the next test."""
+    from django import test
+
+    from embeddings.integrations.django import ModelCollection
+
+    notes = ModelCollection(
+        library.Leaflet,
+        text="title",
+        name=f"notes of {alias}",
+        model=library.model,
+        store=True,
+        chunks=Chunks(size=20),
+    )
+    others = ModelCollection(
+        library.Photo, text="caption", name=f"others of {alias}", model=library.model
+    )
+
+    class Case(test.TransactionTestCase):
+        databases = frozenset({alias})
+
+        def test_one(self) -> None:
+            assert notes.pending(using=alias).items == 0
+            photo = library.Photo.objects.using(alias).create(caption="a photo of a dog")
+            others.embed(photo)
+            with pytest.raises(IndexingError):
+                others.nearest(library.Photo.objects.using(alias), "dog", words=True)
+            assert others.collection(alias).count(chunks=True) == 1
+            others.collection(alias).delete()
+            for title in ("a long text about dogs", "another long text"):
+                leaflet = library.Leaflet.objects.using(alias).create(title=title)
+            notes.embed(leaflet)
+            notes.collection(alias).create_text_index()
+            assert notes.pending(using=alias).items == 2
+            leaflet.delete()
+
+        test_two = test_one
+
+    notes.install(using=alias)
+    try:
+        run_case(Case)
+        assert notes.pending(using=alias).items == 0
+    finally:
+        notes.uninstall(using=alias)
 
 
 # Settings

@@ -57,8 +57,15 @@ def test_code_is_deployed_before_the_tables(bare: Bare, library: ModuleType):
         lambda: library.articles.nearest(objects, "two"),
         lambda: library.articles.embed(objects.get()),
         lambda: library.articles.related(objects, objects.get()),
+        lambda: library.articles.refresh(using=alias),
+        lambda: library.articles.pending(using=alias),
+        lambda: library.articles.sync(using=alias),
     )
     for call in calls:
+        with pytest.raises(SchemaError, match=rf"with manage\.py migrate --database={alias}$"):
+            call()
+    command("migrate", "embeddings", "0002")  # of a release before rows were followed
+    for call in calls[3:5]:
         with pytest.raises(SchemaError, match=rf"with manage\.py migrate --database={alias}$"):
             call()
     command("migrate", "embeddings")
@@ -115,6 +122,8 @@ def test_tables_of_somebody_else(bare: Bare, library: ModuleType):
     assert "embeddings" not in tables(alias)
 
     with settings(EMBEDDINGS={"TABLE_PREFIX": "search_"}):
+        with pytest.raises(CommandError, match=rf"lacks: manage\.py migrate --database={alias}$"):
+            command("embeddings", "status")
         command("migrate", run_syncdb=True)
         objects = library.Article.objects.using(alias)
         article = objects.create(title="two")

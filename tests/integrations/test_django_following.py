@@ -10,13 +10,23 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from embeddings.integrations.django import ModelCollection
-from embeddings.integrations.django.operations import FollowRows
+from embeddings.integrations.django.operations import FollowRows, UnfollowRows
 from embeddings.models.registry import substitute_models
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+
+
+class Apart:
+    """A router that has the rows of all apps but ours in one database."""
+
+    def db_for_write(self, model: Any, **_: Any) -> str:
+        return "other"
+
+    def allow_migrate(self, db: str, app_label: str, **_: Any) -> bool:
+        return db == "other" or app_label == "embeddings"
 
 
 def declared(kind: str, library: ModuleType) -> ModelCollection[Any]:
@@ -170,6 +180,102 @@ def test_in_a_migration(alias: str, library: ModuleType):
     assert "library_leaflet" in operation.describe()
 
 
+@pytest.mark.parametrize("what", ["a new name", "the condition", "a type", "removed"])
+def test_a_migration_of_a_model_that_is_followed(
+    what: str, bare: tuple[str, Any], library: ModuleType
+):
+    """Between the two operations it may change what counts, forwards and back again."""
+    from django.db import connections, migrations, models
+    from django.db.migrations.state import ProjectState
+
+    alias, command = bare
+    command("migrate", "embeddings")
+    old: dict[str, Any] = {
+        "key": "id",
+        "columns": ["title", "body", "shown"],
+        "where": "shown",
+        "collection": "changing",
+    }
+    change, new = {
+        "a new name": (migrations.RenameField("note", "title", "name"), ["name", "body", "shown"]),
+        "the condition": (migrations.RenameField("note", "shown", "seen"), ["title", "seen"]),
+        "a type": (migrations.AlterField("note", "title", models.TextField()), ["title", "shown"]),
+        "removed": (migrations.RemoveField("note", "body"), ["title", "shown"]),
+    }[what]
+    create = migrations.CreateModel(
+        "Note",
+        [
+            ("id", models.BigAutoField(primary_key=True)),
+            ("title", models.CharField(max_length=50)),
+            ("body", models.TextField(default="")),
+            ("shown", models.BooleanField(default=True)),
+        ],
+    )
+    first, second = (migrations.Migration(name, "library") for name in ("first", "second"))
+    first.operations = [create, FollowRows("library_note", **old)]
+    second.operations = [
+        UnfollowRows("library_note", **old),
+        change,
+        FollowRows("library_note", **(old | {"columns": new, "where": new[-1]})),
+    ]
+
+    def pending_after_a_row(state: ProjectState) -> int:
+        note = state.apps.get_model("library", "Note")
+        note.objects.using(alias).create(**{new[0] if state is changed else "title": "x"})
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT count(*) FROM embeddings_pending")
+            return int(cursor.fetchone()[0])
+
+    changed = None
+    with connections[alias].schema_editor() as editor:
+        made = first.apply(ProjectState(), editor)
+    assert pending_after_a_row(made) == 1
+    with connections[alias].schema_editor() as editor:
+        changed = second.apply(made.clone(), editor)
+    assert pending_after_a_row(changed) == 2
+    with connections[alias].schema_editor() as editor:
+        second.unapply(made.clone(), editor)
+    assert pending_after_a_row(made) == 3
+    assert "no more" in second.operations[0].describe()
+
+
+def test_what_migrations_have_made_triggers_from(
+    alias: str, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    """Those that a later one has dropped are missed by nobody."""
+    from django.db import migrations
+    from django.db.migrations.loader import MigrationLoader
+    from django.test import override_settings
+
+    from embeddings.integrations.django import operations
+
+    given: dict[str, Any] = {"key": "id", "columns": ["title"], "collection": "moved"}
+    steps = [FollowRows("a", **given), UnfollowRows("a", **given), FollowRows("b", **given)]
+
+    class Loader(MigrationLoader):
+        def load_disk(self) -> None:
+            super().load_disk()
+            for number, step in enumerate(steps):
+                migration = migrations.Migration(f"000{number}", "made")
+                migration.operations = [step]
+                migration.dependencies = [("made", f"000{number - 1}")] * (number > 0)
+                self.disk_migrations["made", migration.name] = migration
+
+        def build_graph(self) -> None:
+            super().build_graph()
+            self.applied_migrations |= dict.fromkeys(("made", f"000{n}") for n in applied)
+
+    monkeypatch.setattr(operations, "MigrationLoader", Loader)
+    applied: list[int] = []
+    for number, table in enumerate(["a", None, "b"]):
+        applied.append(number)
+        made = [each.table for each in operations.followed(alias, ["moved"])]
+        assert made == ([] if table is None else [table])
+    with override_settings(DATABASE_ROUTERS=["tests.integrations.test_django_following.Apart"]):
+        assert operations.followed(alias, ["moved"]) == []
+        assert len(operations.followed("other", ["moved"])) == 1
+
+
 def test_a_condition_as_each_django_writes_it(alias: str, library: ModuleType):
     """Triggers that a migration made are as declared, whatever Django makes of a Q today."""
     from django.db import connections
@@ -218,6 +324,71 @@ def test_the_commands(alias: str, library: ModuleType):
     with pytest.raises(CommandError, match="No collection 'x' is declared"):
         run("check", "x")
     collection.uninstall(using=alias)
+
+
+def test_the_commands_without_triggers(
+    alias: str, library: ModuleType, caplog: pytest.LogCaptureFixture
+):
+    """Where `embed` is called in code: it is said, and is no failure; nor has it `columns`."""
+    from io import StringIO
+
+    from django.core.management import CommandError, call_command
+    from django.db import connections
+
+    collection = ModelCollection(
+        library.Leaflet, text=lambda row: row.title, name="by hand", model=library.model
+    )
+
+    def run(command: str, *arguments: str) -> str:
+        output = StringIO()
+        call_command("embeddings", command, *arguments, database=alias, stdout=output)
+        return output.getvalue()
+
+    said = "Without triggers, and so written by embed, embed_multi and sync alone: by hand"
+    leaflet = library.Leaflet.objects.using(alias).create(title="one")
+    with pytest.raises(CommandError, match="Not everything is up to date"):
+        run("check", "by hand")
+    collection.embed(leaflet)
+    assert run("check", "by hand").splitlines() == [
+        "by hand: 0 stale, 0 missing, 0 orphaned, 0 pending",
+        said,
+    ]
+    assert run("refresh", "by hand") == "by hand: nothing to do\n"
+    assert "Name what the function text= of library.Leaflet reads" in caplog.messages[-1]
+    given: dict[str, Any] = {"key": "id", "columns": ["title"], "collection": "by hand"}
+    operation = FollowRows("library_leaflet", **given)
+    with connections[alias].schema_editor() as editor:
+        operation.database_forwards("library", editor, None, None)
+    with pytest.raises(CommandError, match="triggers that are not in place"):
+        run("status")
+    with pytest.raises(CommandError, match="Not everything is up to date"):
+        run("check", "by hand")
+    collection.source.columns = ("title",)
+    assert said not in run("check", "by hand")
+    assert "in place" in run("status")
+    collection.source.columns = ("title", "lang")
+    with pytest.raises(CommandError, match="triggers that are not in place"):
+        run("status")
+    collection.uninstall(using=alias)
+
+
+def test_the_commands_on_several_databases(alias: str, other: str, library: ModuleType):
+    """Without names they are about the collections whose rows may be in the database."""
+    from io import StringIO
+
+    from django.core.management import CommandError, call_command
+    from django.test import override_settings
+
+    def run(database: str, *names: str) -> str:
+        output = StringIO()
+        call_command("embeddings", "refresh", *names, database=database, stdout=output)
+        return output.getvalue()
+
+    with override_settings(DATABASE_ROUTERS=["tests.integrations.test_django_following.Apart"]):
+        with pytest.raises(CommandError, match=rf"{alias!r}: --database other$"):
+            run(alias)
+        assert "library.photo: nothing to do" in run(other)
+        assert "library.photo: nothing to do" in run(alias, "library.photo")
 
 
 def test_what_a_function_reads_has_to_be_known(alias: str, library: ModuleType):

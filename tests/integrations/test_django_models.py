@@ -361,6 +361,30 @@ def test_many_are_deleted_in_few_statements(alias: str, library: ModuleType):
     assert connections[alias].in_atomic_block is False
 
 
+@pytest.mark.parametrize("code", ["", "a\0b", "x" * 1_025])
+def test_a_row_whose_key_can_be_no_id(code: str, alias: str, library: ModuleType):
+    """It is never embedded, which is told by its name, and it can be deleted, with others too."""
+    from django.db import connections
+
+    if code and connections[alias].vendor != "sqlite":
+        pytest.skip("a column of this type takes no such text")
+    countries = library.Country.objects.using(alias)
+    bad, good = countries.create(code=code, name="x"), countries.create(code="good", name="x")
+    with pytest.raises(InvalidItemError, match=rf"^library\.Country {re.escape(repr(code))}: "):
+        library.countries.embed_multi(countries)
+    library.countries.embed_multi(countries.filter(code="good"))
+    assert [*library.countries.related(countries, bad)] == []
+    assert [*library.countries.nearest(countries, "x")] == [good]
+    bad.name = ""
+    library.countries.embed(bad)
+    assert library.countries.embed_multi([bad, good]).unchanged == 1
+    bad.delete()
+    assert library.countries.collection(alias).ids() == ["good"]
+    countries.create(code=code, name="x")
+    countries.all().delete()
+    assert library.countries.collection(alias).ids() == []
+
+
 # Searching
 
 

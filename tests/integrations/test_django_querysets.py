@@ -242,6 +242,36 @@ def test_the_name_of_the_score(shelf: Any, alias: str, library: ModuleType):
     assert 0 < found.nearness < 1
 
 
+def test_a_join_to_several_rows(shelf: Any, library: ModuleType):
+    """It repeats instances, as in any queryset, and distinct() does not; number is of instances."""
+    nearest = shelf.get(price=0)
+    for text in "ab":
+        library.Comment.objects.using(shelf.db).create(article=nearest, text=text)
+    joined = shelf.filter(comments__text__in=["a", "b"])
+    assert prices(library.articles.nearest(joined, "sleep", 1)) == [0, 0]
+    assert prices(library.articles.nearest(joined.distinct(), "sleep", 1)) == [0]
+    with pytest.raises(InvalidQueryError):
+        library.articles.nearest(shelf, "")
+
+
+def test_a_list_of_rest_framework_without_a_search(shelf: Any, library: ModuleType):
+    """The rows have no score, by which it is no error to order; what has its name stays."""
+    from types import SimpleNamespace
+
+    from embeddings.integrations.django.rest import EmbeddingsFilter
+
+    request = SimpleNamespace(query_params={"search": " "})
+    rows = EmbeddingsFilter().filter_queryset(request, shelf.all(), None)
+    for order in ("score", "-score"):
+        ordered = rows.order_by(order, "pk")
+        assert [*ordered] == [*shelf.order_by("pk")]
+        assert not hasattr(ordered[0], "score")
+    assert rows.count() == 12
+    library.Game.objects.using(shelf.db).create(score=3)
+    games = library.Game.objects.using(shelf.db)
+    assert EmbeddingsFilter().filter_queryset(request, games.all(), None).get().score == 3
+
+
 def test_a_row_that_is_gone_makes_no_result_short(shelf: Any, alias: str, library: ModuleType):
     """A vector that somebody left behind past Django is not found, and takes nobody's place."""
     from django.db import connections
@@ -303,6 +333,11 @@ def test_django_sees_every_statement(shelf: Any, alias: str, library: ModuleType
         assert prices(found) == [0, 1, 2]
         assert len(captured) <= 3
     assert any("embeddings" in query["sql"] for query in captured)
+    first = shelf.get(price=0)
+    library.articles.related(shelf, first)
+    with CaptureQueriesContext(connection) as captured:
+        library.articles.related(shelf, first)
+    assert len(captured) <= 4  # the vector is read, too
     seen: list[tuple[str, bool]] = []
 
     def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:

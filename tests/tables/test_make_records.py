@@ -47,6 +47,7 @@ from embeddings import (
     EmbeddingRecord,
     InvalidQueryError,
     MissingWordsWarning,
+    ModelCollection,
     Records,
     SchemaError,
     make_records,
@@ -1213,6 +1214,31 @@ def test_install_before_the_tables_says_what_is_missing(engine: Engine):
         embeddings.install(connection, records)
 
     assert everything_in(engine) == before
+
+
+def test_following_before_install_says_what_is_missing(database: Engine):
+    """Where a migration of the host's own has made the two tables alone."""
+    base = new_base()
+    records = make_records(base, prefix="search_")
+
+    class Note(base):  # type: ignore[misc,valid-type]
+        __tablename__ = "host_notes"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        title: Mapped[str]
+
+    base.metadata.create_all(database)
+    with database.begin() as connection:
+        embeddings.uninstall(connection, records)
+    model = DeterministicModel()
+    notes = ModelCollection(Note, text=[Note.title], name="notes", records=records, model=model)
+    calls: tuple[Callable[[], Any], ...] = (
+        lambda: notes.pending(database),
+        lambda: notes.refresh(database),
+    )
+    for call in calls:
+        with pytest.raises(SchemaError, match=r"'search_embeddings_pending'.* embeddings\.install"):
+            call()
+    base.metadata.drop_all(database)
 
 
 def test_install_on_postgresql(postgresql_engine: Engine):

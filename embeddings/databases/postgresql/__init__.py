@@ -158,7 +158,8 @@ class PostgreSQL(Database):
     def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
         """Return what the error names: after it nothing can be asked in the transaction."""
         message, code = str(error.orig), extension.sqlstate(error)
-        for name in (records.collections.name, records.embeddings.name):
+        tables = records.collections.name, records.embeddings.name, pending_name(records)
+        for name in tables:
             if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message):
                 if code == UNDEFINED_COLUMN:
                     return {name: {"a column"}}

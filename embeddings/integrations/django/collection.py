@@ -222,7 +222,7 @@ class ModelCollection(Generic[M]):
         sessions = DjangoTransactions(alias)
         collection = self._through(sessions)
         if row.content is None or row.key not in self._belonging([instance], [row], alias):
-            collection.delete_items([row.key])
+            _remove(collection, [row.key])
             return
         with sessions.held():
             collection.embed(row.key, prepared or row.content, row.metadata, self._store)
@@ -277,13 +277,14 @@ class ModelCollection(Generic[M]):
                 for row in rows
                 if row.content is not None and row.key in belonging
             ]
+            self.source.check_keys([key for key, _, _ in entries])
             collection = self.collection(alias)
             report += collection.embed_multi_with_metadata(
                 entries, self._store, batch_size, concurrency=concurrency, on_error=on_error
             )
             others = {row.key for row in rows} - {key for key, _, _ in entries}
             if others:
-                report += Report(removed=collection.delete_items(others))
+                report += Report(removed=_remove(collection, others))
         return report
 
     def _alias_of(self, instances: Iterable[M]) -> str:
@@ -407,6 +408,7 @@ class ModelCollection(Generic[M]):
         """
         queryset = self._checked(queryset, score)
         key = self.source.key_of(instance)
+        is_usable = self.collection(queryset.db).reference.keys.usable([key])
 
         def search(collection: Collection[Any], number: int, **page: Any) -> list[Entry[Any]]:
             try:
@@ -416,7 +418,7 @@ class ModelCollection(Generic[M]):
             except DoesNotExist:
                 return []
 
-        found = self._found(queryset, search, number, offset)
+        found = self._found(queryset, search, number, offset) if is_usable else []
         return ranked(queryset, self.source.key_field, found, score)
 
     async def anearest(
@@ -506,7 +508,10 @@ class ModelCollection(Generic[M]):
         """
         alias = using or router.db_for_write(self.source.model)
         with session(alias) as lent:
-            wanted = self._follows(alias)
+            try:
+                wanted = self._follows(alias)
+            except TypeError as error:  # what they should read is not declared
+                return [str(error)]
             return problems(lent.connection(), self.source, self.name, self._tables, wanted)
 
     @synchronous
@@ -839,10 +844,16 @@ class ModelCollection(Generic[M]):
         manager = self.source.model._meta.concrete_model._base_manager
         keys -= manager.using(using).only("pk").in_bulk(keys).keys()
         try:
-            self.collection(using).delete_items(keys)
+            _remove(self.collection(using), keys)
         except SchemaError:
             if not has_no_tables(using):
                 raise
+
+
+def _remove(collection: Collection[Any], keys: Iterable[Any]) -> int:
+    """Delete the embeddings of rows, and return how many there were."""
+    usable = collection.reference.keys.usable(keys)
+    return collection.delete_items(usable) if usable else 0
 
 
 def _depth(number: object, offset: object) -> int:

@@ -225,7 +225,14 @@ def _engine(alias: str) -> Engine:
             poolclass=NullPool,
             pool_reset_on_return=None,
             hide_parameters=True,
-            execution_options={ADVICE: Advice(functools.partial(remedy, alias), OTHER_NAMES)},
+            execution_options={
+                ADVICE: Advice(
+                    functools.partial(remedy, alias),
+                    OTHER_NAMES,
+                    unfollow="UnfollowRows in a migration",
+                    follow_anew="UnfollowRows and FollowRows in a migration",
+                )
+            },
             **options,
         )
     except ModuleNotFoundError:

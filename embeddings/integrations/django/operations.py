@@ -148,16 +148,49 @@ class FollowRows(_DatabaseChange):
         return f"Follow the rows of {self.table} for the collection {self.collection}"
 
 
+class UnfollowRows(FollowRows):
+    """Drops the triggers that `FollowRows` made with the same arguments; reversible.
+
+    It stands before what changes the columns that the triggers read, which the databases refuse or
+    after which writes fail, and a new `FollowRows` behind that:
+
+        operations = [
+            UnfollowRows("articles_article", key="id", columns=["body"], collection="articles"),
+            migrations.RenameField("article", "body", "text"),
+            FollowRows("articles_article", key="id", columns=["text"], collection="articles"),
+        ]
+
+    Vectors and pending rows stay.
+    """
+
+    def _change(self, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
+        super()._change(schema_editor, drops=not drops)
+
+    def describe(self) -> str:
+        """Return what Django shows of the operation."""
+        return f"Follow the rows of {self.table} no more for the collection {self.collection}"
+
+
 def followed(alias: str, collections: Iterable[str]) -> list[Follow]:
     """Return what applied migrations have made triggers from, of some collections."""
     loader, names = MigrationLoader(connections[alias]), {*collections}
-    return [
-        operation.follow
-        for key in loader.applied_migrations
-        if key in loader.disk_migrations
-        for operation in loader.disk_migrations[key].operations
-        if isinstance(operation, FollowRows) and operation.collection in names
-    ]
+    graph = loader.graph
+    in_order = dict.fromkeys(
+        key for leaf in graph.leaf_nodes() for key in graph.forwards_plan(leaf)
+    )
+    found: dict[tuple[str, str], Follow] = {}
+    for key in in_order:
+        if key not in loader.applied_migrations or not router.allow_migrate(alias, key[0]):
+            continue
+        for operation in graph.nodes[key].operations:
+            if not isinstance(operation, FollowRows) or operation.collection not in names:
+                continue
+            place = operation.collection, operation.table
+            if isinstance(operation, UnfollowRows):
+                found.pop(place, None)
+            else:
+                found[place] = operation.follow
+    return [*found.values()]
 
 
 class CreateEmbeddingIndex(_DatabaseChange):

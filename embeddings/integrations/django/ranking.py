@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import Expression, F, FloatField, IntegerField, Lookup, Model
+from django.db.models import Expression, F, FloatField, IntegerField, Lookup, Model, Value
 
 from ...errors import InvalidQueryError
 from .database import is_one_of, value_under
@@ -151,6 +151,15 @@ def check_name(queryset: QuerySet[Any], argument: str, name: object, example: st
             f'{argument} another name, as in {argument}="{example}"'
         )
     return name
+
+
+def unscored(queryset: QuerySet[M], score: str = "score") -> QuerySet[M]:
+    """Return a queryset without a score that can be ordered by it; as it is if it has its own."""
+    try:
+        check_name(queryset, "score", score, "relevance")
+    except InvalidQueryError:
+        return queryset
+    return queryset.alias(**{score: Value(None, FloatField())})
 
 
 def only(

@@ -9,6 +9,7 @@ from rest_framework.filters import BaseFilterBackend
 from rest_framework.settings import api_settings
 
 from ...errors import InvalidItemError, InvalidQueryError
+from .ranking import unscored
 
 if TYPE_CHECKING:
     from django.db.models import QuerySet
@@ -22,8 +23,9 @@ class EmbeddingsFilter(BaseFilterBackend):
             embeddings = tickets
 
     The view has the collection as `embeddings`, and may have `embeddings_number`, the most results
-    of a search, 100 by default. The rows have a `score`, for a field of the serializer. Filters
-    behind it narrow what was found, those before it what is searched.
+    of a search, 100 by default. The rows that are found have a `score`, for a field of the
+    serializer. Filters behind it narrow what was found, those before it what is searched; one that
+    orders by the score is not refused without `?search=`, and orders nothing.
     """
 
     search_param = api_settings.SEARCH_PARAM
@@ -37,7 +39,7 @@ class EmbeddingsFilter(BaseFilterBackend):
         """
         text = request.query_params.get(self.search_param, "").strip()
         if not text:
-            return queryset
+            return unscored(queryset)
         number = getattr(view, "embeddings_number", 100)
         try:
             found: QuerySet[Any] = view.embeddings.nearest(queryset, text, number)

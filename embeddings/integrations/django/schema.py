@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 from django.core.management.base import CommandError
 from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db.migrations.loader import MigrationLoader
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, inspect, select
 from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
 from ... import databases
+from ...collection import Collection
 from ...databases.additions import ADDITIONS
 from ...errors import SchemaError
 from ...following import triggers
@@ -18,6 +19,7 @@ from ...tables import indexing
 from ...tables import migrate as alembic
 from ...tables.custom import install
 from ...tables.ours import are_missing
+from ...tables.pending import pending_table
 from ...tables.records import RECORDS
 from ...work.operation import Work
 from .conf import app_label
@@ -191,10 +193,21 @@ def after_migration(*, using: str, plan: object = None, **_: Any) -> None:
     with session(using) as lent:
         work = Work(lent, records())
         if plan is None and not are_missing(work):
-            lent.execute(delete(work.records.embedding))
-            lent.execute(delete(work.records.collection))
+            _empty(work)
         elif plan is not None and are_missing(work) and _are_migrated(using, label):
             upgrade(using, "head")
+
+
+def _empty(work: Work) -> None:
+    """Delete every collection, with what stands beside it, and all that is pending."""
+    lent, tables = work.session, work.records
+    for name in Collection.names(lent, records=tables):
+        Collection(name, lent, records=tables).delete()
+    lent.execute(delete(tables.embedding))  # of collections without a name
+    lent.execute(delete(tables.collection))
+    pending = pending_table(tables)
+    if inspect(work.connection).has_table(pending.name, pending.schema):
+        lent.execute(delete(pending))
 
 
 def _are_migrated(using: str, label: str) -> bool:

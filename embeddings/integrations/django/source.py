@@ -27,6 +27,7 @@ from django.db.models.constants import LOOKUP_SEP
 from sqlalchemy import BigInteger, Text, Uuid, column
 
 from ...errors import InvalidItemError
+from ...keys import keys_of
 from ...values import checked_content
 
 if TYPE_CHECKING:
@@ -166,6 +167,21 @@ class Source(Generic[M]):
             which = "The instance" if position is None else f"instances[{position}]"
             raise InvalidItemError(f"{which} of {self.label} has no primary key yet: save it first")
         return self.model._meta.pk.to_python(instance.pk)
+
+    def check_keys(self, keys: list[Any]) -> None:
+        """Do nothing if all of them can be ids.
+
+        Raises:
+            InvalidItemError: One can be none. The message has the model and the key.
+        """
+        ids = keys_of(self.key)
+        if ids.to_texts(keys) is not None:
+            return
+        for key in keys:
+            try:
+                ids.to_text(key)
+            except InvalidItemError as error:
+                raise InvalidItemError(f"{self.label} {key!r}: {error}") from None
 
     # What is stored of an instance
 
@@ -323,7 +339,7 @@ class Source(Generic[M]):
         try:
             meta = self.model._meta
         except LookupError as error:
-            yield Problem("E010", f"there is no model {self.label!r}: {error}")
+            yield Problem("E010", f"there is no model {self.label!r}: {str(error).rstrip('.')}")
             return
         if meta.abstract:
             yield Problem(
@@ -383,7 +399,7 @@ class Source(Generic[M]):
                 "I010",
                 f"{argument}: {path!r}: a change of {model._meta.label} changes no row of "
                 f"{self.label}, and so no embedding",
-                "embed_multi() brings the embeddings up to date.",
+                "manage.py embeddings sync and embed_multi() bring the embeddings up to date.",
             )
 
     def _problems_of_where(self) -> Iterator[Problem]:

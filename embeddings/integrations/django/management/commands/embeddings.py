@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from argparse import SUPPRESS
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from django.core.management import call_command
@@ -11,7 +12,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DEFAULT_DB_ALIAS, connections, router
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..... import commands
+from ..... import commands, databases
 from .....errors import EmbeddingsError
 from .....following import commands as following
 from ...collection import DECLARED
@@ -32,6 +33,8 @@ REMEDY = (
     "Make the triggers in a migration: FollowRows(...), behind what changed the table. What "
     f"changed meanwhile is found by {PROGRAM} sync."
 )
+
+UNFOLLOWED = "Without triggers, and so written by embed, embed_multi and sync alone"
 
 PRINT_JSON = ("status", "search", "show")
 
@@ -140,6 +143,11 @@ class Command(BaseCommand):
                     models=models,
                     follows=followed(database, models),
                     chunks={each.name: each.options["chunks"] for each in DECLARED},
+                    differences={
+                        each.name: partial(_On(each).trigger_problems, database)
+                        for each in DECLARED
+                    },
+                    own=records(),
                     program=_program(database),
                     remedy=REMEDY,
                     migrate=remedy(database),
@@ -191,8 +199,9 @@ class Command(BaseCommand):
 class _On:
     """A collection as the commands of every framework know it, in which a database comes first."""
 
-    def __init__(self, collection: ModelCollection[Any]) -> None:
+    def __init__(self, collection: ModelCollection[Any], *, is_followed: bool = True) -> None:
         self.declared, self.name = collection, collection.name
+        self.is_followed = is_followed
 
     def sync(self, database: str, **options: Any) -> Report:
         return self.declared.sync(using=database, **options)
@@ -219,7 +228,7 @@ class _On:
         return self.declared.drop_previous(using=database)
 
     def trigger_problems(self, database: str) -> list[str]:
-        return self.declared.trigger_problems(using=database)
+        return self.declared.trigger_problems(using=database) if self.is_followed else []
 
 
 def _reembed(database: str, options: dict[str, Any]) -> commands.Outcome:
@@ -245,13 +254,46 @@ def _program(database: str) -> str:
 
 def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Outcome:
     """Do one of the commands about rows that are followed."""
-    declared = sorted(DECLARED, key=lambda collection: collection.name)
-    chosen = following.chosen([_On(each) for each in declared], options["names"])
-    if command == "check":
-        return commands.Outcome(*following.check(database, chosen, _program(database)))
+    names = _names_followed(database)
+    declared = [
+        _On(each, is_followed=each.name in names)
+        for each in sorted(DECLARED, key=lambda collection: collection.name)
+    ]
+    chosen = following.chosen(declared, options["names"] or _names_in(database))
     if command == "sync":
         prune, allow_empty = not options["no_prune"], options["allow_empty"]
         done = following.sync(database, chosen, prune=prune, allow_empty=allow_empty)
         return commands.Outcome(*done)
-    limit, forever = options["limit"], options["forever"]
-    return commands.Outcome(*following.refresh(database, chosen, limit=limit, forever=forever))
+    if command == "refresh":
+        limit, forever = options["limit"], options["forever"]
+        return commands.Outcome(*following.refresh(database, chosen, limit=limit, forever=forever))
+    text, is_good = following.check(database, chosen, _program(database))
+    others = [each.name for each in declared if each in chosen and not each.is_followed]
+    if others:
+        text += f"\n{UNFOLLOWED}: {', '.join(others)}"
+    return commands.Outcome(text, is_good)
+
+
+def _names_in(database: str) -> list[str]:
+    """Return the names of the collections whose rows a router lets into a database.
+
+    Raises:
+        CommandError: Those that there are have their rows in others.
+    """
+    models = {each.name: each.source.model for each in DECLARED}
+    names = [name for name in models if router.allow_migrate_model(database, models[name])]
+    if models and not names:
+        others = sorted({router.db_for_write(model) for model in models.values()})
+        options = " or ".join(f"--database {shlex.quote(alias)}" for alias in others)
+        raise CommandError(f"No collection has its rows in the database {database!r}: {options}")
+    return sorted(names)
+
+
+def _names_followed(database: str) -> set[str]:
+    """Return the names of the collections for which there are triggers, or should be."""
+    found = followed(database, {each.name for each in DECLARED})
+    with session(database) as lent:
+        connection = lent.connection()
+        for tables in {each.records or records() for each in DECLARED}:
+            found += databases.of(connection.dialect).follows(connection, tables)
+    return {each.collection for each in found}
