@@ -138,14 +138,17 @@ class _Reading:
     def _by_one_statement(self, vectors: Float64) -> list[Ranking]:
         columns = self._work.records.embeddings.c
         bests = [TopK(self._query.depth, self._query.min_score) for _ in vectors]
-        stored: dict[str, Any] = {}
+        # No object for each row, of which there may be very many.
+        contents: dict[str, Any] = {}
+        described: dict[str, Any] = {}
         for ids, matrix, others in self._parts(vectors.shape[1], columns.content, columns.metadata):
             self._score(bests, ids, matrix, vectors)
-            stored |= zip(ids, others, strict=True)
+            contents |= zip(ids, others[0], strict=True)
+            described |= zip(ids, others[1], strict=True)
         return [
             Ranking(
                 [
-                    ScoredRow(id, score, *stored[id])
+                    ScoredRow(id, score, contents[id], described[id])
                     for id, score in best.result()[self._query.offset :]
                 ]
             )
@@ -154,7 +157,7 @@ class _Reading:
 
     def _parts(
         self, dimensions: int, *more: ColumnElement[Any]
-    ) -> Iterator[tuple[Sequence[str], Float32, Sequence[Any]]]:
+    ) -> Iterator[tuple[Sequence[str], Float32, Sequence[Sequence[Any]]]]:
         """Yield ids, vectors, and further columns of some rows at a time; warn of corrupt ones."""
         columns = self._work.records.embeddings.c
         vector_bytes = dimensions * ITEM_BYTES
@@ -178,7 +181,7 @@ class _Reading:
                         continue
                     ids, blobs, *others = zip(*part, strict=True)
                 matrix = np.frombuffer(b"".join(blobs), "<f4").reshape(len(ids), -1)
-                yield ids, matrix, list(zip(*others, strict=True))
+                yield ids, matrix, others
                 self._has_read()
         if self._corrupt:
             warn_of(self._corrupt, dimensions)
