@@ -34,12 +34,12 @@ FOLDER = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
 class Data:
     """Clustered vectors in a file, and what to search for."""
 
-    def __init__(self, rows: int, dimensions: int) -> None:
+    def __init__(self, rows: int, dimensions: int, clusters: int = CLUSTERS) -> None:
         generator = np.random.default_rng(0)
-        centres = generator.standard_normal((CLUSTERS, dimensions), np.float32)
+        centres = generator.standard_normal((clusters, dimensions), np.float32)
         self.rows, self.dimensions = rows, dimensions
         self.matrix = generator.standard_normal((rows, dimensions), np.float32)
-        self.matrix += centres[generator.integers(0, CLUSTERS, rows)]
+        self.matrix += centres[generator.integers(0, clusters, rows)]
         noise = generator.standard_normal((QUERIES, dimensions), np.float32)
         self.queries = centres[:QUERIES] + noise
         self.ids = [f"{at % 100:02}-{at}" for at in range(rows)]

@@ -1,12 +1,14 @@
 """The index on SQLite beside FAISS and Chroma, all measured in this one run.
 
     python -m benchmarks.index [--rounds 7] [--rows 100000] [--dimensions 384] [--slow]
-        [--no-filters] [--texts N]
+        [--clusters 200] [--no-filters] [--texts N]
 
 One thread; each ratio is a median of paired rounds: this library's whole call through an open
 Session, ten entries back, divided by the peer's time in the same round. `--rows 1000000` takes half
-an hour and 6 GB of disk. `--slow` adds those that take minutes to build. `--texts 100000` searches
-paragraphs of the documentation that is installed with Python's packages, by the local model.
+an hour and 6 GB of disk. The vectors are at random in so many clusters: the fewer, the more rows
+are about equally near, which is hard for an index. `--slow` adds those that take minutes to build.
+`--texts 100000` searches paragraphs of the documentation that is installed with Python's packages,
+by the local model.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from sqlalchemy.orm import Session
 
 import embeddings
 from benchmarks.contestants import (
+    CLUSTERS,
     FOLDER,
     QUERIES,
     Data,
@@ -180,12 +183,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--dimensions", type=int, default=384)
+    parser.add_argument("--clusters", type=int, default=CLUSTERS)
     parser.add_argument("--slow", action="store_true", help="also what takes minutes to build")
     parser.add_argument("--no-filters", action="store_true", help="their SQL reads all rows")
     parser.add_argument("--texts", type=int, default=0, help="real texts, of the local model")
     options = parser.parse_args()
     print(f"NumPy {np.__version__}, median of {options.rounds} paired rounds\n")
-    data = texts(options.texts) if options.texts else Data(options.rows, options.dimensions)
+    made = options.rows, options.dimensions, options.clusters
+    data = texts(options.texts) if options.texts else Data(*made)
     if options.texts:
         print("paragraphs of documentation, embedded by the local model, others searched for:")
     measure(data, options.rounds, slow=options.slow, filters=not options.no_filters)
