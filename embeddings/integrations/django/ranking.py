@@ -153,13 +153,13 @@ def check_name(queryset: QuerySet[Any], argument: str, name: object, example: st
     return name
 
 
-def unscored(queryset: QuerySet[M], score: str = "score") -> QuerySet[M]:
+def unscored(queryset: QuerySet[M]) -> QuerySet[M]:
     """Return a queryset without a score that can be ordered by it; as it is if it has its own."""
     try:
-        check_name(queryset, "score", score, "relevance")
+        check_name(queryset, "score", "score", "relevance")
     except InvalidQueryError:
         return queryset
-    return queryset.alias(**{score: Value(None, FloatField())})
+    return queryset.alias(score=Value(None, FloatField()))
 
 
 def only(

@@ -254,7 +254,7 @@ def _program(database: str) -> str:
 
 def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Outcome:
     """Do one of the commands about rows that are followed."""
-    names = _names_followed(database)
+    names = _names_followed(database) if command == "check" else set[str]()
     declared = [
         _On(each, is_followed=each.name in names)
         for each in sorted(DECLARED, key=lambda collection: collection.name)
