@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import gc
+import json
 import os
 import sqlite3
 import statistics
@@ -243,6 +244,43 @@ def filters(data: Data, rounds: int) -> None:
         )
 
 
+def many(data: Data, rounds: int) -> None:
+    """As many results as one likes, against reading all rows and ranking them with NumPy.
+
+    The peer gives the same: ids, scores, contents and metadata of the part that is asked for.
+    """
+    connection = sqlite3.connect(data.path)
+    query = data.queries[0]
+
+    def read_and_rank(number: int, offset: int) -> list[Any]:
+        rows = connection.execute(
+            "SELECT id, embedding, content, metadata FROM embeddings WHERE collection_id = 1"
+        ).fetchall()
+        matrix = np.frombuffer(b"".join(row[1] for row in rows), np.float32)
+        matrix = matrix.reshape(len(rows), -1)
+        scores = matrix @ query / np.linalg.norm(matrix, axis=1) / np.linalg.norm(query)
+        best = np.argsort(-scores, kind="stable")[offset : offset + number].tolist()
+        return [
+            (rows[at][0], float(scores[at]), rows[at][2], json.loads(rows[at][3])) for at in best
+        ]
+
+    shares = [(data.rows, 0), (data.rows // 2, 0), (data.rows // 10, 0), (10, data.rows * 9 // 10)]
+    with Session(data.engine) as session:
+        docs = Collection("docs", session)
+        warmed(docs, data)
+        for number, offset in shares:
+            ratio(
+                f"{data}, number={number}, offset={offset} / reading and ranking all",
+                lambda n=number, o=offset: seconds(  # type: ignore[misc]
+                    lambda: docs.similar_by_vector(query, n, offset=o)
+                ),
+                lambda n=number, o=offset: seconds(lambda: read_and_rank(n, o)),  # type: ignore[misc]
+                rounds,
+                "2",
+            )
+    connection.close()
+
+
 def threads(data: Data, rounds: int) -> None:
     read = reader(data)
 
@@ -388,6 +426,7 @@ def main() -> None:
         rounds,
     )
     filters(data, rounds)
+    many(data, rounds)
     after_a_write(data, rounds)
     real_texts(rounds)
     embeddings.set_memory_budget(512 * 2**20)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from .errors import InvalidVectorError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 Float32: TypeAlias = npt.NDArray[np.float32]
 Float64: TypeAlias = npt.NDArray[np.float64]
@@ -258,16 +258,23 @@ class TopK:
 
     def __init__(self, k: int, min_score: float | None = None) -> None:
         self._k = k
-        self._best: list[tuple[float, str]] = []  # (-score, id), at most 2 k of them or so
+        # (-score, id, whatever goes with it), at most 2 k of them or so.
+        self._best: list[tuple[float, str, *tuple[Any, ...]]] = []
         self.floor = -np.inf if min_score is None else min_score
         """The score below which nothing is among the best any more."""
 
-    def add(self, ids: Sequence[str], scores: Float64) -> None:
-        """Take in more ids with their scores; a score of NaN is never among the best."""
-        places = np.flatnonzero(scores >= self.floor)
-        self._best += zip(
-            (-scores[places]).tolist(), [ids[at] for at in places.tolist()], strict=True
-        )
+    def add(self, ids: Sequence[str], scores: Float64, *others: Sequence[Any]) -> None:
+        """Take in more ids with their scores; a score of NaN is never among the best.
+
+        Args:
+            ids: Each is given once.
+            scores: Of each id.
+            *others: What else goes with each id; it is not compared.
+        """
+        near = np.flatnonzero(scores >= self.floor)
+        places = near.tolist()
+        picked = [[of[at] for at in places] for of in (ids, *others)]
+        self._best += zip((-scores[near]).tolist(), *picked, strict=True)
         if len(self._best) > 2 * self._k + 64:
             self.cut()
 
@@ -278,7 +285,8 @@ class TopK:
         if self._k and len(self._best) == self._k:
             self.floor = -self._best[-1][0]
 
-    def result(self) -> list[tuple[str, float]]:
-        """Return (id, score) of the best k, in order."""
+    def result(self, offset: int = 0) -> Iterator[tuple[str, float, *tuple[Any, ...]]]:
+        """Yield (id, score, whatever goes with it) of the best k, in order, from an offset on."""
         self.cut()
-        return [(id, -negative) for negative, id in self._best]
+        for best in self._best[offset:]:
+            yield best[1], -best[0], *best[2:]

@@ -550,7 +550,7 @@ def best_of(
     for start in range(0, len(pairs), chunk):
         part = pairs[start : start + chunk]
         best.add([id for id, _ in part], np.array([score for _, score in part], np.float64))
-    return best.result()
+    return [*best.result()]
 
 
 def sorted_best(
@@ -615,6 +615,7 @@ class TestTopK:
     def test_an_empty_one_has_no_result(self):
         """Nothing in, nothing out; and asking twice gives the same."""
         best = TopK(3)
-        assert best.result() == []
+        assert [*best.result()] == []
         best.add(["b", "a"], np.array([0.1, 0.1]))
-        assert best.result() == best.result() == [("a", 0.1), ("b", 0.1)]
+        assert [*best.result()] == [*best.result()] == [("a", 0.1), ("b", 0.1)]
+        assert [*best.result(1)] == [("b", 0.1)]

@@ -629,7 +629,7 @@ class Database:
         Raises:
             NotConfirmed: As `search`.
         """
-        return self.as_selectable(keys, self.search(work, vector, query).rows)
+        return self.as_selectable(keys, [*self.search(work, vector, query).rows])
 
     def as_selectable(
         self, keys: Keys[Any], rows: Sequence[ScoredRow], offset: int | None = None

@@ -109,9 +109,12 @@ class ScoredRow(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """The rows that a strategy finds, best first, and whether they are the best for certain."""
+    """The rows that a strategy finds, best first, and whether they are the best for certain.
 
-    rows: list[ScoredRow]
+    The rows are to be read once: of very many, not all need to be there at a time.
+    """
+
+    rows: Iterable[ScoredRow]
     exact: bool = True
 
 

@@ -83,9 +83,10 @@ def _nearest(
     depth = query.depth * ROWS_FOR_EACH
     while True:
         rankings = work.database.search_multi(work, vectors, replace(rows, number=depth))
-        best = best_of_items(row for ranking in rankings for row in ranking.rows)
+        found = [[*ranking.rows] for ranking in rankings]
+        best = best_of_items(row for ranked in found for row in ranked)
         best = [row for row in best if chunk_owner(row.id) != query.skip_id]
-        lasts = [ranking.rows[-1].score for ranking in rankings if len(ranking.rows) >= depth]
+        lasts = [ranked[-1].score for ranked in found if len(ranked) >= depth]
         # A chunk that was not found scores no more than the last that was.
         is_enough = not lasts or (
             len(best) >= query.depth and best[query.depth - 1].score > max(lasts)

@@ -78,13 +78,14 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
     meaning = replace(query, number=most, offset=0, words=None)
     has_chunks = work.row.chunks is not None
     nearest = grouping.search if has_chunks else work.database.search
-    near = nearest(work, vector, meaning) if words.weights[0] else Ranking([])
+    ranking = nearest(work, vector, meaning) if words.weights[0] else Ranking([])
+    near = [*ranking.rows]
     finding = _found_items if has_chunks else _found
     found = list(islice(finding(work, vector, meaning, query), most)) if words.weights[1] else []
-    rows = {row.id: row for row in (*found, *near.rows)}
+    rows = {row.id: row for row in (*found, *near)}
     ranks: dict[str, list[int | None]] = {id: [None, None] for id in rows}
-    for at, ranking in enumerate((near.rows, found)):
-        for rank, row in enumerate(ranking, 1):
+    for at, ranked in enumerate((near, found)):
+        for rank, row in enumerate(ranked, 1):
             ranks[row.id][at] = rank
     blocks: dict[str, int] = {}
     sizes = pools(query)
@@ -102,7 +103,7 @@ def search(work: Work, vector: Float64, query: Query) -> Ranking:
             rows[id]._replace(ranks=(ranks[id][0], ranks[id][1]))
             for id in best[query.offset : query.depth]
         ],
-        near.exact,
+        ranking.exact,
     )
 
 

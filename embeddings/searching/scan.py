@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from contextlib import closing
+from functools import lru_cache
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, func, select, type_coerce
+from sqlalchemy.types import NullType
 
 from ..databases.status import Searched
 from ..errors import CorruptMetadataWarning, CorruptVectorWarning, InvalidVectorError
@@ -18,6 +20,9 @@ from .entries import Ranking, ScoredRow
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from sqlalchemy import Dialect
+
+    from ..tables.records import Records
     from ..vectors import Float32, Float64
     from ..work.operation import Work
     from .query import Query
@@ -133,24 +138,19 @@ class _Reading:
         bests = [TopK(self._query.depth, self._query.min_score) for _ in vectors]
         for ids, matrix, _ in self._parts(vectors.shape[1]):
             self._score(bests, ids, matrix, vectors)
-        return [best.result()[self._query.offset :] for best in bests]
+        return [[*best.result(self._query.offset)] for best in bests]
 
     def _by_one_statement(self, vectors: Float64) -> list[Ranking]:
         columns = self._work.records.embeddings.c
+        stored = [type_coerce(column, NullType) for column in (columns.content, columns.metadata)]
         bests = [TopK(self._query.depth, self._query.min_score) for _ in vectors]
-        # No object for each row, of which there may be very many.
-        contents: dict[str, Any] = {}
-        described: dict[str, Any] = {}
-        for ids, matrix, others in self._parts(vectors.shape[1], columns.content, columns.metadata):
-            self._score(bests, ids, matrix, vectors)
-            contents |= zip(ids, others[0], strict=True)
-            described |= zip(ids, others[1], strict=True)
+        for ids, matrix, others in self._parts(vectors.shape[1], *stored):
+            self._score(bests, ids, matrix, vectors, *others)
+        as_content, as_metadata = decoders(self._work.records, self._work.dialect)
         return [
             Ranking(
-                [
-                    ScoredRow(id, score, contents[id], described[id])
-                    for id, score in best.result()[self._query.offset :]
-                ]
+                ScoredRow(id, score, as_content(content), as_metadata(metadata))
+                for id, score, content, metadata in best.result(self._query.offset)
             )
             for best in bests
         ]
@@ -187,20 +187,28 @@ class _Reading:
             warn_of(self._corrupt, dimensions)
 
     def _score(
-        self, bests: Sequence[TopK], ids: Sequence[str], matrix: Float32, vectors: Float64
+        self,
+        bests: Sequence[TopK],
+        ids: Sequence[str],
+        matrix: Float32,
+        vectors: Float64,
+        *others: Sequence[Any],
     ) -> None:
-        """Take rows in among the best for each of the vectors."""
+        """Take rows in among the best for each of the vectors, with what they store besides."""
         floors = np.array([best.floor for best in bests])
         for at, is_near in enumerate(are_contenders(matrix, vectors, floors)):
             near = np.flatnonzero(is_near)
             if not near.size:
                 continue
             self.candidates += near.size
-            near_ids = [ids[row] for row in near.tolist()]
-            scores = cosine_scores(matrix[near], vectors[at])
-            if at == 0 and np.isnan(scores).any():
-                self._corrupt += [near_ids[row] for row in np.flatnonzero(np.isnan(scores))]
-            bests[at].add(near_ids, scores)
+            close, stored = matrix, [ids, *others]
+            if near.size < len(ids):
+                close, stored = matrix[near], [[of[row] for row in near.tolist()] for of in stored]
+            scores = cosine_scores(close, vectors[at])
+            corrupt = np.isnan(scores)
+            if at == 0 and corrupt.any():
+                self._corrupt += [stored[0][row] for row in np.flatnonzero(corrupt).tolist()]
+            bests[at].add(stored[0], scores, *stored[1:])
 
     def _read(self, vector: Float64, ids: list[str]) -> dict[str, ScoredRow]:
         if not ids:
@@ -221,6 +229,23 @@ class _Reading:
             for row, score in zip(rows, scores, strict=True)
             if score == score  # no NaN
         }
+
+
+@lru_cache(maxsize=64)
+def decoders(
+    records: Records, dialect: Dialect
+) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
+    """Return what makes of a stored content and of stored metadata what their columns hold."""
+    columns = records.embeddings.c
+    content, metadata = (
+        column.type.dialect_impl(dialect).result_processor(dialect, None) or _unchanged
+        for column in (columns.content, columns.metadata)
+    )
+    return content, metadata
+
+
+def _unchanged(value: Any) -> Any:
+    return value
 
 
 def warn_of(corrupt: Sequence[Any], dimensions: int) -> None:

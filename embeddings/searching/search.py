@@ -301,7 +301,7 @@ def selectable(work: Work, vector: Float64, query: Query) -> Subquery:
     if is_grouped and (query.words is None or work.database.fuses_words):
         found = work.database.matches(work, keys.on(work.dialect), vector, query)
     else:
-        rows = _ranking(work, vector, query).rows
+        rows = [*_ranking(work, vector, query).rows]
         offset = None if query.words is None else query.offset
         found = work.database.as_selectable(keys.on(work.dialect), rows, offset)
     if not isinstance(keys.sql_type, TypeDecorator):

@@ -83,13 +83,12 @@ class Rescored:
 
     def are_best(self, floor: float) -> bool:
         """Return whether they are the best of all, where all others score less than the floor."""
-        least = -np.inf if self._query.min_score is None else self._query.min_score
-        ranked = self._best.result()
-        return floor <= least or (len(ranked) == self._query.depth and ranked[-1][1] >= floor)
+        self._best.cut()
+        return floor <= self._best.floor
 
     def ranked(self) -> list[tuple[Sequence[Any], float]]:
         """Return the rows that are the answer, with their scores."""
-        return [(self._rows[id], score) for id, score in self._best.result()[self._query.offset :]]
+        return [(self._rows[id], score) for id, score in self._best.result(self._query.offset)]
 
     def warn(self) -> None:
         """Warn of the rows that cannot be compared, if there are any."""

@@ -21,7 +21,7 @@ from sqlalchemy import Subquery, func, literal_column, select
 from sqlalchemy.exc import OperationalError
 
 from ....searching.entries import NotConfirmed, Ranking, ScoredRow
-from ....searching.scan import are_vectors, scan_multi
+from ....searching.scan import are_vectors, decoders, scan_multi
 from ....vectors import ITEM_BYTES
 from ...status import Searched
 from . import statements
@@ -407,7 +407,7 @@ def _with_changes(work: Work, kind: Kind, state: State, answer: Answer) -> State
 
 
 def _decoded(work: Work, rescored: Rescored) -> list[ScoredRow]:
-    as_content, as_metadata = statements.decoders(work.records, work.dialect)
+    as_content, as_metadata = decoders(work.records, work.dialect)
     return [
         ScoredRow(id, score, as_content(content), as_metadata(metadata))
         for (_, id, _, content, metadata, *_), score in rescored.ranked()

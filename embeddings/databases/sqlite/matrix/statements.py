@@ -44,9 +44,9 @@ from ..rows import is_key
 from .state import Mark
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
-    from sqlalchemy import Dialect, FromClause, Result
+    from sqlalchemy import FromClause, Result
 
     from ....searching.query import Query
     from ....tables.records import Records
@@ -377,23 +377,6 @@ def load(work: Work, since: Mark | None) -> Generator[list[tuple[str | None, Any
     with closing(result):
         for part in result.partitions():
             yield [(id, blob, bool(is_there)) for id, blob, is_there in part]
-
-
-@functools.lru_cache(maxsize=64)
-def decoders(
-    records: Records, dialect: Dialect
-) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]:
-    """Return what makes of a stored content and of stored metadata what their columns hold."""
-    columns = records.embeddings.c
-    content, metadata = (
-        column.type.dialect_impl(dialect).result_processor(dialect, None) or _unchanged
-        for column in (columns.content, columns.metadata)
-    )
-    return content, metadata
-
-
-def _unchanged(value: Any) -> Any:
-    return value
 
 
 def _at(row: CollectionRow, base: Mark | None) -> dict[str, Any]:
