@@ -749,10 +749,6 @@ class Database:
     def drop_text_index(self, work: Work, language: str) -> None:
         """Drop the text index, which is there."""
 
-    def without_words(self, work: Work, ids: list[str]) -> set[str]:
-        """Return those of some items that have no words in the text index, which is there."""
-        return set()
-
     def put_words(self, work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
         """Put the words of items, whose rows are written, into the text index.
 
@@ -764,9 +760,29 @@ class Database:
             language: Of the index.
         """
 
+    def lacks_words(self, work: Work) -> ColumnElement[bool]:
+        """Return the condition that a row's words are not in the text index, which is there."""
+        return false()
+
+    def without_words(self, work: Work, ids: list[str]) -> set[str]:
+        """Return those of some stored ids that have no words in the text index."""
+        columns = work.records.embeddings.c
+        lacking = select(columns.id).where(
+            columns.collection_id == work.row.id,
+            self.is_one_of(columns.id, ids),
+            self.lacks_words(work),
+        )
+        return {*work.run(lacking).scalars()}
+
     def count_without_words(self, work: Work) -> int:
         """Return how many items, other than bytes, have no words in the text index."""
-        return 0
+        columns = work.records.embeddings.c
+        counted = select(func.count(work.item_id.distinct())).where(
+            columns.collection_id == work.row.id,
+            columns.content_blob.is_(None),
+            self.lacks_words(work),
+        )
+        return int(work.run(counted).scalar_one())
 
     def ids_with_words(
         self, work: Work, terms: list[Term], query: Query, most: int | None

@@ -463,17 +463,13 @@ class PostgreSQL(Database):
         """Empty the column."""
         words.drop(work)
 
-    def without_words(self, work: Work, ids: list[str]) -> set[str]:
-        """Return the ids of rows whose column is empty, or about another content."""
-        return words.without_words(work, ids)
-
     def put_words(self, work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
         """Update the rows."""
         words.put(work, texts, language)
 
-    def count_without_words(self, work: Work) -> int:
-        """Return how many rows have none."""
-        return words.count_without(work)
+    def lacks_words(self, work: Work) -> ColumnElement[bool]:
+        """Return the condition."""
+        return words.lacks_words()
 
     # Chunks
 

@@ -160,20 +160,9 @@ def drop(work: Work) -> None:
     )
 
 
-def without_words(work: Work, ids: list[str]) -> set[str]:
-    """Return those of some ids that have no words."""
-    statement = text(
-        f"SELECT id FROM {table_name(work.connection, work.records)} "
-        f"WHERE collection_id = :collection AND id = ANY(CAST(:ids AS text[])) "
-        f"AND {LACKS_WORDS}"
-    ).bindparams(bindparam("ids", type_=Values()))
-    parameters = {"collection": work.row.id, "ids": ids}
-    return {*work.connection.execute(statement, parameters).scalars()}
-
-
 def put(work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
     """Put in the words of texts whose items are there without words."""
-    missing = without_words(work, [*texts])
+    missing = work.database.without_words(work, [*texts])
     _put(work, [(id, *texts[id]) for id in sorted(missing)], language)
 
 
@@ -244,15 +233,9 @@ def _counts(content: str, language: str) -> dict[str, int]:
     return counts
 
 
-def count_without(work: Work) -> int:
-    """Return how many items, other than bytes, have no words."""
-    columns = work.records.embeddings.c
-    counted = select(func.count(work.item_id.distinct())).where(
-        columns.collection_id == work.row.id,
-        columns.content_blob.is_(None),
-        literal_column(LACKS_WORDS, Boolean),
-    )
-    return int(work.connection.execute(counted).scalar_one())
+def lacks_words() -> ColumnElement[bool]:
+    """Return the condition of `Database.lacks_words`."""
+    return literal_column(LACKS_WORDS, Boolean)
 
 
 def ranked(

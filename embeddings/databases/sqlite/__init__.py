@@ -352,17 +352,13 @@ class SQLite(Database):
         """Drop them."""
         words.drop(work, language)
 
-    def without_words(self, work: Work, ids: list[str]) -> set[str]:
-        """Return the ids that are not in the index."""
-        return words.without_words(work, ids)
-
     def put_words(self, work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
         """Put in what is not there."""
         words.put(work, texts, language)
 
-    def count_without_words(self, work: Work) -> int:
-        """Return how many items are not in the index."""
-        return words.count_without(work)
+    def lacks_words(self, work: Work) -> ColumnElement[bool]:
+        """Return the condition."""
+        return words.lacks_words(work)
 
     def ids_with_words(
         self, work: Work, terms: list[Term], query: Query, most: int | None

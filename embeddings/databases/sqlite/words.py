@@ -24,7 +24,6 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
-    text,
 )
 
 from ...models.base import batches
@@ -202,16 +201,6 @@ def uninstall(connection: Connection, records: Records) -> None:
             connection.exec_driver_sql(f"DROP {kind.upper()} IF EXISTS {inside}{quoted(name)}")
 
 
-def without_words(work: Work, ids: list[str]) -> set[str]:
-    """Return those of some ids that have no words in the index."""
-    names = _names(work)
-    sql = (
-        "SELECT value FROM json_each(:ids) "
-        f"WHERE value NOT IN (SELECT id FROM {names.inside}{names.numbers} WHERE id IS NOT NULL)"
-    )
-    return {*work.connection.execute(text(sql), {"ids": as_json(ids)}).scalars()}
-
-
 def put(work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
     """Put in the words of texts whose items are there without words."""
     clean(work, language)
@@ -229,16 +218,12 @@ def put(work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> No
         driver.exec_driver_sql(f"INSERT INTO {words} (rowid, words) VALUES (?, ?)", given)
 
 
-def count_without(work: Work) -> int:
-    """Return how many items, other than bytes, have no words in the index."""
-    names, columns = _names(work), work.records.embeddings.c
-    has_none = literal_column(
+def lacks_words(work: Work) -> ColumnElement[bool]:
+    """Return the condition of `Database.lacks_words`."""
+    names = _names(work)
+    return literal_column(
         f"id NOT IN (SELECT id FROM {names.inside}{names.numbers} WHERE id IS NOT NULL)", Boolean
     )
-    counted = select(func.count(work.item_id.distinct())).where(
-        columns.collection_id == work.row.id, columns.content_blob.is_(None), has_none
-    )
-    return int(work.connection.execute(counted).scalar_one())
 
 
 def ids(work: Work, terms: list[Term], query: Query, most: int | None) -> list[str]:
