@@ -16,21 +16,21 @@ from . import databases
 from .collection import Collection
 from .errors import DoesNotExist, ModelRequiredError
 from .following import commands as following
-from .overview import NOTHING, REMEDY, overview
+from .overview import REMEDY, overview
 from .sessions import bind_for_reading
 from .tables.records import RECORDS
 from .work.row import shown_chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Connection
 
     from .following.literals import Follow
     from .following.source import ModelCollection
+    from .overview import Declaration
     from .sessions import DatabaseLike
     from .tables.records import EmbeddingRecord, Records
-    from .writing.chunks import Chunks
     from .writing.progress import Progress
     from .writing.report import Report
 
@@ -57,10 +57,8 @@ def status(
     *,
     as_json: bool = False,
     declared: Sequence[ModelCollection[Any]] = (),
-    models: Mapping[str, str | None] = NOTHING,
+    others: Sequence[Declaration] = (),
     follows: Sequence[Follow] = (),
-    chunks: Mapping[str, Chunks | None] = NOTHING,
-    differences: Mapping[str, Callable[[], Sequence[str]]] = NOTHING,
     own: Records = RECORDS,
     program: str = following.PROGRAM,
     remedy: str = REMEDY,
@@ -74,23 +72,21 @@ def status(
         db: Nothing is created or migrated there.
         as_json: As a JSON object, and not as a table.
         declared: Whose triggers are compared with what is declared.
-        models: The ids or aliases of models that other collections are declared with.
+        others: What is declared by other means.
         follows: What triggers were made from, as the host knows: they may be gone.
-        chunks: How other collections are declared to be cut.
-        differences: What tells how the triggers of other collections are not as declared.
         own: The application's tables.
         program: What one types before the name of a command.
         remedy: What to do about triggers that are not in place.
         migrate: What one types where there is something to migrate.
     """
-    found = overview(db, declared, models, follows, chunks, differences, own)
+    found = overview(db, declared, others, follows, own)
     is_good = found.is_current and found.is_followed
     failures = ["There are triggers that are not in place."] * (not found.is_followed)
     failures += [f"What the schema lacks: {migrate}"] * (not found.is_current)
     failure = " ".join(failures)
     if as_json:
         return Outcome(_json(asdict(found)), is_good, failure)
-    declarations = {each.name for each in declared} | models.keys()
+    declarations = {each.name for each in declared} | {each.name for each in others}
     undeclared = {one.collection for one in found.followed} - declarations
     differing = [
         following.of_another_model(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, inspect, select
@@ -36,8 +35,24 @@ REMEDY = (
     "Make the triggers as they are declared: in a new revision (op.follow_rows, which autogenerate "
     "writes), or by install() of the declaration. What changed meanwhile is found by its sync()."
 )
-NOTHING: Mapping[str, Any] = MappingProxyType({})
 HEADINGS = ("collection", "model", "dimensions", "rows", "search")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a host declares of a collection, where that is no `ModelCollection`.
+
+    Attributes:
+        name: The collection's.
+        model: The id or alias of the model.
+        chunks: How the texts are cut.
+        trigger_problems: What tells how the triggers are not as declared.
+    """
+
+    name: str
+    model: str | None
+    chunks: Chunks | None
+    trigger_problems: Callable[[], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -175,10 +190,8 @@ class Overview:
 def overview(
     db: DatabaseLike,
     declared: Sequence[ModelCollection[Any]] = (),
-    models: Mapping[str, str | None] = NOTHING,
+    others: Sequence[Declaration] = (),
     follows: Sequence[Follow] = (),
-    chunks: Mapping[str, Chunks | None] = NOTHING,
-    differences: Mapping[str, Callable[[], Sequence[str]]] = NOTHING,
     own: Records = RECORDS,
 ) -> Overview:
     """Return what a database holds. Reads only: on a session within its transaction.
@@ -187,10 +200,8 @@ def overview(
         db: Whatever a collection can be opened on. Nothing is created or migrated.
         declared: Whose triggers are compared with what is declared; others with what they were
             made from.
-        models: The ids or aliases of models that collections are declared with, by their names.
+        others: What the host declares by other means.
         follows: What triggers were made from, by what the host knows of it.
-        chunks: How collections are declared to be cut, by their names.
-        differences: What tells how the triggers of collections are not as declared, by their names.
         own: The application's tables. Those of others are shown, too.
 
     Raises:
@@ -210,10 +221,12 @@ def overview(
                 records = [each for each in records if each.embeddings.fullname != theirs]
                 if not records and own is RECORDS:
                     raise
-            named = {each.name: each.declared_model for each in declared} | dict(models)
-            cut = {each.name: each.chunks for each in declared} | dict(chunks)
+            models = {each.name: each.declared_model for each in declared}
+            models |= {each.name: each.model for each in others}
+            chunks = {each.name: each.chunks for each in declared}
+            chunks |= {each.name: each.chunks for each in others}
             collections = [
-                one for each in records for one in _collections(Work(session, each), named, cut)
+                one for each in records for one in _collections(Work(session, each), models, chunks)
             ]
             return Overview(
                 current_revision(work.connection),
@@ -223,7 +236,7 @@ def overview(
                 tuple(
                     one
                     for each in records
-                    for one in _followed(Work(session, each), declared, follows, differences)
+                    for one in _followed(Work(session, each), declared, others, follows)
                 ),
                 tuple(_lost(work.connection, records)),
                 tuple(
@@ -248,8 +261,8 @@ def _lost(connection: Connection, records: Sequence[Records]) -> Iterator[str]:
 def _followed(
     work: Work,
     declared: Sequence[ModelCollection[Any]],
+    others: Sequence[Declaration],
     follows: Sequence[Follow],
-    differences: Mapping[str, Callable[[], Sequence[str]]],
 ) -> Iterator[FollowedOverview]:
     connection, table = work.connection, pending_table(work.records)
     schema = schema_map_of(connection).get(table.schema, table.schema) or schema_of(connection)
@@ -274,6 +287,7 @@ def _followed(
         if given.embeddings == work.records.embeddings.fullname
     }
     made += [given for key, given in gone.items() if key not in there]
+    differences = {each.name: each.trigger_problems for each in others}
     for given in made:
         if given.collection not in known:
             problems = tuple(triggers.as_made(connection, given))

@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..... import commands, databases
 from .....errors import EmbeddingsError
 from .....following import commands as following
+from .....overview import Declaration
 from ...collection import DECLARED
 from ...conf import PROGRAM, app_label
 from ...database import DjangoTransactions, remedy, session
@@ -136,17 +137,19 @@ class Command(BaseCommand):
         db = DjangoTransactions(database)
         try:
             if command == "status":
-                models = {each.name: each.declared_model for each in DECLARED}
                 outcome = commands.status(
                     db,
                     as_json=as_json,
-                    models=models,
-                    follows=followed(database, models),
-                    chunks={each.name: each.options["chunks"] for each in DECLARED},
-                    differences={
-                        each.name: partial(_On(each).trigger_problems, database)
+                    others=[
+                        Declaration(
+                            each.name,
+                            each.declared_model,
+                            each.options["chunks"],
+                            partial(_On(each).trigger_problems, database),
+                        )
                         for each in DECLARED
-                    },
+                    ],
+                    follows=followed(database, [each.name for each in DECLARED]),
                     own=records(),
                     program=_program(database),
                     remedy=REMEDY,
@@ -291,7 +294,7 @@ def _names_in(database: str) -> list[str]:
 
 def _names_followed(database: str) -> set[str]:
     """Return the names of the collections for which there are triggers, or should be."""
-    found = followed(database, {each.name for each in DECLARED})
+    found = followed(database, [each.name for each in DECLARED])
     with session(database) as lent:
         connection = lent.connection()
         for tables in {each.records or records() for each in DECLARED}:
