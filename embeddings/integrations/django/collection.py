@@ -408,9 +408,10 @@ class ModelCollection(Generic[M]):
         """
         queryset = self._checked(queryset, score)
         key = self.source.key_of(instance)
-        is_usable = self.collection(queryset.db).reference.keys.usable([key])
 
         def search(collection: Collection[Any], number: int, **page: Any) -> list[Entry[Any]]:
+            if not collection.reference.keys.usable([key]):
+                return []
             try:
                 return collection.similar_by_id(
                     key, number, min_score=min_score, exact=exact, **page
@@ -418,7 +419,7 @@ class ModelCollection(Generic[M]):
             except DoesNotExist:
                 return []
 
-        found = self._found(queryset, search, number, offset) if is_usable else []
+        found = self._found(queryset, search, number, offset)
         return ranked(queryset, self.source.key_field, found, score)
 
     async def anearest(
