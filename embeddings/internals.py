@@ -89,9 +89,19 @@ def registry_of(base: Any) -> Any:
 
 
 def as_driver_has(select: SQLCompiler) -> SQLCompiler:
-    """Return a compiled SELECT whose values go in and come out as the driver has them."""
+    """Return a compiled SELECT whose values go in and come out as the driver has them.
+
+    Args:
+        select: Compiled with `render_postcompile`: values that are to be part of the text are so
+            for good, and no parameters any more.
+    """
     select._result_columns = [column._replace(type=NULLTYPE) for column in select._result_columns]
     vars(select)["_bind_processors"] = {}
+    written = select.literal_execute_params
+    select.bind_names = {
+        bind: name for bind, name in select.bind_names.items() if bind not in written
+    }
+    select.literal_execute_params, select._render_postcompile = frozenset(), False
     return select
 
 

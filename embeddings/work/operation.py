@@ -157,12 +157,9 @@ class Work:
         """
         connection = self.connection
         schema_map = tuple(schema_map_of(connection).items())
-        kept = _kept(statement, connection.dialect, schema_map)
-        if not isinstance(kept, _Text):
-            return execute_compiled(connection, kept, parameters)
-        values = {**kept.constants, **parameters}
-        in_order = values if kept.names is None else tuple([values[name] for name in kept.names])
-        return connection.exec_driver_sql(kept.sql, in_order)
+        return execute_compiled(
+            connection, _kept(statement, connection.dialect, schema_map), parameters
+        )
 
     def read(self, statement: Executable, parameters: Mapping[str, Any]) -> Result[Any]:
         """Execute a SELECT that is the same object each time, as the host's listeners want it."""
@@ -266,24 +263,9 @@ def compiled(
     return statement.compile(dialect=dialect, **options)  # type: ignore[attr-defined]
 
 
-class _Text(NamedTuple):
-    """A statement as text."""
-
-    sql: str
-    constants: dict[str, Any]
-    """The values that it brings along."""
-    names: list[str] | None
-    """The order of all, where there is one."""
-
-
 @functools.lru_cache(maxsize=256)
 def _kept(
     statement: Executable, dialect: Dialect, schema_map: tuple[tuple[str | None, str], ...]
-) -> SQLCompiler | _Text:
-    """Return a SELECT compiled; as text what SQLAlchemy would write anew for each execution."""
-    made = compiled(statement, dialect, schema_map)
-    if not (made.literal_execute_params or made.post_compile_params):
-        return as_driver_has(made)
-    # None stands for a parameter without a value; a constant NULL is no parameter.
-    constants = {name: value for name, value in made.params.items() if value is not None}
-    return _Text(str(made), constants, getattr(made, "positiontup", None))
+) -> SQLCompiler:
+    """Return a SELECT compiled. None of its parameters stands for several values."""
+    return as_driver_has(compiled(statement, dialect, schema_map))

@@ -57,7 +57,7 @@ from .index import Sized, distance, has_dimensions
 from .types import PGVector
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
 
     from sqlalchemy.sql.compiler import SQLCompiler
 
@@ -232,7 +232,7 @@ def _rows_found(work: Work, dimensions: int, query: Query, values: dict[str, Any
     if query.where is None and query.prefix is None and query.among is None and not query.also:
         statement = _kept(search, _may_use_index(work, query), _always(work, query))
         if not work.has_listeners and not search.chunks:
-            found: Iterable[Any] = work.run_kept(statement, values)
+            found: Sequence[Any] = work.run_kept(statement, values).all()
             return [
                 Found(id, score, content, metadata and load_metadata(metadata), is_exact)
                 for id, score, content, metadata, is_exact in found
