@@ -159,6 +159,29 @@ def postgresql_url(server: URL) -> Iterator[URL]:
 
 
 @pytest.fixture(scope="session")
+def postgresql_template(server: URL) -> Iterator[str]:
+    """The name of a database with the tables, to be copied."""
+    with new_database(server) as url:
+        engine = create_engine(url)
+        embeddings.migrate(engine)
+        engine.dispose()
+        yield str(url.database)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def own_database(
+    request: pytest.FixtureRequest, tmp_path: Path, migrated: Path, server: URL
+) -> Iterator[str]:
+    """The URL of a database with the tables that is the test's own, in a file and on the server."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{shutil.copy(migrated, tmp_path / 'app.db')}"
+        return
+    template = request.getfixturevalue("postgresql_template")
+    with new_database(server, template=template) as url:
+        yield url.render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
 def postgresql_engines(postgresql_url: URL) -> Iterator[Callable[[str], Engine]]:
     """Engines on that database by driver, with their pools: connecting takes long."""
     engines: dict[str, Engine] = {}
