@@ -78,6 +78,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(asynchronous.LOOP.close)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure coverage, which takes long, of the first case of each test on each database alone."""
+    measured = set()
+    for item in items:
+        name, _, values = item.nodeid.partition("[")
+        case = name, "postgresql" in values or "asyncpg" in values
+        if case in measured:
+            item.add_marker(pytest.mark.no_cover)
+        measured.add(case)
+
+
 def pytest_collection_finish() -> None:
     """Let the collections of garbage pass over what was imported, which is never garbage."""
     gc.freeze()
