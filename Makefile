@@ -1,5 +1,5 @@
 # make demo    run the example on the standard library's own docstrings; Q="…" asks a question
-# make test    run the tests; COVERAGE=1 measures what they cover, which takes half as long again
+# make test    run the tests; COVERAGE=1 measures what the first case of each covers on each database
 # make check   what CI runs: lint, types, tests, tests on SQLAlchemy 2.0
 # make long    run the contract over every way to reach a database, embed 100,000 items through a
 #              service of whose requests 2 % fail, tell ten thousand random histories, search 10,000

@@ -78,6 +78,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.add_cleanup(asynchronous.LOOP.close)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Measure coverage, which takes long, of the first case of each test on each database alone."""
+    measured = set()
+    for item in items:
+        name, _, values = item.nodeid.partition("[")
+        case = name, "postgresql" in values or "asyncpg" in values
+        if case in measured:
+            item.add_marker(pytest.mark.no_cover)
+        measured.add(case)
+
+
 def pytest_collection_finish() -> None:
     """Let the collections of garbage pass over what was imported, which is never garbage."""
     gc.freeze()
@@ -156,6 +167,29 @@ def postgresql_url(server: URL) -> Iterator[URL]:
         embeddings.migrate(engine)
         engine.dispose()
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgresql_template(server: URL) -> Iterator[str]:
+    """The name of a database with the tables, to be copied."""
+    with new_database(server) as url:
+        engine = create_engine(url)
+        embeddings.migrate(engine)
+        engine.dispose()
+        yield str(url.database)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def own_database(
+    request: pytest.FixtureRequest, tmp_path: Path, migrated: Path, server: URL
+) -> Iterator[str]:
+    """The URL of a database with the tables that is the test's own, in a file and on the server."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{shutil.copy(migrated, tmp_path / 'app.db')}"
+        return
+    template = request.getfixturevalue("postgresql_template")
+    with new_database(server, template=template) as url:
+        yield url.render_as_string(hide_password=False)
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import traceback
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +32,7 @@ CORRELATED = re.compile(
 LOOKED_AT = re.compile(r"^\s*(?:WITH|SELECT|INSERT|UPDATE|DELETE|COPY)\b", re.IGNORECASE)
 
 
+@lru_cache(1000)
 def problem(sql: str) -> str | None:
     """Return what Citus would refuse of a statement, or None."""
     if not LOOKED_AT.match(sql) or not FROM.search(sql):

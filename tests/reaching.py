@@ -174,13 +174,18 @@ def rows_of(db: Any, statement: str | Executable) -> list[Any]:
 
 
 @contextmanager
-def new_database(server: URL, name: str | None = None) -> Iterator[URL]:
-    """Yield the URL of a new, empty database on the server, which ends with the block."""
+def new_database(
+    server: URL, name: str | None = None, template: str = "template1"
+) -> Iterator[URL]:
+    """Yield the URL of a new database on the server, which ends with the block.
+
+    It is empty, or a copy of another one that nobody is connected to.
+    """
     name = name or f"test_{uuid.uuid4().hex}"
     administrator = create_engine(server, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     with administrator.connect() as connection:
         # A third of the time of writing each page of the template to the log.
-        connection.execute(text(f"CREATE DATABASE {name} STRATEGY file_copy"))
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY file_copy"))
     try:
         yield server.set(database=name)
     finally:

@@ -113,6 +113,7 @@ def test_it_is_used_over_http(site: str, folder: Path, environment: dict[str, st
     assert re.search(r"helpdesk.ticket +\S+ +256 +12 ", status), status
 
 
+@pytest.mark.once
 @usually_on("sqlite")
 def test_the_admin_in_a_browser(
     site: str, folder: Path, environment: dict[str, str], browser: webdriver.Chrome

@@ -74,6 +74,7 @@ def test_it_is_used_over_http(site: str, folder: Path, empty_database: str):
     assert '"pending": 0, "problems": []' in status
 
 
+@pytest.mark.once
 @usually_on("sqlite")
 def test_its_pages_in_a_browser(site: str, browser: webdriver.Chrome):
     """A visitor asks, turns the page, reads, finds more, and writes."""

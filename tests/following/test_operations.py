@@ -32,14 +32,12 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path, server: URL) -> Iterator[Engine]:
+@pytest.fixture
+def database(own_database: str) -> Iterator[Engine]:
     """A database of its own on each, with our tables."""
-    with empty_database(request.param, tmp_path, server) as url:
-        engine = create_engine(url)
-        embeddings.migrate(engine)
-        yield engine
-        engine.dispose()
+    engine = create_engine(own_database)
+    yield engine
+    engine.dispose()
 
 
 def hosts(**options: Any) -> tuple[type[DeclarativeBase], type[Any]]:

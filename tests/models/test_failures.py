@@ -53,6 +53,8 @@ from tests.provider import (
 if TYPE_CHECKING:
     from tests.provider import Handler, Request
 
+pytestmark = pytest.mark.once
+
 NAN = float("nan")
 ITEMS = [("a", SECRETS[0]), ("b", SECRETS[1])]
 RIGHT = {id: vector_of(text) for id, text in ITEMS}

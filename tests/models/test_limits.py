@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from tests.provider import Handler, Request
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(autouse=True)
 def _without_a_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 wordllama = pytest.importorskip("wordllama", reason="the extra is not installed")
+pytestmark = pytest.mark.once
 
 ROOT = Path(embeddings.__file__).parents[1]
 WORDS = "the quick brown fox jumps over the lazy dog and runs into the old forest "

@@ -24,6 +24,8 @@ from tests.provider import KEY, shown, vector_of
 if TYPE_CHECKING:
     import subprocess
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(embeddings.__file__).parents[1]
 
 

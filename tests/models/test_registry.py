@@ -35,6 +35,8 @@ from tests.forked import MODELS, python
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.once
+
 ROOT = Path(embeddings.__file__).parents[1]
 
 OPENAI = {

@@ -25,6 +25,8 @@ from tests.provider import (
 if TYPE_CHECKING:
     from tests.provider import Handler, Request
 
+pytestmark = pytest.mark.once
+
 TEXTS = ["one", "three", "fifteen"]
 VECTORS = [vector_of(text) for text in TEXTS]
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from tests.conftest import Open
 
 sdk = pytest.importorskip("opentelemetry.sdk.trace")
+pytestmark = pytest.mark.once
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import multiprocessing
+import shutil
 import sqlite3
 import threading
 from collections import Counter
@@ -29,6 +30,7 @@ from embeddings.work.row import ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from sqlalchemy import Engine
 
@@ -47,13 +49,24 @@ def _cold() -> Iterator[None]:
     CACHE.clear()
 
 
-@pytest.fixture
-def docs(engine: Engine) -> Collection[str]:
-    with closing(sqlite3.connect(str(engine.url.database))) as connection:
+@pytest.fixture(scope="module")
+def stored(migrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the rows, to be copied: writing them for every test takes long."""
+    path = tmp_path_factory.mktemp("stored") / "app.db"
+    engine = create_engine(f"sqlite:///{shutil.copy(migrated, path)}")
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
-    docs = Collection("docs", engine, model_id="m")
-    docs.store_vectors((f"{at:04}", v, {"at": at}) for at, v in enumerate(vectors(ROWS_STORED)))
-    return docs
+    Collection("docs", engine, model_id="m").store_vectors(
+        (f"{at:04}", v, {"at": at}) for at, v in enumerate(vectors(ROWS_STORED))
+    )
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def docs(engine: Engine, stored: Path) -> Collection[str]:
+    shutil.copy(stored, str(engine.url.database))
+    return Collection("docs", engine, model_id="m")
 
 
 def vectors(count: int, seed: int = 0) -> Any:

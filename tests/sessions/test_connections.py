@@ -30,13 +30,14 @@ from embeddings import (
     ModelMismatchError,
     register_embedding_model,
 )
+from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.testing import DeterministicModel
 from embeddings.work.row import ROWS
 from tests import asynchronous
 from tests.reaching import empty_database
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from sqlalchemy import URL
@@ -82,15 +83,15 @@ def together() -> Together:
     return model
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path, server: URL) -> Iterator[str]:
-    """A new database with the tables and two items."""
-    with empty_database(request.param, tmp_path, server) as url:
-        engine = create_engine(url)
-        embeddings.configure_sqlite(engine)
-        embeddings.migrate(engine)
-        engine.dispose()
-        yield url
+@pytest.fixture
+def url(own_database: str) -> str:
+    """A new database with the tables, set up for many requests."""
+    engine = create_engine(own_database)
+    embeddings.configure_sqlite(engine)
+    engine.connect().close()
+    engine.dispose()
+    CACHE.clear()  # to whose states copies of one file are one database
+    return own_database
 
 
 def at_once(work: Callable[[int], Any]) -> list[Any]:

@@ -13,26 +13,21 @@ from sqlalchemy.exc import DBAPIError
 
 import embeddings
 from embeddings import Collection, IndexInfo
-from tests.reaching import empty_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
-    from sqlalchemy import URL
 
 NAME = "it's 100% :x"
 ARGUMENTS: dict[str, Any] = {"dimensions": 3, "model": "a model", "m": 4, "ef_construction": 16}
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def database(request: pytest.FixtureRequest, tmp_path: Path, server: URL) -> Iterator[Engine]:
+@pytest.fixture
+def database(own_database: str) -> Iterator[Engine]:
     """A database of its own on each, with our tables."""
-    with empty_database(request.param, tmp_path, server) as url:
-        engine = create_engine(url)
-        embeddings.migrate(engine)
-        yield engine
-        engine.dispose()
+    engine = create_engine(own_database)
+    yield engine
+    engine.dispose()
 
 
 def op_of(connection: Connection, **options: Any) -> Any:
@@ -99,7 +94,7 @@ def test_a_collection_that_is_not_there(database: Engine):
             op_of(connection).create_embedding_index("nothing", dimensions=3)
 
 
-@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("own_database", ["postgresql"], indirect=True)
 def test_a_part_of_a_partitioned_table(database: Engine):
     """The index is made on the part that has the collection's rows."""
     parts = 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,11 +17,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture
-def third_engine(tmp_path: Path) -> Iterator[Engine]:
-    """An engine on a third database with the tables."""
-    engine = create_engine(f"{Third.name}:///{tmp_path / 'app.db'}")
+@pytest.fixture(scope="session")
+def third_migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file with the tables of a third database, to be copied."""
+    path = tmp_path_factory.mktemp("third") / "app.db"
+    engine = create_engine(f"{Third.name}:///{path}")
     embeddings.migrate(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def third_engine(tmp_path: Path, third_migrated: Path) -> Iterator[Engine]:
+    """An engine on a third database with the tables."""
+    path = shutil.copy(third_migrated, tmp_path / "app.db")
+    engine = create_engine(f"{Third.name}:///{path}")
     yield engine
     engine.dispose()
 
