@@ -6,11 +6,13 @@ import functools
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from sqlalchemy import text
+
 from ...forks import importing
-from .types import to_pgvector, to_pgvector_text
+from .types import as_array, to_pgvector, to_pgvector_array, to_pgvector_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from sqlalchemy import Connection, Dialect
 
@@ -23,93 +25,85 @@ def is_psycopg(dialect: Dialect) -> bool:
 
 
 class Packed:
-    """A vector in pgvector's binary format."""
+    """A vector, or an array of them, in binary."""
 
     __slots__ = ("data",)
 
-    def __init__(self, vector: Float32) -> None:
-        self.data = to_pgvector(vector)
+    def __init__(self, data: bytes) -> None:
+        self.data = data
 
 
 class Sender(NamedTuple):
-    """How a connection's driver is sent vectors."""
+    """How a connection's driver is sent many values as one parameter, an array."""
 
-    as_sent: Callable[[Float32], Any]
-    """Returns the parameter."""
-    is_array: bool = False
-    """Whether the parameter is an array of reals, which an INSERT casts to a vector."""
+    vectors: Callable[[Sequence[Float32]], Any]
+    """Returns the parameter of vectors of one length."""
+    values: Callable[[Sequence[str | bytes | int | None]], Any] = as_array
+    """Returns that of values of another type."""
     within: Callable[[], AbstractContextManager[None]] = nullcontext
     """Returns the context in which the statement is executed."""
 
 
 def vector_writer(connection: Connection) -> Callable[[Float32], Any]:
-    """Return what turns a single vector into a parameter for the connection's driver.
-
-    On psycopg binary needs an adapter, and that is one for a class of this library's own, which
-    changes nothing for the host.
-    """
+    """Return what turns a single vector into a parameter for the connection's driver."""
     if is_psycopg(connection.dialect):
-        driver: Any = connection.connection.driver_connection
-        driver.adapters.register_dumper(Packed, _dumper())
-        return Packed
+        _take_packed(connection)
+        return lambda vector: Packed(to_pgvector(vector))
     return to_pgvector_text
 
 
 def sender(connection: Connection) -> Sender:
     """Return how rows with vectors are sent: in binary by the drivers that can.
 
-    Text is over ten times slower. On asyncpg an adapter is for a type, and so it is there during
-    the statement only; where the host has one of its own, that stays.
+    Text is over ten times slower. On asyncpg an adapter is for a type, and there is one for arrays
+    of vectors during the statement only: hosts have theirs for vectors.
     """
+    if is_psycopg(connection.dialect):
+        _take_packed(connection)
+        oid = _oid(connection, "vector")
+        return Sender(lambda vectors: Packed(to_pgvector_array(vectors, oid)))
     if connection.dialect.driver != "asyncpg":
-        return Sender(vector_writer(connection))
+        return Sender(lambda vectors: as_array(map(to_pgvector_text, vectors)))
     driver: Any = connection.connection.driver_connection
-    if _OID not in connection.info:
-        adapted: Any = connection.connection.dbapi_connection
-        connection.info[_OID] = adapted.run_async(_oid_without_codec)
-    oid = connection.info[_OID]
-    if oid is None:
-        return Sender(_as_list, is_array=True)
-    return Sender(to_pgvector, within=lambda: _binary_codec(driver, oid))
+    oid, of_array = _oid(connection, "vector"), _oid(connection, "vector[]")
+    return Sender(
+        lambda vectors: to_pgvector_array(vectors, oid),
+        values=list,
+        within=lambda: _binary_codec(driver, of_array),
+    )
 
 
-_OID = "embeddings: oid of vector"
-
-
-def _as_list(vector: Float32) -> list[float]:
-    values: list[float] = vector.tolist()
-    return values
-
-
-async def _oid_without_codec(driver: Any) -> int | None:
-    """Return the oid of pgvector's type; None where the host has a codec for it.
-
-    asyncpg does not tell of codecs. Without one it gives a vector as text, and takes no list.
-    """
-    from asyncpg import DataError
-
-    if not isinstance(await driver.fetchval("SELECT '[1]'::vector"), str):
-        return None
-    try:
-        await driver.fetchval("SELECT $1::vector IS NULL", [1.0])
-    except DataError:
-        oid: int = await driver.fetchval("SELECT 'vector'::regtype::oid")
-        return oid
-    return None
+def _oid(connection: Connection, name: str) -> int:
+    """Return the oid of a type in the database. It is asked once a connection."""
+    key = f"embeddings: oid of {name}"
+    if key not in connection.info:
+        connection.info[key] = connection.scalar(text(f"SELECT CAST('{name}' AS regtype)::oid"))
+    oid: int = connection.info[key]
+    return oid
 
 
 @contextmanager
 def _binary_codec(driver: Any, oid: int) -> Iterator[None]:
-    """Let asyncpg take bytes for vectors in statements that are prepared within the block.
+    """Let asyncpg take bytes for a type in statements that are prepared within the block.
 
-    What `set_type_codec` does, which would also ask the server twice and forget all statements.
+    What `set_type_codec` does, which takes no arrays, and would also ask the server twice and
+    forget all statements.
     """
     settings = driver._protocol.get_settings()
-    settings.add_python_codec(oid, "vector", "", [], "scalar", bytes, bytes, "binary")
+    settings.add_python_codec(oid, "_vector", "", [], "scalar", bytes, bytes, "binary")
     try:
         yield
     finally:
-        settings.remove_python_codec(oid, "vector", "")
+        settings.remove_python_codec(oid, "_vector", "")
+
+
+def _take_packed(connection: Connection) -> None:
+    """Let psycopg take what is packed.
+
+    That is by an adapter for a class of this library's own, which changes nothing for the host.
+    """
+    driver: Any = connection.connection.driver_connection
+    driver.adapters.register_dumper(Packed, _dumper())
 
 
 @functools.cache

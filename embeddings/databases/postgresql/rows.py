@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ARRAY,
-    REAL,
     Executable,
+    Integer,
     LargeBinary,
     Text,
     bindparam,
@@ -22,21 +22,35 @@ from sqlalchemy.dialects import postgresql
 from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ..base import by_hash, rows_of
-from ..inserts import Insert, insert_of, own_values
+from ..inserts import Insert, insert_of
 from . import parts
 from .copy import COPIED_FROM, LOOKED_FOR_FROM, copy
 from .drivers import sender
 from .servers import is_spread, is_there, settle_copy
-from .types import Values, as_jsonb
+from .types import PGVector, Values, as_jsonb
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Dialect, Select
+    from sqlalchemy.types import TypeEngine
 
     from ...tables.records import Records
     from ...work.operation import Work
     from ..base import Database
+
+AT_ONCE = 1 << 20
+"""Bytes, about, in one statement: the server is at one while the next is made."""
+_AS_THEY_ARE = ("id", "content", "content_blob", "content_hash")
+_TYPES: dict[str, TypeEngine[Any]] = {
+    "id": Text(),
+    "embedding": PGVector(),
+    "content": Text(),
+    "content_blob": LargeBinary(),
+    "content_hash": LargeBinary(),
+    "metadata": Text(),  # which is cast to JSONB, for which hosts have codecs
+    "updated": Integer(),
+}
 
 
 def is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[bool]:
@@ -163,38 +177,49 @@ def _are_new(work: Work, rows: Sequence[dict[str, Any]], there: Collection[str] 
 
 
 def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces: bool) -> int:
-    """Write rows as the driver takes them, and return how many; not every driver can tell.
+    """Write rows by an INSERT of arrays, and return how many; not every driver can tell.
 
-    SQLAlchemy's own processing of parameters, a row at a time, costs as much as the insert.
+    SQLAlchemy's own processing of parameters, a row at a time, costs as much as the insert, and a
+    statement for each row half of it.
     """
-    connection, collection_id = work.connection, work.row.id
+    connection = work.connection
     schema_map = tuple(schema_map_of(connection).items())
-    vectors = sender(connection)
     statement = _insert(
         work.records,
         connection.dialect,
         schema_map,
         tuple(work.extra),
         replaces=replaces,
-        has_arrays=vectors.is_array,
         has_parts=bool(work.parts),
     )
-    values = [
-        (
-            collection_id,
-            row["id"],
-            vectors.as_sent(row["embedding"]),
-            row["content"],
-            row["content_blob"],
-            row["content_hash"],
-            row["metadata"] and as_jsonb(row["metadata"]),
-            row.get("updated", updated),
-            *(parts.values_of(work, row) if work.parts else ()),
-        )
-        for row in rows
-    ]
-    with vectors.within():
+    send = sender(connection)
+    values: list[tuple[Any, ...]] = []
+    for piece in _pieces(rows, AT_ONCE if not statement.defaults else 0):
+        columns = [[row[name] for row in piece] for name in _AS_THEY_ARE]
+        columns.append([row["metadata"] and as_jsonb(row["metadata"]) for row in piece])
+        columns.append([row.get("updated", updated) for row in piece])
+        if work.parts:
+            columns += map(list, zip(*(parts.values_of(work, row) for row in piece), strict=True))
+        ids, *others = map(send.values, columns)
+        vectors = send.vectors([row["embedding"] for row in piece])
+        values.append((work.row.id, ids, vectors, *others))
+    with send.within():
         return statement.run(connection, values, work.extra)
+
+
+def _pieces(rows: Sequence[dict[str, Any]], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield rows in order, at least one at a time, and no more after so many bytes, about."""
+    piece: list[dict[str, Any]] = []
+    room = size
+    for row in rows:
+        piece.append(row)
+        room -= row["embedding"].nbytes
+        room -= sum(len(row[name] or "") for name in ("content", "content_blob", "metadata"))
+        if room < 0:
+            yield piece
+            piece, room = [], size
+    if piece:
+        yield piece
 
 
 @functools.lru_cache(maxsize=64)
@@ -205,18 +230,19 @@ def _insert(
     extra: tuple[str, ...],
     *,
     replaces: bool,
-    has_arrays: bool,
     has_parts: bool,
 ) -> Insert:
     """Return the statement. A host's own columns of rows that are there are left alone."""
-    further = parts.COLUMNS if has_parts else ()
-    columns = (*COLUMNS, *further)
+    columns = (*COLUMNS, *(parts.COLUMNS if has_parts else ()))
     table = parts.with_columns(records.embeddings) if has_parts else records.embeddings
-    values = own_values(table, (*further, *extra))
-    if has_arrays:
-        vector = table.c.embedding.name
-        values[vector] = cast(bindparam(vector, type_=ARRAY(REAL)), ARRAY(REAL))
-    statement = postgresql.insert(table).values(values)
+    types = _TYPES | {name: table.c[name].type for name in columns if name in parts.COLUMNS}
+    arrays = (cast(bindparam(name), ARRAY(kind)) for name, kind in types.items())
+    given = func.unnest(*arrays).table_valued(*types, name="given").render_derived()
+    values = {name: bindparam(name, type_=table.c[name].type) for name in ("collection_id", *extra)}
+    values |= {name: given.c[name] for name in types}
+    values["metadata"] = cast(given.c.metadata, postgresql.JSONB)
+    # In the order of the arrays, which is that of all writers.
+    statement = postgresql.insert(table).from_select([*values], select(*values.values()))
     replaced = {name: statement.excluded[name] for name in columns if not table.c[name].primary_key}
     statement = (
         statement.on_conflict_do_update(index_elements=table.primary_key, set_=replaced)

@@ -13,7 +13,7 @@ from sqlalchemy.types import UserDefinedType
 from ...vectors import Float32, VectorLike, as_vector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from sqlalchemy import ColumnElement, Dialect
     from sqlalchemy.sql.elements import BindParameter
@@ -78,22 +78,24 @@ class Values(UserDefinedType[Any]):
 
     def bind_processor(self, dialect: Dialect) -> Callable[[Any], Any] | None:
         """Return what makes the text of the array; asyncpg, which knows its type, takes a list."""
-        return None if dialect.driver == "asyncpg" else _as_array
+        return None if dialect.driver == "asyncpg" else as_array
 
     def literal_processor(self, dialect: Dialect) -> Callable[[Any], str]:
         """Return what writes the array into a statement, for `literal_binds`."""
         quoted: Any = String().dialect_impl(dialect).literal_processor(dialect)
-        return lambda values: quoted(_as_array(values))
+        return lambda values: quoted(as_array(values))
 
 
-def _as_array(values: Sequence[str | bytes | None]) -> str:
+def as_array(values: Iterable[str | bytes | int | None]) -> str:
     """Return the text of an array, each value quoted."""
     return f"{{{','.join(map(_quoted, values))}}}"
 
 
-def _quoted(value: str | bytes | None) -> str:
+def _quoted(value: str | bytes | int | None) -> str:
     if value is None:
         return "NULL"
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, bytes):
         return f'"\\\\x{value.hex()}"'
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')
@@ -107,6 +109,27 @@ def to_pgvector(vector: Float32) -> bytes:
     all big-endian.
     """
     return struct.pack(">HH", vector.size, 0) + vector.astype(">f4").tobytes()
+
+
+def to_pgvector_array(vectors: Sequence[Float32], oid: int) -> bytes:
+    """Return vectors of one length as an array of pgvector's type in binary, made at once.
+
+    Source: `array_recv` in PostgreSQL: the number of dimensions, whether there are NULLs, the
+    elements' type, how many they are and where they begin, all int32; then each one's length and
+    bytes, which `to_pgvector` has.
+
+    Args:
+        vectors: At least one.
+        oid: Of the type in this database.
+    """
+    dimensions = vectors[0].size
+    elements = np.empty(
+        len(vectors),
+        [("bytes", ">i4"), ("size", ">u2"), ("unused", ">u2"), ("values", ">f4", (dimensions,))],
+    )
+    elements["bytes"], elements["size"], elements["unused"] = 4 + 4 * dimensions, dimensions, 0
+    elements["values"] = vectors
+    return struct.pack(">iiIii", 1, 0, oid, len(vectors), 1) + elements.tobytes()
 
 
 def to_pgvector_text(values: VectorLike) -> str:
