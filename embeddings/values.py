@@ -52,7 +52,7 @@ def dump_metadata(metadata: Mapping[str, Any]) -> str:
     if not isinstance(metadata, dict):
         raise InvalidItemError(f"metadata must be a dict, not {type(metadata).__name__}")
     try:
-        text = _plain_json(metadata)
+        text = plain_json(metadata)
         if text is None:
             _check_json(metadata, "metadata")
             text = _JSON.encode(metadata)
@@ -65,7 +65,7 @@ def dump_metadata(metadata: Mapping[str, Any]) -> str:
         raise InvalidItemError("metadata holds an integer with too many digits") from None
 
 
-def _plain_json(metadata: dict[Any, Any]) -> str | None:
+def plain_json(metadata: dict[Any, Any]) -> str | None:
     """Return the JSON text of flat metadata of ASCII, or None if each value is to be looked at."""
     if {*map(type, metadata)} != {str} or not {*map(type, metadata.values())} <= {*PLAIN}:
         return None

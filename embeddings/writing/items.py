@@ -12,7 +12,7 @@ from sqlalchemy import Row
 from ..errors import InvalidItemError
 from ..models.base import batches
 from ..tables.records import COLUMNS
-from ..values import checked_content, dump_metadata, is_storable
+from ..values import checked_content, dump_metadata, is_storable, plain_json
 from ..vectors import as_vector
 
 if TYPE_CHECKING:
@@ -186,11 +186,8 @@ def checked_items(
     Raises:
         InvalidItemError: One is none. The message names its position, or its id.
     """
-    # What can be changed afterwards is taken in the moment in which it is read.
     read = (
-        entry
-        if least == 2 and type(entry) is tuple and len(entry) == 2 and type(entry[1]) is str
-        else _item_of(collection, unpacked(entry, least, most, position), store, position)
+        _as_read(collection, entry, store, least, most, position)
         for position, entry in enumerate(entries)
     )
     start = 0
@@ -199,32 +196,50 @@ def checked_items(
         start += len(batch)
 
 
-def _items_of(collection: Reference[Any], batch: list[Any], store: bool, start: int) -> list[Item]:
-    """Return the items of a batch: those of (id, text) tuples all at once, which takes less time.
+def _as_read(
+    collection: Reference[Any], entry: object, store: bool, least: int, most: int, position: int
+) -> Item | tuple[Any, str, str | None]:
+    """Return an entry in the state in which it is read, for what is in it may be changed later.
+
+    A usual one becomes its id, its text and its metadata as JSON, of which only that is checked.
+    """
+    if type(entry) is tuple and least <= len(entry) <= most and type(entry[1]) is str:
+        metadata = entry[2] if len(entry) == 3 else None
+        described = plain_json(metadata) if type(metadata) is dict else None
+        if metadata is None or described is not None:
+            return entry[0], entry[1], described
+    id, value, metadata = (*unpacked(entry, least, most, position), None)[:3]
+    return checked_item(collection, id, value, metadata, store, position)
+
+
+def _items_of(
+    collection: Reference[Any],
+    batch: list[Item | tuple[Any, str, str | None]],
+    store: bool,
+    start: int,
+) -> list[Item]:
+    """Return the items of a batch: usual entries all at once, which takes less time.
 
     Args:
         collection: Whose items they are to be.
-        batch: Tuples of an id and a text, or items.
+        batch: From `_as_read`.
         store: Whether contents are stored as well.
         start: The position of the first.
     """
     if {*map(type, batch)} == {tuple}:
-        keys, texts = zip(*batch, strict=True)
+        keys, texts, described = zip(*batch, strict=True)
         if is_storable("".join(texts)):
             ids = collection.ids_of(keys, "entries", start)
             hashes = list(map(collection.content_hash, texts))
-            return list(map(Item, ids, texts, hashes, hashes, repeat(None), repeat(bool(store))))
-    return [
-        entry if isinstance(entry, Item) else _item_of(collection, entry, store, position)
-        for position, entry in enumerate(batch, start)
-    ]
-
-
-def _item_of(
-    collection: Reference[Any], entry: tuple[Any, ...], store: bool, position: int
-) -> Item:
-    id, value, metadata = (*entry, None)[:3]
-    return checked_item(collection, id, value, metadata, store, position)
+            return list(map(Item, ids, texts, hashes, hashes, described, repeat(bool(store))))
+    items = []
+    for position, read in enumerate(batch, start):
+        if not isinstance(read, Item):
+            id, text, metadata = read
+            read = checked_item(collection, id, text, None, store, position)
+            read = read._replace(metadata=metadata)
+        items.append(read)
+    return items
 
 
 def checked_extra(records: Records, extra: Extra | None) -> dict[str, Any]:
