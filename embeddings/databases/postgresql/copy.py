@@ -10,7 +10,7 @@ from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from . import parts, words
 from .drivers import is_psycopg
-from .types import as_jsonb, to_pgvector
+from .types import as_jsonb, to_pgvector_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,10 +23,11 @@ COPIED_FROM = 100
 """Rows. Below, the round trips for a savepoint cost more than COPY saves."""
 LOOKED_FOR_FROM = 500
 """Rows. From here on it costs little to ask whether they are new, where that is not known."""
+ROWS_AT_ONCE = 32
+"""Rows that are encoded and sent together."""
 
 # Source: "Binary Format" of COPY in PostgreSQL's manual: a signature, flags and the length of an
 # extension; a row is the number of its fields and each field's length and bytes; -1 ends it all.
-PIECES_AT_ONCE = 500  # about 30 rows
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack(">ii", 0, 0)
 _END = struct.pack(">h", -1)
 _NULL = struct.pack(">i", -1)
@@ -114,41 +115,40 @@ def _encoded(
     work: Work, rows: Sequence[dict[str, Any]], updated: int, fields: int
 ) -> Iterator[bytes]:
     """Yield rows in the binary format of COPY: `COLUMNS`, those of chunks, and the words."""
-    pieces, language = [_HEADER], work.row.language
-    for row in rows:
-        pieces.append(_ROW.pack(fields, 4, work.row.id))
-        content, metadata = row["content"], row["metadata"]
-        for value in (
-            row["id"].encode(),
-            to_pgvector(row["embedding"]),
-            None if content is None else content.encode(),
-            row["content_blob"],
-            row["content_hash"],
-            metadata and _JSONB_VERSION + as_jsonb(metadata).encode(),
-        ):
-            if value is None:
-                pieces.append(_NULL)
-            else:
-                pieces += (_LENGTH.pack(len(value)), value)
-        moment = row.get("updated", updated)
-        pieces.append(_NULL if moment is None else _INTEGER.pack(4, moment))
-        for value in parts.values_of(work, row) if work.parts else ():
-            if value is None:
-                pieces.append(_NULL)
-            elif isinstance(value, int):
-                pieces.append(_INTEGER.pack(4, value))
-            else:
-                data = value.encode() if isinstance(value, str) else value
-                pieces += (_LENGTH.pack(len(data)), data)
-        if language is not None:
-            given = work.texts.get(row["id"])
-            if given is None:
-                pieces += (_NULL, _NULL)
-            else:
-                found = words.as_binary(given[0], language)
-                pieces += (_LENGTH.pack(len(found)), found, _LENGTH.pack(len(given[1])), given[1])
-        if len(pieces) >= PIECES_AT_ONCE:
-            yield b"".join(pieces)
-            pieces = []
-    pieces.append(_END)
-    yield b"".join(pieces)
+    head, language = _ROW.pack(fields, 4, work.row.id), work.row.language
+    yield _HEADER
+    for start in range(0, len(rows), ROWS_AT_ONCE):
+        some = rows[start : start + ROWS_AT_ONCE]
+        vectors = memoryview(to_pgvector_fields([row["embedding"] for row in some]))
+        size = len(vectors) // len(some)
+        pieces: list[bytes | memoryview] = []
+        for at, row in enumerate(some):
+            metadata = row["metadata"]
+            pieces += (
+                head,
+                _field(row["id"]),
+                vectors[at * size : (at + 1) * size],
+                _field(row["content"]),
+                _field(row["content_blob"]),
+                _field(row["content_hash"]),
+                _field(metadata and _JSONB_VERSION + as_jsonb(metadata).encode()),
+                _field(row.get("updated", updated)),
+            )
+            if work.parts:
+                pieces += map(_field, parts.values_of(work, row))
+            if language is not None:
+                text, text_hash = work.texts.get(row["id"], (None, None))
+                found = None if text is None else words.as_binary(text, language)
+                pieces += (_field(found), _field(text_hash))
+        yield b"".join(pieces)
+    yield _END
+
+
+def _field(value: str | bytes | int | None) -> bytes:
+    """Return a value, preceded by the number of its bytes."""
+    if value is None:
+        return _NULL
+    if isinstance(value, int):
+        return _INTEGER.pack(4, value)
+    data = value.encode() if isinstance(value, str) else value
+    return _LENGTH.pack(len(data)) + data

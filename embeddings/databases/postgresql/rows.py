@@ -238,7 +238,9 @@ def _insert(
     types = _TYPES | {name: table.c[name].type for name in columns if name in parts.COLUMNS}
     arrays = (cast(bindparam(name), ARRAY(kind)) for name, kind in types.items())
     given = func.unnest(*arrays).table_valued(*types, name="given").render_derived()
-    values = {name: bindparam(name, type_=table.c[name].type) for name in ("collection_id", *extra)}
+    values: dict[str, Any] = {
+        name: bindparam(name, type_=table.c[name].type) for name in ("collection_id", *extra)
+    }
     values |= {name: given.c[name] for name in types}
     values["metadata"] = cast(given.c.metadata, postgresql.JSONB)
     # In the order of the arrays, which is that of all writers.

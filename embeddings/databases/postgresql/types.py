@@ -87,8 +87,17 @@ class Values(UserDefinedType[Any]):
 
 
 def as_array(values: Iterable[str | bytes | int | None]) -> str:
-    """Return the text of an array, each value quoted."""
-    return f"{{{','.join(map(_quoted, values))}}}"
+    """Return the text of an array, each value quoted: those that need no look at each, at once."""
+    quoted: list[Any] = list(values)
+    types = {*map(type, quoted)}
+    if types == {bytes}:
+        text = '","'.join([f"\\\\x{value.hex()}" for value in quoted])
+        return f'{{"{text}"}}'
+    if types == {str}:
+        text = '","'.join(quoted)
+        if "\\" not in text and text.count('"') == 2 * (len(quoted) - 1):
+            return f'{{"{text}"}}'
+    return f"{{{','.join(map(_quoted, quoted))}}}"
 
 
 def _quoted(value: str | bytes | int | None) -> str:
@@ -111,25 +120,32 @@ def to_pgvector(vector: Float32) -> bytes:
     return struct.pack(">HH", vector.size, 0) + vector.astype(">f4").tobytes()
 
 
-def to_pgvector_array(vectors: Sequence[Float32], oid: int) -> bytes:
-    """Return vectors of one length as an array of pgvector's type in binary, made at once.
+def to_pgvector_fields(vectors: Sequence[Float32]) -> bytes:
+    """Return vectors of one length, at least one, each as `to_pgvector` does, made at once.
 
-    Source: `array_recv` in PostgreSQL: the number of dimensions, whether there are NULLs, the
-    elements' type, how many they are and where they begin, all int32; then each one's length and
-    bytes, which `to_pgvector` has.
-
-    Args:
-        vectors: At least one.
-        oid: Of the type in this database.
+    Each is preceded by the number of its bytes as int32, as in an array and in COPY.
     """
     dimensions = vectors[0].size
-    elements = np.empty(
+    fields = np.empty(
         len(vectors),
         [("bytes", ">i4"), ("size", ">u2"), ("unused", ">u2"), ("values", ">f4", (dimensions,))],
     )
-    elements["bytes"], elements["size"], elements["unused"] = 4 + 4 * dimensions, dimensions, 0
-    elements["values"] = vectors
-    return struct.pack(">iiIii", 1, 0, oid, len(vectors), 1) + elements.tobytes()
+    fields["bytes"], fields["size"], fields["unused"] = 4 + 4 * dimensions, dimensions, 0
+    fields["values"] = vectors
+    return fields.tobytes()
+
+
+def to_pgvector_array(vectors: Sequence[Float32], oid: int) -> bytes:
+    """Return vectors of one length, at least one, as an array of pgvector's type in binary.
+
+    Source: `array_recv` in PostgreSQL: the number of dimensions, whether there are NULLs, the
+    elements' type, how many they are and where they begin, all int32; then the elements.
+
+    Args:
+        vectors: The elements.
+        oid: Of the type in this database.
+    """
+    return struct.pack(">iiIii", 1, 0, oid, len(vectors), 1) + to_pgvector_fields(vectors)
 
 
 def to_pgvector_text(values: VectorLike) -> str:

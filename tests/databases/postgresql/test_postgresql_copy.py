@@ -11,6 +11,7 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from embeddings import Collection, make_records
+from embeddings.databases.postgresql.types import as_array
 from embeddings.testing import DeterministicModel
 from tests.reaching import on_postgresql, rows_of
 
@@ -226,3 +227,28 @@ def test_ids_of_every_making_travel_in_one_parameter(opened: Open, model: Determ
     assert [record.id for record in docs.get_many(ids) if record] == ids
     assert docs.delete_items(ids) == len(ids)
     assert docs.ids() == sorted(f"{id}!" for id in ids)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_rows_of_several_statements_are_replaced_in_order(postgresql_engine: Engine, driver: str):
+    """More than a megabyte, new ids among them."""
+    texts = {f"{n:02}": f"{n} " + '"\\é' * 20_000 for n in range(30)}
+    engine = create_engine(postgresql_engine.url.set(drivername=f"postgresql+{driver}"))
+    docs = Collection("docs", engine, model=DeterministicModel())
+    docs.embed_multi([(id, "as it was") for id in texts if int(id) % 3], store=True)
+    docs.embed_multi(texts.items(), store=True)
+    assert {record.id: record.content for record in docs} == texts
+    made = DeterministicModel().embed(texts["07"])
+    record = docs.get("07")
+    assert record is not None
+    assert record.embedding.tolist() == made
+    engine.dispose()
+
+
+def test_the_text_of_an_array():
+    """Values that are looked at one by one, and those that are not."""
+    assert as_array(["a", ""]) == '{"a",""}'
+    assert as_array(["a", 'b"', "c\\"]) == r'{"a","b\"","c\\"}'
+    assert as_array([b"a\0", b""]) == r'{"\\x6100","\\x"}'
+    assert as_array([None, b"a", 1, "x"]) == r'{NULL,"\\x61",1,"x"}'
+    assert as_array([]) == "{}"
