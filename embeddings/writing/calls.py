@@ -212,7 +212,8 @@ def in_order(
     try:
         for batch in batches:
             begun.append(begin(batch))
-            while begun and (len(begun) >= ahead or begun[0].is_over()):
+            # One for one: if all that is over were finished first, the model would be idle.
+            if len(begun) >= ahead or begun[0].is_over():
                 report += finish_oldest()
     except Exception:
         while begun:

@@ -18,6 +18,8 @@ from embeddings import AsyncCollection, Collection, DoesNotExist, cached
 from embeddings.errors import InvalidItemError, QuotaError, RefusedError, UnavailableError
 from embeddings.models.local import WordLlamaModel
 from embeddings.testing import DeterministicModel
+from embeddings.writing.calls import in_order
+from embeddings.writing.report import Report
 from tests.forked import MODELS, started
 from tests.provider import error, hang_up, right, vector_of
 from tests.reaching import on_a_session
@@ -506,3 +508,23 @@ def test_a_plan_tells_what_it_costs(opened: Open, open_model: Callable[..., Open
     both = DeterministicModel(supports_binary=True)
     plan = opened("bytes", model=both).plan([("a", "hound"), ("b", b"cat")])
     assert (plan.characters, plan.tokens) == (5, 2)
+
+
+def test_what_is_over_is_finished_one_for_one():
+    """While the rows of one batch are written the model is at the others: it is never idle."""
+    events: list[str] = []
+
+    class Flight:
+        def is_over(self) -> bool:
+            return events.count("begin") >= 3
+
+    def begin(_: int) -> Flight:
+        events.append("begin")
+        return Flight()
+
+    def finish(_: Flight) -> Report:
+        events.append("finish")
+        return Report(embedded=1)
+
+    assert in_order(range(6), begin, finish, ahead=3) == Report(embedded=6)
+    assert events == ["begin"] * 3 + ["finish", "begin"] * 3 + ["finish"] * 3
