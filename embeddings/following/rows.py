@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from sqlalchemy import JSON, Column, Select, Table, false, func, literal, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -49,14 +49,11 @@ class SourceRow(NamedTuple):
     """As JSON text; None where the source says nothing of metadata."""
 
 
-class Compared(NamedTuple):
-    """What is compared of a row in Python."""
+Compared: TypeAlias = tuple[Any, str, str | None]
+"""What is compared of a row in Python: the host's key, the text, and the metadata as JSON text.
 
-    key: Any
-    """The host's."""
-    text: str
-    metadata: str | None
-    """As JSON text; None where SQL compares them, or there are none."""
+The metadata are None where SQL compares them, or there are none.
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,14 +164,14 @@ class Rows:
         if not isinstance(made, TextsInPython):
             page = self.between(work, self.all(self.key, made), after, upto)
             for row in work.run(page):
-                yield Compared(row[0], row[1], None)
+                yield row[0], row[1], None
             return
         # A session of its own: instances in the host's may be older than the database.
         with Session(work.connection, join_transaction_mode="rollback_only") as session:
             page = self.between(work, made.statement, after, upto)
             for row in session.execute(page):
                 key = made.key_of(row)
-                yield Compared(key, made.text_of(row), None)
+                yield key, made.text_of(row), None
 
     def read(
         self, work: Work, ids: Iterable[str], errors: dict[str, Exception]

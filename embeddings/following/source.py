@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from operator import attrgetter, itemgetter
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack
 
@@ -582,7 +583,7 @@ class ModelCollection(Generic[M]):
         locked = host_column(self.key.expression)
         keys, text = keys_of(self.key), self.text_in_sql
         if text is None:
-            made = TextsInPython(self.rows(), self._key_of, self._text_of_row, self.item_of)
+            made = TextsInPython(self.rows(), *self._readers(), self.item_of)
             named: dict[str, ColumnElement[Any]] = {
                 column.key: column.expression.label(f"metadata_{at}")
                 for at, column in enumerate(self.metadata)
@@ -600,13 +601,13 @@ class ModelCollection(Generic[M]):
         metadata: dict[str, ColumnElement[Any]] = dict(zip(names, values, strict=True))
         return Rows(key, text, metadata or None, keys, locked, self.store)
 
-    def _key_of(self, row: Row[Any]) -> Any:
-        return getattr(row[0], self.key.key) if self.reads_instances else row[0]
-
-    def _text_of_row(self, row: Row[Any]) -> str:
+    def _readers(self) -> tuple[Callable[[Row[Any]], Any], Callable[[Row[Any]], str]]:
+        """Return what reads the key, and what reads the text, of a row of `rows`."""
         if self.reads_instances:
-            return self.text_of(row[0])
-        return _joined(row[1 : 1 + len(self.columns)])
+            key_of, text_of = attrgetter(self.key.key), self.text_of
+            return lambda row: key_of(row[0]), lambda row: text_of(row[0])
+        until = 1 + len(self.columns)
+        return itemgetter(0), lambda row: _joined(row[1:until])
 
     @property
     def condition(self) -> ColumnElement[bool] | None:

@@ -175,7 +175,7 @@ class InstanceRows(Rows):
         }
         for key in keys:
             row = found.get(key)
-            yield Compared(key, "", None) if row is None else Compared(key, row.text, row.metadata)
+            yield (key, "", None) if row is None else (key, row.text, row.metadata)
 
     def _of_instance(self, instance: Model) -> SourceRow | None:
         row = self.source.row_of(instance)
