@@ -1398,6 +1398,25 @@ def test_collections_with_indexes_are_deleted_at_once(host: Engine):
     assert indexes(host) == []
 
 
+@pytest.mark.parametrize("bound", ["engine", "session"])
+def test_words_go_with_the_rows_of_a_deleted_collection(host: Engine, bound: str):
+    """No row is written anew to be deleted then, which would put it into the index once more."""
+    docs = Collection("docs", host, model=DeterministicModel())
+    docs.embed_multi([("a", "a happy hound")], store=True)
+    docs.create_index()
+    docs.create_text_index()
+    with Session(host) as session, statements(host) as sent:
+        (docs if bound == "engine" else Collection("docs", session)).delete()
+        session.commit()
+
+    assert not [sql for sql, _ in sent if sql.startswith("UPDATE")]
+    assert indexes(host) == []
+    again = Collection("docs", host, model=DeterministicModel())
+    again.embed("a", "a happy hound", store=True)
+    assert again.create_text_index() == 0
+    assert ids(again.similar("hound", words=True)) == ["a"]
+
+
 def test_renaming_keeps_the_index(host: Engine):
     """An index belongs to the collection, whatever its name."""
     docs = stored(host, some())
