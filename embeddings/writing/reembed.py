@@ -30,7 +30,7 @@ from .progress import teller
 from .report import CHANGED, Report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from ..models.base import Content, SupportsEmbedding
     from ..work.operation import Work
@@ -120,6 +120,8 @@ class _Run:
     """What the rows were that were young when they were brought over."""
     left: dict[str, Stamp] = field(default_factory=dict)
     """What the rows were that are left out, on demand."""
+    behind: list[str] | None = None
+    """The ids of what differed when it was last compared; None if all rows are to be."""
 
     def to_the_end(self, progress: Progress) -> None:
         """Bring over what differs, until nothing does, and switch."""
@@ -129,13 +131,16 @@ class _Run:
         beside.have_same_settings(self.pair)
         for at in range(MOST_PASSES):
             self._pass(tell)
-            beside.have_same_settings(self.pair)
+            if self.behind is None:
+                beside.have_same_settings(self.pair)
+            self.behind = None
             if beside.switch(self.pair, self._is_complete):
                 LOG.info("%r is of the model %r now", current.name, self.pair.model.model_id)
                 _settle(current, self.seen)
                 return
             LOG.debug("%r: others have written meanwhile, pass %d", current.name, at + 2)
-            current.sessions.runtime.pause(PAUSE)
+            if not self.behind:
+                current.sessions.runtime.pause(PAUSE)
         raise EmbeddingsError(
             f"Items of {current.name!r} are written faster than they can be embedded once more. "
             "What was embedded is kept: call it again when fewer are"
@@ -162,11 +167,11 @@ class _Run:
     def _is_complete(self, work: Work, ids: tuple[int, int]) -> bool:
         """Return whether no row has to be brought over: of what the database finds unlike."""
         but = () if self.are_hashed_alike else ("content_hash",)
+        self.behind = []
         for batch in batches(beside.unlike(work, ids, but=but), beside.PAGE):
             found = beside.of_both(work, ids, batch)
-            if found.other.keys() - found.current.keys() or self._differing(found):
-                return False
-        return True
+            self.behind += [*(found.other.keys() - found.current.keys()), *self._differing(found)]
+        return not self.behind
 
     def _look_ahead(self) -> int:
         """Return how many items there are to bring over.
@@ -177,17 +182,13 @@ class _Run:
         items: set[str] = set()
         todo: set[str] = set()
         lacking: dict[str, None] = {}
-        after: str | None = None
-        while True:
-            found, after = self._page(after)
+        for found in self._compared():
             items |= {*map(self._item_of, found.current)}
             for id in self._differing(found):
                 row = found.current[id]
                 todo.add(self._item_of(id))
                 if not (row.is_text or row.is_binary):
                     lacking[self._item_of(id)] = None
-            if after is None:
-                break
         if lacking and self.contents is None and not self.skips:
             raise self._without_content([*lacking])
         self.report += Report(unchanged=len(items - todo))
@@ -213,20 +214,15 @@ class _Run:
         error.add_ids(map(self.pair.current.keys.from_text, ids))
         return error
 
-    def _page(self, after: str | None) -> tuple[beside.Page, str | None]:
-        return _page(self.pair.current, self.pair.other, after)
-
     # Brought over
 
     def _pass(self, tell: Callable[[int], None]) -> None:
         """Bring over what differs, and remove what is gone."""
-        after: str | None = None
         size = at_most_own(self.pair.model, self.batch_size) * calls_at_once(
             self.pair.model, self.concurrency
         )
         lacking: list[str] = []
-        while True:
-            found, after = self._page(after)
+        for found in self._compared():
             gone = found.other.keys() - found.current.keys()
             if gone:
                 self.report += Report(removed=_remove(self.pair.other, self.pair.current, gone))
@@ -234,10 +230,22 @@ class _Run:
             for batch in batches(todo, size):
                 lacking += self._bring(batch)
                 tell(self.report.embedded + self.report.reused)
-            if after is None:
-                break
         if lacking:
             raise self._without_content(lacking)
+
+    def _compared(self) -> Iterator[beside.Page]:
+        """Yield the rows of both: all of them, or those that were behind, which takes less long."""
+        current, other = self.pair.current, self.pair.other
+        if self.behind is not None:
+            for batch in batches(self.behind, beside.PAGE):
+                yield _of_both(current, other, batch)
+            return
+        after: str | None = None
+        while True:
+            found, after = _page(current, other, after)
+            yield found
+            if after is None:
+                return
 
     def _bring(self, ids: list[str]) -> list[str]:
         """Bring over some items, and return those that nobody has a content of."""
@@ -360,6 +368,12 @@ def _page(
 ) -> tuple[beside.Page, str | None]:
     with current.work() as work:
         return beside.page(work, (current.existing(work).id, other.row_of(work).id), after)
+
+
+@retried
+def _of_both(current: Reference[Any], other: Reference[Any], rows: list[str]) -> beside.Page:
+    with current.work() as work:
+        return beside.of_both(work, (current.existing(work).id, other.row_of(work).id), rows)
 
 
 @retried
