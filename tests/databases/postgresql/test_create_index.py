@@ -465,18 +465,15 @@ def test_a_build_whose_connection_is_lost(host: Engine, pool: Engine, with_progr
         "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_progress_create_index "
         "WHERE datname = current_database()"
     )
-    with ThreadPoolExecutor(1) as threads:
-        with Session(host) as blocker:
-            stored(blocker, some(2), "others")
-            building = threads.submit(
-                docs.create_index, maintenance_work_mem="77MB", progress=progress
-            )
-            waits(host)
-            with host.connect() as connection:
-                connection.execute(end)
-            with pytest.raises(OperationalError, match="terminating connection"):
-                building.result(60)
-            blocker.rollback()
+    with ThreadPoolExecutor(1) as threads, Session(host) as blocker:
+        stored(blocker, some(2), "others")
+        building = threads.submit(docs.create_index, maintenance_work_mem="77MB", progress=progress)
+        waits(host)
+        with host.connect() as connection:
+            connection.execute(end)
+        with pytest.raises(OperationalError, match="terminating connection"):
+            building.result(60)
+        blocker.rollback()
 
     info = docs.index_info()
     assert info is None or not info.is_valid
