@@ -331,7 +331,7 @@ def test_a_writer_as_quick_as_a_look_at_all_rows(docs: Collection[Any], db: Any,
 
     assert docs.model_id == "large"
     assert next(numbers) == 1
-    assert docs.get("03").content == "another text 0"
+    assert state(docs)["03"][0] == "another text 0"
     assert docs.similar("another text 0", number=1)[0].id == "03"
 
 
