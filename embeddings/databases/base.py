@@ -846,7 +846,11 @@ class Database:
         """Keep others from writing chunks of items, by the items' stored ids."""
 
     def before_deletion(self, collection: Reference[Any], work: Work) -> None:
-        """Remove what a collection has besides its rows, before its own row is deleted."""
+        """Remove what a collection has besides its rows, before these are deleted."""
+        if work.row.language is not None:
+            self.drop_text_index(work, work.row.language)
+        if work.row.chunks is not None:
+            self.set_chunk_setting(work, None)
 
     def after_deletion(self, collection: Reference[Any], row: CollectionRow) -> None:
         """Remove what could not be removed within the transaction that deleted the collection."""

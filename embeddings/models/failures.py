@@ -94,10 +94,12 @@ class Teller:
     Attributes:
         model_id: Of the model that failed.
         secrets: Keys, and the values of headers and parameters.
+        has_own_client: Whether the client was passed, so that key and address are set there.
     """
 
     model_id: str
     secrets: tuple[str, ...] = ()
+    has_own_client: bool = False
 
     def of_exception(self, error: Exception, texts: Sequence[str]) -> Failure:
         """Return what the openai package's exception says."""
@@ -185,6 +187,8 @@ class Teller:
         )
 
     def _message(self, details: Iterable[str], reason: str = "", advice: str = "") -> str:
+        """Return what is said of a failure; the advice is about the key or the address."""
+        advice = _ASK_THE_CLIENT if advice and self.has_own_client else advice
         told = f"Model {self.model_id!r}: the service failed ({', '.join(details)})"
         return told + (f": {reason}" if reason else "") + advice
 
@@ -192,6 +196,7 @@ class Teller:
         return without(_said(found), texts, self.secrets)[:MOST_SHOWN]
 
 
+_ASK_THE_CLIENT = ". Key and address are those of the client that was passed as client="
 _SET_A_KEY = ". Set OPENAI_API_KEY or pass api_key="
 _ADDRESSES = dict.fromkeys(
     ("UnsupportedProtocol", "InvalidURL"),

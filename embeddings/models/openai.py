@@ -402,7 +402,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             *self._bodies["query"].values(),
         ]
         secrets = tuple(value for value in values if isinstance(value, str) and len(value) > 3)
-        return Teller(self.model_id, secrets)
+        return Teller(self.model_id, secrets, has_own_client=self._given is not None)
 
     # Connections
 

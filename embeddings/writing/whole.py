@@ -112,10 +112,6 @@ def remove(collection: Reference[Any], work: Work, row: CollectionRow) -> None:
     embedding, entity = collection.records.embedding, collection.records.collection
     work.row = row
     work.database.lock_collection(work)
-    if row.language is not None:
-        work.database.drop_text_index(work, row.language)
-    if row.chunks is not None:
-        work.database.set_chunk_setting(work, None)
-    work.changed(delete_from(embedding).where(embedding.collection_id == row.id))
     work.database.before_deletion(collection, work)
+    work.changed(delete_from(embedding).where(embedding.collection_id == row.id))
     work.changed(delete_from(entity).where(entity.id == row.id))

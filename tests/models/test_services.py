@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 import openai
 import pytest
 
-from embeddings import AnswerError, Collection, ModelError, RateLimitError, TooLongError
+from embeddings import (
+    AnswerError,
+    AuthenticationError,
+    Collection,
+    ModelError,
+    RateLimitError,
+    TooLongError,
+)
 from embeddings.models.openai import OpenAIEmbeddingModel
 from tests.provider import (
     KEY,
@@ -242,6 +249,16 @@ def test_an_asynchronous_client_of_ones_own(service):
             return [*vector]
 
     assert asyncio.run(main()) == vector_of("cat")
+
+
+def test_what_to_do_about_the_key_of_a_client_of_ones_own(service):
+    """Neither the variable of the environment nor an argument of the model would set it."""
+    client = openai.AzureOpenAI(api_key=KEY, azure_endpoint=service.base_url, api_version="1")
+    model = OpenAIEmbeddingModel("toy", client=client)
+    service.script = [body({"error": {"message": "Access denied"}}, 401)]
+    with pytest.raises(AuthenticationError, match="client that was passed") as raised:
+        model.embed("hound")
+    assert "OPENAI_API_KEY" not in str(raised.value)
 
 
 def test_a_client_has_its_own_key_and_address():

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from sqlalchemy import delete, insert, literal, select, text, update
+from sqlalchemy import delete, event, insert, literal, select, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped
 
@@ -304,6 +304,35 @@ def test_two_at_once(docs: Collection[Any], db: Any, large: Narrow):
     assert docs.ids() == sorted(expected)
     assert {len(record.embedding) for record in docs} == {64}
     assert Collection.names(db) == ["docs"]
+
+
+@on_engines
+def test_a_writer_as_quick_as_a_look_at_all_rows(docs: Collection[Any], db: Any, large: Narrow):
+    """What others write after all rows were compared is brought over without comparing all again.
+
+    In a large collection somebody writes each time that takes.
+    """
+    docs.embed_multi(((key, content) for key, content, _ in TEXTS), store=True)
+    compared, numbers = [False], iter(range(1_000))
+
+    def note(*args: Any) -> None:
+        statement = " ".join(args[2].split())
+        is_page = statement.startswith("SELECT embeddings.id, embeddings.content_hash")
+        compared[0] |= is_page and "ORDER BY embeddings.id LIMIT" in statement
+
+    def write(done: int, total: int | None) -> None:
+        if compared[0]:
+            docs.embed("03", f"another text {next(numbers)}", store=True)
+            compared[0] = False
+
+    event.listen(db, "before_cursor_execute", note)
+    docs.reembed("large", batch_size=len(TEXTS), progress=write)
+    event.remove(db, "before_cursor_execute", note)
+
+    assert docs.model_id == "large"
+    assert next(numbers) == 1
+    assert state(docs)["03"][0] == "another text 0"
+    assert docs.similar("another text 0", number=1)[0].id == "03"
 
 
 @on_engines

@@ -529,7 +529,7 @@ class PostgreSQL(Database):
         return index.index_info(work.connection, work.records, work.row.id)
 
     def before_deletion(self, collection: Reference[Any], work: Work) -> None:
-        """Drop the index within the caller's transaction."""
+        """Drop the index within the caller's transaction. Words and chunks are in the rows."""
         if collection.sessions.engine is None:
             index.drop(work.connection, work.records, work.row.id)
 

@@ -94,7 +94,9 @@ def create(collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
                     with _memory(connection, asked.maintenance_work_mem, local=False):
                         _build(collection, engine, connection, sql, asked.progress, total)
                 except Exception:
-                    drop(connection, records, row.id, concurrently=True)
+                    # Without its connection the next call drops it: status tells until then.
+                    if not connection.invalidated:
+                        drop(connection, records, row.id, concurrently=True)
                     raise
     collection.forget()
     with collection.work() as work:
@@ -334,11 +336,17 @@ def _build(
         connection.execute(text(sql))
         return
     process_id = int(connection.scalar(text("SELECT pg_backend_pid()")) or 0)
+    most = 0
+
+    def report() -> None:
+        nonlocal most
+        # PostgreSQL counts anew in each phase of a build.
+        most = max(most, min(_rows_done(observer, process_id), total))
+        progress(most, total)
+
     with _autocommit(engine) as observer:
         collection.sessions.runtime.with_reports(
-            lambda: connection.execute(text(sql)),
-            lambda: progress(min(_rows_done(observer, process_id), total), total),
-            POLL,
+            lambda: connection.execute(text(sql)), report, POLL
         )
     progress(total, total)
 

@@ -421,7 +421,8 @@ class SQLite(Database):
         indexing.keep(collection)
 
     def before_deletion(self, collection: Reference[Any], work: Work) -> None:
-        """Drop the index."""
+        """Drop the tables beside."""
+        super().before_deletion(collection, work)
         stored.drop(work)
 
 

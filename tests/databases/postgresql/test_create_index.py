@@ -45,6 +45,7 @@ from embeddings import (
     InvalidQueryError,
     InvalidVectorError,
 )
+from embeddings.databases.postgresql import build as pgvector_build
 from embeddings.databases.postgresql import index as pgvector_index
 from embeddings.databases.postgresql import search as pgvector
 from embeddings.databases.postgresql.conditions import once
@@ -455,6 +456,31 @@ def test_a_build_that_fails_on_an_engine_puts_the_memory_back(pool: Engine):
         connection.execute(text(f"DROP TABLE {name_of(docs)}"))
 
 
+@pytest.mark.parametrize("with_progress", [False, True])
+def test_a_build_whose_connection_is_lost(host: Engine, pool: Engine, with_progress: bool):
+    """The error is the server's, and the next call builds what it left behind anew."""
+    docs = stored(pool, some())
+    progress = (lambda *_: None) if with_progress else None
+    end = text(
+        "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_progress_create_index "
+        "WHERE datname = current_database()"
+    )
+    with ThreadPoolExecutor(1) as threads, Session(host) as blocker:
+        stored(blocker, some(2), "others")
+        building = threads.submit(docs.create_index, maintenance_work_mem="77MB", progress=progress)
+        waits(host)
+        with host.connect() as connection:
+            connection.execute(end)
+        with pytest.raises(OperationalError, match="terminating connection"):
+            building.result(60)
+        blocker.rollback()
+
+    info = docs.index_info()
+    assert info is None or not info.is_valid
+    assert docs.create_index().is_valid
+    assert memory(pool) == {"64MB"}
+
+
 @pytest.mark.parametrize("bound", ["engine", "session"])
 def test_rows_of_other_dimensions_are_not_in_the_index(host: Engine, bound: str):
     """What others wrote, and what is deleted but seen by a transaction, is no obstacle."""
@@ -492,6 +518,30 @@ def test_progress_that_raises(pool: Engine):
 
     assert memory(pool) == {"64MB"}
     assert docs.create_index().is_valid
+
+
+def test_progress_never_falls(host: Engine, monkeypatch: pytest.MonkeyPatch):
+    """Not either while a build that has all rows waits for those who began before it."""
+    monkeypatch.setattr(pgvector_build, "POLL", 0.001)
+    docs = stored(host, some(1_000, 48))
+    phase = text("SELECT phase FROM pg_stat_progress_create_index")
+    calls: list[int] = []
+    with ExitStack() as stack, host.connect() as other:
+        older = stack.enter_context(
+            other.execution_options(isolation_level="REPEATABLE READ").begin()
+        )
+        other.execute(text("SELECT 1"))  # its snapshot is older than the index
+
+        def progress(done: int, total: int) -> None:
+            calls.append(done)
+            with host.connect() as connection:
+                if older.is_active and connection.scalar(phase) == "waiting for old snapshots":
+                    older.rollback()
+
+        docs.create_index(progress=progress)
+
+    assert calls == sorted(calls)
+    assert calls[-1] == 1_000
 
 
 @pytest.mark.parametrize("set_by", ["nobody", "SET", "SET LOCAL"])
@@ -1343,6 +1393,25 @@ def test_collections_with_indexes_are_deleted_at_once(host: Engine):
 
     assert Collection.names(host) == []
     assert indexes(host) == []
+
+
+@pytest.mark.parametrize("bound", ["engine", "session"])
+def test_words_go_with_the_rows_of_a_deleted_collection(host: Engine, bound: str):
+    """No row is written anew to be deleted then, which would put it into the index once more."""
+    docs = Collection("docs", host, model=DeterministicModel())
+    docs.embed_multi([("a", "a happy hound")], store=True)
+    docs.create_index()
+    docs.create_text_index()
+    with Session(host) as session, statements(host) as sent:
+        (docs if bound == "engine" else Collection("docs", session)).delete()
+        session.commit()
+
+    assert not [sql for sql, _ in sent if sql.startswith("UPDATE")]
+    assert indexes(host) == []
+    again = Collection("docs", host, model=DeterministicModel())
+    again.embed("a", "a happy hound", store=True)
+    assert again.create_text_index() == 0
+    assert ids(again.similar("hound", words=True)) == ["a"]
 
 
 def test_renaming_keeps_the_index(host: Engine):
