@@ -48,11 +48,7 @@ def copy(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
     no COPY, as with row-level security: an INSERT tells. It is within a savepoint.
     """
     connection = work.connection
-    columns = (
-        *COLUMNS,
-        *(parts.COLUMNS if work.parts else ()),
-        *((words.WORDS, words.WORDS_OF) if work.row.language is not None else ()),
-    )
+    columns = (*COLUMNS, *parts.columns_of(work), *words.columns_of(work))
     data = _encoded(work, rows, updated, len(columns))
     try:
         with connection.begin_nested():
@@ -137,9 +133,7 @@ def _encoded(
             if work.parts:
                 pieces += map(_field, parts.values_of(work, row))
             if language is not None:
-                text, text_hash = work.texts.get(row["id"], (None, None))
-                found = None if text is None else words.as_binary(text, language)
-                pieces += (_field(found), _field(text_hash))
+                pieces += map(_field, words.values_of(work, row, words.as_binary))
         yield b"".join(pieces)
     yield _END
 

@@ -10,13 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ARRAY,
-    Column,
     ColumnElement,
     Connection,
     Integer,
     LargeBinary,
-    MetaData,
-    Table,
     Text,
     bindparam,
     literal_column,
@@ -123,13 +120,14 @@ def parts_of(records: Records, is_ours: ColumnElement[bool]) -> Subquery:
     )
 
 
-def with_columns(table: Table) -> Table:
-    """Return a table of embeddings with the columns."""
-    copy = table.to_metadata(MetaData())
-    kinds = (Integer, Integer, LargeBinary, LargeBinary, Text, Integer)
-    for name, kind in zip(COLUMNS, kinds, strict=True):
-        copy.append_column(Column(name, kind))
-    return copy
+COLUMN_TYPES: dict[str, type[TypeEngine[Any]]] = dict(
+    zip(COLUMNS, (Integer, Integer, LargeBinary, LargeBinary, Text, Integer), strict=True)
+)
+
+
+def columns_of(work: Work) -> tuple[str, ...]:
+    """Return the columns that rows are written with."""
+    return COLUMNS if work.parts else ()
 
 
 def values_of(work: Work, row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     ARRAY,
+    Column,
     Executable,
     Integer,
     LargeBinary,
+    MetaData,
     Text,
     bindparam,
     cast,
@@ -23,7 +25,7 @@ from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ..base import by_hash, rows_of
 from ..inserts import Insert, insert_of
-from . import parts
+from . import parts, words
 from .copy import COPIED_FROM, LOOKED_FOR_FROM, copy
 from .drivers import sender
 from .servers import is_spread, is_there, settle_copy
@@ -50,6 +52,11 @@ _TYPES: dict[str, TypeEngine[Any]] = {
     "content_hash": LargeBinary(),
     "metadata": Text(),  # which is cast to JSONB, for which hosts have codecs
     "updated": Integer(),
+}
+_FURTHER: dict[str, TypeEngine[Any]] = {
+    **{name: kind() for name, kind in parts.COLUMN_TYPES.items()},
+    words.WORDS: Text(),  # which is cast
+    words.WORDS_OF: LargeBinary(),
 }
 
 
@@ -190,7 +197,7 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
         schema_map,
         tuple(work.extra),
         replaces=replaces,
-        has_parts=bool(work.parts),
+        further=(*parts.columns_of(work), *words.columns_of(work)),
     )
     send = sender(connection)
     values: list[tuple[Any, ...]] = []
@@ -200,6 +207,9 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
         columns.append([row.get("updated", updated) for row in piece])
         if work.parts:
             columns += map(list, zip(*(parts.values_of(work, row) for row in piece), strict=True))
+        if work.row.language is not None:
+            found = (words.values_of(work, row, words.as_tsvector) for row in piece)
+            columns += map(list, zip(*found, strict=True))
         ids, *others = map(send.values, columns)
         vectors = send.vectors([row["embedding"] for row in piece])
         values.append((work.row.id, ids, vectors, *others))
@@ -230,12 +240,20 @@ def _insert(
     extra: tuple[str, ...],
     *,
     replaces: bool,
-    has_parts: bool,
+    further: tuple[str, ...],
 ) -> Insert:
-    """Return the statement. A host's own columns of rows that are there are left alone."""
-    columns = (*COLUMNS, *(parts.COLUMNS if has_parts else ()))
-    table = parts.with_columns(records.embeddings) if has_parts else records.embeddings
-    types = _TYPES | {name: table.c[name].type for name in columns if name in parts.COLUMNS}
+    """Return the statement. A host's own columns of rows that are there are left alone.
+
+    So are the words of a row that is written without any: if they are those of another content,
+    they count for nothing.
+    """
+    columns = (*COLUMNS, *further)
+    types = _TYPES | {name: _FURTHER[name] for name in further}
+    table = records.embeddings
+    if further:
+        table = table.to_metadata(MetaData())
+        for name in further:
+            table.append_column(Column(name, _FURTHER[name]))
     arrays = (cast(bindparam(name), ARRAY(kind)) for name, kind in types.items())
     given = func.unnest(*arrays).table_valued(*types, name="given").render_derived()
     values: dict[str, Any] = {
@@ -243,9 +261,18 @@ def _insert(
     }
     values |= {name: given.c[name] for name in types}
     values["metadata"] = cast(given.c.metadata, postgresql.JSONB)
+    if words.WORDS in further:
+        values[words.WORDS] = cast(given.c[words.WORDS], postgresql.TSVECTOR)
     # In the order of the arrays, which is that of all writers.
     statement = postgresql.insert(table).from_select([*values], select(*values.values()))
-    replaced = {name: statement.excluded[name] for name in columns if not table.c[name].primary_key}
+    replaced: dict[str, ColumnElement[Any]] = {
+        name: statement.excluded[name] for name in columns if not table.c[name].primary_key
+    }
+    replaced |= {
+        name: func.coalesce(statement.excluded[name], table.c[name])
+        for name in (words.WORDS, words.WORDS_OF)
+        if name in further
+    }
     statement = (
         statement.on_conflict_do_update(index_elements=table.primary_key, set_=replaced)
         if replaces

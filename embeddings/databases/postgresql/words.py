@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import (
     Boolean,
@@ -39,13 +39,14 @@ from .pending import carry_out, schema_of_pending
 from .types import Values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy import FromClause
 
     from ...tables.records import Records
     from ...work.operation import Work
 
+T = TypeVar("T")
 WORDS, WORDS_OF, LANGUAGE = "search_words", "search_words_of", "search_language"
 """The columns: of embeddings the words and the hash of their content; of collections."""
 LACKS_WORDS = f"({WORDS} IS NULL OR {WORDS_OF} IS DISTINCT FROM content_hash)"
@@ -158,6 +159,25 @@ def drop(work: Work) -> None:
         ),
         {"collection": work.row.id},
     )
+
+
+def columns_of(work: Work) -> tuple[str, ...]:
+    """Return the columns that rows are written with."""
+    return (WORDS, WORDS_OF) if work.row.language is not None else ()
+
+
+def values_of(
+    work: Work, row: Mapping[str, Any], made: Callable[[str, str], T]
+) -> tuple[T | None, bytes | None]:
+    """Return the values of the columns for a row that is about to be written.
+
+    Args:
+        work: Of a collection with a text index.
+        row: As it is written.
+        made: `as_tsvector` or `as_binary`.
+    """
+    content, content_hash = work.texts.get(row["id"], (None, None))
+    return None if content is None else made(content, work.row.language or ""), content_hash
 
 
 def put(work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:

@@ -252,3 +252,36 @@ def test_the_text_of_an_array():
     assert as_array([b"a\0", b""]) == r'{"\\x6100","\\x"}'
     assert as_array([None, b"a", 1, "x"]) == r'{NULL,"\\x61",1,"x"}'
     assert as_array([]) == "{}"
+
+
+def test_a_row_is_written_once_with_its_words(postgresql_engine: Engine):
+    """A second version of it would be put into each index once more, and into that of vectors."""
+    docs = Collection("docs", postgresql_engine, model=DeterministicModel())
+    docs.create_text_index()
+    docs.embed_multi([(str(n), f"old {n}") for n in range(5)])
+    written: list[str] = []
+
+    def note(*arguments: Any) -> None:
+        if re.match("(INSERT INTO|UPDATE) embeddings", arguments[2]):
+            written.append(arguments[2])
+
+    event.listen(postgresql_engine, "before_cursor_execute", note)
+    docs.embed_multi([(str(n), f"new {n}") for n in range(5)])
+    event.remove(postgresql_engine, "before_cursor_execute", note)
+    assert len(written) == 1
+    assert [entry.id for entry in docs.similar("new 3", words=True, weights=(0, 1), number=1)] == [
+        "3"
+    ]
+    assert docs.similar("old", words=True, weights=(0, 1)) == []
+
+
+def test_words_stay_where_the_same_content_comes_without_its_text(postgresql_engine: Engine):
+    """A vector from elsewhere, of a content whose text is not at hand."""
+    docs = Collection("docs", postgresql_engine, model=DeterministicModel())
+    docs.create_text_index()
+    docs.embed("a", "needle")
+    other = Collection("other", postgresql_engine, model=DeterministicModel())
+    other.embed("a", "needle", metadata={"n": 1})
+    assert other.copy_to(docs).reused == 1
+    assert docs.get("a").metadata_ == {"n": 1}
+    assert [entry.id for entry in docs.similar("needle", words=True, weights=(0, 1))] == ["a"]
