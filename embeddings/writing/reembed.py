@@ -133,8 +133,7 @@ class _Run:
             self._pass(tell)
             if self.behind is None:
                 beside.have_same_settings(self.pair)
-            self.behind = None
-            if beside.switch(self.pair, self._is_complete):
+            if self._looks_complete() and self._switch():
                 LOG.info("%r is of the model %r now", current.name, self.pair.model.model_id)
                 _settle(current, self.seen)
                 return
@@ -163,6 +162,19 @@ class _Run:
         if made.updated not in {None, PROVISIONAL}:
             return made.updated != row.updated
         return self.seen.get(id) != row
+
+    def _looks_complete(self) -> bool:
+        """Return what `_is_complete` does, and keep nobody from writing.
+
+        Writers who were kept waiting would all come at once after it.
+        """
+        with self.pair.current.work() as work:
+            ids = self.pair.current.existing(work).id, self.pair.other.row_of(work).id
+            return self._is_complete(work, ids)
+
+    def _switch(self) -> bool:
+        self.behind = None  # where another one's lock is in the way, too
+        return beside.switch(self.pair, self._is_complete)
 
     def _is_complete(self, work: Work, ids: tuple[int, int]) -> bool:
         """Return whether no row has to be brought over: of what the database finds unlike."""
