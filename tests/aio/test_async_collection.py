@@ -1882,6 +1882,7 @@ async def test_a_task_is_cancelled_as_psycopg_begins_a_pipeline(url, pace, plain
     Then nothing leaves it, and `AsyncConnection._pipeline_nolock` fails in its own
     `assert pipeline.level == 0`: that is what the cancellation comes from here.
     """
+    large = [(str(n), f"{n} {'x' * 700_000}") for n in range(1, 4)]  # for more than one statement
     async with connected(url, pool_size=1, max_overflow=0) as engine:
         async with reached(engine, way) as db:
             docs: AsyncCollection[Any] = AsyncCollection("docs", db, model=AwaitedModel())
@@ -1891,7 +1892,7 @@ async def test_a_task_is_cancelled_as_psycopg_begins_a_pipeline(url, pace, plain
 
             async def work() -> None:
                 await docs.set_metadata("0", {"n": 1})
-                await docs.embed_multi(ITEMS)
+                await docs.embed_multi(large, store=True)
 
             @event.listens_for(engine.sync_engine, "before_cursor_execute")
             def cancel(*given: Any) -> None:
