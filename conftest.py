@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -24,6 +24,10 @@ from sybil.parsers.rest import DocTestParser
 
 import embeddings
 from tests.server import postgresql
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
 
 MEMORY = Path("/dev/shm")  # noqa: S108
 LEAST_MEMORY = 4 * 2**30  # bytes that have to be free there
@@ -37,6 +41,12 @@ def keep_files_in_memory() -> None:
     if may_execute and shutil.disk_usage(MEMORY).free > LEAST_MEMORY:
         os.environ["TMPDIR"] = str(MEMORY)
         tempfile.tempdir = None  # what was chosen before
+
+
+@pytest.hookimpl(wrapper=True, optionalhook=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """Have one process more than processors: each waits for its servers and processes at times."""
+    return (yield) + 1
 
 
 @pytest.hookimpl(tryfirst=True)
