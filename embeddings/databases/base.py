@@ -320,9 +320,13 @@ class Database:
         Called first by every operation that writes in somebody else's transaction.
         """
 
-    def lock_to_write(self, work: Work, name: str) -> None:
-        """Keep a collection from being deleted, and other writers out as far as that takes."""
-        work.touch(name)
+    def lock_to_write(self, work: Work, name: str) -> bool:
+        """Keep a collection from being deleted, and other writers out as far as that takes.
+
+        Returns:
+            Whether the row that is read next is kept, and not one that is created until then.
+        """
+        return work.touch(name)
 
     def settle_dimensions(self, work: Work, collection: Reference[Any]) -> CollectionRow:
         """Return the row of a collection without vectors, whose first one settles the dimensions.

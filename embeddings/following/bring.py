@@ -324,8 +324,7 @@ def remove(
             gone = {*ids}
             if pending is not None and noted is not None:
                 gone = pending.are_all(work, {id: noted[id] for id in gone})
-            work.database.lock_to_write(work, collection.name)
-            has_row = collection.find(work) is not None
+            has_row = collection.find_to_write(work) is not None
             strange = {id for id in gone if not is_storable(id)}  # nothing is stored under them
             if has_row:
                 gone -= strange

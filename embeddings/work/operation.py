@@ -217,9 +217,13 @@ class Work:
         row = self.run_kept(statement, {"collection_id": collection_id}).first()
         return None if row is None else row[0]
 
-    def touch(self, name: str) -> None:
-        """Update a collection's row without a change, which keeps other writers out."""
-        self.run(touching(self.records), {"called": name})
+    def touch(self, name: str) -> bool:
+        """Update a collection's row without a change, which keeps other writers out.
+
+        Returns:
+            Whether there is one.
+        """
+        return self.changed(touching(self.records), {"called": name}) > 0
 
 
 def one_bind(session: Session, records: Records, *, write: bool) -> AbstractContextManager[None]:

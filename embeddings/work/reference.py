@@ -257,6 +257,20 @@ class Reference(Generic[K]):
             raise self.does_not_exist()
         return row
 
+    def find_to_write(self, work: Work) -> CollectionRow | None:
+        """Return the row as `find` does, and keep it from being deleted until the transaction ends.
+
+        Whoever waited for it with rows written already would wait in a ring: a deletion locks the
+        collection first, then its rows.
+        """
+        is_kept = work.database.lock_to_write(work, self.name)
+        row = self.find(work)
+        if is_kept or row is None:
+            return row
+        # It was created since then, or is under a former name again.
+        work.database.lock_to_write(work, self.name)
+        return self.find(work)
+
     def find_or_create(self, work: Work, model_id: str | None = None) -> CollectionRow:
         """Return the row, created if need be, with that model or the collection's own.
 
@@ -264,15 +278,16 @@ class Reference(Generic[K]):
         dimensions of all; of others as far as the database needs it. A collection without rows
         takes another model than it was made with.
         """
-        work.database.lock_to_write(work, self.name)
-        row = self.find(work)
+        row = self.find_to_write(work)
         if row is not None:
             self.check_chunks(row)
         else:
             self.refuse_if_deleted()
             name = model_id or self.model_id_of(None)
             work.database.insert_collection(work, self.name, name)
-            row = self.existing(work)
+            row = self.find_to_write(work)  # which may be another's by now
+            if row is None:
+                raise self.does_not_exist()
             if row.chunks is not None and self.chunks is None:  # of a collection that is gone
                 work.database.set_chunk_setting(work, None)
                 row = self.existing(work)

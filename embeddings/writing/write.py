@@ -317,8 +317,9 @@ def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None)
     entity = collection.records.embedding
     statement = update(entity).values({entity.metadata_: copy, entity.updated: now()})
     with collection.work(write=True) as work:
-        work.database.lock_to_write(work, collection.name)
-        row = collection.existing(work)
+        row = collection.find_to_write(work)
+        if row is None:
+            raise collection.does_not_exist()
         if row.chunks is not None:
             work.database.keep_items(work, [text])
         if not work.changed(statement.where(entity.collection_id == row.id, work.is_of(text))):
@@ -352,8 +353,7 @@ def _delete(
 ) -> int:
     columns = collection.records.embeddings.c
     with collection.work(write=True) as work:
-        work.database.lock_to_write(work, collection.name)
-        row = collection.find(work)
+        row = collection.find_to_write(work)
         if row is None:
             return 0
         conditions = [columns.collection_id == row.id]

@@ -389,6 +389,48 @@ def test_processes_that_delete_and_create_the_collection(url: URL, host: Engine)
     assert deadlocks(host) == 0
 
 
+@pytest.mark.parametrize("moment", ["FOR KEY SHARE", "INSERT INTO collections"])
+@pytest.mark.parametrize("operation", ["embed", "set_metadata", "delete_items"])
+def test_a_collection_that_appears_meanwhile_is_kept_from_being_deleted(
+    url: URL, host: Engine, operation: str, moment: str
+):
+    """Another creates it just after a writer looked for it, and cannot delete it under him."""
+    if operation != "embed" and moment.startswith("INSERT"):
+        pytest.skip("creates nothing")
+    other = create_engine(url, poolclass=NullPool)
+    model = DeterministicModel()
+    theirs = Collection("docs", other, model=model)
+    refused: list[str] = []
+
+    def create(*arguments: Any) -> None:
+        if moment in arguments[2] and "pg_catalog" not in arguments[2] and not created:
+            created.append(arguments[2])
+            theirs.embed_multi([("a", "text a"), ("b", "text b")], store=True)
+
+    def try_to_lock(*arguments: Any) -> None:
+        if arguments[2].startswith(("INSERT INTO embeddings", "UPDATE emb", "DELETE FROM emb")):
+            with pytest.raises(OperationalError, match="lock") as caught, other.begin() as session:
+                session.execute(text("SELECT id FROM collections FOR UPDATE NOWAIT"))
+            refused.append(type(caught.value.orig).__name__)
+
+    created: list[str] = []
+    ours = Collection("docs", host, model=model)
+    side = "before" if moment.startswith("INSERT") else "after"
+    event.listen(host, f"{side}_cursor_execute", create)
+    event.listen(host, "before_cursor_execute", try_to_lock)
+
+    if operation == "embed":
+        ours.embed("a", "another text", store=True)
+    elif operation == "set_metadata":
+        ours.set_metadata("a", {"by": "us"})
+    else:
+        ours.delete_items(["a"])
+
+    assert refused
+    assert set(refused) == {"LockNotAvailable"}
+    assert len(created) == 1
+
+
 # Killed, and cut off
 
 BATCH = 20

@@ -238,9 +238,9 @@ class PostgreSQL(Database):
 
     # The collection's row
 
-    def lock_to_write(self, work: Work, name: str) -> None:
+    def lock_to_write(self, work: Work, name: str) -> bool:
         """Keep the collection from being deleted, and nobody else from writing."""
-        rows.keep_collection(work, name)
+        return rows.keep_collection(work, name)
 
     def settle_dimensions(self, work: Work, collection: Reference[Any]) -> CollectionRow:
         """Keep other writers out while the collection is empty, and read its row again."""

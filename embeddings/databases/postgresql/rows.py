@@ -66,9 +66,9 @@ def is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[
     return (id == func.any(cast(ids, ARRAY(Text)))).self_group()
 
 
-def keep_collection(work: Work, name: str) -> None:
-    """Keep a collection from being deleted, and nobody else from writing."""
-    work.run(_keep(work.records), {"name": name})
+def keep_collection(work: Work, name: str) -> bool:
+    """Keep a collection from being deleted, and nobody else from writing: `lock_to_write`."""
+    return work.run(_keep(work.records), {"name": name}).first() is not None
 
 
 @functools.cache

@@ -211,8 +211,9 @@ class SQLite(Database):
         """Take the write lock. Without a transaction, in AUTOCOMMIT, there is none to be kept."""
         transactions.take_write_lock(work.connection, work.records.collections)
 
-    def lock_to_write(self, work: Work, name: str) -> None:
+    def lock_to_write(self, work: Work, name: str) -> bool:
         """Do nothing: `begin_writing` did, or the transaction was begun for writing."""
+        return True
 
     def insert_collection(self, work: Work, name: str, model_id: str) -> None:
         """Insert the row under an id that no embedding carries."""
