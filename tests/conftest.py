@@ -33,6 +33,7 @@ from tests.reaching import (
     SQLITE,
     connection_to,
     examples,
+    file_with_tables,
     is_postgresql,
     new_database,
     on_citus,
@@ -141,12 +142,8 @@ def open_model(service: Server) -> Callable[..., OpenAIEmbeddingModel]:
 
 @pytest.fixture(scope="session")
 def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the tables, to be copied: migrating one for every test takes long."""
-    path = tmp_path_factory.mktemp("template") / "app.db"
-    engine = create_engine(f"sqlite:///{path}")
-    embeddings.migrate(engine)
-    engine.dispose()
-    return path
+    """A file with the tables, to be copied."""
+    return file_with_tables(tmp_path_factory.mktemp("template"))
 
 
 @pytest.fixture(scope="session")

@@ -193,6 +193,15 @@ def new_database(
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+def file_with_tables(folder: Path, dialect: str = "sqlite") -> Path:
+    """Return a new file with the tables, to be copied: migrating one for every test takes long."""
+    path = folder / "app.db"
+    engine = create_engine(f"{dialect}:///{path}")
+    embeddings.migrate(engine)
+    engine.dispose()
+    return path
+
+
 @contextmanager
 def empty_database(kind: str, folder: Path, server: URL) -> Iterator[str]:
     """Yield the URL of a new database without any table: in a folder, or on the server."""

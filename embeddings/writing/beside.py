@@ -304,8 +304,6 @@ def all_ids(work: Work, ids: tuple[int, int]) -> set[str]:
 def unlike(work: Work, ids: tuple[int, int], *, but: Collection[str] = ()) -> list[str]:
     """Return the ids of rows that the two have not alike, as the database compares them.
 
-    Writers wait for it.
-
     Args:
         work: In whose transaction.
         ids: Of the collection, and of what stands beside it.

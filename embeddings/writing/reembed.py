@@ -121,7 +121,7 @@ class _Run:
     left: dict[str, Stamp] = field(default_factory=dict)
     """What the rows were that are left out, on demand."""
     behind: list[str] | None = None
-    """The ids of what differed when it was last compared; None if all rows are to be."""
+    """The ids of what differed when it was last looked; None before that."""
 
     def to_the_end(self, progress: Progress) -> None:
         """Bring over what differs, until nothing does, and switch."""
@@ -131,9 +131,8 @@ class _Run:
         beside.have_same_settings(self.pair)
         for at in range(MOST_PASSES):
             self._pass(tell)
-            if self.behind is None:
-                beside.have_same_settings(self.pair)
-            if self._looks_complete() and self._switch():
+            beside.have_same_settings(self.pair)
+            if self._looks_complete() and beside.switch(self.pair, self._is_complete):
                 LOG.info("%r is of the model %r now", current.name, self.pair.model.model_id)
                 _settle(current, self.seen)
                 return
@@ -164,26 +163,29 @@ class _Run:
         return self.seen.get(id) != row
 
     def _looks_complete(self) -> bool:
-        """Return what `_is_complete` does, and keep nobody from writing.
+        """Return what `_is_complete` does, note what is behind, and keep nobody from writing.
 
         Writers who were kept waiting would all come at once after it.
         """
-        with self.pair.current.work() as work:
-            ids = self.pair.current.existing(work).id, self.pair.other.row_of(work).id
-            return self._is_complete(work, ids)
-
-    def _switch(self) -> bool:
-        self.behind = None  # where another one's lock is in the way, too
-        return beside.switch(self.pair, self._is_complete)
+        current, other = self.pair.current, self.pair.other
+        self.behind = []
+        for batch in batches(_unlike(current, other, self._but), beside.PAGE):
+            self.behind += self._of_behind(_of_both(current, other, batch))
+        return not self.behind
 
     def _is_complete(self, work: Work, ids: tuple[int, int]) -> bool:
         """Return whether no row has to be brought over: of what the database finds unlike."""
-        but = () if self.are_hashed_alike else ("content_hash",)
-        self.behind = []
-        for batch in batches(beside.unlike(work, ids, but=but), beside.PAGE):
-            found = beside.of_both(work, ids, batch)
-            self.behind += [*(found.other.keys() - found.current.keys()), *self._differing(found)]
-        return not self.behind
+        unlike = batches(beside.unlike(work, ids, but=self._but), beside.PAGE)
+        return not any(self._of_behind(beside.of_both(work, ids, batch)) for batch in unlike)
+
+    @property
+    def _but(self) -> tuple[str, ...]:
+        """What the database is not to compare."""
+        return () if self.are_hashed_alike else ("content_hash",)
+
+    def _of_behind(self, found: beside.Page) -> list[str]:
+        """Return the ids of rows of a page that have to be brought over, or to go."""
+        return [*(found.other.keys() - found.current.keys()), *self._differing(found)]
 
     def _look_ahead(self) -> int:
         """Return how many items there are to bring over.
@@ -379,13 +381,24 @@ def _page(
     current: Reference[Any], other: Reference[Any], after: str | None
 ) -> tuple[beside.Page, str | None]:
     with current.work() as work:
-        return beside.page(work, (current.existing(work).id, other.row_of(work).id), after)
+        return beside.page(work, _ids(work, current, other), after)
 
 
 @retried
 def _of_both(current: Reference[Any], other: Reference[Any], rows: list[str]) -> beside.Page:
     with current.work() as work:
-        return beside.of_both(work, (current.existing(work).id, other.row_of(work).id), rows)
+        return beside.of_both(work, _ids(work, current, other), rows)
+
+
+@retried
+def _unlike(current: Reference[Any], other: Reference[Any], but: tuple[str, ...]) -> list[str]:
+    with current.work() as work:
+        return beside.unlike(work, _ids(work, current, other), but=but)
+
+
+def _ids(work: Work, current: Reference[Any], other: Reference[Any]) -> tuple[int, int]:
+    """Return the ids of the two collections, read now."""
+    return current.existing(work).id, other.row_of(work).id
 
 
 @retried

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
-import embeddings
+from tests.reaching import file_with_tables
 from tests.third_database.dialect import Third
 
 if TYPE_CHECKING:
@@ -20,11 +20,7 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="session")
 def third_migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file with the tables of a third database, to be copied."""
-    path = tmp_path_factory.mktemp("third") / "app.db"
-    engine = create_engine(f"{Third.name}:///{path}")
-    embeddings.migrate(engine)
-    engine.dispose()
-    return path
+    return file_with_tables(tmp_path_factory.mktemp("third"), Third.name)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
-from . import parts, words
+from . import further, words
 from .drivers import is_psycopg
 from .types import as_jsonb, to_pgvector_fields
 
@@ -48,8 +48,8 @@ def copy(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
     no COPY, as with row-level security: an INSERT tells. It is within a savepoint.
     """
     connection = work.connection
-    columns = (*COLUMNS, *parts.columns_of(work), *words.columns_of(work))
-    data = _encoded(work, rows, updated, len(columns))
+    columns = (*COLUMNS, *further.columns_of(work))
+    data = _encoded(work, rows, updated, columns)
     try:
         with connection.begin_nested():
             _send(connection, work, columns, data)
@@ -108,10 +108,10 @@ async def _copy_awaited(driver: Any, sql: str, data: Iterator[bytes]) -> None:
 
 
 def _encoded(
-    work: Work, rows: Sequence[dict[str, Any]], updated: int, fields: int
+    work: Work, rows: Sequence[dict[str, Any]], updated: int, columns: Sequence[str]
 ) -> Iterator[bytes]:
-    """Yield rows in the binary format of COPY: `COLUMNS`, those of chunks, and the words."""
-    head, language = _ROW.pack(fields, 4, work.row.id), work.row.language
+    """Yield rows in the binary format of COPY."""
+    head, has_further = _ROW.pack(len(columns), 4, work.row.id), len(columns) > len(COLUMNS)
     yield _HEADER
     for start in range(0, len(rows), ROWS_AT_ONCE):
         some = rows[start : start + ROWS_AT_ONCE]
@@ -130,10 +130,8 @@ def _encoded(
                 _field(metadata and _JSONB_VERSION + as_jsonb(metadata).encode()),
                 _field(row.get("updated", updated)),
             )
-            if work.parts:
-                pieces += map(_field, parts.values_of(work, row))
-            if language is not None:
-                pieces += map(_field, words.values_of(work, row, words.as_binary))
+            if has_further:
+                pieces += map(_field, further.values_of(work, row, words.as_binary))
         yield b"".join(pieces)
     yield _END
 

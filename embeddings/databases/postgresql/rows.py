@@ -25,7 +25,7 @@ from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ..base import by_hash, rows_of
 from ..inserts import Insert, insert_of
-from . import parts, words
+from . import further, words
 from .copy import COPIED_FROM, LOOKED_FOR_FROM, copy
 from .drivers import sender
 from .servers import is_spread, is_there, settle_copy
@@ -52,11 +52,6 @@ _TYPES: dict[str, TypeEngine[Any]] = {
     "content_hash": LargeBinary(),
     "metadata": Text(),  # which is cast to JSONB, for which hosts have codecs
     "updated": Integer(),
-}
-_FURTHER: dict[str, TypeEngine[Any]] = {
-    **{name: kind() for name, kind in parts.COLUMN_TYPES.items()},
-    words.WORDS: Text(),  # which is cast
-    words.WORDS_OF: LargeBinary(),
 }
 
 
@@ -191,13 +186,14 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
     """
     connection = work.connection
     schema_map = tuple(schema_map_of(connection).items())
+    names = further.columns_of(work)
     statement = _insert(
         work.records,
         connection.dialect,
         schema_map,
         tuple(work.extra),
         replaces=replaces,
-        further=(*parts.columns_of(work), *words.columns_of(work)),
+        names=names,
     )
     send = sender(connection)
     values: list[tuple[Any, ...]] = []
@@ -205,10 +201,8 @@ def _write(work: Work, rows: Sequence[dict[str, Any]], updated: int, *, replaces
         columns = [[row[name] for row in piece] for name in _AS_THEY_ARE]
         columns.append([row["metadata"] and as_jsonb(row["metadata"]) for row in piece])
         columns.append([row.get("updated", updated) for row in piece])
-        if work.parts:
-            columns += map(list, zip(*(parts.values_of(work, row) for row in piece), strict=True))
-        if work.row.language is not None:
-            found = (words.values_of(work, row, words.as_tsvector) for row in piece)
+        if names:
+            found = (further.values_of(work, row, words.as_tsvector) for row in piece)
             columns += map(list, zip(*found, strict=True))
         ids, *others = map(send.values, columns)
         vectors = send.vectors([row["embedding"] for row in piece])
@@ -240,20 +234,20 @@ def _insert(
     extra: tuple[str, ...],
     *,
     replaces: bool,
-    further: tuple[str, ...],
+    names: tuple[str, ...],
 ) -> Insert:
     """Return the statement. A host's own columns of rows that are there are left alone.
 
     So are the words of a row that is written without any: if they are those of another content,
     they count for nothing.
     """
-    columns = (*COLUMNS, *further)
-    types = _TYPES | {name: _FURTHER[name] for name in further}
+    columns = (*COLUMNS, *names)
+    types = _TYPES | {name: further.TYPES[name] for name in names}
     table = records.embeddings
-    if further:
+    if names:
         table = table.to_metadata(MetaData())
-        for name in further:
-            table.append_column(Column(name, _FURTHER[name]))
+        for name in names:
+            table.append_column(Column(name, further.TYPES[name]))
     arrays = (cast(bindparam(name), ARRAY(kind)) for name, kind in types.items())
     given = func.unnest(*arrays).table_valued(*types, name="given").render_derived()
     values: dict[str, Any] = {
@@ -261,7 +255,7 @@ def _insert(
     }
     values |= {name: given.c[name] for name in types}
     values["metadata"] = cast(given.c.metadata, postgresql.JSONB)
-    if words.WORDS in further:
+    if words.WORDS in names:
         values[words.WORDS] = cast(given.c[words.WORDS], postgresql.TSVECTOR)
     # In the order of the arrays, which is that of all writers.
     statement = postgresql.insert(table).from_select([*values], select(*values.values()))
@@ -271,7 +265,7 @@ def _insert(
     replaced |= {
         name: func.coalesce(statement.excluded[name], table.c[name])
         for name in (words.WORDS, words.WORDS_OF)
-        if name in further
+        if name in names
     }
     statement = (
         statement.on_conflict_do_update(index_elements=table.primary_key, set_=replaced)
