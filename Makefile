@@ -81,13 +81,14 @@ bench: $(VENV)/.bench
 writers: $(VENV)/.dev
 	EMBEDDINGS_PROCESSES=4 $(BIN)/python -m benchmarks.writers
 
-# One environment; each stamp file says what was installed into it.
+# One environment; each stamp file says what was installed into it. What of it is imported is compiled
+# then: most of it never is.
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.%: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[$*]'
 	touch $@
 
 # It sees the packages of the first, after its own: pip installs what has to be another version.

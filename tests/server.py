@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 NOBODY = 65534  # PostgreSQL refuses to run as root
 SETTINGS = (
@@ -43,6 +43,13 @@ AT_THE_END = ("sh", "-c", 'cat; exec "$@"', "sh")
 @contextmanager
 def postgresql() -> Iterator[str]:
     """Yield the URL of a new server's database `postgres`; the server ends with the block."""
+    with controlled() as (url, _):
+        yield url
+
+
+@contextmanager
+def controlled() -> Iterator[tuple[str, Callable[..., None]]]:
+    """Yield the same, and what runs one of the server's programs, such as pg_ctl, on it."""
     as_root = os.geteuid() == 0
     user: dict[str, Any] = {"user": NOBODY, "group": NOBODY, "extra_groups": []} if as_root else {}
     folder = Path(tempfile.mkdtemp(prefix="pg"))
@@ -83,7 +90,7 @@ def postgresql() -> Iterator[str]:
             start_new_session=True,
             **user,
         ):
-            yield f"postgresql+psycopg://postgres@/postgres?host={folder}"
+            yield f"postgresql+psycopg://postgres@/postgres?host={folder}", run
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

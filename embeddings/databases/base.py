@@ -36,7 +36,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
-from sqlalchemy.exc import CompileError
+from sqlalchemy.exc import CompileError, DBAPIError
 from sqlalchemy.types import NullType, String, TypeEngine, Uuid
 
 from ..errors import IndexingError, SchemaError
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
     from sqlalchemy import URL, Column, Connection, Dialect, Engine, Select, Subquery
-    from sqlalchemy.exc import DBAPIError
 
     from ..following.literals import Follow
     from ..keys import Keys
@@ -227,6 +226,13 @@ class Database:
     def asks_to_try_again(self, error: DBAPIError) -> bool:
         """Return whether the same transaction may succeed now, because of what others have done."""
         return False
+
+    def is_away(self, error: Exception) -> bool:
+        """Return whether an error says that the database is not to be had for some time.
+
+        It is of the driver's, or of SQLAlchemy's.
+        """
+        return isinstance(error, DBAPIError) and error.connection_invalidated
 
     def refuses_writing(self, error: DBAPIError) -> bool:
         """Return whether an error says that the database can only be read."""

@@ -171,11 +171,24 @@ def refresh(
     if keys is not None:
         _these(run, collection.ids_of(several(keys, "keys"), "keys"), size)
     else:
+        seconds = POLL
         while True:
-            _all_pending(run, size, limit, progress, forever=forever, stop=stop)
+            collection.sessions.drop_broken()
+            try:
+                _all_pending(run, size, limit, progress, forever=forever, stop=stop)
+                seconds = POLL
+            except Exception as error:
+                if not forever or not collection.database.is_away(error):
+                    raise
+                seconds = min(LONGEST, 2 * seconds)
+                LOG.warning(
+                    "refresh of %r waits for the database: %s",
+                    collection.name,
+                    type(getattr(error, "orig", error)).__name__,
+                )
             if not forever or _is_over(run, limit, stop):
                 break
-            _wait(collection, POLL, stop)
+            _wait(collection, seconds, stop)
             run.tries.clear()
     with collection.work() as work:
         count = pending.count(work)

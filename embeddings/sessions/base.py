@@ -77,6 +77,9 @@ class Sessions:
         """Return the dialect of the database that has the tables; nothing is connected."""
         return self.bind(records).dialect
 
+    def drop_broken(self) -> None:
+        """Let go of a connection that has failed, where no pool does."""
+
     def close(self) -> None:
         """Close what was opened here; nothing that was handed in."""
 

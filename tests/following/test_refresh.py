@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, delete, event, insert, select, text, update
+from sqlalchemy import Engine, create_engine, delete, event, insert, select, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
@@ -21,12 +21,14 @@ from embeddings import (
     RefusedError,
     Report,
     UnavailableError,
+    migrate,
 )
 from embeddings.following import pending, refresh
 from embeddings.following.pending import Pending
 from embeddings.tables.pending import pending_table
 from embeddings.tables.records import RECORDS, now
 from embeddings.testing import DeterministicModel
+from tests.server import controlled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -457,6 +459,98 @@ def test_awaited(request: pytest.FixtureRequest, driver: str, notes: ModelCollec
     finally:
         notes.uninstall(own)
         Base.metadata.drop_all(own)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_for_ever_outlives_the_server(
+    driver: str,
+    notes: ModelCollection[Note],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """It waits while the server is away, and goes on when that is back."""
+    monkeypatch.setattr(refresh, "POLL", 0.01)
+    stop = threading.Event()
+    reports: list[Report] = []
+    with controlled() as (url, run):
+        own = create_engine(url)
+        migrate(own)
+        Base.metadata.create_all(own)
+        notes.install(own)
+        change(own, insert(Note).values(id=1, title="first"))
+
+        async def awaited() -> Report:
+            engine = create_async_engine(own.url.set(drivername="postgresql+asyncpg"))
+            report = await notes.arefresh(engine, forever=True, stop=stop)
+            await engine.dispose()
+            return report
+
+        def work() -> None:
+            if driver == "asyncpg":
+                reports.append(asyncio.run(awaited()))
+            else:
+                reports.append(notes.refresh(own, forever=True, stop=stop))
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        while count(own):
+            assert not stop.wait(0.01)
+            assert thread.is_alive()
+        run("pg_ctl", "stop", "-w", "-m", "immediate")
+        while not caplog.messages:
+            assert not stop.wait(0.01)
+            assert thread.is_alive()
+        run("pg_ctl", "start", "-w")
+        own.dispose()
+        change(own, insert(Note).values(id=2, title="second"))
+        while count(own):
+            assert not stop.wait(0.01)
+            assert thread.is_alive()
+        stop.set()
+        thread.join()
+        assert reports[0].embedded == 2
+        assert is_right(notes, own)
+        own.dispose()
+    assert all(
+        message.startswith("refresh of 'notes' waits for the database: ")
+        for message in caplog.messages
+    )
+
+
+def test_for_ever_outlives_who_keeps_the_file_locked(
+    engine: Engine,
+    notes: ModelCollection[Note],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """On SQLite it waits for another program longer than its connection does."""
+    monkeypatch.setattr(refresh, "POLL", 0.01)
+    Base.metadata.create_all(engine)
+    notes.install(engine)
+    own = create_engine(engine.url, connect_args={"timeout": 0.01})
+    stop = threading.Event()
+    with engine.connect() as other:
+        other.exec_driver_sql("BEGIN IMMEDIATE")
+        other.execute(insert(Note).values(id=1, title="first"))
+        other.commit()
+        other.exec_driver_sql("BEGIN IMMEDIATE")
+        options = {"forever": True, "stop": stop}
+        thread = threading.Thread(target=notes.refresh, args=(own,), kwargs=options)
+        thread.start()
+        while not caplog.messages:
+            assert not stop.wait(0.01)
+            assert thread.is_alive()
+        other.rollback()
+    while count(engine):
+        assert not stop.wait(0.01)
+        assert thread.is_alive()
+    stop.set()
+    thread.join()
+    assert is_right(notes, engine)
+    assert {*caplog.messages} == {"refresh of 'notes' waits for the database: OperationalError"}
+    own.dispose()
+    notes.uninstall(engine)
+    Base.metadata.drop_all(engine)
 
 
 def test_nobody_is_waited_for(postgresql_engine: Engine, notes: ModelCollection[Note]):

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import io
 import shlex
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from embeddings.following import refresh
 from embeddings.integrations.django import ModelCollection
 from embeddings.integrations.django.operations import FollowRows, UnfollowRows
 from embeddings.models.registry import substitute_models
@@ -111,6 +113,42 @@ async def _awaited(notes: ModelCollection[Any], alias: str) -> None:
     assert (await notes.arefresh(using=alias)).pending == 0
     assert (await notes.async_(using=alias, dry_run=True)).stale == ()
     assert (await notes.apending(using=alias)).items == 0
+
+
+def test_a_worker_outlives_its_connection(
+    alias: str, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    """What Django does between two requests, `refresh(forever=True)` does between two looks."""
+    from django.db import connections
+
+    if connections[alias].vendor != "postgresql":
+        pytest.skip("SQLite has no server that ends connections")
+    monkeypatch.setattr(refresh, "POLL", 0.01)
+    notes = declared("columns", library)
+    notes.install(using=alias)
+    rows = library.Leaflet.objects.using(alias)
+    stop, pids, reports = threading.Event(), [], []
+
+    def work() -> None:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            pids.extend(cursor.fetchone())
+        reports.append(notes.refresh(using=alias, forever=True, stop=stop))
+        connections.close_all()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    for title in ("before", "after"):
+        rows.create(title=title)
+        while notes.pending(using=alias).items:
+            assert not stop.wait(0.01)
+            assert thread.is_alive()
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s)", pids)
+    stop.set()
+    thread.join()
+    assert reports[0].embedded == 2
+    notes.uninstall(using=alias)
 
 
 def test_another_model(alias: str, library: ModuleType):

@@ -199,6 +199,10 @@ class PostgreSQL(Database):
         """Return whether it could not be serialized, or was chosen to end a deadlock."""
         return extension.sqlstate(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}
 
+    def is_away(self, error: Exception) -> bool:
+        """Return whether a connection was lost, or none is to be had."""
+        return super().is_away(error) or extension.refuses_connections(error)
+
     # Transactions
 
     def own_isolation_level(self, connection: Connection) -> str | None:

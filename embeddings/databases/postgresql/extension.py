@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 INSUFFICIENT_PRIVILEGE = "42501"
+CONNECTION_EXCEPTIONS = "08"  # of whose class
+NO_CONNECTIONS = frozenset({"53300", "57P01", "57P02", "57P03"})
+"""too_many_connections, admin_shutdown, crash_shutdown, cannot_connect_now."""
 
 
 def create(connection: Connection) -> None:
@@ -76,5 +79,21 @@ def may_read(connection: Connection, table: str, schema: str | None) -> bool:
 
 def sqlstate(error: DBAPIError) -> str | None:
     """Return PostgreSQL's code for an error, whatever the driver."""
-    code: str | None = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    return _code(error.orig)
+
+
+def _code(error: object) -> str | None:
+    code: str | None = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
     return code
+
+
+def refuses_connections(error: Exception) -> bool:
+    """Return whether an error is that of connecting, or the server ends the connection.
+
+    A driver that reaches no server has no code, and asyncpg raises the system's own error.
+    """
+    of_driver = error.orig if isinstance(error, DBAPIError) else error
+    code = _code(of_driver)
+    if code is None:
+        return isinstance(of_driver, OSError) or type(of_driver).__name__ == "OperationalError"
+    return code in NO_CONNECTIONS or code.startswith(CONNECTION_EXCEPTIONS)

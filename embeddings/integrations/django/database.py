@@ -151,6 +151,11 @@ class DjangoTransactions(Sessions):
         with self.session(write=False) as session:
             yield session, not connections[self._alias].in_atomic_block
 
+    def drop_broken(self) -> None:
+        """Let go of Django's connection as Django does between two requests."""
+        if self.owns_transactions:
+            connections[self._alias].close_if_unusable_or_obsolete()
+
     def bind(self, records: Records) -> Engine:
         """Return the engine of the alias, which borrows Django's connection."""
         return _engine(self._alias)
