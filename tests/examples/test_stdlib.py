@@ -72,6 +72,7 @@ BENCHMARKS = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_a_benchmark_prints_its_ratios(name: str):
     """On few rows, so that it does not rot between the times that somebody runs it."""

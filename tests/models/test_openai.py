@@ -600,6 +600,7 @@ FAULTS = [pytest.param(answer, ModelError, id=name) for name, answer in MODEL_FA
 ]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(("fault", "expected"), FAULTS)
 def test_a_fault_of_the_service_is_typed_stores_nothing_and_shows_no_secret(
     service, session, open_model, caplog, fault, expected

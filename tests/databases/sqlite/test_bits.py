@@ -277,6 +277,7 @@ def test_a_downgrade_takes_it_along(engine: Engine):
 # What is found
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("_few_are_few")
 def test_nearly_all_of_the_best_are_found(engine: Engine, method: str):
     """Of more rows than are read, with every condition, whether it keeps much or little."""
@@ -344,6 +345,7 @@ def test_another_model_takes_the_index_along(engine: Engine, model: Deterministi
     assert docs.index_info() is not None
 
 
+@pytest.mark.once
 def test_recall_on_real_texts(engine: Engine, docstrings: Any):
     """Held out texts find 99 in a hundred of their nearest; 0.07 of the vectors' memory is used."""
     matrix = docstrings

@@ -13,6 +13,8 @@ from embeddings.databases.sqlite.matrix.segments import Packer
 from embeddings.databases.sqlite.matrix.state import Mark, State
 from embeddings.vectors import as_query, cosine_scores
 
+pytestmark = pytest.mark.once
+
 SIZE = 256
 
 
