@@ -68,6 +68,12 @@ if TYPE_CHECKING:
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
 
+def of_driver(error: Exception) -> BaseException:
+    """Return the driver's error behind one that SQLAlchemy or Django has made of it."""
+    behind = error.orig if isinstance(error, DBAPIError) else error.__cause__
+    return behind or error
+
+
 class Database:
     """A kind of database. There is one object for each, and it holds nothing."""
 
@@ -230,7 +236,7 @@ class Database:
     def is_away(self, error: Exception) -> bool:
         """Return whether an error says that the database is not to be had for some time.
 
-        It is of the driver's, or of SQLAlchemy's.
+        It is the driver's, or that of SQLAlchemy or Django which it has become.
         """
         return isinstance(error, DBAPIError) and error.connection_invalidated
 

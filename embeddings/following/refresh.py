@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.exc import DBAPIError
 
+from ..databases.base import of_driver
 from ..errors import InvalidItemError, ModelError
 from ..models.base import batches, check_batch_size
 from ..searching.query import several
@@ -173,7 +174,6 @@ def refresh(
     else:
         seconds = POLL
         while True:
-            collection.sessions.drop_broken()
             try:
                 _all_pending(run, size, limit, progress, forever=forever, stop=stop)
                 seconds = POLL
@@ -184,8 +184,9 @@ def refresh(
                 LOG.warning(
                     "refresh of %r waits for the database: %s",
                     collection.name,
-                    type(getattr(error, "orig", error)).__name__,
+                    type(of_driver(error)).__name__,
                 )
+                collection.sessions.drop_broken()
             if not forever or _is_over(run, limit, stop):
                 break
             _wait(collection, seconds, stop)

@@ -11,6 +11,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, delete, event, insert, select, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import NullPool
 
 from embeddings import (
     Collection,
@@ -473,7 +474,7 @@ def test_for_ever_outlives_the_server(
     stop = threading.Event()
     reports: list[Report] = []
     with controlled() as (url, run):
-        own = create_engine(url)
+        own = create_engine(url, poolclass=NullPool)
         migrate(own)
         Base.metadata.create_all(own)
         notes.install(own)
@@ -489,7 +490,9 @@ def test_for_ever_outlives_the_server(
             if driver == "asyncpg":
                 reports.append(asyncio.run(awaited()))
             else:
-                reports.append(notes.refresh(own, forever=True, stop=stop))
+                engine = create_engine(url)
+                reports.append(notes.refresh(engine, forever=True, stop=stop))
+                engine.dispose()
 
         thread = threading.Thread(target=work)
         thread.start()
@@ -501,7 +504,6 @@ def test_for_ever_outlives_the_server(
             assert not stop.wait(0.01)
             assert thread.is_alive()
         run("pg_ctl", "start", "-w")
-        own.dispose()
         change(own, insert(Note).values(id=2, title="second"))
         while count(own):
             assert not stop.wait(0.01)
@@ -510,7 +512,6 @@ def test_for_ever_outlives_the_server(
         thread.join()
         assert reports[0].embedded == 2
         assert is_right(notes, own)
-        own.dispose()
     assert all(
         message.startswith("refresh of 'notes' waits for the database: ")
         for message in caplog.messages

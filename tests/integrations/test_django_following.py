@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
 
+    from embeddings import Report
+
 
 class Apart:
     """A router that has the rows of all apps but ours in one database."""
@@ -116,38 +118,61 @@ async def _awaited(notes: ModelCollection[Any], alias: str) -> None:
 
 
 def test_a_worker_outlives_its_connection(
-    alias: str, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+    alias: str,
+    library: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ):
-    """What Django does between two requests, `refresh(forever=True)` does between two looks."""
-    from django.db import connections
+    """After an error `refresh(forever=True)` does what Django does between two requests.
 
-    if connections[alias].vendor != "postgresql":
-        pytest.skip("SQLite has no server that ends connections")
+    On SQLite, of which no server ends connections, it waits for who keeps the file locked.
+    """
+    from django.db import connections, transaction
+
     monkeypatch.setattr(refresh, "POLL", 0.01)
+    is_postgresql = connections[alias].vendor == "postgresql"
     notes = declared("columns", library)
     notes.install(using=alias)
     rows = library.Leaflet.objects.using(alias)
-    stop, pids, reports = threading.Event(), [], []
+    stop = threading.Event()
+    pids: list[int] = []
+    reports: list[Report] = []
 
     def work() -> None:
         with connections[alias].cursor() as cursor:
-            cursor.execute("SELECT pg_backend_pid()")
-            pids.extend(cursor.fetchone())
+            if is_postgresql:
+                cursor.execute("SELECT pg_backend_pid()")
+                pids.extend(cursor.fetchone())
+            else:
+                cursor.execute("PRAGMA busy_timeout = 1")
         reports.append(notes.refresh(using=alias, forever=True, stop=stop))
         connections.close_all()
 
+    def wait() -> None:
+        assert not stop.wait(0.01)
+        assert thread.is_alive()
+
     thread = threading.Thread(target=work)
-    thread.start()
-    for title in ("before", "after"):
-        rows.create(title=title)
-        while notes.pending(using=alias).items:
-            assert not stop.wait(0.01)
-            assert thread.is_alive()
+    rows.create(title="before")
+    with transaction.atomic(using=alias):
+        rows.create(title="never")
+        thread.start()
+        while not (is_postgresql or caplog.messages):
+            wait()
+        transaction.set_rollback(True, using=alias)
+    while notes.pending(using=alias).items:
+        wait()
+    if is_postgresql:
         with connections[alias].cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(%s)", pids)
+            assert cursor.fetchone() == (True,)
+    rows.create(title="after")
+    while notes.pending(using=alias).items:
+        wait()
     stop.set()
     thread.join()
     assert reports[0].embedded == 2
+    assert caplog.messages
     notes.uninstall(using=alias)
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from ...errors import SchemaError
+from ..base import of_driver
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -77,13 +78,10 @@ def may_read(connection: Connection, table: str, schema: str | None) -> bool:
     return connection.scalar(allowed, {"table": table, "schema": schema}) is not False
 
 
-def sqlstate(error: DBAPIError) -> str | None:
+def sqlstate(error: Exception) -> str | None:
     """Return PostgreSQL's code for an error, whatever the driver."""
-    return _code(error.orig)
-
-
-def _code(error: object) -> str | None:
-    code: str | None = getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)
+    raised = of_driver(error)
+    code: str | None = getattr(raised, "sqlstate", None) or getattr(raised, "pgcode", None)
     return code
 
 
@@ -92,8 +90,7 @@ def refuses_connections(error: Exception) -> bool:
 
     A driver that reaches no server has no code, and asyncpg raises the system's own error.
     """
-    of_driver = error.orig if isinstance(error, DBAPIError) else error
-    code = _code(of_driver)
+    code, raised = sqlstate(error), of_driver(error)
     if code is None:
-        return isinstance(of_driver, OSError) or type(of_driver).__name__ == "OperationalError"
+        return isinstance(raised, OSError) or type(raised).__name__ == "OperationalError"
     return code in NO_CONNECTIONS or code.startswith(CONNECTION_EXCEPTIONS)

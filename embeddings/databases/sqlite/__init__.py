@@ -22,7 +22,6 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
-from sqlalchemy.exc import DBAPIError
 
 from ...tables.pending import pending_name
 from ...vectors import ITEM_BYTES
@@ -52,6 +51,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sqlalchemy import URL, Connection, Dialect, Engine, Subquery
+    from sqlalchemy.exc import DBAPIError
 
     from ...following.literals import Follow
     from ...keys import Keys
@@ -155,7 +155,7 @@ class SQLite(Database):
 
     def is_away(self, error: Exception) -> bool:
         """Return whether somebody kept it locked for as long as the connection waits."""
-        return isinstance(error, DBAPIError) and hints.primary_code(error) == sqlite3.SQLITE_BUSY
+        return hints.primary_code(error) == sqlite3.SQLITE_BUSY
 
     def refuses_writing(self, error: DBAPIError) -> bool:
         """Return whether the file, its folder or its URL is read-only."""

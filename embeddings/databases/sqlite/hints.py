@@ -9,6 +9,7 @@ import re
 import sqlite3
 from typing import TYPE_CHECKING
 
+from ..base import of_driver
 from .transactions import is_configured
 
 if TYPE_CHECKING:
@@ -31,9 +32,9 @@ LOST_LOG = (
 )
 
 
-def primary_code(error: DBAPIError) -> int | None:
+def primary_code(error: Exception) -> int | None:
     """Return the result code of an error, without what extends it; None if it has none."""
-    code: int | None = getattr(error.orig, "sqlite_errorcode", None)
+    code: int | None = getattr(of_driver(error), "sqlite_errorcode", None)
     return None if code is None else code & 0xFF
 
 
