@@ -178,7 +178,7 @@ def refresh(
                 _all_pending(run, size, limit, progress, forever=forever, stop=stop)
                 seconds = POLL
             except Exception as error:
-                if not forever or not collection.database.is_away(error):
+                if not forever or not _is_away(run, error):
                     raise
                 seconds = min(LONGEST, 2 * seconds)
                 LOG.warning(
@@ -271,6 +271,21 @@ def _all_pending(
         else:
             _wait(collection, pause, stop)
             pause = min(2 * pause, LONGEST)
+
+
+def _is_away(run: _Refresh, error: Exception) -> bool:
+    """Return whether the database is not to be had for some time."""
+    collection = run.collection
+    if collection.database.is_away(error):
+        return True
+    if not isinstance(error, OSError):
+        return False
+    try:  # asyncpg raises the system's error where it reaches no server; so may a model of its own
+        with collection.work() as work:
+            run.pending.newest(work)
+    except OSError:
+        return True
+    return False
 
 
 def _is_over(run: _Refresh, limit: int | None, stop: Stop | None) -> bool:

@@ -518,6 +518,20 @@ def test_for_ever_outlives_the_server(
     )
 
 
+def test_for_ever_ends_with_an_error_of_the_models_own(
+    notes: ModelCollection[Note], own: Engine, model: Model
+):
+    """The system's error is not taken for that of a database that is away."""
+
+    def fail(_: Any) -> None:
+        raise ConnectionRefusedError("of the model")
+
+    model.happens = fail
+    change(own, update(Note).values(body="second"))
+    with pytest.raises(ConnectionRefusedError, match="of the model"):
+        notes.refresh(own, forever=True)
+
+
 def test_for_ever_outlives_who_keeps_the_file_locked(
     engine: Engine,
     notes: ModelCollection[Note],

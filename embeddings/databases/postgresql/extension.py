@@ -86,11 +86,8 @@ def sqlstate(error: Exception) -> str | None:
 
 
 def refuses_connections(error: Exception) -> bool:
-    """Return whether an error is that of connecting, or the server ends the connection.
-
-    A driver that reaches no server has no code, and asyncpg raises the system's own error.
-    """
-    code, raised = sqlstate(error), of_driver(error)
-    if code is None:
-        return isinstance(raised, OSError) or type(raised).__name__ == "OperationalError"
+    """Return whether an error is that of connecting, or the server ends the connection."""
+    code = sqlstate(error)
+    if code is None:  # no server was reached
+        return type(of_driver(error)).__name__ == "OperationalError"
     return code in NO_CONNECTIONS or code.startswith(CONNECTION_EXCEPTIONS)
