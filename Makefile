@@ -81,14 +81,13 @@ bench: $(VENV)/.bench
 writers: $(VENV)/.dev
 	EMBEDDINGS_PROCESSES=4 $(BIN)/python -m benchmarks.writers
 
-# One environment; each stamp file says what was installed into it. What of it is imported is compiled
-# then: most of it never is.
+# One environment; each stamp file says what was installed into it.
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed")'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.%: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
 	touch $@
 
 # It sees the packages of the first, after its own: pip installs what has to be another version.
