@@ -26,7 +26,7 @@ import embeddings
 from tests.server import postgresql
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
 
 MEMORY = Path("/dev/shm")  # noqa: S108
@@ -58,35 +58,6 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["POSTGRESQL_URL"] = stack.enter_context(postgresql())
         stack.callback(os.environ.pop, "POSTGRESQL_URL")
         config.add_cleanup(stack.close)
-
-
-@contextlib.contextmanager
-def measured_with_its_test(item: pytest.Item) -> Iterator[None]:
-    """Measure no coverage in the block if none is measured of the test itself, by pytest-cov."""
-    plugin = item.config.pluginmanager.getplugin("_cov")
-    controller = getattr(plugin, "cov_controller", None)
-    if controller is None or item.get_closest_marker("no_cover") is None:
-        yield
-        return
-    controller.pause()
-    try:
-        yield
-    finally:
-        controller.resume()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None, Any, Any]:
-    """Measure what is done for a test as the test."""
-    with measured_with_its_test(item):
-        return (yield)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, Any, Any]:
-    """The same for what is done after it."""
-    with measured_with_its_test(item):
-        return (yield)
 
 
 PAGE = "page"  # the name of the module that the code of a page is in

@@ -70,9 +70,6 @@ BEGIN
     END IF;
 END $$""")
 
-UNMEASURED = {"documentation", "examples", "reliability"}
-"""Folders of tests."""
-
 Open = Callable[..., Collection[Any]]
 """Open a collection by its name in the one database of the test; takes Collection's keywords."""
 
@@ -83,15 +80,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure coverage, which takes long, of the first case of each test on each database alone.
-
-    Of what says nothing of a line, but that it holds under load or in an example, it is not.
-    """
+    """Measure coverage, which takes long, of the first case of each test on each database alone."""
     measured = set()
     for item in items:
         name, _, values = item.nodeid.partition("[")
         case = name, "postgresql" in values or "asyncpg" in values
-        if case in measured or UNMEASURED.intersection(item.path.parts):
+        if case in measured:
             item.add_marker(pytest.mark.no_cover)
         measured.add(case)
 
