@@ -7,7 +7,8 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Barrier
+from threading import Barrier, Thread
+from time import sleep
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -53,6 +54,13 @@ on_each_driver = pytest.mark.parametrize(
 """For many values, of which each takes its time, through each driver and both transactions."""
 on_both = pytest.mark.parametrize("db", ["session", "postgresql_session"], indirect=True)
 """For what depends on the database, but not on the way to reach it."""
+
+
+def wait_until(is_so: Callable[[], Any], thread: Thread) -> None:
+    """Wait for what a thread brings about, for as long as it runs."""
+    while not is_so():
+        assert thread.is_alive()
+        sleep(0.01)
 
 
 def examples(usual: int) -> int:

@@ -85,7 +85,8 @@ def unchanged(
 def may_be_of_a_row(collection: Reference[Any], error: Exception) -> bool:
     """Return whether reading may have failed because of a row: a driver or a type raised."""
     if isinstance(error, DBAPIError):
-        return not (error.connection_invalidated or collection.database.was_kept_waiting(error))
+        database = collection.database
+        return not (database.is_away(error) or database.was_kept_waiting(error))
     return not isinstance(error, EmbeddingsError)
 
 

@@ -172,25 +172,7 @@ def refresh(
     if keys is not None:
         _these(run, collection.ids_of(several(keys, "keys"), "keys"), size)
     else:
-        seconds = POLL
-        while True:
-            try:
-                _all_pending(run, size, limit, progress, forever=forever, stop=stop)
-                seconds = POLL
-            except Exception as error:
-                if not forever or not _is_away(run, error):
-                    raise
-                seconds = min(LONGEST, 2 * seconds)
-                LOG.warning(
-                    "refresh of %r waits for the database: %s",
-                    collection.name,
-                    type(of_driver(error)).__name__,
-                )
-                collection.sessions.drop_broken()
-            if not forever or _is_over(run, limit, stop):
-                break
-            _wait(collection, seconds, stop)
-            run.tries.clear()
+        _all_pending(run, size, limit, progress, forever=forever, stop=stop)
     with collection.work() as work:
         count = pending.count(work)
     given_up = tuple(
@@ -234,43 +216,71 @@ def _all_pending(
     forever: bool,
     stop: Stop | None,
 ) -> None:
-    """Bring in what was pending when this began, or, for ever, whatever is."""
+    """Bring in what was pending when this began, or, for ever, whatever is.
+
+    It waits for others who are in the way and, for ever, for more to do, and for a service or a
+    database that is not to be had.
+    """
     pending, collection = run.pending, run.collection
-    with collection.work() as work:
-        upto = None if forever else pending.newest(work)
-        total = None if forever or not progress else pending.count(work)
+    upto = total = None
+    if not forever:
+        with collection.work() as work:
+            upto = pending.newest(work)
+            total = pending.count(work) if progress else None
     tell = teller(progress, total)
-    pause, failures, in_the_way = SHORTEST, 0, 0
+    pause, failures = SHORTEST, 0
     while not _is_over(run, limit, stop):
         most = size if limit is None else min(size, limit - run.done)
         left = {id for id, tries in run.tries.items() if tries >= MOST_TRIES}
         try:
             noted = pending.claim(most, upto, left)
-            if not noted:
-                return
-            kept = run.batch(noted)
-        except DBAPIError as error:
-            in_the_way += 1
-            is_others = pending.claims and collection.database.was_kept_waiting(error)
-            if not is_others or in_the_way >= MOST_TRIES:
-                raise
-            _wait(collection, SHORTEST * 2**in_the_way, stop)
-            continue
-        except ModelError as error:
-            if not forever or not error.is_retryable:
-                raise
+            kept = run.batch(noted) if noted else set()
+        except Exception as error:
             failures += 1
-            seconds = max(min(LONGEST, 2.0**failures), error.retry_after or 0)
-            LOG.warning("refresh of %r waits: %s", collection.name, message_of(error))
+            seconds = _seconds_after(run, error, failures, forever=forever)
+            if seconds is None:
+                raise
             _wait(collection, seconds, stop)
             continue
-        failures = in_the_way = 0
+        failures = 0
         tell(run.done)
         if len(kept) < len(noted):
             pause = SHORTEST
-        else:
+        elif noted:
             _wait(collection, pause, stop)
             pause = min(2 * pause, LONGEST)
+        elif forever:
+            run.tries.clear()
+            _wait(collection, POLL, stop)
+            pause = SHORTEST
+        else:
+            return
+
+
+def _seconds_after(
+    run: _Refresh, error: Exception, failures: int, *, forever: bool
+) -> float | None:
+    """Return how long to wait after so many failures in a row; None if it is to be raised."""
+    collection = run.collection
+    seconds = min(LONGEST, SHORTEST * 2.0**failures)
+    if (
+        isinstance(error, DBAPIError)
+        and collection.database.was_kept_waiting(error)
+        and run.pending.claims
+        and failures < MOST_TRIES
+    ):
+        return seconds
+    if not forever:
+        return None
+    if isinstance(error, ModelError) and error.is_retryable:
+        LOG.warning("refresh of %r waits: %s", collection.name, message_of(error))
+        return max(min(LONGEST, POLL * 2.0**failures), error.retry_after or 0)
+    if _is_away(run, error):
+        kind = type(of_driver(error)).__name__
+        LOG.warning("refresh of %r waits for the database: %s", collection.name, kind)
+        collection.sessions.drop_broken()
+        return seconds
+    return None
 
 
 def _is_away(run: _Refresh, error: Exception) -> bool:

@@ -271,6 +271,17 @@ class Reference(Generic[K]):
         work.database.lock_to_write(work, self.name)
         return self.find(work)
 
+    def existing_to_write(self, work: Work) -> CollectionRow:
+        """Return the row as `find_to_write` does.
+
+        Raises:
+            DoesNotExist: There is none.
+        """
+        row = self.find_to_write(work)
+        if row is None:
+            raise self.does_not_exist()
+        return row
+
     def find_or_create(self, work: Work, model_id: str | None = None) -> CollectionRow:
         """Return the row, created if need be, with that model or the collection's own.
 
@@ -285,9 +296,7 @@ class Reference(Generic[K]):
             self.refuse_if_deleted()
             name = model_id or self.model_id_of(None)
             work.database.insert_collection(work, self.name, name)
-            row = self.find_to_write(work)  # which may be another's by now
-            if row is None:
-                raise self.does_not_exist()
+            row = self.existing_to_write(work)  # which may be another's by now
             if row.chunks is not None and self.chunks is None:  # of a collection that is gone
                 work.database.set_chunk_setting(work, None)
                 row = self.existing(work)

@@ -317,9 +317,7 @@ def set_metadata(collection: Reference[Any], id: Key, metadata: Metadata | None)
     entity = collection.records.embedding
     statement = update(entity).values({entity.metadata_: copy, entity.updated: now()})
     with collection.work(write=True) as work:
-        row = collection.find_to_write(work)
-        if row is None:
-            raise collection.does_not_exist()
+        row = collection.existing_to_write(work)
         if row.chunks is not None:
             work.database.keep_items(work, [text])
         if not work.changed(statement.where(entity.collection_id == row.id, work.is_of(text))):

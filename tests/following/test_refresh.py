@@ -29,6 +29,7 @@ from embeddings.following.pending import Pending
 from embeddings.tables.pending import pending_table
 from embeddings.tables.records import RECORDS, now
 from embeddings.testing import DeterministicModel
+from tests.reaching import wait_until
 from tests.server import controlled
 
 if TYPE_CHECKING:
@@ -424,8 +425,7 @@ def test_for_ever(notes: ModelCollection[Note], own: Engine, monkeypatch: pytest
     thread.start()
     for number in range(1, 4):
         change(own, update(Note).where(Note.id == number).values(body="second"))
-        while count(own):
-            assert not stop.wait(0.01)
+        wait_until(lambda: not count(own), thread)
     stop.set()
     thread.join()
     assert reports[0].embedded == 3
@@ -496,18 +496,12 @@ def test_for_ever_outlives_the_server(
 
         thread = threading.Thread(target=work)
         thread.start()
-        while count(own):
-            assert not stop.wait(0.01)
-            assert thread.is_alive()
+        wait_until(lambda: not count(own), thread)
         run("pg_ctl", "stop", "-w", "-m", "immediate")
-        while not caplog.messages:
-            assert not stop.wait(0.01)
-            assert thread.is_alive()
+        wait_until(lambda: caplog.messages, thread)
         run("pg_ctl", "start", "-w")
         change(own, insert(Note).values(id=2, title="second"))
-        while count(own):
-            assert not stop.wait(0.01)
-            assert thread.is_alive()
+        wait_until(lambda: not count(own), thread)
         stop.set()
         thread.join()
         assert reports[0].embedded == 2
@@ -552,13 +546,9 @@ def test_for_ever_outlives_who_keeps_the_file_locked(
         options = {"forever": True, "stop": stop}
         thread = threading.Thread(target=notes.refresh, args=(own,), kwargs=options)
         thread.start()
-        while not caplog.messages:
-            assert not stop.wait(0.01)
-            assert thread.is_alive()
+        wait_until(lambda: caplog.messages, thread)
         other.rollback()
-    while count(engine):
-        assert not stop.wait(0.01)
-        assert thread.is_alive()
+    wait_until(lambda: not count(engine), thread)
     stop.set()
     thread.join()
     assert is_right(notes, engine)

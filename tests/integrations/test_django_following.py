@@ -15,6 +15,7 @@ from embeddings.integrations.django import ModelCollection
 from embeddings.integrations.django.operations import FollowRows, UnfollowRows
 from embeddings.models.registry import substitute_models
 from embeddings.testing import DeterministicModel
+from tests.reaching import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -148,27 +149,20 @@ def test_a_worker_outlives_its_connection(
         reports.append(notes.refresh(using=alias, forever=True, stop=stop))
         connections.close_all()
 
-    def wait() -> None:
-        assert not stop.wait(0.01)
-        assert thread.is_alive()
-
     thread = threading.Thread(target=work)
     rows.create(title="before")
     with transaction.atomic(using=alias):
         rows.create(title="never")
         thread.start()
-        while not (is_postgresql or caplog.messages):
-            wait()
+        wait_until(lambda: is_postgresql or caplog.messages, thread)
         transaction.set_rollback(True, using=alias)
-    while notes.pending(using=alias).items:
-        wait()
+    wait_until(lambda: not notes.pending(using=alias).items, thread)
     if is_postgresql:
         with connections[alias].cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(%s)", pids)
             assert cursor.fetchone() == (True,)
     rows.create(title="after")
-    while notes.pending(using=alias).items:
-        wait()
+    wait_until(lambda: not notes.pending(using=alias).items, thread)
     stop.set()
     thread.join()
     assert reports[0].embedded == 2

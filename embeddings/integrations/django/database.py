@@ -153,8 +153,7 @@ class DjangoTransactions(Sessions):
 
     def drop_broken(self) -> None:
         """Let go of Django's connection as Django does between two requests."""
-        if self.owns_transactions:
-            connections[self._alias].close_if_unusable_or_obsolete()
+        connections[self._alias].close_if_unusable_or_obsolete()
 
     def bind(self, records: Records) -> Engine:
         """Return the engine of the alias, which borrows Django's connection."""
