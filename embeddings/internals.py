@@ -8,9 +8,10 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import null
+from sqlalchemy import CTE, CompoundSelect, Select, null
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import attributes
+from sqlalchemy.sql import visitors
 from sqlalchemy.sql.selectable import TextualSelect
 from sqlalchemy.sql.visitors import InternalTraversal
 from sqlalchemy.types import NULLTYPE
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
         ColumnElement,
         Connection,
         CursorResult,
+        FromClause,
         GenerativeSelect,
-        Select,
+        SelectBase,
         Table,
     )
     from sqlalchemy.orm import Session
@@ -148,6 +150,20 @@ def has_limit(statement: GenerativeSelect) -> bool:
     PostgreSQL sorts all rows of a subquery with an order, for each page that is taken of it.
     """
     return statement._has_row_limiting_clause
+
+
+def may_be_joined(statement: FromClause | SelectBase) -> bool:
+    """Return whether a subquery gives the rows of its tables as they are, but for conditions.
+
+    PostgreSQL makes a join of `IN` such a subquery. What is SQL by hand may be one.
+    """
+    if any(isinstance(part, CTE) for part in visitors.iterate(statement)):
+        return False
+    if isinstance(statement, Select):
+        return not (
+            statement._has_row_limiting_clause or statement._distinct or statement._group_by_clauses
+        )
+    return not isinstance(statement, CompoundSelect)
 
 
 def has_order(statement: GenerativeSelect) -> bool:

@@ -5,8 +5,21 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import CTE, ColumnElement, Select, Subquery, bindparam, func, literal_column, select
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Select,
+    Subquery,
+    bindparam,
+    case,
+    exists,
+    func,
+    literal_column,
+    select,
+    true,
+)
 
+from ...internals import may_be_joined
 from ...searching.query import MAX_LIMIT
 from .keys import id_as_key, kind_of
 
@@ -96,10 +109,23 @@ def among_of(
     number = once(select(func.count().label("keys")).select_from(few)).c["keys"]
     ids = select(database.key_as_text(few.c.key)).scalar_subquery()
     return Among(
-        as_key.in_(select(key)),
+        _is_chosen(as_key, keys),
         select(number).scalar_subquery() <= literal_column(str(FEW_KEYS)),
         id == func.any(func.array(ids)),
     )
+
+
+def _is_chosen(as_key: ColumnElement[Any], keys: Subquery) -> ColumnElement[bool]:
+    """Return the condition that a candidate is one of the keys.
+
+    PostgreSQL looks it up in the host's index where it can join the host's table. Else it would
+    compare each candidate with all keys; within a CASE, which it does not make a join of, it has
+    them hashed, or where they are very many looks for the one.
+    """
+    key = keys.c[0]
+    if may_be_joined(keys.element):
+        return as_key.in_(select(key))
+    return case((exists().where(key == as_key), true()))
 
 
 def once(statement: Select[Any] | CompoundSelect[Any]) -> CTE:
