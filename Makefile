@@ -38,9 +38,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/python -m tests.typed
 
 types: $(VENV)/.dev
+	$(BIN)/python -m tests.typed
 	$(BIN)/mypy
 
 check: COVERAGE := 1

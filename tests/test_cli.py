@@ -336,6 +336,7 @@ def test_without_click_the_program_names_the_extra(tmp_path: Path):
     assert (done.stderr.count("\n"), done.returncode) == (1, 1)
 
 
+@pytest.mark.once
 def test_the_commands_of_the_documentation_work(tmp_path: Path):
     """The installed program runs them as they stand there."""
     page = (REPOSITORY / "docs" / "command-line.md").read_text()

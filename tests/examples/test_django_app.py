@@ -69,6 +69,7 @@ def site(folder: Path, environment: dict[str, str]) -> Iterator[str]:
 
 
 @usually_on("sqlite")
+@pytest.mark.once
 def test_its_own_tests_pass(folder: Path, environment: dict[str, str]):
     """On either database; warnings are errors, and no migration is missing."""
     commands = ("makemigrations --check", "test")
@@ -261,6 +262,7 @@ urlpatterns = [
 """
 
 
+@pytest.mark.once
 def test_the_lines_of_the_documentation(tmp_path: Path):
     """Added to a new project of Django's, they are enough."""
     folder = tmp_path / "django_app"  # so that its programs find Django imported

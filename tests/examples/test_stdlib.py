@@ -47,6 +47,7 @@ def changes(file: Path) -> int:
         return int(connection.execute("SELECT count(*) FROM embeddings_log").fetchone()[0])
 
 
+@pytest.mark.once
 def test_it_embeds_the_standard_library_once_and_answers(tmp_path: Path):
     """Many texts, three answers by default; a second run writes nothing."""
     first = run(folder=tmp_path)

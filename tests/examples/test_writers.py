@@ -12,6 +12,7 @@ from tests.examples.serving import LONG
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.once
 EDITS = 5 if LONG else 3
 
 

@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 pytest.importorskip("openai", reason="the extra is not installed")
+pytestmark = pytest.mark.once
 
 ROOT = Path(embeddings.__file__).parents[1]
 NAN, INF = float("nan"), float("inf")
@@ -600,7 +601,6 @@ FAULTS = [pytest.param(answer, ModelError, id=name) for name, answer in MODEL_FA
 ]
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(("fault", "expected"), FAULTS)
 def test_a_fault_of_the_service_is_typed_stores_nothing_and_shows_no_secret(
     service, session, open_model, caplog, fault, expected
