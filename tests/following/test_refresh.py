@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import struct
 import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, delete, event, insert, select, text, update
+from sqlalchemy import URL, Engine, create_engine, delete, event, insert, select, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
@@ -22,6 +24,7 @@ from embeddings import (
     RefusedError,
     Report,
     UnavailableError,
+    databases,
     migrate,
 )
 from embeddings.following import pending, refresh
@@ -510,6 +513,37 @@ def test_for_ever_outlives_the_server(
         message.startswith("refresh of 'notes' waits for the database: ")
         for message in caplog.messages
     )
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
+def test_a_server_that_hangs_up_is_away(driver: str):
+    """So does one that is being stopped, with whoever connects just then."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def hang_up() -> None:
+            connection, _ = listening.accept()
+            connection.recv(8)  # whether it speaks TLS
+            connection.send(b"N")
+            connection.recv(1)
+            # No time for what was not sent: it is reset.
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        url = URL.create(f"postgresql+{driver}", "me", host="127.0.0.1", database="none")
+        url = url.set(port=listening.getsockname()[1])
+
+        async def awaited() -> None:
+            await create_async_engine(url).connect()
+
+        def connect() -> None:
+            asyncio.run(awaited()) if driver == "asyncpg" else create_engine(url).connect()
+
+        with pytest.raises(Exception) as raised:  # noqa: PT011  of each driver's own kind
+            connect()
+        thread.join()
+    assert databases.of(create_engine(url).dialect).is_away(raised.value)
 
 
 def test_for_ever_ends_with_an_error_of_the_models_own(

@@ -80,9 +80,11 @@ def may_read(connection: Connection, table: str, schema: str | None) -> bool:
 
 def sqlstate(error: Exception) -> str | None:
     """Return PostgreSQL's code for an error, whatever the driver."""
-    raised = of_driver(error)
-    code: str | None = getattr(raised, "sqlstate", None) or getattr(raised, "pgcode", None)
-    return code
+    for raised in (error, of_driver(error)):  # asyncpg's own has the system's as its cause
+        code: str | None = getattr(raised, "sqlstate", None) or getattr(raised, "pgcode", None)
+        if code is not None:
+            return code
+    return None
 
 
 def refuses_connections(error: Exception) -> bool:
