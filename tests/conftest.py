@@ -80,14 +80,23 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Measure coverage, which takes long, of the first case of each test on each database alone."""
-    measured = set()
+    """Measure coverage, which takes long, of the first case of each test on each database alone.
+
+    Of the contract, which is the same on both, of that on PostgreSQL: SQLite's own parts have
+    their tests in its folder.
+    """
+    first: dict[tuple[str, bool], pytest.Item] = {}
     for item in items:
         name, _, values = item.nodeid.partition("[")
-        case = name, "postgresql" in values or "asyncpg" in values
-        if case in measured:
+        first.setdefault((name, "postgresql" in values or "asyncpg" in values), item)
+    measured = {
+        item
+        for (name, on_postgresql), item in first.items()
+        if on_postgresql or not (name.startswith("tests/contract/") and (name, True) in first)
+    }
+    for item in items:
+        if item not in measured:
             item.add_marker(pytest.mark.no_cover)
-        measured.add(case)
 
 
 def pytest_collection_finish() -> None:
