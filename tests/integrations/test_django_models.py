@@ -188,6 +188,21 @@ def test_many_are_read_and_embedded_in_batches(alias: str, library: ModuleType):
     library.articles.embed_multi([])
 
 
+def test_querysets_that_cannot_be_read_by_pages_as_they_are(alias: str, library: ModuleType):
+    """One that was reversed, a union, one of each: every instance is embedded."""
+    objects = library.Article.objects.using(alias)
+    objects.bulk_create(library.Article(title=f"article {n}") for n in range(7))
+    report = library.articles.embed_multi(objects.order_by("title").reverse(), batch_size=2)
+    assert report.embedded == 7
+    plain = objects.order_by()
+    both = plain.filter(title__lte="article 3").union(plain.filter(title__gt="article 3"))
+    report = library.articles.embed_multi(both, batch_size=2)
+    assert report.unchanged == 7
+    if alias == "postgresql":
+        one_of_each = objects.order_by("title", "pk").distinct("title")
+        assert library.articles.embed_multi(one_of_each, batch_size=2).unchanged == 7
+
+
 def test_an_instance_that_is_not_saved(library: ModuleType, alias: str):
     """It is refused before the model is called, and so is one of another model."""
     with pytest.raises(InvalidItemError, match="save it first"):

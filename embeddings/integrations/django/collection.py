@@ -243,7 +243,8 @@ class ModelCollection(Generic[M]):
         texts read over relations is fetched for a batch at once.
 
         Args:
-            instances: A queryset, which is read a batch at a time, or saved instances.
+            instances: A queryset, or saved instances. It is read a batch at a time, but at once
+                where Django can take no condition more: a slice, a union, DISTINCT ON.
             batch_size: The most instances in one call of the embedding model.
             using: The alias of the database to write to.
             concurrency: The most calls of the embedding model at a time; by default what the model
@@ -261,7 +262,8 @@ class ModelCollection(Generic[M]):
         size = batch_size * calls_at_once(model, concurrency)
         if isinstance(instances, QuerySet):
             self._check_model(instances)
-            if not instances.query.is_sliced:
+            query = instances.query
+            if not (query.is_sliced or query.combinator or query.distinct_fields):
                 instances = _in_pages(instances, size)
         report, count = Report(), 0
         for batch in batches(instances, size):
@@ -874,6 +876,7 @@ def _in_pages(queryset: QuerySet[M], size: int) -> Iterator[M]:
     No cursor stays open, which on SQLite would keep the batches from being written.
     """
     queryset = queryset.order_by("pk")
+    queryset.query.standard_ordering = True  # of a queryset that was reversed
     page = list(queryset[:size])
     while page:
         yield from page
