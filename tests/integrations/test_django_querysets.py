@@ -498,6 +498,21 @@ def test_a_bad_row_is_named(alias: str, library: ModuleType):
     assert library.model.calls == []
 
 
+def test_a_text_that_is_an_expression_yet(alias: str, library: ModuleType):
+    """It is no text before the database has made one of it."""
+    from django.db.models.functions import Upper
+
+    leaflet = library.Leaflet(title=Upper("title"))
+    with pytest.raises(InvalidItemError, match=r"'title' is an expression.* refresh_from_db\(\)"):
+        library.leaflets.prepare(leaflet)
+    leaflet = library.Leaflet.objects.using(alias).create(title="a quiet walk")
+    leaflet.title = Upper("title")
+    leaflet.save()
+    leaflet.refresh_from_db()
+    library.leaflets.embed(leaflet)
+    assert library.model.calls == [["A QUIET WALK"]]
+
+
 def test_deletions_through_proxies_and_children(leaflets: Any, alias: str, library: ModuleType):
     """Whatever class they are deleted by, the rows take their embeddings along."""
     for title in ("one", "two"):

@@ -223,6 +223,11 @@ class Source(Generic[M]):
                 raise InvalidItemError(
                     f"{self._named(instance)}: {path!r} is a method: pass a function as text="
                 )
+            if hasattr(value, "resolve_expression"):  # of F() and the like, which Django keeps
+                raise InvalidItemError(
+                    f"{self._named(instance)}: {path!r} is an expression, whose value the database "
+                    "has: save the instance and call its refresh_from_db() first"
+                )
         text = AMONG.join([str(value) for value in values if value is not None and value != ""])
         return self._checked(text, instance, f", {path!r}")
 
