@@ -269,6 +269,20 @@ def test_a_connection_that_django_closed(alias: str):
     assert written(alias) == (["a", "b"], ["a", "b"])
 
 
+def terminate(alias: str, pid: int) -> None:
+    """Let the server close a connection."""
+    from django.db import connections
+
+    def by_another() -> None:
+        with connections[alias].cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+        connections[alias].close()
+
+    thread = threading.Thread(target=by_another)
+    thread.start()
+    thread.join()
+
+
 @on_postgresql
 def test_a_connection_that_the_server_closed(alias: str):
     """The request fails, and the next one works, as with Django alone."""
@@ -283,18 +297,29 @@ def test_a_connection_that_the_server_closed(alias: str):
             assert cursor.fetchone() == (pid,)
     connections[alias].connection.cursor().execute("SELECT 1")
 
-    def terminate() -> None:
-        with connections[alias].cursor() as cursor:
-            cursor.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
-        connections[alias].close()
-
-    thread = threading.Thread(target=terminate)
-    thread.start()
-    thread.join()
+    terminate(alias, pid)
     with pytest.raises(Exception, match=r"terminat|closed"), session(alias) as lent:
         lent.execute(text("SELECT 1"))
     connections[alias].close_if_unusable_or_obsolete()
     assert written(alias) == BOTH
+
+
+@on_postgresql
+def test_connections_are_checked_as_django_checks_them(
+    alias: str, library: ModuleType, monkeypatch: pytest.MonkeyPatch
+):
+    """With CONN_HEALTH_CHECKS a request whose first statement is ours has one that works."""
+    from django.db import connections
+
+    connection = connections[alias]
+    for name, value in (("CONN_HEALTH_CHECKS", True), ("CONN_MAX_AGE", 60)):
+        monkeypatch.setitem(connection.settings_dict, name, value)
+    connection.close()
+    collection = library.articles.collection(alias)
+    assert collection.count() == 0
+    terminate(alias, connection.connection.info.backend_pid)
+    connection.close_if_unusable_or_obsolete()  # a request begins
+    assert collection.count() == 0
 
 
 def test_threads_have_their_own(alias: str):

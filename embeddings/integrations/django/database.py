@@ -187,6 +187,7 @@ def _step(alias: str) -> Iterator[Session]:
     them anew takes longer than most statements. Who asks within a step gets another one, and one in
     which something failed is not kept.
     """
+    connections[alias].close_if_health_check_failed()  # as Django does before a statement
     attributes = vars(connections[alias])
     session: Session | None = attributes.pop(KEPT, None)
     if session is None or not _is_current(session):
