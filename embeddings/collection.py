@@ -1085,7 +1085,10 @@ class Collection(Generic[K]):
         return text_index.create_text_index(self.reference, language)
 
     def drop_text_index(self) -> bool:
-        """Drop the text index, and return whether there was one."""
+        """Drop the text index, and return whether there was one.
+
+        So a migration can take it back, whether the collection is still there or not.
+        """
         return text_index.drop_text_index(self.reference)
 
     # The database of a collection that opened it

@@ -59,7 +59,8 @@ def drop_text_index(collection: Reference[Any]) -> bool:
 @retried
 def _drop(collection: Reference[Any]) -> bool:
     with collection.work(write=True) as work:
-        collection.existing(work)
+        if collection.find(work) is None:
+            return False
         work.database.lock_collection(work)  # those who write already put words in
         language = collection.existing(work).language
         if language is None:

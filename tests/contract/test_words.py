@@ -243,8 +243,9 @@ class TestTheIndex:
         assert words(filled, "copytree") == ["copy"]
 
     @on_both
-    def test_dropped_and_made_in_another_language(self, filled):
+    def test_dropped_and_made_in_another_language(self, filled, db):
         """An index has one language; without one, words= names what makes it."""
+        assert Collection("nothing", db).drop_text_index() is False
         with pytest.raises(IndexingError, match=r"'english'. Call drop_text_index\(\) first"):
             filled.create_text_index("simple")
         assert filled.drop_text_index() is True
