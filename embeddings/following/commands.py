@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from contextvars import copy_context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import BindingError, DoesNotExist, ModelMismatchError
@@ -206,28 +207,38 @@ def refresh(
     after the batch that it is at.
     """
     stop = threading.Event()
-    with ended_by_signals(stop), ThreadPoolExecutor(len(collections) or 1) as pool:
+    options: dict[str, Any] = {
+        "limit": limit,
+        "progress": progress if len(collections) == 1 else None,
+        "forever": forever,
+        "stop": stop,
+    }
+    with ended_by_signals(stop):
+        if forever:  # none of them ends before the others
+            reports = _side_by_side(database, collections, options)
+        else:  # in the caller's thread, which may have a transaction of its own
+            reports = [collection.refresh(database, **options) for collection in collections]
+    pairs = zip(collections, reports, strict=True)
+    lines = [done(collection.name, report) for collection, report in pairs]
+    return "\n".join(lines), not any(report.skipped for report in reports)
+
+
+def _side_by_side(
+    database: Any, collections: Sequence[Followed], options: dict[str, Any]
+) -> list[Report]:
+    """Refresh each in a thread of its own; one that fails ends the others."""
+    with ThreadPoolExecutor(len(collections) or 1) as pool:
         running = [
-            pool.submit(
-                copy_context().run,  # where a framework keeps its settings
-                collection.refresh,
-                database,
-                limit=limit,
-                progress=progress if len(collections) == 1 else None,
-                forever=forever,
-                stop=stop,
-            )
+            # Where a framework keeps its settings.
+            pool.submit(copy_context().run, partial(collection.refresh, database, **options))
             for collection in collections
         ]
         try:
             wait(running, return_when=FIRST_EXCEPTION)
         finally:
             if any(each.done() and each.exception() for each in running):
-                stop.set()
-    reports = [each.result() for each in running]
-    pairs = zip(collections, reports, strict=True)
-    lines = [done(collection.name, report) for collection, report in pairs]
-    return "\n".join(lines), not any(report.skipped for report in reports)
+                options["stop"].set()
+    return [each.result() for each in running]
 
 
 @contextmanager

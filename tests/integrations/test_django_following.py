@@ -383,6 +383,31 @@ def test_the_commands(alias: str, library: ModuleType):
     collection.uninstall(using=alias)
 
 
+def test_the_commands_within_a_transaction(alias: str, library: ModuleType):
+    """As in a `TestCase`: they see what it has written, and what they write ends with it."""
+    from io import StringIO
+
+    from django.core.management import call_command
+    from django.db import transaction
+
+    names = ("within", "within too")
+    collections = [
+        ModelCollection(library.Leaflet, text="title", name=name, model=library.model)
+        for name in names
+    ]
+    for collection in collections:
+        collection.install(using=alias)
+    with transaction.atomic(using=alias):
+        library.Leaflet.objects.using(alias).create(title="one")
+        output = StringIO()
+        call_command("embeddings", "refresh", *names, database=alias, stdout=output)
+        assert output.getvalue() == "within: 1 embedded\nwithin too: 1 embedded\n"
+        transaction.set_rollback(True, using=alias)
+    for collection in collections:
+        assert collection.collection(alias).count() == 0
+        collection.uninstall(using=alias)
+
+
 def test_the_commands_without_triggers(
     alias: str, library: ModuleType, caplog: pytest.LogCaptureFixture
 ):

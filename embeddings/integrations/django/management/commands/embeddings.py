@@ -213,7 +213,8 @@ class _On:
         try:
             return self.declared.refresh(using=database, **options)
         finally:
-            connections[database].close()  # that of the thread which does this
+            if options["forever"]:  # in a thread of its own, with a connection of its own
+                connections[database].close()
 
     def pending(self, database: str) -> PendingState:
         return self.declared.pending(using=database)
