@@ -75,6 +75,19 @@ def test_code_is_deployed_before_the_tables(bare: Bare, library: ModuleType):
     assert library.articles.collection(alias).ids() == []
 
 
+def test_the_app_is_not_installed(bare: Bare, library: ModuleType):
+    """It is said that it has to be."""
+    from django.core.exceptions import ImproperlyConfigured
+    from django.test import override_settings
+
+    alias, _ = bare
+    with (
+        override_settings(INSTALLED_APPS=["tests.integrations.library"]),
+        pytest.raises(ImproperlyConfigured, match=r"'embeddings\.integrations\.django' in INST"),
+    ):
+        library.articles.collection(alias).embed(1, "text")
+
+
 def test_without_migrations(bare: Bare):
     """As pytest --no-migrations does: `migrate` makes the tables all the same."""
     alias, command = bare

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from django.apps import apps
 from django.conf import settings
 from django.core.checks import Error
+from django.core.exceptions import ImproperlyConfigured
 
 from ...models.base import SupportsEmbedding, check_model
 from ...models.registry import (
@@ -35,9 +36,15 @@ PROGRAM = "python manage.py embeddings"
 
 
 def app_label() -> str:
-    """Return the label of the app, which a project may choose."""
-    label: str = next(config.label for config in apps.get_app_configs() if config.name == APP)
-    return label
+    """Return the label of the app, which a project may choose.
+
+    Raises:
+        ImproperlyConfigured: The project has not installed it.
+    """
+    labels = [config.label for config in apps.get_app_configs() if config.name == APP]
+    if not labels:
+        raise ImproperlyConfigured(f"A ModelCollection needs {APP!r} in INSTALLED_APPS")
+    return str(labels[0])
 
 
 @functools.cache
