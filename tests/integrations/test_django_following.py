@@ -126,7 +126,8 @@ def test_a_worker_outlives_its_connection(
 ):
     """After an error `refresh(forever=True)` does what Django does between two requests.
 
-    On SQLite, of which no server ends connections, it waits for who keeps the file locked.
+    On SQLite, of which no server ends connections, it waits for who keeps the file locked, from
+    its beginning on.
     """
     from django.db import connections, transaction
 
@@ -146,6 +147,7 @@ def test_a_worker_outlives_its_connection(
                 pids.extend(cursor.fetchone())
             else:
                 cursor.execute("PRAGMA busy_timeout = 1")
+                connections[alias].transaction_mode = "IMMEDIATE"  # as OPTIONS have it
         reports.append(notes.refresh(using=alias, forever=True, stop=stop))
         connections.close_all()
 

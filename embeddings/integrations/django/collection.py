@@ -510,7 +510,7 @@ class ModelCollection(Generic[M]):
         A migration that Django does by making a table of SQLite anew drops its triggers.
         """
         alias = using or router.db_for_write(self.source.model)
-        with session(alias) as lent:
+        with DjangoTransactions(alias).session(write=False) as lent:
             try:
                 wanted = self._follows(alias)
             except TypeError as error:  # what they should read is not declared

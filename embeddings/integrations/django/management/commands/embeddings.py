@@ -296,7 +296,7 @@ def _names_in(database: str) -> list[str]:
 def _names_followed(database: str) -> set[str]:
     """Return the names of the collections for which there are triggers, or should be."""
     found = followed(database, [each.name for each in DECLARED])
-    with session(database) as lent:
+    with DjangoTransactions(database).session(write=False) as lent:
         connection = lent.connection()
         for tables in {each.records or records() for each in DECLARED}:
             found += databases.of(connection.dialect).follows(connection, tables)
