@@ -304,6 +304,7 @@ def _is_over(run: _Refresh, limit: int | None, stop: Stop | None) -> bool:
 
 def _wait(collection: Reference[Any], seconds: float, stop: Stop | None) -> None:
     """Wait so long, or until it is to stop."""
+    collection.sessions.rest()
     until = perf_counter() + seconds
     while (left := until - perf_counter()) > 0 and not (stop is not None and stop.is_set()):
         collection.sessions.runtime.pause(min(left, STEP if stop is not None else left))

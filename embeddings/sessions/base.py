@@ -80,6 +80,9 @@ class Sessions:
     def drop_broken(self) -> None:
         """Let go of a connection that has failed, where no pool does."""
 
+    def rest(self) -> None:
+        """Give back a connection that is kept between two steps, if others wait for it."""
+
     def close(self) -> None:
         """Close what was opened here; nothing that was handed in."""
 

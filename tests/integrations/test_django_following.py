@@ -8,6 +8,7 @@ import shlex
 import threading
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from embeddings.following import refresh
@@ -169,6 +170,72 @@ def test_a_worker_outlives_its_connection(
     thread.join()
     assert reports[0].embedded == 2
     assert caplog.messages
+    notes.uninstall(using=alias)
+
+
+class Pool:
+    """As psycopg's, without the package: how many are out, and once there is none to be had."""
+
+    def __init__(self, connect: Any) -> None:
+        self.connect, self.out, self.given = connect, 0, 0
+
+    def open(self) -> None:
+        pass
+
+    def getconn(self) -> Any:
+        self.given += 1
+        if self.given == 2:
+            raise PoolTimeout("couldn't get a connection")
+        connection = self.connect()
+        connection._pool = self
+        self.out += 1
+        return connection
+
+    def putconn(self, connection: Any) -> None:
+        self.out -= 1
+        connection.close()
+
+
+class PoolTimeout(psycopg.OperationalError):
+    """As psycopg's pool has it."""
+
+
+@pytest.mark.parametrize("alias", ["postgresql"], indirect=True)
+def test_a_worker_leaves_the_pool_to_others(
+    alias: str,
+    library: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+):
+    """With OPTIONS={"pool": True} it has a connection while it works, and waits for one."""
+    from django.db import connections
+
+    monkeypatch.setattr(refresh, "POLL", 0.01)
+    notes = declared("columns", library)
+    notes.install(using=alias)
+    given = connections[alias].get_connection_params() | {"autocommit": True}
+    pool = Pool(lambda: psycopg.connect(**given))
+    connections[alias].close()
+    stop = threading.Event()
+    reports: list[Report] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(type(connections[alias]), "pool", pool)
+        patched.setitem(connections[alias].settings_dict["OPTIONS"], "pool", True)
+
+        def work() -> None:
+            reports.append(notes.refresh(using=alias, forever=True, stop=stop))
+            connections.close_all()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        wait_until(lambda: caplog.messages and pool.given > 3 and not pool.out, thread)
+        library.Leaflet.objects.using(alias).create(title="one")
+        wait_until(lambda: not notes.pending(using=alias).items, thread)
+        stop.set()
+        thread.join()
+        connections[alias].close()
+    assert caplog.messages == [f"refresh of {notes.name!r} waits for the database: PoolTimeout"]
+    assert (reports[0].embedded, pool.out) == (1, 0)
     notes.uninstall(using=alias)
 
 

@@ -90,6 +90,6 @@ def sqlstate(error: Exception) -> str | None:
 def refuses_connections(error: Exception) -> bool:
     """Return whether an error is that of connecting, or the server ends the connection."""
     code = sqlstate(error)
-    if code is None:  # no server was reached
-        return type(of_driver(error)).__name__ == "OperationalError"
+    if code is None:  # no server was reached, in time, or a pool of the driver's has nothing left
+        return "OperationalError" in {each.__name__ for each in type(of_driver(error)).__mro__}
     return code in NO_CONNECTIONS or code.startswith(CONNECTION_EXCEPTIONS)

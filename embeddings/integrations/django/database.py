@@ -155,6 +155,12 @@ class DjangoTransactions(Sessions):
         """Let go of Django's connection as Django does between two requests."""
         connections[self._alias].close_if_unusable_or_obsolete()
 
+    def rest(self) -> None:
+        """Give Django's connection back to its pool, where it has one."""
+        connection = connections[self._alias]
+        if connection.settings_dict["OPTIONS"].get("pool") and not connection.in_atomic_block:
+            connection.close()
+
     def bind(self, records: Records) -> Engine:
         """Return the engine of the alias, which borrows Django's connection."""
         return _engine(self._alias)
