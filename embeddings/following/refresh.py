@@ -165,7 +165,10 @@ def refresh(
     began = perf_counter()
     pending = Pending(collection)
     if forever and not pending.claims:
-        raise InvalidItemError("forever=True takes an engine: it has many short transactions")
+        raise InvalidItemError(
+            "forever=True has many short transactions, and here one is open: give it an engine; in "
+            "Django, call it outside atomic()"
+        )
     raises = not check_on_error(on_error)
     size = items_at_once(collection.read_model(), batch_size, concurrency)
     run = _Refresh(collection, rows, pending, batch_size, concurrency, raises)
@@ -188,8 +191,8 @@ def warn_of(name: str, problems: list[str]) -> None:
     """Say in the log that changes may not be pending, if anything is wrong with the triggers."""
     if problems:
         LOG.warning(
-            "refresh of %r may not see all changes: %s. Make the triggers by install(), or by a "
-            "revision; sync() finds what was missed",
+            "refresh of %r may not see all changes: %s. Make the triggers by install(), or in a "
+            "migration; sync() finds what was missed",
             name,
             "; ".join(problems),
         )

@@ -427,6 +427,6 @@ def refuse_empty(collection: Reference[Any]) -> None:
     if count := read.count(collection):
         raise InvalidQueryError(
             f"The source has no rows, and the collection {collection.name!r} has {count}, which "
-            "sync() would remove. If that is meant, give allow_empty=True; else look whether it "
-            "reads the right database"
+            "sync() would remove. If that is meant, give allow_empty=True, or --allow-empty; else "
+            "look whether it reads the right database"
         )

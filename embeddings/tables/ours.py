@@ -40,12 +40,14 @@ class Advice:
         other_names: How the tables are given other names.
         unfollow: How triggers on a host's table are dropped.
         follow_anew: How they are dropped, and made for other columns.
+        default_model: What says which model new collections have.
     """
 
     migrate: Callable[[], str]
     other_names: str
     unfollow: str = "op.unfollow_rows in a revision"
     follow_anew: str = "op.unfollow_rows and op.follow_rows in a revision"
+    default_model: str = "embeddings.set_default_model, or EMBEDDINGS_MODEL"
 
 
 _FRAMEWORKS: dict[str, Callable[[], str | None]] = {}

@@ -19,7 +19,7 @@ from ..errors import InvalidItemError, ModelMismatchError, ModelRequiredError
 from ..keys import K
 from ..models import registry
 from ..tables.beside import names_beside, stands_beside
-from ..tables.ours import explain
+from ..tables.ours import advice_of, explain
 from .operation import Work, one_bind
 from .row import ROWS, CollectionRow, shown_chunks
 
@@ -460,7 +460,11 @@ class Reference(Generic[K]):
             return self.model.model_id
         name = self.model_id or registry.default_model_name()
         if name is None:
-            raise ModelRequiredError
+            refusal = ModelRequiredError()
+            if self.is_declared:
+                default = advice_of(self.sessions.bind(self.records)).default_model
+                refusal.advise(f"The declaration may name it, or for all of them {default}")
+            raise refusal
         return registry.canonical_id(name)
 
     def _differs(self, row: CollectionRow) -> str | None:

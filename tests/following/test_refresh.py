@@ -413,7 +413,7 @@ def test_some_of_it(notes: ModelCollection[Note], own: Engine):
     assert is_right(notes, own)
     with pytest.raises(InvalidItemError, match="are int"):
         notes.refresh(own, keys=["a"])
-    with Session(own) as session, pytest.raises(InvalidItemError, match="takes an engine"):
+    with Session(own) as session, pytest.raises(InvalidItemError, match="give it an engine"):
         notes.refresh(session, forever=True)
 
 

@@ -19,6 +19,7 @@ from embeddings import (
     Collection,
     CollectionRecord,
     IndexingError,
+    ModelRequiredError,
     SchemaError,
     get_embedding_model,
     migrate,
@@ -672,6 +673,17 @@ def test_the_model_and_the_keys_are_settings(settings: Callable[..., Any]):
 
 
 @on_sqlite
+def test_no_model_is_set(alias: str, library: ModuleType, settings: Callable[..., Any]):
+    """The error says where a project names one."""
+    from embeddings.integrations.django import ModelCollection
+
+    notes = ModelCollection(library.Leaflet, text="title", name="without a model")
+    leaflet = library.Leaflet.objects.using(alias).create(title="one")
+    said = r'EMBEDDINGS = {"MODEL": \.\.\.} in the settings'
+    with settings(EMBEDDINGS={}), pytest.raises(ModelRequiredError, match=said):
+        notes.embed(leaflet)
+
+
 def test_a_model_of_ones_own(alias: str, library: ModuleType, settings: Callable[..., Any]):
     """The setting takes the object, which is known by its id from then on."""
     with settings(EMBEDDINGS={"MODEL": library.Unused()}):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from embeddings import InvalidItemError
 from embeddings.following import refresh
 from embeddings.integrations.django import ModelCollection
 from embeddings.integrations.django.operations import FollowRows, UnfollowRows
@@ -471,6 +472,8 @@ def test_the_commands_within_a_transaction(alias: str, library: ModuleType):
         output = StringIO()
         call_command("embeddings", "refresh", *names, database=alias, stdout=output)
         assert output.getvalue() == "within: 1 embedded\nwithin too: 1 embedded\n"
+        with pytest.raises(InvalidItemError, match=r"call it outside atomic\(\)"):
+            collections[0].refresh(using=alias, forever=True)
         transaction.set_rollback(True, using=alias)
     for collection in collections:
         assert collection.collection(alias).count() == 0

@@ -242,6 +242,7 @@ def _engine(alias: str) -> Engine:
                     OTHER_NAMES,
                     unfollow="UnfollowRows in a migration",
                     follow_anew="UnfollowRows and FollowRows in a migration",
+                    default_model='EMBEDDINGS = {"MODEL": ...} in the settings',
                 )
             },
             **options,
