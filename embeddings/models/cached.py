@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import logging
 import os
+import random
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy import (
@@ -29,8 +30,8 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
-from sqlalchemy.schema import CreateIndex, CreateTable
 
 from ..errors import BindingError, EmbeddingsError, RefusedError
 from ..forks import Lock
@@ -59,7 +60,8 @@ MAX_BYTES = 1_000_000_000
 KEYS_AT_ONCE = 500  # in one statement
 DAY = 86_400  # seconds: when a vector was last used is known to the day
 ROW_BYTES = 100  # beside the vector, about
-TRIES = 3  # to write what another process writes as well
+TRIES = 10  # to write beside other processes
+PAUSE = 0.01  # seconds, after the first try
 WAIT = 30  # seconds, for another process that writes to the file
 
 log = logging.getLogger("embeddings")
@@ -225,9 +227,10 @@ class CachedModel(EmbeddingModel):
         vectors = dict(zip(missing, made, strict=True))
         try:
             self._paid.keep(vectors)
-        except DBAPIError as error:
+        except (DBAPIError, PoolTimeoutError) as error:
             # What was paid for is still of use to the caller.
-            log.warning("Paid vectors were not kept: %s", type(error.orig).__name__)
+            cause = getattr(error, "orig", error)
+            log.warning("Paid vectors were not kept: %s", type(cause).__name__)
         return vectors
 
     def _key(self, item: Content, role: Role) -> bytes:
@@ -318,9 +321,10 @@ class PaidVectors:
                 with self._engine.begin() as connection:
                     connection.execute(insert(TABLE), rows)
                     self._shrink(connection)
-            except IntegrityError:  # another process was faster with one of them
-                if attempt == TRIES - 1:
+            except DBAPIError as error:
+                if attempt == TRIES - 1 or not _may_pass(error):
                     raise
+                time.sleep(PAUSE * (attempt + 1) * random.uniform(0.5, 1.5))  # noqa: S311
             else:
                 return
 
@@ -354,21 +358,26 @@ class PaidVectors:
             log.debug("The use of paid vectors was not noted: %s", type(error.orig).__name__)
 
     def _create(self) -> None:
+        """Create the table unless it is there: a role that may only use it needs no other right."""
         if self._is_there:
             return
         with self._lock:
-            for statement in (
-                CreateTable(TABLE, if_not_exists=True),
-                CreateIndex(BY_USE, if_not_exists=True),
-            ):
-                self._execute_ddl(statement)
+            for made in (TABLE, BY_USE):
+                try:
+                    self._make(made)
+                except DBAPIError:
+                    self._make(made)  # it is there, if another process has made it at once
             self._is_there = True
 
-    def _execute_ddl(self, statement: Any) -> None:
-        try:
-            with self._engine.begin() as connection:
-                connection.execute(statement)
-        except DBAPIError:
-            # Two processes that create it at once: of one PostgreSQL says that it is there.
-            with self._engine.begin() as connection:
-                connection.execute(statement)
+    def _make(self, made: Table | Index) -> None:
+        with self._engine.begin() as connection:
+            made.create(connection, checkfirst=True)
+
+
+def _may_pass(error: DBAPIError) -> bool:
+    """Return whether another process was faster with a row, or came between.
+
+    The latter is SQL's class 40, "transaction rollback".
+    """
+    states = (getattr(error.orig, name, None) for name in ("sqlstate", "pgcode"))
+    return isinstance(error, IntegrityError) or any(str(state)[:2] == "40" for state in states)

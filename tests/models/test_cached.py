@@ -6,11 +6,12 @@ import asyncio
 import os
 import sqlite3
 import textwrap
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, event, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
@@ -21,8 +22,9 @@ from tests.forked import MODELS, python
 from tests.provider import vector_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
+    from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
 ROOT = Path(embeddings.__file__).parents[1]
@@ -84,17 +86,80 @@ def test_a_crash_costs_nothing(service, file: Path, tmp_path: Path):
     assert len(service.requests) == 1
 
 
-def test_on_a_server():
+@pytest.fixture
+def connected() -> Iterator[Callable[..., Engine]]:
+    """Yield what makes an engine on a server's database, which has no table of ours at first."""
+    engines: list[Engine] = []
+
+    def connect(**options: Any) -> Engine:
+        engines.append(create_engine(os.environ["POSTGRESQL_URL"], **options))
+        return engines[-1]
+
+    def drop() -> None:
+        with connect().begin() as connection:
+            connection.execute(text("DROP TABLE IF EXISTS embeddings_paid"))
+
+    drop()
+    yield connect
+    for engine in engines:
+        engine.dispose()
+    drop()
+    engines[-1].dispose()
+
+
+def test_on_a_server(connected: Callable[..., Engine]):
     """An engine will do."""
-    engine = create_engine(os.environ["POSTGRESQL_URL"])
-    with engine.begin() as connection:
-        connection.execute(text("DROP TABLE IF EXISTS embeddings_paid"))
+    engine = connected()
     model = DeterministicModel()
     assert cached(model, engine).embed("one") == cached(model, engine).embed("one")
     assert model.calls == [["one"]]
-    with engine.begin() as connection:
-        connection.execute(text("DROP TABLE embeddings_paid"))
-    engine.dispose()
+
+
+def test_where_no_table_may_be_made(connected: Callable[..., Engine], caplog):
+    """One that is there is read; what cannot be written costs no answer."""
+    cached(DeterministicModel(), connected()).embed("one")
+    replica = connected(connect_args={"options": "-c default_transaction_read_only=on"})
+    model = DeterministicModel()
+    kept = cached(model, replica)
+    assert kept.embed("one") == DeterministicModel().embed("one")
+    assert model.calls == []
+    assert kept.embed("two") == DeterministicModel().embed("two")
+    assert "not kept" in caplog.text
+
+
+def test_another_transaction_comes_between(connected: Callable[..., Engine], caplog):
+    """What was paid for is kept all the same, on an engine whose transactions are serializable."""
+    engine = connected(isolation_level="SERIALIZABLE")
+    other = connected(isolation_level="SERIALIZABLE")
+    model = DeterministicModel()
+    cached(model, engine).embed("one")
+
+    once = iter(["three"])
+
+    def come_between(_connection: Any, _cursor: Any, statement: str, *_rest: Any) -> None:
+        if statement.startswith("INSERT INTO embeddings_paid"):
+            for content in once:
+                cached(DeterministicModel(), other).embed(content)
+
+    event.listen(engine, "after_cursor_execute", come_between)
+    cached(model, engine).embed("two")
+    assert not caplog.records
+    cached(model, engine).embed_batch(["one", "two", "three"])
+    assert model.calls == [["one"], ["two"]]
+
+
+def test_a_pool_that_is_used_up_costs_no_answer(connected: Callable[..., Engine], caplog):
+    """What was paid for while others took the last connection is returned."""
+    engine = connected(pool_size=1, max_overflow=0, pool_timeout=0.1)
+
+    class Meanwhile(DeterministicModel):
+        def embed_batch(self, items: Sequence[Any]) -> list[Any]:
+            taken.enter_context(engine.connect())
+            return super().embed_batch(items)
+
+    with ExitStack() as taken:
+        assert cached(Meanwhile(), engine).embed("one") == DeterministicModel().embed("one")
+    assert "not kept: TimeoutError" in caplog.text
 
 
 class Roles(DeterministicModel):
