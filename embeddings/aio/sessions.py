@@ -96,9 +96,13 @@ class EventLoop(Runtime):
         checkpoint()
 
     def with_reports(
-        self, work: Callable[[], object], report: Callable[[], object], seconds: float
+        self,
+        work: Callable[[], object],
+        report: Callable[[], object],
+        seconds: float,
+        stop: Callable[[], object] = lambda: None,
     ) -> None:
-        """Do the work, and report every so many seconds meanwhile."""
+        """Do the work, which is cancelled if a report raises; see `Runtime.with_reports`."""
         working = asyncio.ensure_future(spawn(work, finishes_statements=lambda: False))
         try:
             while wait_for(asyncio.wait, [working], timeout=seconds)[1]:

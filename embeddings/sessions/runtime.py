@@ -186,13 +186,29 @@ class Runtime:
         """Let a cancellation take effect, where what waits can be cancelled."""
 
     def with_reports(
-        self, work: Callable[[], object], report: Callable[[], object], seconds: float
+        self,
+        work: Callable[[], object],
+        report: Callable[[], object],
+        seconds: float,
+        stop: Callable[[], object] = lambda: None,
     ) -> None:
-        """Do the work, and report every so many seconds meanwhile."""
+        """Do the work, and report every so many seconds meanwhile.
+
+        Args:
+            work: What is done.
+            report: What is called meanwhile. If it raises, or Ctrl-C comes, that is raised as soon
+                as the work has ended.
+            seconds: Between two reports.
+            stop: Lets the work end early then, where it cannot be cancelled.
+        """
         with ThreadPoolExecutor(1) as pool:
             working = pool.submit(copy_context().run, work)
-            while wait([working], timeout=seconds).not_done:
-                report()
+            try:
+                while wait([working], timeout=seconds).not_done:
+                    report()
+            except BaseException:
+                stop()
+                raise
             working.result()
 
 

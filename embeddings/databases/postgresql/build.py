@@ -23,6 +23,7 @@ from .index import (
     drop,
     index_info,
     index_name,
+    name_of,
     place_of,
     prefix,
     restriction,
@@ -44,6 +45,11 @@ if TYPE_CHECKING:
 
 BUILD_LOCK = int.from_bytes(b"embeddin") + 1  # advisory; one build at a time in a database
 POLL = 0.5  # seconds between two looks at a build
+POOLED = (
+    "the statements of one connection reach several of the server's, as through PgBouncer with "
+    "pool_mode = transaction. Others wait until it closes that one: make and drop indexes through "
+    "an engine that leads to the server itself"
+)
 CONNECTIONS, CANDIDATES = (2, 100), (4, 1_000)  # of a graph, as pgvector takes them
 OLDEST_PGVECTOR = (0, 8, 0)  # the first with iterative scans, without which filters starve
 MAX_DIMENSIONS = 16_000  # of a vector of pgvector's
@@ -88,7 +94,9 @@ def create(collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
     if engine is not None:
         with _alone(collection, engine) as connection:
             info = index_info(connection, records, row.id)
-            if info is None or not info.is_valid:  # else somebody was faster
+            if info is not None and info.is_valid:  # somebody was faster
+                _check_same(collection, info, dimensions, m, ef_construction)
+            else:
                 drop(connection, records, row.id, concurrently=True)
                 try:
                     with _memory(connection, asked.maintenance_work_mem, local=False):
@@ -126,8 +134,13 @@ def drop_of(collection: Reference[Any]) -> bool:
 
 
 def drop_left(collection: Reference[Any], row: CollectionRow) -> None:
-    """Drop the index that a deleted collection left, on an engine."""
-    if engine := collection.sessions.engine:
+    """Drop the index that a deleted collection left, on an engine, if it had one."""
+    engine = collection.sessions.engine
+    if engine is None:
+        return
+    with _autocommit(engine) as connection:
+        is_there = name_of(connection, collection.records, row.id) is not None
+    if is_there:
         with _alone(collection, engine) as connection:
             drop(connection, collection.records, row.id, concurrently=True)
 
@@ -313,15 +326,22 @@ def _alone(collection: Reference[Any], engine: Engine) -> Iterator[Connection]:
     Two builds would each wait for the other's snapshot; so does a statement that waits for a
     lock.
     """
-    lock = {"lock": BUILD_LOCK}
+    lock, take = {"lock": BUILD_LOCK}, text("SELECT pg_try_advisory_lock(:lock)")
     with _autocommit(engine) as connection:
-        while not connection.scalar(text("SELECT pg_try_advisory_lock(:lock)"), lock):
+        is_taken = connection.scalar(take, lock)
+        if not is_taken:
+            LOG.info("the index of %r waits for another build in this database", collection.name)
+        while not is_taken:
             collection.sessions.runtime.pause(POLL / 5)
+            is_taken = connection.scalar(take, lock)
         try:
             yield connection
         finally:
-            if not connection.invalidated:  # else the server has let go with the connection
-                connection.execute(text("SELECT pg_advisory_unlock(:lock)"), lock)
+            # A connection that is gone has let go.
+            if not connection.invalidated and not connection.scalar(
+                text("SELECT pg_advisory_unlock(:lock)"), lock
+            ):
+                LOG.warning("the lock of index builds is still held: %s", POOLED)
 
 
 def _build(
@@ -346,7 +366,10 @@ def _build(
 
     with _autocommit(engine) as observer:
         collection.sessions.runtime.with_reports(
-            lambda: connection.execute(text(sql)), report, POLL
+            lambda: connection.execute(text(sql)),
+            report,
+            POLL,
+            lambda: observer.execute(text("SELECT pg_cancel_backend(:pid)"), {"pid": process_id}),
         )
     progress(total, total)
 

@@ -267,14 +267,20 @@ def drop(
     connection: Connection, records: Records, collection_id: int, *, concurrently: bool = False
 ) -> bool:
     """Drop the index of a collection, and return whether there was one."""
-    name = connection.scalar(
-        text(f"SELECT c.oid::regclass::text {OF_COLLECTION}"),
-        parameters(connection, records, collection_id),
-    )
+    name = name_of(connection, records, collection_id)
     if name is None:
         return False
     connection.execute(text(f"DROP INDEX {_concurrently(concurrently)}{name}"))
     return True
+
+
+def name_of(connection: Connection, records: Records, collection_id: int) -> str | None:
+    """Return the name of the index that a collection has, quoted, or None."""
+    name: str | None = connection.scalar(
+        text(f"SELECT c.oid::regclass::text {OF_COLLECTION}"),
+        parameters(connection, records, collection_id),
+    )
+    return name
 
 
 def place_of(connection: Connection, records: Records, collection_id: int) -> str:

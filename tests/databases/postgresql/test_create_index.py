@@ -350,6 +350,58 @@ def test_two_builds_for_one_collection_at_once(host: Engine):
     assert first.is_valid
 
 
+def test_a_build_with_other_options_at_once(host: Engine):
+    """Who comes second is told that the index is another, as who comes later is."""
+    docs = stored(host, some())
+    with ThreadPoolExecutor(2) as pool:
+        with Session(host) as blocker:
+            stored(blocker, some(2), "blocker")
+            first = pool.submit(docs.create_index, ef_construction=40)
+            waits(host)
+            second = pool.submit(Collection("docs", host).create_index, ef_construction=50)
+            sleep(0.3)  # for the second one, which need not come this far
+            blocker.commit()
+        assert first.result(60).options["ef_construction"] == 40
+        with pytest.raises(IndexingError, match="ef_construction=40"):
+            second.result(60)
+
+
+def test_who_waits_for_a_build_says_so(host: Engine, caplog: pytest.LogCaptureFixture):
+    """And a collection that has no index is deleted meanwhile."""
+    caplog.set_level("INFO", "embeddings")
+    docs = stored(host, some())
+    stored(host, some(), "without")
+    with ThreadPoolExecutor(3) as pool:
+        with Session(host) as blocker:
+            stored(blocker, some(2), "blocker")
+            building = pool.submit(docs.create_index)
+            waits(host)
+            pool.submit(Collection("without", host).delete).result(30)
+            dropping = pool.submit(docs.drop_index)
+            while "'docs' waits for another build" not in caplog.text:
+                sleep(0.01)
+            blocker.commit()
+        assert building.result(60).is_valid
+        assert dropping.result(60) is True
+
+
+def test_a_lock_that_another_connection_of_the_server_has(
+    pool: Engine, caplog: pytest.LogCaptureFixture
+):
+    """A pooler of transactions is told of: who builds next would wait for a reason unknown."""
+    docs = stored(pool, some())
+
+    def lose(_connection: Any, cursor: Any, statement: str, parameters: Any, *_rest: Any) -> None:
+        if "pg_advisory_unlock" in statement:
+            cursor.execute("SELECT pg_advisory_unlock_all()")
+
+    event.listen(pool, "before_cursor_execute", lose)
+    assert docs.create_index().is_valid
+    event.remove(pool, "before_cursor_execute", lose)
+    assert "still held" in caplog.text
+    assert "PgBouncer" in caplog.text
+
+
 def test_two_builds_for_two_collections_at_once(host: Engine):
     """Two who build indexes of different collections at once both get theirs."""
     stored(host, some())
@@ -517,6 +569,28 @@ def test_progress_that_raises(pool: Engine):
         docs.create_index(maintenance_work_mem="77MB", progress=progress)
 
     assert memory(pool) == {"64MB"}
+    assert docs.create_index().is_valid
+
+
+def test_a_build_is_stopped_with_its_progress(host: Engine, pool: Engine):
+    """By Ctrl-C, say: the server builds on no longer, and the next call builds anew."""
+    docs = stored(pool, some())
+
+    def progress(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(1) as threads, Session(host) as blocker:
+        stored(blocker, some(2), "others")  # the build does not end before this
+        building = threads.submit(docs.create_index, progress=progress)
+        with pytest.raises(KeyboardInterrupt):
+            building.result(30)
+        with host.connect() as connection:
+            builds = text(
+                "SELECT count(*) FROM pg_stat_progress_create_index "
+                "WHERE datname = current_database()"
+            )
+            assert connection.scalar(builds) == 0
+        blocker.rollback()
     assert docs.create_index().is_valid
 
 
