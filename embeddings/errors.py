@@ -4,6 +4,7 @@ EmbeddingsError
 ├── DoesNotExist (LookupError)          a collection, or an id in it, is not there
 ├── UnknownModelError (KeyError)        no embedding model has this id or alias
 ├── ModelRequiredError (ValueError)     a new collection was given no model
+├── SettingsError (ValueError)          the environment names models in a way that means nothing
 ├── ModelMismatchError (ValueError)     a collection belongs to another model
 ├── ChunksMismatchError (ValueError)    a collection's texts are cut in another way
 ├── InvalidItemError (ValueError)       an id, content or metadata that cannot be stored
@@ -241,6 +242,10 @@ class SchemaError(EmbeddingsError, RuntimeError):
 
 class IndexingError(EmbeddingsError, RuntimeError):
     """An index that this database cannot have, or not yet; the message says why."""
+
+
+class SettingsError(EmbeddingsError, ValueError):
+    """EMBEDDINGS_MODELS of the environment says what no model can be made of. Shows no value."""
 
 
 class BindingError(EmbeddingsError, RuntimeError):

@@ -261,6 +261,7 @@ EXAMPLES = [
     errors.MissingExtraError("openai", "openai"),
     errors.SchemaError("schema"),
     errors.IndexingError("index"),
+    errors.SettingsError("settings"),
     errors.BindingError("binding"),
     errors.CorruptMetadataWarning("metadata"),
     errors.CorruptVectorWarning("corrupt"),

@@ -135,6 +135,19 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         for name, text in (("query_prefix", query_prefix), ("document_prefix", document_prefix)):
             if not isinstance(text, str):
                 raise TypeError(f"{name} must be a str, not {type(text).__name__}")
+        for name, given_text in (
+            ("api_name", api_name),
+            ("api_key", api_key),
+            ("base_url", base_url),
+            ("organization", organization),
+        ):
+            if not isinstance(given_text, str | None):
+                raise TypeError(f"{name} must be a str, not {type(given_text).__name__}")
+        if client is not None and not hasattr(client, "with_options"):
+            raise TypeError(
+                "client must be a client of the openai package, such as openai.OpenAI(), not "
+                + type(client).__name__
+            )
         if not isinstance(max_retries, int) or max_retries < 0:
             raise ValueError(f"max_retries must be 0 or a positive integer, not {max_retries!r}")
         if dimensions is not None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
-from ..errors import UnknownModelError
+from ..errors import SettingsError, UnknownModelError
 from ..forks import Lock, importing, renew_in_children
 from . import local, openai
 from .base import Provider, Setting, SupportsEmbedding, check_model
@@ -98,11 +98,9 @@ class Registry:
                 built-in model: `remove_alias` and `set_alias` replace that on purpose.
         """
         check_model(model)
-        if isinstance(aliases, str):
-            raise TypeError(f"aliases= takes several aliases, not the string {aliases!r}")
+        new_aliases = _several(aliases)
         with self._lock:
             self._built_in.run()  # before, so that no built-in model replaces the application's
-            new_aliases = list(aliases)
             self._check_is_free(model.model_id)
             for alias in new_aliases:
                 self._check_is_free(alias, model.model_id)
@@ -277,8 +275,10 @@ class Registry:
             declared: Its models of services, as `declared_models` takes them.
 
         Raises:
-            TypeError: The default is neither a name nor a model, or a declaration has no meaning.
-            ValueError: The default's id is the alias of a built-in model.
+            TypeError: The default is neither a name nor a model, a value is no string, or a
+                declaration has no meaning.
+            ValueError: The id of the default, or of what is declared, is the alias of a built-in
+                model.
         """
         models: dict[str, SupportsEmbedding] = {}
 
@@ -287,10 +287,17 @@ class Registry:
 
         for provider in self._providers:
             options = {s.option: given[s.name] for s in provider.SETTINGS if given.get(s.name)}
+            for setting in provider.SETTINGS:
+                value = options.get(setting.option, "")
+                if not isinstance(value, str):
+                    raise TypeError(f"{setting.name} must be a str, not {type(value).__name__}")
             if options:
                 provider.register(add, **options)
-        for model in declared_models(declared or {}):
-            add(model)
+        if declared:
+            with self._lock:
+                self._built_in.run()
+                for model in self._declared(declared):
+                    add(model)
         if default is None or isinstance(default, str):
             return Settings(default, models)
         check_model(default)
@@ -337,8 +344,21 @@ class Registry:
         self._built_in_aliases = dict(self._aliases)
         declared = os.environ.get(MODELS_VARIABLE)
         if declared:
-            for model in declared_models(_from_json(declared)):
-                self.register_embedding_model(model)
+            try:
+                for model in self._declared(_from_json(declared)):
+                    self.register_embedding_model(model)
+            except (TypeError, ValueError) as error:
+                raise SettingsError(f"The environment variable {error}") from None
+
+    def _declared(self, declared: object) -> list[SupportsEmbedding]:
+        """Return what `declared_models` does, if the names are free."""
+        models = declared_models(declared)
+        for model in models:
+            try:
+                self._check_is_free(model.model_id)
+            except ValueError as error:
+                raise ValueError(f"{MODELS_VARIABLE}: {error}") from None
+        return models
 
     def _register_announced(self) -> None:
         from importlib.metadata import entry_points
@@ -358,12 +378,13 @@ class Registry:
     def _add_announced(self, model: SupportsEmbedding, aliases: Iterable[str] = ()) -> None:
         """Register a package's model, which never takes a name that is in use."""
         check_model(model)
+        new_aliases = _several(aliases)
         with self._lock:
             self._built_in.run()
             if model.model_id in self._aliases:
                 return
             self._models.setdefault(model.model_id, model)
-            for alias in aliases:
+            for alias in new_aliases:
                 if alias not in self._models:
                     self._aliases.setdefault(alias, model.model_id)
 
@@ -389,7 +410,10 @@ def declared_models(declared: object) -> list[SupportsEmbedding]:
         if not isinstance(model_id, str) or not model_id:
             raise TypeError(f"{MODELS_VARIABLE}: {model_id!r} is no id of a model")
         if isinstance(options, Mapping):
-            models.append(openai.from_options(model_id, options))
+            try:
+                models.append(openai.from_options(model_id, options))
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"{MODELS_VARIABLE}: {error}") from None
             continue
         try:
             check_model(options)
@@ -405,14 +429,31 @@ def declared_models(declared: object) -> list[SupportsEmbedding]:
 
 
 def _from_json(text: str) -> object:
+    repeated: list[str] = []
+
+    def unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+        found = dict(pairs)
+        names = [name for name, _ in pairs]
+        repeated.extend(name for name in found if names.count(name) > 1)
+        return found
+
     try:
-        value: object = json.loads(text)
+        value: object = json.loads(text, object_pairs_hook=unique)
     except ValueError:
         # The text may hold a key.
-        problem = f"The environment variable {MODELS_VARIABLE} is not JSON"
+        problem = "is not JSON"
     else:
-        return value
-    raise ValueError(problem)
+        if not repeated:
+            return value
+        problem = f"has {', '.join(map(repr, repeated))} twice"
+    raise ValueError(f"{MODELS_VARIABLE} {problem}")
+
+
+def _several(aliases: Iterable[str]) -> list[str]:
+    """Return aliases, which are no string: its letters would be taken for them."""
+    if isinstance(aliases, str):
+        raise TypeError(f"aliases= takes several aliases, not the string {aliases!r}")
+    return list(aliases)
 
 
 class _Once:

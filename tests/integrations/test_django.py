@@ -709,6 +709,8 @@ def test_a_model_of_ones_own(alias: str, library: ModuleType, settings: Callable
         ({"MODELS": {"nomic": {"base_url": "http://x", "api_key": "sk-secret"}}}, []),
         ({"MODELS": {"nomic": {"base_ur": "sk-secret"}}}, ["embeddings.E005"]),
         ({"MODELS": ["sk-secret"]}, ["embeddings.E005"]),
+        ({"MODELS": {"local": {"api_key": "sk-secret"}}}, ["embeddings.E005"]),
+        ({"MODEL": DeterministicModel("local")}, ["embeddings.E004"]),
     ],
 )
 def test_the_settings_are_checked(given: Any, ids: list[str], settings: Callable[..., Any]):

@@ -13,10 +13,10 @@ import pytest
 from flask import Flask
 
 import embeddings
-from embeddings import Collection, UnknownModelError
+from embeddings import Collection, SettingsError, UnknownModelError
 from embeddings.integrations.flask import Embeddings
 from embeddings.models.openai import OpenAIEmbeddingModel
-from embeddings.models.registry import Registry, declared_models
+from embeddings.models.registry import PROVIDERS, Registry, declared_models
 from embeddings.testing import DeterministicModel
 from tests.forked import MODELS, python
 from tests.provider import KEY, shown, vector_of
@@ -135,6 +135,11 @@ def test_a_model_object_may_be_declared():
         ({"x": {"max_retries": None}}, "max_retries must be 0 or a positive integer"),
         ({"x": {"document_prefix": None}}, "document_prefix must be a str, not NoneType"),
         ({"x": {"default_headers": KEY}}, "default_headers must be a dict, not str"),
+        ({"x": {"api_key": [KEY]}}, "EMBEDDINGS_MODELS: .*'x': api_key must be a str, not list"),
+        ({"x": {"base_url": 5, "api_key": KEY}}, "base_url must be a str, not int"),
+        ({"x": {"api_name": 5}}, "api_name must be a str, not int"),
+        ({"x": {"organization": [KEY]}}, "organization must be a str, not list"),
+        ({"x": {"client": KEY}}, "client must be a client of the openai package.*, not str"),
     ],
 )
 def test_a_declaration_without_meaning_says_what_is_wrong(value, told):
@@ -144,11 +149,48 @@ def test_a_declaration_without_meaning_says_what_is_wrong(value, told):
     assert KEY not in shown(raised.value)
 
 
-def test_an_environment_that_is_no_json_says_so(monkeypatch):
-    """Without showing it."""
-    monkeypatch.setenv("EMBEDDINGS_MODELS", f'{{"x": "{KEY}"')
-    with pytest.raises(ValueError, match="EMBEDDINGS_MODELS is not JSON") as raised:
-        Registry(()).get_embedding_models()
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (f'{{"x": "{KEY}"', " is not JSON"),
+        (f'["{KEY}"]', " must be a dict"),
+        (f'{{"x": {{"adress": "{KEY}"}}}}', ": the model 'x' has no setting 'adress'"),
+        (f'{{"x": {{"api_key": "{KEY}"}}, "x": {{}}}}', " has 'x' twice"),
+        (f'{{"local": {{"api_key": "{KEY}"}}}}', ": 'local' is the alias of the built-in model"),
+    ],
+)
+def test_an_environment_that_means_nothing_says_where_it_is(monkeypatch, value, told):
+    """Whatever is looked for, and without showing it; a command in one line."""
+    monkeypatch.setenv("EMBEDDINGS_MODELS", value)
+    told = f"The environment variable EMBEDDINGS_MODELS{told}"
+    for name in ("x", "local"):
+        with pytest.raises(SettingsError, match=told) as raised:
+            Registry(PROVIDERS).get_embedding_model(name)
+        assert KEY not in shown(raised.value)
+
+    url = f"sqlite:///{Path(os.devnull)}"
+    done = python("-m", "embeddings", "--database", url, "reembed", "docs", "x", env=os.environ)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert told in done.stderr
+    assert KEY not in done.stderr
+
+
+def test_no_declared_model_is_hidden_by_a_built_in_alias(monkeypatch):
+    """An application that declares `local` would be given the built-in model of that alias."""
+    app = Flask("one")
+    app.config["EMBEDDINGS_MODELS"] = {"local": {"api_key": KEY}}
+    with pytest.raises(ValueError, match="EMBEDDINGS_MODELS: 'local' is the alias of") as raised:
+        Embeddings(app)
+    assert KEY not in shown(raised.value)
+
+
+def test_a_key_that_is_no_string_is_refused():
+    """By its name in the configuration."""
+    app = Flask("one")
+    app.config["OPENAI_API_KEY"] = [KEY]
+    with pytest.raises(TypeError, match="OPENAI_API_KEY must be a str, not list") as raised:
+        Embeddings(app)
     assert KEY not in shown(raised.value)
 
 

@@ -408,10 +408,11 @@ def test_an_announced_model_takes_no_name_that_is_in_use():
     assert get_embedding_model("3-small") is before
 
 
-def test_a_string_in_place_of_aliases_is_refused():
-    """A string is an iterable of letters, which nobody means."""
+@pytest.mark.parametrize("register", [register_embedding_model, REGISTRY._add_announced])
+def test_a_string_in_place_of_aliases_is_refused(register):
+    """A string is an iterable of letters, which nobody means; not from a package either."""
     with pytest.raises(TypeError, match="aliases"):
-        register_embedding_model(new_model(), aliases="§")
+        register(new_model(), aliases="§")
 
 
 def test_a_refused_alias_refuses_the_registration():

@@ -12,7 +12,6 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ...models.base import SupportsEmbedding, check_model
 from ...models.registry import (
-    declared_models,
     get_embedding_models,
     is_known,
     provider_settings,
@@ -58,12 +57,12 @@ def apply() -> None:
     """Let the registry have what the settings say. What is wrong with them is for `check`."""
     table_prefix.cache_clear()
     given = _given()
-    default = given.get(MODEL)
-    is_usable = isinstance(default, str) or _is_model(default)
-    declared = given.get(MODELS)
-    if _problem_of(declared):
-        declared = None
-    found = settings_from(given, default if is_usable else None, declared)
+    default, declared = given.get(MODEL), given.get(MODELS)
+    found = settings_from(
+        {name: value for name, value in given.items() if isinstance(value, str)},
+        None if _problem_of(default, None) else default,
+        None if _problem_of(None, declared) else declared,
+    )
     use_settings("django", lambda: found)
 
 
@@ -107,7 +106,7 @@ def _errors() -> Iterator[CheckMessage]:
             hint='For example "search_", which makes search_collections and search_embeddings.',
             id="embeddings.E006",
         )
-    problem = _problem_of(given.get(MODELS))
+    problem = _problem_of(None, given.get(MODELS))
     if problem:
         yield Error(
             f'EMBEDDINGS["MODELS"]: {problem}.',
@@ -128,12 +127,14 @@ def _errors() -> Iterator[CheckMessage]:
             f"not {type(model).__name__}.",
             id="embeddings.E004",
         )
+    elif problem := _problem_of(model, None):
+        yield Error(f'EMBEDDINGS["MODEL"]: {problem}.', id="embeddings.E004")
 
 
-def _problem_of(declared: object) -> str | None:
-    """Return what is wrong with the declared models, or None."""
+def _problem_of(default: Any, declared: Any) -> str | None:
+    """Return what is wrong with a default model, or with models that are declared; or None."""
     try:
-        declared_models({} if declared is None else declared)
+        settings_from({}, default, declared)
     except (TypeError, ValueError) as error:
         return str(error)
     return None
