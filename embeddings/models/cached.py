@@ -63,6 +63,10 @@ ROW_BYTES = 100  # beside the vector, about
 TRIES = 10  # to write beside other processes
 PAUSE = 0.01  # seconds, after the first try
 WAIT = 30  # seconds, for another process that writes to the file
+NOT_YOURS = (
+    "This is about the database that was given to cached(), and no model was called. Give it the "
+    "path of a file that can be written, or an engine of its own"
+)
 
 log = logging.getLogger("embeddings")
 
@@ -285,6 +289,19 @@ class PaidVectors:
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Float32]:
         """Return the vectors that are there, by their key."""
+        try:
+            try:
+                return self._read(keys)
+            except DBAPIError:
+                if not self._is_there:
+                    raise
+                self._is_there = False  # it may have been deleted, to have room
+                return self._read(keys)
+        except (DBAPIError, PoolTimeoutError) as error:
+            error.add_note(NOT_YOURS)
+            raise
+
+    def _read(self, keys: Sequence[bytes]) -> dict[bytes, Float32]:
         self._create()
         columns, today = TABLE.c, int(time.time())
         found: dict[bytes, Float32] = {}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import create_engine, event, text
+from sqlalchemy.exc import DatabaseError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
@@ -272,6 +273,26 @@ def test_processes_share_it(file: Path):
     connection = sqlite3.connect(file)
     assert connection.execute("SELECT count(*) FROM embeddings_paid").fetchone() == (30,)
     connection.close()
+
+
+def test_a_file_that_is_deleted_is_made_anew(file: Path):
+    """Also while a process has used it: whoever needs the room need not stop anything."""
+    model = DeterministicModel()
+    kept = cached(model, file)
+    for _ in range(2):
+        assert kept.embed("one") == kept.embed("one") == DeterministicModel().embed("one")
+        file.unlink()
+    assert model.calls == [["one"]] * 2
+
+
+def test_an_error_tells_whose_database_it_is_about(file: Path):
+    """Which is not that of the collection, and no model is paid."""
+    file.write_bytes(b"no database" * 100)
+    model = DeterministicModel()
+    with pytest.raises(DatabaseError) as raised:
+        cached(model, file).embed("one")
+    assert "cached()" in "".join(raised.value.__notes__)
+    assert model.calls == []
 
 
 def test_a_cache_that_cannot_be_written_costs_no_answer(file: Path, caplog):
