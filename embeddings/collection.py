@@ -29,6 +29,7 @@ from .writing.chunks import Chunks, checked_chunks
 from .writing.copying import COPIED_AT_ONCE
 from .writing.items import Prepared, checked_extra, checked_items, content_hash
 from .writing.plan import make
+from .writing.progress import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -912,7 +913,7 @@ class Collection(Generic[K]):
         m: int | None = None,
         ef_construction: int | None = None,
         maintenance_work_mem: str | None = None,
-        progress: Callable[[int, int], object] | None = None,
+        progress: Callable[[int, int], object] | bool | None = None,
     ) -> IndexInfo:
         """Build an index of this collection, and return what it is.
 
@@ -943,6 +944,7 @@ class Collection(Generic[K]):
                 is many times faster.
             progress: Called with the rows done and the rows in all: on SQLite when it is done; on
                 PostgreSQL twice a second, on an engine only, as it looks from a second connection.
+                True draws a bar.
 
         Raises:
             DoesNotExist: The collection does not exist, and no dimensions were given.
@@ -952,7 +954,8 @@ class Collection(Generic[K]):
             BindingError: `progress` was given, and the collection is on a session of PostgreSQL.
             InvalidQueryError: An option means nothing.
         """
-        asked = IndexRequest(method, dimensions, m, ef_construction, maintenance_work_mem, progress)
+        tell = told(progress)
+        asked = IndexRequest(method, dimensions, m, ef_construction, maintenance_work_mem, tell)
         return self.reference.database.create_index(self.reference, asked)
 
     def drop_index(self) -> bool:

@@ -81,7 +81,7 @@ def _in_greenlet(contents: Contents | AwaitedContents | None) -> Contents | None
         found = contents(ids)  # type: ignore[misc]
         return wait_for(lambda: found) if inspect.isawaitable(found) else found
 
-    return None if contents is None else supplied
+    return supplied if callable(contents) else contents
 
 
 class AsyncPlan(Plan[K]):

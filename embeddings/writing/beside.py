@@ -138,8 +138,8 @@ def _begin(current: Reference[Any], model_id: str) -> str | None:
                 name,
                 built.model_id,
                 model_id,
-                f"They are being made: go on with reembed({built.model_id!r}), or delete this "
-                "collection first",
+                f"They are being made: go on with reembed({built.model_id!r}), or delete "
+                f"{name!r} first",
             )
         return NEXT
 

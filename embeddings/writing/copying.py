@@ -17,7 +17,7 @@ from ..vectors import ITEM_BYTES
 from ..work.reference import retried
 from . import rows
 from .parts import before_rows, kept_parts, write
-from .progress import teller
+from .progress import teller, told
 from .report import Report
 from .resolve import Resolution, is_same_json, texts_of
 
@@ -66,6 +66,7 @@ def copy_to(
 ) -> Report:
     """Copy every item. See `Collection.copy_to`."""
     check_batch_size(batch_size)
+    told(progress)  # before the other collection is created
     began = perf_counter()
     model_id, chunks, total = _begin(collection, other)
     tell, done, report, last = teller(progress, total), 0, Report(), None

@@ -21,6 +21,24 @@ def length_of(entries: object) -> int | None:
         return None
 
 
+def told(progress: Callable[..., object] | bool | None) -> Callable[..., object] | None:
+    """Return a function of the items done and the items in all, or None where nobody is told.
+
+    Raises:
+        TypeError: It can be neither called nor drawn.
+    """
+    if progress is True:
+        return _draw
+    if progress is None or progress is False:
+        return None
+    if not callable(progress):
+        raise TypeError(
+            "progress= takes a function of (done, total or None), or True for a bar, not "
+            f"{type(progress).__name__}"
+        )
+    return progress
+
+
 def teller(progress: Progress, total: int | None) -> Callable[[int], None]:
     """Return a function that is to be called with the number of items done, in all.
 
@@ -31,26 +49,19 @@ def teller(progress: Progress, total: int | None) -> Callable[[int], None]:
     Raises:
         TypeError: It can be neither called nor drawn.
     """
-    if progress is True:
-        return lambda done: _draw(done, total)
-    if progress is None or progress is False:
-        return lambda done: None
-    if not callable(progress):
-        raise TypeError(
-            "progress= takes a function of (done, total or None), or True for a bar, not "
-            f"{type(progress).__name__}"
-        )
-    return lambda done: _tell(progress, done, total)
+    tell = told(progress)
+
+    def done_by_now(done: int) -> None:
+        if tell is not None:
+            tell(done, total)
+
+    return done_by_now
 
 
 def end(progress: Progress, total: int | None) -> None:
     """End the line of a bar that did not know how many there are."""
     if progress is True and total is None:
         sys.stderr.write("\n")
-
-
-def _tell(progress: Callable[[int, int | None], object], done: int, total: int | None) -> None:
-    progress(done, total)
 
 
 def _draw(done: int, total: int | None) -> None:

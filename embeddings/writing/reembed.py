@@ -18,7 +18,7 @@ from sqlalchemy import bindparam, select, update
 
 from ..errors import DoesNotExist, EmbeddingsError, InvalidItemError
 from ..keys import chunk_owner
-from ..models.base import at_most_own, batches, check_batch_size
+from ..models.base import at_most_own, batches, check_batch_size, check_positive
 from ..tables.records import now
 from ..work.reference import retried
 from . import beside, loaded
@@ -26,7 +26,7 @@ from .apply import write
 from .calls import calls_at_once, check_on_error
 from .items import Item, hashes_of, item_content
 from .plan import make
-from .progress import teller
+from .progress import teller, told
 from .report import CHANGED, Report
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def reembed(
     on_error: OnError,
 ) -> Report:
     """Embed everything anew, and switch. See `Collection.reembed`."""
-    check_batch_size(batch_size)
-    skips = check_on_error(on_error)
+    skips = _checked(contents, batch_size, concurrency, progress, on_error)
     pair = beside.begin(collection, model)
     if pair is None:
         return Report()
@@ -78,10 +77,29 @@ def back(
     on_error: OnError,
 ) -> Report:
     """Switch back, with what changed since. See `Collection.back`."""
-    check_batch_size(batch_size)
-    skips = check_on_error(on_error)
+    skips = _checked(contents, batch_size, concurrency, progress, on_error)
     pair = beside.previous(collection)
     return _brought_over(pair, contents, batch_size, concurrency, progress, skips=skips)
+
+
+def _checked(
+    contents: object,
+    batch_size: int,
+    concurrency: int | None,
+    progress: Progress,
+    on_error: OnError,
+) -> bool:
+    """Return whether items are left out on an error, before anything is made beside."""
+    check_batch_size(batch_size)
+    if concurrency is not None:
+        check_positive("concurrency", concurrency)
+    told(progress)
+    if contents is not None and not callable(contents):
+        raise TypeError(
+            "contents= takes a function of a list of ids, which returns a dict of their contents, "
+            f"not {type(contents).__name__}"
+        )
+    return check_on_error(on_error)
 
 
 def _brought_over(

@@ -185,6 +185,11 @@ def test_what_cannot_be_copied(
         ):
             nan = np.full(256, np.nan, "<f4").tobytes() if ":nan" in change else None
             connection.execute(text(f"UPDATE embeddings SET {change}"), {"nan": nan} if nan else {})
+    wrong: dict[str, Any]
+    for wrong in ({"batch_size": 0}, {"progress": "bar"}):
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            docs.copy_to(there, **wrong)
+    assert not Collection.exists(postgresql_engine, "docs")
     report = docs.copy_to(there)
     assert report.reused == 2
     assert [id for id, _ in report.skipped] == ["1", "2", "3", "4"]

@@ -261,11 +261,22 @@ def test_what_stands_beside(docs: Collection[Any], db: Any, large: Narrow):
     docs.embed("a", "a text", store=True)
     with pytest.raises(UnknownModelError):
         docs.reembed("no such model")
+    wrong: dict[str, Any]
+    for wrong in (
+        {"contents": ["a text"]},
+        {"concurrency": 0},
+        {"batch_size": 0},
+        {"progress": "bar"},
+        {"on_error": "leave"},
+    ):
+        with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            docs.reembed("large", **wrong)
+    assert not Collection.exists(db, "docs [next]")
     large.before = lambda: pytest.fail("stop")
     with pytest.raises(pytest.fail.Exception):
         docs.reembed(large)
     assert Collection("docs [next]", db, create=False).model_id == "large"
-    with pytest.raises(ModelMismatchError, match=r"being made.*reembed\('large'\)"):
+    with pytest.raises(ModelMismatchError, match=r"being made.*'large'.*delete 'docs \[next\]' f"):
         docs.reembed(Narrow("third"))
     large.before = lambda: None
     docs.reembed(large)

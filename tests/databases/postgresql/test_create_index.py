@@ -594,6 +594,16 @@ def test_a_build_is_stopped_with_its_progress(host: Engine, pool: Engine):
     assert docs.create_index().is_valid
 
 
+def test_progress_is_a_function_or_a_bar(host: Engine, capsys: pytest.CaptureFixture[str]):
+    """As everywhere; anything else is refused before a build begins."""
+    docs = stored(host, some())
+    with statements(host) as sent, pytest.raises(TypeError, match="progress= takes a function"):
+        docs.create_index(progress="bar")  # type: ignore[arg-type]
+    assert sent == []
+    assert docs.create_index(progress=True).is_valid
+    assert capsys.readouterr().err.endswith("] 20 of 20\n")
+
+
 def test_progress_never_falls(host: Engine, monkeypatch: pytest.MonkeyPatch):
     """Not either while a build that has all rows waits for those who began before it."""
     monkeypatch.setattr(pgvector_build, "POLL", 0.001)
