@@ -15,7 +15,7 @@ from .databases.status import IndexRequest
 from .following import sync as syncing
 from .following.rows import rows_of
 from .keys import K, keys_of
-from .models.base import BATCH_SIZE, check_model
+from .models.base import BATCH_SIZE, check_given
 from .searching import read, search
 from .searching.entries import Entries
 from .searching.query import Filters, check_filters, check_query, several
@@ -154,8 +154,7 @@ class Collection(Generic[K]):
         chunks: Chunks | None = None,
         records: Records = RECORDS,
     ) -> None:
-        if model is not None:
-            check_model(model)
+        check_given(model, model_id)
         self.reference = Reference(
             whole.checked_name(name),
             bind(db, records),

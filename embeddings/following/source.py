@@ -26,7 +26,7 @@ from sqlalchemy.types import TypeDecorator, Uuid
 from ..collection import Collection
 from ..errors import BindingError, InvalidItemError
 from ..keys import keys_of
-from ..models.base import BATCH_SIZE, check_model
+from ..models.base import BATCH_SIZE, check_given
 from ..searching.query import Filters, check_filters
 from ..sessions import bind, is_asynchronous
 from ..sessions.base import hinted
@@ -130,8 +130,7 @@ class ModelCollection(Generic[M]):
         chunks: Chunks | None = None,
     ) -> None:
         mapper = mapper_of(source)
-        if model is not None:
-            check_model(model)
+        check_given(model, model_id)
         of_text = _columns_of_text(mapper, text, columns)
         fields = {
             "source": source,

@@ -205,6 +205,29 @@ def check_model(model: object) -> None:
         raise TypeError(f"model= takes a model object whose model_id is a name: {model_id!r}")
 
 
+def check_name(name: object) -> None:
+    """Do nothing if it can be the id or an alias of a model.
+
+    Raises:
+        TypeError: It cannot.
+    """
+    if not isinstance(name, str):
+        hint = "; a model object is passed as model=" if hasattr(name, "embed_batch") else ""
+        raise TypeError(f"The id or alias of a model is a str, not {type(name).__name__}{hint}")
+
+
+def check_given(model: object, model_id: object) -> None:
+    """Do nothing if a collection can be given these, of which each may be None.
+
+    Raises:
+        TypeError: It cannot.
+    """
+    if model is not None:
+        check_model(model)
+    if model_id is not None:
+        check_name(model_id)
+
+
 def kinds(model: SupportsEmbedding) -> tuple[Kind, ...]:
     """Return the kinds of content that the model takes."""
     if not getattr(model, "supports_binary", False):

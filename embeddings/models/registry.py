@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from ..errors import SettingsError, UnknownModelError
 from ..forks import Lock, importing, renew_in_children
 from . import local, openai
-from .base import Provider, Setting, SupportsEmbedding, check_model
+from .base import Provider, Setting, SupportsEmbedding, check_model, check_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -128,6 +128,8 @@ class Registry:
         Raises:
             ValueError: A model has `alias` as its id, or the alias would stand for itself.
         """
+        for given in (alias, name):
+            check_name(given)
         with self._lock:
             self._built_in.run()
             if alias in self._models:
@@ -198,6 +200,7 @@ class Registry:
         Raises:
             UnknownModelError: There is none.
         """
+        check_name(name)
         model = self._find(name)
         if model is None:
             names = {*self.get_aliases()}
@@ -453,7 +456,10 @@ def _several(aliases: Iterable[str]) -> list[str]:
     """Return aliases, which are no string: its letters would be taken for them."""
     if isinstance(aliases, str):
         raise TypeError(f"aliases= takes several aliases, not the string {aliases!r}")
-    return list(aliases)
+    several = list(aliases)
+    for alias in several:
+        check_name(alias)
+    return several
 
 
 class _Once:

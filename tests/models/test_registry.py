@@ -362,6 +362,25 @@ def test_a_model_whose_id_is_no_name_is_refused(model_id):
     assert get_embedding_models() == before
 
 
+@pytest.mark.parametrize(
+    ("refused", "told"),
+    [(5, "int$"), (b"local", "bytes$"), (DeterministicModel(), "DeterministicModel; .* model=$")],
+)
+def test_a_name_that_is_no_name_is_refused(session, refused, told):
+    """A model object is not taken for its name, and no alias is None."""
+    before = get_aliases()
+    for use in (
+        lambda: Collection("docs", session, model_id=refused),
+        lambda: get_embedding_model(refused),
+        lambda: set_alias(refused, "local"),
+        lambda: set_alias("ours", refused),
+        lambda: register_embedding_model(new_model(), aliases=[refused]),
+    ):
+        with pytest.raises(TypeError, match=f"alias of a model is a str, not {told}"):
+            use()
+    assert get_aliases() == before
+
+
 @pytest.mark.parametrize("alias", ["3-small", "local"])
 def test_the_alias_of_a_built_in_model_is_not_replaced_in_silence(alias):
     """Neither by a model of that id, nor by an alias of another one, nor by an application's."""

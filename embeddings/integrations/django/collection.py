@@ -22,7 +22,7 @@ from ...following import refresh as refreshing
 from ...following import sync as syncing
 from ...following import triggers
 from ...following.pending import Pending
-from ...models.base import BATCH_SIZE, batches, check_model
+from ...models.base import BATCH_SIZE, batches, check_given
 from ...writing import beside
 from ...writing.calls import calls_at_once
 from ...writing.chunks import Chunks, checked_chunks
@@ -133,8 +133,7 @@ class ModelCollection(Generic[M]):
         chunks: Chunks | None = None,
         records: Records | None = None,
     ) -> None:
-        if model is not None:
-            check_model(model)
+        check_given(model, model_id)
         self.source: Source[M] = Source(source, text, where, metadata, columns)
         self.name = name or self.source.label.lower()
         self.records = records
