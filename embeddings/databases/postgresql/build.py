@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from ...errors import BindingError, IndexingError, InvalidQueryError
 from ...models import registry
@@ -97,6 +97,9 @@ def create(collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
             if info is not None and info.is_valid:  # somebody was faster
                 _check_same(collection, info, dimensions, m, ef_construction)
             else:
+                its_id = records.collections.c.id
+                if connection.scalar(select(its_id).where(its_id == row.id)) is None:
+                    raise collection.does_not_exist()  # deleted while another build went on
                 drop(connection, records, row.id, concurrently=True)
                 try:
                     with _memory(connection, asked.maintenance_work_mem, local=False):

@@ -367,22 +367,26 @@ def test_a_build_with_other_options_at_once(host: Engine):
 
 
 def test_who_waits_for_a_build_says_so(host: Engine, caplog: pytest.LogCaptureFixture):
-    """And a collection that has no index is deleted meanwhile."""
+    """And a collection that has no index is deleted meanwhile, and gets none afterwards."""
     caplog.set_level("INFO", "embeddings")
     docs = stored(host, some())
-    stored(host, some(), "without")
+    without = stored(host, some(), "without")
     with ThreadPoolExecutor(3) as pool:
         with Session(host) as blocker:
             stored(blocker, some(2), "blocker")
             building = pool.submit(docs.create_index)
             waits(host)
-            pool.submit(Collection("without", host).delete).result(30)
-            dropping = pool.submit(docs.drop_index)
-            while "'docs' waits for another build" not in caplog.text:
+            late = pool.submit(Collection("without", host).create_index)
+            while "'without' waits for another build" not in caplog.text:
                 sleep(0.01)
+            name = name_of(without)
+            pool.submit(without.delete).result(30)
             blocker.commit()
         assert building.result(60).is_valid
-        assert dropping.result(60) is True
+        with pytest.raises(DoesNotExist, match="'without'"):
+            late.result(60)
+    with host.connect() as connection:
+        assert connection.scalar(text("SELECT to_regclass(:name)"), {"name": name}) is None
 
 
 def test_a_lock_that_another_connection_of_the_server_has(
