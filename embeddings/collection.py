@@ -1008,6 +1008,7 @@ class Collection(Generic[K]):
             InvalidItemError: Items have no content; its `ids` name them. Without `contents` nothing
                 was spent; what was embedded stays.
             ModelMismatchError: Vectors of a third model stand beside the collection.
+            InvalidQueryError: It stands beside another collection itself.
             UnknownModelError: There is no such model.
             DoesNotExist: The collection does not exist.
             ModelError: The model failed.

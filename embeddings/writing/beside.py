@@ -13,11 +13,11 @@ from sqlalchemy import JSON, Text, cast, or_, select, update
 from sqlalchemy.exc import DBAPIError
 
 from ..databases.status import IndexRequest
-from ..errors import DoesNotExist, ModelMismatchError
+from ..errors import DoesNotExist, InvalidQueryError, ModelMismatchError
 from ..keys import chunk_id
 from ..models import registry
 from ..models.base import check_model
-from ..tables.beside import NEXT, PREVIOUS, SWITCHING, names_beside
+from ..tables.beside import NEXT, PREVIOUS, SWITCHING, names_beside, stands_beside
 from ..tables.records import COLUMNS
 from ..work.reference import retried
 from . import parts, text_index, whole
@@ -64,6 +64,7 @@ def begin(collection: Reference[Any], given: SupportsEmbedding | str) -> Pair | 
         UnknownModelError: There is no such model.
         DoesNotExist: There is no such collection.
         ModelMismatchError: Vectors of a third model stand beside it.
+        InvalidQueryError: It stands beside another one itself.
     """
     model: SupportsEmbedding
     if isinstance(given, str):
@@ -114,6 +115,10 @@ def _begin(current: Reference[Any], model_id: str) -> str | None:
     """Return which of the names it has; None if the collection is of this model."""
     with current.work(write=True) as work:
         row = current.existing(work)
+        if stands_beside(row.name):
+            raise InvalidQueryError(
+                f"{row.name!r} is what stands beside a collection: call reembed() of that one"
+            )
         if registry.canonical_id(row.model_id) == model_id:
             return None
         name = whole.checked_name(row.name + NEXT)

@@ -19,6 +19,7 @@ from embeddings import (
     DoesNotExist,
     EmbeddingRecord,
     InvalidItemError,
+    InvalidQueryError,
     ModelMismatchError,
     UnknownModelError,
 )
@@ -282,6 +283,8 @@ def test_what_stands_beside(docs: Collection[Any], db: Any, large: Narrow):
     docs.reembed(large)
     with pytest.raises(ModelMismatchError, match=r"'deterministic'.*drop_previous\(\)"):
         docs.reembed(Narrow("third"))
+    with pytest.raises(InvalidQueryError, match=r"'docs \[previous\]' is what stands beside"):
+        Collection("docs [previous]", db).reembed(Narrow("third"))
     assert docs.reembed("deterministic").embedded == 0  # as back() does
     assert docs.model_id == "deterministic"
     docs.rename("papers")
