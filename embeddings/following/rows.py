@@ -85,6 +85,7 @@ class Rows:
         keys: The type of the host's keys.
         locked: The column of the host's table that the keys come from, where that is known.
         store: Whether the texts are stored.
+        have_text: Whether it yields rows with a text alone, so that nobody has to look.
     """
 
     key: ColumnElement[Any]
@@ -93,6 +94,7 @@ class Rows:
     keys: Keys[Any]
     locked: Column[Any] | None
     store: bool = False
+    have_text: bool = False
 
     @property
     def columns(self) -> list[ColumnElement[Any]]:
@@ -105,7 +107,8 @@ class Rows:
         """Return the SELECT of some columns of all rows that may be items."""
         if isinstance(self.text, TextsInPython):
             return self.text.statement.with_only_columns(*columns, maintain_column_froms=True)
-        return select(*columns).where(self.text != "")
+        rows = select(*columns)
+        return rows if self.have_text else rows.where(self.text != "")
 
     def between(self, work: Work, statement: Select[Any], after: Any, upto: Any) -> Select[Any]:
         """Return a SELECT of one page, in the order of the keys.
@@ -131,7 +134,7 @@ class Rows:
 
     def count(self, work: Work, after: Any = None) -> int:
         """Return how many rows there are, or how many after a key."""
-        rows = self.between(work, self.all(func.count()), after, None).order_by(None)
+        rows = self.between(work, self.all(func.count(self.key)), after, None).order_by(None)
         return int(work.run(rows).scalar_one())
 
     def ids(self, work: Work, after: Any, upto: Any) -> list[str]:

@@ -598,7 +598,7 @@ class ModelCollection(Generic[M]):
         key, text, *values = statement.subquery().columns
         names = [column.key for column in self.metadata]
         metadata: dict[str, ColumnElement[Any]] = dict(zip(names, values, strict=True))
-        return Rows(key, text, metadata or None, keys, locked, self.store)
+        return Rows(key, text, metadata or None, keys, locked, self.store, have_text=True)
 
     def _readers(self) -> tuple[Callable[[Row[Any]], Any], Callable[[Row[Any]], str]]:
         """Return what reads the key, and what reads the text, of a row of `rows`."""

@@ -213,7 +213,7 @@ def rows_of(source: Source[Any], alias: str, *, store: bool) -> Rows:
             conditions.append(text(f"({sql})".replace(":", "\\:")))  # type: ignore[arg-type]
     if texts is None or metadata is None or not is_own:
         made = TextsInPython(select(key).where(*conditions), _first, _nothing, _nothing)
-        return InstanceRows(key, made, None, keys_of(key), key, store, source, alias)
+        return InstanceRows(key, made, None, keys_of(key), key, store, source=source, alias=alias)
     of_text = [table.c[field.column] for field in texts]
     conditions.append(or_(*(column != "" for column in of_text)))
     statement = select(
@@ -226,7 +226,8 @@ def rows_of(source: Source[Any], alias: str, *, store: bool) -> Rows:
     ).where(*conditions)
     selected_key, selected_text, *values = statement.subquery().columns
     named: dict[str, ColumnElement[Any]] = dict(zip(metadata, values, strict=True))
-    return Rows(selected_key, selected_text, named or None, keys_of(key), key, store)
+    keys = keys_of(key)
+    return Rows(selected_key, selected_text, named or None, keys, key, store, have_text=True)
 
 
 def _column(field: Field[Any, Any]) -> Column[Any]:
