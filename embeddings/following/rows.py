@@ -31,14 +31,14 @@ from ..writing.items import item_content, item_metadata, of_item
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from sqlalchemy import ColumnElement, Row
+    from sqlalchemy import ColumnElement, Result, Row
 
     from ..keys import Keys
     from ..values import Metadata
     from ..work.operation import Work
     from ..work.reference import Reference
 
-AT_ONCE = 500  # keys in one statement, far below the parameters that any database takes
+AT_ONCE = 500  # keys in one statement, far below the parameters that any database takes; instances
 
 
 class SourceRow(NamedTuple):
@@ -65,12 +65,20 @@ class TextsInPython:
         key_of: What returns the key of a row of it.
         text_of: What returns the text of a row; it may be empty.
         item_of: What returns key, text and metadata of a row; the text may be empty.
+        is_joined: Whether relations come along by a join, which repeats an instance.
     """
 
     statement: Select[Any]
     key_of: Callable[[Row[Any]], Any]
     text_of: Callable[[Row[Any]], str]
     item_of: Callable[[Row[Any]], tuple[Any, str, Metadata | None]]
+    is_joined: bool
+
+    def run(self, session: Session, statement: Select[Any]) -> Result[Any]:
+        """Return the rows of a part of the statement."""
+        found = session.execute(statement)
+        # Of many instances that live at once the collector of garbage takes its time.
+        return found.unique() if self.is_joined else found.yield_per(AT_ONCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +180,7 @@ class Rows:
         # A session of its own: instances in the host's may be older than the database.
         with Session(work.connection, join_transaction_mode="rollback_only") as session:
             page = self.between(work, made.statement, after, upto)
-            for row in session.execute(page):
+            for row in made.run(session, page):
                 key = made.key_of(row)
                 yield key, made.text_of(row), None
 
@@ -236,7 +244,7 @@ class Rows:
             return found
         # A session of its own: instances in the host's may be older than the database.
         with Session(work.connection, join_transaction_mode="rollback_only") as session:
-            for row in session.execute(narrowed(self.text.statement)):
+            for row in self.text.run(session, narrowed(self.text.statement)):
                 key = self.text.key_of(row)
                 self._add(found, errors, key, partial(self._of_python, self.text, row))
         return found

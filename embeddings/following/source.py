@@ -582,7 +582,7 @@ class ModelCollection(Generic[M]):
         locked = host_column(self.key.expression)
         keys, text = keys_of(self.key), self.text_in_sql
         if text is None:
-            made = TextsInPython(self.rows(), *self._readers(), self.item_of)
+            made = TextsInPython(self.rows(), *self._readers(), self.item_of, self._is_joined)
             named: dict[str, ColumnElement[Any]] = {
                 column.key: column.expression.label(f"metadata_{at}")
                 for at, column in enumerate(self.metadata)
@@ -607,6 +607,16 @@ class ModelCollection(Generic[M]):
             return lambda row: key_of(row[0]), lambda row: text_of(row[0])
         until = 1 + len(self.columns)
         return itemgetter(0), lambda row: _joined(row[1:until])
+
+    @property
+    def _is_joined(self) -> bool:
+        """Whether instances are loaded with relations by a join, as the class says."""
+        loaded = (
+            relation.lazy
+            for mapper in self.mapper.self_and_descendants
+            for relation in mapper.relationships
+        )
+        return self.reads_instances and not {"joined", False}.isdisjoint(loaded)
 
     @property
     def condition(self) -> ColumnElement[bool] | None:

@@ -10,9 +10,20 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import URL, Engine, create_engine, delete, event, insert, select, text, update
+from sqlalchemy import (
+    URL,
+    Engine,
+    ForeignKey,
+    create_engine,
+    delete,
+    event,
+    insert,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 from sqlalchemy.pool import NullPool
 
 from embeddings import (
@@ -225,6 +236,46 @@ def test_a_function_makes_the_text(own: Engine, model: Model, notes: ModelCollec
     change(own, update(Note).where(Note.id == 2).values(title="better"))
     assert loud.refresh(own).embedded == 1
     assert is_right(loud, own)
+
+
+class Shelf(Base):
+    __tablename__ = "shelves"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str]
+    books: Mapped[list[Book]] = relationship(lazy="joined")
+
+
+class Book(Base):
+    __tablename__ = "books"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    shelf_id: Mapped[int] = mapped_column(ForeignKey(Shelf.id))
+    title: Mapped[str]
+
+
+def test_a_relation_that_the_class_loads_by_a_join(own: Engine, model: Model):
+    """An instance is there once, with all of them."""
+    shelves = ModelCollection(
+        Shelf,
+        text=lambda shelf: ", ".join([shelf.title, *(book.title for book in shelf.books)]),
+        columns=[Shelf.title],
+        store=True,
+        name="shelves",
+        model=model,
+    )
+    shelves.install(own)
+    change(
+        own,
+        insert(Shelf).values([{"id": n, "title": f"shelf {n}"} for n in range(1, 4)]),
+        insert(Book).values(
+            [{"id": 10 * n + k, "shelf_id": n, "title": f"{n}.{k}"} for n in (1, 2) for k in (1, 2)]
+        ),
+    )
+    assert shelves.sync(own).embedded == 3
+    assert shelves.refresh(own).embedded == 0
+    assert shelves.sync(own).unchanged == 3
+    contents = {record.key: record.content for record in shelves.collection(own)}
+    assert contents == {1: "shelf 1, 1.1, 1.2", 2: "shelf 2, 2.1, 2.2", 3: "shelf 3"}
+    shelves.uninstall(own)
 
 
 def test_instances_are_compared_by_their_texts(own: Engine, model: Model):

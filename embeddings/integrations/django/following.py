@@ -212,7 +212,8 @@ def rows_of(source: Source[Any], alias: str, *, store: bool) -> Rows:
         if is_own:
             conditions.append(text(f"({sql})".replace(":", "\\:")))  # type: ignore[arg-type]
     if texts is None or metadata is None or not is_own:
-        made = TextsInPython(select(key).where(*conditions), _first, _nothing, _nothing)
+        rows = select(key).where(*conditions)
+        made = TextsInPython(rows, _first, _nothing, _nothing, is_joined=False)
         return InstanceRows(key, made, None, keys_of(key), key, store, source=source, alias=alias)
     of_text = [table.c[field.column] for field in texts]
     conditions.append(or_(*(column != "" for column in of_text)))
