@@ -51,16 +51,19 @@ WORDS, WORDS_OF, LANGUAGE = "search_words", "search_words_of", "search_language"
 """The columns: of embeddings the words and the hash of their content; of collections."""
 LACKS_WORDS = f"({WORDS} IS NULL OR {WORDS_OF} IS DISTINCT FROM content_hash)"
 """The condition, in SQL, that a row has no words of the text that it was made of."""
-MOST_POSITIONS = 255
-"""Of a word: https://www.postgresql.org/docs/current/textsearch-limitations.html"""
-MOST_WORDS = MOST_POSITIONS
-"""Of a text, up to which nothing can be too much."""
+MOST_TIMES = 4
+"""That a word stands in a text, as they are kept: more rank the same, see `_times`."""
+MOST_UTF8 = 4
+"""Bytes of a character."""
+LONG = 2**16
+"""Characters of a text, from which its words may be too many."""
 MOST_BYTES = 2**19
 """Of the words of one text that are kept; a tsvector holds twice as many with their positions."""
 _NUMBER = struct.Struct(">i")
-_PLACES = [
-    struct.pack(f">xH{count}H", count, *range(1, count + 1)) for count in range(MOST_POSITIONS + 1)
-]
+_POSITIONS = [[], [], *([*range(1, count + 1)] for count in range(2, MOST_TIMES + 1))]
+"""Of a word that stands so often in a text. One without any ranks as one with one."""
+_AS_TEXT = [":".join(["", ",".join(map(str, each))]) if each else "" for each in _POSITIONS]
+_AS_BINARY = [struct.pack(f">xH{len(each)}H", len(each), *each).decode() for each in _POSITIONS]
 K1, B = 1.2, 0.75  # of BM25, as FTS5 has them
 ALL_RANKS = 1.645  # 1 + 1/4 + 1/9 and so on
 LEAST_REST = 0.15  # of 1, after four times
@@ -219,10 +222,8 @@ def as_tsvector(content: str, language: str) -> str:
     of ours asks.
     """
     # Letters and digits alone: nothing in a word has to be escaped.
-    return " ".join(
-        f"'{word}':{','.join(map(str, range(1, count + 1)))}"
-        for word, count in _counts(content, language).items()
-    )
+    words = _counts(content, language).items()
+    return " ".join([f"'{word}'{_AS_TEXT[min(count, MOST_TIMES)]}" for word, count in words])
 
 
 def as_binary(content: str, language: str) -> bytes:
@@ -232,25 +233,28 @@ def as_binary(content: str, language: str) -> bytes:
     zero byte, the number of its positions and these, as int32, int16 and int16, big-endian.
     """
     counts = _counts(content, language)
-    words = [word.encode() + _PLACES[count] for word, count in counts.items()]
-    return _NUMBER.pack(len(words)) + b"".join(words)
+    words = [
+        word + _AS_BINARY[min(MOST_TIMES, count)]
+        for word, count in counts.items()
+    ]
+    return _NUMBER.pack(len(words)) + "".join(words).encode()
 
 
 def _counts(content: str, language: str) -> dict[str, int]:
-    words = tokens(content, language)
-    counts: dict[str, int] = Counter(words)
-    if len(words) >= MOST_WORDS or len(content) > MOST_WORD_BYTES:
-        kept: dict[str, int] = {}
-        left = MOST_BYTES
-        for word, count in counts.items():
-            size = len(word.encode())
-            if size <= MOST_WORD_BYTES:
-                left -= size + 2 * count + 8
-                if left < 0:
-                    break
-                kept[word] = min(count, MOST_POSITIONS)
-        return kept
-    return counts
+    counts: dict[str, int] = Counter(tokens(content, language))
+    longest = max(map(len, counts), default=0)
+    if len(content) <= LONG and longest * MOST_UTF8 <= MOST_WORD_BYTES:
+        return counts
+    kept: dict[str, int] = {}
+    left = MOST_BYTES
+    for word, count in counts.items():
+        size = len(word.encode())
+        if size <= MOST_WORD_BYTES:
+            left -= size + 2 * MOST_TIMES + 8
+            if left < 0:
+                break
+            kept[word] = count
+    return kept
 
 
 def lacks_words() -> ColumnElement[bool]:
