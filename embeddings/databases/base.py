@@ -68,12 +68,6 @@ if TYPE_CHECKING:
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
 
-def of_driver(error: Exception) -> BaseException:
-    """Return the driver's error behind one that SQLAlchemy or Django has made of it."""
-    behind = error.orig if isinstance(error, DBAPIError) else error.__cause__
-    return behind or error
-
-
 class Database:
     """A kind of database. There is one object for each, and it holds nothing."""
 

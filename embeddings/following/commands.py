@@ -211,33 +211,36 @@ def refresh(
         "limit": limit,
         "progress": progress if len(collections) == 1 else None,
         "forever": forever,
-        "stop": stop,
     }
     with ended_by_signals(stop):
         if forever:  # none of them ends before the others
-            reports = _side_by_side(database, collections, options)
+            reports = _side_by_side(database, collections, stop, options)
         else:  # in the caller's thread, which may have a transaction of its own
-            reports = [collection.refresh(database, **options) for collection in collections]
+            reports = [
+                collection.refresh(database, stop=stop, **options) for collection in collections
+            ]
     pairs = zip(collections, reports, strict=True)
     lines = [done(collection.name, report) for collection, report in pairs]
     return "\n".join(lines), not any(report.skipped for report in reports)
 
 
 def _side_by_side(
-    database: Any, collections: Sequence[Followed], options: dict[str, Any]
+    database: Any, collections: Sequence[Followed], stop: threading.Event, options: dict[str, Any]
 ) -> list[Report]:
     """Refresh each in a thread of its own; one that fails ends the others."""
     with ThreadPoolExecutor(len(collections) or 1) as pool:
         running = [
             # Where a framework keeps its settings.
-            pool.submit(copy_context().run, partial(collection.refresh, database, **options))
+            pool.submit(
+                copy_context().run, partial(collection.refresh, database, stop=stop, **options)
+            )
             for collection in collections
         ]
         try:
             wait(running, return_when=FIRST_EXCEPTION)
         finally:
             if any(each.done() and each.exception() for each in running):
-                options["stop"].set()
+                stop.set()
     return [each.result() for each in running]
 
 

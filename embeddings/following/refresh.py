@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy.exc import DBAPIError
 
-from ..databases.base import of_driver
+from ..driver_errors import of_driver
 from ..errors import InvalidItemError, ModelError
 from ..models.base import batches, check_batch_size
 from ..searching.query import several

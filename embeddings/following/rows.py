@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from ..work.operation import Work
     from ..work.reference import Reference
 
-AT_ONCE = 500  # keys in one statement, far below the parameters that any database takes; instances
+KEYS_AT_ONCE = 500  # in one statement, far below the parameters that any database takes
+INSTANCES_AT_ONCE = 500  # that live: of more the collector of garbage takes its time
 
 
 class SourceRow(NamedTuple):
@@ -77,8 +78,7 @@ class TextsInPython:
     def run(self, session: Session, statement: Select[Any]) -> Result[Any]:
         """Return the rows of a part of the statement."""
         found = session.execute(statement)
-        # Of many instances that live at once the collector of garbage takes its time.
-        return found.unique() if self.is_joined else found.yield_per(AT_ONCE)
+        return found.unique() if self.is_joined else found.yield_per(INSTANCES_AT_ONCE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,7 +306,7 @@ class Rows:
                 keys.append(key)
             else:
                 strange.append(id)
-        return list(batches(keys, AT_ONCE)), strange
+        return list(batches(keys, KEYS_AT_ONCE)), strange
 
     def _written(self, work: Work, ids: list[str]) -> set[str]:
         """Return which ids that are of no key are nevertheless those of rows."""

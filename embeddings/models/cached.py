@@ -33,6 +33,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
+from ..driver_errors import sqlstate
 from ..errors import BindingError, EmbeddingsError, RefusedError
 from ..forks import Lock
 from .base import (
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1_000_000_000
 KEYS_AT_ONCE = 500  # in one statement
+ROLLED_BACK = "40"  # SQL's class "transaction rollback"
 DAY = 86_400  # seconds: when a vector was last used is known to the day
 ROW_BYTES = 100  # beside the vector, about
 TRIES = 10  # to write beside other processes
@@ -392,9 +394,5 @@ class PaidVectors:
 
 
 def _may_pass(error: DBAPIError) -> bool:
-    """Return whether another process was faster with a row, or came between.
-
-    The latter is SQL's class 40, "transaction rollback".
-    """
-    states = (getattr(error.orig, name, None) for name in ("sqlstate", "pgcode"))
-    return isinstance(error, IntegrityError) or any(str(state)[:2] == "40" for state in states)
+    """Return whether another process was faster with a row, or came between."""
+    return isinstance(error, IntegrityError) or (sqlstate(error) or "").startswith(ROLLED_BACK)

@@ -568,7 +568,7 @@ def test_for_ever_outlives_the_server(
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
 def test_a_server_that_hangs_up_is_away(driver: str):
-    """So does one that is being stopped, with whoever connects just then."""
+    """So is one that is being stopped, with whoever connects just then."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def hang_up() -> None:

@@ -27,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import base as dialect
 from sqlalchemy.types import String, TypeEngine, Uuid
 
+from ...driver_errors import sqlstate
 from ...errors import MissingExtraError, SchemaError
 from ...tables.pending import pending_name
 from ...vectors import ITEM_BYTES, Float32, VectorLike
@@ -157,7 +158,7 @@ class PostgreSQL(Database):
 
     def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
         """Return what the error names: after it nothing can be asked in the transaction."""
-        message, code = str(error.orig), extension.sqlstate(error)
+        message, code = str(error.orig), sqlstate(error)
         tables = records.collections.name, records.embeddings.name, pending_name(records)
         for name in tables:
             if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message):
@@ -197,7 +198,7 @@ class PostgreSQL(Database):
 
     def asks_to_try_again(self, error: DBAPIError) -> bool:
         """Return whether it could not be serialized, or was chosen to end a deadlock."""
-        return extension.sqlstate(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}
+        return sqlstate(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}
 
     def is_away(self, error: Exception) -> bool:
         """Return whether a connection was lost, or none is to be had."""
@@ -392,7 +393,7 @@ class PostgreSQL(Database):
 
     def was_kept_waiting(self, error: DBAPIError) -> bool:
         """Return whether lock_timeout, or the isolation level of an engine, ended a statement."""
-        return extension.sqlstate(error) in followed.ENDED_BY_OTHERS
+        return sqlstate(error) in followed.ENDED_BY_OTHERS
 
     # Keys
 

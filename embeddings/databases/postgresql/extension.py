@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from ...driver_errors import of_driver, sqlstate
 from ...errors import SchemaError
-from ..base import of_driver
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -76,15 +76,6 @@ def may_read(connection: Connection, table: str, schema: str | None) -> bool:
         "WHERE c.relname = :table AND n.nspname = :schema"
     )
     return connection.scalar(allowed, {"table": table, "schema": schema}) is not False
-
-
-def sqlstate(error: Exception) -> str | None:
-    """Return PostgreSQL's code for an error, whatever the driver."""
-    for raised in (error, of_driver(error)):  # asyncpg's own has the system's as its cause
-        code: str | None = getattr(raised, "sqlstate", None) or getattr(raised, "pgcode", None)
-        if code is not None:
-            return code
-    return None
 
 
 def refuses_connections(error: Exception) -> bool:

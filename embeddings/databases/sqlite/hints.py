@@ -9,7 +9,7 @@ import re
 import sqlite3
 from typing import TYPE_CHECKING
 
-from ..base import of_driver
+from ...driver_errors import of_driver
 from .transactions import is_configured
 
 if TYPE_CHECKING:

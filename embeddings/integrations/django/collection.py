@@ -38,7 +38,7 @@ from .database import (
 )
 from .following import follows_of, problems, rows_of
 from .internals import yields_instances
-from .ranking import check_name, has_windows, keys_among, ranked
+from .ranking import check_annotation, has_windows, keys_among, ranked
 from .shares import Shares
 from .source import Source
 from .tables import records as records_in_use
@@ -374,7 +374,7 @@ class ModelCollection(Generic[M]):
         if has_words:
             if rank == score:
                 raise InvalidQueryError(f"score and rank are both called {score!r}")
-            check_name(queryset, "rank", rank, "place")
+            check_annotation(queryset, "rank", rank, "place")
             filters["words"] = self._words(words, queryset.db)
 
         def search(collection: Collection[Any], number: int, **page: Any) -> list[Entry[Any]]:
@@ -746,7 +746,7 @@ class ModelCollection(Generic[M]):
                 f"Django filters no {queryset.query.combinator}(): pass "
                 f"{self.source.model.__name__}.objects.filter(pk__in=...) of it"
             )
-        check_name(queryset, "score", score, "relevance")
+        check_annotation(queryset, "score", score, "relevance")
         return queryset
 
     def _words(self, words: object, alias: str) -> Any:

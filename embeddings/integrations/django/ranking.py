@@ -123,7 +123,7 @@ def has_windows(queryset: QuerySet[Any]) -> bool:
     )
 
 
-def check_name(queryset: QuerySet[Any], argument: str, name: object, example: str) -> str:
+def check_annotation(queryset: QuerySet[Any], argument: str, name: object, example: str) -> str:
     """Return the name for an annotation.
 
     Args:
@@ -156,7 +156,7 @@ def check_name(queryset: QuerySet[Any], argument: str, name: object, example: st
 def unscored(queryset: QuerySet[M]) -> QuerySet[M]:
     """Return a queryset without a score that can be ordered by it; as it is if it has its own."""
     try:
-        check_name(queryset, "score", "score", "relevance")
+        check_annotation(queryset, "score", "score", "relevance")
     except InvalidQueryError:
         return queryset
     return queryset.alias(score=Value(None, FloatField()))
