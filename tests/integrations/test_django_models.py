@@ -308,7 +308,23 @@ DELETIONS: dict[str, Callable[[Any], Any]] = {
     "Model.delete": lambda shelf: shelf.get(title="sleep well").delete(),
     "QuerySet.delete": lambda shelf: shelf.filter(author__name="Bob").delete(),
     "a cascade": lambda shelf: shelf.get(title="cheap flights").author.delete(),
+    "another within it": lambda shelf: delete_with_its_neighbour(shelf, "sleep well"),
 }
+
+
+def delete_with_its_neighbour(shelf: Any, title: str) -> None:
+    """Delete an article; a receiver of the host's deletes another one before it."""
+    from django.db.models.signals import pre_delete
+
+    def take_along(instance: Any, **_: Any) -> None:
+        if instance.title == title:
+            shelf.filter(title="sleep in a tent").delete()
+
+    pre_delete.connect(take_along, sender=shelf.model)
+    try:
+        shelf.get(title=title).delete()
+    finally:
+        pre_delete.disconnect(take_along, sender=shelf.model)
 
 
 @pytest.mark.parametrize("how", DELETIONS)
@@ -543,7 +559,7 @@ def test_what_is_no_queryset_of_the_model(shelf: Any, library: ModuleType):
 
 
 @on_sqlite
-def test_the_instances_of_another_database(shelf: Any, other: str, library: ModuleType):
+def test_the_instances_of_another_database(shelf: Any, alias: str, other: str, library: ModuleType):
     """`using` decides whose embeddings are written and searched."""
     article = library.Article.objects.using(other).create(title="sleep elsewhere")
     library.articles.embed(article)
@@ -551,8 +567,19 @@ def test_the_instances_of_another_database(shelf: Any, other: str, library: Modu
         "sleep elsewhere"
     ]
     assert len(library.articles.nearest(shelf, "sleep")) == 4
+    calls = len(library.model.calls)
+    assert library.articles.prepare(article).content == "sleep elsewhere"
+    assert len(library.model.calls) == calls  # it is stored where the instance is
+    here = shelf.create(title="sleep here")
+    report = library.articles.embed_multi([here, article])
+    assert (report.embedded, report.unchanged) == (1, 1)
+    assert here.pk in library.articles.collection(alias)
+    assert library.articles.collection(other).ids() == [article.pk]
     library.articles.embed_multi(shelf.all(), using=other)
-    assert library.articles.collection(other).count() == 6
+    assert set(library.articles.collection(other).ids()) == {
+        article.pk,
+        *shelf.values_list("pk", flat=True),
+    }
 
 
 @on_sqlite

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,13 @@ def shelf(alias: str, library: ModuleType) -> Any:
         objects.create(title=title, author=(ann, bob)[number % 2], price=number)
     library.articles.embed_multi(objects)
     return objects
+
+
+def Messages(request: Any) -> Any:  # noqa: N802  Django is there once a test runs
+    """Return a store of messages that a request can have."""
+    from django.contrib.messages.storage.cookie import CookieStorage
+
+    return CookieStorage(request)
 
 
 def prices(instances: Any) -> list[int]:
@@ -270,6 +278,96 @@ def test_a_list_of_rest_framework_without_a_search(shelf: Any, library: ModuleTy
     library.Game.objects.using(shelf.db).create(score=3)
     games = library.Game.objects.using(shelf.db)
     assert EmbeddingsFilter().filter_queryset(request, games.all(), None).get().score == 3
+
+
+def test_the_admin_and_rest_framework_for_a_model_with_a_score(alias: str, library: ModuleType):
+    """The annotation has another name. Only what is wrong with the text is said to the visitor."""
+    from django.contrib.messages import get_messages
+    from django.test import RequestFactory
+    from rest_framework.exceptions import ValidationError
+
+    from embeddings.integrations.django.admin import EmbeddingsAdmin
+    from embeddings.integrations.django.rest import EmbeddingsFilter
+
+    class Admin(EmbeddingsAdmin):
+        embeddings = ModelCollection(
+            library.Game, text=lambda game: f"game {game.score}", name="scored", model=library.model
+        )
+        embeddings_score = "relevance"
+
+    class Unnamed(EmbeddingsAdmin):
+        embeddings = Admin.embeddings
+
+    games = library.Game.objects.using(alias)
+    games.bulk_create(library.Game(score=score) for score in (1, 2))
+    Admin.embeddings.embed_multi(games.all())
+    request = RequestFactory().get("/")
+    request._messages = Messages(request)
+    found, _ = Admin().get_search_results(request, games.all(), "game 2")
+    assert (found[0].score, round(found[0].relevance, 5), found.count()) == (2, 1, 2)
+    assert not Admin().get_search_results(request, games.all(), "a\0b")[0].exists()
+    (message,) = get_messages(request)
+    assert "NUL" in str(message)
+    with pytest.raises(InvalidQueryError, match="give the"):
+        Unnamed().get_search_results(request, games.all(), "game 2")
+
+    for view, text, error in (
+        (Admin, "game 2", None),
+        (Admin, "a\0b", ValidationError),
+        (Unnamed, "game 2", InvalidQueryError),
+    ):
+        request.query_params = {"search": text}
+        with pytest.raises(error) if error else nullcontext():
+            found = EmbeddingsFilter().filter_queryset(request, games.all(), view)
+            assert [game.score for game in found] == [2, 1]
+    request.query_params = {}
+    assert EmbeddingsFilter().filter_queryset(request, games.all(), Admin).order_by("relevance")
+
+
+def test_the_admin_saves_a_row_whatever_the_model_raises(
+    alias: str, library: ModuleType, caplog: pytest.LogCaptureFixture
+):
+    """A message says so, of a foreign error only its kind; what waits for the commit is done."""
+    from django.contrib.messages import get_messages
+    from django.db import transaction
+    from django.test import RequestFactory
+
+    from embeddings.integrations.django.admin import EmbeddingsAdmin
+
+    class Form:
+        def save_model(self, request: Any, obj: Any, form: Any, change: bool) -> None:
+            obj.save(using=alias)
+
+    class Admin(EmbeddingsAdmin, Form):
+        embeddings = library.articles
+
+    def refuse() -> None:
+        raise ConnectionError("secret")
+
+    library.model.look = refuse
+    request = RequestFactory().get("/")
+    request._messages = Messages(request)
+    done: list[str] = []
+    with transaction.atomic(using=alias):
+        Admin().save_model(request, library.Article(title="Taxes"), None, change=False)
+        transaction.on_commit(lambda: done.append("another"), using=alias)
+    (message,) = get_messages(request)
+    assert str(message).endswith("is saved, but its embedding is not: ConnectionError")
+    assert done == ["another"]
+    assert "ConnectionError" in caplog.text
+    assert "secret" not in caplog.text
+    assert "Taxes" not in caplog.text
+
+
+@on_sqlite
+def test_a_text_of_several_rows_has_their_order(alias: str, library: ModuleType):
+    """By their primary key, whichever way the database gives them."""
+    leaflet = library.Leaflet.objects.using(alias).create(title="Soup")
+    tags = [library.Tag.objects.using(alias).create(name=name) for name in ("hot", "leaf")]
+    leaflet.tags.set(tags)
+    read = library.Leaflet.objects.using(alias).prefetch_related("tags").get()
+    read._prefetched_objects_cache["tags"]._result_cache.reverse()
+    assert library.leaflets.source.row_of(read).content == "Soup\n\nhot, leaf"
 
 
 def test_a_row_that_is_gone_makes_no_result_short(shelf: Any, alias: str, library: ModuleType):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import messages
 from django.contrib.admin.views.main import ORDER_VAR
 from django.db import router, transaction
 
-from ...errors import EmbeddingsError, InvalidItemError, InvalidQueryError
+from ...errors import InvalidItemError, TooLongError
+from ...following.pending import message_of
 
 if TYPE_CHECKING:
     from django.db.models import Model, QuerySet
     from django.http import HttpRequest
 
     from .collection import ModelCollection
+
+LOG = logging.getLogger(__name__)
 
 
 class EmbeddingsAdmin:
@@ -32,6 +36,8 @@ class EmbeddingsAdmin:
     """The collection of the admin's model."""
     embeddings_number: ClassVar[int] = 100
     """The most results of a search."""
+    embeddings_score: ClassVar[str] = "score"
+    """The name of the annotation, another one if the model has something of that name."""
 
     def get_search_fields(self, request: HttpRequest) -> Any:
         """Return something, so that there is a search field."""
@@ -44,8 +50,11 @@ class EmbeddingsAdmin:
         if not search_term.strip():
             return queryset, False
         try:
-            found = self.embeddings.nearest(queryset, search_term, self.embeddings_number)
-        except (InvalidItemError, InvalidQueryError):  # such as NUL in the text
+            found = self.embeddings.nearest(
+                queryset, search_term, self.embeddings_number, score=self.embeddings_score
+            )
+        except (InvalidItemError, TooLongError) as error:  # such as NUL in the text
+            messages.warning(request, str(error))
             return queryset.none(), False
         if ORDER_VAR in request.GET:
             found = found.order_by(*queryset.query.order_by)
@@ -58,8 +67,9 @@ class EmbeddingsAdmin:
         def embed() -> None:
             try:
                 self.embeddings.embed(obj)
-            except EmbeddingsError as error:
-                message = f"{obj} is saved, but its embedding is not: {error}"
-                messages.warning(request, message)
+            except Exception as error:  # noqa: BLE001  the row is committed, whatever it is
+                reason = message_of(error)
+                LOG.warning("%s %r has no new embedding: %s", obj._meta.label, obj.pk, reason)
+                messages.warning(request, f"{obj} is saved, but its embedding is not: {reason}")
 
         transaction.on_commit(embed, using=router.db_for_write(type(obj), instance=obj))

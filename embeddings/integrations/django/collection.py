@@ -181,15 +181,19 @@ class ModelCollection(Generic[M]):
     # Writing
 
     @synchronous
-    def prepare(self, instance: M) -> Prepared | None:
+    def prepare(self, instance: M, *, using: str | None = None) -> Prepared | None:
         """Call the embedding model for an instance, saved or not, that `embed` is to store.
 
-        Do so before a transaction, so that none is open while the embedding model runs. Where the
-        collection was given its model, no database is touched. It is None for an instance without
-        text.
+        Do so before a transaction, so that none is open while the embedding model runs. The text of
+        an embedding that is stored costs nothing. It is None for an instance without text.
+
+        Args:
+            instance: Whose text is embedded.
+            using: The alias of the database that `embed` will write to; that of the instance by
+                default.
         """
         text = self.source.text_of(instance)
-        return None if text is None else self.collection().prepare(text)
+        return None if text is None else self.collection(self._alias(instance, using)).prepare(text)
 
     @synchronous
     def embed(
@@ -217,7 +221,7 @@ class ModelCollection(Generic[M]):
                 f"{self.source.label} {instance.pk!r}: the text of the instance is not the one "
                 "that was prepared"
             )
-        alias = using or router.db_for_write(self.source.model, instance=instance)
+        alias = self._alias(instance, using)
         sessions = DjangoTransactions(alias)
         collection = self._through(sessions)
         if row.content is None or row.key not in self._belonging([instance], [row], alias):
@@ -245,7 +249,7 @@ class ModelCollection(Generic[M]):
             instances: A queryset, or saved instances. It is read a batch at a time, but at once
                 where Django can take no condition more: a slice, a union, DISTINCT ON.
             batch_size: The most instances in one call of the embedding model.
-            using: The alias of the database to write to.
+            using: The alias of the database to write to; that of each instance by default.
             concurrency: The most calls of the embedding model at a time; by default what the model
                 says. So many batches are read at once.
             on_error: With "skip" instances that the model refuses by themselves are left out, and
@@ -266,27 +270,33 @@ class ModelCollection(Generic[M]):
                 instances = _in_pages(instances, size)
         report, count = Report(), 0
         for batch in batches(instances, size):
+            by_alias: dict[str, list[M]] = {}
             for position, instance in enumerate(batch, count):
                 self.source.key_of(instance, position)
+                by_alias.setdefault(self._alias(instance, using), []).append(instance)
             count += len(batch)
-            prefetch_related_objects(batch, *self.source.relations())
-            rows = [self.source.row_of(instance) for instance in batch]
-            alias = using or router.db_for_write(self.source.model, instance=batch[0])
-            belonging = self._belonging(batch, rows, alias)
-            entries = [
-                (row.key, row.content, row.metadata)
-                for row in rows
-                if row.content is not None and row.key in belonging
-            ]
-            self.source.check_keys([key for key, _, _ in entries])
-            collection = self.collection(alias)
-            report += collection.embed_multi_with_metadata(
-                entries, self._store, batch_size, concurrency=concurrency, on_error=on_error
-            )
-            others = {row.key for row in rows} - {key for key, _, _ in entries}
-            if others:
-                report += Report(removed=_remove(collection, others))
+            for alias, some in by_alias.items():
+                prefetch_related_objects(some, *self.source.relations())
+                rows = [self.source.row_of(instance) for instance in some]
+                belonging = self._belonging(some, rows, alias)
+                entries = [
+                    (row.key, row.content, row.metadata)
+                    for row in rows
+                    if row.content is not None and row.key in belonging
+                ]
+                self.source.check_keys([key for key, _, _ in entries])
+                collection = self.collection(alias)
+                report += collection.embed_multi_with_metadata(
+                    entries, self._store, batch_size, concurrency=concurrency, on_error=on_error
+                )
+                others = {row.key for row in rows} - {key for key, _, _ in entries}
+                if others:
+                    report += Report(removed=_remove(collection, others))
         return report
+
+    def _alias(self, instance: M, using: str | None) -> str:
+        """Return the database of an instance's embedding."""
+        return using or str(router.db_for_write(self.source.model, instance=instance))
 
     def _alias_of(self, instances: Iterable[M]) -> str:
         """Return the database in which the collection's model can be looked up."""
@@ -296,9 +306,9 @@ class ModelCollection(Generic[M]):
         hints = {"instance": first} if isinstance(first, Model) else {}
         return str(router.db_for_write(self.source.model, **hints))
 
-    async def aprepare(self, instance: M) -> Prepared | None:
+    async def aprepare(self, instance: M, *, using: str | None = None) -> Prepared | None:
         """Do what `prepare` does, awaited."""
-        return await sync_to_async(self.prepare)(instance)
+        return await sync_to_async(self.prepare)(instance, using=using)
 
     async def aembed(
         self, instance: M, prepared: Prepared | None = None, *, using: str | None = None
@@ -834,12 +844,13 @@ class ModelCollection(Generic[M]):
             pre_delete.connect(self._before_deletion, sender=sender)
             post_delete.connect(self._after_deletion, sender=sender)
 
-    def _before_deletion(self, *, instance: M, using: str, **_: Any) -> None:
+    def _before_deletion(self, *, instance: M, using: str, origin: object = None, **_: Any) -> None:
         key = self.source.model._meta.pk.to_python(instance.pk)
-        vars(self._leaving).setdefault(using, set()).add(key)
+        # A receiver of the host's may delete others before these.
+        vars(self._leaving).setdefault(f"{using} {id(origin)}", set()).add(key)
 
-    def _after_deletion(self, *, using: str, **_: Any) -> None:
-        keys = vars(self._leaving).pop(using, set())
+    def _after_deletion(self, *, using: str, origin: object = None, **_: Any) -> None:
+        keys = vars(self._leaving).pop(f"{using} {id(origin)}", set())
         if not keys or not router.allow_migrate(using, app_label()):
             return
         # What was announced, and then not deleted because of an error, keeps its embedding.

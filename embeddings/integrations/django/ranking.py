@@ -153,13 +153,13 @@ def check_annotation(queryset: QuerySet[Any], argument: str, name: object, examp
     return name
 
 
-def unscored(queryset: QuerySet[M]) -> QuerySet[M]:
+def unscored(queryset: QuerySet[M], score: str) -> QuerySet[M]:
     """Return a queryset without a score that can be ordered by it; as it is if it has its own."""
     try:
-        check_annotation(queryset, "score", "score", "relevance")
+        check_annotation(queryset, "score", score, "relevance")
     except InvalidQueryError:
         return queryset
-    return queryset.alias(score=Value(None, FloatField()))
+    return queryset.alias(**{score: Value(None, FloatField())})
 
 
 def only(

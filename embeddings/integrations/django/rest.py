@@ -8,7 +8,7 @@ from rest_framework.exceptions import ValidationError
 from rest_framework.filters import BaseFilterBackend
 from rest_framework.settings import api_settings
 
-from ...errors import InvalidItemError, InvalidQueryError
+from ...errors import InvalidItemError, TooLongError
 from .ranking import unscored
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ class EmbeddingsFilter(BaseFilterBackend):
 
     The view has the collection as `embeddings`, and may have `embeddings_number`, the most results
     of a search, 100 by default. The rows that are found have a `score`, for a field of the
-    serializer. Filters behind it narrow what was found, those before it what is searched; one that
+    serializer; `embeddings_score` of the view gives it another name, if the model has something of
+    that one. Filters behind it narrow what was found, those before it what is searched; one that
     orders by the score is not refused without `?search=`, and orders nothing.
     """
 
@@ -38,12 +39,13 @@ class EmbeddingsFilter(BaseFilterBackend):
             ValidationError: It cannot be searched for.
         """
         text = request.query_params.get(self.search_param, "").strip()
+        score = getattr(view, "embeddings_score", "score")
         if not text:
-            return unscored(queryset)
+            return unscored(queryset, score)
         number = getattr(view, "embeddings_number", 100)
         try:
-            found: QuerySet[Any] = view.embeddings.nearest(queryset, text, number)
-        except (InvalidItemError, InvalidQueryError) as error:
+            found: QuerySet[Any] = view.embeddings.nearest(queryset, text, number, score=score)
+        except (InvalidItemError, TooLongError) as error:
             raise ValidationError({self.search_param: [str(error)]}) from None
         return found
 

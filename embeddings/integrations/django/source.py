@@ -446,7 +446,9 @@ def _values(value: Any, names: list[str]) -> Iterator[Any]:
         except ObjectDoesNotExist:  # of a relation to one row, from its other side
             return
         if isinstance(value, Manager):
-            for row in value.all():
+            rows = value.all()
+            # A database has an order of its own for each SELECT, and for each another text.
+            for row in rows if rows.ordered else sorted(rows, key=lambda row: row.pk):
                 yield from _values(row, names[position + 1 :])
             return
     yield value.pk if isinstance(value, Model) else value
