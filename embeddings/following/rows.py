@@ -366,11 +366,10 @@ def rows_of(statement: object, collection: Reference[Any]) -> Rows:
             "sync() takes a SELECT of key, text and, if wanted, metadata, such as "
             f"select(Article.id, Article.title), not {type(statement).__name__}"
         )
-    selected = list(statement.selected_columns)
-    if len(selected) < 2:
+    if (count := len(list(statement.selected_columns))) < 2:
         raise InvalidQueryError(
             "sync() takes a SELECT of key, text and, if wanted, metadata; this one has "
-            f"{len(selected)} column"
+            f"{count} column"
         )
     if isinstance(statement, Select) and not has_limit(statement):
         statement = statement.order_by(None)
@@ -390,7 +389,7 @@ def rows_of(statement: object, collection: Reference[Any]) -> Rows:
             f"{key.name!r} is of the type {type(key.type).__name__}. Collection(..., key=) sets "
             "the type"
         )
-    return Rows(key, text, _metadata(metadata), keys, host_column(selected[0]))
+    return Rows(key, text, _metadata(metadata), keys, host_column(key))
 
 
 def _metadata(
@@ -404,8 +403,8 @@ def _metadata(
 
 
 def host_column(column: ColumnElement[Any]) -> Column[Any] | None:
-    """Return the column of a table that a selected column is."""
-    for base in column.base_columns:
-        if isinstance(base, Column) and isinstance(base.table, Table):
-            return base
-    return None
+    """Return the column of a table that a selected column is; of a UNION of tables it is none."""
+    base, *others = column.base_columns
+    if others or not (isinstance(base, Column) and isinstance(base.table, Table)):
+        return None
+    return base
