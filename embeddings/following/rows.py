@@ -177,8 +177,7 @@ class Rows:
             for row in work.run(page):
                 yield row[0], row[1], None
             return
-        # A session of its own: instances in the host's may be older than the database.
-        with Session(work.connection, join_transaction_mode="rollback_only") as session:
+        with _session_to_read(work) as session:
             page = self.between(work, made.statement, after, upto)
             for row in made.run(session, page):
                 key = made.key_of(row)
@@ -242,8 +241,7 @@ class Rows:
             for row in work.run(narrowed(self.all(self.key, self.text, *self.columns))):
                 self._add(found, errors, row[0], partial(self._of_columns, row))
             return found
-        # A session of its own: instances in the host's may be older than the database.
-        with Session(work.connection, join_transaction_mode="rollback_only") as session:
+        with _session_to_read(work) as session:
             for row in self.text.run(session, narrowed(self.text.statement)):
                 key = self.text.key_of(row)
                 self._add(found, errors, key, partial(self._of_python, self.text, row))
@@ -324,6 +322,14 @@ class Rows:
                 "and so it is not found"
             )
         return InvalidItemError(f"item {id!r}: its key is {what}")
+
+
+def _session_to_read(work: Work) -> Session:
+    """Return a session of its own: instances in the host's may be older than the database.
+
+    What a function of the host's changes in them is never flushed.
+    """
+    return Session(work.connection, join_transaction_mode="rollback_only", autoflush=False)
 
 
 def source_row(keys: Keys[Any], key: Any, text: object, metadata: Metadata | None) -> SourceRow:

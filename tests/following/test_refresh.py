@@ -242,7 +242,7 @@ class Shelf(Base):
     __tablename__ = "shelves"
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str]
-    books: Mapped[list[Book]] = relationship(lazy="joined")
+    books: Mapped[list[Book]] = relationship(lazy="joined", back_populates="shelf")
 
 
 class Book(Base):
@@ -250,6 +250,7 @@ class Book(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     shelf_id: Mapped[int] = mapped_column(ForeignKey(Shelf.id))
     title: Mapped[str]
+    shelf: Mapped[Shelf] = relationship(back_populates="books")
 
 
 def test_a_relation_that_the_class_loads_by_a_join(own: Engine, model: Model):
@@ -276,6 +277,30 @@ def test_a_relation_that_the_class_loads_by_a_join(own: Engine, model: Model):
     contents = {record.key: record.content for record in shelves.collection(own)}
     assert contents == {1: "shelf 1, 1.1, 1.2", 2: "shelf 2, 2.1, 2.2", 3: "shelf 3"}
     shelves.uninstall(own)
+
+
+def test_what_the_function_changes_is_not_stored(own: Engine, model: Model):
+    """Not of an instance whose relation it reads then, for which a session would flush."""
+
+    def tidied(book: Book) -> str:
+        book.title = book.title.strip()
+        return f"{book.title} on {book.shelf.title}"
+
+    books = ModelCollection(Book, text=tidied, columns=[Book.title], name="books", model=model)
+    books.install(own)
+    change(own, insert(Shelf).values(id=1, title="shelf"))
+    change(own, insert(Book).values([{"id": n, "shelf_id": 1, "title": " t "} for n in (1, 2)]))
+    with Session(own) as session:
+        assert books.sync(session, dry_run=True).missing == (1, 2)
+        assert books.sync(session).embedded == 2
+        session.commit()
+    change(own, update(Book).values(title=" u "))
+    assert books.sync(own, dry_run=True).stale == (1, 2)
+    assert books.refresh(own).embedded == 2
+    assert books.sync(own) == Report(unchanged=2)
+    with Session(own) as session:
+        assert {*session.scalars(select(Book.title))} == {" u "}
+    books.uninstall(own)
 
 
 def test_instances_are_compared_by_their_texts(own: Engine, model: Model):
