@@ -22,6 +22,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 from sqlalchemy.pool import NullPool
@@ -38,6 +39,7 @@ from embeddings import (
     databases,
     migrate,
 )
+from embeddings.driver_errors import sqlstate
 from embeddings.following import pending, refresh
 from embeddings.following.pending import Pending
 from embeddings.tables.pending import pending_table
@@ -691,6 +693,45 @@ def test_nobody_is_waited_for(postgresql_engine: Engine, notes: ModelCollection[
         notes.refresh(own)
         assert is_right(notes, own)
         assert sorted(Collection("notes", own, key=int).ids()) == [2, 3]
+    finally:
+        notes.uninstall(own)
+        Base.metadata.drop_all(own)
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        ({"body": "second"}, {"keys": [1]}),
+        ({"published": False}, {"keys": [1]}),
+        ({"body": "second"}, {}),
+        ({"body": "second"}, None),
+    ],
+)
+def test_a_transaction_of_the_callers_that_has_failed(
+    postgresql_engine: Engine,
+    notes: ModelCollection[Note],
+    values: dict[str, Any],
+    options: dict[str, Any] | None,
+):
+    """The error arrives with its code, by which a host knows that it may begin again.
+
+    PostgreSQL only: on SQLite there is one writer at a time.
+    """
+    own = postgresql_engine
+    Base.metadata.create_all(own)
+    notes.install(own)
+    try:
+        change(own, insert(Note).values([{"id": n, "title": f"n {n}"} for n in (1, 2)]))
+        notes.refresh(own)
+        change(own, update(Note).where(Note.id == 1).values(values))
+        with Session(own) as session:
+            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            assert notes.pending(session).items == 1
+            notes.refresh(own)
+            with pytest.raises(DBAPIError) as raised:
+                notes.sync(session) if options is None else notes.refresh(session, **options)
+            assert sqlstate(raised.value) == "40001"
+        assert is_right(notes, own)
     finally:
         notes.uninstall(own)
         Base.metadata.drop_all(own)
