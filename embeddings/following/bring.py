@@ -298,7 +298,7 @@ def _write(collection: Reference[Any], planned: Plan[Any], gate: StillSo, *, ski
     try:
         return write(collection, planned, gate=gate, skips=skips)
     except DBAPIError as error:
-        if not collection.database.was_kept_waiting(error):
+        if not was_kept_waiting(collection, error):
             raise
         return Report(skipped=busy(collection, {item.id for item in planned.items}))
 
@@ -344,10 +344,19 @@ def remove(
             if pending is not None and noted is not None:
                 pending.take_off(work, noted, gone)
     except DBAPIError as error:
-        if not collection.database.was_kept_waiting(error):
+        if not was_kept_waiting(collection, error):
             raise
         return Report(skipped=busy(collection, ids))
     return Report(removed=count, skipped=busy(collection, ids - gone))
+
+
+def was_kept_waiting(collection: Reference[Any], error: Exception) -> bool:
+    """Return whether others were in the way of a transaction of our own: the same may work again.
+
+    One of the caller's has failed, and is the caller's to begin again.
+    """
+    owns, database = collection.sessions.owns_transactions, collection.database
+    return owns and isinstance(error, DBAPIError) and database.was_kept_waiting(error)
 
 
 def parted(report: Report) -> tuple[Report, list[Any]]:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy.exc import DBAPIError
-
 from ..driver_errors import of_driver
 from ..errors import InvalidItemError, ModelError
 from ..models.base import batches, check_batch_size
@@ -30,6 +28,7 @@ from .bring import (
     parted,
     read_rows,
     remove,
+    was_kept_waiting,
 )
 from .pending import LEASE, Noted, Pending, message_of
 
@@ -266,12 +265,7 @@ def _seconds_after(
     """Return how long to wait after so many failures in a row; None if it is to be raised."""
     collection = run.collection
     seconds = min(LONGEST, SHORTEST * 2.0**failures)
-    if (
-        isinstance(error, DBAPIError)
-        and collection.database.was_kept_waiting(error)
-        and run.pending.claims
-        and failures < MOST_TRIES
-    ):
+    if was_kept_waiting(collection, error) and failures < MOST_TRIES:
         return seconds
     if not forever:
         return None

@@ -177,8 +177,7 @@ class Rows:
             for row in work.run(page):
                 yield row[0], row[1], None
             return
-        # A session of its own: instances in the host's may be older than the database.
-        with Session(work.connection, join_transaction_mode="rollback_only") as session:
+        with _session_to_read(work) as session:
             page = self.between(work, made.statement, after, upto)
             for row in made.run(session, page):
                 key = made.key_of(row)
@@ -242,8 +241,7 @@ class Rows:
             for row in work.run(narrowed(self.all(self.key, self.text, *self.columns))):
                 self._add(found, errors, row[0], partial(self._of_columns, row))
             return found
-        # A session of its own: instances in the host's may be older than the database.
-        with Session(work.connection, join_transaction_mode="rollback_only") as session:
+        with _session_to_read(work) as session:
             for row in self.text.run(session, narrowed(self.text.statement)):
                 key = self.text.key_of(row)
                 self._add(found, errors, key, partial(self._of_python, self.text, row))
@@ -326,6 +324,14 @@ class Rows:
         return InvalidItemError(f"item {id!r}: its key is {what}")
 
 
+def _session_to_read(work: Work) -> Session:
+    """Return a session of its own: instances in the host's may be older than the database.
+
+    What a function of the host's changes in them is never flushed.
+    """
+    return Session(work.connection, join_transaction_mode="rollback_only", autoflush=False)
+
+
 def source_row(keys: Keys[Any], key: Any, text: object, metadata: Metadata | None) -> SourceRow:
     """Return what a row says, checked.
 
@@ -366,11 +372,10 @@ def rows_of(statement: object, collection: Reference[Any]) -> Rows:
             "sync() takes a SELECT of key, text and, if wanted, metadata, such as "
             f"select(Article.id, Article.title), not {type(statement).__name__}"
         )
-    selected = list(statement.selected_columns)
-    if len(selected) < 2:
+    if (count := len(list(statement.selected_columns))) < 2:
         raise InvalidQueryError(
             "sync() takes a SELECT of key, text and, if wanted, metadata; this one has "
-            f"{len(selected)} column"
+            f"{count} column"
         )
     if isinstance(statement, Select) and not has_limit(statement):
         statement = statement.order_by(None)
@@ -390,7 +395,7 @@ def rows_of(statement: object, collection: Reference[Any]) -> Rows:
             f"{key.name!r} is of the type {type(key.type).__name__}. Collection(..., key=) sets "
             "the type"
         )
-    return Rows(key, text, _metadata(metadata), keys, host_column(selected[0]))
+    return Rows(key, text, _metadata(metadata), keys, host_column(key))
 
 
 def _metadata(
@@ -404,8 +409,8 @@ def _metadata(
 
 
 def host_column(column: ColumnElement[Any]) -> Column[Any] | None:
-    """Return the column of a table that a selected column is."""
-    for base in column.base_columns:
-        if isinstance(base, Column) and isinstance(base.table, Table):
-            return base
-    return None
+    """Return the column of a table that a selected column is; of a UNION of tables it is none."""
+    base, *others = column.base_columns
+    if others or not (isinstance(base, Column) and isinstance(base.table, Table)):
+        return None
+    return base

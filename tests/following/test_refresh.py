@@ -22,6 +22,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
 from sqlalchemy.pool import NullPool
@@ -38,6 +39,7 @@ from embeddings import (
     databases,
     migrate,
 )
+from embeddings.driver_errors import sqlstate
 from embeddings.following import pending, refresh
 from embeddings.following.pending import Pending
 from embeddings.tables.pending import pending_table
@@ -242,7 +244,7 @@ class Shelf(Base):
     __tablename__ = "shelves"
     id: Mapped[int] = mapped_column(primary_key=True)
     title: Mapped[str]
-    books: Mapped[list[Book]] = relationship(lazy="joined")
+    books: Mapped[list[Book]] = relationship(lazy="joined", back_populates="shelf")
 
 
 class Book(Base):
@@ -250,6 +252,7 @@ class Book(Base):
     id: Mapped[int] = mapped_column(primary_key=True)
     shelf_id: Mapped[int] = mapped_column(ForeignKey(Shelf.id))
     title: Mapped[str]
+    shelf: Mapped[Shelf] = relationship(back_populates="books")
 
 
 def test_a_relation_that_the_class_loads_by_a_join(own: Engine, model: Model):
@@ -276,6 +279,30 @@ def test_a_relation_that_the_class_loads_by_a_join(own: Engine, model: Model):
     contents = {record.key: record.content for record in shelves.collection(own)}
     assert contents == {1: "shelf 1, 1.1, 1.2", 2: "shelf 2, 2.1, 2.2", 3: "shelf 3"}
     shelves.uninstall(own)
+
+
+def test_what_the_function_changes_is_not_stored(own: Engine, model: Model):
+    """Not of an instance whose relation it reads then, for which a session would flush."""
+
+    def tidied(book: Book) -> str:
+        book.title = book.title.strip()
+        return f"{book.title} on {book.shelf.title}"
+
+    books = ModelCollection(Book, text=tidied, columns=[Book.title], name="books", model=model)
+    books.install(own)
+    change(own, insert(Shelf).values(id=1, title="shelf"))
+    change(own, insert(Book).values([{"id": n, "shelf_id": 1, "title": " t "} for n in (1, 2)]))
+    with Session(own) as session:
+        assert books.sync(session, dry_run=True).missing == (1, 2)
+        assert books.sync(session).embedded == 2
+        session.commit()
+    change(own, update(Book).values(title=" u "))
+    assert books.sync(own, dry_run=True).stale == (1, 2)
+    assert books.refresh(own).embedded == 2
+    assert books.sync(own) == Report(unchanged=2)
+    with Session(own) as session:
+        assert {*session.scalars(select(Book.title))} == {" u "}
+    books.uninstall(own)
 
 
 def test_instances_are_compared_by_their_texts(own: Engine, model: Model):
@@ -666,6 +693,45 @@ def test_nobody_is_waited_for(postgresql_engine: Engine, notes: ModelCollection[
         notes.refresh(own)
         assert is_right(notes, own)
         assert sorted(Collection("notes", own, key=int).ids()) == [2, 3]
+    finally:
+        notes.uninstall(own)
+        Base.metadata.drop_all(own)
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        ({"body": "second"}, {"keys": [1]}),
+        ({"published": False}, {"keys": [1]}),
+        ({"body": "second"}, {}),
+        ({"body": "second"}, None),
+    ],
+)
+def test_a_transaction_of_the_callers_that_has_failed(
+    postgresql_engine: Engine,
+    notes: ModelCollection[Note],
+    values: dict[str, Any],
+    options: dict[str, Any] | None,
+):
+    """The error arrives with its code, by which a host knows that it may begin again.
+
+    PostgreSQL only: on SQLite there is one writer at a time.
+    """
+    own = postgresql_engine
+    Base.metadata.create_all(own)
+    notes.install(own)
+    try:
+        change(own, insert(Note).values([{"id": n, "title": f"n {n}"} for n in (1, 2)]))
+        notes.refresh(own)
+        change(own, update(Note).where(Note.id == 1).values(values))
+        with Session(own) as session:
+            session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+            assert notes.pending(session).items == 1
+            notes.refresh(own)
+            with pytest.raises(DBAPIError) as raised:
+                notes.sync(session) if options is None else notes.refresh(session, **options)
+            assert sqlstate(raised.value) == "40001"
+        assert is_right(notes, own)
     finally:
         notes.uninstall(own)
         Base.metadata.drop_all(own)

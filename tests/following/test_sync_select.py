@@ -16,6 +16,7 @@ from sqlalchemy import (
     MetaData,
     String,
     Table,
+    Text,
     Uuid,
     delete,
     event,
@@ -218,6 +219,27 @@ def test_any_select(opened: Open, change: Callable[..., None]):
     twice = TEXTS.union_all(select(NOTES.c.id, NOTES.c.lang).where(NOTES.c.id == 3))
     with pytest.raises(InvalidItemError, match="more than one row of the key 3"):
         docs.sync(twice)
+
+
+POSTS = Table("sync_posts", NOTES.metadata, Column("nr", Integer, primary_key=True), Column("t", Text))
+
+
+@on_both
+def test_a_union_of_tables(
+    db: Any, opened: Open, change: Callable[..., None], host_tables: Callable[..., None]
+):
+    """The rows of each table are items, as a whole or selected from."""
+    host_tables(POSTS)
+    change(insert(POSTS).values([{"nr": n, "t": f"post {n}"} for n in (50, 51)]))
+    union = TEXTS.where(NOTES.c.id < 3).union_all(select(POSTS.c.nr, POSTS.c.t))
+    docs = opened(key=int)
+    report = docs.sync(union)
+    assert (report.embedded, report.skipped) == (4, ())
+    selected = union.subquery()
+    change(update(POSTS).values(t="edited"), update(NOTES).values(body="edited"))
+    report = docs.sync(select(selected.c.id, selected.c.body))
+    assert (report.embedded + report.reused, report.skipped) == (4, ())
+    assert texts_of(docs) == dict.fromkeys((1, 2, 50, 51), "edited")
 
 
 @on_both
