@@ -12,7 +12,7 @@ import uuid
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import JSON, Column, Select, Table, false, func, literal, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -50,11 +50,20 @@ class SourceRow(NamedTuple):
     """As JSON text; None where the source says nothing of metadata."""
 
 
-Compared: TypeAlias = tuple[Any, str, str | None]
-"""What is compared of a row in Python: the host's key, the text, and the metadata as JSON text.
+class Compared(NamedTuple):
+    """What is compared of a row in Python."""
 
-The metadata are None where SQL compares them, or there are none.
-"""
+    key: Any
+    """The host's."""
+    text: str
+    metadata: str | None
+    """As JSON text; None where SQL compares them, or there are none."""
+    is_there: bool
+    """Whether the collection has an item of the key."""
+    content_hash: bytes | None
+    """That is stored; None where something that SQL compares differs."""
+    stored_metadata: str | None
+    """As JSON text, of what is stored, where SQL does not compare it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,22 +175,27 @@ class Rows:
 
     # Items
 
-    def texts(self, work: Work, after: Any, upto: Any) -> Iterator[Compared]:
+    def compared(
+        self, work: Work, after: Any, upto: Any, beside: Callable[[Select[Any]], Select[Any]]
+    ) -> Iterator[Compared]:
         """Yield what is compared of all rows of a page by key, also of those without a text.
 
-        Arguments as in `between`.
+        Args:
+            work: As in `between`.
+            after: Likewise.
+            upto: Likewise.
+            beside: Adds to a SELECT of the rows what is stored: the last three of `Compared`.
         """
         made = self.text
         if not isinstance(made, TextsInPython):
             page = self.between(work, self.all(self.key, made), after, upto)
-            for row in work.run(page):
-                yield row[0], row[1], None
+            for row in work.run(beside(page)):
+                yield Compared(row[0], row[1], None, *row[-3:])
             return
         with _session_to_read(work) as session:
             page = self.between(work, made.statement, after, upto)
-            for row in made.run(session, page):
-                key = made.key_of(row)
-                yield key, made.text_of(row), None
+            for row in made.run(session, beside(page)):
+                yield Compared(made.key_of(row), made.text_of(row), None, *row[-3:])
 
     def read(
         self, work: Work, ids: Iterable[str], errors: dict[str, Exception]

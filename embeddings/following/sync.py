@@ -8,7 +8,7 @@ from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import Text, Uuid, and_, case, cast, func, literal, null, or_, select
+from sqlalchemy import Text, Uuid, and_, case, cast, false, func, literal, null, or_, select
 
 from ..errors import InvalidItemError, InvalidQueryError
 from ..keys import chunk_id, chunk_owner
@@ -34,9 +34,9 @@ from .bring import (
 from .rows import TextsInPython
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from sqlalchemy import ColumnElement, FromClause
+    from sqlalchemy import ColumnElement, FromClause, Select
 
     from ..work.operation import Work
     from ..work.reference import Reference
@@ -136,25 +136,30 @@ class Comparison:
         if row is None:
             keys = work.run(rows.between(work, rows.all(rows.key), after, upto)).scalars()
             return count, [Found(rows.keys.to_text(key), is_there=False) for key in keys]
-        stored = self._stored(work, after, upto, digest.label("digest"))
+        selected = rows.all(rows.key.label("key"), digest.label("digest"), *rows.columns)
+        page = rows.between(work, selected, after, upto).order_by(None).subquery()
+        key, hashed, *described = page.columns
+        stored = self._stored(work, key, described)
         differing = (
-            select(stored.key, stored.is_there)
-            .select_from(stored.tables)
-            .where(
-                case((and_(*stored.same, stored.content_hash == stored.digest), False), else_=True)
-            )
-            .order_by(stored.key)
+            select(key, stored.is_there)
+            .select_from(page.outerjoin(stored.tables, stored.is_its))
+            .where(case((and_(*stored.same, stored.content_hash == hashed), False), else_=True))
+            .order_by(key)
         )
         found = work.run(differing)
         return count, [Found(rows.keys.to_text(key), bool(there)) for key, there in found]
 
-    def _stored(self, work: Work, after: Any, upto: Any, *digest: ColumnElement[Any]) -> _Stored:
-        """Return the rows of a page with what is stored of them, for a SELECT."""
+    def _stored(
+        self, work: Work, key: ColumnElement[Any], described: Sequence[ColumnElement[Any]]
+    ) -> _Stored:
+        """Return what is stored of rows, for a SELECT of them.
+
+        Args:
+            work: In whose transaction.
+            key: The column of the keys in that SELECT.
+            described: Those of the metadata.
+        """
         database, stored, rows = work.database, work.records.embeddings.c, self._rows
-        selected = rows.all(rows.key.label("key"), *digest, *rows.columns)
-        page = rows.between(work, selected, after, upto).order_by(None).subquery()
-        key, *others = page.columns
-        described = others[len(digest) :]
         # Only of text: see `resolve`.
         is_text = stored.content_blob.is_(None)
         item = database.key_as_text(key)
@@ -177,37 +182,32 @@ class Comparison:
         if work.row.chunks is not None:
             same.append(read.count_of_chunks(work, item) == kept.c.item_chunks)
         is_its = and_(stored.collection_id == work.row.id, stored.id == stored_id)
-        return _Stored(
-            page.outerjoin(tables, is_its),
-            key,
-            others[0] if digest else None,
-            stored.id.is_not(None),
-            stored_hash,
-            same,
-        )
+        return _Stored(tables, is_its, stored.id.is_not(None), stored_hash, same)
 
     def _compared_here(
         self, work: Work, prefix: str, after: Any, upto: Any
     ) -> tuple[int, list[Found]]:
         """Return the same; the texts are hashed in Python, where the database cannot."""
         rows, content_hash = self._rows, self._collection.content_hash
-        there: dict[Any, tuple[bytes | None, str | None]] = {}
-        if work.has_row:
-            stored = self._stored(work, after, upto)
-            columns: list[ColumnElement[Any]] = [
-                stored.key,
+
+        def beside(page: Select[Any]) -> Select[Any]:
+            if not work.has_row:
+                return page.add_columns(false(), null(), null())
+            stored = self._stored(work, rows.key, rows.columns)
+            metadata = cast(work.records.embeddings.c.metadata, Text)
+            return page.outerjoin(stored.tables, stored.is_its).add_columns(
+                stored.is_there,
                 case((and_(*stored.same), stored.content_hash)),
-                # Where SQL does not compare it.
-                cast(work.records.embeddings.c.metadata, Text) if rows.metadata is None else null(),
-            ]
-            found = select(*columns).select_from(stored.tables).where(stored.is_there)
-            there = {key: (hashed, metadata) for key, hashed, metadata in work.run(found)}
+                metadata if rows.metadata is None else null(),
+            )
+
         count = 0
         differing: list[Found] = []
-        for key, text, metadata in rows.texts(work, after, upto):
-            hashed, described = there.get(key, (None, None))
+        for key, text, metadata, is_there, hashed, described in rows.compared(
+            work, after, upto, beside
+        ):
             if not text:
-                if key in there:
+                if is_there:
                     self.without_text.append(rows.keys.to_text(key))
                 continue
             count += 1
@@ -218,7 +218,7 @@ class Comparison:
             if is_same and metadata is not None:
                 is_same = is_same_json(metadata, described)
             if not is_same:
-                differing.append(Found(rows.keys.to_text(key), key in there))
+                differing.append(Found(rows.keys.to_text(key), is_there))
         return count, differing
 
     def _compared_apart(self, after: Any, upto: Any) -> tuple[int, list[Found]]:
@@ -247,12 +247,11 @@ class Comparison:
 
 
 class _Stored(NamedTuple):
-    """Rows of a page, and what is stored of them: what a SELECT of them is made of."""
+    """What is stored of the rows of a SELECT, which is joined with it."""
 
     tables: FromClause
-    key: ColumnElement[Any]
-    digest: ColumnElement[Any] | None
-    """Of the text; None where SQL has it not."""
+    is_its: ColumnElement[bool]
+    """The condition that what is stored is that of the row."""
     is_there: ColumnElement[bool]
     content_hash: ColumnElement[Any]
     """That is stored."""

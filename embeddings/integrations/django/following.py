@@ -165,17 +165,20 @@ class InstanceRows(Rows):
         super().try_none(work)
         list(self.source.model._base_manager.using(self.alias).extra(where=["1 = 0"]))
 
-    def texts(self, work: Work, after: Any, upto: Any) -> Iterator[Compared]:
+    def compared(
+        self, work: Work, after: Any, upto: Any, beside: Callable[[Select[Any]], Select[Any]]
+    ) -> Iterator[Compared]:
         """Yield what is compared of all rows of a page; those that are no items have no text."""
         page = self.between(work, self.all(self.key), after, upto)
-        keys = [*work.run(page).scalars()]
+        stored = {key: others for key, *others in work.run(beside(page))}
         found = {
             key: self._of_instance(instance)
-            for key, instance in self.source.instances(keys, self.alias)
+            for key, instance in self.source.instances([*stored], self.alias)
         }
-        for key in keys:
+        for key, others in stored.items():
             row = found.get(key)
-            yield (key, "", None) if row is None else (key, row.text, row.metadata)
+            text, metadata = ("", None) if row is None else (row.text, row.metadata)
+            yield Compared(key, text, metadata, *others)
 
     def _of_instance(self, instance: Model) -> SourceRow | None:
         row = self.source.row_of(instance)
