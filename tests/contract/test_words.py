@@ -141,10 +141,11 @@ class TestTheIndex:
         """A pasted key, or a file: it is not looked for, and the others are."""
         docs.create_text_index(language)
         docs.embed_multi([*TEXTS.items(), ("long", "x" * 5_000 + " copytree"), ("λ", "λ" * 1_000)])
+        docs.embed("語", "語" * 1_000)  # which is of more bytes than a word of PostgreSQL's
         assert words(docs, "x" * 5_000) == []
         assert words(docs, "λ" * 1_000) == []
         assert {*words(docs, f"{'x' * 100_000} copytree {'y' * 3_000}")} == {"copy", "long"}
-        assert len(docs.similar("x" * 5_000, words=True)) == 7
+        assert len(docs.similar("x" * 5_000, words=True)) == 8
         assert words(docs, "z" * 1_024) == []
         docs.embed("z", "z" * 1_024)
         assert words(docs, "z" * 1_024) == ["z"]

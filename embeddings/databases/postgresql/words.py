@@ -60,10 +60,24 @@ LONG = 2**16
 MOST_BYTES = 2**19
 """Of the words of one text that are kept; a tsvector holds twice as many with their positions."""
 _NUMBER = struct.Struct(">i")
-_POSITIONS = [[], [], *([*range(1, count + 1)] for count in range(2, MOST_TIMES + 1))]
-"""Of a word that stands so often in a text. One without any ranks as one with one."""
-_AS_TEXT = [":".join(["", ",".join(map(str, each))]) if each else "" for each in _POSITIONS]
-_AS_BINARY = [struct.pack(f">xH{len(each)}H", len(each), *each).decode() for each in _POSITIONS]
+
+
+class _Positions(dict[int, str]):
+    """The positions of a word, as they are written, by how often it stands in a text."""
+
+    def __missing__(self, count: int) -> str:
+        return self[MOST_TIMES]
+
+
+# A word without positions ranks as one with one.
+_POSITIONS = {1: [], **{count: [*range(1, count + 1)] for count in range(2, MOST_TIMES + 1)}}
+_AS_TEXT = _Positions(
+    (count, ":" + ",".join(map(str, each)) if each else "") for count, each in _POSITIONS.items()
+)
+_AS_BINARY = _Positions(
+    (count, struct.pack(f">xH{len(each)}H", len(each), *each).decode())
+    for count, each in _POSITIONS.items()
+)
 K1, B = 1.2, 0.75  # of BM25, as FTS5 has them
 ALL_RANKS = 1.645  # 1 + 1/4 + 1/9 and so on
 LEAST_REST = 0.15  # of 1, after four times
@@ -223,7 +237,7 @@ def as_tsvector(content: str, language: str) -> str:
     """
     # Letters and digits alone: nothing in a word has to be escaped.
     words = _counts(content, language).items()
-    return " ".join([f"'{word}'{_AS_TEXT[min(count, MOST_TIMES)]}" for word, count in words])
+    return " ".join([f"'{word}'{_AS_TEXT[count]}" for word, count in words])
 
 
 def as_binary(content: str, language: str) -> bytes:
@@ -233,12 +247,14 @@ def as_binary(content: str, language: str) -> bytes:
     zero byte, the number of its positions and these, as int32, int16 and int16, big-endian.
     """
     counts = _counts(content, language)
-    words = [word + _AS_BINARY[min(MOST_TIMES, count)] for word, count in counts.items()]
+    words = [word + _AS_BINARY[count] for word, count in counts.items()]
     return _NUMBER.pack(len(words)) + "".join(words).encode()
 
 
 def _counts(content: str, language: str) -> dict[str, int]:
     counts: dict[str, int] = Counter(tokens(content, language))
+    if len(content) <= MOST_WORD_BYTES and content.isascii():
+        return counts
     longest = max(map(len, counts), default=0)
     if len(content) <= LONG and longest * MOST_UTF8 <= MOST_WORD_BYTES:
         return counts
