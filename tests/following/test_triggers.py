@@ -721,3 +721,47 @@ def test_who_may_remove_vectors(postgresql_engine: Engine):
     finally:
         ARTICLES.uninstall(engine)
         Base.metadata.drop_all(engine)
+
+
+def test_who_may_use_the_functions(postgresql_engine: Engine):
+    """Nobody but who made them, and the owner of the table, who makes partitions of it."""
+    engine = postgresql_engine
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "CREATE ROLE noted_stranger; CREATE ROLE noted_owner; GRANT CREATE ON SCHEMA public TO noted_owner; "
+                "CREATE TABLE noted_tokens (id UUID, words TEXT) PARTITION BY LIST (words); "
+                "ALTER TABLE noted_tokens OWNER TO noted_owner"
+            )
+        )
+    try:
+        TOKENS.install(engine)
+        assert TOKENS.trigger_problems(engine) == []
+        function = "SELECT oid::regprocedure::text FROM pg_proc WHERE proname LIKE '%follow_tok%'"
+        with engine.begin() as connection:
+            name = connection.scalar(text(function))
+            misuse = text(
+                "CREATE TEMP TABLE mine (id uuid, words text); CREATE TRIGGER mine "
+                f"AFTER DELETE ON mine FOR EACH ROW EXECUTE FUNCTION {name}"
+            )
+            connection.execute(text("SET LOCAL ROLE noted_stranger"))
+            with pytest.raises(DBAPIError, match="permission denied"), connection.begin_nested():
+                connection.execute(misuse)
+            connection.execute(text("SET LOCAL ROLE noted_owner"))
+            connection.execute(
+                text("CREATE TABLE noted_tokens_a PARTITION OF noted_tokens FOR VALUES IN ('a')")
+            )
+            a = uuid.UUID(int=1)
+            connection.execute(text("INSERT INTO noted_tokens VALUES (:a, 'a')"), {"a": a})
+            connection.execute(text("RESET ROLE; DROP TABLE noted_tokens_a"))
+            assert noted(connection, TOKENS) == {a.hex: "written"}
+            connection.execute(text(f"GRANT EXECUTE ON FUNCTION {name} TO PUBLIC"))
+            [problem] = TOKENS.trigger_problems(connection)
+            assert "anybody" in problem
+        TOKENS.install(engine)
+        assert TOKENS.trigger_problems(engine) == []
+    finally:
+        TOKENS.uninstall(engine)
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE noted_tokens; DROP OWNED BY noted_owner"))
+            connection.execute(text("DROP ROLE noted_stranger; DROP ROLE noted_owner"))

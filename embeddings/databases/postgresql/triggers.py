@@ -139,6 +139,8 @@ def _script(
     statements = (
         f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger {DEFINER} AS $embeddings$"
         f"{_body(given, has_uuid)}$embeddings$",
+        # Else whoever may connect lets it run for a table of his own, with our rights.
+        f"REVOKE ALL ON FUNCTION {function}() FROM PUBLIC",
         trigger(
             "update",
             f"AFTER UPDATE OF {', '.join(map(quoted, given.read))} ON {{}} FOR EACH ROW "
@@ -161,7 +163,10 @@ def _script(
             if given.where is not None
         ),
         "DO $follow$ DECLARE part regclass; BEGIN "
-        "IF (SELECT relkind FROM pg_catalog.pg_class "
+        # Who makes a partition later makes its triggers, and that is the owner of the table.
+        f"EXECUTE {literal(f'GRANT EXECUTE ON FUNCTION {function}() TO ')} || "
+        f"(SELECT relowner::regrole FROM pg_catalog.pg_class WHERE oid = {literal(table)}::regclass"
+        "); IF (SELECT relkind FROM pg_catalog.pg_class "
         f"WHERE oid = {literal(table)}::regclass) = 'p' THEN "
         + trigger("insert", "AFTER INSERT ON {} FOR EACH ROW")
         + trigger("delete", "AFTER DELETE ON {} FOR EACH ROW")
@@ -263,20 +268,24 @@ def problems(connection: Connection, given: Follow) -> list[str]:
     table = _table(given, schema_map_of(connection).get(given.schema, given.schema))
     if (kept := citus.keeping_of(connection, table)) not in {None, "local"}:
         return [citus.not_followed(table, str(kept))]
-    body = connection.execute(
+    made = connection.execute(
         text(
-            "SELECT p.prosrc, p.prosecdef FROM pg_catalog.pg_proc p "
+            "SELECT p.prosrc, p.prosecdef, has_function_privilege('public', p.oid, 'EXECUTE') "
+            "FROM pg_catalog.pg_proc p "
             "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
             "WHERE n.nspname = :schema AND p.proname = :name"
         ),
         {"schema": schema, "name": given.stem},
     ).first()
-    if body is None:
+    if made is None:
         return [f"the triggers on {given.table!r} are missing"]
     told = []
     kinds = (_has_uuid(connection, given, table), None)
-    if tuple(body) not in {(in_schema(_body(given, kind), schema), True) for kind in kinds}:
+    body, is_definer, is_for_all = made
+    if not is_definer or body not in {in_schema(_body(given, kind), schema) for kind in kinds}:
         told.append(f"the function {given.stem} differs")
+    if is_for_all:
+        told.append(f"anybody may let the function {given.stem} run for a table of their own")
     found = connection.execute(
         text(
             "SELECT t.tgname, t.tgenabled, c.oid::regclass::text, "
