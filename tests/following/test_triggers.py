@@ -16,6 +16,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     String,
+    create_engine,
     delete,
     event,
     insert,
@@ -25,10 +26,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import NullPool
 
 import embeddings
 from embeddings import ModelCollection, SchemaError
 from embeddings.commands import status
+from embeddings.databases.postgresql import PostgreSQL
+from embeddings.databases.postgresql.pending import run
 from embeddings.following import triggers
 from embeddings.following.literals import Follow
 from embeddings.overview import overview
@@ -665,6 +669,67 @@ def test_schemas(postgresql_engine: Engine):
             )
 
 
+def test_tables_further_down_the_search_path(postgresql_engine: Engine):
+    """The triggers append to the pending rows that the connection reads, whatever comes before."""
+    Base.metadata.create_all(postgresql_engine)
+    path = {"options": "-c search_path=noted_first,public"}
+    engine = create_engine(postgresql_engine.url, connect_args=path, poolclass=NullPool)
+    [given] = triggers.follows_of(ARTICLES, engine.dialect)
+    script = PostgreSQL().follow_script(given)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE SCHEMA noted_first"))
+        for make in (
+            lambda connection: ARTICLES.install(connection),
+            lambda connection: run(connection, script),
+        ):
+            with engine.begin() as connection:
+                make(connection)
+                assert ARTICLES.trigger_problems(connection) == []
+                connection.execute(insert(ARTICLE), article(1))
+                assert noted(connection, ARTICLES) == {"1": "written"}
+                connection.execute(delete(Article))
+                assert noted(connection, ARTICLES) == {"1": "removed"}
+                ARTICLES.uninstall(connection)
+                assert ARTICLES.trigger_problems(connection) != []
+    finally:
+        with postgresql_engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA noted_first"))
+        Base.metadata.drop_all(postgresql_engine)
+
+
+def test_a_role_that_may_not_write_what_is_pending(postgresql_engine: Engine):
+    """It is told what to grant, before the host's writes fail; with that it makes the triggers."""
+    engine = postgresql_engine
+    with engine.begin() as connection:
+        connection.execute(
+            text("CREATE ROLE noted_maker; GRANT CREATE ON SCHEMA public TO noted_maker")
+        )
+        connection.execute(text("SET LOCAL ROLE noted_maker"))
+        Base.metadata.create_all(connection)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SET LOCAL ROLE noted_maker"))
+            with pytest.raises(SchemaError, match=r"role 'noted_maker'.*: GRANT INSERT") as error:
+                ARTICLES.install(connection)
+            [grants] = re.findall("GRANT.*", str(error.value))
+            connection.execute(text("RESET ROLE"))
+            for grant in grants.split("; "):
+                connection.execute(text("SET LOCAL ROLE noted_maker"))
+                with pytest.raises(SchemaError):
+                    ARTICLES.install(connection)
+                connection.execute(text(f"RESET ROLE; {grant}"))
+            connection.execute(text("SET LOCAL ROLE noted_maker"))
+            ARTICLES.install(connection)
+            connection.execute(insert(ARTICLE), article(1))
+            connection.execute(delete(Article))
+            connection.execute(text("RESET ROLE"))
+            assert noted(connection, ARTICLES) == {"1": "removed"}
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("DROP OWNED BY noted_maker; DROP ROLE noted_maker"))
+
+
 def test_a_condition_is_left_as_it_is(postgresql_engine: Engine):
     """Whatever its literals look like, also like what our own statements are filled in by."""
     followed = Follow("odd", "id", ("body",), "odd", where="body <> '{schema}'")
@@ -729,7 +794,8 @@ def test_who_may_use_the_functions(postgresql_engine: Engine):
     with engine.begin() as connection:
         connection.execute(
             text(
-                "CREATE ROLE noted_stranger; CREATE ROLE noted_owner; GRANT CREATE ON SCHEMA public TO noted_owner; "
+                "CREATE ROLE noted_stranger; CREATE ROLE noted_owner; "
+                "GRANT CREATE ON SCHEMA public TO noted_owner; "
                 "CREATE TABLE noted_tokens (id UUID, words TEXT) PARTITION BY LIST (words); "
                 "ALTER TABLE noted_tokens OWNER TO noted_owner"
             )

@@ -18,13 +18,16 @@ from ...tables.ours import schema_map_of
 from ...tables.pending import WRITTEN, pending_name
 from ..quoting import literal, quoted
 from . import citus
+from .names import Names
 from .pending import (
     DEFINER,
     SCHEMA,
+    check_may_append,
     in_schema,
     removal_of,
     run,
     schema_of_pending,
+    schema_that_has,
 )
 
 if TYPE_CHECKING:
@@ -40,13 +43,14 @@ def follow(connection: Connection, given: Follow) -> None:
     """Make the function and the triggers, in place of those of the same collection and table.
 
     Raises:
-        SchemaError: The table is on other servers, by Citus.
+        SchemaError: The table is on other servers, by Citus; or the role may not note its changes.
         ValueError: The condition cannot be evaluated there.
     """
     table = _table(given, schema_map_of(connection).get(given.schema, given.schema))
     citus.prepare_triggers(connection, table)
     _check(connection, given, table)
     schema = schema_of_pending(connection, given.records)
+    check_may_append(connection, given.records, schema)
     has_uuid = _has_uuid(connection, given, table)
     run(
         connection,
@@ -182,7 +186,8 @@ def _script(
         + trigger("truncate", "BEFORE TRUNCATE ON {} FOR EACH STATEMENT")
         + " END IF; END $follow$",
     )
-    return [in_schema(statement, schema) for statement in statements]
+    theirs = schema_that_has(literal(Names(given.records, schema).pending))
+    return [in_schema(statement, schema, theirs) for statement in statements]
 
 
 def _differs(column: str) -> str:
@@ -192,8 +197,8 @@ def _differs(column: str) -> str:
 
 
 def _script_down(given: Follow, schema: str | None) -> list[str]:
-    inside = f"{quoted(schema)}." if schema else ""
-    return [f"DROP FUNCTION IF EXISTS {inside}{quoted(given.stem)}() CASCADE"]
+    names = Names(given.records, schema)
+    return [f"DROP FUNCTION IF EXISTS {names.inside}{quoted(given.stem)}() CASCADE"]
 
 
 def _has_uuid(connection: Connection, given: Follow, table: str) -> bool:

@@ -42,6 +42,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 import embeddings
 from embeddings import (
+    Chunks,
     Collection,
     CollectionRecord,
     DoesNotExist,
@@ -987,6 +988,22 @@ def test_the_tenth_execution_of_a_host(host: Engine, docs: Collection[int]):
             assert there.similar(f"number {n}", 1)[0].metadata == {"n": -n}
         session.commit()
         assert there.count() == 14
+
+
+def test_tables_further_down_the_search_path(host: Engine, worker_id: str):
+    """What is written goes where it is read from: settings of a collection, too."""
+    first = f"first_{worker_id}"
+    with single(host, connect_args={"options": f"-c search_path={first},public"}) as engine:
+        try:
+            with engine.begin() as connection:
+                connection.execute(text(f"CREATE SCHEMA {first}"))
+            docs = Collection("docs", engine, model=DeterministicModel(), chunks=Chunks(size=20))
+            docs.embed_multi([("1", "a hound and " * 5)], store=True)
+            docs.create_text_index("english")
+            assert [entry.id for entry in docs.similar("dog", words="hounds")] == ["1"]
+        finally:
+            with host.begin() as connection:
+                connection.execute(text(f"DROP SCHEMA IF EXISTS {first}"))
 
 
 def test_a_pool_that_changes_its_search_path(host: Engine):
