@@ -11,11 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import (
+    Column,
     Connection,
     Engine,
     ForeignKey,
     Index,
+    Integer,
+    MetaData,
     String,
+    Table,
     create_engine,
     delete,
     event,
@@ -29,7 +33,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from sqlalchemy.pool import NullPool
 
 import embeddings
-from embeddings import ModelCollection, SchemaError
+from embeddings import ModelCollection, SchemaError, databases
 from embeddings.commands import status
 from embeddings.databases.postgresql import PostgreSQL
 from embeddings.databases.postgresql.pending import run
@@ -42,7 +46,7 @@ from embeddings.testing import DeterministicModel
 from tests.reaching import examples, is_postgresql
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PENDING = pending_table(RECORDS)
 
@@ -679,10 +683,11 @@ def test_tables_further_down_the_search_path(postgresql_engine: Engine):
     try:
         with engine.begin() as connection:
             connection.execute(text("CREATE SCHEMA noted_first"))
-        for make in (
-            lambda connection: ARTICLES.install(connection),
+        ways: list[Callable[[Connection], None]] = [
+            ARTICLES.install,
             lambda connection: run(connection, script),
-        ):
+        ]
+        for make in ways:
             with engine.begin() as connection:
                 make(connection)
                 assert ARTICLES.trigger_problems(connection) == []
@@ -739,6 +744,25 @@ def test_a_condition_is_left_as_it_is(postgresql_engine: Engine):
         connection.exec_driver_sql("INSERT INTO odd VALUES (1, '{schema}'), (2, '\"public\"')")
         noted = "SELECT id FROM embeddings_pending WHERE collection = 'odd'"
         assert connection.exec_driver_sql(noted).scalars().all() == ["2"]
+        connection.rollback()
+
+
+@pytest.mark.parametrize("name", ["a/*b", "a*/b", "/*/", "*/*", "} */ {x}", "t{x}", 'a"$1'])
+def test_odd_names(name: str, database: Engine):
+    """Of a table, its columns and a collection, and values of a condition."""
+    followed = Follow(name, name, (f"{name}c",), name, where=f"""'x' <> '{name}'""")
+    schema = MetaData()
+    table = Table(
+        name, schema, Column(name, Integer, primary_key=True), Column(f"{name}c", String, key="c")
+    )
+    with database.connect() as connection:
+        schema.create_all(connection)
+        triggers.follow(connection, followed)
+        assert triggers.as_made(connection, followed) == []
+        made = databases.of(connection.dialect).follows(connection, RECORDS)
+        assert made == [followed]
+        connection.execute(table.insert().values({name: 1, "c": "y"}))
+        assert connection.execute(select(PENDING.c.collection, PENDING.c.id)).all() == [(name, "1")]
         connection.rollback()
 
 

@@ -132,60 +132,47 @@ def _script(
     given: Follow, table: str, schema: str | None, *, has_uuid: bool | None = None
 ) -> list[str]:
     function = f"{SCHEMA}.{quoted(given.stem)}"
-    changed = " OR ".join(map(_differs, given.read))
 
-    def trigger(event: str, when: str, argument: str = "") -> str:
-        name = quoted(f"{given.stem}_{event}")
-        return (
-            f"CREATE TRIGGER {name} {when.format(table)} EXECUTE FUNCTION {function}({argument});"
-        )
+    def trigger(event: str, when: str, of: str, argument: str = "") -> str:
+        name, call = quoted(f"{given.stem}_{event}"), f"{function}({argument})"
+        return f"CREATE TRIGGER {name} {when} ON {table} {of} EXECUTE FUNCTION {call}"
 
-    statements = (
+    def of_updates(event: str, columns: tuple[str, ...], argument: str = "") -> str:
+        when = f"AFTER UPDATE OF {', '.join(map(quoted, columns))}"
+        changed = " OR ".join(map(_differs, columns))
+        return trigger(event, when, f"FOR EACH ROW WHEN ({changed})", argument)
+
+    statements = [
         f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger {DEFINER} AS $embeddings$"
         f"{_body(given, has_uuid)}$embeddings$",
         # Else whoever may connect lets it run for a table of his own, with our rights.
         f"REVOKE ALL ON FUNCTION {function}() FROM PUBLIC",
-        trigger(
-            "update",
-            f"AFTER UPDATE OF {', '.join(map(quoted, given.read))} ON {{}} FOR EACH ROW "
-            f"WHEN ({changed})",
-        ).rstrip(";"),
-        trigger(
-            "moved",
-            f"AFTER UPDATE OF {quoted(given.key)} ON {{}} FOR EACH ROW "
-            f"WHEN ({_differs(given.key)})",
-            "'moved'",
-        ).rstrip(";"),
-        *(
-            trigger(
-                "left",
-                f"AFTER UPDATE OF {', '.join(map(quoted, read))} ON {{}} FOR EACH ROW "
-                f"WHEN ({' OR '.join(map(_differs, read))})",
-                "'left'",
-            ).rstrip(";")
-            for read in [given.condition_columns or given.columns]
-            if given.where is not None
-        ),
+        of_updates("update", given.read),
+        of_updates("moved", (given.key,), "'moved'"),
         "DO $follow$ DECLARE part regclass; BEGIN "
         # Who makes a partition later makes its triggers, and that is the owner of the table.
         f"EXECUTE {literal(f'GRANT EXECUTE ON FUNCTION {function}() TO ')} || "
         f"(SELECT relowner::regrole FROM pg_catalog.pg_class WHERE oid = {literal(table)}::regclass"
         "); IF (SELECT relkind FROM pg_catalog.pg_class "
         f"WHERE oid = {literal(table)}::regclass) = 'p' THEN "
-        + trigger("insert", "AFTER INSERT ON {} FOR EACH ROW")
-        + trigger("delete", "AFTER DELETE ON {} FOR EACH ROW")
-        + f" FOR part IN SELECT t.relid FROM pg_catalog.pg_partition_tree({literal(table)}) t "
+        f"{trigger('insert', 'AFTER INSERT', 'FOR EACH ROW')}; "
+        f"{trigger('delete', 'AFTER DELETE', 'FOR EACH ROW')}; "
+        f"FOR part IN SELECT t.relid FROM pg_catalog.pg_partition_tree({literal(table)}) t "
         "JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE c.relkind = 'r' LOOP "
         "EXECUTE "
         + literal(f"CREATE TRIGGER {quoted(f'{given.stem}_truncate')} BEFORE TRUNCATE ON ")
         + " || part || "
         + literal(f" FOR EACH STATEMENT EXECUTE FUNCTION {function}()")
         + "; END LOOP; ELSE "
-        + trigger("insert", "AFTER INSERT ON {} REFERENCING NEW TABLE AS added FOR EACH STATEMENT")
-        + trigger("delete", "AFTER DELETE ON {} REFERENCING OLD TABLE AS gone FOR EACH STATEMENT")
-        + trigger("truncate", "BEFORE TRUNCATE ON {} FOR EACH STATEMENT")
-        + " END IF; END $follow$",
-    )
+        + trigger("insert", "AFTER INSERT", "REFERENCING NEW TABLE AS added FOR EACH STATEMENT")
+        + "; "
+        + trigger("delete", "AFTER DELETE", "REFERENCING OLD TABLE AS gone FOR EACH STATEMENT")
+        + "; "
+        + trigger("truncate", "BEFORE TRUNCATE", "FOR EACH STATEMENT")
+        + "; END IF; END $follow$",
+    ]
+    if given.where is not None:
+        statements.append(of_updates("left", given.condition_columns or given.columns, "'left'"))
     theirs = schema_that_has(literal(Names(given.records, schema).pending))
     return [in_schema(statement, schema, theirs) for statement in statements]
 
