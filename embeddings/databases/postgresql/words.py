@@ -133,7 +133,7 @@ def create(work: Work, language: str) -> None:
         f"AND content IS NOT NULL AND id > :last "
         f"AND {LACKS_WORDS} "
         f"ORDER BY id LIMIT {PAGE}"
-    )
+    ).columns(content_hash=LargeBinary)
     last = ""
     while True:
         parameters = {"collection": work.row.id, "last": last}
