@@ -149,8 +149,11 @@ class PostgreSQL(Database):
 
     def is_own_column(self, name: str) -> bool:
         """Return whether the column belongs to the text index or to chunks."""
-        ours = {words.WORDS, words.WORDS_OF, words.LANGUAGE, parts.SETTING, *parts.COLUMNS}
-        return name in ours
+        return name in self._own_columns
+
+    @property
+    def _own_columns(self) -> set[str]:
+        return {words.WORDS, words.WORDS_OF, words.LANGUAGE, parts.SETTING, *parts.COLUMNS}
 
     def know_types(self) -> None:
         """Let reflection know `vector`, unless the host has told it another type."""
@@ -158,14 +161,19 @@ class PostgreSQL(Database):
 
     def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
         """Return what the error names: after it nothing can be asked in the transaction."""
-        message, code = str(error.orig), sqlstate(error)
+        # The lines below show the statement, in which our tables may stand for any reason.
+        message, code = str(error.orig).partition("\n")[0], sqlstate(error)
+
+        def is_named(name: str) -> bool:
+            return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message) is not None
+
         tables = records.collections.name, records.embeddings.name, pending_name(records)
-        for name in tables:
-            if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message):
-                if code == UNDEFINED_COLUMN:
-                    return {name: {"a column"}}
-                if code == UNDEFINED_TABLE:
-                    return {name: None}
+        if code == UNDEFINED_TABLE:
+            return {name: None for name in tables if is_named(name)}
+        if code == UNDEFINED_COLUMN:
+            if any(map(is_named, self._own_columns)):  # which an older version had not
+                return {records.embeddings.name: None}
+            return {name: {"a column"} for name in tables if is_named(name)}
         return {}
 
     # Following

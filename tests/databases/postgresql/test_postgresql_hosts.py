@@ -26,6 +26,7 @@ from sqlalchemy import (
     String,
     Text,
     bindparam,
+    column,
     create_engine,
     event,
     func,
@@ -48,6 +49,7 @@ from embeddings import (
     DoesNotExist,
     EmbeddingRecord,
     InvalidVectorError,
+    SchemaError,
 )
 from embeddings.testing import DeterministicModel
 
@@ -988,6 +990,31 @@ def test_the_tenth_execution_of_a_host(host: Engine, docs: Collection[int]):
             assert there.similar(f"number {n}", 1)[0].metadata == {"n": -n}
         session.commit()
         assert there.count() == 14
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_condition_on_a_column_that_is_not_there(host: Engine, driver: str):
+    """The error is PostgreSQL's: our tables are named in the statement, and have all they need."""
+    with connected(host.url.set(drivername=f"postgresql+{driver}")) as engine:
+        docs = Collection("docs", engine, model=DeterministicModel(), chunks=Chunks(size=20))
+        docs.embed("a", "one hound")
+        with pytest.raises(ProgrammingError, match='column "lang" does not exist'):
+            docs.similar("hound", where=column("lang") == "en")
+        with engine.connect() as connection:
+            connection.execute(text("ALTER TABLE embeddings DROP chunk_of CASCADE"))
+            with pytest.raises(SchemaError, match=r"older version.*migrate"):
+                Collection("docs", connection, model=DeterministicModel()).similar("hound")
+            connection.rollback()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_text_index_of_what_is_stored(host: Engine, driver: str):
+    """The hashes of contents are bytes by every driver."""
+    with connected(host.url.set(drivername=f"postgresql+{driver}")) as engine:
+        docs = Collection("docs", engine, model=DeterministicModel())
+        docs.embed("a", "one hound", store=True)
+        assert docs.create_text_index("english") == 0
+        assert docs.similar("dog", words="hounds")[0].ranks == (1, 1)
 
 
 def test_tables_further_down_the_search_path(host: Engine, worker_id: str):
