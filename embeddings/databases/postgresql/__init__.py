@@ -52,6 +52,7 @@ from . import (
     triggers,
     words,
 )
+from .names import MIGRATION_LOCK
 from .types import PGJSON, PGVector, Values, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
@@ -73,10 +74,8 @@ if TYPE_CHECKING:
     from ...work.reference import Reference
     from ...work.row import CollectionRow
 
-MIGRATION_LOCK = int.from_bytes(b"embeddin")
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 UNDEFINED_TABLE, UNDEFINED_COLUMN = "42P01", "42703"
-SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 
 
 class PostgreSQL(Database):
@@ -206,7 +205,7 @@ class PostgreSQL(Database):
 
     def asks_to_try_again(self, error: DBAPIError) -> bool:
         """Return whether it could not be serialized, or was chosen to end a deadlock."""
-        return sqlstate(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}
+        return sqlstate(error) in extension.TRY_AGAIN
 
     def is_away(self, error: Exception) -> bool:
         """Return whether a connection was lost, or none is to be had."""
@@ -401,7 +400,7 @@ class PostgreSQL(Database):
 
     def was_kept_waiting(self, error: DBAPIError) -> bool:
         """Return whether lock_timeout, or the isolation level of an engine, ended a statement."""
-        return sqlstate(error) in followed.ENDED_BY_OTHERS
+        return sqlstate(error) in extension.ENDED_BY_OTHERS
 
     # Keys
 

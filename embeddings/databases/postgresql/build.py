@@ -28,7 +28,7 @@ from .index import (
     restriction,
     too_many,
 )
-from .names import names_of
+from .names import BUILD_LOCK, names_of
 from .search import FEW
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from ...work.row import CollectionRow
     from ..status import IndexInfo
 
-BUILD_LOCK = int.from_bytes(b"embeddin") + 1  # advisory; one build at a time in a database
 POLL = 0.5  # seconds between two looks at a build
 POOLED = (
     "the statements of one connection reach several of the server's, as through PgBouncer with "

@@ -1,4 +1,4 @@
-"""The names of our tables, as SQL."""
+"""The names of our tables, as SQL, and the numbers of our locks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ...tables.records import Records
+
+MIGRATION_LOCK = int.from_bytes(b"embeddin")
+"""Advisory; one migration at a time in a database."""
+BUILD_LOCK = MIGRATION_LOCK + 1
+"""Advisory; one build of an index at a time in a database."""
 
 
 @dataclass(frozen=True)
