@@ -50,6 +50,10 @@ class Follow:
                 raise TypeError(f"{name} must be a name, not {value!r}")
         if isinstance(self.columns, str) or not self.columns:
             raise TypeError(f"columns must be the names of columns, not {self.columns!r}")
+        if isinstance(self.unique, str) or any(isinstance(each, str) for each in self.unique):
+            raise TypeError(
+                f"unique must be lists of columns that are unique together, not {self.unique!r}"
+            )
         object.__setattr__(self, "columns", tuple(self.columns))
         object.__setattr__(self, "unique", tuple(map(tuple, self.unique)))
 
@@ -84,7 +88,7 @@ class Follow:
     def to_json(self) -> str:
         """Return it as it is kept with its triggers: without what the table can be asked for."""
         text = json.dumps({**self.values, "unique": ()})
-        return text.replace("*/", "*\\/")  # within a comment
+        return text.replace("*", "\\u002a")  # in a comment, within which another one can begin
 
     @classmethod
     def from_json(cls, text: str) -> Follow | None:

@@ -71,11 +71,9 @@ class _RowsOp(MigrateOperation):
             unique: Columns that are unique together, each as a list. SQLite is asked for them, but
                 in a script.
         """
-        given = Follow(
-            table, key, tuple(columns), collection, where, schema, embeddings,
-            tuple(map(tuple, unique)),
-        )  # fmt: skip
-        operations.invoke(cls(given))
+        # As they are given: `Follow` refuses a text in place of names, and makes tuples of them.
+        given: Any = (table, key, columns, collection, where, schema, embeddings, unique)
+        operations.invoke(cls(Follow(*given)))
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
         """Return what `alembic check` shows."""

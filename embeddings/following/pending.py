@@ -168,7 +168,7 @@ class Pending:
                 self._next = found[-1][0] + 1
                 break
             self._look_again = 0
-        return list(dict.fromkeys(id for _, id in found))
+        return [id for _, id in found]
 
     def _claimable(
         self,
@@ -178,7 +178,10 @@ class Pending:
         *,
         in_order: bool = False,
     ) -> Select[Any]:
-        """Return a SELECT of the rows of items that nobody works on.
+        """Return a SELECT of the items that nobody works on, each by its oldest row.
+
+        Refreshers that claim at once compete for that row. If each locked another one of an item,
+        they would wait for each other when they claim all its rows.
 
         Args:
             work: In whose transaction.
@@ -189,13 +192,14 @@ class Pending:
         """
         table = pending_table(work.records)
         columns, others = table.c, table.alias("others")
-        is_worked_on = (
+        is_worked_on = and_(others.c.claimed_by.is_not(None), others.c.claimed_until >= now())
+        is_older = and_(others.c.seq < columns.seq, *_may_be_tried(others.c))
+        has_another = (
             select(others.c.seq)
             .where(
                 others.c.collection == columns.collection,
                 others.c.id == columns.id,
-                others.c.claimed_by.is_not(None),
-                others.c.claimed_until >= now(),
+                or_(is_worked_on, is_older),
             )
             .offset(0)  # by which PostgreSQL asks the index for each row, and joins nothing
             .exists()
@@ -203,9 +207,8 @@ class Pending:
         its = columns.collection.concat("") if in_order else columns.collection
         conditions: list[ColumnElement[bool]] = [
             its == self._collection.name,
-            columns.attempts < MOST_ATTEMPTS,
-            or_(columns.claimed_until.is_(None), columns.claimed_until < now()),
-            ~is_worked_on,
+            *_may_be_tried(columns),
+            ~has_another,
         ]
         if upto is not None:
             conditions.append(columns.seq <= upto)
@@ -297,6 +300,12 @@ class Pending:
             if values["claimed_by"] is None:
                 is_mine = table.c.claimed_by == self._worker
             work.run(update(table).where(is_noted, is_mine).values(values))
+
+
+def _may_be_tried(columns: Any) -> tuple[ColumnElement[bool], ...]:
+    """Return the conditions that a row is neither claimed, nor put off, nor parked."""
+    is_free = or_(columns.claimed_until.is_(None), columns.claimed_until < now())
+    return columns.attempts < MOST_ATTEMPTS, is_free
 
 
 def message_of(error: Exception) -> str:

@@ -105,6 +105,16 @@ def test_by_hand_and_back(database: Engine):
         assert len(pending(connection)) == 2
 
 
+@pytest.mark.parametrize("given", [{"columns": "title"}, {"unique": ["slug"]}, {"unique": "slug"}])
+def test_one_name_where_several_are_expected(given: dict[str, Any], database: Engine):
+    """It is refused, and not read as the names of its letters."""
+    arguments = {"key": "id", "columns": ["title"], "collection": "articles", **given}
+    with database.connect() as connection:
+        op: Any = Operations(context_of(connection))
+        with pytest.raises(TypeError, match=next(iter(given))):
+            op.follow_rows("op_articles", **arguments)
+
+
 def test_a_collection_follows_the_rows_of_one_table(database: Engine):
     """Another table is refused, whoever asks, and what is there goes on; joined tables are one."""
 

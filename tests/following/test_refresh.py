@@ -798,3 +798,40 @@ def test_what_was_freed_is_claimed_though_later_rows_were(
     assert other.claim(3, None, ()) == {}
     other.give_back(taken)
     assert sorted(other.claim(3, None, ())) == ["3"]
+
+
+def test_a_claim_counts_items(own: Engine, notes: ModelCollection[Note]):
+    """However often each has changed."""
+    change(own, *[update(Note).where(Note.id == 1).values(body=f"{n}") for n in range(5)])
+    change(own, update(Note).where(Note.id == 2).values(body="second"))
+    refresher = Pending(notes.collection(own).reference)
+    held = refresher.claim(2, None, ())
+    assert [(id, len(held[id])) for id in sorted(held)] == [("1", 5), ("2", 1)]
+    change(own, update(Note).where(Note.id == 1).values(body="sixth"))
+    other = Pending(notes.collection(own).reference)
+    assert other.claim(2, None, ()) == {}
+    refresher.give_back(held)
+    assert len(other.claim(1, None, ())["1"]) == 6
+
+
+def test_what_another_refresher_begins_to_claim(
+    postgresql_engine: Engine, notes: ModelCollection[Note]
+):
+    """An item of several changes, of which it has locked the oldest, is left to it."""
+    Base.metadata.create_all(postgresql_engine)
+    engine = create_engine(
+        postgresql_engine.url, connect_args={"options": "-c lock_timeout=2s"}, poolclass=NullPool
+    )
+    notes.install(engine)
+    try:
+        change(engine, insert(Note).values([{"id": 1, "title": "1"}, {"id": 2, "title": "2"}]))
+        change(engine, update(Note).values(body="second"))
+        oldest = select(PENDING.c.seq).where(PENDING.c.id == "1").order_by(PENDING.c.seq).limit(1)
+        refresher = Pending(notes.collection(engine).reference)
+        with engine.begin() as other:
+            other.execute(oldest.with_for_update()).one()
+            assert sorted(refresher.claim(3, None, ())) == ["2"]
+        assert len(refresher.claim(3, None, ())["1"]) == 2
+    finally:
+        notes.uninstall(engine)
+        Base.metadata.drop_all(engine)

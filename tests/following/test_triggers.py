@@ -11,11 +11,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import (
+    Column,
     Connection,
     Engine,
     ForeignKey,
     Index,
+    Integer,
+    MetaData,
     String,
+    Table,
+    create_engine,
     delete,
     event,
     insert,
@@ -25,10 +30,13 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.pool import NullPool
 
 import embeddings
-from embeddings import ModelCollection, SchemaError
+from embeddings import ModelCollection, SchemaError, databases
 from embeddings.commands import status
+from embeddings.databases.postgresql import PostgreSQL
+from embeddings.databases.postgresql.pending import run
 from embeddings.following import triggers
 from embeddings.following.literals import Follow
 from embeddings.overview import overview
@@ -38,7 +46,7 @@ from embeddings.testing import DeterministicModel
 from tests.reaching import examples, is_postgresql
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 PENDING = pending_table(RECORDS)
 
@@ -665,6 +673,68 @@ def test_schemas(postgresql_engine: Engine):
             )
 
 
+def test_tables_further_down_the_search_path(postgresql_engine: Engine):
+    """The triggers append to the pending rows that the connection reads, whatever comes before."""
+    Base.metadata.create_all(postgresql_engine)
+    path = {"options": "-c search_path=noted_first,public"}
+    engine = create_engine(postgresql_engine.url, connect_args=path, poolclass=NullPool)
+    [given] = triggers.follows_of(ARTICLES, engine.dialect)
+    script = PostgreSQL().follow_script(given)
+    try:
+        with engine.begin() as connection:
+            connection.execute(text("CREATE SCHEMA noted_first"))
+        ways: list[Callable[[Connection], None]] = [
+            ARTICLES.install,
+            lambda connection: run(connection, script),
+        ]
+        for make in ways:
+            with engine.begin() as connection:
+                make(connection)
+                assert ARTICLES.trigger_problems(connection) == []
+                connection.execute(insert(ARTICLE), article(1))
+                assert noted(connection, ARTICLES) == {"1": "written"}
+                connection.execute(delete(Article))
+                assert noted(connection, ARTICLES) == {"1": "removed"}
+                ARTICLES.uninstall(connection)
+                assert ARTICLES.trigger_problems(connection) != []
+    finally:
+        with postgresql_engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA noted_first"))
+        Base.metadata.drop_all(postgresql_engine)
+
+
+def test_a_role_that_may_not_write_what_is_pending(postgresql_engine: Engine):
+    """It is told what to grant, before the host's writes fail; with that it makes the triggers."""
+    engine = postgresql_engine
+    with engine.begin() as connection:
+        connection.execute(
+            text("CREATE ROLE noted_maker; GRANT CREATE ON SCHEMA public TO noted_maker")
+        )
+        connection.execute(text("SET LOCAL ROLE noted_maker"))
+        Base.metadata.create_all(connection)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("SET LOCAL ROLE noted_maker"))
+            with pytest.raises(SchemaError, match=r"role 'noted_maker'.*: GRANT INSERT") as error:
+                ARTICLES.install(connection)
+            [grants] = re.findall("GRANT.*", str(error.value))
+            connection.execute(text("RESET ROLE"))
+            for grant in grants.split("; "):
+                connection.execute(text("SET LOCAL ROLE noted_maker"))
+                with pytest.raises(SchemaError):
+                    ARTICLES.install(connection)
+                connection.execute(text(f"RESET ROLE; {grant}"))
+            connection.execute(text("SET LOCAL ROLE noted_maker"))
+            ARTICLES.install(connection)
+            connection.execute(insert(ARTICLE), article(1))
+            connection.execute(delete(Article))
+            connection.execute(text("RESET ROLE"))
+            assert noted(connection, ARTICLES) == {"1": "removed"}
+    finally:
+        with engine.begin() as connection:
+            connection.execute(text("DROP OWNED BY noted_maker; DROP ROLE noted_maker"))
+
+
 def test_a_condition_is_left_as_it_is(postgresql_engine: Engine):
     """Whatever its literals look like, also like what our own statements are filled in by."""
     followed = Follow("odd", "id", ("body",), "odd", where="body <> '{schema}'")
@@ -674,6 +744,25 @@ def test_a_condition_is_left_as_it_is(postgresql_engine: Engine):
         connection.exec_driver_sql("INSERT INTO odd VALUES (1, '{schema}'), (2, '\"public\"')")
         noted = "SELECT id FROM embeddings_pending WHERE collection = 'odd'"
         assert connection.exec_driver_sql(noted).scalars().all() == ["2"]
+        connection.rollback()
+
+
+@pytest.mark.parametrize("name", ["a/*b", "a*/b", "/*/", "*/*", "} */ {x}", "t{x}", 'a"$1'])
+def test_odd_names(name: str, database: Engine):
+    """Of a table, its columns and a collection, and values of a condition."""
+    followed = Follow(name, name, (f"{name}c",), name, where=f"""'x' <> '{name}'""")
+    schema = MetaData()
+    table = Table(
+        name, schema, Column(name, Integer, primary_key=True), Column(f"{name}c", String, key="c")
+    )
+    with database.connect() as connection:
+        schema.create_all(connection)
+        triggers.follow(connection, followed)
+        assert triggers.as_made(connection, followed) == []
+        made = databases.of(connection.dialect).follows(connection, RECORDS)
+        assert made == [followed]
+        connection.execute(table.insert().values({name: 1, "c": "y"}))
+        assert connection.execute(select(PENDING.c.collection, PENDING.c.id)).all() == [(name, "1")]
         connection.rollback()
 
 
@@ -721,3 +810,48 @@ def test_who_may_remove_vectors(postgresql_engine: Engine):
     finally:
         ARTICLES.uninstall(engine)
         Base.metadata.drop_all(engine)
+
+
+def test_who_may_use_the_functions(postgresql_engine: Engine):
+    """Nobody but who made them, and the owner of the table, who makes partitions of it."""
+    engine = postgresql_engine
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "CREATE ROLE noted_stranger; CREATE ROLE noted_owner; "
+                "GRANT CREATE ON SCHEMA public TO noted_owner; "
+                "CREATE TABLE noted_tokens (id UUID, words TEXT) PARTITION BY LIST (words); "
+                "ALTER TABLE noted_tokens OWNER TO noted_owner"
+            )
+        )
+    try:
+        TOKENS.install(engine)
+        assert TOKENS.trigger_problems(engine) == []
+        function = "SELECT oid::regprocedure::text FROM pg_proc WHERE proname LIKE '%follow_tok%'"
+        with engine.begin() as connection:
+            name = connection.scalar(text(function))
+            misuse = text(
+                "CREATE TEMP TABLE mine (id uuid, words text); CREATE TRIGGER mine "
+                f"AFTER DELETE ON mine FOR EACH ROW EXECUTE FUNCTION {name}"
+            )
+            connection.execute(text("SET LOCAL ROLE noted_stranger"))
+            with pytest.raises(DBAPIError, match="permission denied"), connection.begin_nested():
+                connection.execute(misuse)
+            connection.execute(text("SET LOCAL ROLE noted_owner"))
+            connection.execute(
+                text("CREATE TABLE noted_tokens_a PARTITION OF noted_tokens FOR VALUES IN ('a')")
+            )
+            a = uuid.UUID(int=1)
+            connection.execute(text("INSERT INTO noted_tokens VALUES (:a, 'a')"), {"a": a})
+            connection.execute(text("RESET ROLE; DROP TABLE noted_tokens_a"))
+            assert noted(connection, TOKENS) == {a.hex: "written"}
+            connection.execute(text(f"GRANT EXECUTE ON FUNCTION {name} TO PUBLIC"))
+            [problem] = TOKENS.trigger_problems(connection)
+            assert "anybody" in problem
+        TOKENS.install(engine)
+        assert TOKENS.trigger_problems(engine) == []
+    finally:
+        TOKENS.uninstall(engine)
+        with engine.begin() as connection:
+            connection.execute(text("DROP TABLE noted_tokens; DROP OWNED BY noted_owner"))
+            connection.execute(text("DROP ROLE noted_stranger; DROP ROLE noted_owner"))

@@ -52,6 +52,7 @@ from . import (
     triggers,
     words,
 )
+from .names import MIGRATION_LOCK
 from .types import PGJSON, PGVector, Values, as_jsonb, from_pgvector, to_pgvector_text
 
 if TYPE_CHECKING:
@@ -73,10 +74,8 @@ if TYPE_CHECKING:
     from ...work.reference import Reference
     from ...work.row import CollectionRow
 
-MIGRATION_LOCK = int.from_bytes(b"embeddin")
 # https://www.postgresql.org/docs/current/errcodes-appendix.html
 UNDEFINED_TABLE, UNDEFINED_COLUMN = "42P01", "42703"
-SERIALIZATION_FAILURE, DEADLOCK_DETECTED = "40001", "40P01"
 
 
 class PostgreSQL(Database):
@@ -149,8 +148,11 @@ class PostgreSQL(Database):
 
     def is_own_column(self, name: str) -> bool:
         """Return whether the column belongs to the text index or to chunks."""
-        ours = {words.WORDS, words.WORDS_OF, words.LANGUAGE, parts.SETTING, *parts.COLUMNS}
-        return name in ours
+        return name in self._own_columns
+
+    @property
+    def _own_columns(self) -> set[str]:
+        return {words.WORDS, words.WORDS_OF, words.LANGUAGE, parts.SETTING, *parts.COLUMNS}
 
     def know_types(self) -> None:
         """Let reflection know `vector`, unless the host has told it another type."""
@@ -158,14 +160,19 @@ class PostgreSQL(Database):
 
     def lacking(self, error: DBAPIError, records: Records) -> dict[str, set[str] | None] | None:
         """Return what the error names: after it nothing can be asked in the transaction."""
-        message, code = str(error.orig), sqlstate(error)
+        # The lines below show the statement, in which our tables may stand for any reason.
+        message, code = str(error.orig).partition("\n")[0], sqlstate(error)
+
+        def is_named(name: str) -> bool:
+            return re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message) is not None
+
         tables = records.collections.name, records.embeddings.name, pending_name(records)
-        for name in tables:
-            if re.search(rf"(?<!\w){re.escape(name)}(?!\w)", message):
-                if code == UNDEFINED_COLUMN:
-                    return {name: {"a column"}}
-                if code == UNDEFINED_TABLE:
-                    return {name: None}
+        if code == UNDEFINED_TABLE:
+            return {name: None for name in tables if is_named(name)}
+        if code == UNDEFINED_COLUMN:
+            if any(map(is_named, self._own_columns)):  # which an older version had not
+                return {records.embeddings.name: None}
+            return {name: {"a column"} for name in tables if is_named(name)}
         return {}
 
     # Following
@@ -198,7 +205,7 @@ class PostgreSQL(Database):
 
     def asks_to_try_again(self, error: DBAPIError) -> bool:
         """Return whether it could not be serialized, or was chosen to end a deadlock."""
-        return sqlstate(error) in {SERIALIZATION_FAILURE, DEADLOCK_DETECTED}
+        return sqlstate(error) in extension.TRY_AGAIN
 
     def is_away(self, error: Exception) -> bool:
         """Return whether a connection was lost, or none is to be had."""
@@ -393,7 +400,7 @@ class PostgreSQL(Database):
 
     def was_kept_waiting(self, error: DBAPIError) -> bool:
         """Return whether lock_timeout, or the isolation level of an engine, ended a statement."""
-        return sqlstate(error) in followed.ENDED_BY_OTHERS
+        return sqlstate(error) in extension.ENDED_BY_OTHERS
 
     # Keys
 

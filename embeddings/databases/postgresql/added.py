@@ -6,16 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Text, func, literal_column
 
-from ..quoting import quoted
-
 if TYPE_CHECKING:
     from ...tables.records import Records
-
-
-def names_in(records: Records, schema: str | None) -> tuple[str, str]:
-    """Return the names of embeddings and of collections, as SQL; without a schema if None."""
-    inside = f"{quoted(schema)}." if schema else ""
-    return inside + quoted(records.embeddings.name), inside + quoted(records.collections.name)
 
 
 def setting(records: Records, column: str) -> ColumnElement[str | None]:

@@ -12,7 +12,6 @@ from sqlalchemy import select, text
 
 from ...errors import BindingError, IndexingError, InvalidQueryError
 from ...models import registry
-from ...tables.ours import schema_map_of
 from ...vectors import ITEM_BYTES
 from ..quoting import literal, quoted
 from ..status import IndexRequest
@@ -29,6 +28,7 @@ from .index import (
     restriction,
     too_many,
 )
+from .names import BUILD_LOCK, names_of
 from .search import FEW
 
 if TYPE_CHECKING:
@@ -37,13 +37,11 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
     from ...tables.indexing import EmbeddingIndex
-    from ...tables.records import Records
     from ...work.operation import Work
     from ...work.reference import Reference
     from ...work.row import CollectionRow
     from ..status import IndexInfo
 
-BUILD_LOCK = int.from_bytes(b"embeddin") + 1  # advisory; one build at a time in a database
 POLL = 0.5  # seconds between two looks at a build
 POOLED = (
     "the statements of one connection reach several of the server's, as through PgBouncer with "
@@ -258,7 +256,7 @@ def script(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
     """Return the SQL that makes an index, and the collection if its model is given."""
     asked = IndexRequest(None, given.dimensions, given.m, given.ef_construction)
     m, ef_construction = checked_options(asked)
-    _, collections, embeddings = _places(given.records, connection)
+    names = names_of(connection, given.records)
     sql = create_sql(
         f"{prefix(given.records)}{{id}}_hnsw",
         "{table}",
@@ -271,14 +269,14 @@ def script(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
     if given.model is not None:
         model = literal(registry.canonical_id(given.model))
         statements.append(
-            f"INSERT INTO {collections} (name, model) VALUES ({name}, {model}) "
+            f"INSERT INTO {names.collections} (name, model) VALUES ({name}, {model}) "
             "ON CONFLICT (name) DO NOTHING"
         )
     missing = f"Collection {given.collection!r} does not exist: pass model= to create it"
     block = (
-        f"DO {_DO} DECLARE of_collection integer; place text := {literal(embeddings)}; "
+        f"DO {_DO} DECLARE of_collection integer; place text := {literal(names.embeddings)}; "
         "part record; is_there boolean; BEGIN "
-        f"SELECT id INTO of_collection FROM {collections} WHERE name = {name}; "
+        f"SELECT id INTO of_collection FROM {names.collections} WHERE name = {name}; "
         "IF of_collection IS NULL THEN RAISE EXCEPTION USING MESSAGE = "
         f"{literal(missing)}; END IF; "
         "FOR part IN SELECT CAST(inhrelid AS regclass) AS name, "
@@ -295,28 +293,18 @@ def script(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
 
 def script_down(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
     """Return the SQL that drops an index."""
-    schema, collections, _ = _places(given.records, connection)
-    index = f"{schema}{quoted(f'{prefix(given.records)}{{id}}_hnsw')}"
+    names = names_of(connection, given.records)
+    index = f"{names.inside}{quoted(f'{prefix(given.records)}{{id}}_hnsw')}"
     name = literal(given.collection)
     return [
         f"DO {_DO} DECLARE of_collection integer; BEGIN "
-        f"SELECT id INTO of_collection FROM {collections} WHERE name = {name}; "
+        f"SELECT id INTO of_collection FROM {names.collections} WHERE name = {name}; "
         f"EXECUTE replace({literal(f'DROP INDEX IF EXISTS {index}')}, '{{id}}', "
         f"CAST(coalesce(of_collection, 0) AS text)); END {_DO}"
     ]
 
 
 _DO = "$embeddings_do$"
-
-
-def _places(records: Records, connection: Connection | None) -> tuple[str, str, str]:
-    """Return the schema with its dot, and the names of the two tables, quoted."""
-    schema = records.embeddings.schema
-    if connection is not None:
-        schema = schema_map_of(connection).get(schema, schema)
-    inside = f"{quoted(schema)}." if schema else ""
-    tables = (records.collections, records.embeddings)
-    return inside, *(inside + quoted(table.name) for table in tables)  # type: ignore[return-value]
 
 
 # How it is built

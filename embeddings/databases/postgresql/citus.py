@@ -14,8 +14,7 @@ from sqlalchemy import text
 from ...errors import SchemaError
 from ...tables.records import RECORDS
 from ..quoting import literal, quoted
-from .index import table_name
-from .pending import schema_of_pending
+from .names import names_of
 from .servers import BY_THIS_CONNECTION, ONE_BY_ONE, SEQUENTIAL, is_spread, is_there
 
 if TYPE_CHECKING:
@@ -75,7 +74,8 @@ def distribute(
             "undistribute() or distribute --undo"
         )
     _check_tables(connection, records)
-    collections, embeddings = _names(connection, records)
+    names = names_of(connection, records)
+    collections, embeddings = names.collections, names.embeddings
     _prepare(connection)
     connection.execute(text("SELECT create_reference_table(:table)"), {"table": collections})
     connection.execute(
@@ -100,11 +100,10 @@ def undistribute(connection: Connection, records: Records = RECORDS) -> None:
     by = distributed_by(connection, records)
     if by is None:
         return
-    _, embeddings = _names(connection, records)
     _prepare(connection)
     connection.execute(
         text("SELECT undistribute_table(:table, cascade_via_foreign_keys => true)"),
-        {"table": embeddings},
+        {"table": names_of(connection, records).embeddings},
     )
     _set_everywhere(connection, dict.fromkeys(SETTINGS[by]))
 
@@ -116,7 +115,7 @@ def distributed_by(connection: Connection, records: Records = RECORDS) -> str | 
             "SELECT column_to_column_name(logicalrelid, partkey) FROM pg_dist_partition "
             "WHERE logicalrelid = to_regclass(:table) AND partmethod = 'h'"
         ),
-        {"table": table_name(connection, records)},
+        {"table": names_of(connection, records).embeddings},
     )
     return next((by for by, name in BY.items() if name == column), None)
 
@@ -192,7 +191,8 @@ def _check_citus(connection: Connection, *, needs_servers: bool = True) -> None:
 
 
 def _check_tables(connection: Connection, records: Records) -> None:
-    collections, embeddings = _names(connection, records)
+    names = names_of(connection, records)
+    collections, embeddings = names.collections, names.embeddings
     tables = {"collections": collections, "embeddings": embeddings}
     kinds = text("SELECT relkind FROM pg_class WHERE oid = to_regclass(:table)")
     for table in (collections, embeddings):
@@ -226,12 +226,6 @@ def _check_tables(connection: Connection, records: Records) -> None:
             f"The triggers {', '.join(map(str, triggers))} are on {collections} or {embeddings}, "
             "which Citus does not distribute: drop them first"
         )
-
-
-def _names(connection: Connection, records: Records) -> tuple[str, str]:
-    schema = schema_of_pending(connection, records)
-    inside = f"{quoted(schema)}." if schema else ""
-    return inside + quoted(records.collections.name), inside + quoted(records.embeddings.name)
 
 
 def _prepare(connection: Connection) -> None:

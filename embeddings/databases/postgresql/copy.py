@@ -6,10 +6,11 @@ import io
 import struct
 from typing import TYPE_CHECKING, Any
 
-from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
+from ..quoting import quoted
 from . import further, words
 from .drivers import is_psycopg
+from .names import names_of
 from .types import as_jsonb, to_pgvector_fields
 
 if TYPE_CHECKING:
@@ -61,12 +62,9 @@ def copy(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> bool:
 def _send(
     connection: Connection, work: Work, names: tuple[str, ...], data: Iterator[bytes]
 ) -> None:
-    table = work.records.embeddings
-    schema = schema_map_of(connection).get(table.schema, table.schema)
-    quote = connection.dialect.identifier_preparer.quote
-    name = ".".join(quote(part) for part in (schema, table.name) if part is not None)
-    columns = ", ".join(map(quote, names))
-    sql = f"COPY {name} ({columns}) FROM STDIN WITH (FORMAT binary, ENCODING 'UTF8')"
+    table = names_of(connection, work.records)
+    columns = ", ".join(map(quoted, names))
+    sql = f"COPY {table.embeddings} ({columns}) FROM STDIN WITH (FORMAT binary, ENCODING 'UTF8')"
     pooled = connection.connection
     driver: Any = pooled.driver_connection
     adapted: Any = pooled.dbapi_connection
@@ -76,10 +74,10 @@ def _send(
         try:
             adapted.run_async(
                 lambda driver: driver.copy_to_table(
-                    table.name,
+                    work.records.embeddings.name,
                     source=io.BytesIO(b"".join(data)),
                     columns=names,
-                    schema_name=schema,
+                    schema_name=table.schema,
                     format="binary",
                     encoding="UTF8",
                 )

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
 INSUFFICIENT_PRIVILEGE = "42501"
 CONNECTION_EXCEPTIONS = "08"  # of whose class
+TRY_AGAIN = frozenset({"40001", "40P01"})
+"""serialization_failure, deadlock_detected."""
+ENDED_BY_OTHERS = TRY_AGAIN | {"55P03"}
+"""Those, and lock_not_available."""
 NO_CONNECTIONS = frozenset({"53300", "57P01", "57P02", "57P03"})
 """too_many_connections, admin_shutdown, crash_shutdown, cannot_connect_now."""
 

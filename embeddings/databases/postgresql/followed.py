@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from ...keys import Keys
     from ...work.operation import Work
 
-ENDED_BY_OTHERS = frozenset({"55P03", "40001", "40P01"})
-"""lock_not_available, serialization_failure, deadlock_detected."""
 DIGITS = "0123456789"
 LONG = 19  # digits with which a number may be no BIGINT
 MOMENT = "200ms"  # far below deadlock_timeout, which is a second

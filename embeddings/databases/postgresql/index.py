@@ -33,11 +33,10 @@ from sqlalchemy import (
 from sqlalchemy.types import UserDefinedType
 
 from ...tables.custom import MAX_NAME_BYTES
-from ...tables.ours import schema_map_of
 from ...vectors import ITEM_BYTES
 from ...work.row import ROWS, CollectionRow
-from ..quoting import quoted
 from ..status import IndexInfo
+from .names import names_of
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -135,7 +134,7 @@ def row_to_search(work: Work, called: str) -> CollectionRow | None:
 
     The rows are not looked at: no statement names them and the system catalog together.
     """
-    parameters = {"name": called, "table": table_name(work.connection, work.records)}
+    parameters = {"name": called, "table": names_of(work.connection, work.records).embeddings}
     row = work.run_kept(_with_index(work.database, work.records), parameters).first()
     if row is None:
         return None
@@ -195,12 +194,6 @@ def index_name(records: Records, collection_id: int) -> str:
     return f"{prefix(records)}{collection_id}_hnsw"
 
 
-def table_name(connection: Connection, records: Records) -> str:
-    """Return the name of the table of embeddings, quoted, as the connection sees it."""
-    schema = schema_map_of(connection).get(records.embeddings.schema, records.embeddings.schema)
-    return ".".join(quoted(part) for part in (schema, records.embeddings.name) if part)
-
-
 OF_TABLE = (
     "FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid AND (i.indrelid = to_regclass(:table) "
     "OR i.indrelid IN (SELECT inhrelid FROM pg_inherits WHERE inhparent = to_regclass(:table)))"
@@ -238,7 +231,7 @@ def parameters(connection: Connection, records: Records, collection_id: int) -> 
     """Return the parameters of `OF_COLLECTION`."""
     return {
         "name": index_name(records, collection_id),
-        "table": table_name(connection, records),
+        "table": names_of(connection, records).embeddings,
     }
 
 
@@ -249,7 +242,7 @@ def how_many(connection: Connection, records: Records) -> int:
         "GROUP BY i.indrelid ORDER BY count(*) DESC LIMIT 1"
     )
     names = prefix(records).replace("_", "\\_") + "%\\_hnsw"
-    found = {"table": table_name(connection, records), "names": names}
+    found = {"table": names_of(connection, records).embeddings, "names": names}
     return int(connection.scalar(most, found) or 0)
 
 
@@ -285,7 +278,7 @@ def name_of(connection: Connection, records: Records, collection_id: int) -> str
 
 def place_of(connection: Connection, records: Records, collection_id: int) -> str:
     """Return the table that has the rows of a collection, quoted: a part of a partitioned one."""
-    whole = table_name(connection, records)
+    whole = names_of(connection, records).embeddings
     parts = connection.execute(
         text(
             "SELECT inhrelid::regclass::text, pg_get_partition_constraintdef(inhrelid) "

@@ -22,8 +22,8 @@ from sqlalchemy import (
 )
 
 from . import added, pending
-from .index import table_name
-from .pending import CHUNK_SETTING, schema_of_pending
+from .names import Names, names_of
+from .pending import CHUNK_SETTING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -57,23 +57,23 @@ def script(records: Records, schema: str | None = None) -> list[str]:
 
 def columns_script(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that adds the columns, for tables in that schema."""
-    embeddings, collections = added.names_in(records, schema)
+    names = Names(records, schema)
     columns = ", ".join(
         f"ADD COLUMN IF NOT EXISTS {name} {kind}" for name, kind in zip(COLUMNS, TYPES, strict=True)
     )
     return [
-        f"ALTER TABLE {embeddings} {columns}",
-        f"ALTER TABLE {collections} ADD COLUMN IF NOT EXISTS {SETTING} text",
+        f"ALTER TABLE {names.embeddings} {columns}",
+        f"ALTER TABLE {names.collections} ADD COLUMN IF NOT EXISTS {SETTING} text",
     ]
 
 
 def script_down(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that undoes that of `script`. The tables may be gone."""
-    embeddings, collections = added.names_in(records, schema)
+    names = Names(records, schema)
     columns = ", ".join(f"DROP COLUMN IF EXISTS {name}" for name in COLUMNS)
     return [
-        f"ALTER TABLE IF EXISTS {embeddings} {columns}",
-        f"ALTER TABLE IF EXISTS {collections} DROP COLUMN IF EXISTS {SETTING}",
+        f"ALTER TABLE IF EXISTS {names.embeddings} {columns}",
+        f"ALTER TABLE IF EXISTS {names.collections} DROP COLUMN IF EXISTS {SETTING}",
     ]
 
 
@@ -89,8 +89,7 @@ def setting_of(records: Records) -> ColumnElement[str | None]:
 
 def set_setting(work: Work, setting: str | None) -> None:
     """Keep how the texts of the collection are cut."""
-    schema = schema_of_pending(work.connection, work.records)
-    _, collections = added.names_in(work.records, schema)
+    collections = names_of(work.connection, work.records).collections
     work.connection.execute(
         text(f"UPDATE {collections} SET {SETTING} = :setting WHERE id = :id"),
         {"setting": setting, "id": work.row.id},
@@ -153,7 +152,7 @@ def put(work: Work, given: Sequence[tuple[Any, ...]]) -> None:
         ("counts", Integer),
     )
     statement = text(
-        f"UPDATE {table_name(work.connection, work.records)} e "
+        f"UPDATE {names_of(work.connection, work.records).embeddings} e "
         f"SET {START} = given.starts, {END} = given.ends, {PART_OF} = e.content_hash, "
         f"{ITEM_HASH} = given.hashes, {ITEM_CONTENT} = given.contents, "
         f"{ITEM_CHUNKS} = given.counts "

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 from sqlalchemy.engine.mock import MockConnection
 
+from ...errors import SchemaError
 from ...following.literals import FOLLOWS
-from ...tables.ours import schema_map_of, schema_of
+from ...tables.ours import schema_of
 from ...tables.pending import REMOVED, pending_name
 from ..quoting import quoted
+from .names import Names, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,10 +32,27 @@ SCHEMA = "{the schema of the embeddings}"
 """Stands in statements for the schema, quoted; in no condition of a host's."""
 
 
-def schema_of_pending(connection: Connection, records: Records) -> str | None:
-    """Return the schema of the table."""
-    schema = records.embeddings.schema
-    return schema_map_of(connection).get(schema, schema) or schema_of(connection)
+def schema_of_pending(connection: Connection, records: Records) -> str:
+    """Return the schema of the table that the connection finds, anywhere on its search path."""
+    names = names_of(connection, records)
+    found = text(f"SELECT {schema_that_has(':table')}")
+    return names.schema or str(connection.scalar(found, {"table": names.pending}))
+
+
+def schema_that_has(table: str) -> str:
+    """Return the SQL of the schema of a table; of the first on the search path if it is nowhere.
+
+    Args:
+        table: SQL of its name.
+    """
+    return (
+        "coalesce((SELECT n.nspname FROM pg_catalog.pg_namespace n JOIN pg_catalog.pg_class c "
+        f"ON c.relnamespace = n.oid WHERE c.oid = to_regclass({table})), current_schema())"
+    )
+
+
+def _schema_to_create_in(connection: Connection, records: Records) -> str | None:
+    return names_of(connection, records).schema or schema_of(connection)
 
 
 def run(connection: Connection, statements: list[str]) -> None:
@@ -50,17 +69,23 @@ def carry_out(
         for statement in script(records, records.embeddings.schema):
             connection.execute(text(statement.replace(":", "\\:")))
         return
-    run(connection, script(records, schema_of_pending(connection, records)))
+    run(connection, script(records, _schema_to_create_in(connection, records)))
 
 
-def in_schema(statement: str, schema: str | None) -> str:
-    """Return a statement with its `SCHEMA` filled in; where it is not known, when it is run."""
+def in_schema(statement: str, schema: str | None, otherwise: str = "current_schema()") -> str:
+    """Return a statement with its `SCHEMA` filled in; where it is not known, when it is run.
+
+    Args:
+        statement: What has `SCHEMA` in it.
+        schema: Its name; None if it is not known.
+        otherwise: SQL of the name.
+    """
     if schema is not None:
         return statement.replace(SCHEMA, quoted(schema))
     return (
         "DO $embeddings_do$ BEGIN EXECUTE replace($embeddings_sql$"
         f"{statement}$embeddings_sql$, '{SCHEMA}', "
-        """'"' || replace(current_schema(), '"', '""') || '"'); """
+        f"""'"' || replace({otherwise}, '"', '""') || '"'); """
         "END $embeddings_do$"
     )
 
@@ -143,6 +168,30 @@ def removal_of(records: Records) -> str:
     return f'{SCHEMA}."{pending_name(records)}_removed"'
 
 
+def check_may_append(connection: Connection, records: Records, schema: str) -> None:
+    """Do nothing if what the role makes may note changes, and remove vectors.
+
+    Raises:
+        SchemaError: It may not, and every write of the host's would fail. Says what to grant.
+    """
+    table = Names(records, schema).pending
+    function = in_schema(f"{removal_of(records)}(text, text[])", schema)
+    role, *may = connection.execute(
+        text(
+            "SELECT current_user, has_table_privilege(to_regclass(:table), 'INSERT'), "
+            "has_function_privilege(to_regprocedure(:function), 'EXECUTE')"
+        ),
+        {"table": table, "function": function},
+    ).one()
+    if False in may:
+        raise SchemaError(
+            f"Triggers write with the rights of the role that makes them, and the role {role!r} "
+            f"may not write to {table}. Let the owner of that table make them, or run: GRANT "
+            f"INSERT ON {table} TO {quoted(role)}; GRANT EXECUTE ON FUNCTION {function} TO "
+            f"{quoted(role)}"
+        )
+
+
 def uninstall(connection: Connection, records: Records) -> None:
     """Drop the table, its function, and what follows hosts' tables, which could not write."""
     if not isinstance(connection, MockConnection):
@@ -153,7 +202,7 @@ def uninstall(connection: Connection, records: Records) -> None:
 
 def functions_of_hosts(connection: Connection, records: Records) -> list[str]:
     """Return the functions that append to the table, as SQL."""
-    schema = schema_of_pending(connection, records) or ""
+    schema = _schema_to_create_in(connection, records) or ""
     found = connection.execute(
         text(
             "SELECT CAST(p.oid AS regprocedure) FROM pg_catalog.pg_proc p "
@@ -172,9 +221,8 @@ def functions_of_hosts(connection: Connection, records: Records) -> list[str]:
 
 def script_down(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that undoes that of `script`."""
-    table = pending_name(records)
-    inside = f"{quoted(schema)}." if schema else ""
+    names = Names(records, schema)
     return [
-        f'DROP TABLE IF EXISTS {inside}"{table}"',
-        f'DROP FUNCTION IF EXISTS {inside}"{table}_removed"(text, text[])',
+        f"DROP TABLE IF EXISTS {names.pending}",
+        f'DROP FUNCTION IF EXISTS {names.inside}"{pending_name(records)}_removed"(text, text[])',
     ]

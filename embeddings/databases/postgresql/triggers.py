@@ -18,13 +18,16 @@ from ...tables.ours import schema_map_of
 from ...tables.pending import WRITTEN, pending_name
 from ..quoting import literal, quoted
 from . import citus
+from .names import Names
 from .pending import (
     DEFINER,
     SCHEMA,
+    check_may_append,
     in_schema,
     removal_of,
     run,
     schema_of_pending,
+    schema_that_has,
 )
 
 if TYPE_CHECKING:
@@ -40,13 +43,14 @@ def follow(connection: Connection, given: Follow) -> None:
     """Make the function and the triggers, in place of those of the same collection and table.
 
     Raises:
-        SchemaError: The table is on other servers, by Citus.
+        SchemaError: The table is on other servers, by Citus; or the role may not note its changes.
         ValueError: The condition cannot be evaluated there.
     """
     table = _table(given, schema_map_of(connection).get(given.schema, given.schema))
     citus.prepare_triggers(connection, table)
     _check(connection, given, table)
     schema = schema_of_pending(connection, given.records)
+    check_may_append(connection, given.records, schema)
     has_uuid = _has_uuid(connection, given, table)
     run(
         connection,
@@ -128,56 +132,49 @@ def _script(
     given: Follow, table: str, schema: str | None, *, has_uuid: bool | None = None
 ) -> list[str]:
     function = f"{SCHEMA}.{quoted(given.stem)}"
-    changed = " OR ".join(map(_differs, given.read))
 
-    def trigger(event: str, when: str, argument: str = "") -> str:
-        name = quoted(f"{given.stem}_{event}")
-        return (
-            f"CREATE TRIGGER {name} {when.format(table)} EXECUTE FUNCTION {function}({argument});"
-        )
+    def trigger(event: str, when: str, of: str, argument: str = "") -> str:
+        name, call = quoted(f"{given.stem}_{event}"), f"{function}({argument})"
+        return f"CREATE TRIGGER {name} {when} ON {table} {of} EXECUTE FUNCTION {call}"
 
-    statements = (
+    def of_updates(event: str, columns: tuple[str, ...], argument: str = "") -> str:
+        when = f"AFTER UPDATE OF {', '.join(map(quoted, columns))}"
+        changed = " OR ".join(map(_differs, columns))
+        return trigger(event, when, f"FOR EACH ROW WHEN ({changed})", argument)
+
+    statements = [
         f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger {DEFINER} AS $embeddings$"
         f"{_body(given, has_uuid)}$embeddings$",
-        trigger(
-            "update",
-            f"AFTER UPDATE OF {', '.join(map(quoted, given.read))} ON {{}} FOR EACH ROW "
-            f"WHEN ({changed})",
-        ).rstrip(";"),
-        trigger(
-            "moved",
-            f"AFTER UPDATE OF {quoted(given.key)} ON {{}} FOR EACH ROW "
-            f"WHEN ({_differs(given.key)})",
-            "'moved'",
-        ).rstrip(";"),
-        *(
-            trigger(
-                "left",
-                f"AFTER UPDATE OF {', '.join(map(quoted, read))} ON {{}} FOR EACH ROW "
-                f"WHEN ({' OR '.join(map(_differs, read))})",
-                "'left'",
-            ).rstrip(";")
-            for read in [given.condition_columns or given.columns]
-            if given.where is not None
-        ),
+        # Else whoever may connect lets it run for a table of his own, with our rights.
+        f"REVOKE ALL ON FUNCTION {function}() FROM PUBLIC",
+        of_updates("update", given.read),
+        of_updates("moved", (given.key,), "'moved'"),
         "DO $follow$ DECLARE part regclass; BEGIN "
-        "IF (SELECT relkind FROM pg_catalog.pg_class "
+        # Who makes a partition later makes its triggers, and that is the owner of the table.
+        f"EXECUTE {literal(f'GRANT EXECUTE ON FUNCTION {function}() TO ')} || "
+        f"(SELECT relowner::regrole FROM pg_catalog.pg_class WHERE oid = {literal(table)}::regclass"
+        "); IF (SELECT relkind FROM pg_catalog.pg_class "
         f"WHERE oid = {literal(table)}::regclass) = 'p' THEN "
-        + trigger("insert", "AFTER INSERT ON {} FOR EACH ROW")
-        + trigger("delete", "AFTER DELETE ON {} FOR EACH ROW")
-        + f" FOR part IN SELECT t.relid FROM pg_catalog.pg_partition_tree({literal(table)}) t "
+        f"{trigger('insert', 'AFTER INSERT', 'FOR EACH ROW')}; "
+        f"{trigger('delete', 'AFTER DELETE', 'FOR EACH ROW')}; "
+        f"FOR part IN SELECT t.relid FROM pg_catalog.pg_partition_tree({literal(table)}) t "
         "JOIN pg_catalog.pg_class c ON c.oid = t.relid WHERE c.relkind = 'r' LOOP "
         "EXECUTE "
         + literal(f"CREATE TRIGGER {quoted(f'{given.stem}_truncate')} BEFORE TRUNCATE ON ")
         + " || part || "
         + literal(f" FOR EACH STATEMENT EXECUTE FUNCTION {function}()")
         + "; END LOOP; ELSE "
-        + trigger("insert", "AFTER INSERT ON {} REFERENCING NEW TABLE AS added FOR EACH STATEMENT")
-        + trigger("delete", "AFTER DELETE ON {} REFERENCING OLD TABLE AS gone FOR EACH STATEMENT")
-        + trigger("truncate", "BEFORE TRUNCATE ON {} FOR EACH STATEMENT")
-        + " END IF; END $follow$",
-    )
-    return [in_schema(statement, schema) for statement in statements]
+        + trigger("insert", "AFTER INSERT", "REFERENCING NEW TABLE AS added FOR EACH STATEMENT")
+        + "; "
+        + trigger("delete", "AFTER DELETE", "REFERENCING OLD TABLE AS gone FOR EACH STATEMENT")
+        + "; "
+        + trigger("truncate", "BEFORE TRUNCATE", "FOR EACH STATEMENT")
+        + "; END IF; END $follow$",
+    ]
+    if given.where is not None:
+        statements.append(of_updates("left", given.condition_columns or given.columns, "'left'"))
+    theirs = schema_that_has(literal(Names(given.records, schema).pending))
+    return [in_schema(statement, schema, theirs) for statement in statements]
 
 
 def _differs(column: str) -> str:
@@ -187,8 +184,8 @@ def _differs(column: str) -> str:
 
 
 def _script_down(given: Follow, schema: str | None) -> list[str]:
-    inside = f"{quoted(schema)}." if schema else ""
-    return [f"DROP FUNCTION IF EXISTS {inside}{quoted(given.stem)}() CASCADE"]
+    names = Names(given.records, schema)
+    return [f"DROP FUNCTION IF EXISTS {names.inside}{quoted(given.stem)}() CASCADE"]
 
 
 def _has_uuid(connection: Connection, given: Follow, table: str) -> bool:
@@ -263,20 +260,24 @@ def problems(connection: Connection, given: Follow) -> list[str]:
     table = _table(given, schema_map_of(connection).get(given.schema, given.schema))
     if (kept := citus.keeping_of(connection, table)) not in {None, "local"}:
         return [citus.not_followed(table, str(kept))]
-    body = connection.execute(
+    made = connection.execute(
         text(
-            "SELECT p.prosrc, p.prosecdef FROM pg_catalog.pg_proc p "
+            "SELECT p.prosrc, p.prosecdef, has_function_privilege('public', p.oid, 'EXECUTE') "
+            "FROM pg_catalog.pg_proc p "
             "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
             "WHERE n.nspname = :schema AND p.proname = :name"
         ),
         {"schema": schema, "name": given.stem},
     ).first()
-    if body is None:
+    if made is None:
         return [f"the triggers on {given.table!r} are missing"]
     told = []
     kinds = (_has_uuid(connection, given, table), None)
-    if tuple(body) not in {(in_schema(_body(given, kind), schema), True) for kind in kinds}:
+    body, is_definer, is_for_all = made
+    if not is_definer or body not in {in_schema(_body(given, kind), schema) for kind in kinds}:
         told.append(f"the function {given.stem} differs")
+    if is_for_all:
+        told.append(f"anybody may let the function {given.stem} run for a table of their own")
     found = connection.execute(
         text(
             "SELECT t.tgname, t.tgenabled, c.oid::regclass::text, "

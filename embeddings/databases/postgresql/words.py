@@ -34,8 +34,9 @@ from ...searching.words import MOST_WORD_BYTES, Term, tokens
 from ..quoting import quoted
 from . import added
 from .conditions import once
-from .index import prefix, table_name
-from .pending import carry_out, schema_of_pending
+from .index import prefix
+from .names import Names, names_of
+from .pending import carry_out
 from .types import Values
 
 if TYPE_CHECKING:
@@ -96,26 +97,25 @@ def install(connection: Connection, records: Records) -> None:
 
 def script(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL of `install`, for tables in that schema."""
-    embeddings, collections = added.names_in(records, schema)
+    names = Names(records, schema)
     return [
-        f"ALTER TABLE {embeddings} ADD COLUMN IF NOT EXISTS {WORDS} tsvector, "
+        f"ALTER TABLE {names.embeddings} ADD COLUMN IF NOT EXISTS {WORDS} tsvector, "
         f"ADD COLUMN IF NOT EXISTS {WORDS_OF} bytea",
-        f"ALTER TABLE {collections} ADD COLUMN IF NOT EXISTS {LANGUAGE} text",
+        f"ALTER TABLE {names.collections} ADD COLUMN IF NOT EXISTS {LANGUAGE} text",
         # Rows of collections without a text index are not in it.
-        f"CREATE INDEX IF NOT EXISTS {quoted(index_name(records))} ON {embeddings} "
+        f"CREATE INDEX IF NOT EXISTS {quoted(index_name(records))} ON {names.embeddings} "
         f"USING gin ({WORDS}) WHERE {WORDS} IS NOT NULL",
     ]
 
 
 def script_down(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL that undoes that of `script`. The tables may be gone."""
-    inside = f"{quoted(schema)}." if schema else ""
-    embeddings, collections = added.names_in(records, schema)
+    names = Names(records, schema)
     return [
-        f"DROP INDEX IF EXISTS {inside}{quoted(index_name(records))}",
-        f"ALTER TABLE IF EXISTS {embeddings} DROP COLUMN IF EXISTS {WORDS}, "
+        f"DROP INDEX IF EXISTS {names.inside}{quoted(index_name(records))}",
+        f"ALTER TABLE IF EXISTS {names.embeddings} DROP COLUMN IF EXISTS {WORDS}, "
         f"DROP COLUMN IF EXISTS {WORDS_OF}",
-        f"ALTER TABLE IF EXISTS {collections} DROP COLUMN IF EXISTS {LANGUAGE}",
+        f"ALTER TABLE IF EXISTS {names.collections} DROP COLUMN IF EXISTS {LANGUAGE}",
     ]
 
 
@@ -131,14 +131,7 @@ def language_of(records: Records) -> ColumnElement[str | None]:
 
 def set_language(work: Work, language: str | None) -> None:
     """Note that the collection has a text index in a language, or none."""
-    table = ".".join(
-        quoted(part)
-        for part in (
-            schema_of_pending(work.connection, work.records),
-            work.records.collections.name,
-        )
-        if part
-    )
+    table = names_of(work.connection, work.records).collections
     work.connection.execute(
         text(f"UPDATE {table} SET {LANGUAGE} = :language WHERE id = :id"),
         {"language": language, "id": work.row.id},
@@ -148,13 +141,13 @@ def set_language(work: Work, language: str | None) -> None:
 def create(work: Work, language: str) -> None:
     """Note the language, and put in the words of contents that are stored."""
     set_language(work, language)
-    table = table_name(work.connection, work.records)
+    table = names_of(work.connection, work.records).embeddings
     missing = text(
         f"SELECT id, content, content_hash FROM {table} WHERE collection_id = :collection "
         f"AND content IS NOT NULL AND id > :last "
         f"AND {LACKS_WORDS} "
         f"ORDER BY id LIMIT {PAGE}"
-    )
+    ).columns(content_hash=LargeBinary)
     last = ""
     while True:
         parameters = {"collection": work.row.id, "last": last}
@@ -170,7 +163,7 @@ def drop(work: Work) -> None:
     set_language(work, None)
     work.connection.execute(
         text(
-            f"UPDATE {table_name(work.connection, work.records)} "
+            f"UPDATE {names_of(work.connection, work.records).embeddings} "
             f"SET {WORDS} = NULL, {WORDS_OF} = NULL "
             f"WHERE collection_id = :collection AND {WORDS} IS NOT NULL"
         ),
@@ -208,7 +201,7 @@ def _put(work: Work, rows: Sequence[tuple[Any, ...]], language: str) -> None:
     if not rows:
         return
     statement = text(
-        f"UPDATE {table_name(work.connection, work.records)} e "
+        f"UPDATE {names_of(work.connection, work.records).embeddings} e "
         f"SET {WORDS} = CAST(given.words AS tsvector), {WORDS_OF} = given.hash "
         "FROM unnest(CAST(:ids AS text[]), CAST(:words AS text[]), CAST(:hashes AS bytea[])) "
         "AS given (id, words, hash) "

@@ -23,7 +23,7 @@ from sqlalchemy import (
     select,
 )
 
-from ..quoting import quoted
+from ..quoting import literal, quoted
 from .catalog import begins_with, objects_of
 from .changelog import schema_of, within
 from .transactions import sqlite_transaction
@@ -97,11 +97,10 @@ def set_setting(work: Work, setting: str | None) -> None:
     statements = [f"DROP TRIGGER IF EXISTS {names.trigger(name)}" for name in TRIGGERS]
     statements.append(f"DROP TABLE IF EXISTS {names.table}")
     if setting is not None:
-        default = "'" + setting.replace("'", "''") + "'"
         statements += [
             f"CREATE TABLE {names.table} (id TEXT PRIMARY KEY, start INTEGER, "
             f'"end" INTEGER, item_hash BLOB, item_content TEXT, item_chunks INTEGER, '
-            f"{DEFAULT}{default})",
+            f"{DEFAULT}{literal(setting)})",
             *_triggers(names),
         ]
     with sqlite_transaction(work.connection):

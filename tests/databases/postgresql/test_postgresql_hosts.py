@@ -26,6 +26,7 @@ from sqlalchemy import (
     String,
     Text,
     bindparam,
+    column,
     create_engine,
     event,
     func,
@@ -42,11 +43,13 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 
 import embeddings
 from embeddings import (
+    Chunks,
     Collection,
     CollectionRecord,
     DoesNotExist,
     EmbeddingRecord,
     InvalidVectorError,
+    SchemaError,
 )
 from embeddings.testing import DeterministicModel
 
@@ -987,6 +990,47 @@ def test_the_tenth_execution_of_a_host(host: Engine, docs: Collection[int]):
             assert there.similar(f"number {n}", 1)[0].metadata == {"n": -n}
         session.commit()
         assert there.count() == 14
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_condition_on_a_column_that_is_not_there(host: Engine, driver: str):
+    """The error is PostgreSQL's: our tables are named in the statement, and have all they need."""
+    with connected(host.url.set(drivername=f"postgresql+{driver}")) as engine:
+        docs = Collection("docs", engine, model=DeterministicModel(), chunks=Chunks(size=20))
+        docs.embed("a", "one hound")
+        with pytest.raises(ProgrammingError, match='column "lang" does not exist'):
+            docs.similar("hound", where=column("lang") == "en")
+        with engine.connect() as connection:
+            connection.execute(text("ALTER TABLE embeddings DROP chunk_of CASCADE"))
+            with pytest.raises(SchemaError, match=r"older version.*migrate"):
+                Collection("docs", connection, model=DeterministicModel()).similar("hound")
+            connection.rollback()
+
+
+@pytest.mark.parametrize("driver", DRIVERS)
+def test_a_text_index_of_what_is_stored(host: Engine, driver: str):
+    """The hashes of contents are bytes by every driver."""
+    with connected(host.url.set(drivername=f"postgresql+{driver}")) as engine:
+        docs = Collection("docs", engine, model=DeterministicModel())
+        docs.embed("a", "one hound", store=True)
+        assert docs.create_text_index("english") == 0
+        assert docs.similar("dog", words="hounds")[0].ranks == (1, 1)
+
+
+def test_tables_further_down_the_search_path(host: Engine, worker_id: str):
+    """What is written goes where it is read from: settings of a collection, too."""
+    first = f"first_{worker_id}"
+    with single(host, connect_args={"options": f"-c search_path={first},public"}) as engine:
+        try:
+            with engine.begin() as connection:
+                connection.execute(text(f"CREATE SCHEMA {first}"))
+            docs = Collection("docs", engine, model=DeterministicModel(), chunks=Chunks(size=20))
+            docs.embed_multi([("1", "a hound and " * 5)], store=True)
+            docs.create_text_index("english")
+            assert [entry.id for entry in docs.similar("dog", words="hounds")] == ["1"]
+        finally:
+            with host.begin() as connection:
+                connection.execute(text(f"DROP SCHEMA IF EXISTS {first}"))
 
 
 def test_a_pool_that_changes_its_search_path(host: Engine):

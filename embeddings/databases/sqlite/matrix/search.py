@@ -362,7 +362,7 @@ def _log_may_be_gone(work: Work, kind: Kind) -> Iterator[None]:
 
 
 def _checked_position(work: Work, kind: Kind, position: Position) -> Position:
-    """Return the position as `logged` does; where it raises, no guess is made the next time."""
+    """Return what `checked_position` does; where it raises, no guess is made the next time."""
     try:
         return checked_position(position)
     except MustScan:

@@ -37,6 +37,7 @@ from sqlalchemy import (
 from sqlalchemy import Column as SQLColumn
 from sqlalchemy.types import NullType
 
+from ...quoting import literal
 from .. import parts
 from ..changelog import log_name, trigger_names
 from ..index.names import method_of
@@ -157,8 +158,7 @@ def _raw(column: ColumnElement[Any]) -> ColumnElement[Any]:
 
 
 def _constant(value: str | int) -> ColumnElement[Any]:
-    quoted = "'" + value.replace("'", "''") + "'" if isinstance(value, str) else str(value)
-    return literal_column(quoted)
+    return literal_column(literal(value) if isinstance(value, str) else str(value))
 
 
 @functools.cache
