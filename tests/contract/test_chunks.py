@@ -649,6 +649,21 @@ def test_a_transaction_that_is_rolled_back(docs, db):
     assert docs.similar(long_text(1), 1)[0].chunk in chunks
 
 
+@pytest.mark.parametrize("db", ["session", "postgresql_session"], indirect=True)
+def test_a_new_collection_inherits_no_setting(docs, opened, db):
+    """What another program leaves of a collection that it deletes cuts no later one's texts."""
+    docs.embed("long", long_text(1))
+    for table in ("embeddings", "collections"):
+        db.execute(text(f"DELETE FROM {table}"))
+    db.commit()
+    plain = opened("plain")
+    plain.embed("long", long_text(1))
+    db.commit()
+    assert rows_of(db, "SELECT id FROM embeddings") == [("long",)]
+    opened("docs", chunks=Chunks(size=200)).embed("long", long_text(1))
+    assert plain.count(chunks=True) == 1
+
+
 def test_a_name_that_is_another_collections_by_now(tmp_path, model):
     """A search in memory finds out that the rows are chunks now."""
     from sqlalchemy import create_engine
