@@ -1703,6 +1703,31 @@ def test_the_owners_functions_stay(database: sqlite_utils.Database):
     docs.close()
 
 
+def test_a_sqlite_utils_commit_that_is_locked_out_is_undone(tmp_path: Path):
+    """A write whose commit found a reader is undone; what is written later is durable."""
+    database = sqlite_utils.Database(tmp_path / "utils.db")
+    table: Any = database["articles"]
+    table.insert_all({"id": i, "title": "a title" * 100} for i in range(300))
+    database.conn.execute("PRAGMA busy_timeout = 0")
+    docs = Collection("docs", database, model=DeterministicModel())
+    with closing(sqlite3.connect(tmp_path / "utils.db")) as reader:
+        reader.execute("PRAGMA busy_timeout = 0")
+        reader.execute("PRAGMA journal_mode = DELETE")
+        docs.embed("a", "one hound")
+        cursor = reader.execute("SELECT * FROM articles")
+        cursor.fetchone()  # holds a lock until it is at the end
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            docs.embed("b", "two cats")
+        assert not database.conn.in_transaction
+        cursor.close()
+        docs.embed("c", "three foxes")
+
+    assert docs.ids() == ["a", "c"]
+    docs.close()
+    database.close()
+    assert is_in_the_file(tmp_path) == 2
+
+
 def test_closing_leaves_the_owners_database_open(database: sqlite_utils.Database):
     """Closing a collection does not close the database that it was given."""
     docs = Collection("docs", database, model=DeterministicModel())
