@@ -233,10 +233,7 @@ def as_binary(content: str, language: str) -> bytes:
     zero byte, the number of its positions and these, as int32, int16 and int16, big-endian.
     """
     counts = _counts(content, language)
-    words = [
-        word + _AS_BINARY[min(MOST_TIMES, count)]
-        for word, count in counts.items()
-    ]
+    words = [word + _AS_BINARY[min(MOST_TIMES, count)] for word, count in counts.items()]
     return _NUMBER.pack(len(words)) + "".join(words).encode()
 
 
