@@ -18,7 +18,6 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import StaticPool
 
 from .. import databases
 from ..errors import BindingError, ModelError
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FEW_PIECES = 4_000  # which are computed within the event loop: some milliseconds
-_writers: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
+_turns: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
 _computing = Turn()
 _migrating = Turn()
 """Alembic's lock keeps threads apart, not tasks."""
@@ -246,7 +245,7 @@ class _Opened(OwnTransactions):
         given = url_of(database)
         kind = databases.of_url(given)
         engine = kind.new_engine(kind.url(given, asynchronous=True), _create)
-        super().__init__(engine, opened=True, turn=_turn(engine), writers=Turn())
+        super().__init__(engine, opened=True, turn=Turn())
         self._is_current = not migrates
         # Garbage cannot wait: drivers close what they find unused, and warn.
         self._close = finalize(self, engine.dispose, close=False)
@@ -318,12 +317,7 @@ def _within(db: AsyncDatabaseLike, records: Records) -> Sessions:
 
 
 def _own_transactions(engine: Engine, make_session: sessionmaker[Any]) -> OwnTransactions:
-    writers = _writers.setdefault(engine, Turn())
-    return OwnTransactions(engine, make_session, turn=_turn(engine), writers=writers)
-
-
-def _turn(engine: Engine) -> Turn | None:
-    return Turn() if isinstance(engine.pool, StaticPool) else None
+    return OwnTransactions(engine, make_session, turn=_turns.setdefault(engine, Turn()))
 
 
 def _create(url: URL, **options: Any) -> Engine:

@@ -501,6 +501,25 @@ def test_a_collection_on_a_scoped_session_is_constructed_outside_of_the_loop(sql
     assert asyncio.run(main()) == 0
 
 
+@asynchronous
+async def test_collections_take_turns_on_one_connection():
+    """In memory, as in a host's tests, each task may have a collection of its own."""
+    engine = create_async_engine("sqlite+aiosqlite://")
+    async with engine.begin() as connection:
+        await connection.run_sync(embeddings.migrate)
+
+    async def use(number: int) -> None:
+        docs: AsyncCollection[Any] = AsyncCollection("docs", engine, model=DeterministicModel())
+        for step in range(5):
+            await docs.embed(f"{number}-{step}", f"text {number} {step}")
+            assert await docs.similar("text")
+
+    await asyncio.gather(*map(use, range(8)))
+    docs: AsyncCollection[Any] = AsyncCollection("docs", engine, model=DeterministicModel())
+    assert await docs.count() == 40
+    await engine.dispose()
+
+
 def test_closed_event_loops_are_let_go_of():
     """Of loops in which tasks waited for each other's turn the last one is left."""
     turn = Turn()

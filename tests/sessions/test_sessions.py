@@ -51,6 +51,7 @@ from embeddings import (
 from embeddings.testing import DeterministicModel
 from tests.forked import python
 from tests.host_tables import Article, HostBase, Shelf
+from tests.reaching import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -1318,6 +1319,27 @@ def test_a_database_of_our_own_in_memory_is_shared_by_threads():
 
     assert docs.ids() == ["a"]
     docs.close()
+
+
+@pytest.mark.parametrize("is_one", [True, False], ids=["one-collection", "several"])
+def test_threads_take_turns_on_a_hosts_one_connection(is_one: bool):
+    """In memory, as in a host's tests, eight threads read and write: none meets the others."""
+    engine = create_engine(
+        "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+    )
+    embeddings.migrate(engine)
+    shared = Collection("docs", engine, model=DeterministicModel())
+
+    def use(number: int) -> None:
+        docs = shared if is_one else Collection("docs", engine, model=DeterministicModel())
+        for step in range(10):
+            docs.embed(f"{number}-{step}", f"text {number} {step}")
+            assert docs.similar("text")
+            assert f"{number}-{step}" in docs
+
+    in_threads(use)
+    assert shared.count() == 80
+    engine.dispose()
 
 
 # Asynchronous databases
