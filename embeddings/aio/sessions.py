@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, sessionmaker
 
 from .. import databases
 from ..errors import BindingError, ModelError
-from ..models.base import call_async, checked_vectors, embed_checked
+from ..models.base import call_async, can_be_awaited, checked_vectors, embed_checked
 from ..models.spans import traced
 from ..models.usage import Usage, counted
 from ..sessions import engine_of
@@ -158,11 +158,11 @@ async def _embed(
     model: SupportsEmbedding, items: list[Content], role: Role, usage: Usage
 ) -> list[Float32]:
     with traced(model, len(items), usage) as note, counted(usage):
-        answer = await call_async(model, items, role)
-        if answer is None:
-            vectors = await asyncio.to_thread(_in_a_thread, model, items, role)
-        else:
+        if can_be_awaited(model, role):
+            answer = await call_async(model, items, role)
             vectors = await asyncio.to_thread(checked_vectors, model, items, answer)
+        else:
+            vectors = await asyncio.to_thread(_in_a_thread, model, items, role)
         note(vectors)
     return vectors
 
