@@ -409,7 +409,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             getattr(client, "api_key", None),
             os.environ.get("OPENAI_API_KEY"),
             *settings.get("default_headers", {}).values(),
-            *settings.get("default_query", {}).values(),
+            *self._address()[1].values(),
             *self._bodies["document"].values(),
             *self._bodies["query"].values(),
         ]
@@ -418,17 +418,20 @@ class OpenAIEmbeddingModel(EmbeddingModel):
 
     # Connections
 
+    def _address(self) -> tuple[str, dict[str, object]]:
+        """Return the address, and the parameters of every request: of its query string, too."""
+        given = self._settings.get("base_url") or os.environ.get("OPENAI_BASE_URL") or ""
+        address, _, query = given.partition("?")
+        return address, {**dict(parse_qsl(query)), **self._settings.get("default_query", {})}
+
     def _options(self, make_http_client: Callable[..., Any]) -> dict[str, Any]:
-        """Return what a client is made with. A query string is taken off the address."""
+        """Return what a client is made with."""
         options = dict(self._settings)
-        address = options.get("base_url") or os.environ.get("OPENAI_BASE_URL")
-        if address and "?" in address:
-            address, _, query = address.partition("?")
+        address, query = self._address()
+        if address:
             options["base_url"] = address
-            options["default_query"] = {
-                **dict(parse_qsl(query)),
-                **options.get("default_query", {}),
-            }
+        if query:
+            options["default_query"] = query
         # Tries are counted here, and not in the client as well. A redirect is not followed: it
         # would take the texts to another address, or turn the request into another one.
         http_client = make_http_client(follow_redirects=False)
