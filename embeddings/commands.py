@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .following.literals import Follow
     from .following.source import ModelCollection
     from .overview import Declaration
+    from .searching.entries import Entry
     from .sessions import DatabaseLike
     from .tables.records import EmbeddingRecord, Records
     from .writing.progress import Progress
@@ -233,7 +234,7 @@ def search(
         collection.count()  # there has to be one
         entries = collection.similar(text, number, prefix)
     if as_json:
-        return Outcome(_json([vars(entry) for entry in entries]), bool(entries))
+        return Outcome(_json([_entry(entry) for entry in entries]), bool(entries))
     lines = [(f"{entry.score:.4f}", entry.id, _short(entry.content)) for entry in entries]
     return Outcome(_aligned(lines) or "Nothing was found.", bool(entries))
 
@@ -321,6 +322,11 @@ def _time(record: EmbeddingRecord) -> str | None:
     if record.updated is None:
         return None
     return datetime.fromtimestamp(record.updated, UTC).isoformat()
+
+
+def _entry(entry: Entry[Any]) -> dict[str, Any]:
+    """Return a result's fields, and the chunk by which it was found, where there are chunks."""
+    return asdict(entry) | ({} if entry.chunk is None else {"chunk": asdict(entry.chunk)})
 
 
 def _json(found: object) -> str:

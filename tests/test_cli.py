@@ -146,6 +146,20 @@ def test_search_as_json_has_the_entries(stored: str):
     assert [entry["id"] for entry in json.loads(few.stdout)] == ["b/1"]
 
 
+def test_search_as_json_has_the_chunk(url: str, deterministic_models: object):
+    """By which an item was found, where there are chunks."""
+    content = "One sentence of some words. " * 10
+    with Collection("docs", url, model_id="3-small", chunks=Chunks(size=100)) as docs:
+        docs.embed("long", content, store=True)
+    result = run("--database", url, "search", "docs", "some words", "--json")
+    [entry] = json.loads(result.stdout)
+    chunk = entry.pop("chunk")
+    assert entry.keys() == {"id", "score", "content", "metadata"}
+    assert (entry["id"], entry["content"]) == ("long", content)
+    assert chunk["text"] == content[chunk["start"] : chunk["end"]]
+    assert chunk["number"] in range(10)
+
+
 def test_search_that_finds_nothing_exits_with_1(stored: str):
     """So that a pipeline can tell; the output is no error."""
     nothing = run("--database", stored, "search", "docs", "hound", "--prefix", "c/")

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
-from weakref import WeakKeyDictionary
 
 from sqlalchemy.util import await_only
 
 from ..errors import MissingExtraError
+from ..loops import ByLoop
 
 try:
     from greenlet import getcurrent, greenlet
@@ -141,12 +141,10 @@ class Turn:
     """Lets the tasks that share something take turns, in whatever event loop they run."""
 
     def __init__(self) -> None:
-        self._locks: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = (
-            WeakKeyDictionary()
-        )
+        self._locks: ByLoop[asyncio.Lock] = ByLoop()
 
     def _lock(self) -> asyncio.Lock:
-        return self._locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+        return self._locks.get(asyncio.Lock)
 
     @contextmanager
     def until_the_next_round(self) -> Iterator[None]:

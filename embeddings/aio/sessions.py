@@ -18,11 +18,10 @@ from sqlalchemy.ext.asyncio import (
     create_async_engine,
 )
 from sqlalchemy.orm import Session, sessionmaker
-from sqlalchemy.pool import StaticPool
 
 from .. import databases
 from ..errors import BindingError, ModelError
-from ..models.base import call_async, checked_vectors, embed_checked
+from ..models.base import call_async, can_be_awaited, checked_vectors, embed_checked
 from ..models.spans import traced
 from ..models.usage import Usage, counted
 from ..sessions import engine_of
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FEW_PIECES = 4_000  # which are computed within the event loop: some milliseconds
-_writers: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
+_turns: WeakKeyDictionary[Engine, Turn] = WeakKeyDictionary()
 _computing = Turn()
 _migrating = Turn()
 """Alembic's lock keeps threads apart, not tasks."""
@@ -159,11 +158,11 @@ async def _embed(
     model: SupportsEmbedding, items: list[Content], role: Role, usage: Usage
 ) -> list[Float32]:
     with traced(model, len(items), usage) as note, counted(usage):
-        answer = await call_async(model, items, role)
-        if answer is None:
-            vectors = await asyncio.to_thread(_in_a_thread, model, items, role)
-        else:
+        if can_be_awaited(model, role):
+            answer = await call_async(model, items, role)
             vectors = await asyncio.to_thread(checked_vectors, model, items, answer)
+        else:
+            vectors = await asyncio.to_thread(_in_a_thread, model, items, role)
         note(vectors)
     return vectors
 
@@ -246,7 +245,7 @@ class _Opened(OwnTransactions):
         given = url_of(database)
         kind = databases.of_url(given)
         engine = kind.new_engine(kind.url(given, asynchronous=True), _create)
-        super().__init__(engine, opened=True, turn=_turn(engine), writers=Turn())
+        super().__init__(engine, opened=True, turn=Turn())
         self._is_current = not migrates
         # Garbage cannot wait: drivers close what they find unused, and warn.
         self._close = finalize(self, engine.dispose, close=False)
@@ -318,12 +317,7 @@ def _within(db: AsyncDatabaseLike, records: Records) -> Sessions:
 
 
 def _own_transactions(engine: Engine, make_session: sessionmaker[Any]) -> OwnTransactions:
-    writers = _writers.setdefault(engine, Turn())
-    return OwnTransactions(engine, make_session, turn=_turn(engine), writers=writers)
-
-
-def _turn(engine: Engine) -> Turn | None:
-    return Turn() if isinstance(engine.pool, StaticPool) else None
+    return OwnTransactions(engine, make_session, turn=_turns.setdefault(engine, Turn()))
 
 
 def _create(url: URL, **options: Any) -> Engine:

@@ -300,7 +300,7 @@ def has_own(model: SupportsEmbedding, name: str, general: str) -> bool:
 
 
 def _call(model: SupportsEmbedding, items: list[Any], role: Role) -> Iterable[VectorLike]:
-    if role == "query" and has_own(model, "embed_queries", "embed_batch"):
+    if _has_queries(model, role):
         vectors: Iterable[VectorLike] = model.embed_queries(items)  # type: ignore[attr-defined]
         return vectors
     items = all_prefixed(model, items, role)
@@ -312,19 +312,27 @@ def _call(model: SupportsEmbedding, items: list[Any], role: Role) -> Iterable[Ve
     return model.embed_batch(items)
 
 
+def can_be_awaited(model: SupportsEmbedding, role: Role) -> bool:
+    """Return whether `call_async` can call a model."""
+    if _has_queries(model, role):
+        return has_own(model, "aembed_queries", "embed_queries")
+    return has_own(model, "aembed_batch", "embed_batch")
+
+
 async def call_async(
     model: SupportsEmbedding, items: list[Any], role: Role
-) -> Iterable[VectorLike] | None:
-    """Return the answer of a model that can be awaited, or None if it cannot."""
-    name, general = "aembed_batch", "embed_batch"
-    if role == "query" and has_own(model, "embed_queries", "embed_batch"):
-        name, general = "aembed_queries", "embed_queries"
-    else:
-        items = all_prefixed(model, items, role)
-    if not has_own(model, name, general):
-        return None
-    answer: Iterable[VectorLike] = await getattr(model, name)(list(items))
+) -> Iterable[VectorLike]:
+    """Return the answer of a model that can be awaited."""
+    if _has_queries(model, role):
+        vectors: Iterable[VectorLike] = await model.aembed_queries(list(items))  # type: ignore[attr-defined]
+        return vectors
+    items = list(all_prefixed(model, items, role))
+    answer: Iterable[VectorLike] = await model.aembed_batch(items)  # type: ignore[attr-defined]
     return answer
+
+
+def _has_queries(model: SupportsEmbedding, role: Role) -> bool:
+    return role == "query" and has_own(model, "embed_queries", "embed_batch")
 
 
 def embed_checked(

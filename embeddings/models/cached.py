@@ -40,6 +40,7 @@ from .base import (
     EmbeddingModel,
     batches,
     call_async,
+    can_be_awaited,
     check_model,
     checked_vectors,
     embed_checked,
@@ -171,56 +172,61 @@ class CachedModel(EmbeddingModel):
         vectors = self._paid.get(keys)
         missing = self._missing(items, keys, vectors)
         if missing:
-            with self._paying(keys, missing, vectors):
-                made = embed_checked(self.model, list(missing.values()), role)
+            try:
+                with _paid_usage():
+                    made = embed_checked(self.model, list(missing.values()), role)
+            except EmbeddingsError as error:
+                self._take_up(error, keys, missing, vectors)
+                raise
             vectors |= self._keep(missing, made)
         return [vectors[key] for key in keys]
 
     async def _aembed(self, items: list[Content], role: Role) -> list[Float32]:
+        if not can_be_awaited(self.model, role):
+            # Whole in one thread, which goes on to keep what was paid if the task is cancelled.
+            return await asyncio.to_thread(self._embed, items, role)
         count()
         keys = [self._key(item, role) for item in items]
         vectors = await asyncio.to_thread(self._paid.get, keys)
         missing = self._missing(items, keys, vectors)
         if missing:
             contents = list(missing.values())
-            with self._paying(keys, missing, vectors):
-                answer = await call_async(self.model, contents, role)
-                if answer is None:
-                    made = await asyncio.to_thread(embed_checked, self.model, contents, role)
-                else:
+            # Neither is given up when the task is cancelled: it was paid for.
+            try:
+                with _paid_usage():
+                    answer = await call_async(self.model, contents, role)
                     made = checked_vectors(self.model, contents, answer)
-            # Not given up when the task is cancelled: it was paid for.
+            except EmbeddingsError as error:
+                taken = asyncio.to_thread(self._take_up, error, keys, missing, vectors)
+                await asyncio.shield(taken)
+                raise
             vectors |= await asyncio.shield(asyncio.to_thread(self._keep, missing, made))
         return [vectors[key] for key in keys]
 
-    @contextmanager
-    def _paying(
-        self, keys: list[bytes], missing: dict[bytes, Content], vectors: dict[bytes, Float32]
-    ) -> Iterator[None]:
-        """Count what the model is paid in the block, and tell of its errors by all of the items.
+    def _take_up(
+        self,
+        error: EmbeddingsError,
+        keys: list[bytes],
+        missing: dict[bytes, Content],
+        vectors: dict[bytes, Float32],
+    ) -> None:
+        """Keep what came before a refusal, and let an error of the model tell of all of the items.
 
         Args:
+            error: What the model raised.
             keys: Of all items.
-            missing: What the model is called with.
-            vectors: What is there. What came before a refusal is kept too.
+            missing: What the model was called with.
+            vectors: What was there.
         """
-        usage = Usage()
-        try:
-            with counted(usage):
-                yield
-        except EmbeddingsError as error:
-            order = list(missing)
-            if isinstance(error, RefusedError):
-                if error.made:
-                    made = {order[at]: missing[order[at]] for at in error.made}
-                    came = checked_vectors(self.model, list(made), error.made.values())
-                    vectors |= self._keep(made, came)
-                error.made = {at: vectors[key] for at, key in enumerate(keys) if key in vectors}
-            concerned = {order[at] for at in error.positions}
-            error.positions = tuple(at for at, key in enumerate(keys) if key in concerned)
-            raise
-        finally:
-            count(usage.requests, usage.tokens)
+        order = list(missing)
+        if isinstance(error, RefusedError):
+            if error.made:
+                made = {order[at]: missing[order[at]] for at in error.made}
+                came = checked_vectors(self.model, list(made), error.made.values())
+                vectors |= self._keep(made, came)
+            error.made = {at: vectors[key] for at, key in enumerate(keys) if key in vectors}
+        concerned = {order[at] for at in error.positions}
+        error.positions = tuple(at for at, key in enumerate(keys) if key in concerned)
 
     @staticmethod
     def _missing(
@@ -235,8 +241,7 @@ class CachedModel(EmbeddingModel):
             self._paid.keep(vectors)
         except (DBAPIError, PoolTimeoutError) as error:
             # What was paid for is still of use to the caller.
-            cause = getattr(error, "orig", error)
-            log.warning("Paid vectors were not kept: %s", type(cause).__name__)
+            log.warning("Paid vectors were not kept: %s", _cause(error))
         return vectors
 
     def _key(self, item: Content, role: Role) -> bytes:
@@ -245,6 +250,17 @@ class CachedModel(EmbeddingModel):
         dimensions = getattr(self.model, "dimensions", None)
         described = "\0".join([self.model_id, str(dimensions), role, kind, ""])
         return hashlib.sha256(described.encode() + data).digest()
+
+
+@contextmanager
+def _paid_usage() -> Iterator[None]:
+    """Count what the model is paid in the block."""
+    usage = Usage()
+    try:
+        with counted(usage):
+            yield
+    finally:
+        count(usage.requests, usage.tokens)
 
 
 def _path_of(given: object) -> str:
@@ -373,8 +389,8 @@ class PaidVectors:
                     connection.execute(
                         update(TABLE).where(TABLE.c.key.in_(some)).values(used=moment)
                     )
-        except DBAPIError as error:  # a day more or less does not matter
-            log.debug("The use of paid vectors was not noted: %s", type(error.orig).__name__)
+        except (DBAPIError, PoolTimeoutError) as error:  # a day more or less does not matter
+            log.debug("The use of paid vectors was not noted: %s", _cause(error))
 
     def _create(self) -> None:
         """Create the table unless it is there: a role that may only use it needs no other right."""
@@ -391,6 +407,11 @@ class PaidVectors:
     def _make(self, made: Table | Index) -> None:
         with self._engine.begin() as connection:
             made.create(connection, checkfirst=True)
+
+
+def _cause(error: DBAPIError | PoolTimeoutError) -> str:
+    """Return what kind of error it is, by its name: a message may show values."""
+    return type(getattr(error, "orig", error)).__name__
 
 
 def _may_pass(error: DBAPIError) -> bool:

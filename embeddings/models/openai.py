@@ -21,6 +21,7 @@ from ..errors import (
     UnavailableError,
 )
 from ..forks import Lock, importing, renew_in_children
+from ..loops import ByLoop
 from .answers import largest, tokens_in, vectors_in
 from .base import Content, EmbeddingModel, Role, Setting, SupportsEmbedding, check_positive
 from .conversation import Learnt, Limits, TooLong, requests_for
@@ -194,9 +195,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         self._given = client
         self._client: openai.OpenAI | None = None
         # A connection belongs to the event loop in which it was opened.
-        self._async_clients: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, AsyncGenerator[openai.AsyncOpenAI]
-        ] = weakref.WeakKeyDictionary()
+        self._async_clients: ByLoop[AsyncGenerator[openai.AsyncOpenAI]] = ByLoop()
         self._lock = Lock()
         renew_in_children(self)
 
@@ -410,7 +409,7 @@ class OpenAIEmbeddingModel(EmbeddingModel):
             getattr(client, "api_key", None),
             os.environ.get("OPENAI_API_KEY"),
             *settings.get("default_headers", {}).values(),
-            *settings.get("default_query", {}).values(),
+            *self._address()[1].values(),
             *self._bodies["document"].values(),
             *self._bodies["query"].values(),
         ]
@@ -419,17 +418,20 @@ class OpenAIEmbeddingModel(EmbeddingModel):
 
     # Connections
 
+    def _address(self) -> tuple[str, dict[str, object]]:
+        """Return the address, and the parameters of every request: of its query string, too."""
+        given = self._settings.get("base_url") or os.environ.get("OPENAI_BASE_URL") or ""
+        address, _, query = given.partition("?")
+        return address, {**dict(parse_qsl(query)), **self._settings.get("default_query", {})}
+
     def _options(self, make_http_client: Callable[..., Any]) -> dict[str, Any]:
-        """Return what a client is made with. A query string is taken off the address."""
+        """Return what a client is made with."""
         options = dict(self._settings)
-        address = options.get("base_url") or os.environ.get("OPENAI_BASE_URL")
-        if address and "?" in address:
-            address, _, query = address.partition("?")
+        address, query = self._address()
+        if address:
             options["base_url"] = address
-            options["default_query"] = {
-                **dict(parse_qsl(query)),
-                **options.get("default_query", {}),
-            }
+        if query:
+            options["default_query"] = query
         # Tries are counted here, and not in the client as well. A redirect is not followed: it
         # would take the texts to another address, or turn the request into another one.
         http_client = make_http_client(follow_redirects=False)
@@ -462,24 +464,25 @@ class OpenAIEmbeddingModel(EmbeddingModel):
         package = _package()
         if self._given is not None:
             return cast("openai.AsyncOpenAI", self._given.with_options(max_retries=0))
-        loop, failure = asyncio.get_running_loop(), None
+
+        def make() -> AsyncGenerator[openai.AsyncOpenAI]:
+            options = self._options(package.DefaultAsyncHttpxClient)
+            return _until_loop_ends(package.AsyncOpenAI(**options))
+
+        failure = None
         with self._lock:
-            generator = self._async_clients.get(loop)
-            if generator is None:
-                try:
-                    client = package.AsyncOpenAI(**self._options(package.DefaultAsyncHttpxClient))
-                except Exception as error:  # noqa: BLE001
-                    failure = self._teller().of_exception(error, ())
-                else:
-                    generator = self._async_clients[loop] = _until_loop_ends(client)
+            try:
+                generator = self._async_clients.get(make)
+            except Exception as error:  # noqa: BLE001
+                failure = self._teller().of_exception(error, ())
         if failure is not None:
             raise failure.error
-        return await cast("AsyncGenerator[openai.AsyncOpenAI]", generator).asend(None)
+        return await generator.asend(None)
 
     async def aclose(self) -> None:
         """Close the connections of this event loop; the next call opens others."""
         with self._lock:
-            generator = self._async_clients.pop(asyncio.get_running_loop(), None)
+            generator = self._async_clients.pop()
         if generator is not None:
             await generator.aclose()
 

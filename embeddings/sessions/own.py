@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from ..tables.records import Records
 
 NO_TURN = nullcontext()
-_writers: weakref.WeakKeyDictionary[Engine, AbstractContextManager[Any]] = (
-    weakref.WeakKeyDictionary()
-)
+_turns: weakref.WeakKeyDictionary[Engine, AbstractContextManager[Any]] = weakref.WeakKeyDictionary()
 
 
 class OwnTransactions(Sessions):
@@ -41,17 +39,15 @@ class OwnTransactions(Sessions):
         *,
         opened: bool = False,
         turn: AbstractContextManager[Any] | None = None,
-        writers: AbstractContextManager[Any] | None = None,
     ) -> None:
         self.engine: Engine | None = engine
         self._engine = engine
         self.eager = opened
         self._make_session = make_session or sessionmaker()
-        # A database in memory that we opened is one connection, which threads take in turn.
-        shared = opened and isinstance(engine.pool, StaticPool)
-        self._turn = turn or (Lock() if shared else None)
-        # Where writers poll for one lock, the unlucky starve: those of one engine queue here.
-        self._writers = writers or _writers.setdefault(engine, Lock())
+        # Where writers poll for one lock, the unlucky starve: those of one engine queue here. And
+        # where an engine is one connection, as in memory, whoever reads takes turns as well.
+        self._turn = turn or _turns.setdefault(engine, Lock())
+        self._is_shared = isinstance(engine.pool, StaticPool)
         self._close = weakref.finalize(self, engine.dispose) if opened else None
         self._was_opened = self._was_written = not opened
 
@@ -87,18 +83,22 @@ class OwnTransactions(Sessions):
 
     def _turns(self, *, write: bool) -> AbstractContextManager[Any]:
         """Return what a step holds from before its transaction until after it."""
-        if self._turn is None and self._was_opened and (self._was_written or not write):
-            database = databases.of(self._engine.dialect)
-            return database.writing_turn(self._writers) if write else NO_TURN
-        return self._all_turns(write=write)
+        if self._was_opened and (self._was_written or not write):
+            return self._turn_to(write=write)
+        return self._first_turn(write=write)
+
+    def _turn_to(self, *, write: bool) -> AbstractContextManager[Any]:
+        if self._is_shared:
+            return self._turn
+        database = databases.of(self._engine.dialect)
+        return database.writing_turn(self._turn) if write else NO_TURN
 
     @contextmanager
-    def _all_turns(self, *, write: bool) -> Iterator[None]:
+    def _first_turn(self, *, write: bool) -> Iterator[None]:
         database = databases.of(self._engine.dialect)
         with (
             NO_TURN if self._was_opened else self._opening(database),
-            self._turn or NO_TURN,
-            database.writing_turn(self._writers) if write else NO_TURN,
+            self._turn_to(write=write),
             self._before_first_write(database) if write and not self._was_written else NO_TURN,
         ):
             yield

@@ -64,12 +64,12 @@ class SqliteUtils(Sessions):
             try:
                 yield session
                 session.flush()
-            except BaseException:
                 if ours:
+                    self._driver.commit()
+            except BaseException:
+                if ours:  # also after a COMMIT that failed, which leaves the driver inside it
                     self._driver.rollback()
                 raise
-            if ours:
-                self._driver.commit()
 
     def _opened(self, *, write: bool) -> OwnTransactions | None:
         with self._lock:  # put off until no transaction of the owner's is in the way

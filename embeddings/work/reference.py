@@ -297,9 +297,6 @@ class Reference(Generic[K]):
             name = model_id or self.model_id_of(None)
             work.database.insert_collection(work, self.name, name)
             row = self.existing_to_write(work)  # which may be another's by now
-            if row.chunks is not None and self.chunks is None:  # of a collection that is gone
-                work.database.set_chunk_setting(work, None)
-                row = self.existing(work)
         if row.vector_bytes is None:
             row = work.database.settle_dimensions(work, self)
             row = self._with_model(work, row, model_id or self.model_id_of(row))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -40,7 +41,7 @@ class Chunks:
     Raises:
         ValueError: The size is not positive, or the overlap is not below half of it; or the
             splitter has another name.
-        TypeError: One of the functions is none.
+        TypeError: One of the functions is none, or has no name of its own: a lambda, a partial.
     """
 
     size: int = SIZE
@@ -61,15 +62,14 @@ class Chunks:
                 f"overlap must be between 0 and half of the size, {self.size // 2}, not "
                 f"{self.overlap}"
             )
-        if not callable(self.length):
-            raise TypeError(f"length must be a function, not {type(self.length).__name__}")
+        _check_function("length", self.length)
         if isinstance(self.splitter, str):
             if self.splitter != MARKDOWN:
                 raise ValueError(
                     f"splitter must be {MARKDOWN!r} or a function, not {self.splitter!r}"
                 )
-        elif self.splitter is not None and not callable(self.splitter):
-            raise TypeError(f"splitter must be a function, not {type(self.splitter).__name__}")
+        elif self.splitter is not None:
+            _check_function("splitter", self.splitter)
 
     @property
     def setting(self) -> str:
@@ -95,6 +95,17 @@ class Chunks:
         if isinstance(self.splitter, str):
             return _by_markdown(self, text)
         return _checked(self.splitter(text), text)
+
+
+def _check_function(name: str, given: object) -> None:
+    """Do nothing if something can be called, and told from others by its name."""
+    if not callable(given):
+        raise TypeError(f"{name} must be a function, not {type(given).__name__}")
+    if isinstance(given, functools.partial) or getattr(given, "__name__", "") == "<lambda>":
+        raise TypeError(
+            f"{name} must be a function that has a name, by which the collection remembers it: "
+            "make it with def, and not as a lambda or a partial"
+        )
 
 
 def _name(function: Any) -> str:

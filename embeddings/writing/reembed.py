@@ -9,7 +9,6 @@ is kept in memory, and those made of them say `PROVISIONAL` until all is done.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -308,11 +307,7 @@ class _Run:
         current = self.pair.current
         found = dict(self.contents([*self._keys(ids)]))
         given = {current.id_of(key): content for key, content in found.items()}
-        return {
-            id: item_content(current.keys, id, given[id])
-            for id in ids
-            if given.get(id) not in {None, "", b""}
-        }
+        return {id: item_content(current.keys, id, given[id]) for id in ids if given.get(id)}
 
     def _item(self, id: str, content: Content, source: Source) -> Item:
         times = {row.updated for row in source.rows.values()}
@@ -350,11 +345,12 @@ class _Run:
         """Write what was planned; a host's own columns are of one value in each part."""
         pair = self.pair
         names = [column.name for column in beside.own_columns(pair.current.records.embeddings)]
-        alike: dict[tuple[Any, ...], list[Item]] = defaultdict(list)
+        alike: dict[str, tuple[tuple[Any, ...], list[Item]]] = {}
         for item in planned.items:
-            row = next(iter(sources[item.owner].rows.values()))
-            alike[row.own].append(item)
-        for own, items in alike.items():
+            own = next(iter(sources[item.owner].rows.values())).own
+            # By what they look like: values of JSON and arrays cannot be hashed.
+            alike.setdefault(repr(own), (own, []))[1].append(item)
+        for own, items in alike.values():
             extra = dict(zip(names, own, strict=True))
             one = replace(planned, items=items, extra=extra)
             written = write(pair.other, one, gate=_StillSo(pair, sources))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import gc
 import inspect
 import itertools
 import math
@@ -13,6 +14,7 @@ import shutil
 import threading
 import time
 import traceback
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -56,7 +58,7 @@ from embeddings import (
     Prepared,
     SchemaError,
 )
-from embeddings.aio.greenlets import spawn
+from embeddings.aio.greenlets import Turn, spawn, wait_for
 from embeddings.aio.sessions import EventLoop
 from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.testing import DeterministicModel
@@ -497,6 +499,44 @@ def test_a_collection_on_a_scoped_session_is_constructed_outside_of_the_loop(sql
             await engine.dispose()
 
     assert asyncio.run(main()) == 0
+
+
+@asynchronous
+async def test_collections_take_turns_on_one_connection():
+    """In memory, as in a host's tests, each task may have a collection of its own."""
+    engine = create_async_engine("sqlite+aiosqlite://")
+    async with engine.begin() as connection:
+        await connection.run_sync(embeddings.migrate)
+
+    async def use(number: int) -> None:
+        docs: AsyncCollection[Any] = AsyncCollection("docs", engine, model=DeterministicModel())
+        for step in range(5):
+            await docs.embed(f"{number}-{step}", f"text {number} {step}")
+            assert await docs.similar("text")
+
+    await asyncio.gather(*map(use, range(8)))
+    docs: AsyncCollection[Any] = AsyncCollection("docs", engine, model=DeterministicModel())
+    assert await docs.count() == 40
+    await engine.dispose()
+
+
+def test_closed_event_loops_are_let_go_of():
+    """Of loops in which tasks waited for each other's turn the last one is left."""
+    turn = Turn()
+    loops: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def use() -> None:
+        with turn:
+            wait_for(asyncio.sleep, 0)
+
+    async def main() -> None:
+        loops.add(asyncio.get_running_loop())
+        await asyncio.gather(*(spawn(use, finishes_statements=lambda: False) for _ in range(3)))
+
+    for _ in range(4):
+        asyncio.run(main())
+    gc.collect()
+    assert len(loops) <= 1
 
 
 @asynchronous

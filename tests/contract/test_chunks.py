@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -301,7 +302,11 @@ class TestTheSetting:
         with pytest.raises(ChunksMismatchError, match=r"splitter=.*by_lines"):
             again.embed("b", "text")
         opened("docs", chunks=Chunks(splitter=by_lines)).embed("b", "text")
-        broken = opened("bad", chunks=Chunks(splitter=lambda text: [(3, 1)]))
+
+        def backwards(text):
+            return [(3, 1)]
+
+        broken = opened("bad", chunks=Chunks(splitter=backwards))
         with pytest.raises(InvalidItemError, match=r"'b'.*\(3, 1\)"):
             broken.embed("b", "some text")
         assert broken.count() == 0
@@ -395,6 +400,10 @@ def test_chunks_are_checked():
     for options in ({"size": "9"}, {"length": 3}, {"splitter": 3}):
         with pytest.raises(TypeError, match="must be"):
             Chunks(**options)
+    for nameless in (lambda text: len(text.split()), partial(str.count, "x")):
+        for name in ("length", "splitter"):
+            with pytest.raises(TypeError, match=f"{name} must be a function that has a name"):
+                Chunks(**{name: nameless})
     with pytest.raises(TypeError, match="chunks must be"):
         Collection("docs", chunks=300, model_id="local")  # type: ignore[arg-type]
 
@@ -647,6 +656,21 @@ def test_a_transaction_that_is_rolled_back(docs, db):
     assert docs.get_chunks("long") == chunks
     assert docs.get("long").content == long_text(1)
     assert docs.similar(long_text(1), 1)[0].chunk in chunks
+
+
+@pytest.mark.parametrize("db", ["session", "postgresql_session"], indirect=True)
+def test_a_new_collection_inherits_no_setting(docs, opened, db):
+    """What another program leaves of a collection that it deletes cuts no later one's texts."""
+    docs.embed("long", long_text(1))
+    for table in ("embeddings", "collections"):
+        db.execute(text(f"DELETE FROM {table}"))
+    db.commit()
+    plain = opened("plain")
+    plain.embed("long", long_text(1))
+    db.commit()
+    assert rows_of(db, "SELECT id FROM embeddings") == [("long",)]
+    opened("docs", chunks=Chunks(size=200)).embed("long", long_text(1))
+    assert plain.count(chunks=True) == 1
 
 
 def test_a_name_that_is_another_collections_by_now(tmp_path, model):

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import textwrap
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,11 +14,19 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import StaticPool
 
 import embeddings
-from embeddings import AsyncCollection, BindingError, Collection, InvalidVectorError, cached
+from embeddings import (
+    AsyncCollection,
+    BindingError,
+    Collection,
+    InvalidVectorError,
+    RefusedError,
+    cached,
+)
 from embeddings.testing import DeterministicModel
 from tests.forked import MODELS, python
 from tests.provider import vector_of
@@ -216,6 +225,80 @@ def test_awaited(service, open_model, file: Path):
         ["one", "two"],
         ["query: one"],
     ]
+
+
+def test_a_task_that_is_cancelled_loses_nothing(file: Path):
+    """A thread in which a model answers goes on, and what it was paid for is kept."""
+    began, may_end = threading.Event(), threading.Event()
+
+    class Slow(DeterministicModel):
+        def embed_batch(self, items: Sequence[Any]) -> list[Any]:
+            began.set()
+            may_end.wait(30)
+            return super().embed_batch(items)
+
+    async def main() -> None:
+        task = asyncio.create_task(cached(Slow(), file).aembed_batch(["one"]))
+        await asyncio.to_thread(began.wait, 30)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        may_end.set()
+
+    asyncio.run(main())  # which waits for its threads
+    model = DeterministicModel()
+    assert cached(model, file).embed("one") == DeterministicModel().embed("one")
+    assert model.calls == []
+
+
+def test_nothing_is_written_within_the_event_loop(file: Path):
+    """Not what came before a refusal either: a write may wait for other processes."""
+
+    class Refusing(DeterministicModel):
+        async def aembed_batch(self, items: Sequence[Any]) -> list[Any]:
+            error = RefusedError("the second one is refused")
+            error.made, error.positions = {0: self.embed_batch(items[:1])[0]}, (1,)
+            raise error
+
+    engine, writers = create_engine(f"sqlite:///{file}"), set()
+
+    @event.listens_for(engine, "commit")
+    def commit(connection: object) -> None:
+        writers.add(threading.get_ident())
+
+    async def main() -> None:
+        with pytest.raises(RefusedError) as raised:
+            await cached(Refusing(), engine).aembed_batch(["one", "two"])
+        assert (list(raised.value.made), raised.value.positions) == ([0], (1,))
+
+    asyncio.run(main())
+    assert writers
+    assert threading.get_ident() not in writers
+    model = DeterministicModel()
+    cached(model, engine).embed("one")
+    assert model.calls == []
+    engine.dispose()
+
+
+def test_a_use_that_cannot_be_noted_costs_no_answer(file: Path, caplog):
+    """As where others have taken the last connection since the vectors were read."""
+    engine = create_engine(f"sqlite:///{file}")
+    kept = cached(DeterministicModel(), engine)
+    vector = kept.embed("one")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE embeddings_paid SET used = 0"))
+    checkouts: list[object] = []
+
+    @event.listens_for(engine, "checkout")
+    def checkout(*given: object) -> None:
+        checkouts.append(given)
+        if len(checkouts) == 2:
+            raise PoolTimeoutError("QueuePool limit reached")
+
+    with caplog.at_level("DEBUG", "embeddings"):
+        assert kept.embed("one") == vector
+    assert "not noted: TimeoutError" in caplog.text
+    engine.dispose()
 
 
 def test_it_is_bounded(file: Path):

@@ -456,6 +456,20 @@ def test_contents_and_keys_are_taken_out_of_a_reason(subtests):
             assert without(said, contents, [KEY]) == told
 
 
+@pytest.mark.parametrize("from_environment", [True, False])
+def test_a_key_in_the_address_is_taken_out_of_a_reason(
+    service, open_model, monkeypatch, from_environment
+):
+    """However short it is."""
+    address = service.base_url + "?key=hush-hush&api-version=v1"
+    monkeypatch.setenv("OPENAI_BASE_URL", address)
+    service.script = [body({"error": {"message": "the key hush-hush is not ours"}}, 400)]
+    model = open_model(base_url=None if from_environment else address)
+    with pytest.raises(RefusedError, match="the key … is not ours") as raised:
+        model.embed("hound")
+    assert "hush-hush" not in shown(raised.value)
+
+
 def test_a_reason_is_short(service, open_model):
     """A service may answer with pages."""
     service.script = [body({"error": {"message": "too many words " * 1000}}, 400)]

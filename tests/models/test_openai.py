@@ -12,6 +12,7 @@ import os
 import socket
 import textwrap
 import warnings
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -314,6 +315,22 @@ def test_connections_of_an_event_loop_are_closed_with_it(service, open_model, is
             asyncio.run(main())
             gc.collect()
     assert [str(warning.message) for warning in caught] == []
+
+
+def test_closed_event_loops_are_let_go_of(service, open_model):
+    """Of many loops, one for each request of an application, the last one's client is left."""
+    service.keeps_alive = True
+    model = open_model()
+    loops: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    async def main() -> None:
+        loops.add(asyncio.get_running_loop())
+        await model.aembed_batch(["hound"])
+
+    for _ in range(4):
+        asyncio.run(main())
+    gc.collect()
+    assert len(loops) <= 1
 
 
 @pytest.mark.parametrize("is_session", [True, False])

@@ -51,6 +51,7 @@ from embeddings import (
 from embeddings.testing import DeterministicModel
 from tests.forked import python
 from tests.host_tables import Article, HostBase, Shelf
+from tests.reaching import in_threads
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -1320,6 +1321,27 @@ def test_a_database_of_our_own_in_memory_is_shared_by_threads():
     docs.close()
 
 
+@pytest.mark.parametrize("is_one", [True, False], ids=["one-collection", "several"])
+def test_threads_take_turns_on_a_hosts_one_connection(is_one: bool):
+    """In memory, as in a host's tests, eight threads read and write: none meets the others."""
+    engine = create_engine(
+        "sqlite://", poolclass=StaticPool, connect_args={"check_same_thread": False}
+    )
+    embeddings.migrate(engine)
+    shared = Collection("docs", engine, model=DeterministicModel())
+
+    def use(number: int) -> None:
+        docs = shared if is_one else Collection("docs", engine, model=DeterministicModel())
+        for step in range(10):
+            docs.embed(f"{number}-{step}", f"text {number} {step}")
+            assert docs.similar("text")
+            assert f"{number}-{step}" in docs
+
+    in_threads(use)
+    assert shared.count() == 80
+    engine.dispose()
+
+
 # Asynchronous databases
 
 
@@ -1701,6 +1723,31 @@ def test_the_owners_functions_stay(database: sqlite_utils.Database):
 
     assert database.execute("SELECT 'a' REGEXP 'b'").fetchone()[0] == 42
     docs.close()
+
+
+def test_a_sqlite_utils_commit_that_is_locked_out_is_undone(tmp_path: Path):
+    """A write whose commit found a reader is undone; what is written later is durable."""
+    database = sqlite_utils.Database(tmp_path / "utils.db")
+    table: Any = database["articles"]
+    table.insert_all({"id": i, "title": "a title" * 100} for i in range(300))
+    database.conn.execute("PRAGMA busy_timeout = 0")
+    docs = Collection("docs", database, model=DeterministicModel())
+    with closing(sqlite3.connect(tmp_path / "utils.db")) as reader:
+        reader.execute("PRAGMA busy_timeout = 0")
+        reader.execute("PRAGMA journal_mode = DELETE")
+        docs.embed("a", "one hound")
+        cursor = reader.execute("SELECT * FROM articles")
+        cursor.fetchone()  # holds a lock until it is at the end
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            docs.embed("b", "two cats")
+        assert not database.conn.in_transaction
+        cursor.close()
+        docs.embed("c", "three foxes")
+
+    assert docs.ids() == ["a", "c"]
+    docs.close()
+    database.close()
+    assert is_in_the_file(tmp_path) == 2
 
 
 def test_closing_leaves_the_owners_database_open(database: sqlite_utils.Database):

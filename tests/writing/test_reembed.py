@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from sqlalchemy import delete, event, insert, literal, select, text, update
+from sqlalchemy import JSON, delete, event, insert, literal, select, text, update
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
 from embeddings import (
@@ -412,6 +412,36 @@ def test_columns_of_the_hosts_own(db: Any, large: Narrow):
             rows = connection.execute(select(own.c.id, own.c.owner).order_by(own.c.id))
             assert rows.all() == [("a", "them"), ("b", "me"), ("c", "you")]
             assert connection.scalar(select(records.collections.c.topic)) == "animals"
+    finally:
+        Base.metadata.drop_all(db)
+
+
+@pytest.mark.parametrize("db", ["engine", "postgresql_engine"], indirect=True)
+def test_columns_of_lists_of_the_hosts_own(db: Any, large: Narrow):
+    """What Python cannot hash goes along, too, and contents may be supplied as a bytearray."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Tagged:
+        tags: Mapped[list[str] | None] = mapped_column(JSON)
+
+    records = embeddings.make_records(Base, prefix="tagged", embedding_mixin=Tagged)
+    Base.metadata.create_all(db)
+    try:
+        docs = Collection("docs", db, model=DeterministicModel(), records=records)
+        given = {"a": ["x", "y"], "b": ["x", "y"], "c": [], "d": ["z"]}
+        for id, tags in given.items():
+            docs.embed(id, f"text {id}", extra={"tags": tags})
+        large.supports_binary = True
+        report = docs.reembed(
+            "large", contents=lambda ids: {id: bytearray(f"text {id}".encode()) for id in ids}
+        )
+        assert report.embedded == 4
+        docs.drop_previous()
+        own = records.embeddings
+        with db.connect() as connection:
+            assert dict(connection.execute(select(own.c.id, own.c.tags)).all()) == given
     finally:
         Base.metadata.drop_all(db)
 

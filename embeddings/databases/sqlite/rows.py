@@ -32,6 +32,7 @@ from ...work.operation import Looked
 from ...work.row import ROW_COLUMNS, row_by_name, row_of
 from ..base import by_hash, rows_of, stored_columns
 from ..inserts import Insert, insert_of, own_values
+from . import parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -58,13 +59,14 @@ def is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[
 def insert_collection(work: Work, name: str, model_id: str) -> None:
     """Insert a collection's row, unless another writer did meanwhile.
 
-    Its id is above every one that embeddings carry, even orphans: SQLite gives the id of a deleted
-    collection again, and a new one must inherit nothing.
+    Its id is above every one that embeddings and tables of chunks carry, even orphans: SQLite gives
+    the id of a deleted collection again, and a new one must inherit nothing.
     """
     collections, embeddings = work.records.collections, work.records.embeddings
     unused = 1 + func.max(
         func.coalesce(select(func.max(collections.c.id)).scalar_subquery(), 0),
         func.coalesce(select(func.max(embeddings.c.collection_id)).scalar_subquery(), 0),
+        func.coalesce(parts.highest_id(work.records), 0),
     )
     new = select(literal(name), literal(model_id), unused).where(true())
     work.run(

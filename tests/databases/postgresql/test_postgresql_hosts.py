@@ -44,6 +44,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sess
 import embeddings
 from embeddings import (
     Chunks,
+    ChunksMismatchError,
     Collection,
     CollectionRecord,
     DoesNotExist,
@@ -1233,6 +1234,25 @@ def test_two_sessions_create_one_collection(
     with Session(host) as other:
         assert other.scalars(select(CollectionRecord.name)).all() == ["docs"]
         assert collection(other).ids() == [1, 2]
+
+
+def test_a_second_creator_leaves_how_the_first_one_cuts_texts(
+    host: Engine, session: Session, pool: ThreadPoolExecutor
+):
+    """Whoever creates a collection second, with no setting, does not take away the first one's."""
+    text = "One sentence of some words. " * 20
+    chunks = Chunks(size=100)
+    Collection("docs", session, model=DeterministicModel(), chunks=chunks).embed("a", text)
+    plain = Collection("docs", host, model=DeterministicModel())
+    future = pool.submit(plain.embed, "b", "two")
+    wait_for_a_lock(host, future)
+    session.commit()
+    with pytest.raises(ChunksMismatchError, match="cut in another way by now"):
+        future.result()
+
+    plain.embed("b", text)
+    assert plain.ids() == ["a", "b"]
+    assert plain.count(chunks=True) == 2 * len(chunks.spans(text))
 
 
 def test_writers_of_a_collection_with_vectors_wait_for_nobody(
