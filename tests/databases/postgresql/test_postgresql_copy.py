@@ -140,6 +140,35 @@ def test_what_is_looked_for_is_read_once(postgresql_engine: Engine, driver: str)
         assert re.match(r"\('\{.*\}'::(text|bytea)\[\]\)", array)
 
 
+def test_a_plan_that_was_made_while_the_table_was_empty(postgresql_engine: Engine):
+    """It reads the whole table later, but looks each row up, and compares it with no list."""
+    plans: list[str] = []
+
+    def explain(*arguments: Any) -> None:
+        connection, _, sql, parameters = arguments[:4]
+        if "any(" in sql and not sql.startswith("EXPLAIN"):
+            numbers = {name: f"${number}" for number, name in enumerate(parameters, 1)}
+            found = connection.exec_driver_sql(
+                f"EXPLAIN (GENERIC_PLAN) {sql % numbers}".replace("%", "%%")
+            )
+            plans.append("\n".join(found.scalars()))
+
+    docs = Collection("docs", postgresql_engine, model=DeterministicModel())
+    docs.create_text_index()
+    docs.embed("a", "hound")
+    docs.delete_items(["a"])
+    with postgresql_engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE embeddings"))
+    event.listen(postgresql_engine, "before_cursor_execute", explain)
+    docs.embed_multi(((str(number), f"text {number}") for number in range(600)), batch_size=300)
+    event.remove(postgresql_engine, "before_cursor_execute", explain)
+    assert all("hashed SubPlan" in plan for plan in plans)
+    conditions = [line for plan in plans for line in re.findall(r"Filter: .*= ANY.*", plan)]
+    assert conditions
+    for condition in conditions:
+        assert condition.find("hashed SubPlan") < condition.find("= ANY")
+
+
 def test_another_writer_has_one_of_the_ids(postgresql_engine: Engine, inserted: list[str]):
     """It is waited for, and then its row is replaced: the last write wins."""
     docs = Collection("docs", postgresql_engine, model_id="local")
