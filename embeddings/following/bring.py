@@ -300,7 +300,8 @@ def _write(collection: Reference[Any], planned: Plan[Any], gate: StillSo, *, ski
     except DBAPIError as error:
         if not was_kept_waiting(collection, error):
             raise
-        return Report(skipped=busy(collection, {item.id for item in planned.items}))
+        left = dict.fromkeys((item.owner for item in planned.items), BUSY)
+        return Report(skipped=left_alone(collection, left))
 
 
 def remove(
@@ -314,27 +315,29 @@ def remove(
     """Delete the vectors of rows that are gone, or are no items any more.
 
     Arguments as in `bring`, and what it returns too: in `skipped` are those that are there again,
-    or that another writer is at.
+    as changed, and those that another writer is at.
     """
     ids = {*ids}
-    columns, count = collection.records.embeddings.c, 0
+    columns, count, left = collection.records.embeddings.c, 0, dict[str, str]()
     try:
         with collection.work(write=True) as work:
             if collection.sessions.owns_transactions:
                 work.database.wait_briefly(work)
-            gone = {*ids}
             if pending is not None and noted is not None:
-                gone = pending.are_all(work, {id: noted[id] for id in gone})
+                latest = pending.are_all(work, {id: noted[id] for id in ids})
+                left |= dict.fromkeys(ids - latest, CHANGED)
+            gone = ids - left.keys()
             has_row = collection.find_to_write(work) is not None
             strange = {id for id in gone if not is_storable(id)}  # nothing is stored under them
             if has_row:
-                gone -= strange
+                stored = gone - strange
                 if work.row.chunks is not None:
-                    work.database.keep_items(work, sorted(gone))
-                gone = parts.free_items(work, gone) | strange
-            gone -= rows.there(work, gone)
+                    work.database.keep_items(work, sorted(stored))
+                left |= dict.fromkeys(stored - parts.free_items(work, stored), BUSY)
+            left |= dict.fromkeys(rows.there(work, gone - left.keys()), CHANGED)
+            gone -= left.keys()
             if has_row:
-                owners = parts.row_ids(work, gone - strange)
+                owners = parts.rows_of(work, gone - strange)
                 is_gone = work.database.is_one_of(columns.id, sorted(owners))
                 conditions = [columns.collection_id == work.row.id, is_gone]
                 count = work.database.delete_rows(work, conditions)
@@ -346,8 +349,8 @@ def remove(
     except DBAPIError as error:
         if not was_kept_waiting(collection, error):
             raise
-        return Report(skipped=busy(collection, ids))
-    return Report(removed=count, skipped=busy(collection, ids - gone))
+        count, left = 0, dict.fromkeys(ids, BUSY)
+    return Report(removed=count, skipped=left_alone(collection, left))
 
 
 def was_kept_waiting(collection: Reference[Any], error: Exception) -> bool:
@@ -374,6 +377,9 @@ def failed(
     return tuple((key(id), message_of(errors[id])) for id in sorted(errors))
 
 
-def busy(collection: Reference[Any], ids: Iterable[str]) -> tuple[tuple[Any, str], ...]:
-    """Return what a report says of items that another writer is at."""
-    return tuple((collection.keys.key_noted(id), BUSY) for id in sorted(ids))
+def left_alone(
+    collection: Reference[Any], reasons: Mapping[str, str]
+) -> tuple[tuple[Any, str], ...]:
+    """Return what a report says of items that were left alone, by their ids."""
+    key = collection.keys.key_noted
+    return tuple((key(id), reasons[id]) for id in sorted(reasons))

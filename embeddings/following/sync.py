@@ -17,7 +17,7 @@ from ..searching import read
 from ..writing import parts
 from ..writing.calls import check_on_error
 from ..writing.progress import teller
-from ..writing.report import Report
+from ..writing.report import BUSY, Report
 from ..writing.resolve import is_same_json
 from .bring import (
     bring,
@@ -299,8 +299,12 @@ def sync(
     if prune and not comparison.seen and not allow_empty:
         refuse_empty(collection)
     elif prune:
+        kept: list[Any] = []
         for gone in chain(batches(comparison.without_text, PAGE), _orphans(collection, rows)):
-            report += replace(remove(collection, rows, gone), skipped=())
+            done, others = parted(_removed(collection, rows, gone))
+            report, kept = report + done, kept + others
+        for batch in batches(dict.fromkeys(kept), size):
+            report += _removed(collection, rows, collection.ids_of(batch, "ids"))
     return replace(report, seconds=perf_counter() - began)
 
 
@@ -325,6 +329,12 @@ def _brought(
     if not has_some and is_of_all(errors, ids):
         _raise_first(collection, errors)
     return report + Report(skipped=failed(collection, errors))
+
+
+def _removed(collection: Reference[Any], rows: Rows, ids: list[str]) -> Report:
+    """Remove items, and return what was done. Of rows that are there again nothing is said."""
+    report = remove(collection, rows, ids)
+    return replace(report, skipped=tuple(pair for pair in report.skipped if pair[1] == BUSY))
 
 
 def _raise_first(collection: Reference[Any], errors: Mapping[str, Exception]) -> None:
@@ -375,8 +385,8 @@ def _audit(collection: Reference[Any], rows: Rows, progress: Progress, *, skips:
                 same = unchanged(collection, work, model, rows, found, errors)
             comparison.same += len(same)
             stale += [id for id in doubtful if id not in same and id not in errors]
-    orphaned = [*comparison.without_text]
-    orphaned += [id for page in _orphans(collection, rows) for id in page]
+    orphans = (id for page in _orphans(collection, rows) for id in page)
+    orphaned = [*comparison.without_text, *dict.fromkeys(orphans)]
     if not skips:
         _raise_first(collection, errors)
     key = collection.keys.key_noted
@@ -390,20 +400,29 @@ def _audit(collection: Reference[Any], rows: Rows, progress: Progress, *, skips:
 
 
 def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
-    """Yield the ids in the collection that the source has no rows of, a page at a time."""
+    """Yield the ids in the collection that the source has no rows of, a page at a time.
+
+    Where first chunks are missing an item may be in two pages.
+    """
     columns = collection.records.embeddings.c
     after: str | None = None
+    has_first = True
     while True:
         with collection.work() as work:
             row = collection.find(work)
             if row is None:
                 return
+            if after is None:
+                has_first = parts.has_first_rows(work)
             is_next = columns.id.is_not(None) if after is None else columns.id > after
+            is_one = work.is_item if has_first else work.item_id.is_not(None)
             ids = select(columns.id, work.item_id.label("item"))
-            ids = ids.where(columns.collection_id == row.id, work.is_item, is_next)
+            ids = ids.where(columns.collection_id == row.id, is_one, is_next)
             ids = ids.order_by(columns.id)
             upto = work.run(ids.offset(PAGE - 1).limit(1)).scalar()
             page = ids.limit(PAGE).subquery()
+            if not has_first:
+                page = select(page.c["item"]).distinct().subquery()
             item = page.c["item"]
             if work.database.compares_rows(work):
                 gone = [*work.run(select(item).where(~rows.is_row(work, item))).scalars()]
@@ -411,6 +430,8 @@ def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
                 stored = [*work.run(select(item)).scalars()]
                 there = rows.there(work, stored)
                 gone = [id for id in stored if id not in there]
+            if not has_first:  # some may be no chunks of an item: rows of another program's
+                gone = sorted({*parts.rows_of(work, gone).values()})
         if gone:
             yield gone
         if upto is None:

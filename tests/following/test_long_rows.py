@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy import Engine, delete, event, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from embeddings import Chunks, ChunksMismatchError, ModelCollection
@@ -17,6 +17,8 @@ from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sqlalchemy.engine import ExceptionContext
 
 
 class Base(DeclarativeBase):
@@ -74,6 +76,16 @@ def own(request: pytest.FixtureRequest, essays: ModelCollection[Essay]) -> Itera
     Base.metadata.drop_all(engine)
 
 
+@pytest.fixture
+def unfollowed(postgresql_engine: Engine) -> Iterator[Engine]:
+    """An engine on PostgreSQL, with three essays, whose table has no triggers."""
+    Base.metadata.create_all(postgresql_engine)
+    with postgresql_engine.begin() as connection:
+        connection.execute(insert(Essay), [{"id": n, "body": long_text(n)} for n in (1, 2, 3)])
+    yield postgresql_engine
+    Base.metadata.drop_all(postgresql_engine)
+
+
 def test_sync_compares_whole_texts(own, essays, model):
     """All rows are embedded once; then only what differs, also where others took a chunk away."""
     assert essays.sync(own).embedded == 12
@@ -129,6 +141,53 @@ def test_changes_are_brought_in(own, essays, model):
     assert 2 not in docs.ids()
     assert docs.count() == 11
     assert essays.sync(own).unchanged == 11
+
+
+def test_rows_that_another_program_has_spoilt_go_with_their_items(own, essays):
+    """Whether an item's first row is missing, or is not as it was written."""
+    essays.sync(own)
+    docs = essays.collection(own)
+    essays.uninstall(own)
+    with own.begin() as connection:
+        connection.execute(text("DELETE FROM embeddings WHERE id = '2#0'"))
+        connection.execute(text("UPDATE embeddings SET content_hash = NULL WHERE id = '1#0'"))
+        connection.execute(delete(Essay).where(Essay.id <= 2))
+    assert sorted(essays.sync(own, dry_run=True).orphaned) == [1, 2]
+    assert essays.sync(own).removed == 2
+    with own.connect() as connection:
+        left = connection.execute(text("SELECT id FROM embeddings")).scalars().all()
+    assert left
+    assert not [id for id in left if id.startswith(("1#", "2#"))]
+    assert sorted(docs.ids()) == [*range(3, 13)]
+    assert essays.sync(own, dry_run=True).unchanged == 10
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["on and on", "for a moment"])
+def test_what_cannot_be_removed_is_told(unfollowed, essays, ends):
+    """If another writer is at it, also when it is tried once more.
+
+    PostgreSQL only: on SQLite there is one writer at a time.
+    """
+    own = unfollowed
+    essays.sync(own)
+    with own.begin() as connection:
+        connection.execute(delete(Essay).where(Essay.id < 3))
+    with Session(own) as session:
+        essays.collection(session).embed(1, long_text(4))
+
+        @event.listens_for(own, "handle_error")
+        def release(_: ExceptionContext) -> None:
+            if ends:
+                session.commit()
+
+        report = essays.sync(own)
+        event.remove(own, "handle_error", release)
+        if not ends:
+            assert (report.removed, [id for id, _ in report.skipped]) == (0, [1, 2])
+            session.commit()
+            report = essays.sync(own)
+        assert (report.removed, report.skipped) == (2, ())
+    assert essays.sync(own, dry_run=True).unchanged == 1
 
 
 def test_instances_are_found_once(own, essays):

@@ -221,7 +221,9 @@ def test_any_select(opened: Open, change: Callable[..., None]):
         docs.sync(twice)
 
 
-POSTS = Table("sync_posts", NOTES.metadata, Column("nr", Integer, primary_key=True), Column("t", Text))
+POSTS = Table(
+    "sync_posts", NOTES.metadata, Column("nr", Integer, primary_key=True), Column("t", Text)
+)
 
 
 @on_both
