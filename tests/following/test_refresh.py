@@ -439,6 +439,13 @@ def test_a_row_that_cannot_be_embedded(
     assert failing == (1, 5, "no poison", True)
     moment += 1_000_000
     assert notes.refresh(own) == Report(pending=1)
+
+    change(own, update(Note).where(Note.id == 1).values(body="more poison"))
+    for attempt in range(1, 6):
+        assert notes.refresh(own).skipped == ((1, "no poison"),)
+        assert notes.pending(own).failing == ((1, attempt, "no poison", attempt == 5),)
+        moment += max(pending.PAUSES) + 1
+    assert notes.refresh(own) == Report(pending=1)
     change(own, update(Note).where(Note.id == 1).values(body="sound"))
     assert notes.refresh(own).embedded == 1
     assert notes.pending(own) == (0, None, ())
