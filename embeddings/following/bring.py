@@ -152,8 +152,6 @@ class StillSo:
 
     def admit(self, work: Work, ids: list[str]) -> dict[str, str]:
         """Return which items are to be left alone, and why; keep the others from other writers."""
-        if self.collection.sessions.owns_transactions:
-            work.database.wait_briefly(work)
         free = self.rows.keep(work, ids)
         reasons = dict.fromkeys({*ids} - free, BUSY)
         if self.pending is not None and self.noted is not None:
@@ -296,7 +294,7 @@ def halves(ids: list[str]) -> list[list[str]]:
 def _write(collection: Reference[Any], planned: Plan[Any], gate: StillSo, *, skips: bool) -> Report:
     """Write a plan, unless a lock is waited for too long."""
     try:
-        return write(collection, planned, gate=gate, skips=skips)
+        return write(collection, planned, gate=gate, skips=skips, waits=False)
     except DBAPIError as error:
         if not was_kept_waiting(collection, error):
             raise
@@ -331,8 +329,6 @@ def remove(
             strange = {id for id in gone if not is_storable(id)}  # nothing is stored under them
             if has_row:
                 stored = gone - strange
-                if work.row.chunks is not None:
-                    work.database.keep_items(work, sorted(stored))
                 left |= dict.fromkeys(stored - parts.free_items(work, stored), BUSY)
             left |= dict.fromkeys(rows.there(work, gone - left.keys()), CHANGED)
             gone -= left.keys()

@@ -251,6 +251,8 @@ def there(work: Work, ids: Iterable[str]) -> set[str]:
 def free_items(work: Work, ids: Iterable[str]) -> set[str]:
     """Return the stored ids of items that nobody else is writing, as `Database.free_rows`."""
     ids = {*ids}
+    if work.row.chunks is not None:
+        ids = work.database.free_items(work, sorted(ids))
     owners = row_ids(work, ids)
     free = work.database.free_rows(work, sorted(owners))
     return ids - {owners[id] for id in owners.keys() - free}
