@@ -277,12 +277,22 @@ def _concerned(
 ) -> set[str]:
     """Return which items an error is about; none if it is about no single ones."""
     if not isinstance(error, EmbeddingsError):
-        return set() if isinstance(error, SQLAlchemyError) else {*group}
+        is_of_none = isinstance(error, SQLAlchemyError) or _has_no_answer(error)
+        return set() if is_of_none else {*group}
     ids = {id for key in error.ids if (id := collection.id_of(key)) in group}
     is_service = isinstance(error, ModelError) and not error.positions
     if isinstance(error, AuthenticationError | QuotaError) or is_service:
         return set()
     return ids
+
+
+def _has_no_answer(error: Exception) -> bool:
+    """Return whether a model of the host's own has reached no service.
+
+    It is an error of the system's, which names no file, and clients give it no answer.
+    """
+    is_of_system = isinstance(error, OSError) and error.filename is None
+    return is_of_system and getattr(error, "response", None) is None
 
 
 def halves(ids: list[str]) -> list[list[str]]:

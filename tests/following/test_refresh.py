@@ -475,6 +475,47 @@ def test_a_service_that_fails(notes: ModelCollection[Note], own: Engine, model: 
     assert sorted(map(len, model.calls)) == [2, 2]
 
 
+class AnsweredError(OSError):
+    """What clients raise that have got an answer, such as of the status 400."""
+
+    response = "400 Bad Request"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(),
+        OSError("no route"),
+        FileNotFoundError(2, "No such file", "title 5"),
+        AnsweredError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_model_of_ones_own_that_fails(
+    notes: ModelCollection[Note], own: Engine, model: Model, error: OSError
+):
+    """It is called once where no service is reached; a file or an answer may be about one item."""
+    tried: list[list[Any]] = []
+
+    def happens(items: list[Any]) -> None:
+        if "title 5\n\nsecond" in items:
+            tried.append(items)
+            raise error
+
+    model.happens = happens
+    change(own, update(Note).values(body="second"))
+    kind = type(error)
+    if kind in {FileNotFoundError, AnsweredError}:
+        assert notes.sync(own, on_error="skip").skipped == ((5, kind.__name__),)
+        assert notes.refresh(own).skipped == ((5, kind.__name__),)
+        return
+    for call in (notes.refresh, notes.sync):
+        with pytest.raises(kind):
+            call(own, on_error="skip")
+    assert len(tried) == 2
+    assert count(own) == 8
+
+
 def test_some_of_it(notes: ModelCollection[Note], own: Engine):
     """`limit` and `keys`; on a session within its transaction."""
     change(own, update(Note).values(body="second"))
