@@ -14,6 +14,7 @@ from sqlalchemy import (
     URL,
     Engine,
     ForeignKey,
+    String,
     create_engine,
     delete,
     event,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.dialects.postgresql import CITEXT
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
@@ -514,6 +516,44 @@ def test_a_model_of_ones_own_that_fails(
             call(own, on_error="skip")
     assert len(tried) == 2
     assert count(own) == 8
+
+
+@pytest.mark.parametrize("kind", ["NOCASE", "citext"])
+def test_keys_that_are_compared_without_case(
+    request: pytest.FixtureRequest, model: Model, kind: str
+):
+    """A row is known by its key as it is written, and by no other."""
+
+    class Local(DeclarativeBase):
+        """Of this kind of key alone."""
+
+    sql_type = CITEXT() if kind == "citext" else String(collation="NOCASE")
+
+    class Word(Local):
+        __tablename__ = "words_without_case"
+        word: Mapped[str] = mapped_column(sql_type, primary_key=True)
+        text: Mapped[str]
+
+    own: Engine = request.getfixturevalue("postgresql_engine" if kind == "citext" else "engine")
+    if kind == "citext":
+        change(own, text("CREATE EXTENSION IF NOT EXISTS citext"))
+    words = ModelCollection(Word, text=[Word.text], name="words", model=model)
+    Local.metadata.create_all(own)
+    words.install(own)
+    try:
+        change(own, insert(Word).values(word="abc", text="first"))
+        words.collection(own).embed("ABC", "another")
+        assert words.refresh(own, keys=["ABC", "Abc"]).removed == 1
+        assert words.refresh(own).embedded == 1
+        assert {*words.collection(own).ids()} == {"abc"}
+        change(own, update(Word).values(word="ABC"), update(Word).values(text="second"))
+        assert words.refresh(own, keys=["abc"]).pending == 1
+        assert words.refresh(own).embedded == 1
+        assert words.sync(own, dry_run=True) == Report(unchanged=1)
+        assert {*words.collection(own).ids()} == {"ABC"}
+    finally:
+        words.uninstall(own)
+        Local.metadata.drop_all(own)
 
 
 def test_some_of_it(notes: ModelCollection[Note], own: Engine):
