@@ -832,6 +832,25 @@ def test_a_single_key_is_refused(own: Engine, notes: ModelCollection[Note]):
             notes.refresh(own, keys=key)  # type: ignore[arg-type]
 
 
+def test_arguments_that_mean_nothing(own: Engine, notes: ModelCollection[Note], model: Model):
+    """They are refused before anything is claimed."""
+    change(own, update(Note).values(body="second"))
+    for limit in (-1, 0, True, 2.5):
+        with pytest.raises(ValueError, match="limit must be a positive integer"):
+            notes.refresh(own, limit=limit)  # type: ignore[arg-type]
+    others: dict[str, Any] = {
+        "limit": 1,
+        "progress": True,
+        "forever": True,
+        "stop": threading.Event(),
+    }
+    for name, value in others.items():
+        with pytest.raises(InvalidQueryError, match=f"goes without {name}="):
+            notes.refresh(own, keys=[1], **{name: value})
+    assert model.calls == []
+    assert count(own) == 8
+
+
 def test_a_limit_counts_rows_that_are_gone(own: Engine, notes: ModelCollection[Note]):
     """Also those that never had a vector."""
     change(own, update(Note).values(body="second"), delete(Note))
