@@ -50,7 +50,7 @@ PAGE = 10_000  # rows compared by one statement
 UUID_DIGITS = 32
 
 
-class Found(NamedTuple):
+class Difference(NamedTuple):
     """An item that is not in the collection as its row is."""
 
     id: str
@@ -73,7 +73,7 @@ class Comparison:
         self.errors: dict[str, Exception] = {}
         """Why rows cannot be read, or be items, by their ids."""
 
-    def differences(self) -> Iterator[Found]:
+    def differences(self) -> Iterator[Difference]:
         """Yield the items that are missing, and those that may differ."""
         collection, rows = self._collection, self._rows
         after, tell = None, teller(self._progress, self._total())
@@ -121,7 +121,7 @@ class Comparison:
         odd = odd.where(or_(written != usual, func.length(written) != UUID_DIGITS))
         return work.run(odd.limit(1)).first() is not None
 
-    def _page(self, work: Work, after: Any, upto: Any) -> tuple[int, list[Found]]:
+    def _page(self, work: Work, after: Any, upto: Any) -> tuple[int, list[Difference]]:
         """Return how many items a page has, and those that differ."""
         rows, row = self._rows, self._collection.find(work)
         model = self._collection.model_of(row)
@@ -135,7 +135,7 @@ class Comparison:
         count = PAGE if upto is not None else rows.count(work, after)
         if row is None:
             keys = work.run(rows.between(work, rows.all(rows.key), after, upto)).scalars()
-            return count, [Found(rows.keys.to_text(key), is_there=False) for key in keys]
+            return count, [Difference(rows.keys.to_text(key), is_there=False) for key in keys]
         stored = self._stored(work, after, upto, digest.label("digest"))
         differing = (
             select(stored.key, stored.is_there)
@@ -146,7 +146,7 @@ class Comparison:
             .order_by(stored.key)
         )
         found = work.run(differing)
-        return count, [Found(rows.keys.to_text(key), bool(there)) for key, there in found]
+        return count, [Difference(rows.keys.to_text(key), bool(there)) for key, there in found]
 
     def _stored(self, work: Work, after: Any, upto: Any, *digest: ColumnElement[Any]) -> _Stored:
         """Return the rows of a page with what is stored of them, for a SELECT."""
@@ -188,7 +188,7 @@ class Comparison:
 
     def _compared_here(
         self, work: Work, prefix: str, after: Any, upto: Any
-    ) -> tuple[int, list[Found]]:
+    ) -> tuple[int, list[Difference]]:
         """Return the same; the texts are hashed in Python, where the database cannot."""
         rows, content_hash = self._rows, self._collection.content_hash
         there: dict[Any, tuple[bytes | None, str | None]] = {}
@@ -203,7 +203,7 @@ class Comparison:
             found = select(*columns).select_from(stored.tables).where(stored.is_there)
             there = {key: (hashed, metadata) for key, hashed, metadata in work.run(found)}
         count = 0
-        differing: list[Found] = []
+        differing: list[Difference] = []
         for key, text, metadata in rows.texts(work, after, upto):
             hashed, described = there.get(key, (None, None))
             if not text:
@@ -218,10 +218,10 @@ class Comparison:
             if is_same and metadata is not None:
                 is_same = is_same_json(metadata, described)
             if not is_same:
-                differing.append(Found(rows.keys.to_text(key), key in there))
+                differing.append(Difference(rows.keys.to_text(key), key in there))
         return count, differing
 
-    def _compared_apart(self, after: Any, upto: Any) -> tuple[int, list[Found]]:
+    def _compared_apart(self, after: Any, upto: Any) -> tuple[int, list[Difference]]:
         """Return the same, rows first, then what is stored.
 
         Where no statement may read both, and where one fails because of a row: which is found.
@@ -236,14 +236,14 @@ class Comparison:
             row = collection.find(work)
             ids = [*found, *errors]
             if row is None:
-                return len(ids), [Found(id, is_there=False) for id in ids]
+                return len(ids), [Difference(id, is_there=False) for id in ids]
             model = collection.model_of(row)
             same = unchanged(collection, work, model, rows, found, {})  # told when it is brought
             there = parts.there(work, ids)
             if isinstance(rows.text, TextsInPython):
                 missing = [id for id in keys if id not in found and id not in errors]
                 self.without_text += sorted(parts.there(work, missing))
-        return len(ids), [Found(id, id in there) for id in ids if id not in same]
+        return len(ids), [Difference(id, id in there) for id in ids if id not in same]
 
 
 class _Stored(NamedTuple):
