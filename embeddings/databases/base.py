@@ -855,6 +855,13 @@ class Database:
     def keep_items(self, work: Work, ids: Sequence[str]) -> None:
         """Keep others from writing chunks of items, by the items' stored ids."""
 
+    def free_items(self, work: Work, ids: Sequence[str]) -> set[str]:
+        """Return the items whose chunks nobody else is writing, and keep those as `keep_items`.
+
+        Nobody is waited for.
+        """
+        return {*ids}
+
     def before_deletion(self, collection: Reference[Any], work: Work) -> None:
         """Remove what a collection has besides its rows, before these are deleted."""
         if work.row.language is not None:

@@ -152,8 +152,6 @@ class StillSo:
 
     def admit(self, work: Work, ids: list[str]) -> dict[str, str]:
         """Return which items are to be left alone, and why; keep the others from other writers."""
-        if self.collection.sessions.owns_transactions:
-            work.database.wait_briefly(work)
         free = self.rows.keep(work, ids)
         reasons = dict.fromkeys({*ids} - free, BUSY)
         if self.pending is not None and self.noted is not None:
@@ -279,12 +277,22 @@ def _concerned(
 ) -> set[str]:
     """Return which items an error is about; none if it is about no single ones."""
     if not isinstance(error, EmbeddingsError):
-        return set() if isinstance(error, SQLAlchemyError) else {*group}
+        is_of_none = isinstance(error, SQLAlchemyError) or _has_no_answer(error)
+        return set() if is_of_none else {*group}
     ids = {id for key in error.ids if (id := collection.id_of(key)) in group}
     is_service = isinstance(error, ModelError) and not error.positions
     if isinstance(error, AuthenticationError | QuotaError) or is_service:
         return set()
     return ids
+
+
+def _has_no_answer(error: Exception) -> bool:
+    """Return whether a model of the host's own has reached no service.
+
+    It is an error of the system's, which names no file, and clients give it no answer.
+    """
+    is_of_system = isinstance(error, OSError) and error.filename is None
+    return is_of_system and getattr(error, "response", None) is None
 
 
 def halves(ids: list[str]) -> list[list[str]]:
@@ -296,11 +304,12 @@ def halves(ids: list[str]) -> list[list[str]]:
 def _write(collection: Reference[Any], planned: Plan[Any], gate: StillSo, *, skips: bool) -> Report:
     """Write a plan, unless a lock is waited for too long."""
     try:
-        return write(collection, planned, gate=gate, skips=skips)
+        return write(collection, planned, gate=gate, skips=skips, waits=False)
     except DBAPIError as error:
         if not was_kept_waiting(collection, error):
             raise
-        return Report(skipped=busy(collection, {item.id for item in planned.items}))
+        left = dict.fromkeys((item.owner for item in planned.items), BUSY)
+        return Report(skipped=left_alone(collection, left))
 
 
 def remove(
@@ -314,27 +323,27 @@ def remove(
     """Delete the vectors of rows that are gone, or are no items any more.
 
     Arguments as in `bring`, and what it returns too: in `skipped` are those that are there again,
-    or that another writer is at.
+    as changed, and those that another writer is at.
     """
     ids = {*ids}
-    columns, count = collection.records.embeddings.c, 0
+    columns, count, left = collection.records.embeddings.c, 0, dict[str, str]()
     try:
         with collection.work(write=True) as work:
             if collection.sessions.owns_transactions:
                 work.database.wait_briefly(work)
-            gone = {*ids}
             if pending is not None and noted is not None:
-                gone = pending.are_all(work, {id: noted[id] for id in gone})
+                latest = pending.are_all(work, {id: noted[id] for id in ids})
+                left |= dict.fromkeys(ids - latest, CHANGED)
+            gone = ids - left.keys()
             has_row = collection.find_to_write(work) is not None
             strange = {id for id in gone if not is_storable(id)}  # nothing is stored under them
             if has_row:
-                gone -= strange
-                if work.row.chunks is not None:
-                    work.database.keep_items(work, sorted(gone))
-                gone = parts.free_items(work, gone) | strange
-            gone -= rows.there(work, gone)
+                stored = gone - strange
+                left |= dict.fromkeys(stored - parts.free_items(work, stored), BUSY)
+            left |= dict.fromkeys(rows.there(work, gone - left.keys()), CHANGED)
+            gone -= left.keys()
             if has_row:
-                owners = parts.row_ids(work, gone - strange)
+                owners = parts.rows_of(work, gone - strange)
                 is_gone = work.database.is_one_of(columns.id, sorted(owners))
                 conditions = [columns.collection_id == work.row.id, is_gone]
                 count = work.database.delete_rows(work, conditions)
@@ -346,8 +355,8 @@ def remove(
     except DBAPIError as error:
         if not was_kept_waiting(collection, error):
             raise
-        return Report(skipped=busy(collection, ids))
-    return Report(removed=count, skipped=busy(collection, ids - gone))
+        count, left = 0, dict.fromkeys(ids, BUSY)
+    return Report(removed=count, skipped=left_alone(collection, left))
 
 
 def was_kept_waiting(collection: Reference[Any], error: Exception) -> bool:
@@ -374,6 +383,9 @@ def failed(
     return tuple((key(id), message_of(errors[id])) for id in sorted(errors))
 
 
-def busy(collection: Reference[Any], ids: Iterable[str]) -> tuple[tuple[Any, str], ...]:
-    """Return what a report says of items that another writer is at."""
-    return tuple((collection.keys.key_noted(id), BUSY) for id in sorted(ids))
+def left_alone(
+    collection: Reference[Any], reasons: Mapping[str, str]
+) -> tuple[tuple[Any, str], ...]:
+    """Return what a report says of items that were left alone, by their ids."""
+    key = collection.keys.key_noted
+    return tuple((key(id), reasons[id]) for id in sorted(reasons))

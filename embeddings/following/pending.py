@@ -247,8 +247,9 @@ class Pending:
                 if not seqs:
                     continue
                 is_noted = columns.seq.in_(seqs)
+                # Of the latest change: those before it were tried with other texts.
                 attempts = (
-                    work.run(select(func.max(columns.attempts)).where(is_noted)).scalar() or 0
+                    work.run(select(func.min(columns.attempts)).where(is_noted)).scalar() or 0
                 )
                 pause = PAUSES[min(attempts, len(PAUSES) - 1)]
                 self._set(

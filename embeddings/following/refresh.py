@@ -13,8 +13,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..driver_errors import of_driver
-from ..errors import InvalidItemError, ModelError
-from ..models.base import batches, check_batch_size
+from ..errors import InvalidItemError, InvalidQueryError, ModelError
+from ..models.base import batches, check_batch_size, check_positive
 from ..searching.query import several
 from ..writing.calls import check_on_error
 from ..writing.progress import teller
@@ -161,6 +161,10 @@ def refresh(
 ) -> Report:
     """Bring in what is pending. See `ModelCollection.refresh`."""
     check_batch_size(batch_size)
+    if limit is not None:
+        check_positive("limit", limit)
+    if keys is not None:
+        _check_alone(limit=limit, progress=progress, forever=forever, stop=stop)
     began = perf_counter()
     pending = Pending(collection)
     if forever and not pending.claims:
@@ -184,6 +188,19 @@ def refresh(
     )
     report = replace(run.report, skipped=run.report.skipped + given_up, pending=count)
     return replace(report, seconds=perf_counter() - began)
+
+
+def _check_alone(**others: Any) -> None:
+    """Do nothing if keys are given without other arguments, which are about what is pending.
+
+    Raises:
+        InvalidQueryError: One is given as well.
+    """
+    for name, value in others.items():
+        if value is not None and value is not False:
+            raise InvalidQueryError(
+                f"keys= goes without {name}=: the rows of all keys are brought in, pending or not"
+            )
 
 
 def warn_of(name: str, problems: list[str]) -> None:

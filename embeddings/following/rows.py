@@ -208,12 +208,16 @@ class Rows:
             errors: Takes the errors of single rows by their ids: a text cannot be made or stored,
                 the key can be no id, or there are two rows of it.
         """
+        ids = {*ids}
         found: dict[str, SourceRow] = {}
+        failed: dict[str, Exception] = {}
         keys, strange = self._keys(work, ids)
         for batch in keys:
-            found |= self._read(work, partial(self._of_keys, batch), errors)
-        errors |= {id: self._no_key(id) for id in self._written(work, strange)}
-        return found
+            found |= self._read(work, partial(self._of_keys, batch), failed)
+        failed |= {id: self._no_key(id) for id in self._written(work, strange)}
+        # A database may find rows of keys that are the same to it, such as in another case.
+        errors |= {id: error for id, error in failed.items() if id in ids}
+        return {id: row for id, row in found.items() if id in ids}
 
     def try_none(self, work: Work) -> None:
         """Read no row, which fails as reading any would where that is not because of the row."""
@@ -224,25 +228,27 @@ class Rows:
         if isinstance(self.text, TextsInPython):
             errors: dict[str, Exception] = {}
             return {*self.read(work, ids, errors), *errors}
+        ids = {*ids}
         keys, strange = self._keys(work, ids)
         found = self._written(work, strange)
         for batch in keys:
             statement = self.all(self.key).where(self.key.in_(batch))
             found |= {self.keys.id_noted(key) for key in work.run(statement).scalars()}
-        return found
+        return found & ids
 
     def keep(self, work: Work, ids: Iterable[str]) -> set[str]:
         """Return which items nobody else is changing, and keep them until the transaction ends.
 
         They cannot be deleted then, nor get another key. Nobody is waited for.
         """
+        ids = {*ids}
         if self.locked is None or not work.database.can_keep_keys(work, self.locked):
-            return {*ids}
+            return ids
         kept: set[str] = set()
         for batch in self._keys(work, ids)[0]:
             found = work.database.keep_keys(work, self.locked, batch)
             kept |= {self.keys.to_text(key) for key in found}
-        return kept
+        return kept & ids
 
     def _read(
         self,

@@ -286,7 +286,8 @@ class ModelCollection(Generic[M]):
                 many batches are claimed and written at once.
             batch_size: The most values in one call of the model.
             limit: The most items; those that were put off count, too.
-            keys: Only the rows of these keys, whether they are pending or not.
+            keys: Only the rows of these keys, whether they are pending or not; without `limit`,
+                `progress`, `forever` and `stop`.
             progress: Called after each batch with the items done, and those pending at first.
             on_error: With "skip" a row that fails by itself is put off, and its id is in `skipped`;
                 "raise" raises what it failed of. On a session an error is always raised.

@@ -17,7 +17,7 @@ from ..searching import read
 from ..writing import parts
 from ..writing.calls import check_on_error
 from ..writing.progress import teller
-from ..writing.report import Report
+from ..writing.report import BUSY, Report
 from ..writing.resolve import is_same_json
 from .bring import (
     bring,
@@ -50,7 +50,7 @@ PAGE = 10_000  # rows compared by one statement
 UUID_DIGITS = 32
 
 
-class Found(NamedTuple):
+class Difference(NamedTuple):
     """An item that is not in the collection as its row is."""
 
     id: str
@@ -73,7 +73,7 @@ class Comparison:
         self.errors: dict[str, Exception] = {}
         """Why rows cannot be read, or be items, by their ids."""
 
-    def differences(self) -> Iterator[Found]:
+    def differences(self) -> Iterator[Difference]:
         """Yield the items that are missing, and those that may differ."""
         collection, rows = self._collection, self._rows
         after, tell = None, teller(self._progress, self._total())
@@ -121,7 +121,7 @@ class Comparison:
         odd = odd.where(or_(written != usual, func.length(written) != UUID_DIGITS))
         return work.run(odd.limit(1)).first() is not None
 
-    def _page(self, work: Work, after: Any, upto: Any) -> tuple[int, list[Found]]:
+    def _page(self, work: Work, after: Any, upto: Any) -> tuple[int, list[Difference]]:
         """Return how many items a page has, and those that differ."""
         rows, row = self._rows, self._collection.find(work)
         model = self._collection.model_of(row)
@@ -135,7 +135,7 @@ class Comparison:
         count = PAGE if upto is not None else rows.count(work, after)
         if row is None:
             keys = work.run(rows.between(work, rows.all(rows.key), after, upto)).scalars()
-            return count, [Found(rows.keys.to_text(key), is_there=False) for key in keys]
+            return count, [Difference(rows.keys.to_text(key), is_there=False) for key in keys]
         selected = rows.all(rows.key.label("key"), digest.label("digest"), *rows.columns)
         page = rows.between(work, selected, after, upto).order_by(None).subquery()
         key, hashed, *described = page.columns
@@ -147,7 +147,7 @@ class Comparison:
             .order_by(key)
         )
         found = work.run(differing)
-        return count, [Found(rows.keys.to_text(key), bool(there)) for key, there in found]
+        return count, [Difference(rows.keys.to_text(key), bool(there)) for key, there in found]
 
     def _stored(
         self, work: Work, key: ColumnElement[Any], described: Sequence[ColumnElement[Any]]
@@ -186,7 +186,7 @@ class Comparison:
 
     def _compared_here(
         self, work: Work, prefix: str, after: Any, upto: Any
-    ) -> tuple[int, list[Found]]:
+    ) -> tuple[int, list[Difference]]:
         """Return the same; the texts are hashed in Python, where the database cannot."""
         rows, content_hash = self._rows, self._collection.content_hash
 
@@ -202,7 +202,7 @@ class Comparison:
             )
 
         count = 0
-        differing: list[Found] = []
+        differing: list[Difference] = []
         for key, text, metadata, is_there, hashed, described in rows.compared(
             work, after, upto, beside
         ):
@@ -218,10 +218,10 @@ class Comparison:
             if is_same and metadata is not None:
                 is_same = is_same_json(metadata, described)
             if not is_same:
-                differing.append(Found(rows.keys.to_text(key), is_there))
+                differing.append(Difference(rows.keys.to_text(key), is_there))
         return count, differing
 
-    def _compared_apart(self, after: Any, upto: Any) -> tuple[int, list[Found]]:
+    def _compared_apart(self, after: Any, upto: Any) -> tuple[int, list[Difference]]:
         """Return the same, rows first, then what is stored.
 
         Where no statement may read both, and where one fails because of a row: which is found.
@@ -236,14 +236,14 @@ class Comparison:
             row = collection.find(work)
             ids = [*found, *errors]
             if row is None:
-                return len(ids), [Found(id, is_there=False) for id in ids]
+                return len(ids), [Difference(id, is_there=False) for id in ids]
             model = collection.model_of(row)
             same = unchanged(collection, work, model, rows, found, {})  # told when it is brought
             there = parts.there(work, ids)
             if isinstance(rows.text, TextsInPython):
                 missing = [id for id in keys if id not in found and id not in errors]
                 self.without_text += sorted(parts.there(work, missing))
-        return len(ids), [Found(id, id in there) for id in ids if id not in same]
+        return len(ids), [Difference(id, id in there) for id in ids if id not in same]
 
 
 class _Stored(NamedTuple):
@@ -298,8 +298,12 @@ def sync(
     if prune and not comparison.seen and not allow_empty:
         refuse_empty(collection)
     elif prune:
+        kept: list[Any] = []
         for gone in chain(batches(comparison.without_text, PAGE), _orphans(collection, rows)):
-            report += replace(remove(collection, rows, gone), skipped=())
+            done, others = parted(_removed(collection, rows, gone))
+            report, kept = report + done, kept + others
+        for batch in batches(dict.fromkeys(kept), size):
+            report += _removed(collection, rows, collection.ids_of(batch, "ids"))
     return replace(report, seconds=perf_counter() - began)
 
 
@@ -324,6 +328,12 @@ def _brought(
     if not has_some and is_of_all(errors, ids):
         _raise_first(collection, errors)
     return report + Report(skipped=failed(collection, errors))
+
+
+def _removed(collection: Reference[Any], rows: Rows, ids: list[str]) -> Report:
+    """Remove items, and return what was done. Of rows that are there again nothing is said."""
+    report = remove(collection, rows, ids)
+    return replace(report, skipped=tuple(pair for pair in report.skipped if pair[1] == BUSY))
 
 
 def _raise_first(collection: Reference[Any], errors: Mapping[str, Exception]) -> None:
@@ -374,8 +384,8 @@ def _audit(collection: Reference[Any], rows: Rows, progress: Progress, *, skips:
                 same = unchanged(collection, work, model, rows, found, errors)
             comparison.same += len(same)
             stale += [id for id in doubtful if id not in same and id not in errors]
-    orphaned = [*comparison.without_text]
-    orphaned += [id for page in _orphans(collection, rows) for id in page]
+    orphans = (id for page in _orphans(collection, rows) for id in page)
+    orphaned = [*comparison.without_text, *dict.fromkeys(orphans)]
     if not skips:
         _raise_first(collection, errors)
     key = collection.keys.key_noted
@@ -389,20 +399,29 @@ def _audit(collection: Reference[Any], rows: Rows, progress: Progress, *, skips:
 
 
 def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
-    """Yield the ids in the collection that the source has no rows of, a page at a time."""
+    """Yield the ids in the collection that the source has no rows of, a page at a time.
+
+    Where first chunks are missing an item may be in two pages.
+    """
     columns = collection.records.embeddings.c
     after: str | None = None
+    has_first = True
     while True:
         with collection.work() as work:
             row = collection.find(work)
             if row is None:
                 return
+            if after is None:
+                has_first = parts.has_first_rows(work)
             is_next = columns.id.is_not(None) if after is None else columns.id > after
+            is_one = work.is_item if has_first else work.item_id.is_not(None)
             ids = select(columns.id, work.item_id.label("item"))
-            ids = ids.where(columns.collection_id == row.id, work.is_item, is_next)
+            ids = ids.where(columns.collection_id == row.id, is_one, is_next)
             ids = ids.order_by(columns.id)
             upto = work.run(ids.offset(PAGE - 1).limit(1)).scalar()
             page = ids.limit(PAGE).subquery()
+            if not has_first:
+                page = select(page.c["item"]).distinct().subquery()
             item = page.c["item"]
             if work.database.compares_rows(work):
                 gone = [*work.run(select(item).where(~rows.is_row(work, item))).scalars()]
@@ -410,6 +429,8 @@ def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
                 stored = [*work.run(select(item)).scalars()]
                 there = rows.there(work, stored)
                 gone = [id for id in stored if id not in there]
+            if not has_first:  # some may be no chunks of an item: rows of another program's
+                gone = sorted({*parts.rows_of(work, gone).values()})
         if gone:
             yield gone
         if upto is None:

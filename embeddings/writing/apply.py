@@ -92,6 +92,7 @@ def write(
     skips: bool = False,
     gate: Gate | None = None,
     is_settled: bool = False,
+    waits: bool = True,
 ) -> Report:
     """Read again and write, and return what was done.
 
@@ -103,10 +104,14 @@ def write(
         skips: Leave out what the model refuses by itself.
         gate: What decides, in the transaction that writes, which items are written.
         is_settled: Nothing can have changed since the plan was made: it need not be read again.
+        waits: Wait for others who write to the collection. Else the gate leaves alone the items
+            that others are at, and a transaction of our own is ended by what takes longer.
     """
     began, spent = perf_counter(), Report()
     while True:
-        outcome = _write(collection, plan, gives_way=gives_way, gate=gate, is_settled=is_settled)
+        outcome = _write(
+            collection, plan, gives_way=gives_way, gate=gate, is_settled=is_settled, waits=waits
+        )
         if outcome.is_switched:
             plan, outcome.missing = _anew(collection, plan, skips=skips)
         elif not outcome.missing:
@@ -171,6 +176,7 @@ def _write(
     gives_way: bool,
     gate: Gate | None,
     is_settled: bool,
+    waits: bool,
 ) -> _Outcome:
     """Write in one transaction, unless items need the model first."""
     outcome, accepted = _Outcome(), kinds(plan.model)
@@ -180,6 +186,8 @@ def _write(
     with collection.work(write=not is_settled) as work:
         work.extra = plan.extra
         work.item = plan.items[0] if len(plan.items) == 1 else None
+        if not waits and collection.sessions.owns_transactions:
+            work.database.wait_briefly(work)
         if row is None or not is_settled:
             row = collection.find_or_create(work, plan.model_id)
         work.row = row
@@ -190,7 +198,7 @@ def _write(
             raise ModelMismatchError(collection.name, row.model_id, plan.model_id)
         parts.check_chunks(work, plan.chunks)
         owners = sorted(plan.items_of([item.id for item in plan.items]))
-        if plan.chunks is not None:
+        if plan.chunks is not None and waits:
             work.database.keep_items(work, owners)
         if gate:
             outcome.skipped |= gate.admit(work, owners)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import func, literal, select, union_all
 
 from ..errors import ChunksMismatchError, EmbeddingsError, InvalidItemError
-from ..keys import chunk_id, chunk_owner
-from ..models.base import kinds, prefixed
+from ..keys import AFTER_MARK, CHUNK_MARK, chunk_id, chunk_owner
+from ..models.base import batches, kinds, prefixed
 from .chunks import chunks_of
 from .items import Item, Part, hashes_of, of_item
 from .resolve import is_same_json, resolve, stored_rows
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ..work.row import CollectionRow
     from .chunks import Chunks
     from .resolve import Resolution, StoredRow
+
+AT_ONCE = 100  # items whose rows one statement looks for
 
 
 def chunks_for(collection: Reference[Any], row: CollectionRow | None) -> Chunks | None:
@@ -207,6 +209,39 @@ def row_ids(work: Work, ids: Iterable[str]) -> dict[str, str]:
     }
 
 
+def rows_of(work: Work, ids: Iterable[str]) -> dict[str, str]:
+    """Return what `row_ids` does, also for rows that the first one of their item says nothing of.
+
+    It may be missing, or not as it was written, where another program has been at it.
+    """
+    if work.row.chunks is None:
+        return {id: id for id in ids}
+    columns = work.records.embeddings.c
+    found: dict[str, str] = {}
+    for batch in batches(sorted(ids), AT_ONCE):
+        each = union_all(*(select(literal(id).label("item")) for id in batch)).subquery()
+        item = each.c["item"]
+        rows = select(columns.id, item).where(
+            columns.collection_id == work.row.id,
+            columns.id >= item.concat(CHUNK_MARK),
+            columns.id < item.concat(AFTER_MARK),
+            work.item_id == item,
+        )
+        found |= {row[0]: row[1] for row in work.run(rows)}
+    return found
+
+
+def has_first_rows(work: Work) -> bool:
+    """Return whether there is the first row of each item, which another program may delete."""
+    if work.row.chunks is None:
+        return True
+    rows = select(work.item_id).where(work.records.embeddings.c.collection_id == work.row.id)
+    items, first = rows.distinct().subquery(), rows.where(work.is_item).subquery()
+    counts = (select(func.count()).select_from(each).scalar_subquery() for each in (items, first))
+    count, count_of_first = work.run(select(*counts)).one()
+    return bool(count == count_of_first)
+
+
 def there(work: Work, ids: Iterable[str]) -> set[str]:
     """Return which of some items are stored, by their first rows."""
     first = {id if work.row.chunks is None else chunk_id(id, 0): id for id in ids}
@@ -216,6 +251,8 @@ def there(work: Work, ids: Iterable[str]) -> set[str]:
 def free_items(work: Work, ids: Iterable[str]) -> set[str]:
     """Return the stored ids of items that nobody else is writing, as `Database.free_rows`."""
     ids = {*ids}
+    if work.row.chunks is not None:
+        ids = work.database.free_items(work, sorted(ids))
     owners = row_ids(work, ids)
     free = work.database.free_rows(work, sorted(owners))
     return ids - {owners[id] for id in owners.keys() - free}

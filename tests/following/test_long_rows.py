@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy import Engine, delete, event, insert, select, text, update
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from embeddings import Chunks, ChunksMismatchError, ModelCollection
@@ -74,6 +74,16 @@ def own(request: pytest.FixtureRequest, essays: ModelCollection[Essay]) -> Itera
     Base.metadata.drop_all(engine)
 
 
+@pytest.fixture
+def unfollowed(postgresql_engine: Engine) -> Iterator[Engine]:
+    """An engine on PostgreSQL, with three essays, whose table has no triggers."""
+    Base.metadata.create_all(postgresql_engine)
+    with postgresql_engine.begin() as connection:
+        connection.execute(insert(Essay), [{"id": n, "body": long_text(n)} for n in (1, 2, 3)])
+    yield postgresql_engine
+    Base.metadata.drop_all(postgresql_engine)
+
+
 def test_sync_compares_whole_texts(own, essays, model):
     """All rows are embedded once; then only what differs, also where others took a chunk away."""
     assert essays.sync(own).embedded == 12
@@ -129,6 +139,74 @@ def test_changes_are_brought_in(own, essays, model):
     assert 2 not in docs.ids()
     assert docs.count() == 11
     assert essays.sync(own).unchanged == 11
+
+
+def test_rows_that_another_program_has_spoilt_go_with_their_items(own, essays):
+    """Whether an item's first row is missing, or is not as it was written."""
+    essays.sync(own)
+    docs = essays.collection(own)
+    essays.uninstall(own)
+    with own.begin() as connection:
+        connection.execute(text("DELETE FROM embeddings WHERE id = '2#0'"))
+        connection.execute(text("UPDATE embeddings SET content_hash = NULL WHERE id = '1#0'"))
+        connection.execute(delete(Essay).where(Essay.id <= 2))
+    assert sorted(essays.sync(own, dry_run=True).orphaned) == [1, 2]
+    assert essays.sync(own).removed == 2
+    with own.connect() as connection:
+        left = connection.execute(text("SELECT id FROM embeddings")).scalars().all()
+    assert left
+    assert not [id for id in left if id.startswith(("1#", "2#"))]
+    assert sorted(docs.ids()) == [*range(3, 13)]
+    assert essays.sync(own, dry_run=True).unchanged == 10
+
+
+@pytest.mark.parametrize("ends", [False, True], ids=["on and on", "for a moment"])
+def test_what_cannot_be_removed_is_told(unfollowed, essays, ends):
+    """If another writer is at it, also when it is tried once more.
+
+    PostgreSQL only: on SQLite there is one writer at a time.
+    """
+    own = unfollowed
+    essays.sync(own)
+    with own.begin() as connection:
+        connection.execute(delete(Essay).where(Essay.id < 3))
+    with Session(own) as session:
+        essays.collection(session).embed(1, long_text(4))
+
+        @event.listens_for(own, "after_cursor_execute")
+        def release(_: Any, __: Any, sql: str, *___: Any) -> None:
+            if ends and "pg_try_advisory" in sql:
+                session.commit()
+
+        report = essays.sync(own)
+        event.remove(own, "after_cursor_execute", release)
+        if ends:
+            assert (report.removed, report.skipped) == (2, ())
+        else:
+            assert (report.removed, [id for id, _ in report.skipped]) == (1, [1])
+            session.commit()
+            assert essays.sync(own).removed == 1
+    assert essays.sync(own, dry_run=True).unchanged == 1
+
+
+@pytest.mark.parametrize("id", [1, 9])
+def test_nobody_is_waited_for(unfollowed, essays, id):
+    """An item, or a new one, that another writes in an open transaction is left to it.
+
+    PostgreSQL only: on SQLite there is one writer at a time.
+    """
+    own = unfollowed
+    essays.sync(own)
+    with own.begin() as connection:
+        connection.execute(insert(Essay).values(id=9, body=long_text(9)))
+        connection.execute(update(Essay).values(body=Essay.body + "\n\nMore."))
+    with Session(own) as session:
+        essays.collection(session).embed(id, long_text(4))
+        report = essays.sync(own)
+        assert (report.embedded, [id for id, _ in report.skipped]) == (3, [id])
+        session.commit()
+    assert essays.sync(own).embedded == 1
+    assert essays.sync(own, dry_run=True).unchanged == 4
 
 
 def test_instances_are_found_once(own, essays):

@@ -14,6 +14,7 @@ from sqlalchemy import (
     URL,
     Engine,
     ForeignKey,
+    String,
     create_engine,
     delete,
     event,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     text,
     update,
 )
+from sqlalchemy.dialects.postgresql import CITEXT
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, relationship
@@ -439,6 +441,13 @@ def test_a_row_that_cannot_be_embedded(
     assert failing == (1, 5, "no poison", True)
     moment += 1_000_000
     assert notes.refresh(own) == Report(pending=1)
+
+    change(own, update(Note).where(Note.id == 1).values(body="more poison"))
+    for attempt in range(1, 6):
+        assert notes.refresh(own).skipped == ((1, "no poison"),)
+        assert notes.pending(own).failing == ((1, attempt, "no poison", attempt == 5),)
+        moment += max(pending.PAUSES) + 1
+    assert notes.refresh(own) == Report(pending=1)
     change(own, update(Note).where(Note.id == 1).values(body="sound"))
     assert notes.refresh(own).embedded == 1
     assert notes.pending(own) == (0, None, ())
@@ -466,6 +475,85 @@ def test_a_service_that_fails(notes: ModelCollection[Note], own: Engine, model: 
     model.calls.clear()
     assert notes.refresh(own, batch_size=2, concurrency=4).embedded == 4
     assert sorted(map(len, model.calls)) == [2, 2]
+
+
+class AnsweredError(OSError):
+    """What clients raise that have got an answer, such as of the status 400."""
+
+    response = "400 Bad Request"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(),
+        OSError("no route"),
+        FileNotFoundError(2, "No such file", "title 5"),
+        AnsweredError(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_model_of_ones_own_that_fails(
+    notes: ModelCollection[Note], own: Engine, model: Model, error: OSError
+):
+    """It is called once where no service is reached; a file or an answer may be about one item."""
+    tried: list[list[Any]] = []
+
+    def happens(items: list[Any]) -> None:
+        if "title 5\n\nsecond" in items:
+            tried.append(items)
+            raise error
+
+    model.happens = happens
+    change(own, update(Note).values(body="second"))
+    kind = type(error)
+    if kind in {FileNotFoundError, AnsweredError}:
+        assert notes.sync(own, on_error="skip").skipped == ((5, kind.__name__),)
+        assert notes.refresh(own).skipped == ((5, kind.__name__),)
+        return
+    for call in (notes.refresh, notes.sync):
+        with pytest.raises(kind):
+            call(own, on_error="skip")
+    assert len(tried) == 2
+    assert count(own) == 8
+
+
+@pytest.mark.parametrize("kind", ["NOCASE", "citext"])
+def test_keys_that_are_compared_without_case(
+    request: pytest.FixtureRequest, model: Model, kind: str
+):
+    """A row is known by its key as it is written, and by no other."""
+
+    class Local(DeclarativeBase):
+        """Of this kind of key alone."""
+
+    sql_type = CITEXT() if kind == "citext" else String(collation="NOCASE")
+
+    class Word(Local):
+        __tablename__ = "words_without_case"
+        word: Mapped[str] = mapped_column(sql_type, primary_key=True)
+        text: Mapped[str]
+
+    own: Engine = request.getfixturevalue("postgresql_engine" if kind == "citext" else "engine")
+    if kind == "citext":
+        change(own, text("CREATE EXTENSION IF NOT EXISTS citext"))
+    words = ModelCollection(Word, text=[Word.text], name="words", model=model)
+    Local.metadata.create_all(own)
+    words.install(own)
+    try:
+        change(own, insert(Word).values(word="abc", text="first"))
+        words.collection(own).embed("ABC", "another")
+        assert words.refresh(own, keys=["ABC", "Abc"]).removed == 1
+        assert words.refresh(own).embedded == 1
+        assert {*words.collection(own).ids()} == {"abc"}
+        change(own, update(Word).values(word="ABC"), update(Word).values(text="second"))
+        assert words.refresh(own, keys=["abc"]).pending == 1
+        assert words.refresh(own).embedded == 1
+        assert words.sync(own, dry_run=True) == Report(unchanged=1)
+        assert {*words.collection(own).ids()} == {"ABC"}
+    finally:
+        words.uninstall(own)
+        Local.metadata.drop_all(own)
 
 
 def test_some_of_it(notes: ModelCollection[Note], own: Engine):
@@ -742,6 +830,25 @@ def test_a_single_key_is_refused(own: Engine, notes: ModelCollection[Note]):
     for key in (1, "12"):
         with pytest.raises(InvalidQueryError, match="keys must be an iterable, not"):
             notes.refresh(own, keys=key)  # type: ignore[arg-type]
+
+
+def test_arguments_that_mean_nothing(own: Engine, notes: ModelCollection[Note], model: Model):
+    """They are refused before anything is claimed."""
+    change(own, update(Note).values(body="second"))
+    for limit in (-1, 0, True, 2.5):
+        with pytest.raises(ValueError, match="limit must be a positive integer"):
+            notes.refresh(own, limit=limit)  # type: ignore[arg-type]
+    others: dict[str, Any] = {
+        "limit": 1,
+        "progress": True,
+        "forever": True,
+        "stop": threading.Event(),
+    }
+    for name, value in others.items():
+        with pytest.raises(InvalidQueryError, match=f"goes without {name}="):
+            notes.refresh(own, keys=[1], **{name: value})
+    assert model.calls == []
+    assert count(own) == 8
 
 
 def test_a_limit_counts_rows_that_are_gone(own: Engine, notes: ModelCollection[Note]):

@@ -147,9 +147,9 @@ def test_keys_that_can_be_no_ids(own: Engine, declare: Any, monkeypatch: pytest.
     assert (report.embedded, report.removed, report.pending) == (1, 0, 2)
     assert skipped(report) == [""]
     assert sorted(pages.collection(own).ids()) == ["/b", "/c"]
-    for failing in (["", LONG], ["", LONG], ["", LONG], [LONG]):
+    for _ in range(4):  # the row of "" was another one before: it is counted anew
         moment += 10_000
-        assert skipped(pages.refresh(own)) == failing
+        assert skipped(pages.refresh(own)) == ["", LONG]
     moment += 10_000
     assert pages.refresh(own) == Report(pending=2)
     state = pages.pending(own)

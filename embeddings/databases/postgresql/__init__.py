@@ -506,6 +506,10 @@ class PostgreSQL(Database):
         """Take advisory locks."""
         parts.keep_items(work, ids)
 
+    def free_items(self, work: Work, ids: Sequence[str]) -> set[str]:
+        """Try to get the same locks."""
+        return parts.free_items(work, ids)
+
     # Several servers
 
     def distribute(

@@ -179,3 +179,13 @@ def keep_items(work: Work, ids: Sequence[str]) -> None:
         "FROM unnest(CAST(:ids AS text[])) AS given (id) ORDER BY 1) AS buckets"
     ).bindparams(bindparam("ids", type_=ARRAY(Text)))
     work.connection.execute(statement, {"collection": work.row.id, "ids": list(ids)})
+
+
+def free_items(work: Work, ids: Sequence[str]) -> set[str]:
+    """Return the items whose advisory locks are to be had: one that is held is had again."""
+    statement = text(
+        "SELECT id FROM unnest(CAST(:ids AS text[])) AS given (id) "
+        f"WHERE pg_try_advisory_xact_lock(:collection, hashtext(id) & {LOCKS - 1})"
+    ).bindparams(bindparam("ids", type_=ARRAY(Text)))
+    free = work.connection.execute(statement, {"collection": work.row.id, "ids": list(ids)})
+    return {*free.scalars()}
