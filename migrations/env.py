@@ -1,15 +1,16 @@
 """Alembic's environment: on a connection handed over by `embeddings.migrate`, or from a shell.
 
-From a shell, the database's URL is in EMBEDDINGS_DATABASE_URL.
+From a shell, the database's URL is in EMBEDDINGS_DATABASE_URL, or a path, as for `embeddings`.
 """
 
 import os
 
 from alembic import context
-from sqlalchemy import URL, Connection, MetaData, Table, create_engine, make_url
+from sqlalchemy import URL, Connection, MetaData, Table, create_engine
 from sqlalchemy.schema import DropTable
 
 from embeddings import databases
+from embeddings.sessions.open import url_of
 from embeddings.sessions.own import owned_transaction
 from embeddings.tables.alembic import include_object
 from embeddings.tables.ours import VERSION_TABLE, check_adoptable, schema_of
@@ -38,7 +39,7 @@ def run(connection: Connection) -> None:
 
 def url() -> URL:
     if value := os.environ.get(URL_VARIABLE):
-        given = make_url(value)
+        given = url_of(value)
         return databases.of_url(given).url(given, asynchronous=False)
     raise SystemExit(f"Set {URL_VARIABLE} to the database's URL, such as sqlite:///app.db")
 

@@ -212,7 +212,7 @@ class RememberedRows:
 
     def _seen(self, bind: Engine | Connection, records: Records, name: str) -> _Seen | None:
         # Without the lock: a reader finds what is there at one moment, and confirms it anyway.
-        return self._rows.get(bind.engine, {}).get(_memory_key(bind, records, name))
+        return self._rows.get(bind.engine, {}).get(memory_key(bind, records, name))
 
     def put(self, work: Work, row: CollectionRow, *, committed: bool = False) -> None:
         """Remember a row that was read, without what stands beside it, which no search confirms.
@@ -226,7 +226,7 @@ class RememberedRows:
         transaction = transaction_of(work.session)
         with self._lock:
             rows = self._rows.setdefault(bind.engine, {})
-            key = _memory_key(bind, records, row.name)
+            key = memory_key(bind, records, row.name)
             before = rows.pop(key, None)
             if len(rows) >= MOST_NAMES:
                 del rows[next(iter(rows))]
@@ -240,7 +240,7 @@ class RememberedRows:
     def forget(self, bind: Engine | Connection, records: Records, name: str) -> None:
         """Remember nothing of a name."""
         with self._lock:
-            self._rows.get(bind.engine, {}).pop(_memory_key(bind, records, name), None)
+            self._rows.get(bind.engine, {}).pop(memory_key(bind, records, name), None)
 
     def clear(self) -> None:
         """Remember nothing."""
@@ -248,7 +248,8 @@ class RememberedRows:
             self._rows.clear()
 
 
-def _memory_key(bind: Engine | Connection, records: Records, name: str) -> tuple[Any, ...]:
+def memory_key(bind: Engine | Connection, records: Records, name: str) -> tuple[Any, ...]:
+    """Return what tells a collection from others of the engine: its tables, schema and name."""
     schema_map = bind.get_execution_options().get("schema_translate_map") or {}
     return (records, name, *schema_map.items())
 

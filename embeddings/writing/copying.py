@@ -15,6 +15,7 @@ from ..models.base import check_batch_size
 from ..values import checked_content, dump_metadata
 from ..vectors import ITEM_BYTES
 from ..work.reference import retried
+from ..work.row import memory_key
 from . import rows
 from .parts import before_rows, kept_parts, write
 from .progress import teller, told
@@ -88,12 +89,10 @@ def _begin(collection: Reference[Any], other: Reference[Any]) -> tuple[str, str 
         model_id = row.model_id
         is_ours = columns.collection_id == row.id, work.database.has_id(columns.id), work.is_item
         total = int(work.run(select(func.count()).where(*is_ours)).scalar_one())
-        bind = work.bind.engine
-    if (bind, collection.records, collection.name) == (
-        other.sessions.bind(other.records).engine,
-        other.records,
-        other.name,
-    ):
+        bind = work.bind
+    there = other.sessions.bind(other.records)
+    one = bind.engine, *memory_key(bind, collection.records, collection.name)
+    if one == (there.engine, *memory_key(there, other.records, other.name)):
         raise ValueError(f"Collection {collection.name!r} cannot be copied to itself")
     other.check_model_id(model_id)
     _write(other, Page([], [], 0, None, {}), model_id, row.chunks)

@@ -43,8 +43,8 @@ class Prepared:
         chunks: In a collection with chunks the vectors of such a text, by the chunks' texts.
     """
 
-    content: Content
-    vector: Float32
+    content: Content = field(repr=False)
+    vector: Float32 = field(repr=False)
     model_id: str
     chunks: Mapping[Content, Float32] = field(default_factory=dict, repr=False)
 

@@ -162,7 +162,7 @@ class Plan(Generic[K]):
         progress: Progress = None,
         on_error: OnError = "raise",
     ) -> Report:
-        """Call the model for `contents`, and return how many were embedded.
+        """Call the model for `contents`, and return how many items it made vectors for.
 
         No database is touched. If it fails, what was embedded until then is kept, and another call
         goes on from there.
@@ -182,7 +182,7 @@ class Plan(Generic[K]):
         """
         check_batch_size(batch_size)
         skips, at_once = check_on_error(on_error), calls_at_once(self.model, concurrency)
-        began, count, before = perf_counter(), len(self.missing), len(self.refused)
+        began, count, waiting = perf_counter(), len(self.missing), self._waiting()
         tell = teller(progress, count)
 
         def finish(call: Begun[Answer]) -> Report:
@@ -203,12 +203,14 @@ class Plan(Generic[K]):
                 finish,
                 calls.ahead,
             )
-        return replace(
-            report,
-            embedded=count - (len(self.refused) - before),
-            skipped=self.without_refused(),
-            seconds=perf_counter() - began,
-        )
+        skipped = self.without_refused()
+        embedded = len(waiting & self.items_of(item.id for item in self.items))
+        seconds = perf_counter() - began
+        return replace(report, embedded=embedded, skipped=skipped, seconds=seconds)
+
+    def _waiting(self) -> set[str]:
+        """Return the stored ids of the items that lack a vector."""
+        return self.items_of(item.id for item in self.items if item.key in self.missing)
 
     def take(self, answer: Answer) -> Report:
         """Take up what came of calling the model, and return what that took.

@@ -211,7 +211,8 @@ class TestWhatIsEmbedded:
         embedded(model)
         plan = docs.plan([("a", one), ("b", one), ("c", other)])
         assert (plan.new, plan.reusable, plan.unchanged) == (["c"], ["a"], ["b"])
-        plan.embed()
+        assert len(plan.contents) > 1
+        assert plan.embed().embedded == 1
         docs.embed("a", other + "\n\n" + "And more of it.")
         report = docs.apply(plan)
         assert [id for id, _ in report.skipped] == ["a"]

@@ -915,6 +915,7 @@ class TestPrepare:
             docs = Collection("docs", session, model=plain)
             prepared = docs.prepare("1 2")
             assert type(prepared) is Prepared
+            assert repr(prepared) == "Prepared(model_id='plain')"
             assert (prepared.content, prepared.model_id) == ("1 2", "plain")
             assert prepared.vector.tolist() == [1.0, 2.0]
             docs.embed_query("1 0")

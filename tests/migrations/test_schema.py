@@ -647,6 +647,20 @@ def test_the_command_says_which_variable_it_needs(path: Path):
     assert "EMBEDDINGS_DATABASE_URL" in process.stderr
 
 
+def test_a_path_in_the_environment(tmp_path: Path):
+    """As the program `embeddings` takes it."""
+    path = tmp_path / "app.db"
+    process = python(
+        *("-m", "alembic", "-c", REPOSITORY / "alembic.ini", "upgrade", "head"),
+        env=os.environ | {"EMBEDDINGS_DATABASE_URL": str(path), "PYTHONPATH": str(REPOSITORY)},
+        modules=MIGRATIONS,
+    )
+    assert process.returncode == 0, process.stderr
+    engine = create_engine(f"sqlite:///{path}")
+    assert inspect(engine).has_table("embeddings")
+    engine.dispose()
+
+
 # Many at once
 
 

@@ -401,6 +401,26 @@ def test_the_schema_may_be_translated(database: Engine, tenant: str, make: Make)
     assert inspect(database).has_table("search_embeddings", "tenant")
 
 
+def test_a_copy_to_another_tenant(database: Engine, tenant: str, make: Make):
+    """Two connections of one engine may have two schemas; on the same one it is no copy."""
+    records = make(prefix="t_", schema="tenant")
+    default = {"sqlite": "main", "postgresql": "public"}[database.dialect.name]
+    options = {"schema_translate_map": {"tenant": default}, "compiled_cache": {}}
+    records.collections.metadata.create_all(database.execution_options(**options))
+    try:
+        docs = open_docs(database, records)
+        with database.connect() as connection, database.connect() as same:
+            connection.execution_options(**options)
+            there = Collection("docs", connection, records=records)
+            assert docs.copy_to(there).reused == 3
+            assert there.ids() == docs.ids()
+            connection.commit()
+            with pytest.raises(ValueError, match="cannot be copied to itself"):
+                docs.copy_to(Collection("docs", same, records=records))
+    finally:
+        records.collections.metadata.drop_all(database.execution_options(**options))
+
+
 def test_a_translated_schema_for_each_tenant(database: Engine, tenant: str, make: Make):
     """One pair of classes serves several schemas, each of which has its own collections."""
     records = make(prefix="t_", schema="tenant")
