@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from sqlalchemy.util import await_only
 
 from ..errors import MissingExtraError
-from ..loops import ByLoop
+from ..models.loops import ByLoop
 
 try:
     from greenlet import getcurrent, greenlet

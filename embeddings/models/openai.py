@@ -21,12 +21,12 @@ from ..errors import (
     UnavailableError,
 )
 from ..forks import Lock, importing, renew_in_children
-from ..loops import ByLoop
 from .answers import largest, tokens_in, vectors_in
 from .base import Content, EmbeddingModel, Role, Setting, SupportsEmbedding, check_positive
 from .conversation import Learnt, Limits, TooLong, requests_for
 from .failures import Failure, Teller
 from .limits import Deadline, Pace, Tokens, check_number, tries
+from .loops import ByLoop
 from .stop import apause, is_stopped, not_called, pause
 from .usage import count
 

@@ -401,6 +401,7 @@ def test_chunks_are_checked():
     for options in ({"size": "9"}, {"length": 3}, {"splitter": 3}):
         with pytest.raises(TypeError, match="must be"):
             Chunks(**options)
+    nameless: Any
     for nameless in (lambda text: len(text.split()), partial(str.count, "x")):
         for name in ("length", "splitter"):
             with pytest.raises(TypeError, match=f"{name} must be a function that has a name"):
