@@ -158,6 +158,7 @@ class AsyncCollection(Generic[K]):
         model_id: Or the id or alias of one.
         create: Whether to create the collection if it does not exist.
         key: The type of your ids: `str`, `int`, `uuid.UUID`, or a mapped column.
+        chunks: How texts are cut into chunks, each with a vector of its own: `Chunks(size=...)`.
         records: The mapped classes.
 
     Raises:

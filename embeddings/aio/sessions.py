@@ -6,7 +6,7 @@ import asyncio
 import os
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
-from weakref import WeakKeyDictionary, finalize
+from weakref import WeakKeyDictionary
 
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import (
@@ -241,14 +241,14 @@ class _Scoped(HostSession):
 class _Opened(OwnTransactions):
     """A database that we open, which its first use brings up to date."""
 
+    closes_when_lost = False  # garbage cannot wait: drivers close what they find unused, and warn
+
     def __init__(self, database: str | os.PathLike[str] | None, *, migrates: bool) -> None:
         given = url_of(database)
         kind = databases.of_url(given)
         engine = kind.new_engine(kind.url(given, asynchronous=True), _create)
         super().__init__(engine, opened=True, turn=Turn())
         self._is_current = not migrates
-        # Garbage cannot wait: drivers close what they find unused, and warn.
-        self._close = finalize(self, engine.dispose, close=False)
 
     @contextmanager
     def session(self, *, write: bool) -> Iterator[Session]:

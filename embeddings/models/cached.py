@@ -42,6 +42,7 @@ from .base import (
     call_async,
     can_be_awaited,
     check_model,
+    check_positive,
     checked_vectors,
     embed_checked,
     kinds,
@@ -109,9 +110,8 @@ def cached(
         BindingError: The engine has one connection, which would be in the caller's transaction.
     """
     check_model(model)
-    if not isinstance(max_bytes, int) or max_bytes < 1:
-        raise ValueError(f"max_bytes must be a positive integer, not {max_bytes!r}")
-    return CachedModel(model, PaidVectors(path_or_engine, max_bytes))
+    most = check_positive("max_bytes", max_bytes)
+    return CachedModel(model, PaidVectors(path_or_engine, most))
 
 
 class CachedModel(EmbeddingModel):

@@ -6,7 +6,7 @@ request, and is sent their vectors or why there are none.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ..errors import RefusedError, TooLongError
@@ -72,7 +72,7 @@ class Learnt:
     """
 
     takes_base64: bool = True
-    has_answered: bool = field(default=False)
+    has_answered: bool = False
 
 
 def requests_for(texts: Sequence[str], limits: Limits, learnt: Learnt) -> Requests:

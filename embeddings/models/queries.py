@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from ..forks import Lock
+from .base import EmbeddingModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ..vectors import Float32
     from .base import Content, SupportsEmbedding
-
-QUERY_CACHE = 1000  # vectors, of a model that does not say `query_cache`
 
 
 class QueryVectors:
@@ -58,7 +57,7 @@ class QueryVectors:
 
 
 def _most(model: SupportsEmbedding) -> int:
-    most: int = getattr(model, "query_cache", QUERY_CACHE)
+    most: int = getattr(model, "query_cache", EmbeddingModel.query_cache)
     return most
 
 

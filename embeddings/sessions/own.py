@@ -32,6 +32,9 @@ _turns: weakref.WeakKeyDictionary[Engine, AbstractContextManager[Any]] = weakref
 class OwnTransactions(Sessions):
     """An engine: every step is a transaction of ours."""
 
+    closes_when_lost = True
+    """Whether what was opened is closed when it is garbage, and not only let go of."""
+
     def __init__(
         self,
         engine: Engine,
@@ -48,7 +51,9 @@ class OwnTransactions(Sessions):
         # where an engine is one connection, as in memory, whoever reads takes turns as well.
         self._turn = turn or _turns.setdefault(engine, Lock())
         self._is_shared = isinstance(engine.pool, StaticPool)
-        self._close = weakref.finalize(self, engine.dispose) if opened else None
+        self._close = (
+            weakref.finalize(self, engine.dispose, close=self.closes_when_lost) if opened else None
+        )
         self._was_opened = self._was_written = not opened
 
     @property

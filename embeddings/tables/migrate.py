@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from .. import databases
 from ..errors import SchemaError
 from ..forks import Lock, importing
+from ..sessions import is_asynchronous
 from ..sessions.own import owned_transaction
 from .ours import VERSION_TABLE, are_complete, schema_of
 from .records import RECORDS
@@ -188,7 +189,7 @@ def _write_script(script: MigrationContext, revision: str, *, upgrades: bool) ->
 
 
 def _checked(bind: object, function: str) -> Connection:
-    if any(kind.__module__.startswith("sqlalchemy.ext.asyncio") for kind in type(bind).__mro__):
+    if is_asynchronous(bind):
         raise TypeError(
             f"{function}() works synchronously, and this is an {type(bind).__name__}. Run it on a "
             "connection of the AsyncEngine: async with engine.begin() as connection: "

@@ -82,9 +82,17 @@ def schema_map_of(connection: Connection) -> dict[str | None, str]:
     return connection.get_execution_options().get("schema_translate_map") or {}
 
 
-def schema_of(connection: Connection) -> str | None:
-    """Return the schema into which the connection puts a table that names none; None on SQLite."""
-    schema = schema_map_of(connection).get(None)
+def schema_of(connection: Connection, given: str | None = None) -> str | None:
+    """Return the schema in which the connection has a table.
+
+    Args:
+        connection: To the database.
+        given: The schema that the table names, if it does.
+
+    Returns:
+        None on SQLite, for a table that names none.
+    """
+    schema = schema_map_of(connection).get(given, given)
     return schema or databases.of(connection.dialect).default_schema(connection)
 
 
@@ -108,7 +116,7 @@ def check_adoptable(connection: Connection, records: Records = RECORDS) -> None:
 
 def _check_pending(connection: Connection, records: Records) -> None:
     table = pending_table(records)
-    schema = schema_map_of(connection).get(table.schema, table.schema) or schema_of(connection)
+    schema = schema_of(connection, table.schema)
     try:
         columns = {column["name"] for column in inspect(connection).get_columns(table.name, schema)}
     except NoSuchTableError:
@@ -123,10 +131,10 @@ def _check_pending(connection: Connection, records: Records) -> None:
 def _lacking(connection: Connection, records: Records) -> dict[str, set[str] | None]:
     """Return which columns each table lacks; None if it is not there."""
     databases.of(connection.dialect).know_types()
-    inspector, schema_map = inspect(connection), schema_map_of(connection)
+    inspector = inspect(connection)
     lacking: dict[str, set[str] | None] = {}
     for table in (records.collections, records.embeddings):
-        schema = schema_map.get(table.schema, table.schema) or schema_of(connection)
+        schema = schema_of(connection, table.schema)
         try:
             columns = {column["name"] for column in inspector.get_columns(table.name, schema)}
         except NoSuchTableError:

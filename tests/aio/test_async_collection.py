@@ -520,6 +520,25 @@ async def test_collections_take_turns_on_one_connection():
     await engine.dispose()
 
 
+def test_what_is_lost_is_let_go_of_once(file):
+    """A collection on a path that is garbage, of which nobody can be awaited any more."""
+    disposed: list[Engine] = []
+
+    async def main() -> None:
+        docs: AsyncCollection[Any] = AsyncCollection("docs", file, model=DeterministicModel())
+        await docs.embed("1", "text")
+        await docs.close()
+
+    note = disposed.append
+    event.listen(Engine, "engine_disposed", note)
+    try:
+        asyncio.run(main())
+        gc.collect()
+    finally:
+        event.remove(Engine, "engine_disposed", note)
+    assert len(disposed) == 2  # by close(), and by the collector
+
+
 def test_closed_event_loops_are_let_go_of():
     """Of loops in which tasks waited for each other's turn the last one is left."""
     turn = Turn()

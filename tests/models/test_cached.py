@@ -404,7 +404,7 @@ def test_an_engine_with_one_connection_is_refused():
 def test_arguments_that_mean_nothing(file: Path):
     """Are refused."""
     wrong: Any
-    for wrong in (0, -1, "1 GB"):
+    for wrong in (0, -1, "1 GB", True):
         with pytest.raises(ValueError, match="max_bytes"):
             cached(DeterministicModel(), file, max_bytes=wrong)
     for wrong in ("sqlite:///paid.db", "postgresql://me:secret@host/paid"):
