@@ -48,7 +48,7 @@ def test_every_lock_in_the_code_is_one_that_a_child_has_anew():
     }
     assert found.pop("forks.py")
     # What one call makes, and no other call can hold: a command in progress, the calls in flight.
-    assert len(found.pop("following/commands.py")) == 2
+    assert len(found.pop("following/commands.py")) == 3
     assert len(found.pop("sessions/runtime.py")) == 1
     assert {place: uses for place, uses in found.items() if uses} == {}
 

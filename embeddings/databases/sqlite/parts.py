@@ -7,6 +7,7 @@ program, a trigger takes away what is kept of it.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,7 @@ def setting_of(records: Records) -> ColumnElement[str | None]:
     )
 
 
+@functools.cache  # the statement that it stands in is compiled once
 def highest_id(records: Records) -> ColumnElement[int | None]:
     """Return the SQL of the highest id of a collection that has a table; NULL without one."""
     objects = objects_of(records, "chunk_tables")
