@@ -81,6 +81,8 @@ class Database:
     """Whether `search` and `matches` take a query with words; else `searching.hybrid` does."""
     rebuilds_tables: ClassVar[bool] = False
     """Whether Alembic's batch mode makes a table anew, which drops its triggers."""
+    joins_by_hash: ClassVar[bool] = False
+    """Whether a join of two whole tables takes less time than to look up each row."""
     has_wide_integers: ClassVar[bool] = False
     """Whether a column takes integers of 64 bits, whatever type of integer it is declared to be."""
     sample_rows: ClassVar[int] = 16

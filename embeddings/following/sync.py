@@ -403,6 +403,8 @@ def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
 
     Where first chunks are missing an item may be in two pages.
     """
+    if not _may_have_orphans(collection, rows):
+        return
     columns = collection.records.embeddings.c
     after: str | None = None
     has_first = True
@@ -436,6 +438,18 @@ def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
         if upto is None:
             return
         after = upto
+
+
+def _may_have_orphans(collection: Reference[Any], rows: Rows) -> bool:
+    """Return whether orphans are to be looked for, of which there are usually none."""
+    with collection.work() as work:
+        database, columns = work.database, work.records.embeddings.c
+        can_tell = database.joins_by_hash and database.compares_rows(work)
+        if collection.find(work) is None or not can_tell:
+            return True
+        is_row = rows.all(literal(1)).where(database.key_as_text(rows.key) == work.item_id)
+        orphans = select(func.count()).where(columns.collection_id == work.row.id, ~is_row.exists())
+        return bool(work.run(orphans).scalar_one())
 
 
 def refuse_empty(collection: Reference[Any]) -> None:

@@ -84,6 +84,7 @@ class PostgreSQL(Database):
     name = "postgresql"
     fuses_words = True
     groups_chunks = True
+    joins_by_hash = True
     sample_rows = 1  # nobody can store a corrupt vector
 
     # Columns
