@@ -267,7 +267,7 @@ def bring_apart(
 
 
 def is_of_all(errors: Mapping[str, Exception], ids: Collection[str]) -> bool:
-    """Return whether errors are what the model, or a function, makes of whatever it is given."""
+    """Return whether errors are what is made of whatever is given, and not of some alone."""
     is_known = any(isinstance(error, EmbeddingsError) for error in errors.values())
     return len(errors) == len(ids) > 1 and not is_known
 

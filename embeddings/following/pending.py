@@ -102,10 +102,10 @@ class Pending:
             .where(self._is_its(work), columns.error.is_not(None))
             .order_by(columns.seq)
         )
-        latest = {id: (attempts, error) for id, attempts, error in rows}
+        latest = {id: (tried, error) for id, tried, error in rows}
         failing = [
-            Failing(self._collection.keys.key_noted(id), attempts, error, attempts >= MOST_ATTEMPTS)
-            for id, (attempts, error) in latest.items()
+            Failing(self._collection.keys.key_noted(id), abs(tried), error, tried >= MOST_ATTEMPTS)
+            for id, (tried, error) in latest.items()
         ]
         age = None if oldest is None else max(0, now() - oldest)
         return PendingState(self.count(work), age, tuple(failing))
@@ -236,8 +236,21 @@ class Pending:
             with self._collection.work(write=True) as work:
                 self._set(work, _all(noted), claimed_until=None, claimed_by=None)
 
-    def put_off(self, noted: Mapping[str, frozenset[int]], errors: Mapping[str, str]) -> None:
-        """Say why items cannot be embedded, and let them be tried after a pause, a few times."""
+    def put_off(
+        self,
+        noted: Mapping[str, frozenset[int]],
+        errors: Mapping[str, str],
+        *,
+        all_failed: bool = False,
+    ) -> None:
+        """Let items that cannot be embedded be tried after a pause.
+
+        Args:
+            noted: What was claimed.
+            errors: Why, by their ids.
+            all_failed: Whether none of these items is to blame. They are tried ever again, and
+                their attempts are counted below zero.
+        """
         if not errors:
             return
         with self._collection.work(write=True) as work:
@@ -248,15 +261,13 @@ class Pending:
                     continue
                 is_noted = columns.seq.in_(seqs)
                 # Of the latest change: those before it were tried with other texts.
-                attempts = (
-                    work.run(select(func.min(columns.attempts)).where(is_noted)).scalar() or 0
-                )
-                pause = PAUSES[min(attempts, len(PAUSES) - 1)]
+                tried = work.run(select(func.min(columns.attempts)).where(is_noted)).scalar() or 0
+                attempts = 1 + max(-tried if all_failed else tried, 0)
                 self._set(
                     work,
                     seqs,
-                    attempts=attempts + 1,
-                    claimed_until=now() + pause,
+                    attempts=-attempts if all_failed else attempts,
+                    claimed_until=now() + PAUSES[min(attempts, len(PAUSES)) - 1],
                     claimed_by=None,
                     error=error[:SHOWN],
                 )

@@ -33,14 +33,14 @@ from .bring import (
 from .pending import LEASE, Noted, Pending, message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from ..keys import Key
     from ..work.reference import Reference
     from ..writing.calls import OnError
     from ..writing.plan import Plan
     from ..writing.progress import Progress
-    from .rows import Rows
+    from .rows import Rows, SourceRow
 
 LOG = logging.getLogger("embeddings")
 POLL = 1.0  # seconds between two looks whether something is pending
@@ -72,6 +72,8 @@ class _Refresh:
     """How often an item was given back."""
     done: int = 0
     """Items that were brought in, taken off or put off."""
+    refusal: Exception | None = None
+    """What the model raised for all of a claim, of which none is tried again at once."""
 
     def batch(self, noted: Noted) -> set[str]:
         """Bring in what was claimed, and return the ids of what others were at, given back."""
@@ -113,7 +115,7 @@ class _Refresh:
         refused, _ = parted(report)
         pending.put_off(noted, {id_of(key): why for key, why in refused.skipped})
         if errors:
-            report += self._failed(noted, errors)
+            report += self._failed(noted, read, errors)
         return report
 
     def _embed(self, plan: Plan[Any]) -> Report:
@@ -133,15 +135,22 @@ class _Refresh:
             embed()
         return made[0]
 
-    def _failed(self, noted: Noted, errors: dict[str, Exception]) -> Report:
-        """Put off items that cannot be embedded; raise if that is how the model takes all."""
+    def _failed(
+        self, noted: Noted, read: Mapping[str, SourceRow], errors: dict[str, Exception]
+    ) -> Report:
+        """Put off items that cannot be embedded; raise what the model makes of all it is given."""
         first = next(iter(errors.values()))
         if not self.pending.claims:
             raise first
-        if is_of_all(errors, noted) and not self.pending.have_failed(noted):
-            raise first
-        self.pending.put_off(noted, {id: message_of(error) for id, error in errors.items()})
+        # Where all fail it may be the function, the model or its service, and these are mended.
+        all_failed = is_of_all(errors, noted) and not self.pending.have_failed(noted)
+        reasons = {id: message_of(error) for id, error in errors.items()}
+        self.pending.put_off(noted, reasons, all_failed=all_failed)
         if self.raises:
+            raise first
+        by_model = {id: errors[id] for id in read if id in errors}
+        if all_failed and is_of_all(by_model, read):
+            self.refusal = first
             raise first
         return Report(skipped=failed(self.collection, errors))
 
@@ -286,6 +295,11 @@ def _seconds_after(
         return seconds
     if not forever:
         return None
+    if error is run.refusal:
+        LOG.warning(
+            "refresh of %r: the model takes nothing: %s", collection.name, message_of(error)
+        )
+        return seconds
     if isinstance(error, ModelError) and error.is_retryable:
         LOG.warning("refresh of %r waits: %s", collection.name, message_of(error))
         return max(min(LONGEST, POLL * 2.0**failures), error.retry_after or 0)

@@ -325,7 +325,7 @@ def _brought(
         _raise_first(collection, errors)
         return bring(collection, rows, read, embed)
     report = bring_apart(collection, rows, read, embed, errors)
-    if not has_some and is_of_all(errors, ids):
+    if not has_some and is_of_all({id: errors[id] for id in read if id in errors}, read):
         _raise_first(collection, errors)
     return report + Report(skipped=failed(collection, errors))
 

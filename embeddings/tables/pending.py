@@ -43,7 +43,7 @@ def pending_table(records: Records) -> Table:
         Column("since", Integer, nullable=False),  # seconds since 1970, UTC
         Column("claimed_until", Integer),  # seconds since 1970, UTC; NULL if it never was
         Column("claimed_by", Text),  # what a refresher calls itself
-        Column("attempts", Integer, nullable=False),  # to embed it, that failed
+        Column("attempts", Integer, nullable=False),  # that failed; below 0 with all others
         Column("error", Text),  # of the latest attempt
         schema=records.embeddings.schema,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt  # noqa: TC003  what is mapped is looked up
+import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from embeddings.following import sync as syncing
 from embeddings.models.registry import substitute_models
 from embeddings.tables.records import now
 from embeddings.testing import DeterministicModel
+from tests.reaching import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -399,11 +401,60 @@ def test_rows_that_fail_together(own: Engine, declare: Any, monkeypatch: pytest.
     change(own, delete(Visit))
     visits.refresh(own)
     change(own, insert(Visit).values(rows[:2]))
-    with pytest.raises(ZeroDivisionError):
-        visits.refresh(own)
+    for attempts in range(1, 8):
+        with pytest.raises(ZeroDivisionError):
+            visits.refresh(own)
+        failing = visits.pending(own).failing
+        assert [(each.attempts, each.is_parked) for each in failing] == [(attempts, False)] * 2
+        assert visits.refresh(own) == Report(pending=2)
+        moment += 10_000
     with pytest.raises(ZeroDivisionError):
         visits.sync(own, on_error="skip")
-    assert visits.pending(own).failing == ()
+
+
+def failing_card(page: Any) -> str:
+    """Return the text of a page, if it has a title and a body."""
+    return str(page.title.split(":")[1])
+
+
+def test_many_rows_whose_text_cannot_be_made(own: Engine, declare: Any):
+    """More than a claim has: those behind them are embedded, and each is put off."""
+    pages = declare(own, Page, text=failing_card, columns=[Page.title])
+    rows = [{"path": f"{n:03}", "title": "none" if n < 150 else f"a: {n}"} for n in range(152)]
+    change(own, insert(Page).values(rows))
+    report = pages.refresh(own)
+    assert (report.embedded, report.pending, len(report.skipped)) == (2, 150, 150)
+    assert pages.refresh(own) == Report(pending=150)
+    assert len(pages.sync(own, on_error="skip").skipped) == 150
+
+
+def test_a_worker_whose_model_takes_nothing(own: Engine, declare: Any):
+    """It waits, and warns; when the model is mended, the worker goes on, and nothing is parked."""
+    is_broken = True
+
+    class Broken(DeterministicModel):
+        def embed_batch(self, items: Any) -> Any:
+            if is_broken:
+                raise ZeroDivisionError
+            return super().embed_batch(items)
+
+    visits = declare(own, Visit, model=Broken())
+    change(own, insert(Visit).values([{"id": n, "title": f"visit {n}"} for n in range(1, 4)]))
+    stop, reports = threading.Event(), list[Report]()
+    worker = threading.Thread(
+        target=lambda: reports.append(visits.refresh(own, forever=True, stop=stop))
+    )
+    worker.start()
+    try:
+        wait_until(lambda: len(visits.pending(own).failing) == 3, worker)
+        is_broken = False
+        change(own, insert(Visit).values({"id": 9, "title": "another"}))
+        wait_until(lambda: 9 in visits.collection(own), worker)
+    finally:
+        stop.set()
+        worker.join()
+    assert [report.embedded for report in reports] == [1]
+    assert not any(each.is_parked for each in visits.pending(own).failing)
 
 
 def test_another_model_is_not_kept_from_taking_over(own: Engine, declare: Any):
