@@ -35,6 +35,27 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import SQLCompiler
 
 
+class _Unheard:
+    """A session's events without that of statements, which `Session.execute` asks it for.
+
+    No option of a statement keeps class-level listeners from it.
+    """
+
+    do_orm_execute = ()
+
+    def __init__(self, events: Any) -> None:
+        self._events = events
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._events, name)
+
+
+def unheard(session: Session) -> Session:
+    """Return a session whose SELECT listeners to `do_orm_execute` do not change."""
+    vars(session)["dispatch"] = _Unheard(session.dispatch)
+    return session
+
+
 def is_flushing(session: Session) -> bool:
     """Return whether this is within a flush, where another flush is an error.
 

@@ -21,7 +21,7 @@ from sqlalchemy.sql.selectable import SelectBase
 from sqlalchemy.types import NullType, String, Uuid
 
 from ..errors import InvalidItemError, InvalidQueryError
-from ..internals import has_limit
+from ..internals import has_limit, unheard
 from ..keys import keys_of
 from ..models.base import batches
 from ..tables.columns import JSONObject
@@ -147,17 +147,17 @@ class Rows:
         """Return the last key of a page, as it is written; None if fewer rows are left."""
         key = work.database.written_key(self.key)
         keys = self.between(work, self.all(key), after, None)
-        return work.run(keys.offset(size - 1).limit(1)).scalar()
+        return work.run_unheard(keys.offset(size - 1).limit(1)).scalar()
 
     def count(self, work: Work, after: Any = None) -> int:
         """Return how many rows there are, or how many after a key."""
         rows = self.between(work, self.all(func.count(self.key)), after, None).order_by(None)
-        return int(work.run(rows).scalar_one())
+        return int(work.run_unheard(rows).scalar_one())
 
     def ids(self, work: Work, after: Any, upto: Any) -> list[str]:
         """Return the ids of a page's rows, as triggers note them: also those that are none."""
         key = work.database.any_text(self.key)
-        keys = work.run(self.between(work, self.all(key), after, upto)).scalars()
+        keys = work.run_unheard(self.between(work, self.all(key), after, upto)).scalars()
         return [work.database.id_written(each, self.keys) for each in keys]
 
     def is_row(self, work: Work, id: ColumnElement[str]) -> ColumnElement[bool]:
@@ -189,7 +189,7 @@ class Rows:
         made = self.text
         if not isinstance(made, TextsInPython):
             page = self.between(work, self.all(self.key, made), after, upto)
-            for row in work.run(beside(page)):
+            for row in work.run_unheard(beside(page)):
                 yield Compared(row[0], row[1], None, *row[-3:])
             return
         with _session_to_read(work) as session:
@@ -233,7 +233,7 @@ class Rows:
         found = self._written(work, strange)
         for batch in keys:
             statement = self.all(self.key).where(self.key.in_(batch))
-            found |= {self.keys.id_noted(key) for key in work.run(statement).scalars()}
+            found |= {self.keys.id_noted(key) for key in work.run_unheard(statement).scalars()}
         return found & ids
 
     def keep(self, work: Work, ids: Iterable[str]) -> set[str]:
@@ -258,7 +258,7 @@ class Rows:
     ) -> dict[str, SourceRow]:
         found: dict[str, SourceRow] = {}
         if not isinstance(self.text, TextsInPython):
-            for row in work.run(narrowed(self.all(self.key, self.text, *self.columns))):
+            for row in work.run_unheard(narrowed(self.all(self.key, self.text, *self.columns))):
                 self._add(found, errors, row[0], partial(self._of_columns, row))
             return found
         with _session_to_read(work) as session:
@@ -329,7 +329,11 @@ class Rows:
     def _written(self, work: Work, ids: list[str]) -> set[str]:
         """Return which ids that are of no key are nevertheless those of rows."""
         rows, is_written = self.all(literal(1)), work.database.is_written
-        return {id for id in ids if work.run(rows.where(is_written(self.key, id)).limit(1)).first()}
+        return {
+            id
+            for id in ids
+            if work.run_unheard(rows.where(is_written(self.key, id)).limit(1)).first()
+        }
 
     def _no_key(self, id: str) -> InvalidItemError:
         """Return what is wrong with the key of a row, which was noted under an id."""
@@ -347,9 +351,10 @@ class Rows:
 def _session_to_read(work: Work) -> Session:
     """Return a session of its own: instances in the host's may be older than the database.
 
-    What a function of the host's changes in them is never flushed.
+    What a function of the host's changes in them is never flushed. Listeners hide no rows, as in
+    `Work.run_unheard`.
     """
-    return Session(work.connection, join_transaction_mode="rollback_only", autoflush=False)
+    return unheard(Session(work.connection, join_transaction_mode="rollback_only", autoflush=False))
 
 
 def source_row(keys: Keys[Any], key: Any, text: object, metadata: Metadata | None) -> SourceRow:

@@ -119,7 +119,7 @@ class Comparison:
         usual = func.lower(func.replace(written, "-", ""))
         odd = rows.between(work, rows.all(literal(1)), after, upto).order_by(None)
         odd = odd.where(or_(written != usual, func.length(written) != UUID_DIGITS))
-        return work.run(odd.limit(1)).first() is not None
+        return work.run_unheard(odd.limit(1)).first() is not None
 
     def _page(self, work: Work, after: Any, upto: Any) -> tuple[int, list[Difference]]:
         """Return how many items a page has, and those that differ."""
@@ -134,7 +134,7 @@ class Comparison:
             return self._compared_here(work, prefix, after, upto)
         count = PAGE if upto is not None else rows.count(work, after)
         if row is None:
-            keys = work.run(rows.between(work, rows.all(rows.key), after, upto)).scalars()
+            keys = work.run_unheard(rows.between(work, rows.all(rows.key), after, upto)).scalars()
             return count, [Difference(rows.keys.to_text(key), is_there=False) for key in keys]
         selected = rows.all(rows.key.label("key"), digest.label("digest"), *rows.columns)
         page = rows.between(work, selected, after, upto).order_by(None).subquery()
@@ -146,7 +146,7 @@ class Comparison:
             .where(case((and_(*stored.same, stored.content_hash == hashed), False), else_=True))
             .order_by(key)
         )
-        found = work.run(differing)
+        found = work.run_unheard(differing)
         return count, [Difference(rows.keys.to_text(key), bool(there)) for key, there in found]
 
     def _stored(
@@ -426,7 +426,7 @@ def _orphans(collection: Reference[Any], rows: Rows) -> Iterator[list[str]]:
                 page = select(page.c["item"]).distinct().subquery()
             item = page.c["item"]
             if work.database.compares_rows(work):
-                gone = [*work.run(select(item).where(~rows.is_row(work, item))).scalars()]
+                gone = [*work.run_unheard(select(item).where(~rows.is_row(work, item))).scalars()]
             else:
                 stored = [*work.run(select(item)).scalars()]
                 there = rows.there(work, stored)
@@ -449,7 +449,7 @@ def _may_have_orphans(collection: Reference[Any], rows: Rows) -> bool:
             return True
         is_row = rows.all(literal(1)).where(database.key_as_text(rows.key) == work.item_id)
         orphans = select(func.count()).where(columns.collection_id == work.row.id, ~is_row.exists())
-        return bool(work.run(orphans).scalar_one())
+        return bool(work.run_unheard(orphans).scalar_one())
 
 
 def refuse_empty(collection: Reference[Any]) -> None:

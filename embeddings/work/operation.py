@@ -148,6 +148,14 @@ class Work:
             statement, parameters, bind_arguments={"mapper": self.records.embedding.__mapper__}
         )
 
+    def run_unheard(self, statement: Executable) -> Result[*tuple[Any, ...]]:
+        """Execute a statement about rows of the host's, of which its listeners hide none.
+
+        What a listener to `do_orm_execute` adds, for a tenant or for rows that are deleted softly,
+        is about what is shown, and a row that is hidden is not gone.
+        """
+        return self.connection.execute(statement)
+
     def run_kept(self, statement: Executable, parameters: Mapping[str, Any]) -> CursorResult[Any]:
         """Execute a statement that is the same object each time.
 

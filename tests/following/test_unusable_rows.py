@@ -8,9 +8,16 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import JSON, Engine, delete, insert, select, text, update
+from sqlalchemy import JSON, Engine, delete, event, insert, select, text, update
 from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    ORMExecuteState,
+    Session,
+    mapped_column,
+    with_loader_criteria,
+)
 
 from embeddings import (
     Chunks,
@@ -455,6 +462,32 @@ def test_a_worker_whose_model_takes_nothing(own: Engine, declare: Any):
         worker.join()
     assert [report.embedded for report in reports] == [1]
     assert not any(each.is_parked for each in visits.pending(own).failing)
+
+
+def test_rows_that_a_listener_of_the_hosts_hides(own: Engine, declare: Any):
+    """For a tenant, or where they are deleted softly: they are not gone, and keep their vectors."""
+    visits = declare(own, Visit)
+    change(own, insert(Visit).values([{"id": n, "title": f"visit {n}"} for n in range(1, 5)]))
+
+    def hide(state: ORMExecuteState) -> None:
+        if state.is_select:
+            state.statement = state.statement.options(with_loader_criteria(Visit, Visit.id < 3))
+
+    event.listen(Session, "do_orm_execute", hide)
+    try:
+        assert visits.refresh(own).embedded == 4
+        change(own, update(Visit).values(title=Visit.title + " again"))
+        assert visits.refresh(own).embedded == 4
+        change(own, update(Visit).where(Visit.id == 4).values(title="once more"))
+        with Session(own) as session, session.begin():
+            assert session.scalars(select(Visit.id)).all() == [1, 2]
+            assert visits.refresh(session, keys=[4]).embedded == 1
+        assert visits.sync(own, dry_run=True) == Report(unchanged=4)
+        assert visits.sync(own) == Report(unchanged=4)
+        docs = Collection("selected", own, key=int, model=Model())
+        assert docs.sync(select(Visit.id, Visit.title)).embedded == 4
+    finally:
+        event.remove(Session, "do_orm_execute", hide)
 
 
 def test_another_model_is_not_kept_from_taking_over(own: Engine, declare: Any):
