@@ -486,6 +486,26 @@ def test_a_host_that_does_not_own_the_tables(host: Host):
     works(host.engine)
 
 
+def test_a_revision_that_makes_an_index_goes_up_down_and_up(host: Host):
+    """The empty collection that it makes goes with the index; one with vectors is kept."""
+    index = "op.{}_embedding_index('docs', dimensions=256, model='deterministic')"
+    host.write(
+        "ours",
+        f"embeddings.migrate(op.get_bind())\n{index.format('create')}",
+        f"{index.format('drop')}\nembeddings.downgrade(op.get_bind())",
+    )
+    for _ in range(2):
+        host.upgrade()
+        host.downgrade()
+        assert not host.tables() & OURS
+    host.upgrade()
+    docs = Collection("docs", host.engine, model=DeterministicModel())
+    docs.embed("1", "a hound")
+    with pytest.raises(SchemaError, match=r"2 rows.*drop"):
+        host.downgrade()
+    assert docs.count() == 1
+
+
 def followed_articles(prefix: str | None, *, is_declared: bool = True) -> MetaData:
     """Return a host's metadata with a table that a collection follows; or without both."""
 

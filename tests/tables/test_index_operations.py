@@ -57,6 +57,29 @@ def test_alembic_and_back(database: Engine):
         assert info_of(database) is None
 
 
+@pytest.mark.parametrize("own_database", ["postgresql"], indirect=True)
+def test_which_collection_goes_with_its_index(database: Engine):
+    """One that is empty, if its model is given, unless a host's rows refer to it."""
+
+    def is_left(**arguments: Any) -> bool:
+        with database.begin() as connection:
+            op_of(connection).create_embedding_index(NAME, **ARGUMENTS)
+            op_of(connection).drop_embedding_index(NAME, **ARGUMENTS | arguments)
+            assert info_of(connection) is None  # type: ignore[arg-type]
+        return Collection.exists(database, NAME)
+
+    assert not is_left()
+    assert is_left(model=None)
+    docs = Collection(NAME, database)
+    docs.store_vectors([("a", [1.0, 0.0, 0.0])])
+    assert is_left()
+    docs.delete_items(["a"])
+    with database.begin() as connection:
+        connection.execute(text("CREATE TABLE shelves (id integer REFERENCES collections)"))
+        connection.execute(text("INSERT INTO shelves SELECT id FROM collections"))
+    assert is_left()
+
+
 def test_rolled_back_with_the_revision(database: Engine):
     """It is a part of the transaction."""
     with database.connect() as connection:
@@ -113,7 +136,7 @@ def test_a_part_of_a_partitioned_table(database: Engine):
         by_revision = info_of(connection)  # type: ignore[arg-type]
         where = text("SELECT tablename FROM pg_indexes WHERE indexname LIKE 'idx_embeddings_1_%'")
         part = connection.scalar(where)
-        op_of(connection).drop_embedding_index(NAME, **ARGUMENTS)
+        op_of(connection).drop_embedding_index(NAME, **ARGUMENTS | {"model": None})
         docs = Collection(NAME, connection)
         assert docs.create_index(dimensions=3, m=4, ef_construction=16) == by_revision
         assert connection.scalar(where) == part
