@@ -1255,6 +1255,33 @@ def test_a_second_creator_leaves_how_the_first_one_cuts_texts(
     assert plain.count(chunks=True) == 2 * len(chunks.spans(text))
 
 
+@pytest.mark.parametrize("has_index", [False, True])
+def test_the_first_writer_says_how_texts_are_cut(
+    has_index: bool, host: Engine, session: Session, pool: ThreadPoolExecutor
+):
+    """The second one's other setting is refused, and nothing of it is written."""
+    text = "One sentence of some words. " * 20
+    model = DeterministicModel()
+    Collection("docs", host, model=model).create_index(dimensions=256)
+    if not has_index:
+        Collection("docs", host).drop_index()
+    first, second = (
+        Collection("docs", bind, model=model, chunks=Chunks(size=size))
+        for bind, size in ((session, 100), (host, 200))
+    )
+    first.embed("a", text)
+    future = pool.submit(second.embed, "b", text)
+    wait_for_a_lock(host, future)
+    session.commit()
+    with pytest.raises(ChunksMismatchError, match=r"has Chunks\(size=100\).*given.*size=200"):
+        future.result()
+
+    docs = Collection("docs", host, model=model)
+    assert docs.ids() == ["a"]
+    docs.embed("b", text)
+    assert docs.count(chunks=True) == 2 * len(Chunks(size=100).spans(text))
+
+
 def test_writers_of_a_collection_with_vectors_wait_for_nobody(
     host: Engine, docs: Collection[int], session: Session
 ):
