@@ -52,6 +52,7 @@ from embeddings import (
     InvalidVectorError,
     SchemaError,
 )
+from embeddings.tables.indexing import EmbeddingIndex, drop, make
 from embeddings.testing import DeterministicModel
 
 DRIVERS = ("psycopg", "psycopg2")
@@ -1280,6 +1281,29 @@ def test_the_first_writer_says_how_texts_are_cut(
     assert docs.ids() == ["a"]
     docs.embed("b", text)
     assert docs.count(chunks=True) == 2 * len(Chunks(size=100).spans(text))
+
+
+def test_an_index_is_dropped_beside_the_first_writer(
+    host: Engine, session: Session, pool: ThreadPoolExecutor
+):
+    """Whoever drops it waits, and leaves the collection, which is not empty by then."""
+    given = EmbeddingIndex("docs", 256, model="deterministic")
+    with host.begin() as connection:
+        make(connection, given)
+
+    def dropped() -> None:
+        with host.begin() as connection:
+            drop(connection, given)
+
+    docs = Collection("docs", session, model=DeterministicModel())
+    docs.embed("a", "one")
+    future = pool.submit(dropped)
+    wait_for_a_lock(host, future)
+    session.commit()
+    future.result()
+
+    assert docs.ids() == ["a"]
+    assert docs.index_info() is None
 
 
 def test_writers_of_a_collection_with_vectors_wait_for_nobody(
