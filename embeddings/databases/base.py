@@ -718,7 +718,10 @@ class Database:
         return []
 
     def index_script_down(self, given: EmbeddingIndex, connection: Connection | None) -> list[str]:
-        """Return the SQL that drops an index, if it is there. Arguments as in `index_script`."""
+        """Return the SQL that drops an index, if it is there, and the collection if it is empty.
+
+        That one only if its model is given. Arguments as in `index_script`.
+        """
         return []
 
     def drop_index(self, collection: Reference[Any]) -> bool:

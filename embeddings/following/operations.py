@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from alembic import util
 from alembic.autogenerate import comparators, renderers
 from alembic.operations import MigrateOperation, Operations
-from alembic.operations.ops import AlterColumnOp, ModifyTableOps
+from alembic.operations.ops import AlterColumnOp, DropTableOp, ModifyTableOps
 from sqlalchemy import MetaData
 
 from .. import databases
 from ..tables.alembic import include_object, render_item
+from ..tables.custom import KNOWN
 from ..tables.operations import write
 from ..tables.records import RECORDS
 from . import triggers
@@ -147,8 +148,9 @@ def _compare(context: AutogenContext, upgrade: UpgradeOps, _: object) -> None:
         return
     all_metadata = [metadata] if isinstance(metadata, MetaData) else list(metadata)
     declared = [each for one in all_metadata for each in triggers.declared_on(one)]
-    wanted = _wanted(connection, declared)
-    there = _there(connection, declared, all_metadata)
+    tables = {(table.schema, table.name) for one in all_metadata for table in one.tables.values()}
+    wanted = _wanted(connection, declared, tables)
+    there = _there(connection, declared, all_metadata, tables | _dropped(upgrade))
     rebuilt, retyped = _rebuilt(context, upgrade), _retyped(upgrade)
 
     def is_in_the_way(given: Follow) -> bool:
@@ -173,20 +175,35 @@ def _place(given: Follow) -> Place:
     return given.schema, given.table, given.collection, given.embeddings
 
 
-def _wanted(connection: Connection, declared: list[ModelCollection[Any]]) -> dict[Place, Follow]:
+Name = tuple[str | None, str]
+"""Schema and table."""
+
+
+def _wanted(
+    connection: Connection, declared: list[ModelCollection[Any]], tables: set[Name]
+) -> dict[Place, Follow]:
+    """Return what is declared on those tables: a declaration may outlive its own."""
     wanted = (given for each in declared for given in triggers.follows_of(each, connection.dialect))
-    return {_place(given): given for given in wanted}
+    return {_place(given): given for given in wanted if (given.schema, given.table) in tables}
 
 
 def _there(
-    connection: Connection, declared: list[ModelCollection[Any]], all_metadata: list[MetaData]
+    connection: Connection,
+    declared: list[ModelCollection[Any]],
+    all_metadata: list[MetaData],
+    tables: set[Name],
 ) -> dict[Place, Follow]:
-    """Return what is followed of the tables that are compared."""
-    tables = {(table.schema, table.name) for one in all_metadata for table in one.tables.values()}
+    """Return what is followed of those tables, also where no declaration is left."""
     database = databases.of(connection.dialect)
     records = {RECORDS, *(each.records for each in declared)}
+    records |= {each for each in KNOWN if each.embeddings.metadata in all_metadata}
     found = (given for each in records for given in database.follows(connection, each))
     return {_place(given): given for given in found if (given.schema, given.table) in tables}
+
+
+def _dropped(upgrade: UpgradeOps) -> set[Name]:
+    """Return the tables that are dropped: their triggers' functions would stay on PostgreSQL."""
+    return {(each.schema, each.table_name) for each in upgrade.ops if isinstance(each, DropTableOp)}
 
 
 def _is_as_wanted(connection: Connection, there: Follow, wanted: Follow) -> bool:
@@ -194,7 +211,7 @@ def _is_as_wanted(connection: Connection, there: Follow, wanted: Follow) -> bool
     return there.to_json() == wanted.to_json() and not database.follow_problems(connection, wanted)
 
 
-def _rebuilt(context: AutogenContext, upgrade: UpgradeOps) -> set[tuple[str | None, str]]:
+def _rebuilt(context: AutogenContext, upgrade: UpgradeOps) -> set[Name]:
     """Return the tables that batch mode makes anew, which drops their triggers."""
     batch = bool(context.opts and context.opts.get("render_as_batch"))
     connection = context.connection

@@ -55,7 +55,10 @@ class DropEmbeddingIndexOp(MigrateOperation):
     def drop_embedding_index(
         cls, operations: Operations, collection: str, *, dimensions: int, **options: Any
     ) -> None:
-        """Drop the index that `create_embedding_index` made of the same arguments."""
+        """Drop the index that `create_embedding_index` made of the same arguments.
+
+        With `model`, by which the collection was created, an empty one goes too.
+        """
         operations.invoke(cls(EmbeddingIndex(collection, dimensions, **options)))
 
     def reverse(self) -> CreateEmbeddingIndexOp:

@@ -287,21 +287,24 @@ class Reference(Generic[K]):
 
         Other writers are kept out of an empty collection, whose first vector settles the
         dimensions of all; of others as far as the database needs it. A collection without rows
-        takes another model than it was made with.
+        takes another model than it was made with, and another setting of chunks.
+
+        Raises:
+            ChunksMismatchError: The collection was given another setting, and has rows.
         """
         row = self.find_to_write(work)
-        if row is not None:
-            self.check_chunks(row)
-        else:
+        if row is None:
             self.refuse_if_deleted()
             name = model_id or self.model_id_of(None)
             work.database.insert_collection(work, self.name, name)
             row = self.existing_to_write(work)  # which may be another's by now
+        self.check_chunks(row)
         if row.vector_bytes is None:
             row = work.database.settle_dimensions(work, self)
             row = self._with_model(work, row, model_id or self.model_id_of(row))
             work.row = row
-            if self.chunks is not None and self._takes_chunks(row):
+            # It has the dimensions of its index, or of another writer's rows, by now.
+            if self.chunks is not None and self._differs_in_chunks(row):
                 self._check_is_empty(work, row)
                 work.database.set_chunk_setting(work, self.chunks.setting)
                 row = work.row = row._replace(chunks=self.chunks.setting)

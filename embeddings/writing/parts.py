@@ -39,15 +39,15 @@ def chunks_for(collection: Reference[Any], row: CollectionRow | None) -> Chunks 
 
 
 def check_chunks(work: Work, chunks: Chunks | None) -> None:
-    """Do nothing if the collection's texts are cut as a plan was made for.
+    """Do nothing if the collection's texts are cut as those of a write were.
 
     Raises:
         ChunksMismatchError: They are not.
     """
     if work.row.chunks != (None if chunks is None else chunks.setting):
         raise ChunksMismatchError(
-            f"The texts of collection {work.row.name!r} are cut in another way by now: make the "
-            "plan again"
+            f"The texts of collection {work.row.name!r} are cut in another way by now: give "
+            "them again, in a new plan if they were planned"
         )
 
 

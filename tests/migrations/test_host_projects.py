@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import re
 import sqlite3
 import textwrap
 from contextlib import closing
@@ -33,10 +34,18 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import embeddings
-from embeddings import Collection, Records, SchemaError, configure_sqlite, make_records
+from embeddings import (
+    Collection,
+    ModelCollection,
+    Records,
+    SchemaError,
+    configure_sqlite,
+    make_records,
+)
+from embeddings.following.triggers import declared_on
 from embeddings.tables.migrate import migrations_dir
 from embeddings.tables.records import RECORDS as DOCUMENTED
 from embeddings.testing import DeterministicModel
@@ -475,6 +484,85 @@ def test_a_host_that_does_not_own_the_tables(host: Host):
         host.downgrade(first)
     assert Collection("docs", host.engine).count() == 2
     works(host.engine)
+
+
+def test_a_revision_that_makes_an_index_goes_up_down_and_up(host: Host):
+    """The empty collection that it makes goes with the index; one with vectors is kept."""
+    index = "op.{}_embedding_index('docs', dimensions=256, model='deterministic')"
+    host.write(
+        "ours",
+        f"embeddings.migrate(op.get_bind())\n{index.format('create')}",
+        f"{index.format('drop')}\nembeddings.downgrade(op.get_bind())",
+    )
+    for _ in range(2):
+        host.upgrade()
+        host.downgrade()
+        assert not host.tables() & OURS
+    host.upgrade()
+    docs = Collection("docs", host.engine, model=DeterministicModel())
+    docs.embed("1", "a hound")
+    with pytest.raises(SchemaError, match=r"2 rows.*drop"):
+        host.downgrade()
+    assert docs.count() == 1
+
+
+def followed_articles(prefix: str | None, *, is_declared: bool = True) -> MetaData:
+    """Return a host's metadata with a table that a collection follows; or without both."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    records = DOCUMENTED if prefix is None else make_records(Base, prefix=prefix)
+    Table("others", Base.metadata, Column("id", Integer, primary_key=True))
+    if not is_declared:
+        return Base.metadata
+
+    class Article(Base):
+        __tablename__ = "articles"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        title: Mapped[str]
+
+    ModelCollection(Article, text=[Article.title], name="articles", records=records)
+    return Base.metadata
+
+
+@pytest.mark.parametrize("prefix", [None, "search_"])
+@pytest.mark.parametrize("is_declared", [False, True])
+def test_a_followed_table_is_dropped_and_comes_back(
+    host: Host, is_declared: bool, prefix: str | None
+):
+    """It is followed no more, with nothing left of its triggers; going back, it is followed again.
+
+    So it is where the declaration is left without its table.
+    """
+    host.metadata = before = followed_articles(prefix)
+    with host.engine.begin() as connection:
+        before.create_all(connection)
+        embeddings.migrate(connection)
+        [declared] = declared_on(before)
+        declared.install(connection)
+    host.metadata = after = followed_articles(prefix, is_declared=is_declared)
+    if is_declared:
+        host.check()
+        after.remove(after.tables["articles"])
+
+    path = host.autogenerate()
+
+    written = path.read_text()
+    assert re.findall(r"op\.(\w{2,})", written) == [
+        *("unfollow_rows", "drop_table"),
+        *("create_table", "follow_rows"),
+    ]
+    host.upgrade()
+    host.check()
+    assert "articles" not in host.tables()
+    assert not [name for name in host.triggers() if "follow" in name]
+    if host.engine.dialect.name == "postgresql":
+        left = "SELECT proname FROM pg_proc WHERE proname LIKE 'embeddings_follow%'"
+        with host.engine.connect() as connection:
+            assert connection.scalars(text(left)).all() == []
+    host.downgrade()
+    assert declared.trigger_problems(host.engine) == []
 
 
 def test_a_host_with_its_own_collections_and_a_prefix(host: Host):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, insert, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
-from embeddings import Collection, IndexInfo
+from embeddings import Chunks, ChunksMismatchError, Collection, IndexInfo, ModelCollection
+from embeddings.commands import status
+from embeddings.following.commands import check
+from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,6 +62,29 @@ def test_alembic_and_back(database: Engine):
         assert info_of(database) is None
 
 
+@pytest.mark.parametrize("own_database", ["postgresql"], indirect=True)
+def test_which_collection_goes_with_its_index(database: Engine):
+    """One that is empty, if its model is given, unless a host's rows refer to it."""
+
+    def is_left(**arguments: Any) -> bool:
+        with database.begin() as connection:
+            op_of(connection).create_embedding_index(NAME, **ARGUMENTS)
+            op_of(connection).drop_embedding_index(NAME, **ARGUMENTS | arguments)
+            assert info_of(connection) is None  # type: ignore[arg-type]
+        return Collection.exists(database, NAME)
+
+    assert not is_left()
+    assert is_left(model=None)
+    docs = Collection(NAME, database)
+    docs.store_vectors([("a", [1.0, 0.0, 0.0])])
+    assert is_left()
+    docs.delete_items(["a"])
+    with database.begin() as connection:
+        connection.execute(text("CREATE TABLE shelves (id integer REFERENCES collections)"))
+        connection.execute(text("INSERT INTO shelves SELECT id FROM collections"))
+    assert is_left()
+
+
 def test_rolled_back_with_the_revision(database: Engine):
     """It is a part of the transaction."""
     with database.connect() as connection:
@@ -94,6 +122,53 @@ def test_a_collection_that_is_not_there(database: Engine):
             op_of(connection).create_embedding_index("nothing", dimensions=3)
 
 
+def test_the_first_write_says_how_texts_are_cut(database: Engine):
+    """The collection of a revision has no setting of chunks of its own, whoever fills it.
+
+    That of a declaration is its setting, and is so again when all items are deleted; one with
+    items has a setting, and `check` and `status` say where the declaration's is another.
+    """
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Page(Base):
+        __tablename__ = "op_pages"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        body: Mapped[str]
+
+    def declared(size: int) -> ModelCollection[Page]:
+        chunks = Chunks(size=size)
+        return ModelCollection(Page, text=[Page.body], name=NAME, model=model, chunks=chunks)
+
+    model = DeterministicModel()
+    body = "One sentence of some words. " * 20
+    with database.begin() as connection:
+        Base.metadata.create_all(connection)
+        op_of(connection).create_embedding_index(NAME, **ARGUMENTS | {"dimensions": 256})
+        pages, larger = declared(100), declared(200)
+        pages.install(connection)
+        connection.execute(insert(Page).values(id=1, body=body))
+    assert "has no chunks" not in check(database, [pages])[0]
+
+    plan = larger.collection(database).plan([(2, body)])
+    plan.embed()
+    assert pages.refresh(database).embedded == 1
+    with pytest.raises(ChunksMismatchError, match="given Chunks"):
+        larger.collection(database).apply(plan)
+
+    docs = pages.collection(database)
+    assert docs.count(chunks=True) == len(Chunks(size=100).spans(body))
+    said = r"has Chunks\(size=100\), .* says Chunks\(size=200\)"
+    assert re.search(said, check(database, [larger])[0])
+    assert re.search(said, status(database, declared=[larger]).text)
+    with pytest.raises(ChunksMismatchError, match="delete its items"):
+        larger.collection(database).embed(2, body)
+    docs.delete_items(docs.ids())
+    assert larger.sync(database).embedded == 1
+    assert docs.count(chunks=True) == len(Chunks(size=200).spans(body))
+
+
 @pytest.mark.parametrize("own_database", ["postgresql"], indirect=True)
 def test_a_part_of_a_partitioned_table(database: Engine):
     """The index is made on the part that has the collection's rows."""
@@ -113,7 +188,7 @@ def test_a_part_of_a_partitioned_table(database: Engine):
         by_revision = info_of(connection)  # type: ignore[arg-type]
         where = text("SELECT tablename FROM pg_indexes WHERE indexname LIKE 'idx_embeddings_1_%'")
         part = connection.scalar(where)
-        op_of(connection).drop_embedding_index(NAME, **ARGUMENTS)
+        op_of(connection).drop_embedding_index(NAME, **ARGUMENTS | {"model": None})
         docs = Collection(NAME, connection)
         assert docs.create_index(dimensions=3, m=4, ef_construction=16) == by_revision
         assert connection.scalar(where) == part

@@ -292,15 +292,22 @@ def script(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
 
 
 def script_down(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
-    """Return the SQL that drops an index."""
+    """Return the SQL that drops an index, and an empty collection if its model is given."""
     names = names_of(connection, given.records)
     index = f"{names.inside}{quoted(f'{prefix(given.records)}{{id}}_hnsw')}"
     name = literal(given.collection)
+    # Its first writer waits for the lock, or is waited for. A host's rows may refer to it.
+    of_empty = (
+        f"PERFORM 1 FROM {names.embeddings} WHERE collection_id = of_collection LIMIT 1; "
+        f"IF NOT FOUND THEN BEGIN DELETE FROM {names.collections} WHERE id = of_collection; "
+        "EXCEPTION WHEN foreign_key_violation THEN NULL; END; END IF; "
+    )
     return [
         f"DO {_DO} DECLARE of_collection integer; BEGIN "
-        f"SELECT id INTO of_collection FROM {names.collections} WHERE name = {name}; "
+        f"SELECT id INTO of_collection FROM {names.collections} WHERE name = {name} FOR UPDATE; "
         f"EXECUTE replace({literal(f'DROP INDEX IF EXISTS {index}')}, '{{id}}', "
-        f"CAST(coalesce(of_collection, 0) AS text)); END {_DO}"
+        "CAST(coalesce(of_collection, 0) AS text)); "
+        f"{'' if given.model is None else of_empty}END {_DO}"
     ]
 
 

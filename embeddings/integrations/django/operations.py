@@ -205,7 +205,8 @@ class CreateEmbeddingIndex(_DatabaseChange):
     Args:
         collection: The name of the collection.
         dimensions: Of its vectors.
-        model: The id of its model, by which the collection is created if it is not there.
+        model: The id of its model, by which the collection is created if it is not there; going
+            back takes it along if it is empty.
         m: As `Collection.create_index` takes it.
         ef_construction: Likewise.
         embeddings: The table of embeddings; by default that of the project.

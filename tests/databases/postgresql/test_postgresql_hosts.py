@@ -52,6 +52,7 @@ from embeddings import (
     InvalidVectorError,
     SchemaError,
 )
+from embeddings.tables.indexing import EmbeddingIndex, drop, make
 from embeddings.testing import DeterministicModel
 
 DRIVERS = ("psycopg", "psycopg2")
@@ -1253,6 +1254,56 @@ def test_a_second_creator_leaves_how_the_first_one_cuts_texts(
     plain.embed("b", text)
     assert plain.ids() == ["a", "b"]
     assert plain.count(chunks=True) == 2 * len(chunks.spans(text))
+
+
+@pytest.mark.parametrize("has_index", [False, True])
+def test_the_first_writer_says_how_texts_are_cut(
+    has_index: bool, host: Engine, session: Session, pool: ThreadPoolExecutor
+):
+    """The second one's other setting is refused, and nothing of it is written."""
+    text = "One sentence of some words. " * 20
+    model = DeterministicModel()
+    Collection("docs", host, model=model).create_index(dimensions=256)
+    if not has_index:
+        Collection("docs", host).drop_index()
+    first, second = (
+        Collection("docs", bind, model=model, chunks=Chunks(size=size))
+        for bind, size in ((session, 100), (host, 200))
+    )
+    first.embed("a", text)
+    future = pool.submit(second.embed, "b", text)
+    wait_for_a_lock(host, future)
+    session.commit()
+    with pytest.raises(ChunksMismatchError, match=r"has Chunks\(size=100\).*given.*size=200"):
+        future.result()
+
+    docs = Collection("docs", host, model=model)
+    assert docs.ids() == ["a"]
+    docs.embed("b", text)
+    assert docs.count(chunks=True) == 2 * len(Chunks(size=100).spans(text))
+
+
+def test_an_index_is_dropped_beside_the_first_writer(
+    host: Engine, session: Session, pool: ThreadPoolExecutor
+):
+    """Whoever drops it waits, and leaves the collection, which is not empty by then."""
+    given = EmbeddingIndex("docs", 256, model="deterministic")
+    with host.begin() as connection:
+        make(connection, given)
+
+    def dropped() -> None:
+        with host.begin() as connection:
+            drop(connection, given)
+
+    docs = Collection("docs", session, model=DeterministicModel())
+    docs.embed("a", "one")
+    future = pool.submit(dropped)
+    wait_for_a_lock(host, future)
+    session.commit()
+    future.result()
+
+    assert docs.ids() == ["a"]
+    assert docs.index_info() is None
 
 
 def test_writers_of_a_collection_with_vectors_wait_for_nobody(
