@@ -98,7 +98,9 @@ def test_metadata_are_found_by_the_values_of_fields(alias: str, library: ModuleT
     )
     articles.embed_multi(rows.all())
     collection = articles.collection(alias)
-    assert collection.get(later.pk).metadata_ == {
+    record = collection.get(later.pk)
+    assert record is not None
+    assert record.metadata_ == {
         "written": "2026-01-02T03:04:05.000005+00:00",
         "price": 2.25,
         "external": str(later.external),
