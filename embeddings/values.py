@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from datetime import date
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Any, TypeAlias
+from uuid import UUID
 
 import numpy as np
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 Metadata: TypeAlias = dict[str, Any]
 BYTES = (bytes, bytearray, memoryview)
 PLAIN = (int, str, float, bool, type(None))
+JSON_TYPES = frozenset({*PLAIN, dict, list})
 
 
 def plain(value: object) -> object:
@@ -31,9 +35,36 @@ def plain(value: object) -> object:
 
 
 def as_json(value: object) -> object:
-    """Return what JSON has for a value: dates as ISO strings, NumPy's numbers as Python's."""
-    # A datetime is a date, too.
-    return value.isoformat() if isinstance(value, date) else plain(value)
+    """Return what JSON has for a value; one for which it has nothing is returned as it is.
+
+    Dates and times are ISO strings, datetimes with a zone those of UTC, UUIDs strings, decimals and
+    NumPy's numbers floats and integers. An Enum is its name; where it is a string or a number, too,
+    its value.
+    """
+    if type(value) in JSON_TYPES:
+        return value
+    if isinstance(value, datetime):
+        return _in_utc(value).isoformat()
+    if isinstance(value, date | time):
+        return value.isoformat()
+    if isinstance(value, Enum):
+        return value.value if isinstance(value, str | int | float) else value.name
+    if isinstance(value, UUID):
+        return str(value)
+    return float(value) if isinstance(value, Decimal) else plain(value)
+
+
+def _in_utc(moment: datetime) -> datetime:
+    """Return a moment in UTC, so that the order of its texts is that of time; or without a zone.
+
+    Without microseconds it has none in its text, and "+" is before ".".
+    """
+    if moment.utcoffset() is None:
+        return moment
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:  # it is before the year 1 there, or after 9999
+        return moment
 
 
 _JSON = json.JSONEncoder(allow_nan=False, default=as_json)
@@ -43,7 +74,7 @@ _JSON_DECODER = json.JSONDecoder()
 def dump_metadata(metadata: Mapping[str, Any]) -> str:
     """Return the JSON text under which the metadata is stored.
 
-    Dates and datetimes are stored as ISO strings, NumPy's integers, floats and bools as Python's.
+    `as_json` says as what dates, NumPy's numbers and others are stored.
 
     Raises:
         InvalidItemError: It is not a dict of JSON values with strings as keys, or holds NaN,

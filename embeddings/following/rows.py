@@ -6,15 +6,26 @@ keys, so that the host's primary key serves each statement.
 
 from __future__ import annotations
 
-import datetime as dt
-import enum
-import uuid
 from dataclasses import dataclass
-from decimal import Decimal
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sqlalchemy import JSON, Column, Select, Table, false, func, literal, select
+from sqlalchemy import (
+    JSON,
+    Column,
+    DateTime,
+    Enum,
+    Select,
+    Table,
+    Text,
+    case,
+    cast,
+    false,
+    func,
+    literal,
+    select,
+)
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import SelectBase
@@ -25,13 +36,14 @@ from ..internals import has_limit, unheard
 from ..keys import keys_of
 from ..models.base import batches
 from ..tables.columns import JSONObject
-from ..values import is_storable
+from ..values import JSON_TYPES, as_json, is_storable
 from ..writing.items import item_content, item_metadata, of_item
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, Result, Row
+    from sqlalchemy.orm import QueryableAttribute
 
     from ..keys import Keys
     from ..values import Metadata
@@ -297,7 +309,8 @@ class Rows:
         key, text, *values = tuple(row)
         metadata: Metadata | None = None
         if isinstance(self.metadata, dict):
-            metadata = dict(zip(self.metadata, map(as_json, values), strict=True))
+            named = zip(self.metadata.items(), values, strict=True)
+            metadata = {name: of_column(column, value) for (name, column), value in named}
         elif self.metadata is not None:
             metadata = values[0] or {}
         return source_row(self.keys, key, text, metadata)
@@ -370,15 +383,33 @@ def source_row(keys: Keys[Any], key: Any, text: object, metadata: Metadata | Non
     return SourceRow(content, None if metadata is None else item_metadata(keys, id, metadata))
 
 
-def as_json(value: object) -> object:
-    """Return what a column holds as JSON can hold it."""
-    if isinstance(value, dt.datetime | dt.date | dt.time):
-        return value.isoformat()
-    if isinstance(value, enum.Enum):
-        return value.name
-    if isinstance(value, Decimal):
-        return float(value)
-    return str(value) if isinstance(value, uuid.UUID) else value
+def of_column(column: ColumnElement[Any] | QueryableAttribute[Any], value: object) -> object:
+    """Return what JSON has for what a column holds.
+
+    SQLite keeps no zones: what a column with a zone has there is UTC, as CURRENT_TIMESTAMP is.
+    """
+    if type(value) in JSON_TYPES:
+        return value
+    if isinstance(value, datetime) and value.tzinfo is None:
+        kind = column.type
+        if isinstance(kind, DateTime) and kind.timezone:
+            value = value.replace(tzinfo=UTC)
+    return as_json(value)
+
+
+def in_sql(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the SQL of what JSON has for a column, as far as the database has something else.
+
+    It has the names of an Enum whose members are strings or numbers.
+    """
+    kind = column.type
+    if not isinstance(kind, Enum) or kind.enum_class is None or kind.values_callable is not None:
+        return column
+    members = kind.enum_class.__members__
+    values = {name: as_json(members[name]) for name in kind.enums if name in members}
+    if all(name == value for name, value in values.items()):
+        return column
+    return case(values, value=cast(column, Text))
 
 
 def rows_of(statement: object, collection: Reference[Any]) -> Rows:

@@ -40,7 +40,7 @@ from . import refresh as refreshing
 from . import sync as syncing
 from .columns import BETWEEN, JoinedTexts, attributes_of, checked_condition, key_of, mapper_of
 from .pending import Pending, PendingState
-from .rows import Rows, TextsInPython, as_json, host_column
+from .rows import Rows, TextsInPython, host_column, of_column
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -665,7 +665,7 @@ class ModelCollection(Generic[M]):
         if not self.metadata:
             return None
         named = zip(self.metadata, values, strict=True)
-        return {column.key: as_json(value) for column, value in named}
+        return {column.key: of_column(column, value) for column, value in named}
 
 
 def _check_database(database: object) -> None:

@@ -31,7 +31,7 @@ from .bring import (
     try_none,
     unchanged,
 )
-from .rows import TextsInPython
+from .rows import TextsInPython, in_sql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -175,7 +175,7 @@ class Comparison:
             database.has_length(stored.embedding, work.row.vector_bytes or 0),
         ]
         if isinstance(rows.metadata, dict):
-            named: dict[str, ColumnElement[Any]] = dict(zip(rows.metadata, described, strict=True))
+            named = dict(zip(rows.metadata, map(in_sql, described), strict=True))
             same.append(database.has_metadata(stored.metadata, named))
         elif rows.metadata is not None:
             same.append(database.has_metadata(stored.metadata, described[0]))

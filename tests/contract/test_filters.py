@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import shutil
-from datetime import UTC, date, datetime
+import uuid
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -275,6 +278,60 @@ def test_dates_are_stored_as_iso_strings(docs: Collection[str]):
     docs.embed("a", "text", {"at": moment, "days": [date(2026, 3, 1)]})
     (entry,) = docs.similar("text", where={"at": moment, "days": {"$contains": date(2026, 3, 1)}})
     assert entry.metadata == {"at": "2026-03-01T12:30:00+00:00", "days": ["2026-03-01"]}
+
+
+class Colour(enum.Enum):
+    """What JSON has nothing for."""
+
+    RED = 1
+
+
+class Size(enum.StrEnum):
+    """What JSON has as its value."""
+
+    LARGE = "l"
+
+
+@on_both
+def test_values_are_sought_as_they_are_stored(docs: Collection[str]):
+    """Of whatever type; datetimes with a zone are those of UTC, in the order of time."""
+    vienna = timezone(timedelta(hours=2))
+    metadata = {
+        "moment": datetime(2026, 7, 2, 1, 30, tzinfo=vienna),
+        "naive": datetime(2026, 7, 2, 1, 30),  # noqa: DTZ001  that is what this is about
+        "at": time(3, 4),
+        "owner": uuid.UUID(int=1),
+        "price": Decimal("12.50"),
+        "colour": Colour.RED,
+        "size": Size.LARGE,
+    }
+    docs.embed("a", "text", metadata | {"all": [*metadata.values()]})
+    docs.embed("b", "other", {"last": datetime.max.replace(tzinfo=timezone(-timedelta(hours=5)))})
+    (entry,) = docs.similar("text", where=metadata)
+    stored = {
+        "moment": "2026-07-01T23:30:00+00:00",
+        "naive": "2026-07-02T01:30:00",
+        "at": "03:04:00",
+        "owner": "00000000-0000-0000-0000-000000000001",
+        "price": 12.5,
+        "colour": "RED",
+        "size": "l",
+    }
+    assert entry.metadata == stored | {"all": [*stored.values()]}
+    second = datetime(2026, 7, 1, 23, 30, tzinfo=UTC)
+    for other in (second - timedelta(microseconds=1), second + timedelta(microseconds=1)):
+        operator = "$gt" if other < second else "$lt"
+        assert found_with(docs, {"moment": {operator: other.astimezone(vienna)}}) == ["a"]
+        assert found_with(docs, {"moment": {"$ne": other}, "at": {"$lt": time(3, 4, 1)}}) == ["a"]
+    for name, value in metadata.items():
+        assert found_with(docs, {"all": {"$contains": value}, name: {"$in": [value]}}) == ["a"]
+    record = docs.get("b")
+    assert record is not None
+    assert record.metadata_ == {"last": "9999-12-31T23:59:59.999999-05:00"}
+
+
+def found_with(docs: Collection[str], where: Any) -> list[str]:
+    return [entry.id for entry in docs.similar("text", where=where)]
 
 
 @on_both

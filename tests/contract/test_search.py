@@ -12,6 +12,7 @@ import struct
 import tracemalloc
 import uuid
 import warnings
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -559,7 +560,7 @@ class TestWhereMetadata:
             {"a": {"b": 1}},
             {"a": ("x",)},
             {"a": b"x"},
-            {"a": uuid.UUID(int=1)},
+            {"a": timedelta(1)},
             {"a": literal(1)},
             {1: "a"},
             {None: "a"},

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import enum
 import uuid
+from datetime import UTC, datetime, time, timedelta, timezone
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,13 +15,18 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Column,
+    DateTime,
     Double,
+    Enum,
     Integer,
     MetaData,
+    Numeric,
     String,
     Table,
     Text,
+    Time,
     Uuid,
+    create_engine,
     delete,
     event,
     func,
@@ -25,10 +34,19 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.orm import Session
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Session
 
-from embeddings import Collection, InvalidItemError, InvalidQueryError, Report
+from embeddings import (
+    AsyncCollection,
+    Collection,
+    InvalidItemError,
+    InvalidQueryError,
+    ModelCollection,
+    Report,
+)
 from embeddings.following import sync as module
+from embeddings.following.bring import read_rows
 from embeddings.testing import DeterministicModel
 from tests.reaching import connection_to, on_both
 
@@ -443,3 +461,188 @@ def test_it_asks_by_keys_and_holds_little(own: Engine, monkeypatch: pytest.Monke
     event.remove(own, "after_cursor_execute", after)  # the engine is other tests', too
     assert fetched
     assert not any(fetched)
+
+
+class Colour(enum.Enum):
+    """Whose name is stored."""
+
+    RED = "r"
+    BLUE = "b"
+
+
+class Level(enum.IntEnum):
+    """Whose members are numbers."""
+
+    LOW = 1
+    HIGH = 2
+
+
+class Shape(enum.StrEnum):
+    """Whose members are strings."""
+
+    ROUND = "round one"
+    FLAT = "flat one"
+
+
+KINDS = Table(
+    "sync_kinds",
+    MetaData(),
+    Column("id", Integer, primary_key=True),
+    Column("body", String),
+    Column("moment", DateTime(timezone=True)),
+    Column("local", DateTime),
+    Column("owner", Uuid),
+    Column("price", Numeric(10, 2)),
+    Column("colour", Enum(Colour)),
+    Column("level", Enum(Level)),
+    Column("shape", Enum(Shape)),
+    Column("at", Time),
+)
+OF_KINDS = select(
+    KINDS.c.id, KINDS.c.body, *[column for column in KINDS.c if column.key not in {"id", "body"}]
+)
+
+
+class Base(DeclarativeBase):
+    """The host's."""
+
+
+class Thing(Base):
+    """A row of that table."""
+
+    __table__ = KINDS
+
+
+def body_of(thing: Any) -> str:
+    return str(thing.body)
+
+
+NIGHT = datetime(2026, 7, 1, 23, 30, tzinfo=UTC)
+MOMENTS = [NIGHT, NIGHT + timedelta(microseconds=500_000), NIGHT + timedelta(hours=12), None]
+
+
+@pytest.fixture(params=["engine", "postgresql_engine"])
+def of_kinds(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """An engine on each database, with a table of a host's that has columns of many types."""
+    engine: Engine = request.getfixturevalue(request.param)
+    KINDS.create(engine)
+    with engine.begin() as connection:
+        for number, moment in enumerate(MOMENTS):
+            connection.execute(
+                insert(KINDS).values(
+                    id=number,
+                    body=f"kind {number}",
+                    moment=moment,
+                    local=moment and moment.replace(tzinfo=None),
+                    owner=moment and uuid.UUID(int=number),
+                    price=moment and Decimal(number) / 4,
+                    colour=moment and [*Colour][number % 2],
+                    level=moment and [*Level][number % 2],
+                    shape=moment and [*Shape][number % 2],
+                    at=moment and time(10 + number, 0, 0, number),
+                )
+            )
+    yield engine
+    KINDS.drop(engine)
+
+
+def test_metadata_of_each_type_are_found_by_their_values(of_kinds: Engine):
+    """As what each is stored, on each database; and that is equal to the row the next time."""
+    docs = Collection("docs", of_kinds, model=DeterministicModel(), key=int)
+    docs.sync(OF_KINDS)
+    assert metadata_of(docs, 1) == {
+        "moment": "2026-07-01T23:30:00.500000+00:00",
+        "local": "2026-07-01T23:30:00.500000",
+        "owner": "00000000-0000-0000-0000-000000000001",
+        "price": 0.25,
+        "colour": "BLUE",
+        "level": 2,
+        "shape": "flat one",
+        "at": "11:00:00.000001",
+    }
+    assert {*metadata_of(docs, 3).values()} == {None}
+    things = ModelCollection(
+        Thing,
+        text=body_of,
+        columns=["body"],
+        metadata=[*metadata_of(docs, 1)],
+        name="things",
+        model=DeterministicModel(),
+    )
+    things.sync(of_kinds)
+    for number in range(len(MOMENTS)):
+        assert metadata_of(things.collection(of_kinds), number) == metadata_of(docs, number)
+    vienna = timezone(timedelta(hours=2))
+    wanted: list[tuple[dict[str, Any], list[int]]] = [
+        ({"moment": NIGHT.astimezone(vienna)}, [0]),
+        ({"moment": {"$gt": NIGHT.astimezone(vienna)}}, [1, 2]),
+        ({"moment": {"$gte": NIGHT, "$lt": datetime(2026, 7, 2, tzinfo=UTC)}}, [0, 1]),
+        ({"moment": {"$in": [MOMENTS[2]]}}, [2]),
+        ({"local": {"$gt": NIGHT.replace(tzinfo=None)}}, [1, 2]),
+        ({"owner": uuid.UUID(int=2)}, [2]),
+        ({"price": Decimal("0.25")}, [1]),
+        ({"price": {"$gte": Decimal("0.25")}}, [1, 2]),
+        ({"colour": Colour.RED}, [0, 2]),
+        ({"colour": {"$in": [Colour.BLUE]}}, [1]),
+        ({"level": {"$gte": Level.HIGH}}, [1]),
+        ({"shape": Shape.ROUND}, [0, 2]),
+        ({"at": {"$gt": time(11)}}, [1, 2]),
+    ]
+    for where, ids in wanted:
+        assert sorted(found.id for found in docs.similar("kind", where=where)) == ids, where
+    assert docs.sync(OF_KINDS, dry_run=True) == Report(unchanged=4)
+    with of_kinds.begin() as connection:
+        changed = {"moment": NIGHT + timedelta(hours=1), "level": Level.LOW, "shape": Shape.ROUND}
+        connection.execute(update(KINDS).where(KINDS.c.id == 1).values(changed))
+    assert docs.sync(OF_KINDS, dry_run=True).stale == (1,)
+
+
+@pytest.mark.parametrize("of_kinds", ["postgresql_engine"], indirect=True)
+def test_a_datetime_is_the_same_in_each_time_zone_of_the_session(
+    of_kinds: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever syncs, in whatever zone and by whatever driver, finds unchanged what another wrote.
+
+    PostgreSQL finds that by itself, without the rows.
+    """
+    zones = ["UTC", "Europe/Vienna", "America/New_York"]
+    model, url, read = DeterministicModel(), of_kinds.url, list[Any]()
+    statement = select(
+        *[OF_KINDS.selected_columns[name] for name in ("id", "body", "moment", "level", "shape")]
+    )
+
+    def reading(*asked: Any) -> Any:
+        read.append(asked)
+        return read_rows(*asked)
+
+    monkeypatch.setattr(module, "read_rows", reading)
+
+    async def by_asyncpg(zone: str) -> tuple[Report, Report]:
+        settings = {"server_settings": {"timezone": zone}}
+        engine = create_async_engine(
+            url.set(drivername="postgresql+asyncpg"), connect_args=settings
+        )
+        docs = AsyncCollection("docs", engine, model=model, key=int)
+        done = await docs.sync(statement, dry_run=True), await docs.sync(statement)
+        await engine.dispose()
+        return done
+
+    def by_psycopg(zone: str) -> tuple[Report, Report]:
+        engine = create_engine(url, connect_args={"options": f"-c timezone={zone}"})
+        docs = Collection("docs", engine, model=model, key=int)
+        done = docs.sync(statement, dry_run=True), docs.sync(statement)
+        engine.dispose()
+        return done
+
+    docs = Collection("docs", of_kinds, model=model, key=int)
+    for writer in zones[1:]:
+        docs.delete_items(where={"moment": {"$exists": True}})
+        assert by_psycopg(writer)[1].embedded == 4
+        assert metadata_of(docs, 0)["moment"] == "2026-07-01T23:30:00+00:00"
+        read.clear()
+        for zone in zones:
+            assert by_psycopg(zone) == (Report(unchanged=4), Report(unchanged=4))
+            assert asyncio.run(by_asyncpg(zone)) == (Report(unchanged=4), Report(unchanged=4))
+        assert read == []
+    docs.set_metadata(0, metadata_of(docs, 0) | {"moment": "2026-07-02T01:30:00+02:00"})
+    assert by_psycopg("Europe/Vienna")[0].stale == (0,)

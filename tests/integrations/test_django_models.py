@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from threading import Barrier
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import event, text
 
 from embeddings import InvalidItemError, InvalidQueryError, ModelMismatchError, RefusedError
-from embeddings.integrations.django import session
+from embeddings.integrations.django import ModelCollection, session
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
@@ -85,6 +85,34 @@ def test_an_instance_is_embedded_and_found(alias: str, library: ModuleType):
     assert 0.5 < found.score < 1
     assert library.articles.collection(alias).name == "library.article"
     assert repr(library.articles) == "<ModelCollection 'library.article'>"
+
+
+def test_metadata_are_found_by_the_values_of_fields(alias: str, library: ModuleType):
+    """As in any collection: an instant, whatever its zone, a decimal and a UUID."""
+    rows = library.Article.objects.using(alias)
+    rows.create(title="now", written=WRITTEN)
+    later = rows.create(title="later", written=WRITTEN + timedelta(microseconds=5), price="2.25")
+    fields = ["written", "price", "external"]
+    articles = ModelCollection(
+        library.Article, text="title", metadata=fields, name="described", model=library.model
+    )
+    articles.embed_multi(rows.all())
+    collection = articles.collection(alias)
+    record = collection.get(later.pk)
+    assert record is not None
+    assert record.metadata_ == {
+        "written": "2026-01-02T03:04:05.000005+00:00",
+        "price": 2.25,
+        "external": str(later.external),
+    }
+    moment = WRITTEN.astimezone(timezone(timedelta(hours=2)))
+    for where in (
+        {"written": {"$gt": moment}},
+        {"written": {"$ne": moment}},
+        {"price": {"$gte": Decimal("2.25")}},
+        {"external": later.external},
+    ):
+        assert [entry.id for entry in collection.similar("now", where=where)] == [later.pk], where
 
 
 def test_the_embedding_is_in_the_transaction_of_the_row(alias: str, library: ModuleType):

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BigInteger,
+    DateTime,
     LargeBinary,
     Numeric,
     Text,
+    TypeDecorator,
     Uuid,
     and_,
     case,
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
 
 DIGITS = "0123456789"
 LONG = 19  # digits with which a number may be no BIGINT
+NO_MICROSECONDS = ".000000"
+ISO_IN_UTC = 'YYYY-MM-DD"T"HH24:MI:SS.US"+00:00"'
 MOMENT = "200ms"  # far below deadlock_timeout, which is a second
 
 
@@ -54,8 +58,20 @@ def has_metadata(
         return stored == cast(given, JSONB)
     parts: list[Any] = []
     for name, column in given.items():
-        parts += [literal(name, Text, literal_execute=True), column]
+        parts += [literal(name, Text, literal_execute=True), _in_utc(column)]
     return stored == func.jsonb_build_object(*parts, type_=JSONB)
+
+
+def _in_utc(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return the SQL of a column, and of a TIMESTAMPTZ the text that `values.as_json` has.
+
+    The server's own JSON of it depends on the session's TimeZone.
+    """
+    kind = column.type.impl_instance if isinstance(column.type, TypeDecorator) else column.type
+    if not (isinstance(kind, DateTime) and kind.timezone):
+        return column
+    written = func.to_char(func.timezone("UTC", column), ISO_IN_UTC)
+    return func.replace(written, NO_MICROSECONDS, "", type_=Text)
 
 
 def sought_key(

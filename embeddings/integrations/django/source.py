@@ -28,7 +28,7 @@ from sqlalchemy import BigInteger, Text, Uuid, column
 
 from ...errors import InvalidItemError
 from ...keys import keys_of
-from ...values import checked_content
+from ...values import as_json, checked_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +44,15 @@ TextOf: TypeAlias = "Callable[[M], Content | None]"
 KEY = "embeddings_key"
 BETWEEN = "\n\n"  # the texts of several fields
 AMONG = ", "  # the values that a path to several rows leads to
+
+
+class _Encoder(DjangoJSONEncoder):
+    """Django's, but for what has a form of its own in metadata, by which filters seek it."""
+
+    def default(self, o: object) -> Any:
+        """Return what JSON has for a value."""
+        found = as_json(o)
+        return super().default(o) if found is o else found
 
 
 class Problem(NamedTuple):
@@ -252,7 +261,7 @@ class Source(Generic[M]):
             are_several = _relations(self.model, path)[1]
             value = values if are_several else next(iter(values), None)
             try:
-                found[path] = json.loads(json.dumps(value, cls=DjangoJSONEncoder))
+                found[path] = json.loads(json.dumps(value, cls=_Encoder))
             except TypeError as error:
                 raise InvalidItemError(f"{self._named(instance)}, {path!r}: {error}") from None
         return found
