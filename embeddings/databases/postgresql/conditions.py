@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     CTE,
+    Column,
     ColumnElement,
     Select,
     Subquery,
     bindparam,
     case,
     exists,
+    false,
     func,
     literal_column,
     select,
@@ -84,11 +86,23 @@ class Filters(NamedTuple):
     def all(self, database: Database, id: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
         """Return all of it, as is best where very many rows are looked at.
 
-        All keys are read, and hashed.
+        All keys are read, and hashed; or the rows of few by the index of the column of ids.
         """
         if self.keys is None:
             return self.rows
+        if not isinstance(id, Column):
+            return self.hashed(database, id)
         return (*self.rows, database.is_among(id, self.keys.c[0]))
+
+    def hashed(self, database: Database, id: ColumnElement[str]) -> tuple[ColumnElement[bool], ...]:
+        """Return all of it, as is best where other conditions find the rows.
+
+        The planner may take these for one row, and would compare each with all keys.
+        """
+        if self.keys is None:
+            return self.rows
+        keys = select(database.key_as_text(self.keys.c[0])).scalar_subquery()
+        return (*self.rows, is_hashed(id, func.array(keys)))
 
 
 def filters_of(work: Work, query: Query) -> Filters:
@@ -126,6 +140,15 @@ def _is_chosen(as_key: ColumnElement[Any], keys: Subquery) -> ColumnElement[bool
     if may_be_joined(keys.element):
         return as_key.in_(select(key))
     return case((exists().where(key == as_key), true()))
+
+
+def is_hashed(column: ColumnElement[Any], array: ColumnElement[Any]) -> ColumnElement[bool]:
+    """Return the condition that a value is in an array, which PostgreSQL hashes.
+
+    Of a CASE the planner makes no join, and by an array it expects few values, however many there
+    are: it hashes them whatever it knows about the tables.
+    """
+    return case((column.in_(select(func.unnest(array))), true()), else_=false())
 
 
 def once(statement: Select[Any] | CompoundSelect[Any]) -> CTE:

@@ -104,7 +104,7 @@ def statement(
     filters = filters_of(work, meaning)
     of_collection = is_of(records, work.row.id)
     has_chunks, of = work.row.chunks is not None, nearest.asked(work, dimensions, meaning).search()
-    best_near = nearest.made(of, *sought, filters=filters, by_index=by_index)
+    best_near = nearest.made(of._replace(is_bare=True), *sought, filters=filters, by_index=by_index)
     near = best_near.subquery("nearest").c
     near_cte = once(
         select(
@@ -118,7 +118,7 @@ def statement(
     apart = least_distance(vector, sought, dimensions)
     score: ColumnElement[float] = literal_column("1.0", Float) - apart
     further: ColumnElement[Any] = true() if query.min_score is None else score >= query.min_score
-    conditions = (of_collection, *filters.all(work.database, work.item_id))
+    conditions = (of_collection, *filters.hashed(work.database, work.item_id))
     found: Select[Any]
     if asked.ranking is not None:
         key = work.database.key_as_text(asked.ranking.c[0])

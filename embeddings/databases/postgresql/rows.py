@@ -15,13 +15,10 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
-    case,
     cast,
-    false,
     func,
     literal,
     select,
-    true,
 )
 from sqlalchemy.dialects import postgresql
 
@@ -30,6 +27,7 @@ from ...tables.records import COLUMNS
 from ..base import by_hash, rows_of
 from ..inserts import Insert, insert_of
 from . import further, words
+from .conditions import is_hashed
 from .copy import COPIED_FROM, LOOKED_FOR_FROM, copy
 from .drivers import sender
 from .servers import is_spread, is_there, settle_copy
@@ -80,7 +78,7 @@ def is_one_of(
     is_one = (column == func.any(array)).self_group()
     if not are_many:
         return is_one
-    return and_(is_one, case((column.in_(select(func.unnest(array))), true()), else_=false()))
+    return and_(is_one, is_hashed(column, array))
 
 
 def keep_collection(work: Work, name: str) -> bool:

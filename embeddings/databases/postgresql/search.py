@@ -54,6 +54,7 @@ from .conditions import (
 from .distances import as_sent, least_distance
 from .drivers import vector_writer
 from .index import Sized, distance, has_dimensions
+from .rows import is_one_of
 from .types import PGVector
 
 if TYPE_CHECKING:
@@ -141,6 +142,8 @@ class Search(NamedTuple):
     dimensions: int
     chunks: bool
     numbers: Numbers
+    is_bare: bool = False
+    """Whether of chunks no more is wanted than what they are and how near."""
 
     @property
     def item_id(self) -> ColumnElement[str]:
@@ -508,7 +511,15 @@ def _best_chunks(
     )
     distance = best.c.distance
     score: ColumnElement[float] = literal_column("1.0", Float) - distance
-    statement = with_parts(search, best.c.id, best.c.item, score, is_exact)
+    if search.is_bare:
+        statement = select(
+            best.c.item.label("id"),
+            score.label("score"),
+            is_exact.label("is_exact"),
+            best.c.id.label("chunk_id"),
+        )
+    else:
+        statement = with_parts(search, best.c.id, best.c.item, score, is_exact)
     statement = statement.where(distance.is_not(None)).order_by(distance, best.c.item)
     least = search.numbers.min_score
     return statement if least is None else statement.where(score >= least)
@@ -534,16 +545,19 @@ def with_parts(
         score: Their scores.
         others: Further columns, of `OTHERS`.
     """
-    is_ours = search.is_ours
     row, columns = search.records.embeddings, search.records.embeddings.c
-    part, whole = (parts.parts_of(search.records, is_ours) for _ in range(2))
     first_id = item.concat(literal_column(f"'{chunk_id('', 0)}'"))
+
+    def of_these(ids: ColumnElement[str]) -> ColumnElement[bool]:
+        # The planner may take the collection for one row, and read all of it for each of these.
+        these = func.array(select(ids).scalar_subquery())
+        return and_(search.is_ours, is_one_of(columns.id, these, are_many=True))
+
+    part = parts.parts_of(search.records, of_these(id))
+    whole = parts.parts_of(search.records, of_these(first_id))
     # Found by themselves: Citus joins no rows of several servers to others of the same table.
     first = (
-        select(whole.c.id, whole.c.item_content, whole.c.item_chunks)
-        .where(whole.c.id.in_(select(first_id)))
-        .offset(limit(0))
-        .subquery()
+        select(whole.c.id, whole.c.item_content, whole.c.item_chunks).offset(limit(0)).subquery()
     )
     one: ColumnElement[int] = literal_column("1", Integer)
     content = case(
@@ -565,7 +579,7 @@ def with_parts(
         .join(row, columns.id == id)
         .outerjoin(part, part.c.id == columns.id)
         .outerjoin(first, first.c.id == first_id)
-        .where(is_ours)
+        .where(of_these(id))
     )
 
 

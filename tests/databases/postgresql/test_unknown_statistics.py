@@ -1,0 +1,105 @@
+"""Plans for tables of which PostgreSQL has no statistics: no table is read once for each row."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import URL, Engine, Uuid, create_engine, event, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+
+from embeddings import Chunks, ModelCollection
+from embeddings.testing import DeterministicModel
+from tests.reaching import new_database
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOTES = 300
+ROWS = re.compile(r"rows=(\d+)(?:\.\d+)? loops=(\d+)")
+
+
+class Base(DeclarativeBase):
+    """The host's table."""
+
+
+class Note(Base):
+    """A note of a tenant's."""
+
+    __tablename__ = "unknown_notes"
+    id: Mapped[uuid.UUID] = mapped_column(Uuid, primary_key=True)
+    body: Mapped[str]
+    tenant: Mapped[int]
+
+
+@pytest.fixture
+def engine(server: URL, postgresql_template: str) -> Iterator[Engine]:
+    """An engine on a database of its own, which nobody has analysed."""
+    with new_database(server, template=postgresql_template) as url:
+        engine = create_engine(url)
+        yield filled(engine)
+        engine.dispose()
+
+
+def filled(engine: Engine) -> Engine:
+    Base.metadata.create_all(engine)
+    with Session(engine) as session, session.begin():
+        session.add_all(
+            Note(id=uuid.UUID(int=n + 1), body=body(n), tenant=n % 2) for n in range(NOTES)
+        )
+    return engine
+
+
+def body(n: int) -> str:
+    return "\n\n".join(f"tax report {n} of part {part} in some more words" for part in range(4))
+
+
+def rows_read(engine: Engine, search: Any) -> int:
+    """Return the most rows that a node of the plan of a search yields, over all its loops."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(*args: Any) -> None:
+        if "embedding" in args[2] and "MATERIALIZED" in args[2]:
+            seen.append((args[2], args[3]))
+
+    event.listen(engine, "before_cursor_execute", note)
+    with Session(engine) as session:
+        search(session)
+    event.remove(engine, "before_cursor_execute", note)
+    (statement, parameters) = seen[-1]
+    with engine.connect() as connection:
+        plan = connection.exec_driver_sql(f"EXPLAIN (ANALYZE) {statement}", parameters)
+        lines = [*plan.scalars()]
+    return max(int(rows) * int(loops) for line in lines for rows, loops in ROWS.findall(line))
+
+
+@pytest.mark.parametrize("chunks", [None, Chunks(size=60)], ids=["whole", "chunks"])
+@pytest.mark.parametrize("known", ["nothing", "host", "another collection"])
+def test_each_table_is_read_about_once(engine: Engine, chunks: Chunks | None, known: str):
+    """However few rows the planner expects of a collection or of the host's table."""
+
+    def collection(name: str) -> ModelCollection[Note]:
+        return ModelCollection(
+            Note, text=[Note.body], name=name, model=DeterministicModel(), chunks=chunks
+        )
+
+    notes = collection("notes")
+    if known == "another collection":
+        collection("other").sync(engine)
+    if known != "nothing":
+        with engine.begin() as connection:
+            connection.execute(text(f"ANALYZE {Note.__tablename__}"))
+            if known != "host":
+                connection.execute(text("ANALYZE embeddings"))
+    notes.collection(engine).create_text_index()
+    notes.sync(engine)
+    stored = len(notes.collection(engine))
+    for rows in (None, select(Note).where(Note.tenant == 1)):
+
+        def search(session: Session, rows: Any = rows) -> Any:
+            found = notes.nearest(session, "tax report", rows, number=5, words=True)
+            assert len(found) == 5
+
+        assert rows_read(engine, search) < 20 * max(stored, NOTES), (known, rows)
