@@ -6,7 +6,9 @@ that is gone: what was read is read again in the transaction that writes, once o
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass, replace
+from socket import gaierror
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from .rows import Rows, SourceRow
 
 _GIVEN_BACK = frozenset({BUSY, CHANGED, DELETED})
+UNREACHABLE = frozenset({errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH})
 
 
 def items_at_once(model: SupportsEmbedding, batch_size: int, concurrency: int | None = None) -> int:
@@ -277,7 +280,7 @@ def _concerned(
 ) -> set[str]:
     """Return which items an error is about; none if it is about no single ones."""
     if not isinstance(error, EmbeddingsError):
-        is_of_none = isinstance(error, SQLAlchemyError) or _has_no_answer(error)
+        is_of_none = isinstance(error, SQLAlchemyError) or _reaches_nobody(error)
         return set() if is_of_none else {*group}
     ids = {id for key in error.ids if (id := collection.id_of(key)) in group}
     is_service = isinstance(error, ModelError) and not error.positions
@@ -286,13 +289,11 @@ def _concerned(
     return ids
 
 
-def _has_no_answer(error: Exception) -> bool:
-    """Return whether a model of the host's own has reached no service.
-
-    It is an error of the system's, which names no file, and clients give it no answer.
-    """
-    is_of_system = isinstance(error, OSError) and error.filename is None
-    return is_of_system and getattr(error, "response", None) is None
+def _reaches_nobody(error: Exception) -> bool:
+    """Return whether it is the system's, of a connection: a model of the host's own raises it."""
+    if isinstance(error, ConnectionError | TimeoutError | gaierror):
+        return True
+    return isinstance(error, OSError) and error.errno in UNREACHABLE
 
 
 def halves(ids: list[str]) -> list[list[str]]:

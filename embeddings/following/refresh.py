@@ -290,7 +290,8 @@ def _seconds_after(
 ) -> float | None:
     """Return how long to wait after so many failures in a row; None if it is to be raised."""
     collection = run.collection
-    seconds = min(LONGEST, SHORTEST * 2.0**failures)
+    grown = 2.0 ** min(failures, 20)
+    seconds = min(LONGEST, SHORTEST * grown)
     if was_kept_waiting(collection, error) and failures < MOST_TRIES:
         return seconds
     if not forever:
@@ -302,7 +303,7 @@ def _seconds_after(
         return seconds
     if isinstance(error, ModelError) and error.is_retryable:
         LOG.warning("refresh of %r waits: %s", collection.name, message_of(error))
-        return max(min(LONGEST, POLL * 2.0**failures), error.retry_after or 0)
+        return max(min(LONGEST, POLL * grown), error.retry_after or 0)
     if _is_away(run, error):
         kind = type(of_driver(error)).__name__
         LOG.warning("refresh of %r waits for the database: %s", collection.name, kind)
