@@ -141,7 +141,7 @@ def measure(alias: str, rows: int, dimensions: int, rounds: int) -> None:
         return time.perf_counter() - start
 
     def median(embed: bool) -> float:
-        return statistics.median(save(embed) for _ in range(5))
+        return statistics.median(save(embed) for _ in range(20))
 
     collection.delete()
     if alias == "postgresql":

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import functools
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from ..forks import importing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from ..vectors import Float32
     from .base import SupportsEmbedding
     from .usage import Usage
 
 
-@contextmanager
 def traced(
     model: SupportsEmbedding, count: int, usage: Usage
-) -> Iterator[Callable[[Sequence[Float32]], None]]:
-    """Run the block in a span, which is told the vectors. It holds no content and no message.
+) -> AbstractContextManager[Callable[[Sequence[Float32]], None]]:
+    """Return a block in a span, which is told the vectors. It holds no content and no message.
 
     Source: OpenTelemetry's semantic conventions for generative AI, embeddings.
 
@@ -31,8 +31,21 @@ def traced(
     """
     trace = _trace()
     if trace is None or isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        yield _note_nothing  # nobody has set a provider, so nothing would be recorded
-        return
+        return NOT_TRACED  # nobody has set a provider, so nothing would be recorded
+    return _span(trace, model, count, usage)
+
+
+def _note_nothing(vectors: Sequence[Float32]) -> None:
+    pass
+
+
+NOT_TRACED = nullcontext(_note_nothing)
+
+
+@contextmanager
+def _span(
+    trace: Any, model: SupportsEmbedding, count: int, usage: Usage
+) -> Iterator[Callable[[Sequence[Float32]], None]]:
     name = getattr(model, "api_name", model.model_id)
     provider = getattr(model, "provider", None)
     attributes = {
@@ -62,10 +75,6 @@ def traced(
         finally:
             if usage.tokens:
                 span.set_attribute("gen_ai.usage.input_tokens", usage.tokens)
-
-
-def _note_nothing(vectors: Sequence[Float32]) -> None:
-    pass
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import add
 from typing import Any
 
 CHANGED = "changed since it was planned"
@@ -47,5 +48,4 @@ class Report:
         """Return what both did."""
         if not isinstance(other, Report):
             return NotImplemented
-        mine, others = vars(self), vars(other)
-        return Report(**{name: mine[name] + others[name] for name in mine})
+        return Report(*map(add, vars(self).values(), vars(other).values()))

@@ -36,6 +36,7 @@ from .tables import records
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from typing import Self
 
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -110,16 +111,16 @@ class DjangoTransactions(Sessions):
             return True
         return not self.owns_transactions and takes_turns(self._alias)
 
-    @contextmanager
-    def session(self, *, write: bool) -> Iterator[Session]:
-        """Yield a session on Django's connection; what fails in writing leaves no trace.
+    def session(self, *, write: bool) -> AbstractContextManager[Session]:
+        """Return a block with a session on Django's connection.
 
-        What only reads begins no transaction: with SQLite's `transaction_mode` it would wait for
-        those who write.
+        What fails in writing leaves no trace. What only reads begins no transaction: with SQLite's
+        `transaction_mode` it would wait for those who write.
         """
-        if self._held is not None:
-            yield self._held
-            return
+        return self._anew(write=write) if self._held is None else nullcontext(self._held)
+
+    @contextmanager
+    def _anew(self, *, write: bool) -> Iterator[Session]:
         atomic = transaction.atomic(using=self._alias) if write else nullcontext()
         with atomic, _step(self._alias) as session:
             yield session
@@ -189,17 +190,22 @@ def _session_on(bind: Engine | Connection, alias: str) -> Session:
 def _step(alias: str) -> Iterator[Session]:
     """Yield a session for a step of this library's own.
 
-    It is kept with Django's connection, closed, and with it a connection of SQLAlchemy's: to make
-    them anew takes longer than most statements. Who asks within a step gets another one, and one in
-    which something failed is not kept.
+    It is kept with Django's connection, empty, and with it a connection of SQLAlchemy's, which sees
+    one transaction without an end: to make and to begin them anew takes longer than most
+    statements. Who asks within a step gets another one, and one in which something failed is not
+    kept.
     """
     connections[alias].close_if_health_check_failed()  # as Django does before a statement
     attributes = vars(connections[alias])
     session: Session | None = attributes.pop(KEPT, None)
     if session is None or not _is_current(session):
         session = _session_on(_engine(alias).connect(), alias)
-    with session:
+    try:
         yield session
+    except BaseException:
+        session.close()
+        raise
+    session.expunge_all()
     attributes[KEPT] = session
 
 
