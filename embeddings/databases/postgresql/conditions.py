@@ -104,6 +104,22 @@ class Filters(NamedTuple):
         keys = select(database.key_as_text(self.keys.c[0])).scalar_subquery()
         return (*self.rows, is_hashed(id, func.array(keys)))
 
+    def ways(
+        self, database: Database, is_ours: ColumnElement[bool], id: ColumnElement[str]
+    ) -> list[tuple[ColumnElement[bool], ...]]:
+        """Return the conditions of the SELECTs that together find the rows, each row once.
+
+        Where other conditions find rows, too, and keys may be so few that theirs are found sooner:
+        of two SELECTs one reads nothing then.
+        """
+        if self.keys is None or not isinstance(id, Column):
+            return [(is_ours, *self.hashed(database, id))]
+        among = among_of(database, is_ours, id, self.keys)
+        return [
+            (is_ours, *self.rows, among.is_one_of_few, among.are_few),
+            (is_ours, *self.hashed(database, id), ~among.are_few),
+        ]
+
 
 def filters_of(work: Work, query: Query) -> Filters:
     """Return the conditions of a query."""

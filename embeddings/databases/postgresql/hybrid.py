@@ -118,18 +118,19 @@ def statement(
     apart = least_distance(vector, sought, dimensions)
     score: ColumnElement[float] = literal_column("1.0", Float) - apart
     further: ColumnElement[Any] = true() if query.min_score is None else score >= query.min_score
-    conditions = (of_collection, *filters.hashed(work.database, work.item_id))
     found: Select[Any]
     if asked.ranking is not None:
         key = work.database.key_as_text(asked.ranking.c[0])
         compared = (work.item_id, apart) if has_chunks else (columns.id, columns.id)
+        conditions = (of_collection, *filters.hashed(work.database, work.item_id))
         found = words.ranked_by_host(
             records, conditions, key, asked.ranking, further, most, compared=compared
         )
     else:
         terms = sought_terms(work, query) if asked.weights[1] else []
         number = MAX_LIMIT if has_chunks else most
-        found = words.ranked(records, conditions, terms, further, number) if terms else _none(work)
+        ways = filters.ways(work.database, of_collection, work.item_id)
+        found = words.ranked(records, ways, terms, further, number) if terms else _none(work)
         if has_chunks:
             found = _first_of_items(work, found, most)
     if not asked.weights[1]:

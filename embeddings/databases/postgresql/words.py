@@ -27,6 +27,7 @@ from sqlalchemy import (
     literal_column,
     select,
     text,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 
@@ -270,7 +271,7 @@ def lacks_words() -> ColumnElement[bool]:
 
 def ranked(
     records: Records,
-    conditions: Sequence[ColumnElement[bool]],
+    ways: Sequence[Sequence[ColumnElement[bool]]],
     terms: list[Term],
     further: ColumnElement[Any],
     most: int,
@@ -283,7 +284,7 @@ def ranked(
 
     Args:
         records: The mapped classes.
-        conditions: About rows of embeddings.
+        ways: The conditions about rows of embeddings, of one SELECT or several.
         terms: What is looked for.
         further: The SQL of a condition about rows that were found, which costs more.
         most: How many.
@@ -293,14 +294,13 @@ def ranked(
     wanted = _query(" | ".join(map(_matching, terms)))
     of_this_content = literal_column(WORDS_OF, LargeBinary) == columns.content_hash
     each = [_query(_matching(term)) for term in terms]
-    hits = once(
-        select(
-            columns.id,
-            words.label("words"),
-            func.length(words).label("length"),
-            *(words.op("@@")(term).label(f"has_{at}") for at, term in enumerate(each)),
-        ).where(*conditions, words.op("@@")(wanted), of_this_content, further)
-    )
+    hit = select(
+        columns.id,
+        words.label("words"),
+        func.length(words).label("length"),
+        *(words.op("@@")(term).label(f"has_{at}") for at, term in enumerate(each)),
+    ).where(words.op("@@")(wanted), of_this_content, further)
+    hits = once(union_all(*(hit.where(*conditions) for conditions in ways)))
     counts = once(
         select(
             func.count().label("hits"),
