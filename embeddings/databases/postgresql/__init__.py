@@ -318,7 +318,7 @@ class PostgreSQL(Database):
     def is_one_of(self, id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
         """Return the condition; the ids travel as one parameter, an array."""
         values = list(ids)
-        return rows.is_one_of(id, literal(values, Values()), are_many=len(values) >= rows.MANY)
+        return rows.is_one_of(id, literal(values, Values()), are_many=rows.are_many(values))
 
     def metadata_is(
         self, metadata: ColumnElement[Any], comparison: Comparison
