@@ -923,6 +923,30 @@ def test_a_claim_counts_items(own: Engine, notes: ModelCollection[Note]):
     assert len(other.claim(1, None, ())["1"]) == 6
 
 
+def test_many_are_put_off_at_once(own: Engine, notes: ModelCollection[Note]):
+    """How often they were tried is read by one statement, of each from its latest change."""
+    notes.sync(own)
+    change(own, update(Note).values(title="edited"))
+    worker = Pending(notes.collection(own).reference)
+    noted = worker.claim(8, None, ())
+    worker.put_off(noted, dict.fromkeys(["1", "2"], "one"))
+    change(own, update(Note).where(Note.id == 2).values(title="once more"))
+    change(own, update(PENDING).values(claimed_until=None))
+    noted = worker.claim(8, None, ())
+    assert len(noted) == 8
+    asked: list[str] = []
+
+    def note(*given: Any) -> None:
+        asked.append(given[2])
+
+    event.listen(own, "before_cursor_execute", note)
+    worker.put_off(noted, {id: f"of {id}" for id in noted})
+    event.remove(own, "before_cursor_execute", note)
+    assert len([each for each in asked if each.startswith("SELECT")]) == 1
+    tried = {each.id: (each.attempts, each.error) for each in notes.pending(own).failing}
+    assert tried == {n: (2 if n == 1 else 1, f"of {n}") for n in range(1, 9)}
+
+
 def test_what_another_refresher_begins_to_claim(
     postgresql_engine: Engine, notes: ModelCollection[Note]
 ):
