@@ -34,7 +34,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
 from ..driver_errors import sqlstate
-from ..errors import BindingError, EmbeddingsError, RefusedError
+from ..errors import BindingError, EmbeddingsError, InvalidVectorError, RefusedError
 from ..forks import Lock
 from .base import (
     EmbeddingModel,
@@ -210,7 +210,7 @@ class CachedModel(EmbeddingModel):
         missing: dict[bytes, Content],
         vectors: dict[bytes, Float32],
     ) -> None:
-        """Keep what came before a refusal, and let an error of the model tell of all of the items.
+        """Keep what came beside a refusal, and let an error of the model tell of all of the items.
 
         Args:
             error: What the model raised.
@@ -219,7 +219,7 @@ class CachedModel(EmbeddingModel):
             vectors: What was there.
         """
         order = list(missing)
-        if isinstance(error, RefusedError):
+        if isinstance(error, RefusedError | InvalidVectorError):
             if error.made:
                 made = {order[at]: missing[order[at]] for at in error.made}
                 came = checked_vectors(self.model, list(made), error.made.values())

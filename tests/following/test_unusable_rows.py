@@ -419,6 +419,29 @@ def test_rows_that_fail_together(own: Engine, declare: Any, monkeypatch: pytest.
         visits.sync(own, on_error="skip")
 
 
+def test_rows_without_a_finite_vector(own: Engine, declare: Any):
+    """They are put off, and those beside them are not paid twice."""
+
+    class NaN(DeterministicModel):
+        def embed_batch(self, items: Any) -> Any:
+            made = super().embed_batch(items)
+            return [
+                vector * float("nan") if item == "poison" else vector
+                for item, vector in zip(items, made, strict=True)
+            ]
+
+    model = NaN()
+    visits = declare(own, Visit, model=model)
+    rows = [{"id": n, "title": "poison" if n == 3 else f"visit {n}"} for n in range(1, 9)]
+    change(own, insert(Visit).values(rows))
+    report = visits.refresh(own)
+    assert (report.embedded, report.pending, skipped(report)) == (7, 1, [3])
+    assert (report.requests, len(model.calls)) == (1, 1)
+    [failing] = visits.pending(own).failing
+    assert (failing.attempts, "finite" in failing.error) == (1, True)
+    assert skipped(visits.sync(own, on_error="skip")) == [3]
+
+
 def failing_card(page: Any) -> str:
     """Return the text of a page, if it has a title and a body."""
     return str(page.title.split(":")[1])

@@ -358,6 +358,27 @@ def test_processes_share_it(file: Path):
     connection.close()
 
 
+def test_what_came_beside_what_is_not_finite_is_kept(file: Path):
+    """It was paid for; and the error tells of all items that were given."""
+
+    class Odd(DeterministicModel):
+        def embed_batch(self, items: Any) -> Any:
+            made = super().embed_batch(items)
+            return [
+                vector * float("nan") if "odd" in item else vector
+                for item, vector in zip(items, made, strict=True)
+            ]
+
+    model = Odd()
+    kept = cached(model, file)
+    kept.embed_batch(["a"])
+    with pytest.raises(InvalidVectorError) as raised:
+        kept.embed_batch(["odd", "a", "b"])
+    assert (sorted(raised.value.made), raised.value.positions) == ([1, 2], (0,))
+    kept.embed_batch(["a", "b"])
+    assert model.calls == [["a"], ["odd", "b"]]
+
+
 def test_a_file_that_is_deleted_is_made_anew(file: Path):
     """Also while a process has used it: whoever needs the room need not stop anything."""
     model = DeterministicModel()
