@@ -482,7 +482,8 @@ class ModelCollection(Generic[M]):
             **filters: As in `Collection.similar`, but `among`, which `rows` is.
 
         Raises:
-            InvalidQueryError: The text is empty, or an argument means nothing.
+            InvalidQueryError: The text is empty, or an argument means nothing, as a `where` about
+                metadata that the declaration does not keep.
         """
         return self._nearest(self.collection(database), text, rows, number, pending, filters)
 
