@@ -7,6 +7,8 @@ in the transaction that writes, is what was read the latest; then they are taken
 
 from __future__ import annotations
 
+from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import uuid4
 
@@ -326,9 +328,15 @@ def _may_be_tried(columns: Any) -> tuple[ColumnElement[bool], ...]:
 
 
 def message_of(error: Exception) -> str:
-    """Return what may be shown of an error: of others than our own only the kind."""
+    """Return what may be shown of an error: of others than our own the kind and where it arose."""
     kind = type(error).__name__
-    return f"{kind}: {error}" if isinstance(error, EmbeddingsError) else kind
+    if isinstance(error, EmbeddingsError):
+        return f"{kind}: {error}"
+    frames = [*walk_tb(error.__traceback__)]
+    if not frames:
+        return kind
+    frame, line = frames[-1]
+    return f"{kind} at {Path(frame.f_code.co_filename).name}:{line}"
 
 
 def _all(noted: Mapping[str, frozenset[int]]) -> list[int]:

@@ -236,7 +236,8 @@ def test_a_function_makes_the_text(own: Engine, model: Model, notes: ModelCollec
     assert failed.value.__notes__ == ["It was raised by text= for the row 2"]
     report = loud.refresh(own)
     assert (report.embedded, report.removed, report.pending) == (1, 1, 1)
-    assert report.skipped == ((2, "ZeroDivisionError"),)
+    line = shout.__code__.co_firstlineno + 2
+    assert report.skipped == ((2, f"ZeroDivisionError at test_refresh.py:{line}"),)
     assert "title" not in str(loud.pending(own).failing)
     change(own, update(Note).where(Note.id == 2).values(title="better"))
     assert loud.refresh(own).embedded == 1
@@ -510,8 +511,10 @@ def test_a_model_of_ones_own_that_fails(
     change(own, update(Note).values(body="second"))
     kind = type(error)
     if kind in {FileNotFoundError, AnsweredError} or error.args == ("an image that is cut off",):
-        assert notes.sync(own, on_error="skip").skipped == ((5, kind.__name__),)
-        assert notes.refresh(own).skipped == ((5, kind.__name__),)
+        line = happens.__code__.co_firstlineno + 3
+        told = f"{kind.__name__} at test_refresh.py:{line}"
+        assert notes.sync(own, on_error="skip").skipped == ((5, told),)
+        assert notes.refresh(own).skipped == ((5, told),)
         return
     for call in (notes.refresh, notes.sync):
         with pytest.raises(kind):
