@@ -380,8 +380,9 @@ class Collection(Generic[K]):
                 order, in the caller's thread.
             progress: Called after each batch with the items done and the items in all, which is
                 None for a generator; True draws a bar.
-            on_error: With "skip" items that the model refuses by themselves are left out, and
-                stand in `skipped` of the report with the reason. Any other failure is raised.
+            on_error: With "skip" items that the model refuses by themselves, or has no finite
+                vector for as it has for others, are left out, and stand in `skipped` of the report
+                with the reason. Any other failure is raised.
 
         Raises:
             ValueError: `batch_size` or `concurrency` is not a positive integer, or `on_error`

@@ -144,7 +144,13 @@ class InvalidItemError(EmbeddingsError, ValueError):
 
 
 class InvalidVectorError(EmbeddingsError, ValueError):
-    """A vector that is empty, not one-dimensional, not finite, or of the wrong length."""
+    """A vector that is empty, not one-dimensional, not finite, or of the wrong length.
+
+    Attributes:
+        made: Vectors that are none of this, of the same call of a model, by their position.
+    """
+
+    made: Mapping[int, Any] = MappingProxyType({})
 
 
 class InvalidQueryError(EmbeddingsError, ValueError):

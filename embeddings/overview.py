@@ -14,7 +14,7 @@ from .following import triggers
 from .sessions import bind_for_reading
 from .tables.custom import found
 from .tables.migrate import current_revision, head_revision
-from .tables.ours import check_adoptable, schema_of
+from .tables.ours import check_adoptable, schema_found
 from .tables.pending import pending_table
 from .tables.records import RECORDS
 from .vectors import ITEM_BYTES
@@ -265,7 +265,7 @@ def _followed(
     follows: Sequence[Follow],
 ) -> Iterator[FollowedOverview]:
     connection, table = work.connection, pending_table(work.records)
-    schema = schema_of(connection, table.schema)
+    schema = schema_found(connection, table.name, table.schema)
     pending: dict[str, int] = {}
     is_there = inspect(connection).has_table(table.name, schema)
     if is_there and work.database.may_read(connection, table.name, schema):

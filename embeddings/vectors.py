@@ -43,19 +43,24 @@ def as_vectors(values: Sequence[VectorLike], *, label: str = "") -> list[Float32
         label: What they are called in an error, after their number.
 
     Raises:
-        InvalidVectorError: As `as_vector`; the message and `positions` tell which one it is.
+        InvalidVectorError: As `as_vector`, of the first; `positions` tells which ones are unfit,
+            and `made` has the others.
     """
     matrix = _as_matrix(values)
     if matrix is not None:
         return list(matrix)
-    vectors = []
+    vectors: dict[int, Float32] = {}
+    errors: dict[int, InvalidVectorError] = {}
     for position, row in enumerate(values):
         try:
-            vectors.append(as_vector(row, label=f"vector {position} {label}"))
+            vectors[position] = as_vector(row, label=f"vector {position} {label}")
         except InvalidVectorError as error:
-            error.positions = (position,)
-            raise
-    return vectors
+            errors[position] = error
+    if errors:
+        first = next(iter(errors.values()))
+        first.positions, first.made = tuple(errors), vectors
+        raise first
+    return list(vectors.values())
 
 
 def _as_matrix(values: Sequence[VectorLike]) -> Float32 | None:

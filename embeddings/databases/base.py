@@ -121,6 +121,10 @@ class Database:
         """Return the schema of a table that names none; None if that is the only one there is."""
         return None
 
+    def schema_found(self, connection: Connection, table: str) -> str | None:
+        """Return the schema in which a table that names none is found; if nowhere, the default."""
+        return self.default_schema(connection)
+
     def may_read(self, connection: Connection, table: str, schema: str | None) -> bool:
         """Return whether the connection's role may read a table, or it is not there."""
         return True

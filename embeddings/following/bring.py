@@ -129,8 +129,8 @@ def read_rows(
             if len(group) > 1:
                 groups += halves(group)
                 continue
-            kind = type(error).__name__  # its message may hold a content
-            errors[group[0]] = InvalidItemError(f"item {group[0]!r} cannot be read: {kind}")
+            said = message_of(error)
+            errors[group[0]] = InvalidItemError(f"item {group[0]!r} cannot be read: {said}")
             errors[group[0]].__cause__ = error
     return found
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from sqlalchemy import Select, exists, inspect, select
+from sqlalchemy import ColumnElement, Select, exists, inspect, select
 
 from ..errors import DoesNotExist, InvalidItemError, InvalidQueryError
 from ..internals import has_limit, has_order
+from ..searching.conditions import checked_where
+from ..searching.filters import fields_of
 from ..tables.pending import pending_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sqlalchemy import ColumnElement, Row, Subquery
+    from sqlalchemy import Row, Subquery
 
     from ..collection import Collection
+    from ..searching.conditions import Where
     from ..searching.query import Filters
     from .source import ModelCollection
 
@@ -52,6 +55,7 @@ def nearest(
         statement = statement.where(_is_settled(declared, docs))
     elif pending != "include":
         raise InvalidQueryError(f"pending must be 'include' or 'exclude', not {pending!r}")
+    _check_fields(declared, filters.get("where"))
     if "among" in filters:
         raise InvalidQueryError("among= is not for this search: its SELECT says which rows")
     among = statement.with_only_columns(declared.key, maintain_column_froms=True)
@@ -109,6 +113,26 @@ def _checked(declared: ModelCollection[Any], rows: object) -> Select[Any]:
             "sort what is returned"
         )
     return rows
+
+
+def _check_fields(declared: ModelCollection[Any], where: Where | None) -> None:
+    """Do nothing if all metadata of `where` are those that the declaration keeps.
+
+    Raises:
+        InvalidQueryError: It keeps no such field: the search would find nothing.
+    """
+    if where is None:
+        return
+    names = [column.key for column in declared.metadata]
+    for condition in checked_where(declared.records, where):
+        unknown = set() if isinstance(condition, ColumnElement) else fields_of(condition)
+        if unknown := unknown.difference(names):
+            raise InvalidQueryError(
+                f"where: {min(unknown)!r} is none of the metadata that the declaration of "
+                f"{declared.name!r} names: {', '.join(map(repr, names)) or 'none'}. Put a "
+                "condition on a column into the SELECT. Metadata that you wrote yourself are "
+                "searched by collection(session).similar()"
+            )
 
 
 def _is_settled(declared: ModelCollection[Any], docs: Collection[Any]) -> ColumnElement[bool]:

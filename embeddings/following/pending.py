@@ -7,6 +7,8 @@ in the transaction that writes, is what was read the latest; then they are taken
 
 from __future__ import annotations
 
+from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import uuid4
 
@@ -254,23 +256,28 @@ class Pending:
         if not errors:
             return
         with self._collection.work(write=True) as work:
-            columns = pending_table(work.records).c
+            before = self._attempts(work, [seq for id in errors for seq in noted[id]])
             for id, error in errors.items():
-                seqs = sorted(noted[id])
-                if not seqs:
-                    continue
-                is_noted = columns.seq.in_(seqs)
                 # Of the latest change: those before it were tried with other texts.
-                tried = work.run(select(func.min(columns.attempts)).where(is_noted)).scalar() or 0
+                tried = min((before[seq] for seq in noted[id] if seq in before), default=0)
                 attempts = 1 + max(-tried if all_failed else tried, 0)
                 self._set(
                     work,
-                    seqs,
+                    sorted(noted[id]),
                     attempts=-attempts if all_failed else attempts,
                     claimed_until=now() + PAUSES[min(attempts, len(PAUSES)) - 1],
                     claimed_by=None,
                     error=error[:SHOWN],
                 )
+
+    def _attempts(self, work: Work, seqs: list[int]) -> dict[int, int]:
+        """Return the attempts of pending rows by their numbers; of those that are still there."""
+        columns = pending_table(work.records).c
+        found: dict[int, int] = {}
+        for batch in batches(sorted(seqs), AT_ONCE):
+            rows = select(columns.seq, columns.attempts).where(columns.seq.in_(batch))
+            found |= {seq: attempts for seq, attempts in work.run(rows)}  # noqa: C416  a Row is no pair to mypy
+        return found
 
     def have_failed(self, noted: Mapping[str, frozenset[int]]) -> bool:
         """Return whether one of some items failed before, when others did not."""
@@ -321,9 +328,15 @@ def _may_be_tried(columns: Any) -> tuple[ColumnElement[bool], ...]:
 
 
 def message_of(error: Exception) -> str:
-    """Return what may be shown of an error: of others than our own only the kind."""
+    """Return what may be shown of an error: of others than our own the kind and where it arose."""
     kind = type(error).__name__
-    return f"{kind}: {error}" if isinstance(error, EmbeddingsError) else kind
+    if isinstance(error, EmbeddingsError):
+        return f"{kind}: {error}"
+    frames = [*walk_tb(error.__traceback__)]
+    if not frames:
+        return kind
+    frame, line = frames[-1]
+    return f"{kind} at {Path(frame.f_code.co_filename).name}:{line}"
 
 
 def _all(noted: Mapping[str, frozenset[int]]) -> list[int]:

@@ -275,7 +275,8 @@ class ModelCollection(Generic[M]):
 
         A row that the model refuses, that cannot be read, or whose key can be no id is tried five
         times, with growing pauses, and then no more before it changes. `pending` says which these
-        are.
+        are. If a model raises an exception of its own for each of several rows in a batch, the
+        model may be at fault: they are put off too, but never given up, and it is raised.
 
         On a session it takes place in its transaction, the calls of the model too. With `keys` it
         brings a request's own rows up to date.
@@ -291,11 +292,18 @@ class ModelCollection(Generic[M]):
             progress: Called after each batch with the items done, and those pending at first.
             on_error: With "skip" a row that fails by itself is put off, and its id is in `skipped`;
                 "raise" raises what it failed of. On a session an error is always raised.
-            forever: Do not return, but look every second whether something is pending.
+            forever: Do not return, but look every second whether something is pending. A service or
+                a database that is away, and a model that takes nothing, are waited for, with a
+                warning in the log.
             stop: What ends it after a batch, such as a `threading.Event`.
 
         Raises:
             ModelError: The model's service failed. What was claimed is given back.
+            InvalidQueryError: `keys` is a single key, or goes with an argument that is for all.
+            InvalidItemError: One of `keys` is of another type, or `forever` is on a session.
+            ValueError: A number is not positive, or `on_error` is neither of the two.
+            Exception: What a model of your own raises for all rows of a batch. And of one row, with
+                "raise" or on a session, whatever it failed of.
         """
         if keys is None:
             refreshing.warn_of(self.name, self.trigger_problems(database))
@@ -474,7 +482,8 @@ class ModelCollection(Generic[M]):
             **filters: As in `Collection.similar`, but `among`, which `rows` is.
 
         Raises:
-            InvalidQueryError: The text is empty, or an argument means nothing.
+            InvalidQueryError: The text is empty, or an argument means nothing, as a `where` about
+                metadata that the declaration does not keep.
         """
         return self._nearest(self.collection(database), text, rows, number, pending, filters)
 

@@ -34,8 +34,9 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
 from ..driver_errors import sqlstate
-from ..errors import BindingError, EmbeddingsError, RefusedError
+from ..errors import BindingError, EmbeddingsError, InvalidVectorError, RefusedError
 from ..forks import Lock
+from ..vectors import ITEM_BYTES
 from .base import (
     EmbeddingModel,
     batches,
@@ -54,7 +55,7 @@ from .usage import Usage, count, counted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Delete, Update
 
     from ..vectors import Float32
     from .base import Content, Role, SupportsEmbedding
@@ -63,7 +64,7 @@ MAX_BYTES = 1_000_000_000
 KEYS_AT_ONCE = 500  # in one statement
 ROLLED_BACK = "40"  # SQL's class "transaction rollback"
 DAY = 86_400  # seconds: when a vector was last used is known to the day
-ROW_BYTES = 100  # beside the vector, about
+ROW_BYTES = 100  # beside the vector, about; the rest of `bytes` is the vector's length
 TRIES = 10  # to write beside other processes
 PAUSE = 0.01  # seconds, after the first try
 WAIT = 30  # seconds, for another process that writes to the file
@@ -95,7 +96,8 @@ def cached(
 
     What was paid for is written at once, in a transaction of its own: it survives a rollback, a
     crash, and a collection that is deleted. Processes may share it. Contents are not stored, only
-    their SHA-256.
+    their SHA-256. A row that is damaged counts as not there, and is replaced, with a warning in the
+    log.
 
     Args:
         model: The model that is paid.
@@ -210,7 +212,7 @@ class CachedModel(EmbeddingModel):
         missing: dict[bytes, Content],
         vectors: dict[bytes, Float32],
     ) -> None:
-        """Keep what came before a refusal, and let an error of the model tell of all of the items.
+        """Keep what came beside a refusal, and let an error of the model tell of all of the items.
 
         Args:
             error: What the model raised.
@@ -219,7 +221,7 @@ class CachedModel(EmbeddingModel):
             vectors: What was there.
         """
         order = list(missing)
-        if isinstance(error, RefusedError):
+        if isinstance(error, RefusedError | InvalidVectorError):
             if error.made:
                 made = {order[at]: missing[order[at]] for at in error.made}
                 came = checked_vectors(self.model, list(made), error.made.values())
@@ -324,15 +326,24 @@ class PaidVectors:
         columns, today = TABLE.c, int(time.time())
         found: dict[bytes, Float32] = {}
         stale: list[bytes] = []
+        damaged: list[bytes] = []
         with self._engine.connect() as connection:
             for some in batches(list(dict.fromkeys(keys)), KEYS_AT_ONCE):
-                statement = select(columns.key, columns.vector, columns.used)
-                for key, vector, used in connection.execute(statement.where(columns.key.in_(some))):
-                    found[bytes(key)] = np.frombuffer(vector, "<f4").astype(np.float32)
-                    if used < today - DAY:
-                        stale.append(bytes(key))
-        if stale:
-            self._touch(stale, today)
+                statement = select(columns.key, columns.vector, columns.bytes, columns.used)
+                for row in connection.execute(statement.where(columns.key.in_(some))):
+                    key, vector = bytes(row.key), _stored_vector(row.vector, row.bytes)
+                    if vector is None:
+                        damaged.append(key)
+                        continue
+                    found[key] = vector
+                    if row.used < today - DAY:
+                        stale.append(key)
+        if damaged:
+            log.warning("%d of the paid vectors are damaged, and are paid again", len(damaged))
+            self._change(delete(TABLE), damaged, "Damaged paid vectors were not removed")
+        if stale:  # a day more or less does not matter
+            touch = update(TABLE).values(used=today)
+            self._change(touch, stale, "The use of paid vectors was not noted")
         return found
 
     def keep(self, vectors: dict[bytes, Float32]) -> None:
@@ -382,15 +393,14 @@ class PaidVectors:
         for some in batches(gone, KEYS_AT_ONCE):
             connection.execute(delete(TABLE).where(columns.key.in_(some)))
 
-    def _touch(self, keys: list[bytes], moment: int) -> None:
+    def _change(self, statement: Update | Delete, keys: list[bytes], failed: str) -> None:
+        """Execute a statement for the rows of keys; where that fails say so, and go on."""
         try:
             with self._engine.begin() as connection:
                 for some in batches(sorted(keys), KEYS_AT_ONCE):
-                    connection.execute(
-                        update(TABLE).where(TABLE.c.key.in_(some)).values(used=moment)
-                    )
-        except (DBAPIError, PoolTimeoutError) as error:  # a day more or less does not matter
-            log.debug("The use of paid vectors was not noted: %s", _cause(error))
+                    connection.execute(statement.where(TABLE.c.key.in_(some)))
+        except (DBAPIError, PoolTimeoutError) as error:
+            log.debug("%s: %s", failed, _cause(error))
 
     def _create(self) -> None:
         """Create the table unless it is there: a role that may only use it needs no other right."""
@@ -407,6 +417,19 @@ class PaidVectors:
     def _make(self, made: Table | Index) -> None:
         with self._engine.begin() as connection:
             made.create(connection, checkfirst=True)
+
+
+def _stored_vector(data: bytes, size: int) -> Float32 | None:
+    """Return the vector of a row; None if it is none, or not as long as it was.
+
+    Args:
+        data: Its column `vector`.
+        size: Its column `bytes`.
+    """
+    if not data or len(data) + ROW_BYTES != size or len(data) % ITEM_BYTES:
+        return None
+    vector = np.frombuffer(data, "<f4").astype(np.float32)
+    return vector if np.isfinite(vector).all() else None
 
 
 def _cause(error: DBAPIError | PoolTimeoutError) -> str:

@@ -66,6 +66,13 @@ def checked_filter(given: Mapping[Any, Any], place: str = "where") -> tuple[Cond
     return tuple(_condition(key, value, place) for key, value in given.items())
 
 
+def fields_of(condition: Condition) -> set[str]:
+    """Return the names of the fields that a condition is about, of an object within by its own."""
+    if isinstance(condition, Comparison):
+        return {condition.path[0]}
+    return {name for part in condition.parts for name in fields_of(part)}
+
+
 def _condition(key: object, value: object, place: str) -> Condition:
     if not isinstance(key, str):
         raise InvalidQueryError(f"{place}: metadata has strings as keys, not {key!r}")

@@ -20,7 +20,7 @@ from ..errors import SchemaError
 from ..forks import Lock, importing
 from ..sessions import is_asynchronous
 from ..sessions.own import owned_transaction
-from .ours import VERSION_TABLE, are_complete, schema_of
+from .ours import VERSION_TABLE, are_complete, schema_found, schema_of
 from .records import RECORDS
 
 if TYPE_CHECKING:
@@ -234,12 +234,12 @@ def is_migrated(connection: Connection, revision: str = "head") -> bool:
     For a role that may not read the revision, they are if they have everything.
     """
     wanted = _revisions().get_revisions(revision)
-    return _current(connection) == {script.revision for script in wanted}
+    return _current(connection, schema_of(connection)) == {script.revision for script in wanted}
 
 
 def current_revision(connection: Connection) -> str | None:
-    """Return the revision of the tables; None where `migrate` never ran. Only reads."""
-    return next(iter(_current(connection)), None)
+    """Return the revision of the tables found; None where `migrate` never ran. Only reads."""
+    return next(iter(_current(connection, schema_found(connection, VERSION_TABLE))), None)
 
 
 def head_revision() -> str:
@@ -247,8 +247,7 @@ def head_revision() -> str:
     return str(_revisions().get_current_head())
 
 
-def _current(connection: Connection) -> set[str]:
-    schema = schema_of(connection)
+def _current(connection: Connection, schema: str | None) -> set[str]:
     if not databases.of(connection.dialect).may_read(connection, VERSION_TABLE, schema):
         if are_complete(connection):
             return {head_revision()}
@@ -288,7 +287,7 @@ def _run_alembic(
 
 
 def _shown(connection: Connection) -> str:
-    return current_revision(connection) or "nothing"
+    return next(iter(_current(connection, schema_of(connection))), "nothing")
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def schema_map_of(connection: Connection) -> dict[str | None, str]:
 
 
 def schema_of(connection: Connection, given: str | None = None) -> str | None:
-    """Return the schema in which the connection has a table.
+    """Return the schema in which the connection makes a table.
 
     Args:
         connection: To the database.
@@ -94,6 +94,15 @@ def schema_of(connection: Connection, given: str | None = None) -> str | None:
     """
     schema = schema_map_of(connection).get(given, given)
     return schema or databases.of(connection.dialect).default_schema(connection)
+
+
+def schema_found(connection: Connection, table: str, given: str | None = None) -> str | None:
+    """Return the schema in which the connection finds a table, if not by the first it looks in.
+
+    Arguments and what it returns as of `schema_of`, which it is for a table that is not there.
+    """
+    schema = schema_map_of(connection).get(given, given)
+    return schema or databases.of(connection.dialect).schema_found(connection, table)
 
 
 def check_adoptable(connection: Connection, records: Records = RECORDS) -> None:

@@ -9,7 +9,7 @@ from functools import partial
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypeVar
 
-from ..errors import EmbeddingsError, InvalidItemError, RefusedError
+from ..errors import EmbeddingsError, InvalidItemError, InvalidVectorError, RefusedError
 from ..models.base import BATCH_SIZE, at_most_own, batches, check_positive, checked_vectors
 from ..models.stop import Stop, not_called, stoppable
 from ..models.usage import Usage
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from ..vectors import Float32
 
 OnError: TypeAlias = Literal["raise", "skip"]
+NOT_FINITE = "the model returned no vector of finite numbers"
 
 
 @dataclass
@@ -150,6 +151,13 @@ def _ask(
                 answer.error = error
                 return
             answer.refused |= {answer.asked[at]: reason_of(error) for at in error.positions}
+        except InvalidVectorError as error:
+            # If of several none is fit, it is the model.
+            if not skips or not error.positions or len(error.positions) == len(rest) > 1:
+                answer.error = error
+                return
+            answer.vectors |= {answer.asked[at]: vector for at, vector in error.made.items()}
+            answer.refused |= {answer.asked[at]: NOT_FINITE for at in error.positions}
         except Exception as error:  # noqa: BLE001  it is raised when this call's turn comes
             answer.error = error
             return

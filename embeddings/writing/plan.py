@@ -172,8 +172,9 @@ class Plan(Generic[K]):
                 model goes first.
             concurrency: The most calls of the model at a time; by default what the model says.
             progress: Called with the contents done and the contents in all; True draws a bar.
-            on_error: With "skip" items that the model refuses by themselves leave the plan, and
-                stand in `skipped` of the report.
+            on_error: With "skip" items that the model refuses by themselves, or has no finite
+                vector for as it has for others, leave the plan, and stand in `skipped` of the
+                report.
 
         Raises:
             ModelError: The model failed; its `ids` are those of the items concerned.

@@ -9,7 +9,9 @@ is kept in memory, and those made of them say `PROVISIONAL` until all is done.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -345,12 +347,18 @@ class _Run:
         """Write what was planned; a host's own columns are of one value in each part."""
         pair = self.pair
         names = [column.name for column in beside.own_columns(pair.current.records.embeddings)]
-        alike: dict[str, tuple[tuple[Any, ...], list[Item]]] = {}
+        by_look: defaultdict[str, list[tuple[tuple[Any, ...], list[Item]]]] = defaultdict(list)
         for item in planned.items:
             own = next(iter(sources[item.owner].rows.values())).own
-            # By what they look like: values of JSON and arrays cannot be hashed.
-            alike.setdefault(repr(own), (own, []))[1].append(item)
-        for own, items in alike.values():
+            # By look and by equality: values of JSON cannot be hashed, several may look alike, and
+            # True equals 1.
+            groups = by_look[repr(own)]
+            same = next((items for values, items in groups if values == own), None)
+            if same is None:
+                groups.append((own, [item]))
+            else:
+                same.append(item)
+        for own, items in chain.from_iterable(by_look.values()):
             extra = dict(zip(names, own, strict=True))
             one = replace(planned, items=items, extra=extra)
             written = write(pair.other, one, gate=_StillSo(pair, sources))

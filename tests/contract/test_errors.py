@@ -233,6 +233,28 @@ def test_an_error_about_a_vector_names_the_item(opened: Open):
     assert docs.ids() == ["a", "b"]
 
 
+@on_both
+def test_items_without_a_finite_vector_are_skipped(opened: Open):
+    """Of a call that has others, which are not asked for again; on demand."""
+    model = Vectors()
+    docs = opened(model=model)
+    entries = [("a", "1 0"), ("b", "nan 1"), ("c", "0 1"), ("d", "1 inf")]
+    report = docs.embed_multi(entries, on_error="skip")
+    assert (report.embedded, report.requests, len(model.calls)) == (2, 1, 1)
+    reasons = {id: why for id, why in report.skipped if "no vector of finite numbers" in why}
+    assert (sorted(reasons), docs.ids()) == (["b", "d"], ["a", "c"])
+    plan = docs.plan([("a", "1 0"), ("e", "nan 1"), ("f", "1 1")])
+    report = plan.embed(on_error="skip")
+    assert (report.embedded, report.requests, len(model.calls)) == (1, 1, 2)
+    assert [id for id, _ in report.skipped] == ["e"]
+    docs.apply(plan)
+    assert docs.ids() == ["a", "c", "f"]
+    report = docs.embed_multi([("g", "nan 2"), ("h", "2 2")], batch_size=1, on_error="skip")
+    assert (report.embedded, [id for id, _ in report.skipped]) == (1, ["g"])
+    with pytest.raises(InvalidVectorError, match=r"\[ids 'i', 'j'\]"):
+        docs.embed_multi([("i", "nan 3"), ("j", "nan 4")], on_error="skip")
+
+
 @on_a_session
 def test_what_the_model_itself_refuses_names_the_item(opened: Open):
     """OpenAI's do not embed the empty text, and say so before anything is sent."""

@@ -130,10 +130,10 @@ def test_check_sync_refresh(engine_of_notes: Engine):
     result = run(engine, "refresh")
     assert (result.exit_code, result.stdout) == (
         1,
-        "notes: 1 skipped, 1 pending\n  1 was left: ValueError\n",
+        "notes: 1 skipped, 1 pending\n  1 was left: ValueError at notes_app.py:21\n",
     )
     result = run(engine, "check")
-    assert "1 cannot be embedded (1 attempts): ValueError" in result.stdout
+    assert "1 cannot be embedded (1 attempts): ValueError at notes_app.py:21" in result.stdout
     assert "a content" not in result.output
     notes_app.notes.uninstall(engine)
     execute(engine, "DELETE FROM notes")

@@ -20,7 +20,13 @@ from sqlalchemy.orm import (
     with_loader_criteria,
 )
 
-from embeddings import InvalidItemError, InvalidQueryError, MissingWordsWarning, ModelCollection
+from embeddings import (
+    EmbeddingRecord,
+    InvalidItemError,
+    InvalidQueryError,
+    MissingWordsWarning,
+    ModelCollection,
+)
 from embeddings.testing import DeterministicModel
 from tests.reaching import on_both
 
@@ -238,6 +244,31 @@ def test_what_is_refused(filled: Session):
             call("a hound eats")
     with pytest.raises(TypeError, match="takes an instance of Article, not Author"):
         ARTICLES.related(filled, Author(id=1))  # type: ignore[arg-type]
+
+
+@on_both
+def test_metadata_that_are_not_declared(filled: Session):
+    """A typing mistake would find nothing. What was written otherwise is searched otherwise."""
+    first, model = filled.get_one(Article, 1), ARTICLES.model
+    calls = len(model.calls)  # type: ignore[union-attr]
+    wrong: list[Any] = [
+        {"langg": "en"},
+        {"lang": "en", "langg.part": "en"},
+        {"$or": [{"lang": "en"}, {"$not": {"langg": {"$exists": True}}}]},
+        [EmbeddingRecord.id != "2", {"langg": "en"}],
+    ]
+    for where in wrong:
+        with pytest.raises(InvalidQueryError, match=r"'langg'.*'articles'.*: 'lang'\. "):
+            ARTICLES.nearest(filled, "new", where=where)
+        with pytest.raises(InvalidQueryError, match=r"'langg'.*'articles'.*: 'lang'\. "):
+            ARTICLES.related(filled, first, where=where)
+    bare = ModelCollection(Article, text=[Article.title], name="bare", model=model)
+    with pytest.raises(InvalidQueryError, match=r"'lang'.*'bare'.*: none\. "):
+        bare.nearest(filled, "new", where={"lang": "en"})
+    assert len(model.calls) == calls  # type: ignore[union-attr]
+    docs = ARTICLES.collection(filled)
+    docs.set_metadata(1, {"lang": "en", "langg": "en"})
+    assert [entry.id for entry in docs.similar("a hound eats", where={"langg": "en"})] == [1]
 
 
 def test_on_an_engine(engine: Engine):

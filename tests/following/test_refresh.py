@@ -236,7 +236,8 @@ def test_a_function_makes_the_text(own: Engine, model: Model, notes: ModelCollec
     assert failed.value.__notes__ == ["It was raised by text= for the row 2"]
     report = loud.refresh(own)
     assert (report.embedded, report.removed, report.pending) == (1, 1, 1)
-    assert report.skipped == ((2, "ZeroDivisionError"),)
+    line = shout.__code__.co_firstlineno + 2
+    assert report.skipped == ((2, f"ZeroDivisionError at test_refresh.py:{line}"),)
     assert "title" not in str(loud.pending(own).failing)
     change(own, update(Note).where(Note.id == 2).values(title="better"))
     assert loud.refresh(own).embedded == 1
@@ -510,8 +511,10 @@ def test_a_model_of_ones_own_that_fails(
     change(own, update(Note).values(body="second"))
     kind = type(error)
     if kind in {FileNotFoundError, AnsweredError} or error.args == ("an image that is cut off",):
-        assert notes.sync(own, on_error="skip").skipped == ((5, kind.__name__),)
-        assert notes.refresh(own).skipped == ((5, kind.__name__),)
+        line = happens.__code__.co_firstlineno + 3
+        told = f"{kind.__name__} at test_refresh.py:{line}"
+        assert notes.sync(own, on_error="skip").skipped == ((5, told),)
+        assert notes.refresh(own).skipped == ((5, told),)
         return
     for call in (notes.refresh, notes.sync):
         with pytest.raises(kind):
@@ -921,6 +924,30 @@ def test_a_claim_counts_items(own: Engine, notes: ModelCollection[Note]):
     assert other.claim(2, None, ()) == {}
     refresher.give_back(held)
     assert len(other.claim(1, None, ())["1"]) == 6
+
+
+def test_many_are_put_off_at_once(own: Engine, notes: ModelCollection[Note]):
+    """How often they were tried is read by one statement, of each from its latest change."""
+    notes.sync(own)
+    change(own, update(Note).values(title="edited"))
+    worker = Pending(notes.collection(own).reference)
+    noted = worker.claim(8, None, ())
+    worker.put_off(noted, dict.fromkeys(["1", "2"], "one"))
+    change(own, update(Note).where(Note.id == 2).values(title="once more"))
+    change(own, update(PENDING).values(claimed_until=None))
+    noted = worker.claim(8, None, ())
+    assert len(noted) == 8
+    asked: list[str] = []
+
+    def note(*given: Any) -> None:
+        asked.append(given[2])
+
+    event.listen(own, "before_cursor_execute", note)
+    worker.put_off(noted, {id: f"of {id}" for id in noted})
+    event.remove(own, "before_cursor_execute", note)
+    assert len([each for each in asked if each.startswith("SELECT")]) == 1
+    tried = {each.id: (each.attempts, each.error) for each in notes.pending(own).failing}
+    assert tried == {n: (2 if n == 1 else 1, f"of {n}") for n in range(1, 9)}
 
 
 def test_what_another_refresher_begins_to_claim(

@@ -24,6 +24,7 @@ from sqlalchemy import (
     delete,
     event,
     insert,
+    inspect,
     select,
     text,
     update,
@@ -700,6 +701,31 @@ def test_tables_further_down_the_search_path(postgresql_engine: Engine):
     finally:
         with postgresql_engine.begin() as connection:
             connection.execute(text("DROP SCHEMA noted_first"))
+        Base.metadata.drop_all(postgresql_engine)
+
+
+def test_what_is_told_and_dropped_further_down_the_search_path(postgresql_engine: Engine):
+    """Status reads the tables that the connection finds, and `uninstall` drops what is of these."""
+    Base.metadata.create_all(postgresql_engine)
+    path = {"options": "-c search_path=noted_first,public"}
+    engine = create_engine(postgresql_engine.url, connect_args=path, poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            connection.execute(text("CREATE SCHEMA noted_first"))
+            ARTICLES.install(connection)
+            connection.execute(insert(ARTICLE), article(1))
+            told = overview(connection, [ARTICLES])
+            assert (told.is_current, told.revision) == (True, told.head)
+            assert [(one.pending, one.problems) for one in told.followed] == [(1, ())]
+            embeddings.uninstall(connection)
+            assert PostgreSQL().follows(connection, RECORDS) == []
+            inspector = inspect(connection)
+            assert not inspector.has_table(PENDING.name)
+            assert {each["name"] for each in inspector.get_columns("embeddings")} == {
+                each.name for each in RECORDS.embeddings.columns
+            }
+            connection.execute(insert(ARTICLE), article(2))
+    finally:
         Base.metadata.drop_all(postgresql_engine)
 
 

@@ -126,6 +126,11 @@ def skipped(report: Report) -> list[Any]:
     return sorted((id for id, _ in report.skipped), key=str)
 
 
+def at(function: Any, lines: int) -> str:
+    """Return what is told of where a function raised, so many lines after its first one."""
+    return f"at test_unusable_rows.py:{function.__code__.co_firstlineno + lines}"
+
+
 def is_over(rows: ModelCollection[Any], engine: Engine) -> bool:
     """Return whether nothing is pending, nor differs, nor is left."""
     audit = rows.sync(engine, dry_run=True)
@@ -332,7 +337,8 @@ def test_sync_of_what_the_model_does_not_take(own: Engine, declare: Any):
         visits.sync(own)
     assert raised.value.__notes__ == ["It was raised for the ids 3, 4, 5, 6, 7 and 1 more"]
     report = visits.sync(own, on_error="skip")
-    assert (report.embedded + report.unchanged, report.skipped) == (7, ((3, "ZeroDivisionError"),))
+    told = f"ZeroDivisionError {at(Model.embed_batch, 2)}"
+    assert (report.embedded + report.unchanged, report.skipped) == (7, ((3, told),))
     assert sorted(visits.collection(own).ids()) == [1, 2, 4, 5, 6, 7, 8]
     with pytest.raises(ValueError, match="on_error must be"):
         visits.sync(own, on_error="ignore")
@@ -364,7 +370,7 @@ def test_texts_that_a_splitter_does_not_cut(
     assert (report.embedded, report.pending, skipped(report)) == (1, 2, [2, 5])
     errors = {each.id: each.error for each in visits.pending(own).failing}
     assert "yields no chunk" in errors[2]
-    assert errors[5] == "ZeroDivisionError"
+    assert errors[5] == f"ZeroDivisionError {at(split, 3)}"
     with pytest.raises(InvalidItemError, match="yields no chunk") as raised:
         visits.sync(own, dry_run=True)
     assert raised.value.ids == (2,)
@@ -419,6 +425,29 @@ def test_rows_that_fail_together(own: Engine, declare: Any, monkeypatch: pytest.
         visits.sync(own, on_error="skip")
 
 
+def test_rows_without_a_finite_vector(own: Engine, declare: Any):
+    """They are put off, and those beside them are not paid twice."""
+
+    class NaN(DeterministicModel):
+        def embed_batch(self, items: Any) -> Any:
+            made = super().embed_batch(items)
+            return [
+                vector * float("nan") if item == "poison" else vector
+                for item, vector in zip(items, made, strict=True)
+            ]
+
+    model = NaN()
+    visits = declare(own, Visit, model=model)
+    rows = [{"id": n, "title": "poison" if n == 3 else f"visit {n}"} for n in range(1, 9)]
+    change(own, insert(Visit).values(rows))
+    report = visits.refresh(own)
+    assert (report.embedded, report.pending, skipped(report)) == (7, 1, [3])
+    assert (report.requests, len(model.calls)) == (1, 1)
+    [failing] = visits.pending(own).failing
+    assert (failing.attempts, "finite" in failing.error) == (1, True)
+    assert skipped(visits.sync(own, on_error="skip")) == [3]
+
+
 def failing_card(page: Any) -> str:
     """Return the text of a page, if it has a title and a body."""
     return str(page.title.split(":")[1])
@@ -433,6 +462,18 @@ def test_many_rows_whose_text_cannot_be_made(own: Engine, declare: Any):
     assert (report.embedded, report.pending, len(report.skipped)) == (2, 150, 150)
     assert pages.refresh(own) == Report(pending=150)
     assert len(pages.sync(own, on_error="skip").skipped) == 150
+
+
+def test_where_a_text_could_not_be_made(own: Engine, declare: Any):
+    """By file and line, without what was in it."""
+    pages = declare(own, Page, text=failing_card, columns=[Page.title])
+    change(own, insert(Page).values([{"path": "/a", "title": "secret"}]))
+    told = f"IndexError {at(failing_card, 2)}"
+    assert pages.refresh(own).skipped == (("/a", told),)
+    [failing] = pages.pending(own).failing
+    assert failing.error == told
+    change(own, insert(Page).values([{"path": "/b", "title": "a: b"}]))
+    assert pages.sync(own, on_error="skip").skipped == (("/a", told),)
 
 
 def test_a_worker_whose_model_takes_nothing(own: Engine, declare: Any):

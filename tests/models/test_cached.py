@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sqlite3
+import struct
 import textwrap
 import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from sqlalchemy import create_engine, event, text
 from sqlalchemy.exc import DatabaseError
@@ -356,6 +359,49 @@ def test_processes_share_it(file: Path):
     connection = sqlite3.connect(file)
     assert connection.execute("SELECT count(*) FROM embeddings_paid").fetchone() == (30,)
     connection.close()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"", b"abc", bytes(1024 + 2), bytes(512), struct.pack("<256f", math.nan, *[1.0] * 255)],
+    ids=["empty", "no floats", "cut off", "another length", "NaN"],
+)
+def test_a_damaged_row(file: Path, damaged: bytes, caplog: pytest.LogCaptureFixture):
+    """It counts as not there, and is replaced; that is told once, without contents."""
+    model = DeterministicModel()
+    kept = cached(model, file)
+    right = kept.embed_batch(["one", "two", "three"])
+    with sqlite3.connect(file) as connection:
+        connection.execute("UPDATE embeddings_paid SET vector = ? WHERE rowid < 3", (damaged,))
+    connection.close()
+    again = kept.embed_batch(["one", "two", "three"])
+    assert np.array_equal(again, right)
+    assert len(model.calls) == 2
+    assert np.array_equal(kept.embed_batch(["one", "two", "three"]), right)
+    assert len(model.calls) == 2
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert caplog.messages == ["2 of the paid vectors are damaged, and are paid again"]
+
+
+def test_what_came_beside_what_is_not_finite_is_kept(file: Path):
+    """It was paid for; and the error tells of all items that were given."""
+
+    class Odd(DeterministicModel):
+        def embed_batch(self, items: Any) -> Any:
+            made = super().embed_batch(items)
+            return [
+                vector * float("nan") if "odd" in item else vector
+                for item, vector in zip(items, made, strict=True)
+            ]
+
+    model = Odd()
+    kept = cached(model, file)
+    kept.embed_batch(["a"])
+    with pytest.raises(InvalidVectorError) as raised:
+        kept.embed_batch(["odd", "a", "b"])
+    assert (sorted(raised.value.made), raised.value.positions) == ([1, 2], (0,))
+    kept.embed_batch(["a", "b"])
+    assert model.calls == [["a"], ["odd", "b"]]
 
 
 def test_a_file_that_is_deleted_is_made_anew(file: Path):

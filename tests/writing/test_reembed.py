@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
-from sqlalchemy import JSON, delete, event, insert, literal, select, text, update
+from sqlalchemy import (
+    JSON,
+    Text,
+    TypeDecorator,
+    delete,
+    event,
+    insert,
+    literal,
+    select,
+    text,
+    update,
+)
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -25,7 +36,7 @@ from embeddings import (
 )
 from embeddings.models.registry import substitute_models
 from embeddings.testing import DeterministicModel
-from embeddings.writing import beside
+from embeddings.writing import beside, reembed
 from tests.forked import python
 from tests.reaching import connection_to, in_threads, is_postgresql
 
@@ -442,6 +453,57 @@ def test_columns_of_lists_of_the_hosts_own(db: Any, large: Narrow):
         own = records.embeddings
         with db.connect() as connection:
             assert dict(connection.execute(select(own.c.id, own.c.tags)).all()) == given
+    finally:
+        Base.metadata.drop_all(db)
+
+
+class Owner(NamedTuple):
+    """Is shown without its key."""
+
+    key: str
+
+    def __repr__(self) -> str:
+        return "Owner()"
+
+
+class OwnerType(TypeDecorator[Owner]):
+    """Stores the key."""
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return value.key
+
+    def process_result_value(self, value: Any, dialect: Any) -> Any:
+        return Owner(value)
+
+
+@on_engines
+def test_columns_of_the_hosts_own_that_look_alike(
+    db: Any, large: Narrow, monkeypatch: pytest.MonkeyPatch
+):
+    """Each row keeps its own value from the first, whatever `repr` shows of it."""
+    monkeypatch.setattr(reembed, "MOST_PASSES", 1)
+
+    class Base(DeclarativeBase):
+        pass
+
+    class Owned:
+        owner: Mapped[Owner] = mapped_column(OwnerType)
+
+    records = embeddings.make_records(Base, prefix="alike", embedding_mixin=Owned)
+    Base.metadata.create_all(db)
+    try:
+        docs = Collection("docs", db, model=DeterministicModel(), records=records)
+        given = {"a": Owner("me"), "b": Owner("you"), "c": Owner("me")}
+        for id, owner in given.items():
+            docs.embed(id, f"text {id}", store=True, extra={"owner": owner})
+        assert docs.reembed("large").embedded == 3
+        docs.drop_previous()
+        own = records.embeddings
+        with db.connect() as connection:
+            assert dict(connection.execute(select(own.c.id, own.c.owner)).all()) == given
     finally:
         Base.metadata.drop_all(db)
 

@@ -22,6 +22,7 @@ from sqlalchemy import (
     func,
     literal,
     select,
+    text,
     type_coerce,
 )
 from sqlalchemy.dialects.postgresql import base as dialect
@@ -34,6 +35,7 @@ from ...vectors import ITEM_BYTES, Float32, VectorLike
 from ...writing.items import content_hash as md5
 from ..additions import Addition, AdditionName
 from ..base import Bools, Database, as_matrix
+from ..quoting import quoted
 from ..status import IndexInfo, IndexRequest, Status
 from . import (
     build,
@@ -118,6 +120,12 @@ class PostgreSQL(Database):
     def default_schema(self, connection: Connection) -> str | None:
         """Return the first schema of the search path."""
         return connection.scalar(select(func.current_schema()))
+
+    def schema_found(self, connection: Connection, table: str) -> str | None:
+        """Return the first schema of the search path that has the table."""
+        found = text(f"SELECT {pending.schema_that_has(':table')}")
+        schema: str | None = connection.scalar(found, {"table": quoted(table)})
+        return schema
 
     def may_read(self, connection: Connection, table: str, schema: str | None) -> bool:
         """Return whether the role may, or the table is not there."""
@@ -310,7 +318,7 @@ class PostgreSQL(Database):
     def is_one_of(self, id: ColumnElement[str], ids: Iterable[str]) -> ColumnElement[bool]:
         """Return the condition; the ids travel as one parameter, an array."""
         values = list(ids)
-        return rows.is_one_of(id, literal(values, Values()), are_many=len(values) >= rows.MANY)
+        return rows.is_one_of(id, literal(values, Values()), are_many=rows.are_many(values))
 
     def metadata_is(
         self, metadata: ColumnElement[Any], comparison: Comparison

@@ -79,7 +79,7 @@ def script_down(records: Records, schema: str | None = None) -> list[str]:
 
 def uninstall(connection: Connection, records: Records) -> None:
     """Drop the columns, if they are there."""
-    pending.carry_out(connection, records, script_down)
+    pending.carry_out(connection, records, script_down, removes=True)
 
 
 def setting_of(records: Records) -> ColumnElement[str | None]:

@@ -13,10 +13,10 @@ from sqlalchemy.engine.mock import MockConnection
 
 from ...errors import SchemaError
 from ...following.literals import FOLLOWS
-from ...tables.ours import schema_of
+from ...tables.ours import schema_found, schema_of
 from ...tables.pending import REMOVED, pending_name
 from ..quoting import quoted
-from .names import Names, names_of
+from .names import Names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,9 +34,7 @@ SCHEMA = "{the schema of the embeddings}"
 
 def schema_of_pending(connection: Connection, records: Records) -> str:
     """Return the schema of the table that the connection finds, anywhere on its search path."""
-    names = names_of(connection, records)
-    found = text(f"SELECT {schema_that_has(':table')}")
-    return names.schema or str(connection.scalar(found, {"table": names.pending}))
+    return str(schema_found(connection, pending_name(records), records.embeddings.schema))
 
 
 def schema_that_has(table: str) -> str:
@@ -51,10 +49,6 @@ def schema_that_has(table: str) -> str:
     )
 
 
-def _schema_to_create_in(connection: Connection, records: Records) -> str | None:
-    return names_of(connection, records).schema or schema_of(connection)
-
-
 def run(connection: Connection, statements: list[str]) -> None:
     """Execute statements as they are: no percent sign or colon in them is a parameter."""
     for statement in statements:
@@ -62,14 +56,30 @@ def run(connection: Connection, statements: list[str]) -> None:
 
 
 def carry_out(
-    connection: Connection, records: Records, script: Callable[[Records, str | None], list[str]]
+    connection: Connection,
+    records: Records,
+    script: Callable[[Records, str | None], list[str]],
+    *,
+    removes: bool = False,
 ) -> None:
-    """Execute a script for the schema of the tables; where there is no database, print it."""
+    """Execute a script for the schema of the tables; where there is no database, print it.
+
+    Args:
+        connection: To the database.
+        records: The mapped classes.
+        script: What makes the statements.
+        removes: Whether the tables are those that the connection finds, and not where it makes new
+            ones.
+    """
     if isinstance(connection, MockConnection):
         for statement in script(records, records.embeddings.schema):
             connection.execute(text(statement.replace(":", "\\:")))
         return
-    run(connection, script(records, _schema_to_create_in(connection, records)))
+    if removes:
+        schema: str | None = schema_of_pending(connection, records)
+    else:
+        schema = schema_of(connection, records.embeddings.schema)
+    run(connection, script(records, schema))
 
 
 def in_schema(statement: str, schema: str | None, otherwise: str = "current_schema()") -> str:
@@ -197,12 +207,11 @@ def uninstall(connection: Connection, records: Records) -> None:
     if not isinstance(connection, MockConnection):
         functions = functions_of_hosts(connection, records)
         run(connection, [f"DROP FUNCTION {function} CASCADE" for function in functions])
-    carry_out(connection, records, script_down)
+    carry_out(connection, records, script_down, removes=True)
 
 
 def functions_of_hosts(connection: Connection, records: Records) -> list[str]:
     """Return the functions that append to the table, as SQL."""
-    schema = _schema_to_create_in(connection, records) or ""
     found = connection.execute(
         text(
             "SELECT CAST(p.oid AS regprocedure) FROM pg_catalog.pg_proc p "
@@ -211,7 +220,7 @@ def functions_of_hosts(connection: Connection, records: Records) -> list[str]:
             "AND position(:table IN p.prosrc) > 0"
         ),
         {
-            "schema": schema,
+            "schema": schema_of_pending(connection, records),
             "follows": FOLLOWS,
             "table": f'."{pending_name(records)}"',
         },

@@ -34,7 +34,7 @@ from .servers import is_spread, is_there, settle_copy
 from .types import PGVector, Values, as_jsonb
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence, Sized
 
     from sqlalchemy import ColumnElement, Dialect, Select
     from sqlalchemy.types import TypeEngine
@@ -59,6 +59,11 @@ _TYPES: dict[str, TypeEngine[Any]] = {
 }
 
 
+def are_many(values: Sized) -> bool:
+    """Return whether it pays to hash so many values."""
+    return len(values) >= MANY
+
+
 def is_one_of(
     column: ColumnElement[Any], values: ColumnElement[Any], *, are_many: bool = False
 ) -> ColumnElement[bool]:
@@ -71,7 +76,7 @@ def is_one_of(
     Args:
         column: The id or the hash.
         values: An array, or what becomes one.
-        are_many: Whether there may be as many as `MANY`.
+        are_many: Whether there may be: see `are_many`.
     """
     array = cast(values, ARRAY(LargeBinary if isinstance(column.type, LargeBinary) else Text))
     # In a group: SQLAlchemy 2.0 negates it to `id != ANY(ids)` else, which is another condition.
@@ -115,8 +120,8 @@ def lock_collection(work: Work) -> None:
 def stored_rows(work: Work, ids: list[str]) -> Iterable[Any]:
     """Return the rows of `Database.stored_rows`."""
     parameters = {"collection_id": work.row.id, "ids": ids}
-    are_many = len(ids) >= MANY
-    return work.run(_rows_of_ids(work.database, work.records, are_many=are_many), parameters)
+    statement = _rows_of_ids(work.database, work.records, are_many=are_many(ids))
+    return work.run(statement, parameters)
 
 
 @functools.cache
@@ -135,7 +140,7 @@ def same_content(work: Work, hashes: list[bytes]) -> Iterable[Any]:
     }
     has_citus = is_there(work.connection)
     statement = _by_hashes(
-        work.database, work.records, is_routed=has_citus, are_many=len(hashes) >= MANY
+        work.database, work.records, is_routed=has_citus, are_many=are_many(hashes)
     )
     return work.run(statement, parameters)
 
@@ -201,7 +206,7 @@ def _are_new(work: Work, rows: Sequence[dict[str, Any]], there: Collection[str] 
     ids = [row["id"] for row in rows]
     stored = select(columns.id).where(
         columns.collection_id == work.row.id,
-        is_one_of(columns.id, literal(ids, Values()), are_many=True),
+        work.database.is_one_of(columns.id, ids),
     )
     return work.run(stored.limit(1)).first() is None
 

@@ -122,7 +122,7 @@ def script_down(records: Records, schema: str | None = None) -> list[str]:
 
 def uninstall(connection: Connection, records: Records) -> None:
     """Drop the columns and the index, if they are there."""
-    carry_out(connection, records, script_down)
+    carry_out(connection, records, script_down, removes=True)
 
 
 def language_of(records: Records) -> ColumnElement[str | None]:

@@ -545,20 +545,31 @@ class ModelCollection(Generic[M]):
         Outside `atomic()` any number of processes may do so at once, and no transaction is open
         while the model runs. Within it, `keys=[article.pk]` brings a request's own rows up to date.
 
+        If a model raises an exception of its own for each of several rows in a batch, the model may
+        be at fault: they are tried again later, never given up, and it is raised.
+
         Args:
             using: The alias of the database.
             concurrency: The most calls of the model at a time; by default what the model says.
             batch_size: The most values in one call of the model.
             limit: The most items.
-            keys: Only the rows of these primary keys, whether they are pending or not.
+            keys: Only the rows of these primary keys, whether they are pending or not; without
+                `limit`, `progress`, `forever` and `stop`.
             progress: Called after each batch with the items done, and those pending at first.
             on_error: With "skip" a row that fails by itself is tried again later, a few times;
-                "raise" raises what it failed of.
-            forever: Do not return, but look every second whether something is pending.
+                "raise" raises what it failed of. Within `atomic()` an error is always raised.
+            forever: Do not return, but look every second whether something is pending. A service or
+                a database that is away, and a model that takes nothing, are waited for, with a
+                warning in the log.
             stop: What ends it after a batch, such as a `threading.Event`.
 
         Raises:
             ModelError: The model's service failed. What was claimed is given back.
+            InvalidQueryError: `keys` is a single key, or goes with an argument that is for all.
+            InvalidItemError: One of `keys` is of another type, or `forever` is within `atomic()`.
+            ValueError: A number is not positive, or `on_error` is neither of the two.
+            Exception: What an embedding model of your own raises for all rows of a batch. And of
+                one row, with "raise" or within `atomic()`, whatever it failed of.
         """
         alias = using or router.db_for_write(self.source.model)
         if keys is None:
