@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Executable, and_, event, inspect, select, true, update
 from sqlalchemy.engine import IteratorResult
@@ -19,6 +19,7 @@ from ..internals import as_driver_has, execute_compiled, has_listeners
 from ..keys import AFTER_MARK, CHUNK_MARK
 from ..sessions.runtime import BLOCKING
 from ..tables.ours import schema_map_of
+from .looking import row_with_item
 from .row import any_vector_bytes, row_by_name, row_of, touching
 
 if TYPE_CHECKING:
@@ -33,19 +34,10 @@ if TYPE_CHECKING:
     from ..sessions.runtime import Runtime
     from ..tables.records import Records
     from ..writing.items import Item
+    from .looking import Looked
     from .row import CollectionRow
 
 ANY_BIND = nullcontext()
-
-
-class Looked(NamedTuple):
-    """What was read of an item, together with the collection's row."""
-
-    collection_id: int
-    rows: list[Any]
-    """What `Database.stored_rows` returns for its id."""
-    has_content: bool
-    """Whether some row has a hash of its content: else `Database.same_content` returns none."""
 
 
 class Work:
@@ -64,9 +56,8 @@ class Work:
         extra: Values of a host's own columns of embeddings, for rows that are new.
         texts: Of the items that are being written, by their ids, with their hashes.
         parts: What is kept of chunks whose rows are being written, by their ids.
-        item: What is looked for, in an operation on one item. A database may read with the
-            collection's row what it has of the item, and notes that here.
-        looked: That.
+        item: What is looked for, in an operation on one item.
+        looked: What was read of it with the collection's row.
     """
 
     def __init__(
@@ -213,8 +204,11 @@ class Work:
 
         Args:
             name: The collection's name.
-            with_vector_bytes: Read those, too, which are in the other table.
+            with_vector_bytes: Read those, too, which are in the other table; and with them what is
+                there of `item`.
         """
+        if self.item and with_vector_bytes:
+            return row_with_item(self, name, self.item)
         statement = row_by_name(self.database, self.records, with_vector_bytes=with_vector_bytes)
         row = self.run_kept(statement, {"name": name}).first()
         return None if row is None else row_of(row)

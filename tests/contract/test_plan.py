@@ -524,20 +524,30 @@ def test_two_writers_of_a_new_row_at_once(postgresql_engine: Engine, model: Dete
     assert record.metadata_ == {"n": 1}
 
 
-def test_a_row_that_is_being_deleted(postgresql_engine: Engine, model: DeterministicModel):
-    """A transaction that is about to delete it is waited for; the row is not brought back."""
+@pytest.mark.parametrize("planned", ["ab", "b"])
+@pytest.mark.parametrize("why", [DELETED, CHANGED])
+def test_a_row_that_is_being_changed(
+    planned: str, why: str, postgresql_engine: Engine, model: DeterministicModel
+):
+    """A transaction that is about to change or delete it is waited for, and has the last word."""
     docs = Collection("docs", postgresql_engine, model=model)
-    docs.embed_multi([("a", "one hound"), ("b", "two cats")])
-    plan = docs.plan([("a", "changed"), ("b", "changed")])
+    docs.embed_multi([("a", "one hound"), ("b", "two cats")], store=True)
+    plan = docs.plan([(id, "changed") for id in planned])
     plan.embed()
     with Session(postgresql_engine) as session, ThreadPoolExecutor(1) as pool:
-        Collection("docs", session, model=model).delete_items(["b"])
+        other = Collection("docs", session, model=model)
+        if why == DELETED:
+            other.delete_items(["b"])
+        else:
+            other.embed("b", "by another", store=True)
         waiting = pool.submit(docs.apply, plan)
         until_somebody_waits(postgresql_engine)
         session.commit()
         report = waiting.result()
 
-    assert (report.skipped, docs.ids()) == ((("b", DELETED),), ["a"])
+    record = docs.get("b")
+    assert report.skipped == (("b", why),)
+    assert (record and record.content) == (None if why == DELETED else "by another")
 
 
 def until_somebody_waits(engine: Engine) -> None:

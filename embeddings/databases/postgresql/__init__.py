@@ -283,7 +283,9 @@ class PostgreSQL(Database):
         rows.lock_collection(work)
 
     def row_named(self, work: Work, name: str) -> CollectionRow | None:
-        """Read it in two statements: the tables may be on different servers."""
+        """Read all at once, but where the tables may be on different servers."""
+        if not servers.is_there(work.connection):
+            return super().row_named(work, name)
         row = work.read_row(name, with_vector_bytes=False)
         # Without a row it is asked all the same, which fails if the other table is not ours.
         vector_bytes = work.vector_bytes_of(0 if row is None else row.id)

@@ -24,6 +24,7 @@ from sqlalchemy.dialects import postgresql
 
 from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
+from ...work.looking import known_rows, unknown_hashes
 from ..base import by_hash, rows_of
 from ..inserts import Insert, insert_of
 from . import further, words
@@ -88,7 +89,7 @@ def is_one_of(
 
 def keep_collection(work: Work, name: str) -> bool:
     """Keep a collection from being deleted, and nobody else from writing: `lock_to_write`."""
-    return work.run(_keep(work.records), {"name": name}).first() is not None
+    return work.run_kept(_keep(work.records), {"name": name}).first() is not None
 
 
 @functools.cache
@@ -119,6 +120,8 @@ def lock_collection(work: Work) -> None:
 
 def stored_rows(work: Work, ids: list[str]) -> Iterable[Any]:
     """Return the rows of `Database.stored_rows`."""
+    if (known := known_rows(work, ids)) is not None:
+        return known
     parameters = {"collection_id": work.row.id, "ids": ids}
     statement = _rows_of_ids(work.database, work.records, are_many=are_many(ids))
     return work.run(statement, parameters)
@@ -133,6 +136,9 @@ def _rows_of_ids(database: Database, records: Records, *, are_many: bool) -> Sel
 
 def same_content(work: Work, hashes: list[bytes]) -> Iterable[Any]:
     """Return the rows of `Database.same_content`."""
+    hashes = unknown_hashes(work, hashes)
+    if not hashes:
+        return ()
     parameters = {
         "collection_id": work.row.id,
         "vector_bytes": work.row.vector_bytes,

@@ -227,10 +227,6 @@ class SQLite(Database):
         """Return True: the log tells what has become of the collection."""
         return True
 
-    def row_named(self, work: Work, name: str) -> CollectionRow | None:
-        """Read it, together with that of the item where there is one."""
-        return rows.row_with_item(work, name, work.item) if work.item else work.read_row(name)
-
     # Rows
 
     def vector_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -28,9 +28,8 @@ from sqlalchemy.dialects import sqlite
 from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ...vectors import as_stored
-from ...work.operation import Looked
-from ...work.row import ROW_COLUMNS, row_by_name, row_of
-from ..base import by_hash, rows_of, stored_columns
+from ...work.looking import known_rows, unknown_hashes
+from ..base import by_hash, rows_of
 from ..inserts import Insert, insert_of, own_values
 from . import parts
 
@@ -41,8 +40,6 @@ if TYPE_CHECKING:
 
     from ...tables.records import Records
     from ...work.operation import Work
-    from ...work.row import CollectionRow
-    from ...writing.items import Item
     from ..base import Database
 
 
@@ -99,43 +96,10 @@ def is_key(
     return select(literal_column("1")).where(found).correlate(table).exists()
 
 
-def row_with_item(work: Work, name: str, item: Item) -> CollectionRow | None:
-    """Return a collection's row by its name, and note what there is of an item."""
-    parameters = {"name": name, "item": item.id, "hash": item.content_hash, "key": item.key}
-    found = work.run_kept(_row_with_item(work.database, work.records), parameters).first()
-    if found is None:
-        return None
-    row, stored = row_of(found[:ROW_COLUMNS]), found[ROW_COLUMNS:-1]
-    work.looked = Looked(row.id, [] if stored[0] is None else [stored], bool(found[-1]))
-    return row
-
-
-@functools.cache
-def _row_with_item(database: Database, records: Records) -> Select[Any]:
-    collections, embeddings = records.collections, records.embeddings
-    is_item = and_(
-        embeddings.c.collection_id == collections.c.id, embeddings.c.id == bindparam("item")
-    )
-    same = embeddings.alias("same")
-    has_content = (
-        select(literal_column("1"))
-        .where(
-            same.c.content_hash.in_([bindparam("hash"), bindparam("key")]),
-            same.c.collection_id + literal_column("0") == collections.c.id,  # as in `by_hash`
-        )
-        .correlate(collections)
-        .exists()
-    )
-    row = row_by_name(database, records, with_vector_bytes=True)
-    all_ = row.add_columns(*stored_columns(database, records), has_content)
-    return all_.select_from(collections.outerjoin(embeddings, is_item))
-
-
 def stored_rows(work: Work, ids: list[str]) -> Iterable[Any]:
     """Return the rows of `Database.stored_rows`."""
-    item, looked = work.item, work.looked
-    if item and looked and ids == [item.id] and looked.collection_id == work.row.id:
-        return looked.rows
+    if (known := known_rows(work, ids)) is not None:
+        return known
     parameters = {"collection_id": work.row.id, "ids": json.dumps(ids)}
     return work.run_kept(_rows_of_ids(work.database, work.records), parameters)
 
@@ -149,11 +113,9 @@ def _rows_of_ids(database: Database, records: Records) -> Select[Any]:
 
 def same_content(work: Work, hashes: list[bytes]) -> Iterable[Any]:
     """Return the rows of `Database.same_content`."""
-    item, looked = work.item, work.looked
-    if item and looked and not looked.has_content and looked.collection_id == work.row.id:
-        hashes = [hash for hash in hashes if hash not in {item.content_hash, item.key}]
-        if not hashes:
-            return ()
+    hashes = unknown_hashes(work, hashes)
+    if not hashes:
+        return ()
     # Rounded up to a power of two, so that a few kept statements do for any number of hashes.
     places = 1 << (len(hashes) - 1).bit_length()
     padded = hashes + hashes[-1:] * (places - len(hashes))
