@@ -33,7 +33,7 @@ from .bring import (
 from .pending import LEASE, Noted, Pending, message_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from ..keys import Key
     from ..work.reference import Reference
@@ -74,6 +74,10 @@ class _Refresh:
     """Items that were brought in, taken off or put off."""
     refusal: Exception | None = None
     """What the model raised for all of a claim, of which none is tried again at once."""
+
+    def size(self) -> int:
+        """Return how many items are claimed at once."""
+        return items_at_once(self.collection.read_model(), self.batch_size, self.concurrency)
 
     def batch(self, noted: Noted) -> set[str]:
         """Bring in what was claimed, and return the ids of what others were at, given back."""
@@ -167,8 +171,9 @@ def refresh(
     on_error: OnError,
     forever: bool,
     stop: Stop | None,
+    problems: Callable[[], list[str]] = list,
 ) -> Report:
-    """Bring in what is pending. See `ModelCollection.refresh`."""
+    """Bring in what is pending. See `ModelCollection.refresh`; `problems` looks at the triggers."""
     check_batch_size(batch_size)
     if limit is not None:
         check_positive("limit", limit)
@@ -182,12 +187,11 @@ def refresh(
             "Django, call it outside atomic()"
         )
     raises = not check_on_error(on_error)
-    size = items_at_once(collection.read_model(), batch_size, concurrency)
     run = _Refresh(collection, rows, pending, batch_size, concurrency, raises)
     if keys is not None:
-        _these(run, collection.ids_of(several(keys, "keys"), "keys"), size)
+        _these(run, collection.ids_of(several(keys, "keys"), "keys"))
     else:
-        _all_pending(run, size, limit, progress, forever=forever, stop=stop)
+        _all_pending(run, problems, limit, progress, forever=forever, stop=stop)
     with collection.work() as work:
         count = pending.count(work)
     given_up = tuple(
@@ -212,20 +216,9 @@ def _check_alone(**others: Any) -> None:
             )
 
 
-def warn_of(name: str, problems: list[str]) -> None:
-    """Say in the log that changes may not be pending, if anything is wrong with the triggers."""
-    if problems:
-        LOG.warning(
-            "refresh of %r may not see all changes: %s. Make the triggers by install(), or in a "
-            "migration; sync() finds what was missed",
-            name,
-            "; ".join(problems),
-        )
-
-
-def _these(run: _Refresh, ids: list[str], size: int) -> None:
+def _these(run: _Refresh, ids: list[str]) -> None:
     """Bring in some items, pending or not."""
-    for batch in batches(dict.fromkeys(ids), size):
+    for batch in batches(dict.fromkeys(ids), run.size()):
         todo, pause = {*batch}, SHORTEST
         for _ in range(MOST_TRIES):
             todo = run.batch(run.pending.claim_these(todo))
@@ -237,7 +230,7 @@ def _these(run: _Refresh, ids: list[str], size: int) -> None:
 
 def _all_pending(
     run: _Refresh,
-    size: int,
+    problems: Callable[[], list[str]],
     limit: int | None,
     progress: Progress,
     *,
@@ -247,20 +240,24 @@ def _all_pending(
     """Bring in what was pending when this began, or, for ever, whatever is.
 
     It waits for others who are in the way and, for ever, for more to do, and for a service or a
-    database that is not to be had.
+    database that is not to be had, from its beginning on.
     """
     pending, collection = run.pending, run.collection
-    upto = total = None
-    if not forever:
-        with collection.work() as work:
-            upto = pending.newest(work)
-            total = pending.count(work) if progress else None
-    tell = teller(progress, total)
+    tell = teller(progress, None)
+    size = 0
+    upto: int | None = None
     pause, failures = SHORTEST, 0
     while not _is_over(run, limit, stop):
-        most = size if limit is None else min(size, limit - run.done)
-        left = {id for id, tries in run.tries.items() if tries >= MOST_TRIES}
         try:
+            if not size:
+                _warn_of(collection.name, problems())
+                if not forever:
+                    with collection.work() as work:
+                        upto = pending.newest(work)
+                        tell = teller(progress, pending.count(work) if progress else None)
+                size = run.size()
+            most = size if limit is None else min(size, limit - run.done)
+            left = {id for id, tries in run.tries.items() if tries >= MOST_TRIES}
             noted = pending.claim(most, upto, left)
             kept = run.batch(noted) if noted else set()
         except Exception as error:
@@ -283,6 +280,17 @@ def _all_pending(
             pause = SHORTEST
         else:
             return
+
+
+def _warn_of(name: str, problems: list[str]) -> None:
+    """Say in the log that changes may not be pending, if anything is wrong with the triggers."""
+    if problems:
+        LOG.warning(
+            "refresh of %r may not see all changes: %s. Make the triggers by install(), or in a "
+            "migration; sync() finds what was missed",
+            name,
+            "; ".join(problems),
+        )
 
 
 def _seconds_after(

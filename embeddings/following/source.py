@@ -305,8 +305,6 @@ class ModelCollection(Generic[M]):
             Exception: What a model of your own raises for all rows of a batch. And of one row, with
                 "raise" or on a session, whatever it failed of.
         """
-        if keys is None:
-            refreshing.warn_of(self.name, self.trigger_problems(database))
         return refreshing.refresh(
             self.collection(database).reference,
             self.source_rows(),
@@ -318,6 +316,7 @@ class ModelCollection(Generic[M]):
             on_error=on_error,
             forever=forever,
             stop=stop,
+            problems=partial(self.trigger_problems, database),
         )
 
     def pending(self, database: DatabaseLike) -> PendingState:

@@ -636,14 +636,16 @@ def test_awaited(request: pytest.FixtureRequest, driver: str, notes: ModelCollec
         Base.metadata.drop_all(own)
 
 
+@pytest.mark.parametrize("begun", ["before", "meanwhile"])
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_for_ever_outlives_the_server(
     driver: str,
+    begun: str,
     notes: ModelCollection[Note],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ):
-    """It waits while the server is away, and goes on when that is back."""
+    """It waits while the server is away, from its beginning on, and goes on when that is back."""
     monkeypatch.setattr(refresh, "POLL", 0.01)
     stop = threading.Event()
     reports: list[Report] = []
@@ -669,9 +671,12 @@ def test_for_ever_outlives_the_server(
                 engine.dispose()
 
         thread = threading.Thread(target=work)
-        thread.start()
-        wait_until(lambda: not count(own), thread)
+        if begun == "before":
+            thread.start()
+            wait_until(lambda: not count(own), thread)
         run("pg_ctl", "stop", "-w", "-m", "immediate")
+        if begun == "meanwhile":
+            thread.start()
         wait_until(lambda: caplog.messages, thread)
         run("pg_ctl", "start", "-w")
         change(own, insert(Note).values(id=2, title="second"))
@@ -731,7 +736,10 @@ def test_for_ever_ends_with_an_error_of_the_models_own(
         notes.refresh(own, forever=True)
 
 
+@pytest.mark.parametrize(("journal", "lock"), [("WAL", "IMMEDIATE"), ("DELETE", "EXCLUSIVE")])
 def test_for_ever_outlives_who_keeps_the_file_locked(
+    journal: str,
+    lock: str,
     engine: Engine,
     notes: ModelCollection[Note],
     monkeypatch: pytest.MonkeyPatch,
@@ -743,11 +751,13 @@ def test_for_ever_outlives_who_keeps_the_file_locked(
     notes.install(engine)
     own = create_engine(engine.url, connect_args={"timeout": 0.01})
     stop = threading.Event()
+    engine.dispose()
     with engine.connect() as other:
+        other.exec_driver_sql(f"PRAGMA journal_mode = {journal}")
         other.exec_driver_sql("BEGIN IMMEDIATE")
         other.execute(insert(Note).values(id=1, title="first"))
         other.commit()
-        other.exec_driver_sql("BEGIN IMMEDIATE")
+        other.exec_driver_sql(f"BEGIN {lock}")
         options = {"forever": True, "stop": stop}
         thread = threading.Thread(target=notes.refresh, args=(own,), kwargs=options)
         thread.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -572,8 +573,6 @@ class ModelCollection(Generic[M]):
                 one row, with "raise" or within `atomic()`, whatever it failed of.
         """
         alias = using or router.db_for_write(self.source.model)
-        if keys is None:
-            refreshing.warn_of(self.name, self.trigger_problems(using=alias))
         return refreshing.refresh(
             self.collection(alias).reference,
             rows_of(self.source, alias, store=self._store),
@@ -585,6 +584,7 @@ class ModelCollection(Generic[M]):
             on_error=on_error,
             forever=forever,
             stop=stop,
+            problems=partial(self.trigger_problems, using=alias),
         )
 
     @synchronous
