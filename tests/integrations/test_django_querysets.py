@@ -328,7 +328,7 @@ def test_the_admin_and_rest_framework_for_a_model_with_a_score(alias: str, libra
 def test_the_admin_saves_a_row_whatever_the_model_raises(
     alias: str, library: ModuleType, caplog: pytest.LogCaptureFixture
 ):
-    """A message says so, of a foreign error its kind and place; what waits for the commit is done."""
+    """A message says so, of a foreign error kind and place; what waits for the commit is done."""
     from django.contrib.messages import get_messages
     from django.db import transaction
     from django.test import RequestFactory
