@@ -238,6 +238,15 @@ class Pending:
             with self._collection.work(write=True) as work:
                 self._set(work, _all(noted), claimed_until=None, claimed_by=None)
 
+    def give_all_back(self) -> None:
+        """Let others have whatever is claimed, by a transaction that nobody saw end, too."""
+        if not self.claims:
+            return
+        with self._collection.work(write=True) as work:
+            is_mine = pending_table(work.records).c.claimed_by == self._worker
+            none = {"claimed_until": None, "claimed_by": None}
+            work.run(update(pending_table(work.records)).where(is_mine).values(none))
+
     def put_off(
         self,
         noted: Mapping[str, frozenset[int]],

@@ -8,6 +8,7 @@ pending and whose rows nobody else is changing. The others are given back.
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -188,10 +189,17 @@ def refresh(
         )
     raises = not check_on_error(on_error)
     run = _Refresh(collection, rows, pending, batch_size, concurrency, raises)
-    if keys is not None:
-        _these(run, collection.ids_of(several(keys, "keys"), "keys"))
-    else:
-        _all_pending(run, problems, limit, progress, forever=forever, stop=stop)
+    try:
+        if keys is not None:
+            _these(run, collection.ids_of(several(keys, "keys"), "keys"))
+        else:
+            _all_pending(run, problems, limit, progress, forever=forever, stop=stop)
+    except Exception:
+        raise
+    except BaseException:  # interrupted or cancelled, maybe while a claim was committed
+        with suppress(Exception):
+            pending.give_all_back()
+        raise
     with collection.work() as work:
         count = pending.count(work)
     given_up = tuple(

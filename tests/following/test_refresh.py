@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import re
 import socket
 import struct
@@ -19,6 +20,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     insert,
     select,
     text,
@@ -634,6 +636,45 @@ def test_awaited(request: pytest.FixtureRequest, driver: str, notes: ModelCollec
     finally:
         notes.uninstall(own)
         Base.metadata.drop_all(own)
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_cancelled_at_any_commit_nothing_stays_claimed(
+    driver: str, postgresql_engine: Engine, notes: ModelCollection[Note]
+):
+    """The server may have committed a claim of which the client was not told any more."""
+    own = postgresql_engine
+    Base.metadata.create_all(own)
+    notes.install(own)
+    change(own, insert(Note).values([{"id": n, "title": f"n {n}"} for n in range(1, 9)]))
+    cancelled = 0
+
+    async def run(at: int) -> None:
+        engine = create_async_engine(own.url.set(drivername=f"postgresql+{driver}"))
+        task = asyncio.create_task(notes.arefresh(engine, batch_size=2))
+        commits = itertools.count(1)
+
+        def note(_: Any) -> None:
+            if next(commits) == at:
+                task.cancel()
+
+        event.listen(engine.sync_engine, "commit", note)
+        try:
+            await task
+        finally:
+            await engine.dispose()
+
+    for at in range(1, 20):
+        try:
+            asyncio.run(run(at))
+        except asyncio.CancelledError:
+            cancelled += 1
+        claimed = select(func.count()).where(PENDING.c.claimed_by.is_not(None))
+        with own.connect() as connection:
+            assert connection.scalar(claimed) == 0, at
+    assert cancelled > 2
+    notes.uninstall(own)
+    Base.metadata.drop_all(own)
 
 
 @pytest.mark.parametrize("begun", ["before", "meanwhile"])
