@@ -170,6 +170,18 @@ class Database:
         """Return what is followed beside these records, as the triggers that are there tell."""
         return []
 
+    def is_followed(self, connection: Connection, given: Follow, schema: str | None) -> bool:
+        """Return whether triggers that there are stand on the table that they were made for.
+
+        They do not where that has another name by now, whatever has its name.
+
+        Args:
+            connection: To the database.
+            given: What `follows` told.
+            schema: In which the connection finds the table.
+        """
+        return False
+
     def no_triggers(self) -> SchemaError:
         """Return the error that says that no table can be followed."""
         return SchemaError(

@@ -219,6 +219,9 @@ class ModelCollection(Generic[M]):
         with sessions.session(write=write) as session, hinted(sessions.dialect(self.records)):
             return function(session.connection({"mapper": self.mapper}), self)
 
+    def _check_is_alone(self, database: DatabaseLike) -> None:
+        self._on(database, write=False, function=triggers.check)
+
     # Bringing the collection up to date
 
     def sync(
@@ -241,7 +244,10 @@ class ModelCollection(Generic[M]):
             InvalidQueryError: The class has no rows that are items, and the collection has some.
             InvalidItemError: A row cannot be read, or be an item. The batches before it are
                 written. With `on_error="skip"` it is in `skipped`.
+            SchemaError: Triggers say that the collection follows another table. Not in a dry run.
         """
+        if not dry_run:
+            self._check_is_alone(database)
         return syncing.sync(
             self.collection(database).reference,
             self.source_rows(),
@@ -302,9 +308,12 @@ class ModelCollection(Generic[M]):
             InvalidQueryError: `keys` is a single key, or goes with an argument that is for all.
             InvalidItemError: One of `keys` is of another type, or `forever` is on a session.
             ValueError: A number is not positive, or `on_error` is neither of the two.
+            SchemaError: Triggers say that the collection follows another table.
             Exception: What a model of your own raises for all rows of a batch. And of one row, with
                 "raise" or on a session, whatever it failed of.
         """
+        if keys is not None:
+            self._check_is_alone(database)
         return refreshing.refresh(
             self.collection(database).reference,
             self.source_rows(),
@@ -316,7 +325,7 @@ class ModelCollection(Generic[M]):
             on_error=on_error,
             forever=forever,
             stop=stop,
-            problems=partial(self.trigger_problems, database),
+            problems=partial(self._on, database, write=False, function=triggers.checked_problems),
         )
 
     def pending(self, database: DatabaseLike) -> PendingState:
@@ -355,7 +364,9 @@ class ModelCollection(Generic[M]):
             UnknownModelError: There is no such model.
             DoesNotExist: The collection does not exist.
             ModelError: The model failed.
+            SchemaError: Triggers say that the collection follows another table.
         """
+        self._check_is_alone(database)
         return reembedding.reembed(
             self.collection(database).reference,
             self.source_rows(),
@@ -380,6 +391,7 @@ class ModelCollection(Generic[M]):
 
             And what `reembed` raises.
         """
+        self._check_is_alone(database)
         return reembedding.back(
             self.collection(database).reference,
             self.source_rows(),
@@ -388,7 +400,12 @@ class ModelCollection(Generic[M]):
         )
 
     def drop_previous(self, database: DatabaseLike) -> bool:
-        """Delete the vectors of the model before, and return whether there were any."""
+        """Delete the vectors of the model before, and return whether there were any.
+
+        Raises:
+            SchemaError: Triggers say that the collection follows another table.
+        """
+        self._check_is_alone(database)
         return beside.drop_previous(self.collection(database).reference)
 
     def acollection(self, database: AsyncDatabaseLike) -> AsyncCollection[Any]:

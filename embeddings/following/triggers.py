@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import (
     ColumnElement,
@@ -21,7 +21,7 @@ from sqlalchemy.sql import visitors
 
 from .. import databases
 from ..errors import SchemaError
-from ..tables.ours import advice_of, schema_map_of
+from ..tables.ours import advice_of, schema_found, schema_map_of
 from ..tables.pending import pending_name
 from ..tables.records import RECORDS
 from .columns import column_of, columns_in
@@ -46,7 +46,8 @@ def follow(connection: Connection, given: Follow) -> None:
         ValueError: A trigger cannot evaluate the condition.
     """
     _check_tables(connection, given)
-    _check_is_alone(connection, [given])
+    found = all_follows(connection, given.records)
+    check_is_alone(connection, given.collection, [(given.schema, given.table)], found)
     databases.of(connection.dialect).follow(connection, given)
 
 
@@ -63,9 +64,10 @@ def install(connection: Connection, declared: ModelCollection[Any]) -> None:
     wanted = follows_of(declared, connection.dialect)
     for given in wanted:
         _check_tables(connection, given)
-    if not differences(connection, declared.name, declared.records, wanted):
+    found = all_follows(connection, declared.records)
+    if not differences(connection, declared.name, wanted, found):
         return
-    _check_is_alone(connection, wanted)
+    check_is_alone(connection, declared.name, tables_of(declared), found)
     uninstall(connection, declared)
     for given in wanted:
         databases.of(connection.dialect).follow(connection, given)
@@ -78,24 +80,52 @@ def uninstall(connection: Connection, declared: ModelCollection[Any]) -> None:
 
 def unfollow_all(connection: Connection, name: str, records: Records) -> None:
     """Drop the triggers of the collection of a name, whatever table they are on."""
-    database = databases.of(connection.dialect)
-    for given in database.follows(connection, records):
+    for given in all_follows(connection, records):
         if given.collection == name:
-            database.unfollow(connection, given)
+            unfollow(connection, given)
+
+
+def all_follows(connection: Connection, records: Records) -> list[Follow]:
+    """Return what is followed beside these records, by whatever collection."""
+    return databases.of(connection.dialect).follows(connection, records)
 
 
 def problems(connection: Connection, declared: ModelCollection[Any]) -> list[str]:
     """Return what of the triggers is not as declared."""
     wanted = follows_of(declared, connection.dialect)
-    return differences(connection, declared.name, declared.records, wanted)
+    return differences(connection, declared.name, wanted, all_follows(connection, declared.records))
+
+
+def check(connection: Connection, declared: ModelCollection[Any]) -> None:
+    """Do nothing unless the collection follows a table whose rows are others than declared.
+
+    Raises:
+        SchemaError: It does.
+    """
+    found = all_follows(connection, declared.records)
+    check_is_alone(connection, declared.name, tables_of(declared), found)
+
+
+def checked_problems(connection: Connection, declared: ModelCollection[Any]) -> list[str]:
+    """Return what of the triggers is not as declared, by one look for this and for `check`."""
+    found = all_follows(connection, declared.records)
+    check_is_alone(connection, declared.name, tables_of(declared), found)
+    return differences(connection, declared.name, follows_of(declared, connection.dialect), found)
 
 
 def differences(
-    connection: Connection, name: str, records: Records, wanted: list[Follow]
+    connection: Connection, name: str, wanted: list[Follow], found: list[Follow]
 ) -> list[str]:
-    """Return what of the triggers of a collection is not as it is to be."""
+    """Return what of the triggers of a collection is not as it is to be.
+
+    Args:
+        connection: To the database.
+        name: Of the collection.
+        wanted: What it is to follow.
+        found: All that is followed beside the same records.
+    """
     database = databases.of(connection.dialect)
-    made = [each for each in database.follows(connection, records) if each.collection == name]
+    made = [each for each in found if each.collection == name]
     told = [what for given in made for what in renamed(connection, given)]
     told += [what for given in wanted for what in database.follow_problems(connection, given)]
     tables = {(given.schema, given.table) for given in wanted}
@@ -151,48 +181,73 @@ def _check_tables(connection: Connection, given: Follow) -> None:
         )
 
 
-def _check_is_alone(connection: Connection, wanted: list[Follow]) -> None:
+Place: TypeAlias = "tuple[str | None, str]"
+"""The schema and the name of a table."""
+
+
+def check_is_alone(
+    connection: Connection, name: str, tables: list[Place], found: list[Follow]
+) -> None:
     """Do nothing unless a collection follows a table whose rows are others.
 
     The tables of one class, under joined inheritance, have the same rows: the key of one refers to
     that of the other. So may the tables of another class, which cannot be told from them.
 
+    Args:
+        connection: To the database, which is asked nothing where all names are the same.
+        name: Of the collection.
+        tables: Whose rows are to be its items, as they are declared.
+        found: All that is followed beside the same records.
+
     Raises:
         SchemaError: It does. What one writes would be removed by the other.
     """
-    name, records = wanted[0].collection, wanted[0].records
-    tables = {_table(connection, given) for given in wanted}
-    roots = {_root(connection, *table) for table in tables}
-    for other in databases.of(connection.dialect).follows(connection, records):
-        table = _table(connection, other)
-        if other.collection != name or table in tables:
+    others = [
+        each
+        for each in found
+        if each.collection == name and (each.schema, each.table) not in tables
+    ]
+    if not others:
+        return
+    places = {_place(connection, *table) for table in tables}
+    roots = {_root(connection, place) for place in places}
+    for other in others:
+        place = _place(connection, other.schema, other.table)
+        if place in places or not databases.of(connection.dialect).is_followed(
+            connection, other, place[0]
+        ):  # the same by another schema's name; or it has another name by now
             continue
-        if _columns(connection, other.table, other.schema) is None:  # it has another name by now
-            continue
-        if _root(connection, *table) not in roots:
+        if _root(connection, place) not in roots:
+            wanted = tables[0][1]
             raise SchemaError(
-                f"The collection {name!r} follows the rows of {other.table!r}, so it cannot follow "
-                f"those of {wanted[0].table!r}. Give one of the two another name; or, if "
-                f"{wanted[0].table!r} takes the place of {other.table!r}, drop those triggers "
-                f"first: uninstall() of the declaration, or {advice_of(connection).unfollow}"
+                f"The collection {name!r} follows the rows of {other.table!r}, so it cannot have "
+                f"those of {wanted!r}. Give one of the two another name; or, if {wanted!r} takes "
+                f"the place of {other.table!r}, drop those triggers first: uninstall() of the "
+                f"declaration, or {advice_of(connection).unfollow}"
             )
 
 
-def _table(connection: Connection, given: Follow) -> tuple[str | None, str]:
-    return schema_map_of(connection).get(given.schema, given.schema), given.table
+def _place(connection: Connection, schema: str | None, table: str) -> Place:
+    """Return where the connection finds a table, by the name of its schema."""
+    return schema_found(connection, table, schema), table
 
 
-def _root(connection: Connection, schema: str | None, table: str) -> tuple[str | None, str]:
+def _root(connection: Connection, place: Place) -> Place:
     """Return the table that the key of a table refers to in the end; itself if to none."""
-    seen: list[tuple[str | None, str]] = []
-    place = schema, table
+    seen: list[Place] = []
     while place not in seen:
         seen.append(place)
+        schema, table = place
         inspector = inspect(connection)
-        key = inspector.get_pk_constraint(place[1], place[0])["constrained_columns"]
-        for foreign in inspector.get_foreign_keys(place[1], place[0]):
+        try:
+            key = inspector.get_pk_constraint(table, schema)["constrained_columns"]
+            keys = inspector.get_foreign_keys(table, schema)
+        except NoSuchTableError:  # whoever reads it says so
+            break
+        for foreign in keys:
             if foreign["constrained_columns"] == key:
-                place = foreign["referred_schema"], foreign["referred_table"]
+                to = foreign["referred_schema"], foreign["referred_table"]
+                place = _place(connection, *to)
     return place
 
 
@@ -229,6 +284,13 @@ def _is_of_another_table(other: ModelCollection[Any], table: Table) -> bool:
 def declared_on(metadata: MetaData) -> list[ModelCollection[Any]]:
     """Return the declarations on tables of a metadata."""
     return list(metadata.info.get(DECLARED, {}).values())
+
+
+def tables_of(declared: ModelCollection[Any]) -> list[Place]:
+    """Return the tables whose rows a declaration has, that of its own class first."""
+    mapper = declared.mapper
+    tables = (mapper.local_table, *mapper.tables)
+    return [(each.schema, each.name) for each in tables if isinstance(each, Table)]
 
 
 def follows_of(declared: ModelCollection[Any], dialect: Dialect) -> list[Follow]:

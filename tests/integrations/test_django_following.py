@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
-from embeddings import InvalidItemError
+from embeddings import InvalidItemError, SchemaError
 from embeddings.following import refresh
 from embeddings.integrations.django import ModelCollection
 from embeddings.integrations.django.operations import FollowRows, UnfollowRows
@@ -600,3 +600,30 @@ def test_a_row_that_cannot_be_read(notes: ModelCollection[Any], alias: str, libr
     assert notes.collection(alias).ids() == [good.pk]
     bad.save(using=alias)
     assert notes.refresh(using=alias).embedded == 1
+
+
+def test_one_name_on_two_tables(alias: str, library: ModuleType):
+    """What triggers on another table follow is not replaced, not removed, and followed still."""
+    notes = declared("columns", library)
+    countries = ModelCollection(library.Country, text="name", name=notes.name, model=library.model)
+    notes.install(using=alias)
+    try:
+        library.Leaflet.objects.using(alias).create(title="one", body="a")
+        library.Country.objects.using(alias).create(code="1", name="one")
+        assert notes.sync(using=alias).embedded == 1
+        for write in (
+            countries.install,
+            countries.sync,
+            countries.refresh,
+            lambda using: countries.refresh(using=using, keys=["1"]),
+            lambda using: countries.reembed(DeterministicModel("x"), using=using),
+            countries.back,
+            countries.drop_previous,
+        ):
+            with pytest.raises(SchemaError, match=r"'library_leaflet'.*'library_country'.*another"):
+                write(using=alias)
+        assert notes.trigger_problems(using=alias) == []
+        assert notes.sync(using=alias).unchanged == 1
+        assert countries.sync(using=alias, dry_run=True).missing == ("1",)
+    finally:
+        notes.uninstall(using=alias)

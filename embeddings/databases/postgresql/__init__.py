@@ -210,6 +210,10 @@ class PostgreSQL(Database):
         """Read the catalog."""
         return triggers.follows(connection, records)
 
+    def is_followed(self, connection: Connection, given: Follow, schema: str | None) -> bool:
+        """Return whether the triggers stand on the table that they were made for."""
+        return triggers.is_followed(connection, given, schema)
+
     # Errors
 
     def asks_to_try_again(self, error: DBAPIError) -> bool:

@@ -254,9 +254,29 @@ def _body(given: Follow, has_uuid: bool | None) -> str:
     )
 
 
+def _functions(connection: Connection, records: Records) -> tuple[str, bool]:
+    """Return the schema of the functions, and whether the role may read the catalog of them."""
+    given = records.embeddings.schema
+    found = connection.execute(
+        text(
+            f"SELECT coalesce(CAST(:schema AS text), {schema_that_has(':table')}), "
+            "has_table_privilege('pg_catalog.pg_proc', 'SELECT') "
+            "AND has_table_privilege('pg_catalog.pg_trigger', 'SELECT')"
+        ),
+        {
+            "schema": schema_map_of(connection).get(given, given),
+            "table": quoted(pending_name(records)),
+        },
+    )
+    schema, may_read = found.one()
+    return str(schema), bool(may_read)
+
+
 def problems(connection: Connection, given: Follow) -> list[str]:
     """Return what is not as `follow` would make it."""
-    schema = schema_of_pending(connection, given.records)
+    schema, may_read = _functions(connection, given.records)
+    if not may_read:
+        return [f"whether {given.table!r} is followed is told to no role without SELECT on pg_proc"]
     table = _table(given, schema_map_of(connection).get(given.schema, given.schema))
     if (kept := citus.keeping_of(connection, table)) not in {None, "local"}:
         return [citus.not_followed(table, str(kept))]
@@ -320,7 +340,10 @@ def _as_text(value: str | bytes) -> str:
 
 
 def follows(connection: Connection, records: Records) -> list[Follow]:
-    """Return what is followed, as the functions that are there tell."""
+    """Return what is followed, as the functions that are there tell, to those who may read them."""
+    schema, may_read = _functions(connection, records)
+    if not may_read:
+        return []
     found = connection.execute(
         text(
             "SELECT p.prosrc FROM pg_catalog.pg_proc p "
@@ -330,7 +353,7 @@ def follows(connection: Connection, records: Records) -> list[Follow]:
             "(SELECT 1 FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid) ORDER BY p.proname"
         ),
         {
-            "schema": schema_of_pending(connection, records),
+            "schema": schema,
             "follows": FOLLOWS,
             "table": f".{quoted(pending_name(records))}",
         },
@@ -338,3 +361,20 @@ def follows(connection: Connection, records: Records) -> list[Follow]:
     told = (re.match(r"/\* ({.*?}) \*/", body) for body in found)
     kept = [Follow.from_json(match[1]) for match in told if match]
     return [each for each in kept if each is not None]
+
+
+def is_followed(connection: Connection, given: Follow, schema: str | None) -> bool:
+    """Return whether the triggers stand on the table that they were made for.
+
+    It is sought by its names: to_regclass fails in a schema that the role may not use.
+    """
+    found = connection.execute(
+        text(
+            "SELECT 1 FROM pg_catalog.pg_trigger t "
+            "JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid "
+            "JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace "
+            "WHERE n.nspname = :schema AND c.relname = :table AND t.tgname = :name"
+        ),
+        {"schema": schema, "table": given.table, "name": f"{given.stem}_update"},
+    )
+    return found.first() is not None

@@ -143,6 +143,10 @@ class SQLite(Database):
         """Read the catalog."""
         return triggers.follows(connection, records)
 
+    def is_followed(self, connection: Connection, given: Follow, schema: str | None) -> bool:
+        """Return whether the triggers stand on the table that they were made for."""
+        return triggers.is_followed(connection, given)
+
     # Errors
 
     def hint(self, error: DBAPIError, dialect: Dialect) -> str | None:

@@ -210,6 +210,20 @@ def follows(connection: Connection, records: Records) -> list[Follow]:
     return [each for each in kept if each is not None]
 
 
+def is_followed(connection: Connection, given: Follow) -> bool:
+    """Return whether the triggers stand on the table that they were made for.
+
+    Where a table is renamed, SQLite has its triggers go with it.
+    """
+    schema = within(schema_of(connection, given.records))
+    found = connection.exec_driver_sql(
+        f"SELECT 1 FROM {schema}sqlite_master WHERE type = 'trigger' AND name = ? "
+        "AND tbl_name = ? COLLATE NOCASE",
+        (f"{given.stem}_update", given.table),
+    )
+    return found.first() is not None
+
+
 def _triggers(given: Follow, shape: Shape, schema: str | None) -> dict[str, str]:
     """Return the SQL of the triggers by their names."""
     table, key = quoted(given.table), quoted(given.key)

@@ -37,7 +37,7 @@ from .database import (
     keys_of,
     session,
 )
-from .following import follows_of, problems, rows_of
+from .following import follows_of, problems, rows_of, tables_of
 from .internals import yields_instances
 from .ranking import check_annotation, has_windows, keys_among, ranked
 from .shares import Shares
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from django.db.models import Q
+    from sqlalchemy import Connection
 
     from ...following.literals import Follow
     from ...following.pending import PendingState
@@ -498,11 +499,12 @@ class ModelCollection(Generic[M]):
 
         Raises:
             TypeError: It is not known which columns a function of an instance reads.
-            SchemaError: The tables are missing.
+            SchemaError: The tables are missing; or the collection follows another table.
         """
         alias = using or router.db_for_write(self.source.model)
         with session(alias) as lent:
             connection = lent.connection()
+            self._check_is_alone(connection, triggers.all_follows(connection, self._tables))
             triggers.unfollow_all(connection, self.name, self._tables)
             for given in self._follows(alias):
                 triggers.follow(connection, given)
@@ -520,12 +522,29 @@ class ModelCollection(Generic[M]):
         A migration that Django does by making a table of SQLite anew drops its triggers.
         """
         alias = using or router.db_for_write(self.source.model)
+        return self._look(alias, partial(self._problems, alias))
+
+    def _look(self, alias: str, look: Callable[[Connection, list[Follow]], T]) -> T:
+        """Return what a function makes of all that is followed."""
         with DjangoTransactions(alias).session(write=False) as lent:
-            try:
-                wanted = self._follows(alias)
-            except TypeError as error:  # what they should read is not declared
-                return [str(error)]
-            return problems(lent.connection(), self.source, self.name, self._tables, wanted)
+            connection = lent.connection()
+            return look(connection, triggers.all_follows(connection, self._tables))
+
+    def _problems(self, alias: str, connection: Connection, found: list[Follow]) -> list[str]:
+        try:
+            wanted = self._follows(alias)
+        except TypeError as error:  # what they should read is not declared
+            return [str(error)]
+        return problems(connection, self.source, self.name, wanted, found)
+
+    def _check_is_alone(self, connection: Connection, found: list[Follow]) -> None:
+        triggers.check_is_alone(connection, self.name, tables_of(self.source), found)
+
+    def _checked_problems(
+        self, alias: str, connection: Connection, found: list[Follow]
+    ) -> list[str]:
+        self._check_is_alone(connection, found)
+        return self._problems(alias, connection, found)
 
     @synchronous
     def refresh(
@@ -569,10 +588,13 @@ class ModelCollection(Generic[M]):
             InvalidQueryError: `keys` is a single key, or goes with an argument that is for all.
             InvalidItemError: One of `keys` is of another type, or `forever` is within `atomic()`.
             ValueError: A number is not positive, or `on_error` is neither of the two.
+            SchemaError: Triggers say that the collection follows another table.
             Exception: What an embedding model of your own raises for all rows of a batch. And of
                 one row, with "raise" or within `atomic()`, whatever it failed of.
         """
         alias = using or router.db_for_write(self.source.model)
+        if keys is not None:
+            self._look(alias, self._check_is_alone)
         return refreshing.refresh(
             self.collection(alias).reference,
             rows_of(self.source, alias, store=self._store),
@@ -584,7 +606,7 @@ class ModelCollection(Generic[M]):
             on_error=on_error,
             forever=forever,
             stop=stop,
-            problems=partial(self.trigger_problems, using=alias),
+            problems=partial(self._look, alias, partial(self._checked_problems, alias)),
         )
 
     @synchronous
@@ -613,8 +635,13 @@ class ModelCollection(Generic[M]):
             progress: Called with the rows compared and their number.
             on_error: With "skip" rows that fail by themselves are left out, and their keys stand in
                 `skipped`, also in a dry run; "raise" raises what the first failed of.
+
+        Raises:
+            SchemaError: Triggers say that the collection follows another table. Not in a dry run.
         """
         alias = using or router.db_for_write(self.source.model)
+        if not dry_run:
+            self._look(alias, self._check_is_alone)
         return syncing.sync(
             self.collection(alias).reference,
             rows_of(self.source, alias, store=self._store),
@@ -659,8 +686,10 @@ class ModelCollection(Generic[M]):
             ModelMismatchError: Embeddings of a third model stand beside the collection.
             UnknownModelError: There is no such model.
             DoesNotExist: The collection does not exist.
+            SchemaError: Triggers say that the collection follows another table.
         """
         alias = using or router.db_for_write(self.source.model)
+        self._look(alias, self._check_is_alone)
         return reembedding.reembed(
             self.collection(alias).reference,
             rows_of(self.source, alias, store=self._store),
@@ -683,8 +712,10 @@ class ModelCollection(Generic[M]):
 
         Raises:
             DoesNotExist: The embeddings of the model before are not there any more.
+            SchemaError: As of `reembed`.
         """
         alias = using or router.db_for_write(self.source.model)
+        self._look(alias, self._check_is_alone)
         return reembedding.back(
             self.collection(alias).reference,
             rows_of(self.source, alias, store=self._store),
@@ -694,8 +725,14 @@ class ModelCollection(Generic[M]):
 
     @synchronous
     def drop_previous(self, *, using: str | None = None) -> bool:
-        """Delete the embeddings of the model before, and return whether there were any."""
-        return beside.drop_previous(self.collection(using).reference)
+        """Delete the embeddings of the model before, and return whether there were any.
+
+        Raises:
+            SchemaError: As of `reembed`.
+        """
+        alias = using or router.db_for_write(self.source.model)
+        self._look(alias, self._check_is_alone)
+        return beside.drop_previous(self.collection(alias).reference)
 
     async def areembed(self, model: SupportsEmbedding | str, **options: Any) -> Report:
         """Do what `reembed` does, awaited."""

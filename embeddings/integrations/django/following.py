@@ -20,7 +20,6 @@ from django.db.models import (
 from sqlalchemy import Boolean, Column, ColumnElement, MetaData, String, Table, or_, select, text
 from sqlalchemy.types import NullType
 
-from ... import databases
 from ...following import triggers
 from ...following.columns import JoinedTexts
 from ...following.literals import Follow
@@ -79,12 +78,18 @@ def follows_of(source: Source[Any], name: str, records: Records, alias: str) -> 
     return follows
 
 
+def tables_of(source: Source[Any]) -> list[triggers.Place]:
+    """Return the tables whose rows a model has, its own first."""
+    model: type[Model] = source.model._meta.concrete_model
+    return [(None, each._meta.db_table) for each in (model, *model._meta.get_parent_list())]
+
+
 def problems(
     connection: Connection,
     source: Source[Any],
     name: str,
-    records: Records,
     wanted: list[Follow],
+    found: list[Follow],
 ) -> list[str]:
     """Return what of the triggers is missing, disabled or not as declared.
 
@@ -94,20 +99,15 @@ def problems(
     booleans = {
         field.column for field in source.model._meta.get_fields() if isinstance(field, BooleanField)
     }
-    database = databases.of(connection.dialect)
-    made = {
-        given.table: given
-        for given in database.follows(connection, records)
-        if given.collection == name
-    }
+    made = {given.table: given for given in found if given.collection == name}
     alike = [
         made[given.table] if _says_the_same(made.get(given.table), given, booleans) else given
         for given in wanted
     ]
-    found = triggers.differences(connection, name, records, alike)
-    if found:
-        found += [f"as declared: FollowRows({_arguments(given)})" for given in wanted]
-    return found
+    told = triggers.differences(connection, name, alike, found)
+    if told:
+        told += [f"as declared: FollowRows({_arguments(given)})" for given in wanted]
+    return told
 
 
 def _says_the_same(made: Follow | None, wanted: Follow, booleans: set[str]) -> bool:
