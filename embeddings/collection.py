@@ -233,6 +233,9 @@ class Collection(Generic[K]):
     def rename(self, name: str) -> None:
         """Give the collection another name.
 
+        Triggers that follow rows go on under the former one, which a warning in the log says: drop
+        them, and make others by a declaration of the new name.
+
         Raises:
             DoesNotExist: The collection does not exist.
             ValueError: Another collection has the name.

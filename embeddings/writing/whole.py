@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete as delete_from
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from ..work.operation import Work
     from ..work.reference import Reference
     from ..work.row import CollectionRow
+
+
+LOG = logging.getLogger("embeddings")
 
 
 def checked_name(name: object) -> str:
@@ -64,26 +68,35 @@ def create_at_once(collection: Reference[Any]) -> None:
 
 def rename(collection: Reference[Any], name: str) -> None:
     """Give the collection another name. See `Collection.rename`."""
-    row = _rename(collection, checked_name(name))
+    row, is_followed = _rename(collection, checked_name(name))
+    if is_followed:
+        LOG.warning(
+            "%r is called %r now, and triggers note changes of its rows under the former name: "
+            "drop those, make others by a declaration of the new name, and sync",
+            collection.name,
+            name,
+        )
     collection.forget()
     collection.renamed.append((collection.name, row.id))
     collection.name = name
 
 
 @retried
-def _rename(collection: Reference[Any], name: str) -> CollectionRow:
+def _rename(collection: Reference[Any], name: str) -> tuple[CollectionRow, bool]:
+    """Return the row, and whether triggers follow rows under the former name."""
     entity = collection.records.collection
     with collection.work(write=True) as work:
         row = collection.existing(work)
         if name == collection.name:
-            return row
+            return row, False
         old, new = (row.name, *names_beside(row.name)), (name, *names_beside(name))
         for each in new:
             if work.row_named(each) is not None:
                 raise ValueError(f"Collection {each!r} already exists")
         for before, after in zip(old, new, strict=True):
             work.run(update(entity).where(entity.name == before).values({entity.name: after}))
-        return row
+        followed = work.database.follows(work.connection, work.records)
+        return row, any(each.collection == collection.name for each in followed)
 
 
 def delete(collection: Reference[Any]) -> None:
