@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sqlalchemy import URL, Connection, Engine
-    from sqlalchemy.orm import SessionTransaction
+    from sqlalchemy.orm import Mapper, SessionTransaction
 
     from ..models.base import Content, Role, SupportsEmbedding
     from ..vectors import Float32
@@ -217,6 +217,10 @@ class AwaitedSessions(Sessions):
         """Return the engine or connection."""
         return self._sessions.bind(records)
 
+    def bind_of(self, mapper: Mapper[Any], records: Records) -> Engine | Connection:
+        """Return the bind for a class of the host's."""
+        return self._sessions.bind_of(mapper, records)
+
     def finishes_statements(self, records: Records) -> bool:
         """Return whether a statement in progress is let finish when the task is cancelled."""
         return databases.of(self.dialect(records)).finishes_statements
@@ -303,10 +307,11 @@ def _within(db: AsyncDatabaseLike, records: Records) -> Sessions:
     if isinstance(db, AsyncEngine):
         return _own_transactions(db.sync_engine, sessionmaker())
     if isinstance(db, async_sessionmaker):
-        engine = engine_of(db().sync_session, records)
+        chooser = db().sync_session
+        engine = engine_of(chooser, records)
         kept = {name: db.kw[name] for name in db.kw.keys() - {"bind", "binds"}}
         kind = kept.pop("sync_session_class", Session)
-        return _own_transactions(engine, sessionmaker(class_=kind, **kept))
+        return _own_transactions(engine, sessionmaker(class_=kind, **kept), chooser)
     if isinstance(db, AsyncConnection) and db.sync_connection is not None:
         return HostConnection(db.sync_connection)
     raise BindingError(
@@ -316,8 +321,11 @@ def _within(db: AsyncDatabaseLike, records: Records) -> Sessions:
     )
 
 
-def _own_transactions(engine: Engine, make_session: sessionmaker[Any]) -> OwnTransactions:
-    return OwnTransactions(engine, make_session, turn=_turns.setdefault(engine, Turn()))
+def _own_transactions(
+    engine: Engine, make_session: sessionmaker[Any], chooser: Session | None = None
+) -> OwnTransactions:
+    turn = _turns.setdefault(engine, Turn())
+    return OwnTransactions(engine, make_session, turn=turn, chooser=chooser)
 
 
 def _create(url: URL, **options: Any) -> Engine:

@@ -302,6 +302,13 @@ class Database:
         """
         return nullcontext()
 
+    def place_of(self, url: URL) -> object:
+        """Return what two URLs differ in if they lead to different databases; None if unknown.
+
+        A server may be reached by several names, so that its database alone counts.
+        """
+        return url.database
+
     # Databases that are opened here
 
     def url(self, url: URL, *, asynchronous: bool) -> URL:

@@ -196,6 +196,7 @@ class ModelCollection(Generic[M]):
         Raises:
             SchemaError: The table or ours are not there, or in another file than ours on SQLite;
                 or the collection follows the rows of another table.
+            BindingError: The session's binds have the rows in another database than ours.
             ValueError: The condition cannot be evaluated by a trigger of this database.
         """
         self._on(database, write=True, function=triggers.install)
@@ -217,6 +218,7 @@ class ModelCollection(Generic[M]):
     ) -> R:
         _check_database(database)
         sessions = bind(database, self.records)
+        sessions.check_has(self.mapper, self.records)
         with sessions.session(write=write) as session, hinted(sessions.dialect(self.records)):
             return function(session.connection({"mapper": self.mapper}), self)
 
@@ -246,11 +248,15 @@ class ModelCollection(Generic[M]):
             InvalidItemError: A row cannot be read, or be an item. The batches before it are
                 written. With `on_error="skip"` it is in `skipped`.
             SchemaError: Triggers say that the collection follows another table. Not in a dry run.
+            BindingError: The session's binds have the rows in another database than the vectors.
         """
-        if not dry_run:
+        reference = self.collection(database).reference
+        if dry_run:
+            reference.sessions.check_has(self.mapper, self.records)
+        else:
             self._check_is_alone(database)
         return syncing.sync(
-            self.collection(database).reference,
+            reference,
             self.source_rows(),
             prune=prune,
             allow_empty=allow_empty,
@@ -310,6 +316,7 @@ class ModelCollection(Generic[M]):
             InvalidItemError: One of `keys` is of another type, or `forever` is on a session.
             ValueError: A number is not positive, or `on_error` is neither of the two.
             SchemaError: Triggers say that the collection follows another table.
+            BindingError: The session's binds have the rows in another database than the vectors.
             Exception: What a model of your own raises for all rows of a batch. And of one row, with
                 "raise" or on a session, whatever it failed of.
         """
@@ -501,6 +508,7 @@ class ModelCollection(Generic[M]):
         Raises:
             InvalidQueryError: The text is empty, or an argument means nothing, as a `where` about
                 metadata that the declaration does not keep.
+            BindingError: The session's binds have the rows in another database than the vectors.
         """
         return self._nearest(self.collection(database), text, rows, number, pending, filters)
 
@@ -560,6 +568,7 @@ class ModelCollection(Generic[M]):
         filters: Filters,
     ) -> list[Nearest[M]]:
         check_filters("nearest", filters)
+        docs.reference.sessions.check_has(self.mapper, self.records)
         find = partial(docs.matches, text, number)
         return near.nearest(self, docs, rows, pending, filters, find)
 
@@ -573,6 +582,7 @@ class ModelCollection(Generic[M]):
         filters: Filters,
     ) -> list[Nearest[M]]:
         check_filters("related", filters)
+        docs.reference.sessions.check_has(self.mapper, self.records)
         key = near.key_of_instance(self, instance)
         if not docs.reference.keys.usable([key]):
             return []

@@ -74,7 +74,7 @@ def bind(db: DatabaseLike, records: Records) -> Sessions:
         return OwnTransactions(db)
     if isinstance(db, sessionmaker):
         with db() as session:
-            return OwnTransactions(engine_of(session, records), db)
+            return OwnTransactions(engine_of(session, records), db, chooser=session)
     if isinstance(driver := getattr(db, "conn", None), sqlite3.Connection):
         return SqliteUtils(driver)
     if db is None or isinstance(db, str | os.PathLike):

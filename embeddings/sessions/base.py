@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, UnboundExecutionError
 
 from .. import databases
+from ..errors import BindingError
 from .runtime import BLOCKING, Runtime
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from sqlalchemy import Connection, Dialect, Engine
-    from sqlalchemy.orm import Session, SessionTransaction
+    from sqlalchemy.orm import Mapper, Session, SessionTransaction
 
     from ..tables.records import Records
 
@@ -73,6 +74,33 @@ class Sessions:
         """Return the engine or connection that has the tables; nothing is connected."""
         raise NotImplementedError
 
+    def bind_of(self, mapper: Mapper[Any], records: Records) -> Engine | Connection:
+        """Return the one that a host's session has for a mapped class of the host's.
+
+        Where no session chooses, that is the one that has the tables.
+        """
+        return self.bind(records)
+
+    def check_has(self, mapper: Mapper[Any], records: Records) -> None:
+        """Do nothing if rows of a host's are in the database of the tables, or that is unknown.
+
+        Nothing is connected: what counts is where the binds of a session lead.
+
+        Raises:
+            BindingError: They are in another one.
+        """
+        try:
+            rows, ours = self.bind_of(mapper, records), self.bind(records)
+        except UnboundExecutionError:  # as the first statement says
+            return
+        if rows.engine is not ours.engine and _are_apart(rows.engine, ours.engine):
+            raise BindingError(
+                f"The session's binds have {mapper.local_table.description!r} in another database "
+                f"than {records.embeddings.name!r}. Rows that are followed, and rows among which "
+                "is searched, have to be in that of the vectors: bind both to one engine, or give "
+                "the rows' database tables of its own by embeddings.make_records(Base) and records="
+            )
+
     def dialect(self, records: Records) -> Dialect:
         """Return the dialect of the database that has the tables; nothing is connected."""
         return self.bind(records).dialect
@@ -89,6 +117,14 @@ class Sessions:
     def is_missing(self) -> bool:
         """Return whether this was opened on a file that is not there."""
         return False
+
+
+def _are_apart(one: Engine, other: Engine) -> bool:
+    if one.dialect.name != other.dialect.name:
+        return True
+    place_of = databases.of(one.dialect).place_of
+    places = {place_of(one.url), place_of(other.url)}
+    return None not in places and len(places) > 1
 
 
 def transaction_of(session: Session) -> SessionTransaction | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection
-    from sqlalchemy.orm import SessionTransaction
+    from sqlalchemy.orm import Mapper, SessionTransaction
 
     from ..tables.records import Records
 
@@ -68,6 +68,10 @@ class HostSession(Sessions):
     def bind(self, records: Records) -> Engine | Connection:
         """Return the session's bind that has the tables."""
         return self.current().get_bind(records.embedding.__mapper__)
+
+    def bind_of(self, mapper: Mapper[Any], records: Records) -> Engine | Connection:
+        """Return the session's bind for the class."""
+        return self.current().get_bind(mapper)
 
 
 class HostConnection(Sessions):

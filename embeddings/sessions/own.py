@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection, Engine
-    from sqlalchemy.orm import Session
+    from sqlalchemy.orm import Mapper, Session
 
     from ..databases.base import Database
     from ..tables.records import Records
@@ -42,7 +42,9 @@ class OwnTransactions(Sessions):
         *,
         opened: bool = False,
         turn: AbstractContextManager[Any] | None = None,
+        chooser: Session | None = None,
     ) -> None:
+        self._chooser = chooser  # of the host's, which is asked for its binds alone
         self.engine: Engine | None = engine
         self._engine = engine
         self.eager = opened
@@ -85,6 +87,10 @@ class OwnTransactions(Sessions):
     def bind(self, records: Records) -> Engine:
         """Return the engine."""
         return self._engine
+
+    def bind_of(self, mapper: Mapper[Any], records: Records) -> Engine | Connection:
+        """Return the bind that sessions of the host's sessionmaker have for the class."""
+        return self._engine if self._chooser is None else self._chooser.get_bind(mapper)
 
     def _turns(self, *, write: bool) -> AbstractContextManager[Any]:
         """Return what a step holds from before its transaction until after it."""

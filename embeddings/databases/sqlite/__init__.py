@@ -193,6 +193,11 @@ class SQLite(Database):
         """Return an engine with our pragmas."""
         return opening.new_engine(url, create)
 
+    def place_of(self, url: URL) -> object:
+        """Return the file."""
+        file = opening.read_address(url).file
+        return file and file.resolve()
+
     def is_missing(self, url: URL) -> bool:
         """Return whether the file is not there."""
         return opening.is_missing(url)
