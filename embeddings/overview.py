@@ -94,12 +94,15 @@ class FollowedOverview:
         table: The host's table.
         pending: Rows whose vector is not up to date.
         problems: What of the triggers is missing, disabled or not as declared.
+        is_declared: Whether it is declared here, or nothing is. Else another program declares it,
+            or none any more.
     """
 
     collection: str
     table: str
     pending: int
     problems: tuple[str, ...] = ()
+    is_declared: bool = True
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ class Overview:
             return ""
         lines = [("followed", "table", "pending", "triggers")]
         for one in self.followed:
-            triggers = "; ".join(one.problems) or "in place"
+            well = "in place" if one.is_declared else "in place, but not declared here"
+            triggers = "; ".join(one.problems) or well
             lines.append((one.collection, one.table, f"{one.pending:,}", triggers))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rows = [
@@ -295,7 +299,8 @@ def _followed(
                 problems = tuple(differences[given.collection]())
             host = ".".join(filter(None, (given.schema, given.table)))
             waiting = pending.get(given.collection, 0)
-            yield FollowedOverview(given.collection, host, waiting, problems)
+            is_declared = given.collection in differences or not (declared or others)
+            yield FollowedOverview(given.collection, host, waiting, problems, is_declared)
 
 
 def _collections(

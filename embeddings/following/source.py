@@ -208,8 +208,7 @@ class ModelCollection(Generic[M]):
     def trigger_problems(self, database: DatabaseLike) -> list[str]:
         """Return what of the triggers is missing, disabled or not as declared; only reads.
 
-        `install`, or a new revision, makes them as they are to be. Triggers on its tables under a
-        name that nothing in this process declares are told, too: it may be a former one.
+        `install`, or a new revision, makes them as they are to be.
         """
         return self._on(database, write=False, function=triggers.problems)
 

@@ -91,14 +91,9 @@ def all_follows(connection: Connection, records: Records) -> list[Follow]:
 
 
 def problems(connection: Connection, declared: ModelCollection[Any]) -> list[str]:
-    """Return what of the triggers is not as declared, and what nobody declares on these tables."""
-    wanted = follows_of(declared, connection.dialect)
+    """Return what of the triggers is not as declared."""
     found = all_follows(connection, declared.records)
-    known = {each.name for each in declared_on(declared.mapper.local_table.metadata)}  # type: ignore[attr-defined]
-    return [
-        *differences(connection, declared.name, wanted, found),
-        *undeclared(connection, declared.name, wanted, found, known),
-    ]
+    return differences(connection, declared.name, follows_of(declared, connection.dialect), found)
 
 
 def check(connection: Connection, declared: ModelCollection[Any]) -> None:
@@ -138,23 +133,6 @@ def differences(
         f"the table {given.table!r} is followed, which is not declared"
         for given in made
         if (given.schema, given.table) not in tables
-    ]
-
-
-def undeclared(
-    connection: Connection, name: str, wanted: list[Follow], found: list[Follow], known: set[str]
-) -> list[str]:
-    """Return what follows the tables of a collection under names that no declaration has.
-
-    Arguments as in `differences`; `known` are the names of all declarations.
-    """
-    tables = {(given.schema, given.table) for given in wanted}
-    return [
-        f"{given.collection!r} follows the table {given.table!r} too, and no declaration here has "
-        f"this name. If it is a former name of {name!r}, drop its triggers: uninstall() of a "
-        f"declaration of that name, or {advice_of(connection).unfollow}"
-        for given in found
-        if (given.schema, given.table) in tables and given.collection not in known | {name}
     ]
 
 

@@ -468,7 +468,7 @@ def test_status(database: Engine):
         ["followed", "table", "pending", "triggers"],
         [ARTICLES.name, "noted_articles", "1", "in place"],
         ["dogs", "noted_animals", "0", "the triggers on 'noted_animals' are missing"],
-        ["tokens", "noted_tokens", "0", "in place"],
+        ["tokens", "noted_tokens", "0", "in place, but not declared here"],
     ]
     assert "op.follow_rows" in shown.text
     assert json.loads(status(database, as_json=True).text)["followed"][0]["pending"] == 1

@@ -14,7 +14,6 @@ import pytest
 from embeddings import InvalidItemError, SchemaError
 from embeddings.following import refresh
 from embeddings.integrations.django import ModelCollection
-from embeddings.integrations.django.collection import DECLARED
 from embeddings.integrations.django.operations import FollowRows, UnfollowRows
 from embeddings.models.registry import substitute_models
 from embeddings.testing import DeterministicModel
@@ -628,23 +627,3 @@ def test_one_name_on_two_tables(alias: str, library: ModuleType):
         assert countries.sync(using=alias, dry_run=True).missing == ("1",)
     finally:
         notes.uninstall(using=alias)
-
-
-def test_a_former_name(alias: str, library: ModuleType):
-    """Triggers under a name that nothing declares are told, and those of a declaration are not."""
-    former, other = (
-        ModelCollection(library.Leaflet, text="title", name=name, model=library.model)
-        for name in ("former", "other")
-    )
-    notes = declared("columns", library)
-    for each in (former, other, notes):
-        each.install(using=alias)
-    try:
-        assert notes.trigger_problems(using=alias) == []
-        DECLARED.discard(former)
-        [told] = notes.trigger_problems(using=alias)
-        assert told.startswith("'former' follows the table 'library_leaflet' too")
-        assert "UnfollowRows" in told
-    finally:
-        for each in (former, other, notes):
-            each.uninstall(using=alias)

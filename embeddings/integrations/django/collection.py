@@ -522,7 +522,7 @@ class ModelCollection(Generic[M]):
         A migration that Django does by making a table of SQLite anew drops its triggers.
         """
         alias = using or router.db_for_write(self.source.model)
-        return self._look(alias, partial(self._problems, alias, are_all=True))
+        return self._look(alias, partial(self._problems, alias))
 
     def _look(self, alias: str, look: Callable[[Connection, list[Follow]], T]) -> T:
         """Return what a function makes of all that is followed."""
@@ -530,18 +530,12 @@ class ModelCollection(Generic[M]):
             connection = lent.connection()
             return look(connection, triggers.all_follows(connection, self._tables))
 
-    def _problems(
-        self, alias: str, connection: Connection, found: list[Follow], *, are_all: bool = False
-    ) -> list[str]:
+    def _problems(self, alias: str, connection: Connection, found: list[Follow]) -> list[str]:
         try:
             wanted = self._follows(alias)
         except TypeError as error:  # what they should read is not declared
             return [str(error)]
-        told = problems(connection, self.source, self.name, wanted, found)
-        if are_all:
-            known = {each.name for each in DECLARED}
-            told += triggers.undeclared(connection, self.name, wanted, found, known)
-        return told
+        return problems(connection, self.source, self.name, wanted, found)
 
     def _check_is_alone(self, connection: Connection, found: list[Follow]) -> None:
         triggers.check_is_alone(connection, self.name, tables_of(self.source), found)
