@@ -32,6 +32,10 @@ except ImportError:
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
+table_option = click.option(
+    "--table", help="Of the embeddings, where several have a collection of this name."
+)
+
 COLLECTIONS = "embeddings.collections"
 """Where a command's context has the collections that were declared."""
 Target = Engine | str
@@ -95,6 +99,7 @@ def status_command(context: click.Context, as_json: bool) -> None:
 @click.argument("text")
 @click.option("--number", "-n", default=10, show_default=True, help="The most results.")
 @click.option("--prefix", help="Only ids that begin with this.")
+@table_option
 @json_option
 @click.pass_context
 def search_command(
@@ -103,12 +108,20 @@ def search_command(
     text: str,
     number: int,
     prefix: str | None,
+    table: str | None,
     as_json: bool,
 ) -> None:
     """Print what COLLECTION has nearest to TEXT: score, id and content; exit with 1 if nothing."""
     with _one_line_errors():
         outcome = commands.search(
-            context.obj, collection, text, number=number, prefix=prefix, as_json=as_json
+            context.obj,
+            collection,
+            text,
+            number=number,
+            prefix=prefix,
+            as_json=as_json,
+            declared=context.meta.get(COLLECTIONS, ()),
+            table=table,
         )
     _end(context, outcome)
 
@@ -116,12 +129,18 @@ def search_command(
 @embeddings.command("show")
 @click.argument("collection")
 @click.argument("id", required=False)
+@table_option
 @json_option
 @click.pass_context
-def show_command(context: click.Context, collection: str, id: str | None, as_json: bool) -> None:
+def show_command(
+    context: click.Context, collection: str, id: str | None, table: str | None, as_json: bool
+) -> None:
     """Show COLLECTION, or the item ID in it; exit with 1 if it is not there."""
     with _one_line_errors():
-        outcome = commands.show(context.obj, collection, id, as_json=as_json)
+        declared = context.meta.get(COLLECTIONS, ())
+        outcome = commands.show(
+            context.obj, collection, id, as_json=as_json, declared=declared, table=table
+        )
     _end(context, outcome)
 
 
@@ -202,6 +221,7 @@ def refresh_command(
 @click.argument("model", required=False)
 @click.option("--back", is_flag=True, help="Let it be of the model that it had before.")
 @click.option("--drop-previous", is_flag=True, help="Delete the vectors of the model before.")
+@table_option
 @click.pass_context
 def reembed_command(
     context: click.Context,
@@ -209,6 +229,7 @@ def reembed_command(
     model: str | None,
     back: bool,
     drop_previous: bool,
+    table: str | None,
 ) -> None:
     """Embed COLLECTION anew by MODEL, beside the vectors that it has, and switch to these.
 
@@ -221,6 +242,7 @@ def reembed_command(
             collection,
             model,
             declared=context.meta.get(COLLECTIONS, ()),
+            table=table,
             back=back,
             drop_previous=drop_previous,
             progress=_has_bar(),

@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from . import databases
 from .collection import Collection
-from .errors import DoesNotExist, ModelRequiredError
+from .errors import DoesNotExist, InvalidQueryError, ModelRequiredError
 from .following import commands as following
-from .overview import REMEDY, overview
+from .overview import REMEDY, overview, tables_in
 from .sessions import bind_for_reading
+from .tables.ours import schema_found
 from .tables.records import RECORDS
+from .work.operation import Work
 from .work.row import shown_chunks
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from .overview import Declaration
     from .searching.entries import Entry
     from .sessions import DatabaseLike
+    from .sessions.base import Sessions
     from .tables.records import EmbeddingRecord, Records
     from .writing.progress import Progress
     from .writing.report import Report
@@ -111,7 +114,8 @@ def reembed(
     model: str | None,
     *,
     declared: Sequence[following.Followed] = (),
-    records: Records = RECORDS,
+    own: Records = RECORDS,
+    table: str | None = None,
     back: bool = False,
     drop_previous: bool = False,
     progress: Progress = None,
@@ -124,7 +128,8 @@ def reembed(
             the stored contents are embedded.
         model: The id or alias; None for that of the declaration or the settings.
         declared: The collections that follow rows.
-        records: Which tables, of one that is not declared.
+        own: The application's tables.
+        table: That of the embeddings, where several tables have a collection of this name.
         back: Let it be of the model that it had before.
         drop_previous: Delete the vectors of the model before.
         progress: Called with the items done and the items in all; True draws a bar.
@@ -134,8 +139,12 @@ def reembed(
 
         And what `Collection.reembed` raises.
     """
-    known = {each.name: each for each in declared}
-    collection: Any = known.get(name) or _Stored(name, records)
+    records = _declared_records(name, declared, table)
+    if records is None:
+        with _reading(database, name) as sessions:
+            records = _records_having(sessions, name, own, table)
+    known = {each.records: each for each in declared if each.name == name}
+    collection: Any = known.get(records) or _Stored(name, records)
     with following.ended_by_signals():
         if drop_previous:
             dropped = collection.drop_previous(database)
@@ -212,7 +221,9 @@ def search(
     number: int = 10,
     prefix: str | None = None,
     as_json: bool = False,
-    records: Records = RECORDS,
+    declared: Sequence[following.Followed] = (),
+    own: Records = RECORDS,
+    table: str | None = None,
 ) -> Outcome:
     """Return what a collection has that is nearest to a text; bad if that is nothing.
 
@@ -223,14 +234,16 @@ def search(
         number: The most results.
         prefix: Only ids that begin with it.
         as_json: As a list of JSON objects, and not as lines of score, id and content.
-        records: Which tables.
+        declared: The collections that follow rows.
+        own: The application's tables.
+        table: That of the embeddings, where several tables have a collection of this name.
 
     Raises:
         DoesNotExist: There is no such collection.
 
         And what `Collection.similar` raises.
     """
-    with _collection(db, name, records) as collection:
+    with _collection(db, name, declared, own, table) as collection:
         collection.count()  # there has to be one
         entries = collection.similar(text, number, prefix)
     if as_json:
@@ -245,7 +258,9 @@ def show(
     id: str | None = None,
     *,
     as_json: bool = False,
-    records: Records = RECORDS,
+    declared: Sequence[following.Followed] = (),
+    own: Records = RECORDS,
+    table: str | None = None,
 ) -> Outcome:
     """Return what there is to know of a collection, or of one item in it.
 
@@ -254,12 +269,14 @@ def show(
         name: Of the collection.
         id: The item's, as it is stored.
         as_json: As a JSON object, and not as lines.
-        records: Which tables.
+        declared: The collections that follow rows.
+        own: The application's tables.
+        table: That of the embeddings, where several tables have a collection of this name.
 
     Raises:
         DoesNotExist: There is no such collection, or no such item in it.
     """
-    with _collection(db, name, records) as collection:
+    with _collection(db, name, declared, own, table) as collection:
         facts = _facts(collection) if id is None else _item(collection, id)
     if as_json:
         return Outcome(_json(facts))
@@ -267,16 +284,75 @@ def show(
 
 
 @contextmanager
-def _collection(db: DatabaseLike, name: str, records: Records) -> Iterator[Collection[str]]:
+def _collection(
+    db: DatabaseLike,
+    name: str,
+    declared: Sequence[following.Followed],
+    own: Records,
+    table: str | None,
+) -> Iterator[Collection[str]]:
     """Yield a collection for reading, of a database that is left as it is."""
-    sessions = bind_for_reading(db, records)
+    with _reading(db, name) as sessions:
+        records = _declared_records(name, declared, table)
+        records = records or _records_having(sessions, name, own, table)
+        yield Collection(name, sessions, create=False, records=records)
+
+
+@contextmanager
+def _reading(db: DatabaseLike, name: str) -> Iterator[Sessions]:
+    sessions = bind_for_reading(db, RECORDS)
     if sessions is None:
         raise no_such_file(f"Collection {name!r}")
     try:
         sessions.eager = False  # a path would be migrated
-        yield Collection(name, sessions, create=False, records=records)
+        yield sessions
     finally:
         sessions.close()
+
+
+def _declared_records(
+    name: str, declared: Sequence[following.Followed], table: str | None
+) -> Records | None:
+    """Return the tables that the declaration of a collection names, if there is one."""
+    return _one_of(name, [each.records for each in declared if each.name == name], table)
+
+
+def _records_having(sessions: Sessions, name: str, own: Records, table: str | None) -> Records:
+    """Return the tables in a database that have a collection which is not declared.
+
+    Where none has it, those in which it would be.
+
+    Raises:
+        DoesNotExist: The table that was named has none.
+        InvalidQueryError: Several have one.
+    """
+    with sessions.session(write=False) as session:
+        there = tables_in(Work(session, RECORDS).connection, own)
+        having = [each for each in there if _has(Work(session, each), name)]
+    records = _one_of(name, having, table)
+    if records is not None:
+        return records
+    if table is not None:
+        raise DoesNotExist(f"There is no collection {name!r} in a table {table!r}")
+    return own if own in there or not there else there[0]
+
+
+def _has(work: Work, name: str) -> bool:
+    table = work.records.collections
+    schema = schema_found(work.connection, table.name, table.schema)
+    may_read = work.database.may_read(work.connection, table.name, schema)
+    return may_read and work.row_named(name) is not None
+
+
+def _one_of(name: str, having: Sequence[Records], table: str | None) -> Records | None:
+    """Return those of a table, or the only ones; None if there are none."""
+    found = {each.embeddings.fullname: each for each in having}
+    if table is None and len(found) > 1:
+        raise InvalidQueryError(
+            f"Several tables have a collection {name!r}: name one of them by --table, "
+            + " or ".join(sorted(found))
+        )
+    return found.get(table) if table is not None else next(iter(found.values()), None)
 
 
 def no_such_file(what: str) -> DoesNotExist:

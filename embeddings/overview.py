@@ -217,14 +217,7 @@ def overview(
     try:
         with sessions.session(write=False) as session:
             work = Work(session, RECORDS)
-            records = found(work.connection)
-            try:
-                check_adoptable(work.connection)
-            except SchemaError:  # somebody else's, beside which ours have other names
-                theirs = RECORDS.embeddings.fullname
-                records = [each for each in records if each.embeddings.fullname != theirs]
-                if not records and own is RECORDS:
-                    raise
+            records = tables_in(work.connection, own)
             models = {each.name: each.declared_model for each in declared}
             models |= {each.name: each.model for each in others}
             chunks = {each.name: each.chunks for each in declared}
@@ -249,6 +242,27 @@ def overview(
             )
     finally:
         sessions.close()
+
+
+def tables_in(connection: Connection, own: Records = RECORDS) -> list[Records]:
+    """Return the records whose tables are in a database: ours, and those of `make_records`.
+
+    Args:
+        connection: To the database.
+        own: The application's tables.
+
+    Raises:
+        SchemaError: A table called `collections` or `embeddings` is there and is not ours.
+    """
+    records = found(connection)
+    try:
+        check_adoptable(connection)
+    except SchemaError:  # somebody else's, beside which ours have other names
+        theirs = RECORDS.embeddings.fullname
+        records = [each for each in records if each.embeddings.fullname != theirs]
+        if not records and own is RECORDS:
+            raise
+    return records
 
 
 def _lost(connection: Connection, records: Sequence[Records]) -> Iterator[str]:

@@ -8,25 +8,31 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
 from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import embeddings
-from embeddings import Chunks, Collection, Status
+from embeddings import Chunks, Collection, ModelCollection, Status, make_records
 from embeddings.cli import embeddings as program
 from embeddings.overview import CollectionOverview, Overview, overview
+from embeddings.tables.custom import KNOWN
 from embeddings.tables.migrate import head_revision
 from tests.forked import python
 from tests.reaching import on_both, on_postgresql
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from click.testing import Result
 
+    from embeddings.tables.records import Records
     from embeddings.testing import DeterministicModel
 
 REPOSITORY = Path(__file__).parents[1]
@@ -234,6 +240,127 @@ def test_a_model_that_cannot_be_had_is_one_line(filled: str):
     result = run("--database", filled, "search", "docs", "hound")
     assert result.stderr == "Error: Unknown model: deterministic\n"
     assert result.exit_code == 1
+
+
+@contextmanager
+def own_tables(url: str, base: type[DeclarativeBase], prefix: str) -> Iterator[Records]:
+    """Tables of a prefix, which are dropped and forgotten afterwards."""
+    records, engine = make_records(base, prefix=prefix), create_engine(url)
+    base.metadata.create_all(engine)
+    try:
+        yield records
+    finally:
+        base.metadata.drop_all(engine)
+        engine.dispose()
+        if records in KNOWN:
+            KNOWN.remove(records)
+
+
+@contextmanager
+def in_tables_of(url: str, prefix: str, name: str, text: str) -> Iterator[None]:
+    """A collection in tables of a prefix, of which this process does not know."""
+
+    class Base(DeclarativeBase):
+        """Of an application."""
+
+    with own_tables(url, Base, prefix) as records:
+        engine = create_engine(url)
+        Collection(name, engine, model_id="3-small", records=records).embed("a", text, store=True)
+        engine.dispose()
+        KNOWN.remove(records)
+        yield
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a database without tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    engine = request.getfixturevalue("empty_postgresql")("psycopg")
+    url: str = engine.url.render_as_string(hide_password=False)
+    return url
+
+
+def test_the_commands_find_a_collection_in_the_hosts_own_tables(
+    empty_url: str, deterministic_models: object
+):
+    """By its name, where there are no others, and where there are."""
+    with in_tables_of(empty_url, "search_", "notes", "a hound"):
+        for _ in range(2):
+            found = run("--database", empty_url, "search", "notes", "a hound")
+            assert re.split(r" {2,}", found.stdout.strip()) == ["1.0000", "a", "a hound"]
+            assert "text-embedding-3-small" in run("--database", empty_url, "show", "notes").stdout
+            missing = run("--database", empty_url, "show", "nothing")
+            assert missing.stderr == "Error: Collection 'nothing' does not exist\n"
+            run("--database", empty_url, "migrate")
+        changed = run("--database", empty_url, "reembed", "notes", "3-large")
+        assert changed.stdout == "notes: 1 embedded\n"
+        assert "text-embedding-3-large" in run("--database", empty_url, "show", "notes").stdout
+
+
+def test_a_name_in_two_tables(stored: str):
+    """Has to be told apart, by what status shows."""
+    with in_tables_of(stored, "search_", "docs", "another hound"):
+        assert "search_embeddings" in run("--database", stored, "status").stdout
+        for command in (
+            ["search", "docs", "hound"],
+            ["show", "docs"],
+            ["reembed", "docs", "3-large"],
+        ):
+            result = run("--database", stored, *command)
+            assert result.stderr == (
+                "Error: Several tables have a collection 'docs': name one of them by --table, "
+                "embeddings or search_embeddings\n"
+            )
+            nothing = run("--database", stored, *command, "--table", "search")
+            assert nothing.stderr == "Error: There is no collection 'docs' in a table 'search'\n"
+        for table, content in (("embeddings", "a hound"), ("search_embeddings", "another hound")):
+            shown = run("--database", stored, "show", "docs", "a", "--table", table)
+            assert (content in shown.stdout) is (table == "search_embeddings")
+            found = run("--database", stored, "search", "docs", content, "-n", 1, "--table", table)
+            assert content in found.stdout
+        changed = run(
+            "--database", stored, "reembed", "docs", "3-large", "--table", "search_embeddings"
+        )
+        assert changed.stdout == "docs: 1 embedded\n"
+        ours = run("--database", stored, "show", "docs", "--table", "embeddings")
+        assert "text-embedding-3-small" in ours.stdout
+
+
+def test_a_declared_collection_is_where_its_declaration_says(
+    stored: str, monkeypatch: pytest.MonkeyPatch
+):
+    """Also where other tables have one of its name."""
+
+    class Base(DeclarativeBase):
+        """Of an application."""
+
+    class Note(Base):
+        """A row to follow."""
+
+        __tablename__ = "notes_of_declared"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        title: Mapped[str]
+
+    with own_tables(stored, Base, "declared_") as records:
+        docs = ModelCollection(
+            Note, text=[Note.title], name="docs", model_id="3-small", store=True, records=records
+        )
+        engine = create_engine(stored)
+        with Session(engine) as session:
+            session.add(Note(title="a declared hound"))
+            session.commit()
+        docs.sync(engine)
+        engine.dispose()
+        module = ModuleType("declares_docs")
+        module.docs = docs  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        declared = ("--database", stored, "--from", "declares_docs:docs")
+        assert "a declared hound" in run(*declared, "search", "docs", "hound").stdout
+        assert re.search(r"^items +1$", run(*declared, "show", "docs").stdout, re.MULTILINE)
+        assert run(*declared, "reembed", "docs", "3-large").stdout == "docs: 1 embedded\n"
+        ours = run(*declared, "show", "docs", "--table", "embeddings")
+        assert re.search(r"^items +3$", ours.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("command", [["search", "docs", "hound"], ["show", "docs"]])

@@ -141,8 +141,26 @@ def test_a_second_call_of_the_model_is_a_warning(
     model.embed_batch = beside_a_writer  # type: ignore[method-assign]
     docs.embed_multi([("a", CONTENT), ("b", "something new")])
     assert lines(log, logging.WARNING) == [
-        "1 items in 'docs' were changed by other writers meanwhile, or another model took over: "
-        "the model is called for them again"
+        "others changed rows of 'docs' meanwhile: the model is called again for 1 items"
+    ]
+
+
+def test_a_call_of_the_model_that_took_over_is_a_warning(
+    engine: Engine, model: DeterministicModel, log: Any
+):
+    """Where it is called: not for what it has embedded already."""
+    docs = Collection("docs", engine, model=model)
+    docs.embed("z", "something else", store=True)
+    planned = [docs.plan([("a", CONTENT)]), docs.plan([("b", "something new")])]
+    for plan in planned:
+        plan.embed()
+    docs.embed("a", CONTENT, store=True)
+    docs.reembed(DeterministicModel("large"))
+    log.clear()
+    for plan in planned:
+        docs.apply(plan)
+    assert lines(log, logging.WARNING) == [
+        "another model took over 'docs' meanwhile: it is called for 1 items"
     ]
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from types import FrameType, ModuleType
 
     from ..collection import Collection
+    from ..tables.records import Records
     from ..writing.calls import OnError
     from ..writing.progress import Progress
     from ..writing.report import Report
@@ -37,7 +38,11 @@ class Followed(Protocol):
 
     @property
     def name(self) -> str:
-        """Unique in the database."""
+        """Unique in its tables."""
+
+    @property
+    def records(self) -> Records:
+        """Which tables."""
 
     def sync(
         self,
@@ -276,11 +281,13 @@ def chosen(collections: Sequence[Followed], names: Sequence[str]) -> list[Follow
     """
     if not collections:
         raise BindingError("There is no collection that follows rows here")
-    known = {collection.name: collection for collection in collections}
+    known = {collection.name for collection in collections}
     for name in names:
         if name not in known:
             raise DoesNotExist(f"No collection {name!r} is declared; there are {sorted(known)}")
-    return [known[name] for name in names or known]
+    if not names:
+        return list(collections)
+    return [collection for name in names for collection in collections if collection.name == name]
 
 
 def declared(places: Iterable[str]) -> list[ModelCollection[Any]]:

@@ -27,7 +27,7 @@ from sqlalchemy.sql.expression import SelectBase
 from ..errors import InvalidQueryError
 from ..keys import CHUNK_MARK
 from ..values import check_text
-from .filters import Condition, as_sql, checked_filter
+from .filters import Condition, Junction, as_sql, check_size, checked_filter
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +54,7 @@ def checked_where(records: Records, where: object) -> CheckedWhere:
         InvalidQueryError: It is neither an expression nor a dict of metadata, nor a list of these,
             or is about another table, which would multiply the rows.
     """
+    check_size(where)
     if isinstance(where, Mapping):
         return checked_filter(where)
     if isinstance(where, list | tuple) and where:
@@ -122,8 +123,10 @@ def _of_the_table(
 
 def where_condition(work: Work, where: CheckedWhere) -> ColumnElement[bool]:
     """Return what `checked_where` returned as one condition over the table of embeddings."""
-    parts = (part if isinstance(part, ColumnElement) else as_sql(work, part) for part in where)
-    return and_(true(), *parts)
+    expressions = [part for part in where if isinstance(part, ColumnElement)]
+    filters = tuple(part for part in where if not isinstance(part, ColumnElement))
+    of_metadata = [as_sql(work, Junction("$and", filters))] if filters else []
+    return and_(true(), *expressions, *of_metadata)
 
 
 def checked_among(

@@ -9,14 +9,21 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from sqlalchemy import ColumnElement, and_, case, false, or_, true
+from sqlalchemy import Boolean, ColumnElement, and_, case, false, or_, true, type_coerce
+from sqlalchemy.sql.expression import Grouping
 
 from ..errors import InvalidQueryError
 from ..values import as_json, check_text
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ..work.operation import Work
 
+MOST_CONDITIONS, MOST_NESTED = 5_000, 50
+"""Of one `where=`. SQLite takes more, and a time that grows with the square of their number."""
+WIDEST = 12
+"""Conditions in one chain of AND or OR."""
 ORDER = ("$gt", "$gte", "$lt", "$lte")
 OPERATORS = ("$eq", "$ne", *ORDER, "$in", "$nin", "$contains", "$exists", "$not")
 """What can stand for the value of a field."""
@@ -51,6 +58,33 @@ class Junction:
 
 
 Condition: TypeAlias = "Comparison | Junction"
+
+
+def check_size(where: object) -> None:
+    """Do nothing if no more conditions are in `where=`, and none is deeper, than databases take.
+
+    Raises:
+        InvalidQueryError: There are, or it is.
+    """
+    conditions, left = 0, [(where, 0)]
+    while left:
+        given, depth = left.pop()
+        if isinstance(given, list | tuple):
+            left += [(part, depth) for part in given if isinstance(part, Mapping)]
+        elif isinstance(given, Mapping):
+            if depth > MOST_NESTED:
+                raise InvalidQueryError(
+                    f"where has dicts within dicts more than {MOST_NESTED} deep"
+                )
+            inner = [value for value in given.values() if isinstance(value, Mapping)]
+            lists = [given[name] for name in ("$and", "$or") if name in given]
+            conditions += len(given) - len(inner) - len(lists)
+            left += [(value, depth + 1) for value in (*inner, *lists)]
+        if conditions > MOST_CONDITIONS:
+            raise InvalidQueryError(
+                f"where has more than {MOST_CONDITIONS:,} conditions: $in takes any number of "
+                "values of a field, and among= of ids"
+            )
 
 
 def checked_filter(given: Mapping[Any, Any], place: str = "where") -> tuple[Condition, ...]:
@@ -211,12 +245,37 @@ def _path(field: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def as_sql(work: Work, condition: Condition) -> ColumnElement[bool]:
-    """Return a condition over the table of embeddings. NULL stands for false."""
+def as_sql(work: Work, condition: Condition, *, is_not: bool = False) -> ColumnElement[bool]:
+    """Return a condition over the table of embeddings, or its opposite. NULL stands for false."""
     if isinstance(condition, Comparison):
-        return work.database.metadata_is(work.records.embeddings.c.metadata, condition)
-    parts = [as_sql(work, part) for part in condition.parts]
-    if condition.operator == "$not":
+        is_so = work.database.metadata_is(work.records.embeddings.c.metadata, condition)
         # In a CASE each database evaluates a condition from left to right, as far as it has to.
-        return case((parts[0], false()), else_=true())
-    return and_(*parts) if condition.operator == "$and" else or_(*parts)
+        return case((is_so, false()), else_=true()) if is_not else is_so
+    if condition.operator == "$not":
+        return as_sql(work, condition.parts[0], is_not=not is_not)
+    parts = sorted(condition.parts, key=_depth, reverse=True)
+    operator = and_ if (condition.operator == "$and") is not is_not else or_
+    return _joined(operator, [as_sql(work, part, is_not=is_not) for part in parts])
+
+
+def _depth(condition: Condition) -> int:
+    if isinstance(condition, Comparison):
+        return 0
+    return 1 + max(map(_depth, condition.parts))
+
+
+def _joined(
+    operator: Callable[..., ColumnElement[bool]], parts: list[ColumnElement[bool]]
+) -> ColumnElement[bool]:
+    """Return conditions together, many of them in groups, and in groups of groups.
+
+    SQLite takes expressions that are 1,000 deep, and a chain is as deep as it is long. Its parser
+    holds the fewest things open where the deepest part is the first one.
+    """
+    while len(parts) > WIDEST:
+        first, *others = parts
+        groups = (others[at : at + WIDEST] for at in range(0, len(others), WIDEST))
+        # Of a group as it is, SQLAlchemy would make a part of the chain around it.
+        grouped = [type_coerce(Grouping(operator(*group)), Boolean) for group in groups]
+        parts = [first, *grouped]
+    return operator(*parts)

@@ -116,12 +116,14 @@ def write(
             plan, outcome.missing = _anew(collection, plan, skips=skips)
         elif not outcome.missing:
             break
-        LOG.warning(
-            "%d items in %r were changed by other writers meanwhile, or another model took over: "
-            "the model is called for them again",
-            len(outcome.missing),
-            collection.name,
-        )
+        if outcome.missing:
+            LOG.warning(
+                "another model took over %r meanwhile: it is called for %d items"
+                if outcome.is_switched
+                else "others changed rows of %r meanwhile: the model is called again for %d items",
+                collection.name,
+                len(outcome.missing),
+            )
         contents = {item.key: item.content for item in outcome.missing}
         if contents:
             spent += plan.take(ask(plan.model, plan.runtime, contents, skips=skips))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import shutil
+import sqlite3
 import uuid
 from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
@@ -18,7 +19,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session
 
 from embeddings import Collection, EmbeddingRecord, InvalidQueryError
-from embeddings.searching.filters import OPERATORS, ORDER
+from embeddings.searching.filters import MOST_CONDITIONS, MOST_NESTED, OPERATORS, ORDER
 from embeddings.searching.query import check_query
 from embeddings.searching.scan import scan
 from embeddings.testing import DeterministicModel
@@ -210,7 +211,11 @@ def sessions(
 @given(case=cases())
 def test_all_answer_as_plain_python_does(sessions: list[Session], case: Any):
     """Random JSON and random filters: PostgreSQL, SQLite by a scan and from memory."""
-    rows, filters = case
+    assert_all_agree(sessions, *case)
+
+
+def assert_all_agree(sessions: list[Session], rows: list[Any], filters: list[Any]) -> None:
+    """Compare what is found by each way with plain Python."""
     for session in sessions:
         docs = Collection("docs", session, model=DeterministicModel())
         docs.store_vectors((str(n), VECTOR, metadata) for n, metadata in enumerate(rows))
@@ -226,6 +231,62 @@ def test_all_answer_as_plain_python_does(sessions: list[Session], case: Any):
                     read = scan(work, np.array(VECTOR), query)
                 assert [row.id for row in read.rows] == expected, where
         session.rollback()
+
+
+def folded(fold: Callable[[Any], Any], times: int) -> Any:
+    """Return a filter within a filter, and so on."""
+    where: Any = {("a b",): {"$gt": 5}}
+    for _ in range(times):
+        where = fold(where)
+    return where
+
+
+N = ("n",)
+FOLDS: list[tuple[int, Callable[[Any], Any]]] = [
+    (1, lambda where: {"$not": where}),
+    (1, lambda where: {"$or": [{N: 3}, where]}),
+    (2, lambda where: {"$or": [{N: 3}, {"$and": [{N: {"$gt": 2}}, where]}]}),
+    (2, lambda where: {"$or": [{"$and": [where, {N: {"$gt": 2}}]}, {N: 3}]}),
+    (2, lambda where: {"$not": {"$or": [{N: 3}, {N: 4}, where]}}),
+    (3, lambda where: {"$or": [{N: 3}, {"$not": {"$and": [{N: {"$lt": 9}}, where]}}]}),
+    (2, lambda where: {"$or": [*({N: n} for n in range(15)), {"$and": [where, {N: {"$ne": 2}}]}]}),
+]
+
+
+def test_many_conditions_and_deep_ones(sessions: list[Session]):
+    """A database takes no chain of 1,000, nor 30 that are open at once: all are put together."""
+    rows = [{"n": n, "a b": n % 8} for n in range(10)]
+    many = [{N: n} for n in range(5, 1005)]
+    assert_all_agree(
+        sessions,
+        rows,
+        [
+            {"$or": many},
+            {"$not": {"$or": many}},
+            {"$and": [{N: {"$ne": n}} for n in range(5, 1005)]},
+            {(f"x{n}",): {"$exists": False} for n in range(1000)},
+            # A dict of operators is one more.
+            *(folded(fold, (MOST_NESTED - 1) // depth) for depth, fold in FOLDS),
+        ],
+    )
+    docs = Collection("docs", sessions[0], model=DeterministicModel())
+    assert docs.similar_by_vector(VECTOR, where=[{"n": {"$ne": n}} for n in range(1000)]) == []
+
+
+@on_both
+def test_the_most_conditions(docs: Collection[str], db: Session):
+    """As many as are taken are no error of the database, on any build of SQLite and any driver."""
+    docs.store_vectors((str(n), VECTOR, {"n": n}) for n in (1, MOST_CONDITIONS))
+    limit_parameters(db)
+    where = {"$or": [{"n": n} for n in range(MOST_CONDITIONS)]}
+    assert [entry.id for entry in docs.similar_by_vector(VECTOR, where=where)] == ["1"]
+
+
+def limit_parameters(session: Session) -> None:
+    """Take from SQLite what Debian adds: 32,766 is what it has by itself."""
+    driver: Any = session.connection().connection.driver_connection
+    if isinstance(driver, sqlite3.Connection):
+        driver.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766)
 
 
 @pytest.fixture
@@ -378,6 +439,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "opposite of it": ({"n": {"$ne": 2**63}}, r"'n': \$ne is compared with .* over 64 bits"),
     "an empty list of where": ([], "a list of these, not an empty list"),
     "in a list of where": ([{"tag": "a"}, {"tag": ["a"]}], r"where\[1\]: 'tag' .*a list"),
+    "too deep": (folded(FOLDS[0][1], 51), "where has dicts within dicts more than 50 deep"),
+    "endless": (folded(FOLDS[2][1], 1_000), "more than 50 deep"),
+    "too many": ({"$or": [{"n": n} for n in range(5_001)]}, r"more than 5,000 conditions: \$in"),
+    "too many in a list": ([{"n": n} for n in range(5_001)], "more than 5,000 conditions"),
     "a string in it": ([{"tag": "a"}, "id = 1"], r"where must be .*not str in where\[1\]"),
 }
 

@@ -125,6 +125,10 @@ class Command(BaseCommand):
         show = add("show", "Show a collection, or an item in it; fail if it is not there.")
         show.add_argument("collection", help="The name of the collection.")
         show.add_argument("id", nargs="?", help="The id of the item.")
+        for each in (search, reembed, show):
+            each.add_argument(
+                "--table", help="Of the embeddings, where several have a collection of this name."
+            )
 
     def handle(self, *, command: str, database: str, **options: Any) -> None:
         """Do what the subcommand says."""
@@ -164,7 +168,9 @@ class Command(BaseCommand):
                     number=options["number"],
                     prefix=options["prefix"],
                     as_json=as_json,
-                    records=records(),
+                    declared=_declared(),
+                    own=records(),
+                    table=options["table"],
                 )
                 failure = "Nothing was found"
             elif command == "reembed":
@@ -181,7 +187,13 @@ class Command(BaseCommand):
                 failure = "Not everything is up to date"
             else:
                 outcome = commands.show(
-                    db, options["collection"], options["id"], as_json=as_json, records=records()
+                    db,
+                    options["collection"],
+                    options["id"],
+                    as_json=as_json,
+                    declared=_declared(),
+                    own=records(),
+                    table=options["table"],
                 )
                 failure = ""
         except (EmbeddingsError, SQLAlchemyError) as error:
@@ -205,6 +217,7 @@ class _On:
     def __init__(self, collection: ModelCollection[Any], *, is_followed: bool = True) -> None:
         self.declared, self.name = collection, collection.name
         self.is_followed = is_followed
+        self.records = collection.records or records()
 
     def sync(self, database: str, **options: Any) -> Report:
         return self.declared.sync(using=database, **options)
@@ -235,16 +248,25 @@ class _On:
         return self.declared.trigger_problems(using=database) if self.is_followed else []
 
 
+def _declared() -> list[_On]:
+    return [_On(each) for each in DECLARED]
+
+
 def _reembed(database: str, options: dict[str, Any]) -> commands.Outcome:
     """Embed a collection anew, one that is declared by its rows, another by what it has stored."""
-    name = options["collection"]
-    declared = [_On(each) for each in DECLARED if each.name == name]
+    name, table = options["collection"], options["table"]
+    declared = [
+        each
+        for each in _declared()
+        if each.name == name and table in {None, each.records.embeddings.fullname}
+    ]
     return commands.reembed(
         database if declared else DjangoTransactions(database),
         name,
         options["model"],
         declared=declared,
-        records=records(),
+        own=records(),
+        table=table,
         back=options["back"],
         drop_previous=options["drop_previous"],
     )
