@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import event
+from sqlalchemy import create_engine, event
 from sqlalchemy.orm import Session
 
 from embeddings import Collection
@@ -61,13 +61,14 @@ def test_rows_are_read_apart_where_there_is_citus(postgresql_engine: Engine):
     def note(_: Any, record: Any) -> None:
         record.info[HAS_CITUS] = True
 
-    postgresql_engine.dispose()
-    event.listen(postgresql_engine, "connect", note)
-    with recorded(has_citus=True) as refused, Session(postgresql_engine) as session:
+    own = create_engine(postgresql_engine.url)
+    event.listen(own, "connect", note)
+    with recorded(has_citus=True) as refused, Session(own) as session:
         docs = collection(session)
         for text in ("the text", "the text", "a new text"):
             docs.embed("a", text, {"n": 1}, store=True)
             docs.embed("b", text)
         assert [entry.id for entry in docs.similar("a new text", 2)] == ["a", "b"]
         session.commit()
+    own.dispose()
     assert refused == []
