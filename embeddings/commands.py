@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
+from sqlalchemy import inspect
+
 from . import databases
 from .collection import Collection
 from .errors import DoesNotExist, InvalidQueryError, ModelRequiredError
@@ -327,7 +329,12 @@ def _records_having(sessions: Sessions, name: str, own: Records, table: str | No
         InvalidQueryError: Several have one.
     """
     with sessions.session(write=False) as session:
-        there = tables_in(Work(session, RECORDS).connection, own)
+        connection = Work(session, own).connection
+        there = tables_in(connection, own)
+        table_of_own = own.collections.name
+        schema = schema_found(connection, table_of_own, own.collections.schema)
+        if own not in there and inspect(connection).has_table(table_of_own, schema):
+            there.insert(0, own)  # it is not in the first schema of the search path
         having = [each for each in there if _has(Work(session, each), name)]
     records = _one_of(name, having, table)
     if records is not None:
@@ -338,10 +345,11 @@ def _records_having(sessions: Sessions, name: str, own: Records, table: str | No
 
 
 def _has(work: Work, name: str) -> bool:
-    table = work.records.collections
-    schema = schema_found(work.connection, table.name, table.schema)
-    may_read = work.database.may_read(work.connection, table.name, schema)
-    return may_read and work.row_named(name) is not None
+    for table in (work.records.collections, work.records.embeddings):
+        schema = schema_found(work.connection, table.name, table.schema)
+        if not work.database.may_read(work.connection, table.name, schema):
+            return False
+    return work.row_named(name) is not None
 
 
 def _one_of(name: str, having: Sequence[Records], table: str | None) -> Records | None:

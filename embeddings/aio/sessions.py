@@ -217,7 +217,7 @@ class AwaitedSessions(Sessions):
         """Return the engine or connection."""
         return self._sessions.bind(records)
 
-    def bind_of(self, mapper: Mapper[Any], records: Records) -> Engine | Connection:
+    def bind_of(self, mapper: Mapper[Any], records: Records) -> Engine | Connection | None:
         """Return the bind for a class of the host's."""
         return self._sessions.bind_of(mapper, records)
 

@@ -170,6 +170,10 @@ class Database:
         """Return what is followed beside these records, as the triggers that are there tell."""
         return []
 
+    def is_one_table(self, one: tuple[str | None, str], other: tuple[str | None, str]) -> bool:
+        """Return whether schemas and names, as the connection finds tables, are of one."""
+        return one == other
+
     def is_followed(self, connection: Connection, given: Follow, schema: str | None) -> bool:
         """Return whether triggers that there are stand on the table that they were made for.
 
@@ -302,12 +306,13 @@ class Database:
         """
         return nullcontext()
 
-    def place_of(self, url: URL) -> object:
-        """Return what two URLs differ in if they lead to different databases; None if unknown.
+    def are_apart(self, one: URL, other: URL) -> bool:
+        """Return whether two URLs lead to different databases for certain.
 
-        A server may be reached by several names, so that its database alone counts.
+        A server may be reached by several names.
         """
-        return url.database
+        servers = [(url.host, url.port, url.query.get("host")) for url in (one, other)]
+        return servers[0] == servers[1] and one.database != other.database
 
     # Databases that are opened here
 

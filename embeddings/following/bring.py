@@ -14,7 +14,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from ..errors import AuthenticationError, EmbeddingsError, InvalidItemError, ModelError, QuotaError
+from ..errors import (
+    AuthenticationError,
+    EmbeddingsError,
+    InvalidItemError,
+    InvalidVectorError,
+    ModelError,
+    QuotaError,
+)
 from ..models.base import at_most_own, prefixed
 from ..values import is_storable
 from ..writing import loaded, parts
@@ -260,7 +267,9 @@ def bring_apart(
             concerned = _concerned(collection, error, group)
             if not concerned:
                 raise
-            if len(concerned) == len(group) > 1:  # which of them it is shows when they are apart
+            is_of_model = isinstance(error, InvalidVectorError)  # which says who is concerned
+            if len(concerned) == len(group) > 1 and not is_of_model:
+                # Which of them it is shows when they are apart.
                 groups += [{id: group[id] for id in part} for part in halves([*group])]
                 continue
             errors |= dict.fromkeys(concerned, error)
@@ -271,7 +280,10 @@ def bring_apart(
 
 def is_of_all(errors: Mapping[str, Exception], ids: Collection[str]) -> bool:
     """Return whether errors are what is made of whatever is given, and not of some alone."""
-    is_known = any(isinstance(error, EmbeddingsError) for error in errors.values())
+    is_known = any(
+        isinstance(error, EmbeddingsError) and not isinstance(error, InvalidVectorError)
+        for error in errors.values()
+    )
     return len(errors) == len(ids) > 1 and not is_known
 
 

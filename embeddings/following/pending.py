@@ -79,6 +79,8 @@ class Pending:
         self._worker = uuid4().hex
         self.claims = collection.sessions.owns_transactions
         """Whether other refreshers are kept from what this one works on."""
+        self.may_hold = False
+        """Whether something may be claimed, or is just being."""
         self._next = self._look_again = 0
         """Before this number nothing is claimed until the moment after which all is looked at."""
 
@@ -142,6 +144,7 @@ class Pending:
                 return {}
             if not self.claims:
                 return self.noted(work, self._ids(work, size, upto, without))
+        self.may_hold = True
         with collection.work(write=True) as work:
             ids = self._ids(work, size, upto, without)
             noted = self.noted(work, ids)
@@ -150,6 +153,7 @@ class Pending:
 
     def claim_these(self, ids: Iterable[str]) -> Noted:
         """Return the pending rows of some ids, whoever works on them, which are this one's now."""
+        self.may_hold = self.claims
         with self._collection.work(write=self.claims) as work:
             noted = self.noted(work, ids)
             if self.claims:
@@ -223,13 +227,9 @@ class Pending:
         if not self.claims:
             return
         with self._collection.work(write=True) as work:
-            columns = pending_table(work.records).c
-            is_mine = and_(self._is_its(work), columns.claimed_by == self._worker)
-            work.run(
-                update(pending_table(work.records))
-                .where(is_mine)
-                .values(claimed_until=now() + LEASE)
-            )
+            until = {"claimed_until": now() + LEASE}
+            table = pending_table(work.records)
+            work.run(update(table).where(self._is_mine(work)).values(until))
 
     def give_back(self, noted: Mapping[str, frozenset[int]]) -> None:
         """Let others have what was claimed, at once."""
@@ -240,12 +240,12 @@ class Pending:
 
     def give_all_back(self) -> None:
         """Let others have whatever is claimed, by a transaction that nobody saw end, too."""
-        if not self.claims:
+        if not self.may_hold:
             return
         with self._collection.work(write=True) as work:
-            is_mine = pending_table(work.records).c.claimed_by == self._worker
             none = {"claimed_until": None, "claimed_by": None}
-            work.run(update(pending_table(work.records)).where(is_mine).values(none))
+            table = pending_table(work.records)
+            work.run(update(table).where(self._is_mine(work)).values(none))
 
     def put_off(
         self,
@@ -316,6 +316,10 @@ class Pending:
         table = pending_table(work.records)
         for batch in batches(sorted(seq for id in ids for seq in noted[id]), AT_ONCE):
             work.run(delete(table).where(table.c.seq.in_(batch)))
+
+    def _is_mine(self, work: Work) -> ColumnElement[bool]:
+        claimed_by = pending_table(work.records).c.claimed_by
+        return and_(self._is_its(work), claimed_by == self._worker)
 
     def _is_its(self, work: Work) -> ColumnElement[bool]:
         return pending_table(work.records).c.collection == self._collection.name

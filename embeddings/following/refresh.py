@@ -88,10 +88,12 @@ class _Refresh:
         finally:
             if done is None:
                 self.pending.give_back(noted)
+                self.pending.may_hold = False
         id_of = self.collection.keys.id_noted
         done, given_back = parted(done)
         kept = {id_of(key) for key in given_back}
         self.pending.give_back({id: noted[id] for id in kept})
+        self.pending.may_hold = False
         for id in kept:
             self.tries[id] = self.tries.get(id, 0) + 1
         self.done += len(noted) - len(kept)
@@ -252,13 +254,15 @@ def _all_pending(
     """
     pending, collection = run.pending, run.collection
     tell = teller(progress, None)
-    size = 0
+    size, is_checked = 0, False
     upto: int | None = None
     pause, failures = SHORTEST, 0
     while not _is_over(run, limit, stop):
         try:
             if not size:
-                _warn_of(collection.name, problems())
+                if not is_checked:
+                    _warn_of(collection.name, problems())
+                is_checked = True
                 if not forever:
                     with collection.work() as work:
                         upto = pending.newest(work)

@@ -209,14 +209,14 @@ def check_is_alone(
     ]
     if not others:
         return
+    database = databases.of(connection.dialect)
     places = {_place(connection, *table) for table in tables}
     roots = {_root(connection, place) for place in places}
     for other in others:
         place = _place(connection, other.schema, other.table)
-        if place in places or not databases.of(connection.dialect).is_followed(
-            connection, other, place[0]
-        ):  # the same by another schema's name; or it has another name by now
-            continue
+        is_its = any(database.is_one_table(place, each) for each in places)
+        if is_its or not database.is_followed(connection, other, place[0]):
+            continue  # it is the same by other names, or has another name by now
         if _root(connection, place) not in roots:
             wanted = tables[0][1]
             raise SchemaError(

@@ -74,10 +74,10 @@ class Sessions:
         """Return the engine or connection that has the tables; nothing is connected."""
         raise NotImplementedError
 
-    def bind_of(self, mapper: Mapper[Any], records: Records) -> Engine | Connection:
-        """Return the one that a host's session has for a mapped class of the host's.
+    def bind_of(self, mapper: Mapper[Any], records: Records) -> Engine | Connection | None:
+        """Return the one that a host's session has for a class of the host's; None if unknown.
 
-        Where no session chooses, that is the one that has the tables.
+        Where there is no such session, that is the one that has the tables.
         """
         return self.bind(records)
 
@@ -90,8 +90,11 @@ class Sessions:
             BindingError: They are in another one.
         """
         try:
-            rows, ours = self.bind_of(mapper, records), self.bind(records)
+            rows = self.bind_of(mapper, records)
+            ours = rows and self.bind(records)
         except UnboundExecutionError:  # as the first statement says
+            return
+        if rows is None or ours is None:
             return
         if rows.engine is not ours.engine and _are_apart(rows.engine, ours.engine):
             raise BindingError(
@@ -122,9 +125,7 @@ class Sessions:
 def _are_apart(one: Engine, other: Engine) -> bool:
     if one.dialect.name != other.dialect.name:
         return True
-    place_of = databases.of(one.dialect).place_of
-    places = {place_of(one.url), place_of(other.url)}
-    return None not in places and len(places) > 1
+    return databases.of(one.dialect).are_apart(one.url, other.url)
 
 
 def transaction_of(session: Session) -> SessionTransaction | None:

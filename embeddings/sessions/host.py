@@ -69,9 +69,11 @@ class HostSession(Sessions):
         """Return the session's bind that has the tables."""
         return self.current().get_bind(records.embedding.__mapper__)
 
-    def bind_of(self, mapper: Mapper[Any], records: Records) -> Engine | Connection:
-        """Return the session's bind for the class."""
-        return self.current().get_bind(mapper)
+    def bind_of(self, mapper: Mapper[Any], records: Records) -> Engine | Connection | None:
+        """Return the session's bind for the class, unless a host's chooses for each statement."""
+        session = self.current()
+        chooses = type(session).get_bind is not Session.get_bind
+        return None if chooses else session.get_bind(mapper)
 
 
 class HostConnection(Sessions):

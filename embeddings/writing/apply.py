@@ -206,8 +206,8 @@ def _write(
             outcome.skipped |= gate.admit(work, owners)
         elif gives_way:
             work.database.keep_rows(work, [item.id for item in plan.items])
-        if gate or gives_way:
-            work.looked = None  # it was read before the rows were locked
+        if gate or gives_way or plan.chunks is not None:
+            work.looked = None  # it was read before these were locked
         stored = plan.stored if is_settled else stored_rows(work, plan.items)
         kept = plan.kept if is_settled else parts.kept_parts(work, stored)
         left = _moved(plan, work, stored, kept, outcome) if gives_way else ()

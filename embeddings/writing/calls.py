@@ -142,22 +142,19 @@ def _ask(
             made = runtime.counted_call(model, list(rest.values()), "document", usage)
             answer.vectors |= zip(rest, made, strict=True)
             return
-        except RefusedError as error:
+        except (RefusedError, InvalidVectorError) as error:
             came = [answer.asked[at] for at in error.made]
             answer.vectors |= zip(
                 came, checked_vectors(model, came, error.made.values()), strict=True
             )
-            if not skips or not error.positions:
-                answer.error = error
-                return
-            answer.refused |= {answer.asked[at]: reason_of(error) for at in error.positions}
-        except InvalidVectorError as error:
+            is_unfit = isinstance(error, InvalidVectorError)
             # If of several none is fit, it is the model.
-            if not skips or not error.positions or len(error.positions) == len(rest) > 1:
+            is_of_model = is_unfit and len(error.positions) == len(rest) > 1
+            if not skips or not error.positions or is_of_model:
                 answer.error = error
                 return
-            answer.vectors |= {answer.asked[at]: vector for at, vector in error.made.items()}
-            answer.refused |= {answer.asked[at]: NOT_FINITE for at in error.positions}
+            reason = NOT_FINITE if is_unfit else reason_of(error)
+            answer.refused |= {answer.asked[at]: reason for at in error.positions}
         except Exception as error:  # noqa: BLE001  it is raised when this call's turn comes
             answer.error = error
             return
@@ -172,7 +169,7 @@ def _ask(
         }
 
 
-def reason_of(error: RefusedError | InvalidItemError) -> str:
+def reason_of(error: RefusedError | InvalidItemError | InvalidVectorError) -> str:
     """Return why an item is skipped: what the service says, or what is known here."""
     return getattr(error, "reason", None) or str(error)
 

@@ -48,4 +48,5 @@ class Report:
         """Return what both did."""
         if not isinstance(other, Report):
             return NotImplemented
+        # Both have all attributes in the order of the class.
         return Report(*map(add, vars(self).values(), vars(other).values()))

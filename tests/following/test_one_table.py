@@ -295,3 +295,14 @@ def test_a_role_that_may_not_use_the_other_schema(postgresql_engine: Engine, rea
     first.install(postgresql_engine)
     with pytest.raises(SchemaError, match=REFUSED):
         second.sync(reader)
+
+
+def test_one_table_in_another_case(engine: Engine):
+    """SQLite takes names for the same in any case, and "main" for the schema of who names none."""
+    notes = declared("one_notes")
+    fill(engine, notes, "one")
+    notes.install(engine)
+    assert notes.sync(engine).embedded == 1
+    for again in (declared("ONE_Notes"), declared("one_notes", "main")):
+        assert again.sync(engine).unchanged == 1
+        assert again.refresh(engine, keys=[1]).unchanged == 1

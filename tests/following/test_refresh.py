@@ -55,6 +55,7 @@ from tests.server import controlled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 PENDING = pending_table(RECORDS)
 
@@ -1022,3 +1023,26 @@ def test_what_another_refresher_begins_to_claim(
     finally:
         notes.uninstall(engine)
         Base.metadata.drop_all(engine)
+
+
+def test_cancelled_while_nothing_is_claimed(
+    notes: ModelCollection[Note], caplog: pytest.LogCaptureFixture, tmp_path: Path
+):
+    """A database that is away is not asked to take back what it never gave."""
+    tries: list[Any] = []
+
+    async def run() -> None:
+        url = f"postgresql+asyncpg://nobody@/nothing?host={tmp_path}"
+        engine = create_async_engine(url)
+        event.listen(engine.sync_engine, "do_connect", lambda *given: tries.append(given))
+        task = asyncio.create_task(notes.arefresh(engine, forever=True))
+        while not caplog.messages:
+            await asyncio.sleep(0.01)
+        before = len(tries)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert len(tries) == before
+        await engine.dispose()
+
+    asyncio.run(run())

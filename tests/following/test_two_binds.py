@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -136,3 +137,24 @@ def test_one_database_of_a_server_by_two_engines(postgresql_engine: Engine):
     with session, pytest.raises(BindingError, match=APART):
         NOTES.nearest(session, "one")
     other.dispose()
+
+
+def test_a_session_that_chooses_for_each_statement(engine: Engine, tmp_path: Path):
+    """Its binds are copies of one database, of which each question may have another."""
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(insert(Note), [{"words": "one"}, {"words": "two"}])
+    NOTES.sync(engine)
+    with engine.connect() as connection:
+        connection.exec_driver_sql("VACUUM INTO ?", (str(tmp_path / "copy.db"),))
+    copy = create_engine(f"sqlite:///{tmp_path / 'copy.db'}")
+    chosen = itertools.cycle((engine, copy))
+
+    class Routed(Session):
+        def get_bind(self, *_: Any, **__: Any) -> Engine:
+            return next(chosen)
+
+    for _ in range(4):
+        with Routed() as session:
+            assert NOTES.nearest(session, "one")[0].Note.words == "one"
+    copy.dispose()

@@ -23,13 +23,15 @@ from embeddings import (
     Chunks,
     Collection,
     InvalidItemError,
+    InvalidVectorError,
     ModelCollection,
     Report,
 )
 from embeddings.following import commands, pending
 from embeddings.following import sync as syncing
 from embeddings.models.registry import substitute_models
-from embeddings.tables.records import now
+from embeddings.tables.pending import pending_table
+from embeddings.tables.records import RECORDS, now
 from embeddings.testing import DeterministicModel
 from tests.reaching import wait_until
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 LONG = "/" + "x" * 1024
+PENDING = pending_table(RECORDS)
 
 
 class Base(DeclarativeBase):
@@ -550,3 +553,21 @@ def test_integers_beyond_their_column(lite: Engine, declare: Any):
     assert visits.refresh(lite).embedded == 2
     assert sorted(visits.collection(lite).ids()) == [1, 1 << 40]
     assert is_over(visits, lite)
+
+
+def test_a_model_that_has_no_finite_vector_at_all(own: Engine, declare: Any):
+    """It is called once for all, not for each row; no row is parked for it."""
+
+    class NaN(DeterministicModel):
+        def embed_batch(self, items: Any) -> Any:
+            return [vector * float("nan") for vector in super().embed_batch(items)]
+
+    model = NaN()
+    visits = declare(own, Visit, model=model)
+    change(own, insert(Visit).values([{"id": n, "title": f"visit {n}"} for n in range(1, 9)]))
+    for tried in range(1, 8):
+        with pytest.raises(InvalidVectorError):
+            visits.refresh(own)
+        assert len(model.calls) == tried
+        change(own, update(PENDING).values(claimed_until=None))
+    assert not any(each.is_parked for each in visits.pending(own).failing)

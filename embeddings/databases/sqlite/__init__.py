@@ -143,6 +143,12 @@ class SQLite(Database):
         """Read the catalog."""
         return triggers.follows(connection, records)
 
+    def is_one_table(self, one: tuple[str | None, str], other: tuple[str | None, str]) -> bool:
+        """Compare them in any case; the schema "main" is the one of who names none."""
+        (schema, table), (other_schema, other_table) = one, other
+        schemas = {(each or "main").casefold() for each in (schema, other_schema)}
+        return len(schemas) == 1 and table.casefold() == other_table.casefold()
+
     def is_followed(self, connection: Connection, given: Follow, schema: str | None) -> bool:
         """Return whether the triggers stand on the table that they were made for."""
         return triggers.is_followed(connection, given)
@@ -193,10 +199,10 @@ class SQLite(Database):
         """Return an engine with our pragmas."""
         return opening.new_engine(url, create)
 
-    def place_of(self, url: URL) -> object:
-        """Return the file."""
-        file = opening.read_address(url).file
-        return file and file.resolve()
+    def are_apart(self, one: URL, other: URL) -> bool:
+        """Return whether they are of different files."""
+        files = [opening.read_address(url).file for url in (one, other)]
+        return len({file.resolve() for file in files if file}) > 1
 
     def is_missing(self, url: URL) -> bool:
         """Return whether the file is not there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -9,8 +10,9 @@ import pytest
 from sqlalchemy import create_engine, event
 from sqlalchemy.orm import Session
 
-from embeddings import Collection
+from embeddings import Chunks, Collection
 from embeddings.testing import DeterministicModel
+from tests.contract.test_plan import until_somebody_waits
 from tests.distributed import recorded
 
 if TYPE_CHECKING:
@@ -72,3 +74,21 @@ def test_rows_are_read_apart_where_there_is_citus(postgresql_engine: Engine):
         session.commit()
     own.dispose()
     assert refused == []
+
+
+def test_chunks_that_another_writes_meanwhile(postgresql_engine: Engine):
+    """What is read before it waits for the item's lock is not what it goes by."""
+
+    def opened(db: Any) -> Collection[str]:
+        return Collection("docs", db, model=DeterministicModel(), chunks=Chunks(size=20))
+
+    opened(postgresql_engine).embed("other", "something else")
+    with Session(postgresql_engine) as session, ThreadPoolExecutor(1) as pool:
+        opened(session).embed("a", "one passage of it.\n\nanother one of it.\n\nthe last one.")
+        waiting = pool.submit(opened(postgresql_engine).embed, "a", "short")
+        until_somebody_waits(postgresql_engine)
+        session.commit()
+        waiting.result()
+    docs = opened(postgresql_engine)
+    assert [chunk.end for chunk in docs.get_chunks("a")] == [5]
+    assert docs.count(chunks=True) == 2
