@@ -12,8 +12,6 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-from sqlalchemy import inspect
-
 from . import databases
 from .collection import Collection
 from .errors import DoesNotExist, InvalidQueryError, ModelRequiredError
@@ -329,12 +327,7 @@ def _records_having(sessions: Sessions, name: str, own: Records, table: str | No
         InvalidQueryError: Several have one.
     """
     with sessions.session(write=False) as session:
-        connection = Work(session, own).connection
-        there = tables_in(connection, own)
-        table_of_own = own.collections.name
-        schema = schema_found(connection, table_of_own, own.collections.schema)
-        if own not in there and inspect(connection).has_table(table_of_own, schema):
-            there.insert(0, own)  # it is not in the first schema of the search path
+        there = tables_in(Work(session, own).connection, own)
         having = [each for each in there if _has(Work(session, each), name)]
     records = _one_of(name, having, table)
     if records is not None:

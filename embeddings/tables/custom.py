@@ -17,7 +17,7 @@ from .. import databases
 from ..databases.additions import ADDITIONS
 from ..internals import calling_module, registry_of, tables_to_create
 from ..sessions.own import owned_transaction
-from .ours import VERSION_TABLE, check_adoptable, schema_map_of
+from .ours import VERSION_TABLE, check_adoptable, schema_found, schema_map_of
 from .records import RECORDS, CollectionColumns, EmbeddingColumns, Records
 
 if TYPE_CHECKING:
@@ -214,15 +214,16 @@ def _records(
 def found(connection: Connection) -> list[Records]:
     """Return the records whose tables are in a database, the documented ones first.
 
-    Those of `make_records` too, whether or not this process made them: in the schemas that are
-    known, and in that in which the connection puts a table.
+    Those of `make_records` too, whether or not this process made them: where the connection finds
+    the tables that are known, and any others in the schema in which it makes tables.
     """
     inspector, schema_map = inspect(connection), schema_map_of(connection)
     schemas = inspector.get_schema_names()
     names: dict[str | None, set[str]] = {}
 
     def are_there(records: Records) -> bool:
-        schema = schema_map.get(records.embeddings.schema, records.embeddings.schema)
+        table = records.embeddings
+        schema = schema_found(connection, table.name, table.schema)
         if schema not in names:
             is_there = schema is None or schema in schemas
             names[schema] = {*inspector.get_table_names(schema=schema)} if is_there else set()
