@@ -232,11 +232,12 @@ class Pending:
             work.run(update(table).where(self._is_mine(work)).values(until))
 
     def give_back(self, noted: Mapping[str, frozenset[int]]) -> None:
-        """Let others have what was claimed, at once."""
+        """Let others have at once what is left of a claim, all else of which is done."""
         if self.claims and _all(noted):
             self._look_again = 0
             with self._collection.work(write=True) as work:
                 self._set(work, _all(noted), claimed_until=None, claimed_by=None)
+        self.may_hold = False
 
     def give_all_back(self) -> None:
         """Let others have whatever is claimed, by a transaction that nobody saw end, too."""

@@ -88,12 +88,10 @@ class _Refresh:
         finally:
             if done is None:
                 self.pending.give_back(noted)
-                self.pending.may_hold = False
         id_of = self.collection.keys.id_noted
         done, given_back = parted(done)
         kept = {id_of(key) for key in given_back}
         self.pending.give_back({id: noted[id] for id in kept})
-        self.pending.may_hold = False
         for id in kept:
             self.tries[id] = self.tries.get(id, 0) + 1
         self.done += len(noted) - len(kept)
@@ -254,20 +252,19 @@ def _all_pending(
     """
     pending, collection = run.pending, run.collection
     tell = teller(progress, None)
-    size, is_checked = 0, False
     upto: int | None = None
+    size = 0
     pause, failures = SHORTEST, 0
     while not _is_over(run, limit, stop):
         try:
             if not size:
-                if not is_checked:
-                    _warn_of(collection.name, problems())
-                is_checked = True
+                found = problems()
                 if not forever:
                     with collection.work() as work:
                         upto = pending.newest(work)
                         tell = teller(progress, pending.count(work) if progress else None)
                 size = run.size()
+                _warn_of(collection.name, found)
             most = size if limit is None else min(size, limit - run.done)
             left = {id for id, tries in run.tries.items() if tries >= MOST_TRIES}
             noted = pending.claim(most, upto, left)

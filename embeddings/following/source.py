@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from ..models.base import Content, SupportsEmbedding
     from ..sessions import DatabaseLike
     from ..values import Metadata
+    from ..work.reference import Reference
     from ..writing.calls import OnError
     from ..writing.progress import Progress
     from ..writing.report import Report
@@ -202,13 +203,20 @@ class ModelCollection(Generic[M]):
         self._on(database, write=True, function=triggers.install)
 
     def uninstall(self, database: DatabaseLike) -> None:
-        """Drop the triggers, if they are there. Vectors and pending rows stay."""
+        """Drop the triggers, if they are there. Vectors and pending rows stay.
+
+        Raises:
+            BindingError: As of `install`.
+        """
         self._on(database, write=True, function=triggers.uninstall)
 
     def trigger_problems(self, database: DatabaseLike) -> list[str]:
         """Return what of the triggers is missing, disabled or not as declared; only reads.
 
         `install`, or a new revision, makes them as they are to be.
+
+        Raises:
+            BindingError: As of `install`.
         """
         return self._on(database, write=False, function=triggers.problems)
 
@@ -221,8 +229,10 @@ class ModelCollection(Generic[M]):
         with sessions.session(write=write) as session, hinted(sessions.dialect(self.records)):
             return function(session.connection({"mapper": self.mapper}), self)
 
-    def _check_is_alone(self, database: DatabaseLike) -> None:
+    def _to_write(self, database: DatabaseLike) -> Reference[Key]:
+        """Return the collection, unless triggers say that it follows another table."""
         self._on(database, write=False, function=triggers.check)
+        return self.collection(database).reference
 
     # Bringing the collection up to date
 
@@ -249,11 +259,11 @@ class ModelCollection(Generic[M]):
             SchemaError: Triggers say that the collection follows another table. Not in a dry run.
             BindingError: The session's binds have the rows in another database than the vectors.
         """
-        reference = self.collection(database).reference
         if dry_run:
+            reference = self.collection(database).reference
             reference.sessions.check_has(self.mapper, self.records)
         else:
-            self._check_is_alone(database)
+            reference = self._to_write(database)
         return syncing.sync(
             reference,
             self.source_rows(),
@@ -319,10 +329,11 @@ class ModelCollection(Generic[M]):
             Exception: What a model of your own raises for all rows of a batch. And of one row, with
                 "raise" or on a session, whatever it failed of.
         """
-        if keys is not None:
-            self._check_is_alone(database)
+        collection = (
+            self.collection(database).reference if keys is None else self._to_write(database)
+        )
         return refreshing.refresh(
-            self.collection(database).reference,
+            collection,
             self.source_rows(),
             concurrency=concurrency,
             batch_size=batch_size,
@@ -372,10 +383,10 @@ class ModelCollection(Generic[M]):
             DoesNotExist: The collection does not exist.
             ModelError: The model failed.
             SchemaError: Triggers say that the collection follows another table.
+            BindingError: The session's binds have the rows in another database than the vectors.
         """
-        self._check_is_alone(database)
         return reembedding.reembed(
-            self.collection(database).reference,
+            self._to_write(database),
             self.source_rows(),
             model,
             batch_size=batch_size,
@@ -398,9 +409,8 @@ class ModelCollection(Generic[M]):
 
             And what `reembed` raises.
         """
-        self._check_is_alone(database)
         return reembedding.back(
-            self.collection(database).reference,
+            self._to_write(database),
             self.source_rows(),
             batch_size=batch_size,
             progress=progress,
@@ -410,10 +420,9 @@ class ModelCollection(Generic[M]):
         """Delete the vectors of the model before, and return whether there were any.
 
         Raises:
-            SchemaError: Triggers say that the collection follows another table.
+            SchemaError, BindingError: As of `reembed`.
         """
-        self._check_is_alone(database)
-        return beside.drop_previous(self.collection(database).reference)
+        return beside.drop_previous(self._to_write(database))
 
     def acollection(self, database: AsyncDatabaseLike) -> AsyncCollection[Any]:
         """Return the `AsyncCollection`, for everything else. Nothing is read or written.
@@ -523,7 +532,7 @@ class ModelCollection(Generic[M]):
     ) -> list[Nearest[M]]:
         """Return the instances nearest to another one, without it; none if that has no vector.
 
-        Arguments as in `nearest`.
+        Arguments and errors as of `nearest`.
         """
         return self._related(self.collection(database), instance, rows, number, pending, filters)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ...tables.records import Records
 
 AT_ONCE = 10_000  # ids of rows that are gone
+_READS = "embeddings_reads_triggers"  # in a connection's info
 ENABLED = {"O", "A"}  # of pg_trigger.tgenabled: fires in ordinary sessions, fires always
 
 
@@ -254,29 +255,22 @@ def _body(given: Follow, has_uuid: bool | None) -> str:
     )
 
 
-def _functions(connection: Connection, records: Records) -> tuple[str, bool]:
-    """Return the schema of the functions, and whether the role may read the catalog of them."""
-    given = records.embeddings.schema
-    found = connection.execute(
-        text(
-            f"SELECT coalesce(CAST(:schema AS text), {schema_that_has(':table')}), "
-            "has_table_privilege('pg_catalog.pg_proc', 'SELECT') "
+def _may_read(connection: Connection) -> bool:
+    """Return whether the role may read what triggers there are. It is asked once a connection."""
+    if _READS not in connection.info:
+        may = text(
+            "SELECT has_table_privilege('pg_catalog.pg_proc', 'SELECT') "
             "AND has_table_privilege('pg_catalog.pg_trigger', 'SELECT')"
-        ),
-        {
-            "schema": schema_map_of(connection).get(given, given),
-            "table": quoted(pending_name(records)),
-        },
-    )
-    schema, may_read = found.one()
-    return str(schema), bool(may_read)
+        )
+        connection.info[_READS] = connection.scalar(may)
+    return bool(connection.info[_READS])
 
 
 def problems(connection: Connection, given: Follow) -> list[str]:
     """Return what is not as `follow` would make it."""
-    schema, may_read = _functions(connection, given.records)
-    if not may_read:
+    if not _may_read(connection):
         return [f"whether {given.table!r} is followed is told to no role without SELECT on pg_proc"]
+    schema = schema_of_pending(connection, given.records)
     table = _table(given, schema_map_of(connection).get(given.schema, given.schema))
     if (kept := citus.keeping_of(connection, table)) not in {None, "local"}:
         return [citus.not_followed(table, str(kept))]
@@ -341,21 +335,22 @@ def _as_text(value: str | bytes) -> str:
 
 def follows(connection: Connection, records: Records) -> list[Follow]:
     """Return what is followed, as the functions that are there tell, to those who may read them."""
-    schema, may_read = _functions(connection, records)
-    if not may_read:
+    if not _may_read(connection):
         return []
+    given = records.embeddings.schema
     found = connection.execute(
         text(
             "SELECT p.prosrc FROM pg_catalog.pg_proc p "
             "JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace "
-            "WHERE n.nspname = :schema AND starts_with(p.proname, :follows) "
-            "AND position(:table IN p.prosrc) > 0 AND EXISTS "
-            "(SELECT 1 FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid) ORDER BY p.proname"
+            f"WHERE n.nspname = coalesce(CAST(:schema AS text), {schema_that_has(':table')}) "
+            "AND starts_with(p.proname, :follows) AND position('.' || :table IN p.prosrc) > 0 "
+            "AND EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t WHERE t.tgfoid = p.oid) "
+            "ORDER BY p.proname"
         ),
         {
-            "schema": schema,
+            "schema": schema_map_of(connection).get(given, given),
             "follows": FOLLOWS,
-            "table": f".{quoted(pending_name(records))}",
+            "table": quoted(pending_name(records)),
         },
     ).scalars()
     told = (re.match(r"/\* ({.*?}) \*/", body) for body in found)

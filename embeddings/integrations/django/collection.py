@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from ...models.base import Content, SupportsEmbedding
     from ...searching.entries import Entry
     from ...tables.records import Records
+    from ...work.reference import Reference
     from ...writing.calls import OnError
     from ...writing.items import Prepared
     from ...writing.progress import Progress
@@ -540,6 +541,11 @@ class ModelCollection(Generic[M]):
     def _check_is_alone(self, connection: Connection, found: list[Follow]) -> None:
         triggers.check_is_alone(connection, self.name, tables_of(self.source), found)
 
+    def _to_write(self, alias: str) -> Reference[Any]:
+        """Return the collection, unless triggers say that it follows another table."""
+        self._look(alias, self._check_is_alone)
+        return self.collection(alias).reference
+
     def _checked_problems(
         self, alias: str, connection: Connection, found: list[Follow]
     ) -> list[str]:
@@ -593,10 +599,8 @@ class ModelCollection(Generic[M]):
                 one row, with "raise" or within `atomic()`, whatever it failed of.
         """
         alias = using or router.db_for_write(self.source.model)
-        if keys is not None:
-            self._look(alias, self._check_is_alone)
         return refreshing.refresh(
-            self.collection(alias).reference,
+            self.collection(alias).reference if keys is None else self._to_write(alias),
             rows_of(self.source, alias, store=self._store),
             concurrency=concurrency,
             batch_size=batch_size,
@@ -640,10 +644,8 @@ class ModelCollection(Generic[M]):
             SchemaError: Triggers say that the collection follows another table. Not in a dry run.
         """
         alias = using or router.db_for_write(self.source.model)
-        if not dry_run:
-            self._look(alias, self._check_is_alone)
         return syncing.sync(
-            self.collection(alias).reference,
+            self.collection(alias).reference if dry_run else self._to_write(alias),
             rows_of(self.source, alias, store=self._store),
             prune=prune,
             allow_empty=allow_empty,
@@ -689,9 +691,8 @@ class ModelCollection(Generic[M]):
             SchemaError: Triggers say that the collection follows another table.
         """
         alias = using or router.db_for_write(self.source.model)
-        self._look(alias, self._check_is_alone)
         return reembedding.reembed(
-            self.collection(alias).reference,
+            self._to_write(alias),
             rows_of(self.source, alias, store=self._store),
             model,
             batch_size=batch_size,
@@ -715,9 +716,8 @@ class ModelCollection(Generic[M]):
             SchemaError: As of `reembed`.
         """
         alias = using or router.db_for_write(self.source.model)
-        self._look(alias, self._check_is_alone)
         return reembedding.back(
-            self.collection(alias).reference,
+            self._to_write(alias),
             rows_of(self.source, alias, store=self._store),
             batch_size=batch_size,
             progress=progress,
@@ -731,8 +731,7 @@ class ModelCollection(Generic[M]):
             SchemaError: As of `reembed`.
         """
         alias = using or router.db_for_write(self.source.model)
-        self._look(alias, self._check_is_alone)
-        return beside.drop_previous(self.collection(alias).reference)
+        return beside.drop_previous(self._to_write(alias))
 
     async def areembed(self, model: SupportsEmbedding | str, **options: Any) -> Report:
         """Do what `reembed` does, awaited."""
