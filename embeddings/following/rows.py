@@ -190,7 +190,7 @@ class Rows:
     def compared(
         self, work: Work, after: Any, upto: Any, beside: Callable[[Select[Any]], Select[Any]]
     ) -> Iterator[Compared]:
-        """Yield what is compared of all rows of a page by key, also of those without a text.
+        """Yield what is compared of all rows of a page, in any order, also of those without a text.
 
         Args:
             work: As in `between`.
@@ -200,12 +200,12 @@ class Rows:
         """
         made = self.text
         if not isinstance(made, TextsInPython):
-            page = self.between(work, self.all(self.key, made), after, upto)
+            page = self.between(work, self.all(self.key, made), after, upto).order_by(None)
             for row in work.run_unheard(beside(page)):
                 yield Compared(row[0], row[1], None, *row[-3:])
             return
         with _session_to_read(work) as session:
-            page = self.between(work, made.statement, after, upto)
+            page = self.between(work, made.statement, after, upto).order_by(None)
             for row in made.run(session, beside(page)):
                 yield Compared(made.key_of(row), made.text_of(row), None, *row[-3:])
 

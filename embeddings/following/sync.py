@@ -202,7 +202,7 @@ class Comparison:
             )
 
         count = 0
-        differing: list[Difference] = []
+        differing: list[tuple[Any, bool]] = []
         for key, text, metadata, is_there, hashed, described in rows.compared(
             work, after, upto, beside
         ):
@@ -218,8 +218,10 @@ class Comparison:
             if is_same and metadata is not None:
                 is_same = is_same_json(metadata, described)
             if not is_same:
-                differing.append(Difference(rows.keys.to_text(key), is_there))
-        return count, differing
+                differing.append((key, is_there))
+        return count, [
+            Difference(rows.keys.to_text(key), there) for key, there in sorted(differing)
+        ]
 
     def _compared_apart(self, after: Any, upto: Any) -> tuple[int, list[Difference]]:
         """Return the same, rows first, then what is stored.
