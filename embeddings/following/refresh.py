@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..driver_errors import of_driver
-from ..errors import InvalidItemError, InvalidQueryError, ModelError
+from ..errors import InvalidItemError, InvalidQueryError, InvalidVectorError, ModelError
 from ..models.base import batches, check_batch_size, check_positive
 from ..searching.query import several
 from ..writing.calls import check_on_error
@@ -313,7 +313,7 @@ def _seconds_after(
         return seconds
     if not forever:
         return None
-    if error is run.refusal:
+    if error is run.refusal or isinstance(error, InvalidVectorError):
         LOG.warning(
             "refresh of %r: the model takes nothing: %s", collection.name, message_of(error)
         )

@@ -81,6 +81,14 @@ class EmbeddingModel(ABC):
             InvalidItemError: It does not take it.
         """
 
+    def forget(self, items: Sequence[Content], role: Role) -> None:  # noqa: B027  most keep none
+        """Keep no vectors of these items; called where those that came do not fit the collection.
+
+        Args:
+            items: As `embed_batch` or `embed_queries` has them, without the prefix of their role.
+            role: What they were embedded for.
+        """
+
     def estimate_tokens(self, item: Content) -> int:
         """Return about how many tokens an item has, its prefix included; 0 for bytes.
 

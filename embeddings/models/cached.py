@@ -143,6 +143,12 @@ class CachedModel(EmbeddingModel):
         if check_item is not None:
             check_item(item)
 
+    def forget(self, items: Sequence[Content], role: Role) -> None:
+        """Remove what was kept of these items: to be paid again, if they are asked for."""
+        self._paid.forget([self._key(item, role) for item in items])
+        if isinstance(self.model, EmbeddingModel):
+            self.model.forget(items, role)
+
     def estimate_tokens(self, item: Content) -> int:
         """Ask the model. What is kept already is counted too."""
         return tokens_of(self.model, item)
@@ -373,6 +379,10 @@ class PaidVectors:
                 time.sleep(PAUSE * (attempt + 1) * random.uniform(0.5, 1.5))  # noqa: S311
             else:
                 return
+
+    def forget(self, keys: Sequence[bytes]) -> None:
+        """Remove vectors that are of no use."""
+        self._change(delete(TABLE), [*keys], "Paid vectors that do not fit were not removed")
 
     def _shrink(self, connection: Connection) -> None:
         columns = TABLE.c

@@ -47,6 +47,13 @@ class QueryVectors:
             while len(kept) > _most(model):
                 kept.popitem(last=False)
 
+    def forget(self, model: SupportsEmbedding, queries: Iterable[Content]) -> None:
+        """Keep the vectors of queries no longer."""
+        with self._lock:
+            if kept := self._of(model):
+                for query in queries:
+                    kept.pop(query, None)
+
     def _of(self, model: SupportsEmbedding) -> OrderedDict[Content, Float32] | None:
         if not _most(model):
             return None

@@ -122,28 +122,32 @@ def _asked(
         for content in contents:
             check_content(model, content)
         vectors = [as_query(vector) for vector in collection.embed(model, contents, "query")]
-        with collection.work() as work:
-            # A filter that fails must not hide what has become of the collection.
-            if _is_confirmed(query) and _is_same(collection.remembered(work), row):
-                with suppress(NotConfirmed):
-                    return answer(work, vectors)
-            current = collection.find(work, to_search=True)
-            if current is None:
-                collection.forget()
-                return nothing
-            if _is_same(current, row):
-                try:
-                    found = answer(work, vectors)
-                except InvalidVectorError:
-                    if work.row.id == current.id:
-                        raise
-                else:
-                    if work.row.id == current.id:
-                        return found
-                # Another took over its name between two statements.
+        try:
+            with collection.work() as work:
+                # A filter that fails must not hide what has become of the collection.
+                if _is_confirmed(query) and _is_same(collection.remembered(work), row):
+                    with suppress(NotConfirmed):
+                        return answer(work, vectors)
                 current = collection.find(work, to_search=True)
                 if current is None:
+                    collection.forget()
                     return nothing
+                if _is_same(current, row):
+                    try:
+                        found = answer(work, vectors)
+                    except InvalidVectorError:
+                        if work.row.id == current.id:
+                            raise
+                    else:
+                        if work.row.id == current.id:
+                            return found
+                    # Another took over its name between two statements.
+                    current = collection.find(work, to_search=True)
+                    if current is None:
+                        return nothing
+        except InvalidVectorError:  # a service that was wrong for once may be right again
+            collection.sessions.runtime.forget(model, contents, "query")
+            raise
         collection.forget()
         row = current
 

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ..models.base import embed_checked
+from ..models.base import EmbeddingModel, embed_checked
 from ..models.queries import QUERIES
 from ..models.spans import traced
 from ..models.usage import Usage, counted
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..vectors import Float32
 
 T = TypeVar("T")
+FORGETTING = 100_000  # microseconds: what keeps vectors may have to ask a file
 
 
 @dataclass
@@ -153,6 +154,13 @@ class Runtime:
             vectors = embed_checked(model, items, role)
             note(vectors)
         return vectors
+
+    def forget(self, model: SupportsEmbedding, items: list[Any], role: Role) -> None:
+        """Let nobody keep the vectors that a model made of items: they do not fit."""
+        if role == "query":
+            QUERIES.forget(model, items)
+        if isinstance(model, EmbeddingModel):
+            self.compute(partial(model.forget, items, role), FORGETTING)
 
     def pool(self, at_once: int) -> Pool:
         """Return what does so many pieces of work at a time."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..errors import InvalidItemError, ModelMismatchError
+from ..errors import InvalidItemError, InvalidVectorError, ModelMismatchError
 from ..models import registry
 from ..models.base import kinds
 from ..tables.pending import note_written
@@ -109,9 +109,14 @@ def write(
     """
     began, spent = perf_counter(), Report()
     while True:
-        outcome = _write(
-            collection, plan, gives_way=gives_way, gate=gate, is_settled=is_settled, waits=waits
-        )
+        try:
+            outcome = _write(
+                collection, plan, gives_way=gives_way, gate=gate, is_settled=is_settled, waits=waits
+            )
+        except InvalidVectorError:  # a service that was wrong for once may be right again
+            made = [item.content for item in plan.items if item.id in plan.new_ids]
+            plan.runtime.forget(plan.model, made, "document")
+            raise
         if outcome.is_switched:
             plan, outcome.missing = _anew(collection, plan, skips=skips)
         elif not outcome.missing:

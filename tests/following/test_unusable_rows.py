@@ -479,17 +479,23 @@ def test_where_a_text_could_not_be_made(own: Engine, declare: Any):
     assert pages.sync(own, on_error="skip").skipped == (("/a", told),)
 
 
-def test_a_worker_whose_model_takes_nothing(own: Engine, declare: Any):
+@pytest.mark.parametrize("wrong", ["exception", "length"])
+def test_a_worker_whose_model_takes_nothing(own: Engine, declare: Any, wrong: str):
     """It waits, and warns; when the model is mended, the worker goes on, and nothing is parked."""
-    is_broken = True
+    is_broken = False
 
     class Broken(DeterministicModel):
         def embed_batch(self, items: Any) -> Any:
-            if is_broken:
+            if is_broken and wrong == "exception":
                 raise ZeroDivisionError
-            return super().embed_batch(items)
+            made = super().embed_batch(items)
+            return [vector[:3] for vector in made] if is_broken else made
 
-    visits = declare(own, Visit, model=Broken())
+    model = Broken()
+    visits = declare(own, Visit, model=model)
+    change(own, insert(Visit).values({"id": 8, "title": "the first"}))
+    visits.refresh(own)
+    is_broken = True
     change(own, insert(Visit).values([{"id": n, "title": f"visit {n}"} for n in range(1, 4)]))
     stop, reports = threading.Event(), list[Report]()
     worker = threading.Thread(
@@ -497,14 +503,17 @@ def test_a_worker_whose_model_takes_nothing(own: Engine, declare: Any):
     )
     worker.start()
     try:
-        wait_until(lambda: len(visits.pending(own).failing) == 3, worker)
+        if wrong == "exception":
+            wait_until(lambda: len(visits.pending(own).failing) == 3, worker)
+        else:
+            wait_until(lambda: len(model.calls) > 2, worker)
         is_broken = False
         change(own, insert(Visit).values({"id": 9, "title": "another"}))
         wait_until(lambda: 9 in visits.collection(own), worker)
     finally:
         stop.set()
         worker.join()
-    assert [report.embedded for report in reports] == [1]
+    assert [report.embedded for report in reports] == [1 if wrong == "exception" else 4]
     assert not any(each.is_parked for each in visits.pending(own).failing)
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from embeddings import AsyncCollection, Collection, EmbeddingModel
+from embeddings import AsyncCollection, Collection, EmbeddingModel, InvalidVectorError, cached
 from embeddings.models.queries import QueryVectors
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from sqlalchemy.orm import Session
 
@@ -317,3 +318,35 @@ def test_a_model_that_cannot_be_kept_is_asked_each_time():
     kept, model = QueryVectors(), Slotted()
     kept.keep(model, {})
     assert kept.get(model, ["hound"]) == {}
+
+
+class Unsteady(Prefixed):
+    """A model whose service answers with vectors of another length for a while."""
+
+    is_wrong = False
+
+    def embed_batch(self, items: Sequence[Any]) -> list[Any]:
+        made = super().embed_batch(items)
+        return [vector[:3] for vector in made] if self.is_wrong else made
+
+
+@pytest.mark.parametrize("name", ["similar", "similar_multi"])
+@pytest.mark.parametrize("is_cached", [False, True], ids=["plain", "cached"])
+def test_a_vector_of_another_length_is_not_kept(
+    session: Session, tmp_path: Path, name: str, is_cached: bool
+):
+    """When the service is right again, so are the same question and the same text."""
+    model = Unsteady()
+    docs = Collection(
+        "docs", session, model=cached(model, tmp_path / "paid.db") if is_cached else model
+    )
+    docs.embed("a", "the hound")
+    model.is_wrong = True
+    with pytest.raises(InvalidVectorError):
+        of(docs, name)
+    with pytest.raises(InvalidVectorError):
+        docs.embed("b", "the cat")
+    model.is_wrong = False
+    assert of(docs, name)
+    docs.embed("b", "the cat")
+    assert docs.count() == 2
