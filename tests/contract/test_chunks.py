@@ -505,6 +505,23 @@ class TestSearching:
         assert filled.similar_by_vector(vector, 1, skip_id="s5")[0].id != "s5"
 
     @on_both
+    def test_what_is_like_a_very_long_item(self, filled, texts):
+        """However many chunks it has, the nearest of them counts."""
+        long = "\n\n".join(texts[f"t{number}"] for number in range(6))
+        filled.embed("longest", long)
+        chunks = filled.get_chunks("longest")
+        assert len(chunks) > 50
+        filled.embed("part", long[chunks[40].start : chunks[40].end])
+        expected = {f"t{number}" for number in range(6)} | {"part"}
+        found = filled.similar_by_id("longest", 7)
+        assert {entry.id for entry in found} == expected
+        assert [entry.score for entry in found] == pytest.approx([1.0] * 7, abs=1e-5)
+        assert len(filled.similar_by_id("longest", 100)) == len(texts) + 1
+        with filled.reference.work() as work:
+            matches = filled.matches_by_id("longest", 7)
+            assert {row.id for row in work.run(select(matches.c.id))} == expected
+
+    @on_both
     def test_among_keys_of_the_host(self, opened):
         """A SELECT of integers is compared with the items."""
         docs = opened("docs", key=int, chunks=Chunks(size=200))

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Float, bindparam, case, func, literal_column, type_coerce
+from sqlalchemy import (
+    ColumnElement,
+    Float,
+    bindparam,
+    case,
+    func,
+    literal_column,
+    select,
+    type_coerce,
+)
+from sqlalchemy.dialects.postgresql import array
 
 from .types import PGVector, to_pgvector_text
 
@@ -12,6 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from ...vectors import Float64
+
+MOST_TERMS = 50
+"""Vectors each of which has a term of its own in a statement; SQLAlchemy takes long for many."""
 
 
 class _Sent(PGVector):
@@ -55,6 +68,10 @@ def least_distance(
     vector: ColumnElement[Any], sought: Sequence[ColumnElement[Any]], dimensions: int
 ) -> ColumnElement[float]:
     """Return the SQL of the distance to the nearest of some vectors, as `cosine_distance`."""
+    if len(sought) > MOST_TERMS:
+        each = func.unnest(array(sought)).table_valued("sought", name="of_all").render_derived()
+        apart = cosine_distance(vector, each.c.sought, dimensions)
+        return select(func.min(apart, type_=Float)).correlate_except(each).scalar_subquery()
     distances = [cosine_distance(vector, each, dimensions) for each in sought]
     return func.least(*distances) if len(distances) > 1 else distances[0]
 
