@@ -70,17 +70,24 @@ WAIT = 300.0  # seconds after which a program has failed, on a busy machine too
 SERVER = """
 import importlib, json, os, runpy, signal, sys, types, warnings
 
-for name in sys.argv[1:]:
-    importlib.import_module(name)
-exec("from embeddings import *", {})  # the package imports what is public at its first use
-signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for a program
-for line in sys.stdin:
-    asked = json.loads(line)
-    if not os.fork():
-        break
-else:
-    sys.exit()
-signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+modules = sys.argv[1:]
+while modules is not None:
+    for name in modules:
+        importlib.import_module(name)
+    exec("from embeddings import *", {})  # the package imports what is public at its first use
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for those that wait for a program
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if not os.fork():
+            break
+    else:
+        sys.exit()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    modules = asked.get("modules")  # of a server that has imported more
+    if modules is not None:
+        for number, (name, flag) in enumerate(((asked["ask"], "r"), (asked["answers"], "w"))):
+            with open(name, flag) as file:
+                os.dup2(file.fileno(), number)
 pid = os.fork()
 if pid:
     print(pid, flush=True)
@@ -140,42 +147,56 @@ os._exit((code or 0) & 0xFF)
 
 
 class _Server:
-    """An interpreter that has imported the modules."""
+    """An interpreter that has imported some modules, and ends when nothing more is asked of it."""
 
-    def __init__(self, *modules: str) -> None:
-        self.process: Popen[str] = Popen(
-            [sys.executable, "-c", SERVER, *modules],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
+    def __init__(self, ask: IO[str], answers: IO[str]) -> None:
+        self._ask, self._answers = ask, answers
         atexit.register(self.end)
 
     def end(self) -> None:
         """Let it end."""
         self._ask.close()
-        self.process.wait()
+        self._answers.read()
         self._answers.close()
 
-    @property
-    def _ask(self) -> IO[str]:
-        assert self.process.stdin is not None
-        return self.process.stdin
-
-    @property
-    def _answers(self) -> IO[str]:
-        assert self.process.stdout is not None
-        return self.process.stdout
+    def ask(self, asked: dict[str, Any]) -> None:
+        """Ask for a program, or for another server."""
+        self._ask.write(json.dumps(asked) + "\n")
+        self._ask.flush()
 
     def start(self, asked: dict[str, Any]) -> int:
         """Start a program, and return the id of its process."""
-        self._ask.write(json.dumps(asked) + "\n")
+        self.ask(asked)
         return int(self._answers.readline())
 
 
-_server = cache(_Server)
+@cache
+def _package() -> _Server:
+    """Return a server that has imported the package."""
+    process = Popen(
+        [sys.executable, "-c", SERVER, "embeddings"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    atexit.register(process.wait)
+    return _Server(process.stdin, process.stdout)
+
+
+@cache
+def _server(*modules: str) -> _Server:
+    """Return a fork of that one which has imported some modules more: most of them need it."""
+    if not modules:
+        return _package()
+    with tempfile.TemporaryDirectory() as folder:
+        ask, answers = Path(folder, "ask"), Path(folder, "answers")
+        os.mkfifo(ask)
+        os.mkfifo(answers)
+        _package().ask({"modules": modules, "ask": str(ask), "answers": str(answers)})
+        return _Server(ask.open("w"), answers.open())
 
 
 class Program:
@@ -235,7 +256,7 @@ def started(
         for name, file in (("stdout", stdout), ("stderr", stderr)):
             file.write_bytes(b"")
             asked[name] = str(file.absolute())
-        program = Program(_server("embeddings", *modules).start(asked), ended)
+        program = Program(_server(*modules).start(asked), ended)
         try:
             yield program
         finally:

@@ -22,6 +22,7 @@ from sqlalchemy import (
     event,
     func,
     insert,
+    make_url,
     select,
     text,
     update,
@@ -50,7 +51,7 @@ from embeddings.following.pending import Pending
 from embeddings.tables.pending import pending_table
 from embeddings.tables.records import RECORDS, now
 from embeddings.testing import DeterministicModel
-from tests.reaching import wait_until
+from tests.reaching import new_database, wait_until
 from tests.server import controlled
 
 if TYPE_CHECKING:
@@ -678,11 +679,19 @@ def test_cancelled_at_any_commit_nothing_stays_claimed(
     Base.metadata.drop_all(own)
 
 
+@pytest.fixture(scope="module")
+def restarted() -> Iterator[tuple[str, Callable[..., None]]]:
+    """The URL of a server that tests may stop and start, and what runs its programs."""
+    with controlled() as server:
+        yield server
+
+
 @pytest.mark.parametrize("begun", ["before", "meanwhile"])
 @pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
 def test_for_ever_outlives_the_server(
     driver: str,
     begun: str,
+    restarted: tuple[str, Callable[..., None]],
     notes: ModelCollection[Note],
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -691,7 +700,8 @@ def test_for_ever_outlives_the_server(
     monkeypatch.setattr(refresh, "POLL", 0.01)
     stop = threading.Event()
     reports: list[Report] = []
-    with controlled() as (url, run):
+    server, run = restarted
+    with new_database(make_url(server)) as url:
         own = create_engine(url, poolclass=NullPool)
         migrate(own)
         Base.metadata.create_all(own)

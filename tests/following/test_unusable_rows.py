@@ -118,6 +118,15 @@ def declare(request: pytest.FixtureRequest) -> Iterator[Any]:
         rows.uninstall(engine)
 
 
+of_the_model = pytest.mark.parametrize(
+    ("own", "declare"),
+    [("engine", "columns"), ("postgresql_engine", "function")],
+    indirect=True,
+)
+"""For what happens when the texts are there, however they were made."""
+by_a_function_of_its_own = pytest.mark.parametrize("declare", ["function"], indirect=True)
+
+
 def change(engine: Engine, *statements: Any) -> None:
     with engine.begin() as connection:
         for statement in statements:
@@ -401,6 +410,7 @@ def test_any_select_has_the_same(own: Engine):
     assert (report.embedded, skipped(report)) == (1, ["/p", LONG])
 
 
+@of_the_model
 def test_rows_that_fail_together(own: Engine, declare: Any, monkeypatch: pytest.MonkeyPatch):
     """When they are tried again without others they are put off; if all fail that is raised."""
     moment = now()
@@ -417,7 +427,7 @@ def test_rows_that_fail_together(own: Engine, declare: Any, monkeypatch: pytest.
     change(own, delete(Visit))
     visits.refresh(own)
     change(own, insert(Visit).values(rows[:2]))
-    for attempts in range(1, 8):
+    for attempts in range(1, 7):  # the last one is more than it takes to park a row
         with pytest.raises(ZeroDivisionError):
             visits.refresh(own)
         failing = visits.pending(own).failing
@@ -428,6 +438,7 @@ def test_rows_that_fail_together(own: Engine, declare: Any, monkeypatch: pytest.
         visits.sync(own, on_error="skip")
 
 
+@of_the_model
 def test_rows_without_a_finite_vector(own: Engine, declare: Any):
     """They are put off, and those beside them are not paid twice."""
 
@@ -456,6 +467,7 @@ def failing_card(page: Any) -> str:
     return str(page.title.split(":")[1])
 
 
+@by_a_function_of_its_own
 def test_many_rows_whose_text_cannot_be_made(own: Engine, declare: Any):
     """More than a claim has: those behind them are embedded, and each is put off."""
     pages = declare(own, Page, text=failing_card, columns=[Page.title])
@@ -467,6 +479,7 @@ def test_many_rows_whose_text_cannot_be_made(own: Engine, declare: Any):
     assert len(pages.sync(own, on_error="skip").skipped) == 150
 
 
+@by_a_function_of_its_own
 def test_where_a_text_could_not_be_made(own: Engine, declare: Any):
     """By file and line, without what was in it."""
     pages = declare(own, Page, text=failing_card, columns=[Page.title])
@@ -479,6 +492,7 @@ def test_where_a_text_could_not_be_made(own: Engine, declare: Any):
     assert pages.sync(own, on_error="skip").skipped == (("/a", told),)
 
 
+@of_the_model
 @pytest.mark.parametrize("wrong", ["exception", "length"])
 def test_a_worker_whose_model_takes_nothing(own: Engine, declare: Any, wrong: str):
     """It waits, and warns; when the model is mended, the worker goes on, and nothing is parked."""
@@ -564,6 +578,7 @@ def test_integers_beyond_their_column(lite: Engine, declare: Any):
     assert is_over(visits, lite)
 
 
+@of_the_model
 def test_a_model_that_has_no_finite_vector_at_all(own: Engine, declare: Any):
     """It is called once for all, not for each row; no row is parked for it."""
 
@@ -574,7 +589,7 @@ def test_a_model_that_has_no_finite_vector_at_all(own: Engine, declare: Any):
     model = NaN()
     visits = declare(own, Visit, model=model)
     change(own, insert(Visit).values([{"id": n, "title": f"visit {n}"} for n in range(1, 9)]))
-    for tried in range(1, 8):
+    for tried in range(1, 7):  # more often than it takes to park a row
         with pytest.raises(InvalidVectorError):
             visits.refresh(own)
         assert len(model.calls) == tried
