@@ -269,10 +269,18 @@ def lacks_words() -> ColumnElement[bool]:
     return literal_column(LACKS_WORDS, Boolean)
 
 
+def queries(terms: list[Term]) -> tuple[ColumnElement[Any], ...]:
+    """Return the queries of text search for some terms: for any of them, then for each."""
+    if not terms:
+        return ()
+    each = [_matching(term) for term in terms]
+    return tuple(cast(literal(given, Text), TSQUERY) for given in (" | ".join(each), *each))
+
+
 def ranked(
     records: Records,
     ways: Sequence[Sequence[ColumnElement[bool]]],
-    terms: list[Term],
+    sought: Sequence[ColumnElement[Any]],
     further: ColumnElement[Any],
     most: int,
 ) -> Select[Any]:
@@ -285,15 +293,14 @@ def ranked(
     Args:
         records: The mapped classes.
         ways: The conditions about rows of embeddings, of one SELECT or several.
-        terms: What is looked for.
+        sought: What is looked for, of `queries`.
         further: The SQL of a condition about rows that were found, which costs more.
         most: How many.
     """
     columns = records.embeddings.c
     words: ColumnElement[Any] = literal_column(f"{WORDS}", TSVECTOR)
-    wanted = _query(" | ".join(map(_matching, terms)))
+    wanted, *each = sought
     of_this_content = literal_column(WORDS_OF, LargeBinary) == columns.content_hash
-    each = [_query(_matching(term)) for term in terms]
     hit = select(
         columns.id,
         words.label("words"),
@@ -353,10 +360,6 @@ def _times(words: ColumnElement[Any], term: ColumnElement[Any]) -> ColumnElement
 
 def _matching(term: Term) -> str:
     return f"'{term.text}':*" if term.is_beginning else f"'{term.text}'"
-
-
-def _query(given: str) -> ColumnElement[Any]:
-    return cast(literal(given, Text), TSQUERY)
 
 
 def ranked_by_host(
