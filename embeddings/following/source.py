@@ -61,6 +61,7 @@ if TYPE_CHECKING:
     from ..writing.progress import Progress
     from ..writing.report import Report
     from .near import Nearest, Stale
+    from .options import ReembedOptions, RefreshOptions, SyncOptions
     from .refresh import Stop
 
 M = TypeVar("M")
@@ -450,13 +451,15 @@ class ModelCollection(Generic[M]):
         collection.reference.is_declared = True
         return collection
 
-    async def async_(self, database: AsyncDatabaseLike, **options: Any) -> Report:
+    async def async_(self, database: AsyncDatabaseLike, **options: Unpack[SyncOptions]) -> Report:
         """Compare every row of the class with the collection, as `sync`."""
         return await self.acollection(database).run(
             lambda docs: self.sync(docs.reference.sessions, **options)
         )
 
-    async def arefresh(self, database: AsyncDatabaseLike, **options: Any) -> Report:
+    async def arefresh(
+        self, database: AsyncDatabaseLike, **options: Unpack[RefreshOptions]
+    ) -> Report:
         """Embed what is pending, as `refresh`; `asyncio.Event` is a `stop`."""
         return await self.acollection(database).run(
             lambda docs: self.refresh(docs.reference.sessions, **options)
@@ -469,14 +472,17 @@ class ModelCollection(Generic[M]):
         )
 
     async def areembed(
-        self, database: AsyncDatabaseLike, model: SupportsEmbedding | str, **options: Any
+        self,
+        database: AsyncDatabaseLike,
+        model: SupportsEmbedding | str,
+        **options: Unpack[ReembedOptions],
     ) -> Report:
         """Embed every row by another model, as `reembed`."""
         return await self.acollection(database).run(
             lambda docs: self.reembed(docs.reference.sessions, model, **options)
         )
 
-    async def aback(self, database: AsyncDatabaseLike, **options: Any) -> Report:
+    async def aback(self, database: AsyncDatabaseLike, **options: Unpack[ReembedOptions]) -> Report:
         """Let the collection be of the model before, as `back`."""
         return await self.acollection(database).run(
             lambda docs: self.back(docs.reference.sessions, **options)

@@ -79,10 +79,11 @@ def create_app(config: dict[str, object] | None = None) -> Flask:
     app.add_url_rule("/<tenant>/write", view_func=write, methods=["GET", "POST"])
     app.add_url_rule("/<tenant>/import", view_func=import_articles, methods=["POST"])
     app.cli.add_command(seed)
-    for kind in (InvalidQueryError, InvalidItemError, TooLongError):
-        app.register_error_handler(kind, refuse)
-    for kind in (ModelError, InvalidVectorError):
-        app.register_error_handler(kind, put_off)
+    app.register_error_handler(InvalidQueryError, refuse)
+    app.register_error_handler(InvalidItemError, refuse)
+    app.register_error_handler(TooLongError, refuse)
+    app.register_error_handler(ModelError, put_off)
+    app.register_error_handler(InvalidVectorError, put_off)
     return app
 
 

@@ -7,6 +7,7 @@ import copy
 import datetime as dt
 import enum
 import functools
+import inspect
 import pickle
 import uuid  # noqa: TC003  SQLAlchemy reads the annotations
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from sqlalchemy.orm import (
 )
 
 from embeddings import BindingError, InvalidItemError, ModelCollection, make_records
+from embeddings.following.options import ReembedOptions, RefreshOptions, SyncOptions
 from embeddings.testing import DeterministicModel
 from tests.reaching import on_both
 
@@ -417,6 +419,23 @@ def test_the_other_kind_of_database(subtests: pytest.Subtests):
             asyncio.run(coroutine)
     with pytest.raises(BindingError, match=r"its collection is collection\(\)"):
         articles.acollection(engine)
+
+
+@pytest.mark.parametrize(
+    ("options", "methods"),
+    [
+        (SyncOptions, ["sync"]),
+        (RefreshOptions, ["refresh"]),
+        (ReembedOptions, ["reembed", "back"]),
+    ],
+)
+def test_awaited_methods_take_what_the_others_take(options: Any, methods: list[str]):
+    """Name by name, in their types, which a type checker reads of the options."""
+    for method in methods:
+        parameters = inspect.signature(getattr(ModelCollection, method)).parameters.values()
+        keywords = {one.name: one.annotation for one in parameters if one.kind is one.KEYWORD_ONLY}
+        of_options = {name: each.__forward_arg__ for name, each in options.__annotations__.items()}
+        assert of_options == keywords
 
 
 def test_keys_of_another_type(engine: Engine):

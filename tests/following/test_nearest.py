@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -176,12 +177,12 @@ def test_a_select_that_groups_or_locks(filled: Session):
     filled.execute(update(Article).where(Article.id == 4).values(author_id=2))
     other = aliased(Article)
     of_the_author = (
-        select(Article, func.count(other.id).label("count"))
+        select(Article, func.count(other.id).label("others"))
         .join(other, other.author_id == Article.author_id)
         .group_by(Article.id)
     )
     found = ARTICLES.nearest(filled, "a hound eats", of_the_author, number=2)
-    assert [(row.Article.id, row.count) for row in found] == [(1, 4), (5, 4)]
+    assert [(row.Article.id, row.others) for row in found] == [(1, 4), (5, 4)]
     few = of_the_author.having(func.count(other.id) < 3)
     assert ids(ARTICLES.nearest(filled, "a hound eats", few, pending="exclude")) == [2, 6]
     assert ids(ARTICLES.related(filled, filled.get_one(Article, 1), few)) == [2, 6]
@@ -190,7 +191,7 @@ def test_a_select_that_groups_or_locks(filled: Session):
     with pytest.warns(MissingWordsWarning):
         ARTICLES.collection(filled).create_text_index()
     by_words = ARTICLES.nearest(filled, "a hound eats", of_the_author, number=2, words=True)
-    assert [(row.Article.id, row.count, row.rank) for row in by_words] == [(1, 4, 1), (5, 4, 2)]
+    assert [(row.Article.id, row.others, row.rank) for row in by_words] == [(1, 4, 1), (5, 4, 2)]
     to_change = select(Article).outerjoin(Article.author).with_for_update(of=Article)
     assert ids(ARTICLES.nearest(filled, "a hound eats", to_change, number=1)) == [1]
     LONG.sync(filled)
@@ -276,9 +277,10 @@ def test_what_is_refused(filled: Session):
         near(filled, "x", among=[1])
     takes = "it takes number, rows, pending, offset, min_score, where, words, weights, exact$"
     for name, hint in (("limit", "use number=$"), ("ids", "use rows=$"), ("prefix", takes)):
-        for method, subject in ((near, "x"), (ARTICLES.related, filled.get_one(Article, 1))):
+        related: Any = partial(ARTICLES.related, filled, filled.get_one(Article, 1))
+        for method in (partial(near, filled, "x"), related):
             with pytest.raises(TypeError, match=hint):
-                method(filled, subject, **{name: "a"})
+                method(**{name: "a"})
     for call in (
         lambda text: near(text, text),
         ARTICLES.install,
