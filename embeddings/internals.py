@@ -192,6 +192,23 @@ def has_order(statement: GenerativeSelect) -> bool:
     return bool(statement._order_by_clauses)
 
 
+def grouped_by(statement: Select[Any]) -> set[ColumnElement[Any]] | None:
+    """Return the columns of tables that a SELECT groups by; None without GROUP BY and HAVING."""
+    if not (statement._group_by_clauses or statement._having_criteria):
+        return None
+    return {
+        column
+        for clause in statement._group_by_clauses
+        for column in getattr(clause, "base_columns", ())
+    }
+
+
+def locks_every_table(statement: Select[Any]) -> bool:
+    """Return whether a SELECT has FOR UPDATE or FOR SHARE that names no table."""
+    lock = statement._for_update_arg
+    return lock is not None and not lock.of
+
+
 class Postponed(TextualSelect):
     """A SELECT that is put together when it is compiled, and not where SQLAlchemy has its text.
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
@@ -15,7 +17,7 @@ import numpy as np
 from .errors import EmbeddingsError, InvalidItemError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Metadata: TypeAlias = dict[str, Any]
 BYTES = (bytes, bytearray, memoryview)
@@ -135,6 +137,21 @@ def checked_content(value: object) -> str | bytes:
     if isinstance(value, BYTES):
         return value if isinstance(value, bytes) else bytes(value)
     raise InvalidItemError(f"Content must be str or bytes, not {type(value).__name__}")
+
+
+def check_is_called(text: Callable[..., object]) -> None:
+    """Do nothing if a function that makes texts returns them when it is called.
+
+    Raises:
+        TypeError: It has to be awaited.
+    """
+    function = text.func if isinstance(text, partial) else text
+    for kind in (function, type(function).__call__):
+        if inspect.iscoroutinefunction(kind) or inspect.isasyncgenfunction(kind):
+            raise TypeError(
+                "text= is a function that is awaited (async def), and here it is called: give one "
+                "that returns the text of an instance"
+            )
 
 
 def check_text(

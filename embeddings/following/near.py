@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 from sqlalchemy import ColumnElement, Select, exists, inspect, select
 
 from ..errors import DoesNotExist, InvalidItemError, InvalidQueryError
-from ..internals import has_limit, has_order
+from ..internals import grouped_by, has_limit, has_order, locks_every_table
 from ..searching.conditions import checked_where
 from ..searching.filters import fields_of
 from ..tables.pending import pending_table
@@ -57,7 +57,7 @@ def nearest(
         raise InvalidQueryError(f"pending must be 'include' or 'exclude', not {pending!r}")
     _check_fields(declared, filters.get("where"))
     if "among" in filters:
-        raise InvalidQueryError("among= is not for this search: its SELECT says which rows")
+        raise InvalidQueryError("among= is not for this search: rows=, its SELECT, says which rows")
     among = statement.with_only_columns(declared.key, maintain_column_froms=True)
     try:
         found = find(**filters, among=among)
@@ -67,6 +67,8 @@ def nearest(
     by_rank = found.c.get("rank")
     order = (found.c.score.desc(), declared.key) if by_rank is None else (by_rank,)
     ranked = statement.add_columns(*columns).where(declared.key == found.c.id).order_by(*order)
+    if grouped_by(statement) is not None:  # an instance has one score and one rank
+        ranked = ranked.group_by(*columns)
     with docs.reference.work() as work:  # an instance is there once, also by a join to many
         return list(work.session.execute(ranked).unique().all())
 
@@ -111,6 +113,17 @@ def _checked(declared: ModelCollection[Any], rows: object) -> Select[Any]:
         raise InvalidQueryError(
             "The SELECT has an ORDER BY, and what is nearest comes first here: leave it out, and "
             "sort what is returned"
+        )
+    grouped = grouped_by(rows)
+    if grouped is not None and grouped.isdisjoint(declared.key.expression.base_columns):
+        raise InvalidQueryError(
+            f"What the SELECT groups has to be one row of {cls.__name__} each: "
+            f"group_by({cls.__name__}.{declared.key.key}), or count in a subquery"
+        )
+    if locks_every_table(rows):
+        raise InvalidQueryError(
+            "The SELECT has with_for_update(), which would lock the vectors as well, where "
+            f"PostgreSQL can: give it of={cls.__name__}"
         )
     return rows
 

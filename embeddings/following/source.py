@@ -31,6 +31,7 @@ from ..searching.query import Filters, check_filters
 from ..sessions import bind, is_asynchronous
 from ..sessions.base import hinted
 from ..tables.records import RECORDS, Records
+from ..values import check_is_called
 from ..writing import beside
 from ..writing.chunks import Chunks, checked_chunks
 from ..writing.whole import checked_name
@@ -60,6 +61,7 @@ if TYPE_CHECKING:
     from ..writing.progress import Progress
     from ..writing.report import Report
     from .near import Nearest, Stale
+    from .options import ReembedOptions, RefreshOptions, SyncOptions
     from .refresh import Stop
 
 M = TypeVar("M")
@@ -192,7 +194,8 @@ class ModelCollection(Generic[M]):
 
         For those whose revisions do not: there it is `op.follow_rows`. What was changed before is
         found by `sync`. On a session or a connection it is a part of the caller's transaction.
-        Where they are as declared it does nothing, so an application may call it as it starts.
+        Where they are as declared it does nothing, so an application may call it as it starts. On
+        an asynchronous engine: `await connection.run_sync(articles.install)`.
 
         Raises:
             SchemaError: The table or ours are not there, or in another file than ours on SQLite;
@@ -200,6 +203,7 @@ class ModelCollection(Generic[M]):
             BindingError: The session's binds have the rows in another database than ours.
             ValueError: The condition cannot be evaluated by a trigger of this database.
         """
+        _check_is_called_so(database, "install")
         self._on(database, write=True, function=triggers.install)
 
     def uninstall(self, database: DatabaseLike) -> None:
@@ -208,6 +212,7 @@ class ModelCollection(Generic[M]):
         Raises:
             BindingError: As of `install`.
         """
+        _check_is_called_so(database, "uninstall")
         self._on(database, write=True, function=triggers.uninstall)
 
     def trigger_problems(self, database: DatabaseLike) -> list[str]:
@@ -218,6 +223,7 @@ class ModelCollection(Generic[M]):
         Raises:
             BindingError: As of `install`.
         """
+        _check_is_called_so(database, "trigger_problems")
         return self._on(database, write=False, function=triggers.problems)
 
     def _on(
@@ -445,13 +451,15 @@ class ModelCollection(Generic[M]):
         collection.reference.is_declared = True
         return collection
 
-    async def async_(self, database: AsyncDatabaseLike, **options: Any) -> Report:
+    async def async_(self, database: AsyncDatabaseLike, **options: Unpack[SyncOptions]) -> Report:
         """Compare every row of the class with the collection, as `sync`."""
         return await self.acollection(database).run(
             lambda docs: self.sync(docs.reference.sessions, **options)
         )
 
-    async def arefresh(self, database: AsyncDatabaseLike, **options: Any) -> Report:
+    async def arefresh(
+        self, database: AsyncDatabaseLike, **options: Unpack[RefreshOptions]
+    ) -> Report:
         """Embed what is pending, as `refresh`; `asyncio.Event` is a `stop`."""
         return await self.acollection(database).run(
             lambda docs: self.refresh(docs.reference.sessions, **options)
@@ -464,14 +472,17 @@ class ModelCollection(Generic[M]):
         )
 
     async def areembed(
-        self, database: AsyncDatabaseLike, model: SupportsEmbedding | str, **options: Any
+        self,
+        database: AsyncDatabaseLike,
+        model: SupportsEmbedding | str,
+        **options: Unpack[ReembedOptions],
     ) -> Report:
         """Embed every row by another model, as `reembed`."""
         return await self.acollection(database).run(
             lambda docs: self.reembed(docs.reference.sessions, model, **options)
         )
 
-    async def aback(self, database: AsyncDatabaseLike, **options: Any) -> Report:
+    async def aback(self, database: AsyncDatabaseLike, **options: Unpack[ReembedOptions]) -> Report:
         """Let the collection be of the model before, as `back`."""
         return await self.acollection(database).run(
             lambda docs: self.back(docs.reference.sessions, **options)
@@ -507,8 +518,9 @@ class ModelCollection(Generic[M]):
             database: A session, whose objects the instances are; with an engine they are detached.
             text: What to search for, not empty.
             rows: A SELECT of the class, with conditions, joins and options of your own; all of them
-                hold before the best are taken. It has no order and no limit of its own. By default
-                all rows.
+                hold before the best are taken. It has no order and no limit of its own; where it
+                groups, it does so by the key; where it locks, `with_for_update(of=...)` names the
+                class. By default all rows.
             number: The most results.
             pending: With "exclude" rows whose vector is not up to date are left out.
             **filters: As in `Collection.similar`, but `among`, which `rows` is.
@@ -575,7 +587,7 @@ class ModelCollection(Generic[M]):
         pending: Stale,
         filters: Filters,
     ) -> list[Nearest[M]]:
-        check_filters("nearest", filters)
+        check_filters("nearest", filters, of_rows=True)
         docs.reference.sessions.check_has(self.mapper, self.records)
         find = partial(docs.matches, text, number)
         return near.nearest(self, docs, rows, pending, filters, find)
@@ -589,7 +601,7 @@ class ModelCollection(Generic[M]):
         pending: Stale,
         filters: Filters,
     ) -> list[Nearest[M]]:
-        check_filters("related", filters)
+        check_filters("related", filters, of_rows=True)
         docs.reference.sessions.check_has(self.mapper, self.records)
         key = near.key_of_instance(self, instance)
         if not docs.reference.keys.usable([key]):
@@ -726,6 +738,16 @@ def _check_database(database: object) -> None:
         )
 
 
+def _check_is_called_so(database: object, method: str) -> None:
+    """Do nothing if a method that is not there to be awaited was given no asynchronous database."""
+    if is_asynchronous(database):
+        raise BindingError(
+            f"An {type(database).__name__} is asynchronous, and there is no a{method}(): async "
+            "with engine.begin() as connection: await connection.run_sync("
+            f"articles.{method}), for a declaration that is called articles"
+        )
+
+
 def _check_asynchronous(database: object) -> None:
     """Do nothing unless it works synchronously."""
     if isinstance(database, Session | scoped_session | Connection | Engine | sessionmaker):
@@ -739,6 +761,7 @@ def _columns_of_text(
     mapper: Mapper[Any], text: object, columns: object
 ) -> tuple[QueryableAttribute[Any], ...]:
     if callable(text) and not hasattr(text, "__clause_element__"):
+        check_is_called(text)
         if not columns:
             raise TypeError(
                 "Name what the function text= reads: columns=[...]. A change of these columns is "

@@ -167,12 +167,13 @@ RIGHT_WORDS = {
 """What others call the arguments of a search, and what they are called here."""
 
 
-def check_filters(method: str, filters: Mapping[str, Any]) -> None:
+def check_filters(method: str, filters: Mapping[str, Any], *, of_rows: bool = False) -> None:
     """Do nothing if every keyword that a search was given is one that it has.
 
     Args:
         method: The name of the method that was called.
         filters: What it was given besides its own arguments.
+        of_rows: Whether it takes a SELECT of the host's rows, in place of `prefix` and `among`.
 
     Raises:
         TypeError: There is another one.
@@ -180,8 +181,13 @@ def check_filters(method: str, filters: Mapping[str, Any]) -> None:
     for name in filters:
         if name not in Filters.__annotations__:
             words = ["number", "prefix", *Filters.__annotations__]
+            right = RIGHT_WORDS.get(name.lower())
+            if of_rows:
+                words = ["number", "rows", "pending", *Filters.__annotations__]
+                words.remove("among")
+                right = "rows" if right == "among" else right
             close = get_close_matches(name, words, 1)
-            right = RIGHT_WORDS.get(name.lower()) or (close[0] if close else None)
+            right = right or (close[0] if close else None)
             hint = f"use {right}=" if right else f"it takes {', '.join(words)}"
             raise TypeError(f"{method}() got an unexpected keyword argument {name!r}: {hint}")
 

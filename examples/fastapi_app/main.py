@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, HTTPException, Path, Query
+from fastapi import Depends, FastAPI, HTTPException, Path, Query, Request
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
@@ -19,7 +20,15 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
-from embeddings import ModelCollection, ModelError
+from embeddings import (
+    EmbeddingsError,
+    InvalidItemError,
+    InvalidQueryError,
+    InvalidVectorError,
+    ModelCollection,
+    ModelError,
+    TooLongError,
+)
 
 RESULTS_ON_A_PAGE = 5
 
@@ -93,6 +102,22 @@ async def lifespan(_: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(title="Notes", lifespan=lifespan)
 
 
+@app.exception_handler(InvalidQueryError)
+@app.exception_handler(InvalidItemError)
+@app.exception_handler(TooLongError)
+async def refuse(_: Request, error: EmbeddingsError) -> JSONResponse:
+    """Tell the client why it cannot be searched for."""
+    return JSONResponse({"detail": str(error)}, 422)
+
+
+@app.exception_handler(ModelError)
+@app.exception_handler(InvalidVectorError)
+async def put_off(_: Request, error: EmbeddingsError) -> JSONResponse:
+    """Tell the client to come back later, and the log what the model's service did."""
+    logging.error("The embedding model failed", exc_info=error)
+    return JSONResponse({"detail": "The search is not available at the moment."}, 503)
+
+
 async def get_session() -> AsyncIterator[AsyncSession]:
     """Give each request a session. What was not committed at its end is rolled back."""
     async with sessions() as session:
@@ -108,8 +133,8 @@ Id = Annotated[int, Path(le=2**31 - 1)]
 async def save(session: AsyncSession, *changed: Note) -> None:
     """Commit notes, and embed them; no connection is held while the model runs.
 
-    What the model fails at, and what bulk statements or other programs change, is embedded by the
-    worker: `embeddings --database ... --from main:notes refresh --forever`.
+    What cannot be embedded now, and what bulk statements or other programs change, is embedded by
+    the worker: `embeddings --database ... --from main:notes refresh --forever`.
     """
     session.add_all(changed)
     try:
@@ -120,7 +145,7 @@ async def save(session: AsyncSession, *changed: Note) -> None:
     await session.commit()
     try:
         await notes.arefresh(session.bind, keys=[note.id for note in changed])
-    except ModelError:
+    except Exception:  # whatever it is: the client's notes are saved
         logging.exception("The notes are saved, and found once they are embedded")
 
 

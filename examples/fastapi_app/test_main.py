@@ -3,6 +3,8 @@
 import pytest
 from httpx import AsyncClient
 
+from embeddings import UnavailableError
+
 pytestmark = pytest.mark.anyio
 
 NOTES = [
@@ -17,6 +19,19 @@ async def notes(client: AsyncClient) -> dict[str, int]:
     """Three notes: their ids by title."""
     answers = [await client.post("/notes", json=note) for note in NOTES]
     return {answer.json()["title"]: answer.json()["id"] for answer in answers}
+
+
+MODEL = "embeddings.testing.DeterministicModel.embed_batch"  # stands for a service
+
+
+def unavailable(*_: object) -> list[list[float]]:
+    """Embed nothing, as a service that is down."""
+    raise UnavailableError("The service is down")
+
+
+def of_two_dimensions(_: object, items: list[str]) -> list[list[float]]:
+    """Embed as another model than that of the collection does."""
+    return [[1.0, 2.0] for _ in items]
 
 
 async def found(client: AsyncClient, path: str, **query: object) -> list[str]:
@@ -91,3 +106,32 @@ async def test_what_cannot_be_saved_is_refused(client: AsyncClient, note: object
     """Before anything is written."""
     assert (await client.post("/notes", json=note)).status_code == 422
     assert await found(client, "/notes/search", q="a") == []
+
+
+@pytest.mark.usefixtures("notes")
+@pytest.mark.parametrize("question", ["", "\0", "a\0b"])
+async def test_what_cannot_be_searched_for_is_refused(client: AsyncClient, question: str) -> None:
+    """The client is told why."""
+    answer = await client.get("/notes/search", params={"q": question})
+    assert answer.status_code == 422
+    assert answer.json()["detail"]
+
+
+@pytest.mark.usefixtures("notes")
+@pytest.mark.parametrize("fails", [unavailable, of_two_dimensions])
+async def test_a_service_that_fails(
+    client: AsyncClient, monkeypatch: pytest.MonkeyPatch, fails: object
+) -> None:
+    """A search asks to come back later. A note is saved all the same, and embedded later."""
+    with monkeypatch.context() as patch:
+        patch.setattr(MODEL, fails)
+        answer = await client.get("/notes/search", params={"q": "ferry"})
+        assert answer.status_code == 503
+        new = {"title": "Ferries", "text": "waves and a deck chair"}
+        written = await client.post("/notes", json=new)
+        assert written.status_code == 201
+        assert (await client.post("/notes", json=new)).status_code == 409
+    assert "Ferries" not in await found(client, "/notes/search", q="deck chair")
+    path = f"/notes/{written.json()['id']}"
+    assert (await client.put(path, json=new)).status_code == 200
+    assert (await found(client, "/notes/search", q="deck chair"))[0] == "Ferries"

@@ -13,7 +13,15 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
-from embeddings import ModelCollection, ModelError
+from embeddings import (
+    EmbeddingsError,
+    InvalidItemError,
+    InvalidQueryError,
+    InvalidVectorError,
+    ModelCollection,
+    ModelError,
+    TooLongError,
+)
 from embeddings.integrations.flask import Embeddings
 
 RESULTS_ON_A_PAGE = 5
@@ -71,14 +79,31 @@ def create_app(config: dict[str, object] | None = None) -> Flask:
     app.add_url_rule("/<tenant>/write", view_func=write, methods=["GET", "POST"])
     app.add_url_rule("/<tenant>/import", view_func=import_articles, methods=["POST"])
     app.cli.add_command(seed)
+    app.register_error_handler(InvalidQueryError, refuse)
+    app.register_error_handler(InvalidItemError, refuse)
+    app.register_error_handler(TooLongError, refuse)
+    app.register_error_handler(ModelError, put_off)
+    app.register_error_handler(InvalidVectorError, put_off)
     return app
+
+
+def refuse(error: EmbeddingsError) -> ResponseReturnValue:
+    """Tell the visitor why it cannot be searched for."""
+    return render_template("error.html", message=str(error)), 400
+
+
+def put_off(error: EmbeddingsError) -> ResponseReturnValue:
+    """Tell the visitor to come back later, and the log what the model's service did."""
+    current_app.logger.error("The embedding model failed", exc_info=error)
+    message = "The search is not available at the moment."
+    return render_template("error.html", message=message), 503
 
 
 def save(*changed: Article) -> None:
     """Commit articles, and embed them; no connection is held while the model runs.
 
-    What the model fails at, and what bulk statements or other programs change, is embedded by the
-    worker: `flask embeddings refresh --forever`.
+    What cannot be embedded now, and what bulk statements or other programs change, is embedded by
+    the worker: `flask embeddings refresh --forever`.
     """
     db.session.add_all(changed)
     db.session.flush()
@@ -86,7 +111,7 @@ def save(*changed: Article) -> None:
     db.session.commit()
     try:
         articles.refresh(db.engine, keys=keys)
-    except ModelError:
+    except Exception:  # whatever it is: the visitor's articles are saved
         current_app.logger.exception("The articles are saved, and found once they are embedded")
 
 

@@ -5,6 +5,8 @@ import re
 import pytest
 from flask.testing import FlaskClient
 
+from embeddings import UnavailableError
+
 ARTICLES = [
     {"title": "Baking bread", "text": "flour, water and yeast"},
     {"title": "Bread with walnuts", "text": "flour, water, yeast and walnuts"},
@@ -131,3 +133,41 @@ def test_an_import_of_something_else_is_refused(client: FlaskClient, body: objec
     """Before anything is written."""
     assert client.post("/ours/import", json=body).status_code == 400
     assert titles(client, "/ours/") == []
+
+
+MODEL = "embeddings.testing.DeterministicModel.embed_batch"  # stands for a service
+
+
+def unavailable(*_: object) -> list[list[float]]:
+    """Embed nothing, as a service that is down."""
+    raise UnavailableError("The service is down")
+
+
+def of_two_dimensions(_: object, items: list[str]) -> list[list[float]]:
+    """Embed as another model than that of the collection does."""
+    return [[1.0, 2.0] for _ in items]
+
+
+@pytest.mark.usefixtures("articles")
+@pytest.mark.parametrize("question", ["%00", "a%00b"])
+def test_what_cannot_be_searched_for_is_refused(client: FlaskClient, question: str) -> None:
+    """The visitor is told why."""
+    page = client.get(f"/ours/?q={question}")
+    assert page.status_code == 400
+    assert 'role="alert"' in page.text
+
+
+@pytest.mark.usefixtures("articles")
+@pytest.mark.parametrize("fails", [unavailable, of_two_dimensions])
+def test_a_service_that_fails(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, fails: object
+) -> None:
+    """A search asks to come back later. An article is saved all the same, and found later."""
+    with monkeypatch.context() as patch:
+        patch.setattr(MODEL, fails)
+        page = client.get("/ours/?q=ferry")
+        assert page.status_code == 503
+        assert 'role="alert"' in page.text
+        assert write(client, "Ferries", "waves and a deck chair", published="on") == 302
+    assert titles(client, "/ours/")[0] == "Ferries"
+    assert "Ferries" not in titles(client, "/ours/?q=deck chair")

@@ -189,6 +189,14 @@ async def visit():
     print(list((await visitor.get("/asearch?q=taxes")).json()))
 
 asyncio.run(visit())
+from unittest.mock import patch
+from embeddings import UnavailableError
+service = "embeddings.models.local.WordLlamaModel.embed_batch"
+with patch(service, side_effect=UnavailableError("down")):
+    paths = ["/search?q=", "/search?q=a%00b", "/api?search=a%00b", "/asearch?q=a%00b"]
+    print([client.get(path).status_code for path in paths])
+    paths = ["/search?q=new", "/api?search=new", "/asearch?q=new"]
+    print([client.get(path).status_code for path in paths])
 client.force_login(User.objects.create_superuser("editor"))
 form = {"title": "a purring cat", "lang": "en", "published": "on"}
 assert client.post("/admin/articles/article/add/", form).status_code == 302
@@ -273,7 +281,7 @@ def test_the_lines_of_the_documentation(tmp_path: Path):
             r"```python\n# ([\w/]+\.py)\n(.*?)```", page.read_text(), re.DOTALL
         ):
             lines[name] = lines.get(name, "") + added
-    assert len(lines) == 11
+    assert len(lines) == 12
     python("-c", BEGIN, folder=folder)
     lines["mysite/settings.py"] += SETTINGS
     lines["mysite/urls.py"] = URLS
@@ -290,6 +298,8 @@ def test_the_lines_of_the_documentation(tmp_path: Path):
     output = python("-c", USE, folder=folder)
     assert output.count("['my happy hound', 'my dissatisfied cat']") == 2
     assert "['a tax report'" in output
+    assert "[400, 400, 400, 400]" in output
+    assert "[503, 503, 503]" in output
     assert "up to date" in output
     assert "articles.article: 1 embedded" in output
     assert "0 stale, 0 missing, 0 orphaned, 0 pending" in output

@@ -6,6 +6,8 @@ import asyncio
 import copy
 import datetime as dt
 import enum
+import functools
+import inspect
 import pickle
 import uuid  # noqa: TC003  SQLAlchemy reads the annotations
 from typing import TYPE_CHECKING, Any
@@ -38,11 +40,12 @@ from sqlalchemy.orm import (
 )
 
 from embeddings import BindingError, InvalidItemError, ModelCollection, make_records
+from embeddings.following.options import ReembedOptions, RefreshOptions, SyncOptions
 from embeddings.testing import DeterministicModel
 from tests.reaching import on_both
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
 
     from sqlalchemy import Engine
 
@@ -133,6 +136,23 @@ class Day(Base):
     __tablename__ = "declared_days"
     day: Mapped[dt.date] = mapped_column(primary_key=True)
     text: Mapped[str]
+
+
+async def awaited_text(article: Article) -> str:
+    """No text=, which is called and not awaited."""
+    return article.title
+
+
+class AwaitedText:
+    """The same."""
+
+    async def __call__(self, article: Article) -> str:
+        return article.title
+
+
+async def texts(article: Article) -> AsyncIterator[str]:
+    """Nor is this one."""
+    yield article.title
 
 
 def declared(source: Any = Article, **options: Any) -> ModelCollection[Any]:
@@ -281,6 +301,10 @@ def test_what_is_refused(subtests: pytest.Subtests):
         ({"text": [Article.published]}, TypeError, "Article.published is no text but Boolean"),
         ({"text": [Article.kind]}, TypeError, "Article.kind is no text but Enum"),
         ({"text": [7]}, TypeError, r"text\[0\] must be a column of Article, such as Article.title"),
+        *(
+            ({"text": made, "columns": ["title"]}, TypeError, "text= is a function that is awaited")
+            for made in (awaited_text, functools.partial(awaited_text), AwaitedText(), texts)
+        ),
         ({"text": lambda _: ""}, TypeError, r"Name what the function text= reads: columns="),
         ({"columns": ["title"]}, TypeError, "columns= goes with a function"),
         ({"metadata": ["x"]}, ValueError, r"metadata\[0\]: Article has no attribute 'x'"),
@@ -371,7 +395,6 @@ def test_the_other_kind_of_database(subtests: pytest.Subtests):
     calls: list[Callable[[], Any]] = [
         lambda: articles.refresh(awaited),
         lambda: articles.nearest(awaited_session, "text"),
-        lambda: articles.install(awaited),
         lambda: articles.collection(awaited),
     ]
     for at, call in enumerate(calls):
@@ -380,11 +403,39 @@ def test_the_other_kind_of_database(subtests: pytest.Subtests):
             pytest.raises(BindingError, match=r"An Async\w+ is asynchronous: await arefresh\(\)"),
         ):
             call()
+    for name in ("install", "uninstall", "trigger_problems"):
+        advice = (
+            rf"there is no a{name}\(\): async with engine.begin\(\) as connection: "
+            rf"await connection.run_sync\(articles.{name}\)"
+        )
+        for database in (awaited, awaited_session):
+            with (
+                subtests.test(f"{name} on {type(database).__name__}"),
+                pytest.raises(BindingError, match=rf"An Async\w+ is asynchronous, and {advice}"),
+            ):
+                getattr(articles, name)(database)
     for coroutine in (articles.arefresh(engine), articles.anearest(session, "text")):
         with pytest.raises(BindingError, match=r"is not asynchronous: use refresh\(\)"):
             asyncio.run(coroutine)
     with pytest.raises(BindingError, match=r"its collection is collection\(\)"):
         articles.acollection(engine)
+
+
+@pytest.mark.parametrize(
+    ("options", "methods"),
+    [
+        (SyncOptions, ["sync"]),
+        (RefreshOptions, ["refresh"]),
+        (ReembedOptions, ["reembed", "back"]),
+    ],
+)
+def test_awaited_methods_take_what_the_others_take(options: Any, methods: list[str]):
+    """Name by name, in their types, which a type checker reads of the options."""
+    for method in methods:
+        parameters = inspect.signature(getattr(ModelCollection, method)).parameters.values()
+        keywords = {one.name: one.annotation for one in parameters if one.kind is one.KEYWORD_ONLY}
+        of_options = {name: each.__forward_arg__ for name, each in options.__annotations__.items()}
+        assert of_options == keywords
 
 
 def test_keys_of_another_type(engine: Engine):

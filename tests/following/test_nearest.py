@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import ForeignKey, delete, select, update
+from sqlalchemy import ForeignKey, delete, func, inspect, select, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import (
     DeclarativeBase,
@@ -21,6 +22,7 @@ from sqlalchemy.orm import (
 )
 
 from embeddings import (
+    Chunks,
     EmbeddingRecord,
     InvalidItemError,
     InvalidQueryError,
@@ -62,13 +64,17 @@ class Article(Base):
 
 
 TABLES: Any = (Author.__table__, Article.__table__)
+MODEL = DeterministicModel()
 ARTICLES = ModelCollection(
     Article,
     text=[Article.title],
     metadata=[Article.lang],
     where=Article.published,
     name="articles",
-    model=DeterministicModel(),
+    model=MODEL,
+)
+LONG = ModelCollection(
+    Article, text=[Article.title], name="long", model=MODEL, chunks=Chunks(size=200)
 )
 TITLES = ["a hound eats", "a hound sleeps", "a hound barks", "a cat sleeps", "a cat eats", "rain"]
 
@@ -166,6 +172,33 @@ def test_a_select_of_the_hosts(filled: Session):
 
 
 @on_both
+def test_a_select_that_groups_or_locks(filled: Session):
+    """What is grouped by instance is counted beside it; what is locked is the host's row."""
+    filled.execute(update(Article).where(Article.id == 4).values(author_id=2))
+    other = aliased(Article)
+    of_the_author = (
+        select(Article, func.count(other.id).label("others"))
+        .join(other, other.author_id == Article.author_id)
+        .group_by(Article.id)
+    )
+    found = ARTICLES.nearest(filled, "a hound eats", of_the_author, number=2)
+    assert [(row.Article.id, row.others) for row in found] == [(1, 4), (5, 4)]
+    few = of_the_author.having(func.count(other.id) < 3)
+    assert ids(ARTICLES.nearest(filled, "a hound eats", few, pending="exclude")) == [2, 6]
+    assert ids(ARTICLES.related(filled, filled.get_one(Article, 1), few)) == [2, 6]
+    whole = select(Article).group_by(*inspect(Article).columns)
+    assert ids(ARTICLES.nearest(filled, "a hound eats", whole, number=1)) == [1]
+    with pytest.warns(MissingWordsWarning):
+        ARTICLES.collection(filled).create_text_index()
+    by_words = ARTICLES.nearest(filled, "a hound eats", of_the_author, number=2, words=True)
+    assert [(row.Article.id, row.others, row.rank) for row in by_words] == [(1, 4, 1), (5, 4, 2)]
+    to_change = select(Article).outerjoin(Article.author).with_for_update(of=Article)
+    assert ids(ARTICLES.nearest(filled, "a hound eats", to_change, number=1)) == [1]
+    LONG.sync(filled)
+    assert ids(LONG.nearest(filled, "a hound eats", to_change, number=1)) == [1]
+
+
+@on_both
 def test_what_is_never_shown(filled: Session):
     """A vector whose row is gone, has no text, or does not meet the condition. Nothing is short."""
     filled.execute(delete(Article).where(Article.id == 1))
@@ -225,15 +258,29 @@ def test_what_is_refused(filled: Session):
         (select(Article.id), InvalidQueryError, "must be of Article itself"),
         (select(aliased(Article)), InvalidQueryError, "must be of Article itself"),
         (select(Article).limit(3), InvalidQueryError, "give number= and offset="),
+        (select(Article).with_for_update(), InvalidQueryError, "give it of=Article"),
+        (select(Article).having(func.count() > 1), InvalidQueryError, r"group_by\(Article\.id\)"),
+        (
+            select(Article).group_by(Article.author_id),
+            InvalidQueryError,
+            r"one row of Article each: group_by\(Article\.id\)",
+        ),
     ):
+        calls = len(MODEL.calls)
         with pytest.raises(error, match=match):
             near(filled, "x", rows)
+        assert len(MODEL.calls) == calls
+        assert ids(near(filled, "a hound eats", number=1)) == [1]  # the transaction goes on
     with pytest.raises(InvalidQueryError, match="'include' or 'exclude', not 'no'"):
         near(filled, "x", pending="no")
-    with pytest.raises(InvalidQueryError, match="its SELECT says which rows"):
+    with pytest.raises(InvalidQueryError, match="rows=, its SELECT, says which rows"):
         near(filled, "x", among=[1])
-    with pytest.raises(TypeError, match="use number="):
-        near(filled, "x", limit=3)
+    takes = "it takes number, rows, pending, offset, min_score, where, words, weights, exact$"
+    for name, hint in (("limit", "use number=$"), ("ids", "use rows=$"), ("prefix", takes)):
+        related: Any = partial(ARTICLES.related, filled, filled.get_one(Article, 1))
+        for method in (partial(near, filled, "x"), related):
+            with pytest.raises(TypeError, match=hint):
+                method(**{name: "a"})
     for call in (
         lambda text: near(text, text),
         ARTICLES.install,

@@ -223,7 +223,10 @@ def test_any_select(opened: Open, change: Callable[..., None]):
     """Of joins, groups and unions; in an order of its own, with a limit."""
     docs = opened(key=int)
     grouped = select(func.min(NOTES.c.id).label("id"), func.max(NOTES.c.body).label("body"))
-    assert docs.sync(grouped.group_by(NOTES.c.published)).embedded == 2
+    grouped = grouped.group_by(NOTES.c.published)
+    assert docs.sync(grouped).embedded == 2
+    assert docs.sync(grouped.having(func.count() > 0)).unchanged == 2
+    assert docs.sync(TEXTS.where(NOTES.c.id.in_([1, 9])).with_for_update()).skipped == ()
     assert sorted(docs.ids()) == [1, 9]
     assert docs.sync(TEXTS.order_by(NOTES.c.id.desc()).limit(4)).removed == 1
     assert sorted(docs.ids()) == [9, 10, 11, 100]

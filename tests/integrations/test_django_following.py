@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import io
 import shlex
 import threading
@@ -552,6 +553,18 @@ def test_what_a_function_reads_has_to_be_known(alias: str, library: ModuleType):
         collection.install(using=alias)
     with pytest.raises(TypeError, match="goes with a function"):
         ModelCollection(library.Leaflet, text="title", columns=["title"])
+
+
+def test_a_function_that_is_awaited_is_refused(library: ModuleType):
+    """When it is declared, also behind a partial."""
+
+    async def text_of(leaflet: Any) -> str:
+        return str(leaflet.title)
+
+    text: Any  # a type checker finds these
+    for text in (text_of, functools.partial(text_of)):
+        with pytest.raises(TypeError, match="text= is a function that is awaited"):
+            ModelCollection(library.Leaflet, text=text, columns=["title"], name="awaited")
 
 
 def test_a_condition_on_the_table_of_a_parent(alias: str, library: ModuleType):

@@ -5,6 +5,7 @@ It is checked, and not executed.
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -138,6 +139,11 @@ async def followed(notes: ModelCollection[Article], session: Session, other: Asy
         print(article.title, score + 0.5)
     for article, score, rank in await notes.anearest(other, "dog", words=True, weights=(1, 2)):
         print(article.title, score + 0.5, rank + 1)
+    report = await notes.arefresh(other, keys=[1, 2], on_error="skip")
+    report += await notes.arefresh(other, forever=True, stop=asyncio.Event(), limit=5)
+    report += await notes.async_(other, dry_run=True, progress=True)
+    report += await notes.areembed(other, "3-large", batch_size=10)
+    assert_type(report, Report)
 
 
 def searching(docs: Collection[int], session: Session) -> Entry[int]:

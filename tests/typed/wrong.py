@@ -59,6 +59,10 @@ async def followed(
     notes.nearest(engine, 5)  # wrong
     notes.related(engine, "a text")  # wrong
     await notes.arefresh(engine)  # wrong
+    await notes.arefresh(other, keyz=[1])  # wrong
+    await notes.arefresh(other, limit="1")  # wrong
+    await notes.async_(other, forever=True)  # wrong
+    await notes.areembed(other, "3-large", keys=[1])  # wrong
     await notes.anearest(engine, "a text")  # wrong
     [(note, score)] = notes.nearest(engine, "a text")
     text: str = score  # wrong

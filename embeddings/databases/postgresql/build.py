@@ -99,6 +99,8 @@ def create(collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
                 if connection.scalar(select(its_id).where(its_id == row.id)) is None:
                     raise collection.does_not_exist()  # deleted while another build went on
                 drop(connection, records, row.id, concurrently=True)
+                told = "building the index of %r waits for the transactions that are open by now"
+                LOG.info(told, row.name)
                 try:
                     with _memory(connection, asked.maintenance_work_mem, local=False):
                         _build(collection, engine, connection, sql, asked.progress, total)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar, Unpack
 from weakref import WeakSet
 
 from asgiref.sync import sync_to_async
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from ...following.literals import Follow
+    from ...following.options import ReembedOptions, RefreshOptions, SyncOptions
     from ...following.pending import PendingState
     from ...following.refresh import Stop
     from ...models.base import Content, SupportsEmbedding
@@ -733,25 +734,33 @@ class ModelCollection(Generic[M]):
         alias = using or router.db_for_write(self.source.model)
         return beside.drop_previous(self._to_write(alias))
 
-    async def areembed(self, model: SupportsEmbedding | str, **options: Any) -> Report:
+    async def areembed(
+        self,
+        model: SupportsEmbedding | str,
+        *,
+        using: str | None = None,
+        **options: Unpack[ReembedOptions],
+    ) -> Report:
         """Do what `reembed` does, awaited."""
-        return await sync_to_async(self.reembed)(model, **options)
+        return await sync_to_async(self.reembed)(model, using=using, **options)
 
-    async def aback(self, **options: Any) -> Report:
+    async def aback(self, *, using: str | None = None, **options: Unpack[ReembedOptions]) -> Report:
         """Do what `back` does, awaited."""
-        return await sync_to_async(self.back)(**options)
+        return await sync_to_async(self.back)(using=using, **options)
 
     async def adrop_previous(self, *, using: str | None = None) -> bool:
         """Do what `drop_previous` does, awaited."""
         return await sync_to_async(self.drop_previous)(using=using)
 
-    async def arefresh(self, **options: Any) -> Report:
+    async def arefresh(
+        self, *, using: str | None = None, **options: Unpack[RefreshOptions]
+    ) -> Report:
         """Do what `refresh` does, awaited."""
-        return await sync_to_async(self.refresh)(**options)
+        return await sync_to_async(self.refresh)(using=using, **options)
 
-    async def async_(self, **options: Any) -> Report:
+    async def async_(self, *, using: str | None = None, **options: Unpack[SyncOptions]) -> Report:
         """Do what `sync` does, awaited."""
-        return await sync_to_async(self.sync)(**options)
+        return await sync_to_async(self.sync)(using=using, **options)
 
     async def apending(self, *, using: str | None = None) -> PendingState:
         """Do what `pending` does, awaited."""

@@ -28,7 +28,7 @@ from sqlalchemy import BigInteger, Text, Uuid, column
 
 from ...errors import InvalidItemError
 from ...keys import keys_of
-from ...values import as_json, checked_content
+from ...values import as_json, check_is_called, checked_content
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,6 +105,7 @@ class Source(Generic[M]):
         self.function: TextOf[M] | None = None
         self.paths: tuple[str, ...] = ()
         if callable(text):
+            check_is_called(text)
             self.function = text
         else:
             self.paths = (text,) if isinstance(text, str) else _names("text", text)

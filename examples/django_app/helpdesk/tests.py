@@ -8,6 +8,7 @@ from unittest.mock import patch
 from django.contrib.auth.models import User
 from django.test import TestCase, TransactionTestCase
 
+from embeddings import UnavailableError
 from embeddings.testing import replace_models
 
 from .models import Customer, Ticket, tickets
@@ -17,6 +18,14 @@ TICKETS = [
     ("Printer ink", "the printer prints grey", "A new cartridge."),
     ("Forgotten password", "cannot log in", "Use the link."),
 ]
+
+
+MODEL = "embeddings.testing.DeterministicModel.embed_batch"  # stands for a service
+
+
+def of_two_dimensions(items: list[str]) -> list[list[float]]:
+    """Embed as another model than that of the collection does."""
+    return [[1.0, 2.0] for _ in items]
 
 
 class HelpDeskTests(TestCase):
@@ -99,6 +108,27 @@ class HelpDeskTests(TestCase):
         self.assertEqual(self.subjects(f"/ours/{jam.pk}"), ["Printer ink", "Forgotten password"])
         self.assertEqual(self.client.get(f"/theirs/{jam.pk}").status_code, 404)
 
+    def test_what_cannot_be_searched_for_is_refused(self) -> None:
+        """The visitor is told why, and so is the client of the API."""
+        for path in ("/ours/?q=%00", "/ours/?q=a%00b", "/ours/tickets?search=a%00b"):
+            response = self.client.get(path)
+            self.assertContains(response, "NUL", status_code=400)
+
+    def test_a_service_that_fails(self) -> None:
+        """A search asks to come back later; nothing is saved without its embedding."""
+        new = {"subject": "Ferry", "question": "when does it leave"}
+        for fails in (UnavailableError("The service is down"), of_two_dimensions):
+            with (
+                self.subTest(fails=fails),
+                patch(MODEL, side_effect=fails),
+                self.assertLogs("helpdesk", "ERROR"),
+            ):
+                for path in ("/ours/?q=ferry", "/ours/tickets?search=ferry"):
+                    self.assertContains(self.client.get(path), "at the moment", status_code=503)
+                self.assertEqual(self.client.post("/ours/ask", new).status_code, 503)
+                self.assertEqual(self.send(self.ours, [new]), 503)
+        self.assertFalse(Ticket.objects.filter(subject="Ferry").exists())
+
     def test_a_customer_takes_everything_along(self) -> None:
         """The embeddings are deleted with the tickets."""
         self.theirs.delete()
@@ -159,7 +189,7 @@ class AdminTests(TransactionTestCase):
         self.client.force_login(User.objects.create_superuser("agent"))
         customer = Customer.objects.create(slug="ours", name="ours")
         form = {"customer": customer.pk, "subject": "Zebra", "question": "z", "answer": ""}
-        fails = patch("embeddings.testing.DeterministicModel.embed_batch", return_value=[])
+        fails = patch(MODEL, return_value=[])
         with replace_models(), fails:
             self.client.post("/admin/helpdesk/ticket/add/", form)
         self.assertEqual(Ticket.objects.get().subject, "Zebra")

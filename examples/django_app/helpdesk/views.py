@@ -85,14 +85,14 @@ def _ask(request: HttpRequest, customer: Customer, ticket: Ticket) -> HttpRespon
 def import_tickets(request: HttpRequest, slug: str) -> HttpResponse:
     """Save a JSON list of answered tickets: all, or if one of them is refused, none."""
     customer = get_object_or_404(Customer, slug=slug)
-    try:
-        with transaction.atomic():
-            # Those before one that is refused are gone again.
-            new = [
-                Ticket.objects.create(customer=customer, **item)
-                for item in json.loads(request.body)
-            ]
-            tickets.refresh(keys=[ticket.pk for ticket in new])
-    except (IntegrityError, TypeError, ValueError) as error:
-        return JsonResponse({"error": type(error).__name__}, status=400)
+    with transaction.atomic():
+        try:
+            with transaction.atomic():  # those before one that is refused are gone again
+                new = [
+                    Ticket.objects.create(customer=customer, **item)
+                    for item in json.loads(request.body)
+                ]
+        except (IntegrityError, TypeError, ValueError) as error:
+            return JsonResponse({"error": type(error).__name__}, status=400)
+        tickets.refresh(keys=[ticket.pk for ticket in new])
     return JsonResponse({}, status=201)

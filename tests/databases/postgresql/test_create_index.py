@@ -389,6 +389,28 @@ def test_who_waits_for_a_build_says_so(host: Engine, caplog: pytest.LogCaptureFi
         assert connection.scalar(text("SELECT to_regclass(:name)"), {"name": name}) is None
 
 
+def test_a_build_that_waits_for_a_snapshot_says_so(host: Engine, caplog: pytest.LogCaptureFixture):
+    """An idle transaction that has looked at anything holds it up, also within `reembed`."""
+    caplog.set_level("INFO", "embeddings")
+    docs = stored(host, some())
+    other = DeterministicModel("other")
+    told = "building the index of %r waits for the transactions that are open by now"
+
+    def holds_up(build: Callable[[], Any], name: str) -> None:
+        caplog.clear()
+        snapshot = host.connect().execution_options(isolation_level="REPEATABLE READ")
+        with ThreadPoolExecutor(1) as pool, snapshot as idle:
+            idle.execute(text("SELECT count(*) FROM embeddings"))
+            building = pool.submit(build)
+            waits(host)
+            assert [record.getMessage() for record in caplog.records][-1] == told % name
+            idle.rollback()
+            building.result(60)
+
+    holds_up(docs.create_index, "docs")
+    holds_up(lambda: docs.reembed(other, lambda ids: dict.fromkeys(ids, "a text")), "docs [next]")
+
+
 def test_a_lock_that_another_connection_of_the_server_has(
     pool: Engine, caplog: pytest.LogCaptureFixture
 ):
