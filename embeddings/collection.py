@@ -524,7 +524,8 @@ class Collection(Generic[K]):
     ) -> Report:
         """Store vectors that were made elsewhere, and return how many (`reused`).
 
-        No model is called, and none need be known. Rows that are there are replaced as a whole.
+        No model is called, and none need be known. Rows that are there are replaced as a whole,
+        also by equal ones.
 
         Args:
             entries: (id, vector), (id, vector, metadata) or (id, vector, metadata, content)
