@@ -282,12 +282,12 @@ def _paid_usage() -> Iterator[None]:
 
 def _path_of(given: object) -> str:
     """Return the path of an SQLite file, or raise TypeError or ValueError."""
-    if not isinstance(given, str | os.PathLike):
+    if not isinstance(given, str | os.PathLike | URL):
         raise TypeError(
             "cached() takes the path of a file or an Engine, as create_engine() makes it, not "
             f"{type(given).__name__}"
         )
-    path = str(os.fspath(given))
+    path = str(given if isinstance(given, URL) else os.fspath(given))
     if "://" in path:  # which is not shown: it may have a password
         raise ValueError("cached() takes a path, and of a URL the engine: create_engine(url)")
     if path in {"", ":memory:"}:

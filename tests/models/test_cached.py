@@ -437,9 +437,11 @@ def test_a_file_that_is_locked(file: Path, is_known: bool, monkeypatch: pytest.M
         kept.embed("one")
     waited: list[float] = []
 
-    def connect(*arguments: Any, timeout: float, **options: Any) -> sqlite3.Connection:
+    opened: Any = sqlite3.connect
+
+    def connect(*arguments: Any, timeout: float, **options: Any) -> Any:
         waited.append(timeout)
-        return sqlite3.connect(*arguments, timeout=0, **options)
+        return opened(*arguments, timeout=0, **options)
 
     monkeypatch.setattr(sqlite3.dbapi2, "connect", connect)
     other = sqlite3.connect(file, isolation_level=None)
@@ -469,11 +471,13 @@ def test_all_waits_of_a_call_are_one(file: Path, monkeypatch: pytest.MonkeyPatch
     seconds = 0.0
     waited: list[float] = []
 
-    def connect(*arguments: Any, timeout: float, **options: Any) -> sqlite3.Connection:
+    opened: Any = sqlite3.connect
+
+    def connect(*arguments: Any, timeout: float, **options: Any) -> Any:
         nonlocal seconds
         waited.append(2 * timeout)  # to write, and to commit
         seconds += 2 * timeout
-        return sqlite3.connect(*arguments, timeout=timeout, **options)
+        return opened(*arguments, timeout=timeout, **options)
 
     monkeypatch.setattr(module, "monotonic", lambda: seconds)
     monkeypatch.setattr(sqlite3.dbapi2, "connect", connect)
