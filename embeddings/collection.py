@@ -488,6 +488,7 @@ class Collection(Generic[K]):
                 call its `embed` first. Nothing was written.
             ModelMismatchError: The collection has another model by now.
             InvalidVectorError: The vectors have another length than the collection's.
+            TypeError: It is no plan.
         """
         return apply(self.reference, plan)
 
