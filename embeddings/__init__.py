@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import typing
+from importlib.util import find_spec as _find_spec
 
 from .collection import Collection
 from .databases.sqlite.matrix.memory import set_memory_budget
@@ -156,6 +157,9 @@ _LATER = {
     "include_object": "following.operations",
     "render_item": "following.operations",
 }
+if not typing.TYPE_CHECKING and not _find_spec("greenlet"):
+    # A star import would fail of what needs the extra `async`.
+    __all__ = [name for name in __all__ if _LATER.get(name) != "aio"]
 
 
 def __getattr__(name: str) -> object:

@@ -488,6 +488,7 @@ class Collection(Generic[K]):
                 call its `embed` first. Nothing was written.
             ModelMismatchError: The collection has another model by now.
             InvalidVectorError: The vectors have another length than the collection's.
+            TypeError: It is no plan.
         """
         return apply(self.reference, plan)
 
@@ -524,7 +525,8 @@ class Collection(Generic[K]):
     ) -> Report:
         """Store vectors that were made elsewhere, and return how many (`reused`).
 
-        No model is called, and none need be known. Rows that are there are replaced as a whole.
+        No model is called, and none need be known. Rows that are there are replaced as a whole,
+        also by equal ones.
 
         Args:
             entries: (id, vector), (id, vector, metadata) or (id, vector, metadata, content)

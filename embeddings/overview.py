@@ -11,6 +11,7 @@ from . import databases
 from .collection import Collection
 from .errors import SchemaError
 from .following import triggers
+from .following.pending import counts
 from .sessions import bind_for_reading
 from .tables.custom import found
 from .tables.migrate import current_revision, head_revision
@@ -96,6 +97,8 @@ class FollowedOverview:
         problems: What of the triggers is missing, disabled or not as declared.
         is_declared: Whether it is declared here, or nothing is. Else another program declares it,
             or none any more.
+        failing: Of the pending rows those that could not be embedded.
+        parked: Of these those that are tried no more before they change.
     """
 
     collection: str
@@ -103,6 +106,15 @@ class FollowedOverview:
     pending: int
     problems: tuple[str, ...] = ()
     is_declared: bool = True
+    failing: int = 0
+    parked: int = 0
+
+    @property
+    def shown_pending(self) -> str:
+        """How many are pending, and failing, for a person to read."""
+        if not self.failing:
+            return f"{self.pending:,}"
+        return f"{self.pending:,} ({self.failing:,} failing, {self.parked:,} parked)"
 
 
 @dataclass(frozen=True)
@@ -161,7 +173,7 @@ class Overview:
         for one in self.followed:
             well = "in place" if one.is_declared else "in place, but not declared here"
             triggers = "; ".join(one.problems) or well
-            lines.append((one.collection, one.table, f"{one.pending:,}", triggers))
+            lines.append((one.collection, one.table, one.shown_pending, triggers))
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         rows = [
             f"{name:{widths[0]}}  {table:{widths[1]}}  {pending:>{widths[2]}}  {triggers}"
@@ -284,19 +296,18 @@ def _followed(
 ) -> Iterator[FollowedOverview]:
     connection, table = work.connection, pending_table(work.records)
     schema = schema_found(connection, table.name, table.schema)
-    pending: dict[str, int] = {}
+    pending: dict[str, tuple[int, int, int]] = {}
     is_there = inspect(connection).has_table(table.name, schema)
     if is_there and work.database.may_read(connection, table.name, schema):
-        count = func.count(func.distinct(table.c.id))
-        rows = work.run(select(table.c.collection, count).group_by(table.c.collection))
-        pending = {name: number for name, number in rows}  # noqa: C416  a Row is no pair to mypy
+        pending = counts(work)
     known = set()
     for each in declared:
         if each.records.embeddings.fullname == work.records.embeddings.fullname:
             known.add(each.name)
             problems = tuple(triggers.problems(connection, each))
             host = each.mapper.local_table.fullname  # type: ignore[attr-defined]
-            yield FollowedOverview(each.name, host, pending.get(each.name, 0), problems)
+            waiting, *failing = pending.get(each.name, (0, 0, 0))
+            yield FollowedOverview(each.name, host, waiting, problems, True, *failing)
     made = work.database.follows(connection, work.records)
     there = {(given.collection, given.table) for given in made}
     gone = {
@@ -312,9 +323,9 @@ def _followed(
             if not problems and given.collection in differences:
                 problems = tuple(differences[given.collection]())
             host = ".".join(filter(None, (given.schema, given.table)))
-            waiting = pending.get(given.collection, 0)
+            waiting, *failing = pending.get(given.collection, (0, 0, 0))
             is_declared = given.collection in differences or not (declared or others)
-            yield FollowedOverview(given.collection, host, waiting, problems, is_declared)
+            yield FollowedOverview(given.collection, host, waiting, problems, is_declared, *failing)
 
 
 def _collections(

@@ -180,6 +180,26 @@ def test_everything_public_can_be_imported_at_once():
     assert set(fresh(code)) - {"__builtins__"} == set(embeddings.__all__)
 
 
+def test_a_star_import_without_an_extra():
+    """It leaves out what needs the extra, which says by its own name what to install."""
+    code = """
+        import sys
+
+        sys.modules["greenlet"] = None
+        namespace = {}
+        exec("from embeddings import *", namespace)
+        import embeddings
+
+        try:
+            embeddings.AsyncCollection
+        except embeddings.MissingExtraError as error:
+            result = [sorted(namespace.keys() - {"__builtins__"}), str(error)]
+    """
+    names, told = fresh(code)
+    assert names == [name for name in embeddings.__all__ if not name.startswith("Async")]
+    assert "sqlalchemy-embeddings[async]" in told
+
+
 def test_the_package_is_typed():
     """The marker that type checkers look for is there."""
     assert (PACKAGE / "py.typed").is_file()

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
+from sqlalchemy import URL
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import (
     AsyncConnection,
@@ -27,7 +28,7 @@ from ..models.usage import Usage, counted
 from ..sessions import engine_of
 from ..sessions.base import Sessions
 from ..sessions.host import HostConnection, HostSession
-from ..sessions.open import url_of
+from ..sessions.open import Address, url_of
 from ..sessions.own import OwnTransactions
 from ..sessions.runtime import Begun, Pool, Runtime, in_thread
 from ..tables.migrate import bring_up_to_date
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from contextlib import AbstractContextManager
 
-    from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy import Connection, Engine
     from sqlalchemy.orm import Mapper, SessionTransaction
 
     from ..models.base import Content, Role, SupportsEmbedding
@@ -247,7 +248,7 @@ class _Opened(OwnTransactions):
 
     closes_when_lost = False  # garbage cannot wait: drivers close what they find unused, and warn
 
-    def __init__(self, database: str | os.PathLike[str] | None, *, migrates: bool) -> None:
+    def __init__(self, database: Address | None, *, migrates: bool) -> None:
         given = url_of(database)
         kind = databases.of_url(given)
         engine = kind.new_engine(kind.url(given, asynchronous=True), _create)
@@ -275,8 +276,7 @@ AsyncDatabaseLike: TypeAlias = (
     | AsyncConnection
     | AsyncEngine
     | async_sessionmaker[Any]
-    | str
-    | os.PathLike[str]
+    | Address
     | None
 )
 """The asynchronous kin of what a `Collection` takes; a path or a URL."""
@@ -293,7 +293,7 @@ def awaited(db: AsyncDatabaseLike, records: Records, *, migrates: bool = True) -
     Raises:
         BindingError: It is not asynchronous, or not of a supported kind.
     """
-    if db is None or isinstance(db, str | os.PathLike):
+    if db is None or isinstance(db, str | os.PathLike | URL):
         opened = _Opened(db, migrates=migrates and records is RECORDS)
         return AwaitedSessions(opened, was_opened=True)
     return AwaitedSessions(_within(db, records))

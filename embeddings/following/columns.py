@@ -56,6 +56,21 @@ def _compiled(element: JoinedTexts, compiler: SQLCompiler, **options: Any) -> st
     return compiler.process(database.joined_texts([*element.clauses], BETWEEN), **options)
 
 
+_OF_TEXT = (
+    ". Where the text is made of other things, give a function of an instance: text=function, "
+    "columns=[what it reads]"
+)
+NO_COLUMN = {
+    "text": _OF_TEXT,
+    "columns": _OF_TEXT,
+    "metadata": (
+        ", and metadata takes columns alone. Search among rows by what is computed from them or "
+        "related to them with a SELECT, nearest(..., rows), or by a condition in where="
+    ),
+}
+"""What to say of an attribute that is no column, by the argument that names it."""
+
+
 def mapper_of(source: object) -> Mapper[Any]:
     """Return the mapper of a mapped class.
 
@@ -128,10 +143,7 @@ def _attribute(mapper: Mapper[Any], named: object, what: str) -> QueryableAttrib
         raise ValueError(f"{what}: {cls} has no attribute {key!r}; its columns are {known}")
     column = column_of(mapper, key)
     if column is None:
-        raise TypeError(
-            f"{what}: {cls}.{key} is not a column. Where the text is made of other things, give a "
-            "function of an instance: text=function, columns=[what it reads]"
-        )
+        raise TypeError(f"{what}: {cls}.{key} is not a column{NO_COLUMN[what.partition('[')[0]]}")
     attribute: QueryableAttribute[Any] = getattr(mapper.class_, key)
     return attribute
 

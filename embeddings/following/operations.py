@@ -5,13 +5,14 @@ They are known to Alembic where the host's `env.py` has imported `embeddings.inc
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from alembic import util
 from alembic.autogenerate import comparators, renderers
 from alembic.operations import MigrateOperation, Operations
 from alembic.operations.ops import AlterColumnOp, DropTableOp, ModifyTableOps
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, inspect
 
 from .. import databases
 from ..tables.alembic import include_object, render_item
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from alembic.autogenerate.api import AutogenContext
     from alembic.operations.ops import UpgradeOps
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Inspector
 
     from .source import ModelCollection
 
@@ -160,11 +161,26 @@ def _compare(context: AutogenContext, upgrade: UpgradeOps, _: object) -> None:
     for place, given in there.items():
         is_as_wanted = place in wanted and _is_as_wanted(connection, given, wanted[place])
         if is_in_the_way(given) or not is_as_wanted:
-            upgrade.ops.insert(0, UnfollowRowsOp(given))
+            # `downgrade` follows again the table as it is now, in a script too.
+            former = replace(given, unique=_unique(inspect(connection), given))
+            upgrade.ops.insert(0, UnfollowRowsOp(former))
     for place, given in wanted.items():
         is_there = place in there and _is_as_wanted(connection, there[place], given)
         if is_in_the_way(given) or not is_there:
             upgrade.ops.append(FollowRowsOp(given))
+
+
+def _unique(inspector: Inspector, given: Follow) -> tuple[tuple[str, ...], ...]:
+    """Return the unique keys that a table has, as `Follow.unique`; those of expressions are not."""
+    table = given.table, given.schema
+    if not inspector.has_table(*table):  # it was renamed
+        return ()
+    found: list[Any] = [
+        *inspector.get_unique_constraints(*table),
+        *(each for each in inspector.get_indexes(*table) if each["unique"]),
+    ]
+    keys = {tuple(each["column_names"]) for each in found}
+    return tuple(sorted(key for key in keys if all(key)))
 
 
 Place = tuple[str | None, str, str, str]

@@ -7,12 +7,13 @@ in the transaction that writes, is what was read the latest; then they are taken
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from uuid import uuid4
 
-from sqlalchemy import and_, delete, func, or_, select, true, update
+from sqlalchemy import and_, case, delete, func, or_, select, true, update
 
 from ..errors import EmbeddingsError
 from ..models.base import batches
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from ..work.operation import Work
     from ..work.reference import Reference
 
+LOG = logging.getLogger("embeddings")
 LEASE = 60  # seconds for which a claim holds, unless it is renewed
 MOST_ATTEMPTS = 5  # to embed a row that fails by itself; then it is parked until it changes
 PAUSES = (30, 120, 480, 1920)  # seconds before the next attempt
@@ -255,7 +257,7 @@ class Pending:
         *,
         all_failed: bool = False,
     ) -> None:
-        """Let items that cannot be embedded be tried after a pause.
+        """Let items that cannot be embedded be tried after a pause; the log tells which no more.
 
         Args:
             noted: What was claimed.
@@ -265,12 +267,15 @@ class Pending:
         """
         if not errors:
             return
+        parked: list[str] = []
         with self._collection.work(write=True) as work:
             before = self._attempts(work, [seq for id in errors for seq in noted[id]])
             for id, error in errors.items():
                 # Of the latest change: those before it were tried with other texts.
                 tried = min((before[seq] for seq in noted[id] if seq in before), default=0)
                 attempts = 1 + max(-tried if all_failed else tried, 0)
+                if attempts == MOST_ATTEMPTS and not all_failed:
+                    parked.append(id)
                 self._set(
                     work,
                     sorted(noted[id]),
@@ -279,6 +284,14 @@ class Pending:
                     claimed_by=None,
                     error=error[:SHOWN],
                 )
+        for id in sorted(parked):
+            LOG.warning(
+                "refresh of %r gives up %.200r after %d attempts, until it changes: %s",
+                self._collection.name,
+                self._collection.keys.key_noted(id),
+                MOST_ATTEMPTS,
+                errors[id][:SHOWN],
+            )
 
     def _attempts(self, work: Work, seqs: list[int]) -> dict[int, int]:
         """Return the attempts of pending rows by their numbers; of those that are still there."""
@@ -333,6 +346,23 @@ class Pending:
             if values["claimed_by"] is None:
                 is_mine = table.c.claimed_by == self._worker
             work.run(update(table).where(is_noted, is_mine).values(values))
+
+
+def counts(work: Work) -> dict[str, tuple[int, int, int]]:
+    """Return by the name of each collection its items that are pending, failing and parked."""
+    columns = pending_table(work.records).c
+    has_failed = columns.error.is_not(None)
+    is_parked = and_(has_failed, columns.attempts >= MOST_ATTEMPTS)
+    numbers = [
+        func.count(func.distinct(counted))
+        for counted in (
+            columns.id,
+            case((has_failed, columns.id)),
+            case((is_parked, columns.id)),
+        )
+    ]
+    rows = work.run(select(columns.collection, *numbers).group_by(columns.collection))
+    return {name: (pending, failing, parked) for name, pending, failing, parked in rows}
 
 
 def _may_be_tried(columns: Any) -> tuple[ColumnElement[bool], ...]:

@@ -10,6 +10,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar, Unpack
 
 from sqlalchemy import (
+    URL,
     ColumnElement,
     Connection,
     Engine,
@@ -726,7 +727,7 @@ class ModelCollection(Generic[M]):
 
 def _check_database(database: object) -> None:
     """Do nothing if it may have the rows of a class, as a session, a connection or an engine."""
-    if database is None or isinstance(database, str | bytes | PathLike):
+    if database is None or isinstance(database, str | bytes | PathLike | URL):
         raise TypeError(
             "The first argument is the database that has the rows: a session, a connection or an "
             f"engine, not {type(database).__name__}"

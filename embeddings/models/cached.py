@@ -7,9 +7,12 @@ import hashlib
 import logging
 import os
 import random
+import sqlite3
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextvars import ContextVar
+from time import monotonic
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import (
@@ -24,6 +27,7 @@ from sqlalchemy import (
     Table,
     create_engine,
     delete,
+    event,
     func,
     insert,
     select,
@@ -33,8 +37,14 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import NullPool, SingletonThreadPool, StaticPool
 
-from ..driver_errors import sqlstate
-from ..errors import BindingError, EmbeddingsError, InvalidVectorError, RefusedError
+from ..driver_errors import of_driver, sqlstate
+from ..errors import (
+    BindingError,
+    EmbeddingsError,
+    InvalidVectorError,
+    RefusedError,
+    UnavailableError,
+)
 from ..forks import Lock
 from ..vectors import ITEM_BYTES
 from .base import (
@@ -67,13 +77,16 @@ DAY = 86_400  # seconds: when a vector was last used is known to the day
 ROW_BYTES = 100  # beside the vector, about; the rest of `bytes` is the vector's length
 TRIES = 10  # to write beside other processes
 PAUSE = 0.01  # seconds, after the first try
-WAIT = 30  # seconds, for another process that writes to the file
+WAIT = 10  # seconds for locks on the file, before the model is called and as long after it
 NOT_YOURS = (
     "This is about the database that was given to cached(), and no model was called. Give it the "
     "path of a file that can be written, or an engine of its own"
 )
 
 log = logging.getLogger("embeddings")
+
+_until: ContextVar[float | None] = ContextVar("embeddings.paid_until", default=None)
+"""The moment to which locks are waited for, by `monotonic`."""
 
 TABLE = Table(
     "embeddings_paid",
@@ -95,8 +108,10 @@ def cached(
     """Return a model of the same id that asks the given one only for what it was never asked.
 
     What was paid for is written at once, in a transaction of its own: it survives a rollback, a
-    crash, and a collection that is deleted. Processes may share it. Contents are not stored, only
-    their SHA-256. A row that is damaged counts as not there, and is replaced, with a warning in the
+    crash, and a collection that is deleted. Processes may share it. While somebody else keeps the
+    file locked a call waits up to 10 seconds before the model is called, and as long after it; if
+    it cannot be read by then it raises UnavailableError. Contents are not stored, only their
+    SHA-256. A row that is damaged counts as not there, and is replaced, with a warning in the
     log.
 
     Args:
@@ -247,7 +262,7 @@ class CachedModel(EmbeddingModel):
         vectors = dict(zip(missing, made, strict=True))
         try:
             self._paid.keep(vectors)
-        except (DBAPIError, PoolTimeoutError) as error:
+        except (DBAPIError, PoolTimeoutError, UnavailableError) as error:
             # What was paid for is still of use to the caller.
             log.warning("Paid vectors were not kept: %s", _cause(error))
         return vectors
@@ -273,12 +288,12 @@ def _paid_usage() -> Iterator[None]:
 
 def _path_of(given: object) -> str:
     """Return the path of an SQLite file, or raise TypeError or ValueError."""
-    if not isinstance(given, str | os.PathLike):
+    if not isinstance(given, str | os.PathLike | URL):
         raise TypeError(
             "cached() takes the path of a file or an Engine, as create_engine() makes it, not "
             f"{type(given).__name__}"
         )
-    path = str(os.fspath(given))
+    path = str(given if isinstance(given, URL) else os.fspath(given))
     if "://" in path:  # which is not shown: it may have a password
         raise ValueError("cached() takes a path, and of a URL the engine: create_engine(url)")
     if path in {"", ":memory:"}:
@@ -307,8 +322,8 @@ class PaidVectors:
             self._engine = create_engine(
                 URL.create("sqlite", database=_path_of(path_or_engine)),
                 poolclass=NullPool,
-                connect_args={"timeout": WAIT},
             )
+            event.listen(self._engine, "do_connect", _limit_wait)
         self._max_bytes = max_bytes
         self._is_there = False
         self._lock = Lock()
@@ -316,14 +331,21 @@ class PaidVectors:
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Float32]:
         """Return the vectors that are there, by their key."""
         try:
-            try:
-                return self._read(keys)
-            except DBAPIError:
-                if not self._is_there:
-                    raise
-                self._is_there = False  # it may have been deleted, to have room
-                return self._read(keys)
+            with _waits_are_one():
+                try:
+                    return self._read(keys)
+                except DBAPIError as error:
+                    if not self._is_there or _is_locked(error):
+                        raise
+                    self._is_there = False  # it may have been deleted, to have room
+                    return self._read(keys)
         except (DBAPIError, PoolTimeoutError) as error:
+            if _is_locked(error):
+                raise UnavailableError(
+                    f"The database that was given to cached(), {self._engine.url.database!r}, is "
+                    "locked by another connection, and stayed so for as long as it is waited for; "
+                    "no model was called. Try again when that is done with it"
+                ) from of_driver(error)
             error.add_note(NOT_YOURS)
             raise
 
@@ -354,6 +376,10 @@ class PaidVectors:
 
     def keep(self, vectors: dict[bytes, Float32]) -> None:
         """Write vectors, and remove those that are too many."""
+        with _waits_are_one():
+            self._write(vectors)
+
+    def _write(self, vectors: dict[bytes, Float32]) -> None:
         self._create()
         for attempt in range(TRIES):
             present = self.get(list(vectors))
@@ -420,7 +446,9 @@ class PaidVectors:
             for made in (TABLE, BY_USE):
                 try:
                     self._make(made)
-                except DBAPIError:
+                except DBAPIError as error:
+                    if _is_locked(error):
+                        raise
                     self._make(made)  # it is there, if another process has made it at once
             self._is_there = True
 
@@ -442,7 +470,30 @@ def _stored_vector(data: bytes, size: int) -> Float32 | None:
     return vector if np.isfinite(vector).all() else None
 
 
-def _cause(error: DBAPIError | PoolTimeoutError) -> str:
+@contextmanager
+def _waits_are_one() -> Iterator[None]:
+    """Let all that the block does, and what it is part of, wait `WAIT` seconds in all."""
+    until = _until.get()
+    token = _until.set(monotonic() + WAIT if until is None else until)
+    try:
+        yield
+    finally:
+        _until.reset(token)
+
+
+def _limit_wait(_: object, __: object, ___: object, arguments: dict[str, Any]) -> None:
+    """Let a connection wait for half of what is left: to write, and to commit beside readers."""
+    until = _until.get()
+    arguments["timeout"] = WAIT / 2 if until is None else max(0.0, until - monotonic()) / 2
+
+
+def _is_locked(error: Exception) -> bool:
+    """Return whether it is SQLite's, of a lock that another connection has held for too long."""
+    code: int = getattr(of_driver(error), "sqlite_errorcode", 0)
+    return code & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _cause(error: DBAPIError | PoolTimeoutError | UnavailableError) -> str:
     """Return what kind of error it is, by its name: a message may show values."""
     return type(getattr(error, "orig", error)).__name__
 

@@ -10,14 +10,14 @@ import os
 import sqlite3
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from sqlalchemy import Connection, Engine
+from sqlalchemy import URL, Connection, Engine
 from sqlalchemy.exc import UnboundExecutionError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ..errors import BindingError
 from .base import Sessions
 from .host import HostConnection, HostSession
-from .open import is_missing_file, open_engine
+from .open import Address, is_missing_file, open_engine
 from .own import OwnTransactions
 from .sqlite_utils import SqliteUtils
 
@@ -48,8 +48,7 @@ DatabaseLike: TypeAlias = (
     | Connection
     | Engine
     | sessionmaker[Any]
-    | str
-    | os.PathLike[str]
+    | Address
     | SqliteUtilsDatabase
     | Sessions
     | None
@@ -77,7 +76,7 @@ def bind(db: DatabaseLike, records: Records) -> Sessions:
             return OwnTransactions(engine_of(session, records), db, chooser=session)
     if isinstance(driver := getattr(db, "conn", None), sqlite3.Connection):
         return SqliteUtils(driver)
-    if db is None or isinstance(db, str | os.PathLike):
+    if db is None or isinstance(db, str | os.PathLike | URL):
         return OwnTransactions(open_engine(db), opened=True)
     if is_asynchronous(db):
         raise BindingError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from sqlalchemy import URL, create_engine, make_url
 from sqlalchemy.exc import ArgumentError
@@ -15,22 +15,27 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 
-def url_of(database: str | os.PathLike[str] | None) -> URL:
+Address: TypeAlias = str | os.PathLike[str] | URL
+"""A path, or a URL, as text or SQLAlchemy's object of it, which hides its password as text."""
+
+
+def url_of(database: Address | None) -> URL:
     """Return the URL of what may be one, or a path, or None for a database in memory."""
-    if isinstance(database, str) and "://" in database and not database.startswith("file:"):
+    if isinstance(database, os.PathLike):
+        return databases.url_of_file(os.fspath(database) or ":memory:")
+    if not isinstance(database, URL):
+        if not database or "://" not in database or database.startswith("file:"):
+            return databases.url_of_file(database or ":memory:")
         try:
-            url = make_url(database)
+            database = make_url(database)
         except (ArgumentError, ValueError):
             raise BindingError("This URL cannot be read; for a file use a path") from None
-        if "@" in (url.host or ""):  # drivers would show it in their errors
-            raise BindingError("This URL has two @: write one in a password as %40")
-        return url
-    if isinstance(database, os.PathLike):
-        database = os.fspath(database)
-    return databases.url_of_file(database or ":memory:")
+    if "@" in (database.host or ""):  # drivers would show it in their errors
+        raise BindingError("This URL has two @: write one in a password as %40")
+    return database
 
 
-def open_engine(database: str | os.PathLike[str] | None) -> Engine:
+def open_engine(database: Address | None) -> Engine:
     """Return an engine on a path, a URL or, for None, memory; with our settings on SQLite.
 
     Raises:
@@ -49,7 +54,7 @@ def open_engine(database: str | os.PathLike[str] | None) -> Engine:
 
 def is_missing_file(database: object) -> bool:
     """Return whether this is the path or the URL of a database's file that is not there."""
-    if not isinstance(database, str | os.PathLike):
+    if not isinstance(database, str | os.PathLike | URL):
         return False
     url = url_of(database)
     return databases.of_url(url).is_missing(url)

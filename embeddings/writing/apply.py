@@ -49,6 +49,8 @@ class Gate(Protocol):
 
 def apply(collection: Reference[K], plan: Plan[K]) -> Report:
     """Write what was planned, in one transaction. See `Collection.apply`."""
+    if not isinstance(plan, Plan):
+        raise TypeError(f"apply() takes a plan, which plan() returns, not {type(plan).__name__}")
     if plan.collection not in {collection.name, *(name for name, _ in collection.renamed)}:
         raise InvalidItemError(
             f"This plan is for the collection {plan.collection!r}, not {collection.name!r}"

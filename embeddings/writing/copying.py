@@ -23,7 +23,7 @@ from .report import Report
 from .resolve import Resolution, is_same_json, texts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from ..work.operation import Work
     from ..work.reference import Reference
@@ -200,9 +200,13 @@ def _kept(work: Work, ids: list[str]) -> dict[str, tuple[Any, ...]]:
 
 
 def _unchanged(work: Work, given: Sequence[dict[str, Any]]) -> set[str]:
-    """Return the ids of rows that are there. Of those without a hash nothing is known."""
+    """Return the ids of rows that are there as they are given.
+
+    Equal hashes tell that vectors are of one content; without any the vectors are compared.
+    """
     by_id = {row["id"]: row for row in given}
     same: set[str] = set()
+    unknown: list[str] = []
     for (
         id,
         content_hash,
@@ -214,12 +218,32 @@ def _unchanged(work: Work, given: Sequence[dict[str, Any]]) -> set[str]:
     ) in work.database.stored_rows(work, list(by_id)):
         row = by_id[id]
         if (
-            content_hash is not None
-            and (content_hash, updated) == (row["content_hash"], row["updated"])
+            (content_hash, updated) == (row["content_hash"], row["updated"])
             and vector_bytes == row["embedding"].size * ITEM_BYTES
             and (bool(is_text), bool(is_binary))
             == (row["content"] is not None, row["content_blob"] is not None)
             and is_same_json(row["metadata"], metadata)
         ):
-            same.add(id)
-    return same
+            if content_hash is None:
+                unknown.append(id)
+            else:
+                same.add(id)
+    return same | _of_same_vector(work, by_id, unknown)
+
+
+def _of_same_vector(
+    work: Work, given: Mapping[str, dict[str, Any]], ids: Sequence[str]
+) -> set[str]:
+    """Return which rows have the vectors that are given for them."""
+    if not ids:
+        return set()
+    columns = work.records.embeddings.c
+    statement = select(columns.id, work.database.vector_as_bytes(columns.embedding)).where(
+        columns.collection_id == work.row.id, work.database.is_one_of(columns.id, ids)
+    )
+    found = work.run(statement).all()
+    dimensions = given[ids[0]]["embedding"].size
+    matrix, is_whole = work.database.as_matrix([blob for _, blob in found], dimensions)
+    there = [id for (id, _), whole in zip(found, is_whole, strict=True) if whole]
+    wanted = np.array([given[id]["embedding"] for id in there]).reshape(matrix.shape)
+    return {id for id, same in zip(there, (matrix == wanted).all(axis=1), strict=True) if same}

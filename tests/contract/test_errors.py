@@ -247,6 +247,8 @@ def test_items_without_a_finite_vector_are_skipped(opened: Open):
     report = plan.embed(on_error="skip")
     assert (report.embedded, report.requests, len(model.calls)) == (1, 1, 2)
     assert [id for id, _ in report.skipped] == ["e"]
+    with pytest.raises(TypeError, match=r"apply\(\) takes a plan.*not NoneType"):
+        docs.apply(None)  # type: ignore[arg-type]
     docs.apply(plan)
     assert docs.ids() == ["a", "c", "f"]
     report = docs.embed_multi([("g", "nan 2"), ("h", "2 2")], batch_size=1, on_error="skip")

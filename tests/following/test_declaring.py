@@ -308,6 +308,14 @@ def test_what_is_refused(subtests: pytest.Subtests):
         ({"text": lambda _: ""}, TypeError, r"Name what the function text= reads: columns="),
         ({"columns": ["title"]}, TypeError, "columns= goes with a function"),
         ({"metadata": ["x"]}, ValueError, r"metadata\[0\]: Article has no attribute 'x'"),
+        *(
+            ({"metadata": [given]}, TypeError, rf"{name} is not a column, and metadata .* where=$")
+            for name, given in (
+                ("is_long", Article.is_long),
+                ("shouted", "shouted"),
+                ("author", Article.author),
+            )
+        ),
         ({"metadata": ["photo"]}, TypeError, r"metadata\[0\]: Article.photo .*JSON cannot hold"),
         (
             {"metadata": ["length"]},

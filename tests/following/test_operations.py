@@ -13,7 +13,16 @@ import sqlalchemy
 from alembic.autogenerate import compare_metadata, produce_migrations, render_python_code
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Connection, Engine, String, and_, create_engine, text
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Index,
+    String,
+    UniqueConstraint,
+    and_,
+    create_engine,
+    text,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -184,7 +193,7 @@ def test_autogenerate(database: Engine):
         lines = [line.strip() for line in source.splitlines() if "follow_rows" in line]
         columns = ["title", "body", "published"]
         assert lines == [
-            f"op.unfollow_rows({literals.format(['title', 'published'])})",
+            f"op.unfollow_rows({literals.format(['title', 'published'])}{unique})",
             f"op.follow_rows({literals.format(columns)}{unique})",
         ]
         run(connection, "\n".join(lines))
@@ -192,6 +201,30 @@ def test_autogenerate(database: Engine):
         nothing, _ = hosts()
         [difference] = compare_metadata(context_of(connection), nothing.metadata)
         assert difference == ("unfollow_rows", "op_articles", "articles")
+
+
+def test_autogenerate_of_another_unique_key(database: Engine):
+    """Up it names those that are declared by then, down those that were there."""
+    base, article = hosts()
+    with database.begin() as connection:
+        base.metadata.create_all(connection)
+        ModelCollection(article, text=[article.title], name="articles").install(connection)
+        base, article = hosts()
+        table = article.__table__
+        [slug] = [each for each in table.constraints if isinstance(each, UniqueConstraint)]
+        table.constraints.remove(slug)
+        table.append_constraint(UniqueConstraint("title", "body", name="both"))
+        Index("by_slug", table.c.slug, table.c.published, unique=True)
+        ModelCollection(article, text=[article.title, article.body], name="articles")
+        source, script = generated(connection, base)
+        assert script.downgrade_ops is not None
+        down = render_python_code(script.downgrade_ops)
+        former, later = "unique=[('slug',)])", "unique=[('slug', 'published'), ('title', 'body')])"
+        for body, unfollowed, followed in ((source, former, later), (down, later, former)):
+            lines = [line for line in body.splitlines() if "follow_rows" in line]
+            assert ["unfollow_rows" in line for line in lines] == [True, False]
+            assert lines[0].endswith(unfollowed)
+            assert lines[1].endswith(followed)
 
 
 def test_a_new_declaration_makes_nothing_pending(database: Engine):

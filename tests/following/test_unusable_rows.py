@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt  # noqa: TC003  what is mapped is looked up
+import re
 import threading
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -27,9 +28,11 @@ from embeddings import (
     ModelCollection,
     Report,
 )
+from embeddings.commands import status
 from embeddings.following import commands, pending
 from embeddings.following import sync as syncing
 from embeddings.models.registry import substitute_models
+from embeddings.overview import overview
 from embeddings.tables.pending import pending_table
 from embeddings.tables.records import RECORDS, now
 from embeddings.testing import DeterministicModel
@@ -436,6 +439,48 @@ def test_rows_that_fail_together(own: Engine, declare: Any, monkeypatch: pytest.
         moment += 10_000
     with pytest.raises(ZeroDivisionError):
         visits.sync(own, on_error="skip")
+
+
+def test_a_row_that_is_given_up_is_told_once(
+    own: Engine, declare: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    """A worker's log has one line for it, when it is parked; `status` has how many there are."""
+    moment = now()
+    monkeypatch.setattr(pending, "now", lambda: moment)
+    pages = declare(own, Page)
+    odd = "a\nb" + 300 * "x"
+    rows = [("/a", "page"), (odd, "poison"), ("/b", "poison"), ("/c", "sound")]
+    change(own, insert(Page).values([{"path": path, "title": title} for path, title in rows]))
+    for _ in range(5):
+        assert caplog.messages == []
+        assert len(skipped(pages.refresh(own))) == 2
+        moment += 10_000
+    assert len(caplog.messages) == 2
+    for told in caplog.messages:
+        assert re.fullmatch(
+            r"refresh of '\w+' gives up '.+ after 5 attempts, until it changes: "
+            r"ZeroDivisionError at \w+\.py:\d+",
+            told,
+        )
+        assert "poison" not in told
+        assert len(told) < 400
+    for _ in range(2):  # by its key it is tried again
+        assert skipped(pages.refresh(own, keys=["/b"])) == ["/b"]
+        assert pages.refresh(own).skipped == ()
+    assert len(caplog.messages) == 2
+
+    change(own, update(Page).where(Page.path == "/b").values(title="more poison"))
+    change(own, update(Page).where(Page.path == "/c").values(title="sounder"))
+    [followed] = overview(own, [pages]).followed
+    assert (followed.pending, followed.failing, followed.parked) == (3, 2, 2)
+    pages.refresh(own)
+    [followed] = overview(own, [pages]).followed
+    assert (followed.pending, followed.failing, followed.parked) == (2, 2, 1)
+    assert followed.failing == len(pages.pending(own).failing)
+    assert "  2 (2 failing, 1 parked)  in place" in status(own, declared=[pages]).text
+    change(own, delete(Page))
+    pages.refresh(own)
+    assert "  0  in place" in status(own, declared=[pages]).text
 
 
 @of_the_model

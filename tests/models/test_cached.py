@@ -9,6 +9,7 @@ import sqlite3
 import struct
 import textwrap
 import threading
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,8 +29,10 @@ from embeddings import (
     Collection,
     InvalidVectorError,
     RefusedError,
+    UnavailableError,
     cached,
 )
+from embeddings.models import cached as module
 from embeddings.testing import DeterministicModel
 from tests.forked import MODELS, python
 from tests.provider import vector_of
@@ -422,6 +425,68 @@ def test_an_error_tells_whose_database_it_is_about(file: Path):
         cached(model, file).embed("one")
     assert "cached()" in "".join(raised.value.__notes__)
     assert model.calls == []
+
+
+@pytest.mark.parametrize("is_known", [False, True], ids=["first", "again"])
+def test_a_file_that_is_locked(file: Path, is_known: bool, monkeypatch: pytest.MonkeyPatch):
+    """One statement waits for it, half of what the documentation says; the error says what is."""
+    model = DeterministicModel()
+    cached(DeterministicModel(), file).embed("one")
+    kept = cached(model, file)
+    if is_known:
+        kept.embed("one")
+    waited: list[float] = []
+
+    opened: Any = sqlite3.connect
+
+    def connect(*arguments: Any, timeout: float, **options: Any) -> Any:
+        waited.append(timeout)
+        return opened(*arguments, timeout=0, **options)
+
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", connect)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(UnavailableError) as raised:
+        kept.embed("two")
+    [seconds] = waited
+    assert 0 < seconds <= module.WAIT / 2
+    other.execute("ROLLBACK")
+    other.execute("BEGIN IMMEDIATE")  # which lets others read
+    assert kept.embed("two") == DeterministicModel().embed("two")
+    other.close()
+    told = str(raised.value)
+    assert raised.value.is_retryable
+    assert "paid.db" in told
+    assert "lock" in told
+    assert "no model was called" in told
+    assert "can be written" not in told
+    assert "PRAGMA" not in "".join(traceback.format_exception(raised.value))
+    assert model.calls == [["two"]]
+
+
+def test_all_waits_of_a_call_are_one(file: Path, monkeypatch: pytest.MonkeyPatch):
+    """However many statements wait for others in turn; the next call has as long again."""
+    kept = cached(DeterministicModel(), file)
+    kept.embed("one")
+    seconds = 0.0
+    waited: list[float] = []
+
+    opened: Any = sqlite3.connect
+
+    def connect(*arguments: Any, timeout: float, **options: Any) -> Any:
+        nonlocal seconds
+        waited.append(2 * timeout)  # to write, and to commit
+        seconds += 2 * timeout
+        return opened(*arguments, timeout=timeout, **options)
+
+    monkeypatch.setattr(module, "monotonic", lambda: seconds)
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", connect)
+    for item in ("two", "three"):
+        kept.embed(item)
+        before, *after = waited
+        assert (before, sum(after)) == (module.WAIT, module.WAIT)
+        waited.clear()
+    assert 2 * module.WAIT < 30  # after which a server ends a worker, which called the model too
 
 
 def test_a_cache_that_cannot_be_written_costs_no_answer(file: Path, caplog):

@@ -7,7 +7,7 @@ import shutil
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, delete, select, text, update
+from sqlalchemy import URL, Engine, create_engine, delete, make_url, select, text, update
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Session, sessionmaker
 
@@ -18,9 +18,13 @@ from embeddings import (
     Collection,
     CollectionRecord,
     EmbeddingRecord,
+    ModelCollection,
+    cached,
     configure_sqlite,
     make_records,
 )
+from embeddings.commands import status
+from embeddings.sessions.open import url_of
 from embeddings.testing import DeterministicModel
 from tests.host_tables import Article, HostBase
 from tests.reaching import rows_of
@@ -43,6 +47,31 @@ def other(tmp_path: Path, migrated: Path) -> Iterator[Engine]:
     engine = create_engine(f"sqlite:///{shutil.copy(migrated, tmp_path / 'other.db')}")
     yield engine
     engine.dispose()
+
+
+def test_an_object_of_a_url(own_database: str):
+    """It is as good as its text, and nothing of it is lost, such as a password."""
+    url = make_url(own_database)
+    assert not Collection.exists(url, "docs")
+    docs = Collection("docs", url, model=DeterministicModel())
+    docs.embed("a", "a hound")
+    assert Collection.names(url) == ["docs"]
+    assert status(url).is_good
+    used = docs.reference.sessions.bind(docs.reference.records)
+    assert used.engine.url.password == url.password
+    docs.close()
+
+    async def awaited() -> list[str]:
+        async with AsyncCollection("docs", url, model=DeterministicModel()) as docs:
+            return await docs.ids()
+
+    assert asyncio.run(awaited()) == ["a"]
+    secret = URL.create("postgresql", "me", "s%@ c/et", "localhost", database="app")
+    assert url_of(secret).password == secret.password
+    with pytest.raises(TypeError, match="a session, a connection or an engine, not URL"):
+        ModelCollection(Article, text=[Article.title], name="a").pending(url)
+    with pytest.raises(ValueError, match="create_engine"):
+        cached(DeterministicModel(), url)  # type: ignore[arg-type]
 
 
 # Sessionmakers with several binds

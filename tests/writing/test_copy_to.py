@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import embeddings
@@ -123,6 +123,30 @@ def test_a_second_copy_goes_on_where_the_first_one_stopped(
     assert (report.reused, report.unchanged) == (12, 18)
     assert there.ids() == [*docs.ids(), "own"]
     assert state(docs) == state(there)[:-1]
+
+
+def test_vectors_that_were_stored_are_compared(
+    engine: Engine, postgresql_engine: Engine, elsewhere: Engine
+):
+    """Where no content tells whether a row is the same, its vector does."""
+    docs = Collection("docs", engine, model_id="their-model")
+    vectors = np.random.default_rng(0).normal(size=(600, 3)).astype(np.float32)
+    docs.store_vectors((f"{n:03}", vector, {"n": n}) for n, vector in enumerate(vectors))
+    there = Collection("there", postgresql_engine, model_id="their-model")
+    back = Collection("back", elsewhere, model_id="their-model")
+    for source, copied in ((docs, there), (there, back)):
+        assert source.copy_to(copied) == Report(reused=600)
+        assert source.copy_to(copied) == Report(unchanged=600)
+        tables = copied.reference.records.embeddings
+        with copied.reference.work(write=True) as work:
+            work.run(update(tables).where(tables.c.id == "001").values(updated=1))
+        copied.set_metadata("002", {"n": 1})
+        copied.store_vectors([("003", [1.0, 2.0, 3.0], {"n": 3})])
+        copied.delete_items(["004"])
+        copied.store_vectors([("005", vectors[5], {"n": 5}, "a content")])
+        report = source.copy_to(copied)
+        assert (report.reused, report.unchanged) == (5, 595)
+        assert state(source) == state(copied)
 
 
 def test_the_words_of_what_is_copied(
