@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, inspect, select
 
-from . import databases
 from .collection import Collection
 from .errors import SchemaError
 from .following import triggers
 from .sessions import bind_for_reading
 from .tables.custom import found
+from .tables.lost import lost
 from .tables.migrate import current_revision, head_revision
 from .tables.ours import check_adoptable, schema_found
 from .tables.pending import pending_table
@@ -235,7 +235,7 @@ def overview(
                     for each in records
                     for one in _followed(Work(session, each), declared, others, follows)
                 ),
-                tuple(_lost(work.connection, records)),
+                tuple(_lost(work.connection, records, own)),
                 tuple(
                     filter(None, (work.database.warning(work.connection, each) for each in records))
                 ),
@@ -265,15 +265,15 @@ def tables_in(connection: Connection, own: Records = RECORDS) -> list[Records]:
     return records
 
 
-def _lost(connection: Connection, records: Sequence[Records]) -> Iterator[str]:
+def _lost(connection: Connection, records: Sequence[Records], own: Records) -> Iterator[str]:
     is_migrated = current_revision(connection) == head_revision()
     for each in records:
-        ours = each.embeddings.fullname == RECORDS.embeddings.fullname
-        if ours and not is_migrated:
+        name = each.embeddings.fullname
+        if name == RECORDS.embeddings.fullname and not is_migrated:
             continue
-        lost = databases.of(connection.dialect).missing_beside(connection, each)
-        if lost:
-            yield f"{lost}: " + ("migrate" if ours else "call embeddings.install(engine, records)")
+        migrates = name in {RECORDS.embeddings.fullname, own.embeddings.fullname}
+        remedy = "migrate" if migrates else "call embeddings.install(engine, records)"
+        yield from (f"{what}: {remedy}" for what in lost(connection, each))
 
 
 def _followed(
