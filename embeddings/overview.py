@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, inspect, select
 
 from .collection import Collection
+from .databases.status import NOT_LOADED
 from .errors import SchemaError
 from .following import triggers
 from .sessions import bind_for_reading
@@ -64,8 +65,8 @@ class CollectionOverview:
         model_id: The id of its embedding model.
         dimensions: Of its vectors; None if it has none.
         rows: The items in it.
-        strategy: How a search in this process would go about it: `"matrix"`, `"scan"`,
-            `"database"` or `"index"`.
+        strategy: How searches go about it, once a process has what it keeps in memory:
+            `"matrix"`, `"scan"`, `"database"` or `"index"`.
         reason: Why it scans; None if it does not.
         table: The table of its embeddings, which is another with `make_records`.
         wanted: The id of the model that its declaration or the settings name, if that is another.
@@ -331,7 +332,7 @@ def _collections(
                 row.model_id,
                 row.vector_bytes and row.vector_bytes // ITEM_BYTES,
                 work.run(rows).scalar_one(),
-                *_search(work, row.name),
+                *how_searched(Collection(row.name, work.session, records=work.records)),
                 work.records.embeddings.fullname,
                 _wanted(work, row.name, models.get(row.name)),
                 row.chunks,
@@ -353,8 +354,11 @@ def _wanted_chunks(work: Work, name: str, chunks: Chunks | None) -> str | None:
     return None if differing is None else differing[1]
 
 
-def _search(work: Work, name: str) -> tuple[str, str | None]:
-    status = Collection(name, work.session, records=work.records).status()
+def how_searched(collection: Collection[Any]) -> tuple[str, str | None]:
+    """Return the strategy, and why it is not another: that of a process that goes on searching."""
+    status = collection.status()
+    if status.reason == NOT_LOADED:  # as in each program that only looks
+        return "matrix", None
     return status.strategy, status.reason
 
 
