@@ -174,6 +174,19 @@ def test_a_write_without_the_log_says_what_to_do(path: Path):
     engine.dispose()
 
 
+def test_a_connection_that_was_refused(path: Path):
+    """It learns from what it reads next, not from another write, that the table is there again."""
+    insert = "INSERT INTO articles (title) VALUES ('a third')"
+    lose(path, "pending rows")
+    connection = sqlite3.connect(path)
+    with pytest.raises(sqlite3.OperationalError, match=r"no such table: main\.embeddings_pending"):
+        connection.execute(insert)
+    by_program(path)
+    connection.execute("SELECT count(*) FROM articles").fetchall()
+    connection.execute(insert)
+    connection.close()
+
+
 def test_a_table_of_somebody_else_is_left_alone(path: Path):
     """The name is taken: nothing is made."""
     lose(path, "pending rows")
