@@ -16,8 +16,8 @@ from . import databases
 from .collection import Collection
 from .errors import DoesNotExist, InvalidQueryError, ModelRequiredError
 from .following import commands as following
-from .overview import REMEDY, overview, tables_in
-from .sessions import bind_for_reading
+from .overview import REMEDY, how_searched, overview, tables_in
+from .sessions import bind_for_reading, is_missing_file
 from .tables.ours import schema_found
 from .tables.records import RECORDS
 from .work.operation import Work
@@ -82,7 +82,12 @@ def status(
         program: What one types before the name of a command.
         remedy: What to do about triggers that are not in place.
         migrate: What one types where there is something to migrate.
+
+    Raises:
+        DoesNotExist: There is not even the database's file.
     """
+    if is_missing_file(db):
+        raise no_such_file("The database")
     found = overview(db, declared, others, follows, own)
     is_good = found.is_current and found.is_followed
     failures = ["There are triggers that are not in place."] * (not found.is_followed)
@@ -362,9 +367,10 @@ def no_such_file(what: str) -> DoesNotExist:
 
 
 def _facts(collection: Collection[str]) -> dict[str, Any]:
-    reference, status = collection.reference, collection.status()
+    reference, (strategy, reason) = collection.reference, how_searched(collection)
     with reference.work() as work:
         row = reference.existing(work)
+    index = collection.index_info()
     return {
         "name": collection.name,
         "model": collection.model_id,
@@ -372,11 +378,9 @@ def _facts(collection: Collection[str]) -> dict[str, Any]:
         "rows": collection.count(chunks=True),
         "chunks": None if row.chunks is None else shown_chunks(row.chunks),
         "text_index": row.language,
-        "strategy": status.strategy,
-        "reason": status.reason,
-        "rows_in_memory": status.rows,
-        "bytes": status.bytes,
-        "index": None if status.index is None else asdict(status.index),
+        "strategy": strategy,
+        "reason": reason,
+        "index": None if index is None else asdict(index),
     }
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, inspect, select
 
-from . import databases
 from .collection import Collection
+from .databases.status import NOT_LOADED
 from .errors import SchemaError
 from .following import triggers
 from .following.pending import counts
 from .sessions import bind_for_reading
 from .tables.custom import found
+from .tables.lost import lost
 from .tables.migrate import current_revision, head_revision
 from .tables.ours import check_adoptable, schema_found
 from .tables.pending import pending_table
@@ -65,8 +66,8 @@ class CollectionOverview:
         model_id: The id of its embedding model.
         dimensions: Of its vectors; None if it has none.
         rows: The items in it.
-        strategy: How a search in this process would go about it: `"matrix"`, `"scan"`,
-            `"database"` or `"index"`.
+        strategy: How searches go about it, once a process has what it keeps in memory:
+            `"matrix"`, `"scan"`, `"database"` or `"index"`.
         reason: Why it scans; None if it does not.
         table: The table of its embeddings, which is another with `make_records`.
         wanted: The id of the model that its declaration or the settings name, if that is another.
@@ -247,7 +248,7 @@ def overview(
                     for each in records
                     for one in _followed(Work(session, each), declared, others, follows)
                 ),
-                tuple(_lost(work.connection, records)),
+                tuple(_lost(work.connection, records, own)),
                 tuple(
                     filter(None, (work.database.warning(work.connection, each) for each in records))
                 ),
@@ -277,15 +278,15 @@ def tables_in(connection: Connection, own: Records = RECORDS) -> list[Records]:
     return records
 
 
-def _lost(connection: Connection, records: Sequence[Records]) -> Iterator[str]:
+def _lost(connection: Connection, records: Sequence[Records], own: Records) -> Iterator[str]:
     is_migrated = current_revision(connection) == head_revision()
     for each in records:
-        ours = each.embeddings.fullname == RECORDS.embeddings.fullname
-        if ours and not is_migrated:
+        name = each.embeddings.fullname
+        if name == RECORDS.embeddings.fullname and not is_migrated:
             continue
-        lost = databases.of(connection.dialect).missing_beside(connection, each)
-        if lost:
-            yield f"{lost}: " + ("migrate" if ours else "call embeddings.install(engine, records)")
+        migrates = name in {RECORDS.embeddings.fullname, own.embeddings.fullname}
+        remedy = "migrate" if migrates else "call embeddings.install(engine, records)"
+        yield from (f"{what}: {remedy}" for what in lost(connection, each))
 
 
 def _followed(
@@ -342,7 +343,7 @@ def _collections(
                 row.model_id,
                 row.vector_bytes and row.vector_bytes // ITEM_BYTES,
                 work.run(rows).scalar_one(),
-                *_search(work, row.name),
+                *how_searched(Collection(row.name, work.session, records=work.records)),
                 work.records.embeddings.fullname,
                 _wanted(work, row.name, models.get(row.name)),
                 row.chunks,
@@ -364,8 +365,11 @@ def _wanted_chunks(work: Work, name: str, chunks: Chunks | None) -> str | None:
     return None if differing is None else differing[1]
 
 
-def _search(work: Work, name: str) -> tuple[str, str | None]:
-    status = Collection(name, work.session, records=work.records).status()
+def how_searched(collection: Collection[Any]) -> tuple[str, str | None]:
+    """Return the strategy, and why it is not another: that of a process that goes on searching."""
+    status = collection.status()
+    if status.reason == NOT_LOADED:  # as in each program that only looks
+        return "matrix", None
     return status.strategy, status.reason
 
 

@@ -78,7 +78,7 @@ def test_status_shows_every_collection(filled: str):
         ]
         if filled.startswith("postgresql")
         else [
-            "scan: nothing is in memory yet: the second search of a process loads it",
+            "matrix",  # nothing of it is in the memory of this program, whose business that is
             "scan: there is nothing to search",
         ]
     )
@@ -180,7 +180,8 @@ def test_show_a_collection(stored: str):
     facts = dict(re.split(r" {2,}", line, maxsplit=1) for line in result.stdout.splitlines())
     assert (facts["name"], facts["rows"]) == ("docs", "3")
     assert facts["model"] == "text-embedding-3-small"
-    assert facts["strategy"] == ("database" if stored.startswith("postgresql") else "scan")
+    assert facts["strategy"] == ("database" if stored.startswith("postgresql") else "matrix")
+    assert not {"rows_in_memory", "bytes"} & facts.keys()  # of a program that ends now
     as_json = json.loads(run("--database", stored, "show", "docs", "--json").stdout)
     assert (as_json["items"], as_json["rows"], as_json["index"]) == (3, 3, None)
     assert (as_json["chunks"], as_json["text_index"]) == (None, None)
@@ -409,9 +410,12 @@ def test_status_of_a_database_without_the_tables(tmp_path: Path):
 
 
 def test_a_file_that_is_not_there_is_not_created_by_looking(tmp_path: Path):
-    """A mistyped path stays without a file, and status exits with 1."""
+    """A mistyped path stays without a file; status says so, and does not advise to make one."""
     path = tmp_path / "mistyped.db"
-    assert run("--database", path, "status").exit_code == 1
+    for options in ([], ["--json"]):
+        result = run("--database", path, "status", *options)
+        assert result.stderr == "Error: The database does not exist: there is no such file\n"
+        assert (result.stdout, result.exit_code) == ("", 1)
     assert not path.exists()
 
 

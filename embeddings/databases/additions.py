@@ -21,6 +21,10 @@ def _nothing(connection: Connection, records: Records) -> None:
     pass
 
 
+def _not_missing(connection: Connection, records: Records) -> str | None:
+    return None
+
+
 def _no_sql(records: Records) -> list[str]:
     return []
 
@@ -33,9 +37,11 @@ class Addition(NamedTuple):
         uninstall: Removes it, and all that names it, if it is there.
         script: Returns the SQL of `install`, for a script.
         script_down: Returns that of `uninstall`.
+        missing: Returns what of it others have removed, or None; only reads.
     """
 
     install: Callable[[Connection, Records], None] = _nothing
     uninstall: Callable[[Connection, Records], None] = _nothing
     script: Callable[[Records], list[str]] = _no_sql
     script_down: Callable[[Records], list[str]] = _no_sql
+    missing: Callable[[Connection, Records], str | None] = _not_missing

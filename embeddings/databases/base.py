@@ -28,6 +28,7 @@ from sqlalchemy import (
     false,
     func,
     insert,
+    inspect,
     literal,
     literal_column,
     null,
@@ -202,9 +203,11 @@ class Database:
             SchemaError: Somebody else has a table of such a name.
         """
 
-    def missing_beside(self, connection: Connection, records: Records) -> str | None:
-        """Return what is missing beside complete tables, of what `install` makes, or None."""
-        return None
+    def index_names(self, connection: Connection, records: Records) -> set[str]:
+        """Return the names of the indexes of the two tables, and of what else is on them."""
+        inspector, tables = inspect(connection), (records.collections, records.embeddings)
+        found = (inspector.get_indexes(table.name, table.schema) for table in tables)
+        return {str(index["name"]) for indexes in found for index in indexes}
 
     def side_tables(self, records: Records) -> set[str]:
         """Return the names of the tables that stand beside, which no metadata holds."""

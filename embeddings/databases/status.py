@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+NOT_LOADED = "nothing is in memory yet: the second search of a process loads it"
+"""Why a search scans where all that is missing is that the process has not searched before."""
+
 
 @dataclass(frozen=True)
 class Status:

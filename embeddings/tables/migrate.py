@@ -20,8 +20,8 @@ from ..errors import SchemaError
 from ..forks import Lock, importing
 from ..sessions import is_asynchronous
 from ..sessions.own import owned_transaction
-from .ours import VERSION_TABLE, are_complete, schema_found, schema_of
-from .records import RECORDS
+from .lost import lost, make_again
+from .ours import VERSION_TABLE, are_complete, check_adoptable, schema_found, schema_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,8 +39,8 @@ _alembic_lock = Lock()
 def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
     """Create the tables, or bring them up to date; also those that `llm` made, keeping every row.
 
-    What others have removed from beside them, such as triggers that a tool lost when it rebuilt a
-    table, is made again.
+    What others have removed is made again: an index, a table beside them, or triggers that a tool
+    lost when it rebuilt a table.
 
     Safe to call at every start and from several processes at once: one does the work, the others
     wait. On an engine the work is one transaction, and a failure leaves nothing. On a connection
@@ -67,7 +67,7 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
     revision = revision.rpartition(":")[2]
     if isinstance(bind, Engine):
         with owned_transaction(bind, write=False) as connection:
-            if is_migrated(connection, revision) and not _lost(connection):
+            if is_migrated(connection, revision) and not lost_of(connection):
                 return
         with _migration(bind) as connection:
             migrate(connection, revision)
@@ -77,14 +77,21 @@ def migrate(bind: Engine | Connection | None, revision: str = "head") -> None:
         connection.begin()
     if not is_migrated(connection, revision):
         _run_alembic(connection, lambda command, config: command.upgrade(config, revision))
-    if _lost(connection):
-        databases.of(connection.dialect).addition("log").install(connection, RECORDS)
+    if lost_of(connection):
+        _make_again(connection)
 
 
-def _lost(connection: Connection) -> str | None:
-    """Return what others have removed from beside tables of the newest revision, or None."""
-    database = databases.of(connection.dialect)
-    return database.missing_beside(connection, RECORDS) if is_migrated(connection) else None
+def lost_of(connection: Connection) -> list[str]:
+    """Return what others have removed from tables of the newest revision; only reads."""
+    return lost(connection) if is_migrated(connection) else []
+
+
+def _make_again(connection: Connection) -> None:
+    with _changes_of_schema(connection):
+        check_adoptable(connection)  # before anything is written
+        if told := lost_of(connection):
+            make_again(connection)
+            LOG.info("made again: %s", "; ".join(told))
 
 
 def downgrade(
@@ -217,7 +224,7 @@ def bring_up_to_date(session: Callable[..., AbstractContextManager[Session]]) ->
     with session(write=False) as reading:
         connection = reading.connection()
         database = databases.of(connection.dialect)
-        is_complete = is_migrated(connection) and not _lost(connection)
+        is_complete = is_migrated(connection) and not lost_of(connection)
     if is_complete:
         return
     try:
@@ -276,14 +283,21 @@ def _run_alembic(
     """Run a command of Alembic in the connection's transaction, while no other process does."""
     command, config = _alembic()
     config.attributes.update(attributes, connection=connection)
+    with _changes_of_schema(connection):
+        before = _shown(connection)
+        with _alembic_globals(), _quiet_alembic():
+            run(command, config)
+        LOG.info("the tables were migrated from %s to %s", before, _shown(connection))
+
+
+@contextmanager
+def _changes_of_schema(connection: Connection) -> Iterator[None]:
+    """Keep other processes from migrating; a failure leaves nothing, and the transaction usable."""
     database = databases.of(connection.dialect)
     with database.schema_change(connection):
         database.lock_migrations(connection)
-        # A failure leaves nothing, and the caller's transaction usable.
-        before = _shown(connection)
-        with connection.begin_nested(), _alembic_globals(), _quiet_alembic():
-            run(command, config)
-        LOG.info("the tables were migrated from %s to %s", before, _shown(connection))
+        with connection.begin_nested():
+            yield
 
 
 def _shown(connection: Connection) -> str:

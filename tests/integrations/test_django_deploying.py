@@ -360,3 +360,29 @@ def test_the_index_of_a_collection_by_a_migration(alias: str):
         operation.database_forwards("articles", editor, None, None)
     assert ("CREATE INDEX" in "".join(editor.collected_sql)) == is_there
     assert "of a migration" in operation.describe()
+
+
+@pytest.mark.parametrize("prefix", ["", "search_"])
+@pytest.mark.parametrize("way", ["the command", "all apps"])
+def test_what_was_lost_is_made_again(prefix: str, way: str, bare: Bare):
+    """By `migrate`, which has no migration to apply; the status says so before."""
+    from django.core.management import CommandError
+    from django.db import connections
+
+    from embeddings.integrations.django.database import DjangoTransactions
+    from embeddings.integrations.django.tables import records
+    from embeddings.overview import overview
+
+    alias, command = bare
+    with settings(EMBEDDINGS={"TABLE_PREFIX": prefix}):
+        command("migrate")
+        assert command("embeddings", "status")
+        with connections[alias].cursor() as cursor:
+            cursor.execute(f"DROP TABLE {prefix}embeddings_pending")
+        with pytest.raises(CommandError, match=r"What the schema lacks: .*manage.py"):
+            command("embeddings", "status")
+        told = overview(DjangoTransactions(alias), own=records())
+        assert told.lost == (f"the table {prefix}embeddings_pending is missing: migrate",)
+        command(*{"the command": ("embeddings", "migrate"), "all apps": ("migrate",)}[way])
+        assert f"{prefix}embeddings_pending" in tables(alias)
+        assert command("embeddings", "status")

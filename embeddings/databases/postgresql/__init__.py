@@ -38,6 +38,7 @@ from ..base import Bools, Database, as_matrix
 from ..quoting import quoted
 from ..status import IndexInfo, IndexRequest, Status
 from . import (
+    added,
     build,
     citus,
     distances,
@@ -140,11 +141,23 @@ class PostgreSQL(Database):
         """The table of rows that are pending, and columns of text indexes and of chunks."""
         return {
             "pending": Addition(
-                pending.install, pending.uninstall, pending.script, pending.script_down
+                pending.install,
+                pending.uninstall,
+                pending.script,
+                pending.script_down,
+                pending.missing,
             ),
-            "words": Addition(words.install, words.uninstall, words.script, words.script_down),
-            "chunks": Addition(parts.install, parts.uninstall, parts.script, parts.script_down),
+            "words": Addition(
+                words.install, words.uninstall, words.script, words.script_down, words.missing
+            ),
+            "chunks": Addition(
+                parts.install, parts.uninstall, parts.script, parts.script_down, parts.missing
+            ),
         }
+
+    def index_names(self, connection: Connection, records: Records) -> set[str]:
+        """Read the catalog."""
+        return added.names_on_both(connection, records)
 
     def side_tables(self, records: Records) -> set[str]:
         """Return the rows that are pending."""

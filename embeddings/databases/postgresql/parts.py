@@ -50,6 +50,12 @@ def install(connection: Connection, records: Records) -> None:
     pending.carry_out(connection, records, columns_script)
 
 
+def missing(connection: Connection, records: Records) -> str | None:
+    """Return which columns others have removed, or None."""
+    lost = added.lost(connection, records, {*COLUMNS, SETTING})
+    return f"for chunks are missing: {', '.join(lost)}" if lost else None
+
+
 def script(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL of `install`, for tables in that schema."""
     return [*columns_script(records, schema), *pending.script(records, schema)]

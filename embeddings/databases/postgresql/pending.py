@@ -16,7 +16,8 @@ from ...following.literals import FOLLOWS
 from ...tables.ours import schema_found, schema_of
 from ...tables.pending import REMOVED, pending_name
 from ..quoting import quoted
-from .names import Names
+from . import added
+from .names import Names, names_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +104,16 @@ def in_schema(statement: str, schema: str | None, otherwise: str = "current_sche
 def install(connection: Connection, records: Records) -> None:
     """Create the table and its function. What is there is kept or made anew."""
     carry_out(connection, records, script)
+
+
+def missing(connection: Connection, records: Records) -> str | None:
+    """Return what of it others have removed, or None."""
+    table = pending_name(records)
+    there = added.names_on(connection, names_of(connection, records).pending)
+    if not there:
+        return f"the table {table} is missing"
+    lost = [name for name in (f"idx_{table}_id", f"{table}_removed") if name not in there]
+    return f"beside {table} are missing: {', '.join(lost)}" if lost else None
 
 
 def script(records: Records, schema: str | None = None) -> list[str]:

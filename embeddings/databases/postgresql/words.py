@@ -96,6 +96,12 @@ def install(connection: Connection, records: Records) -> None:
     carry_out(connection, records, script)
 
 
+def missing(connection: Connection, records: Records) -> str | None:
+    """Return which columns others have removed, and whether the index, or None."""
+    lost = added.lost(connection, records, {WORDS, WORDS_OF, LANGUAGE, index_name(records)})
+    return f"for text indexes are missing: {', '.join(lost)}" if lost else None
+
+
 def script(records: Records, schema: str | None = None) -> list[str]:
     """Return the SQL of `install`, for tables in that schema."""
     names = Names(records, schema)

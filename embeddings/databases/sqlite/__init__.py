@@ -83,10 +83,18 @@ class SQLite(Database):
         """The log with its triggers, and tables of what hosts, text indexes and chunks need."""
         return {
             "log": Addition(
-                changelog.install, _without_log, changelog.side_tables, changelog.side_tables_down
+                changelog.install,
+                _without_log,
+                changelog.side_tables,
+                changelog.side_tables_down,
+                changelog.missing,
             ),
             "pending": Addition(
-                pending.install, pending.uninstall, pending.script, pending.script_down
+                pending.install,
+                pending.uninstall,
+                pending.script,
+                pending.script_down,
+                pending.missing,
             ),
             "words": Addition(uninstall=words.uninstall),  # made with the first text index
             # The trigger that removes vectors at once is made anew, and knows chunks.
@@ -97,9 +105,10 @@ class SQLite(Database):
         """Refuse somebody else's table of the change log's name."""
         changelog.check_log(connection, records)
 
-    def missing_beside(self, connection: Connection, records: Records) -> str | None:
-        """Return whether it is the change log, its triggers or what it begins with."""
-        return changelog.missing(connection, records)
+    def index_names(self, connection: Connection, records: Records) -> set[str]:
+        """Read the catalog: reflection warns of a host's index of an expression."""
+        tables = records.collections.name, records.embeddings.name
+        return changelog.names_on(connection, changelog.schema_of(connection, records), *tables)
 
     def side_tables(self, records: Records) -> set[str]:
         """Return the change log, the rows that are pending, and the table of `llm`'s migrations."""

@@ -55,17 +55,33 @@ def install(connection: Connection, records: Records) -> None:
 
 def missing(connection: Connection, records: Records) -> str | None:
     """Return what of the change log others have removed, or None."""
-    inside, name = within(schema_of(connection, records)), log_name(records)
+    schema, name = schema_of(connection, records), log_name(records)
+    inside = within(schema)
     if not _has_log(connection, records):
         return f"the change log {name} is missing"
-    found = connection.exec_driver_sql(
-        f"SELECT name FROM {inside}sqlite_master WHERE type = 'trigger' AND tbl_name IN (?, ?)",
-        (records.embeddings.name, name),
-    )
-    if lost := sorted({*trigger_names(records)} - {*found.scalars()}):
+    found = names_on(connection, schema, records.embeddings.name, name)
+    if lost := sorted({*trigger_names(records)} - found):
         return f"triggers of the change log are missing ({', '.join(lost)})"
+    if (index := _index_name(records)) not in found:
+        return f"the index {index} is missing"
     begin = connection.exec_driver_sql(f"SELECT 1 FROM {inside}{quoted(name)} WHERE seq = 0")
     return None if begin.first() else f"the change log {name} was emptied"
+
+
+def names_on(connection: Connection, schema: str | None, *tables: str) -> set[str]:
+    """Return the names of the tables that are there, of their indexes and of their triggers.
+
+    Args:
+        connection: To the database.
+        schema: An attached database; None for the main one.
+        tables: Their names.
+    """
+    found = connection.exec_driver_sql(
+        f"SELECT name FROM {within(schema)}sqlite_master "
+        f"WHERE tbl_name IN ({', '.join('?' * len(tables))})",
+        tables,
+    )
+    return {*found.scalars()}
 
 
 def check_log(connection: Connection, records: Records) -> None:
@@ -97,6 +113,10 @@ def _sql_of(connection: Connection, records: Records, table: str) -> str | None:
 def trigger_names(records: Records) -> list[str]:
     """Return the names of the triggers that fill and prune the change log."""
     return [f"{log_name(records)}_{name}" for name in TRIGGERS]
+
+
+def _index_name(records: Records) -> str:
+    return f"idx_{log_name(records)}_collection"
 
 
 def side_tables(records: Records, schema: str | None = None) -> list[str]:
@@ -138,7 +158,7 @@ def _change_log(records: Records, schema: str) -> list[str]:
     return [
         f'CREATE TABLE IF NOT EXISTS {schema}"{log}" (seq INTEGER PRIMARY KEY, '
         "collection_id INTEGER, id TEXT, token BLOB NOT NULL DEFAULT (randomblob(16)))",
-        f'CREATE INDEX IF NOT EXISTS {schema}"idx_{log}_collection" '
+        f'CREATE INDEX IF NOT EXISTS {schema}"{_index_name(records)}" '
         f'ON "{log}" (collection_id, seq)',
         *trigger("insert", f"AFTER INSERT ON {embeddings}", new),
         # REPLACE fires no delete trigger. What it replaces has the key of the new row, except

@@ -20,11 +20,16 @@ CONFIGURE = (
     "Call embeddings.configure_sqlite(engine) where the engine is made: writers then wait for "
     "each other, and with write-ahead logging (WAL) not for readers"
 )
+FOLDER_CODES = {sqlite3.SQLITE_READONLY_DIRECTORY, sqlite3.SQLITE_READONLY_CANTINIT}
 READ_ONLY = (
     "The database can only be read: by the rights of its file or folder, or because it was opened "
     "with mode=ro or immutable=1"
 )
-
+READ_ONLY_FOLDER = (
+    "SQLite may not write to the folder of this file. One with write-ahead logging (WAL) needs two "
+    "more beside it, -wal and -shm, also to be read: give write access to the folder; or, while "
+    "nobody writes to the file, open it as sqlite:///file:/path/to/it.db?immutable=1&uri=true"
+)
 LOST_LOG = (
     "Somebody has dropped the change log of the embeddings, into which triggers write, also for "
     "other programs. embeddings.migrate(engine), or `embeddings migrate`, makes it anew; for "
@@ -48,6 +53,8 @@ def hint(error: DBAPIError, dialect: Dialect) -> str | None:
             "Connections that share a cache (cache=shared) do not wait for each other: leave it "
             "out, or pass the session that reads to the collection that writes"
         )
+    if getattr(of_driver(error), "sqlite_errorcode", None) in FOLDER_CODES:
+        return READ_ONLY_FOLDER
     if code == sqlite3.SQLITE_READONLY:
         return READ_ONLY
     if re.search(r"no such table: (\w+\.)?\w*embeddings_log", str(error.orig)):

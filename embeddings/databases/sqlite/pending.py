@@ -14,7 +14,7 @@ from sqlalchemy.engine.mock import MockConnection
 from ...following.literals import FOLLOWS
 from ...tables.pending import DISPLACED, REMOVED, pending_name
 from ..quoting import quoted
-from .changelog import schema_of, within
+from .changelog import names_on, schema_of, within
 from .parts import prefix as chunks_prefix
 from .transactions import sqlite_transaction
 
@@ -40,6 +40,23 @@ def install(connection: Connection, records: Records) -> None:
         if triggers_of_hosts(connection, records):
             for statement in trigger_script(records, schema):
                 connection.exec_driver_sql(statement)
+
+
+def missing(connection: Connection, records: Records) -> str | None:
+    """Return what of it others have removed, or None."""
+    table, needed = pending_name(records), _names_beside(records)
+    found = names_on(connection, schema_of(connection, records), table)
+    if table not in found:
+        return f"the table {table} is missing"
+    if triggers_of_hosts(connection, records):
+        needed.append(f"{table}_removed")
+    lost = [name for name in needed if name not in found]
+    return f"beside {table} are missing: {', '.join(lost)}" if lost else None
+
+
+def _names_beside(records: Records) -> list[str]:
+    table = pending_name(records)
+    return [f"idx_{table}_id", f"idx_{table}_displaced", f"{table}_newest"]
 
 
 def script(records: Records, schema: str | None = None) -> list[str]:

@@ -18,6 +18,7 @@ from ...following import triggers
 from ...tables import indexing
 from ...tables import migrate as alembic
 from ...tables.custom import install
+from ...tables.lost import lost
 from ...tables.ours import are_missing
 from ...tables.pending import pending_table
 from ...tables.records import RECORDS
@@ -181,7 +182,7 @@ def _others_need(label: str) -> bool:
 
 
 def after_migration(*, using: str, plan: object = None, **_: Any) -> None:
-    """Make the tables where Django has no migrations, and empty them after `flush`.
+    """Make the tables where Django has no migrations, or what was lost; empty them after `flush`.
 
     Django empties the tables of Django models only, after `flush` and so after each
     `TransactionTestCase`. It then sends the signal that it also sends after `migrate`, which has a
@@ -194,8 +195,13 @@ def after_migration(*, using: str, plan: object = None, **_: Any) -> None:
         work = Work(lent, records())
         if plan is None and not are_missing(work):
             _empty(work)
-        elif plan is not None and are_missing(work) and _are_migrated(using, label):
+        elif plan is not None and _is_in_part(work) and _are_migrated(using, label):
             upgrade(using, "head")
+
+
+def _is_in_part(work: Work) -> bool:
+    """Return whether tables are missing, or what others have removed from them."""
+    return are_missing(work) or bool(lost(work.connection, work.records))
 
 
 def _empty(work: Work) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import Session
 
@@ -26,11 +27,14 @@ from embeddings import (
     IndexingError,
     InvalidQueryError,
 )
+from embeddings.cli import embeddings as program
+from embeddings.databases.sqlite.changelog import trigger_names
 from embeddings.databases.sqlite.index import chosen, commands, registry
 from embeddings.databases.sqlite.index.method import Found, Method
 from embeddings.databases.sqlite.matrix import statements
 from embeddings.databases.sqlite.matrix.cache import CACHE
 from embeddings.databases.sqlite.matrix.state import bytes_of
+from embeddings.tables.records import RECORDS
 from embeddings.testing import DeterministicModel
 from embeddings.vectors import as_query, cosine_scores
 from tests.reaching import examples, is_opened_by_the_collection, on_a_session, on_sqlite
@@ -570,6 +574,41 @@ def test_a_file_of_another_program(tmp_path: Path):
             Collection("docs", session).create_index()
         session.commit()
     assert Collection("docs", engine).similar_by_vector(vectors(1)[0]).exact
+    engine.dispose()
+
+
+@pytest.mark.parametrize("lost", ["the log", "the log and its triggers"])
+def test_an_index_whose_change_log_is_lost(tmp_path: Path, lost: str):
+    """Searches are exact, and everything that tells of the index says why."""
+    path = tmp_path / "app.db"
+    engine = create_engine(f"sqlite:///{path}")
+    embeddings.migrate(engine)
+    docs = Collection("docs", engine, model_id="m")
+    docs.store_vectors((str(at), vector) for at, vector in enumerate(vectors(200)))
+    docs.create_index()
+    with engine.begin() as connection:
+        if "triggers" in lost:
+            for name in trigger_names(RECORDS):
+                connection.exec_driver_sql(f"DROP TRIGGER {name}")
+        connection.exec_driver_sql("DROP TABLE embeddings_log")
+    assert docs.similar_by_vector(vectors(1)[0]).exact
+    docs.warm()
+    status, info = docs.status(), docs.index_info()
+    assert (status.strategy, status.index) == ("scan", info)
+    assert status.reason == "the change log or its triggers are missing: call embeddings.install"
+    assert info is not None
+    assert (info.method, info.rows) == ("bits", 200)
+    if "triggers" in lost:  # else every write fails
+        docs.store_vectors([("new", vectors(1)[0])])
+        assert docs.similar_by_vector(vectors(1)[0], 1)[0].id == "new"
+    engine.dispose()
+    for command in (["status"], ["show", "docs"]):
+        told = CliRunner().invoke(program, ["--database", str(path), *command])
+        assert "the change log or its triggers are missing" in told.output
+
+    embeddings.migrate(engine)
+    docs.warm()
+    assert docs.status().strategy == "index"
     engine.dispose()
 
 

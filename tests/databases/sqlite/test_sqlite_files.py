@@ -116,6 +116,8 @@ def test_a_connection_of_sqlite_utils_for_reading(file: Path):
 WITHOUT_RIGHTS = """
 import os, sys, warnings
 import alembic.migration, alembic.script
+from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 from embeddings import Collection
 from embeddings.overview import overview
 from embeddings.testing import DeterministicModel
@@ -130,12 +132,25 @@ assert Collection.names(path) == ["docs"], Collection.names(path)
 assert overview(path).collections[0].rows == 2
 with Collection("docs", path, model=DeterministicModel()) as docs:
     assert [entry.id for entry in docs.similar("one hound")] == ["1", "2"]
+with open(path, "rb") as file:
+    has_wal = file.read(20)[18] == 2
+own = create_engine(f"sqlite:///{path}")  # no parameter is added to a host's
+try:
+    docs = Collection("docs", own, model=DeterministicModel())
+    assert [entry.id for entry in docs.similar("one hound")] == ["1", "2"]
+    assert not has_wal
+except OperationalError as error:
+    assert has_wal
+    assert "immutable=1&uri=true" in error.__notes__[0], error.__notes__
+immutable = create_engine(f"sqlite:///file:{path}?immutable=1&uri=true")
+docs = Collection("docs", immutable, model=DeterministicModel())
+assert [entry.id for entry in docs.similar("one hound")] == ["1", "2"]
 """
 
 
 @pytest.mark.parametrize("journal", ["DELETE", "WAL"])
 def test_a_folder_without_the_right_to_write(journal: str, file: Path):
-    """With write-ahead logging SQLite itself opens nothing there."""
+    """With write-ahead logging SQLite itself opens nothing there; who made the engine is told."""
     with closing(sqlite3.connect(file)) as connection:
         connection.execute(f"PRAGMA journal_mode = {journal}")
     with TemporaryDirectory() as name:  # the folders of pytest are for their owner alone

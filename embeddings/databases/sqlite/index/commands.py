@@ -161,7 +161,7 @@ def status(work: Work) -> Status:
     key = key_of(work, position, kind_of(method))
     ROWS.put(work, work.row)
     base = base_of(work, CACHE.slot(work, key))
-    reason_behind = None if stored.head(work).is_held else BEHIND
+    reason_behind = BEHIND if stored.rows_kept(work) is None else None
     if base is None:
         return Status("index", reason_behind, budget=CACHE.budget, index=found)
     return Status("index", reason_behind, base.rows, bytes_of(base), CACHE.budget, found)

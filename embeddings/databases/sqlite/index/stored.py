@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from .method import Method
 
 COLUMNS = "part, seq, token, facts, ids, ends, codes, dead"
+NO_TABLE = "no such table"
+"""In what SQLite says where somebody has dropped the change log, or the index."""
 
 
 class Head(NamedTuple):
@@ -39,7 +41,6 @@ class Head(NamedTuple):
         rows: How many rows are in it.
         dimensions: Of their vectors; None while it is empty.
         bytes: What it takes.
-        is_held: Whether the change log has that row, so that it tells what was written since.
     """
 
     seq: int | None
@@ -47,7 +48,6 @@ class Head(NamedTuple):
     rows: int
     dimensions: int | None
     bytes: int
-    is_held: bool
 
 
 def _table(work: Work) -> str:
@@ -97,29 +97,33 @@ def drop_all(connection: Connection, records: Records) -> None:
 
 def head(work: Work) -> Head:
     """Return what the database keeps of the index that the collection's row names."""
-    seq, token, facts, size, is_held = work.connection.exec_driver_sql(
+    seq, token, facts, size = work.connection.exec_driver_sql(
         "SELECT head.seq, head.token, head.facts, (SELECT total(length(ids) + length(ends) + "
-        f"length(codes) + coalesce(length(dead), 0)) FROM {_table(work)}), "
-        f"{_is_held(work, 'head.seq', 'head.token')} "
+        f"length(codes) + coalesce(length(dead), 0)) FROM {_table(work)}) "
         f"FROM (SELECT 1) LEFT JOIN {_table(work)} AS head ON head.part = 0"
     ).one()
     try:
         known = json.loads(facts or "{}")
         rows, dimensions = known.get("rows", 0), known.get("dimensions")
     except (ValueError, AttributeError):  # what somebody else has written there
-        rows, dimensions, is_held = 0, None, False
-    return Head(seq, token, rows, dimensions, int(size), bool(is_held))
+        seq, token, rows, dimensions = None, None, 0, None
+    return Head(seq, token, rows, dimensions, int(size))
 
 
 def behind(work: Work) -> int | None:
     """Return how many rows the log has after the place up to which the index is complete.
 
-    None where that place is not in the log any more.
+    None where that place is not in the log any more, or there is no log.
     """
-    row = work.connection.exec_driver_sql(
-        f"SELECT (SELECT max(seq) FROM {_log(work)}) - head.seq FROM {_table(work)} AS head "
-        f"WHERE head.part = 0 AND {_is_held(work, 'head.seq', 'head.token')}"
-    ).first()
+    try:
+        row = work.connection.exec_driver_sql(
+            f"SELECT (SELECT max(seq) FROM {_log(work)}) - head.seq FROM {_table(work)} AS head "
+            f"WHERE head.part = 0 AND {_is_held(work, 'head.seq', 'head.token')}"
+        ).first()
+    except OperationalError as error:
+        if NO_TABLE in str(error.orig):
+            return None
+        raise
     return None if row is None else int(row[0])
 
 
@@ -169,7 +173,7 @@ def _packed(segment: CodedSegment) -> tuple[str, bytes, bytes, bytes]:
 def rows_kept(work: Work) -> int | None:
     """Return how many rows `load` would give; None if what is kept is of no use."""
     found = head(work)
-    return found.rows if found.is_held else None
+    return None if found.seq is None or behind(work) is None else found.rows
 
 
 def load(work: Work, method: Method, dimensions: int) -> State | None:
@@ -184,7 +188,7 @@ def load(work: Work, method: Method, dimensions: int) -> State | None:
             f"WHERE head.part = 0 AND {_is_held(work, 'head.seq', 'head.token')}) ORDER BY part"
         ).all()
     except OperationalError as error:
-        if "no such table" in str(error.orig):  # dropped meanwhile
+        if NO_TABLE in str(error.orig):  # dropped meanwhile
             return None
         raise
     try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ....errors import InvalidQueryError
 from ....work.row import ROWS
-from ...status import Status
+from ...status import NOT_LOADED, Status
 from . import statements
 from .build import (
     MustScan,
@@ -38,7 +38,7 @@ def memory_status(work: Work, row: CollectionRow | None) -> Status:
         base = base_of(work, CACHE.slot(work, key))
         if base is None:
             needed_bytes(work)
-            raise MustScan("nothing is in memory yet: the second search of a process loads it")
+            raise MustScan(NOT_LOADED)
     except MustScan as reason:
         return Status("scan", str(reason), budget=CACHE.budget)
     return Status("matrix", None, base.rows, bytes_of(base), CACHE.budget)
