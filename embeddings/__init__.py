@@ -153,8 +153,8 @@ __all__ = [
 _LATER = {
     "AsyncCollection": "aio",
     "AsyncPlan": "aio",
-    "include_object": "following.operations",
-    "render_item": "following.operations",
+    "include_object": "following.autogenerate",
+    "render_item": "following.autogenerate",
 }
 
 

@@ -1,6 +1,6 @@
 """Alembic operations that make and drop the indexes of collections.
 
-They are known to Alembic where the host's `env.py` has imported `embeddings.include_object`.
+How Alembic knows them is told in `following.operations`.
 """
 
 from __future__ import annotations
