@@ -21,7 +21,7 @@ class EmbeddingIndex:
 
     Attributes:
         collection: The name of the collection.
-        dimensions: Of its vectors.
+        dimensions: Of its vectors, where there are none yet.
         model: The id of its embedding model, by which it is created if it is not there.
         m: As `Collection.create_index` takes it.
         ef_construction: Likewise.

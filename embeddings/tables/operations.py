@@ -32,7 +32,9 @@ class CreateEmbeddingIndexOp(MigrateOperation):
         Args:
             operations: Alembic's.
             collection: The name of the collection.
-            dimensions: Of its vectors.
+            dimensions: Of vectors that are yet to come. Where there are vectors, the index is for
+                theirs, and a warning in the log names both numbers: a revision may be older than a
+                change of the model.
             options: `model`, the id of the model by which the collection is created if it is not
                 there; `m` and `ef_construction`, as in `Collection.create_index`; `embeddings`, the
                 table of embeddings, with its schema if it has one: one of `make_records`.

@@ -463,7 +463,11 @@ class PostgreSQL(Database):
             return Status("database", reason, rows, warning=warning)
         if not info.is_valid:
             name = index.index_name(work.records, row.id)
-            reason = f"the index {name} is not valid: create_index() builds it anew"
+            why = "is not valid"
+            if row.vector_bytes not in {None, (info.dimensions or 0) * ITEM_BYTES}:
+                has = (row.vector_bytes or 0) // ITEM_BYTES
+                why = f"is for {info.dimensions} dimensions, and the vectors have {has}"
+            reason = f"the index {name} {why}: create_index() builds it anew"
             return Status("database", reason, info.rows, index=info, warning=warning)
         return Status("index", None, info.rows, info.bytes, index=info, warning=warning)
 
