@@ -13,6 +13,7 @@ from alembic.operations import MigrateOperation, Operations
 
 from .. import databases
 from ..tables.operations import write
+from ..writing import operations as _of_text_indexes  # noqa: F401 - registers them
 from . import triggers
 from .literals import Follow
 

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
     from ...searching.entries import Ranking
     from ...searching.filters import Comparison
     from ...searching.query import Query
-    from ...tables.indexing import EmbeddingIndex
+    from ...tables.indexing import EmbeddingIndex, TextIndex
     from ...tables.records import Records
     from ...vectors import Float64
     from ...work.operation import Work
@@ -494,6 +494,14 @@ class PostgreSQL(Database):
     def drop_text_index(self, work: Work, language: str) -> None:
         """Empty the column."""
         words.drop(work)
+
+    def text_index_script(self, given: TextIndex) -> list[str]:
+        """Return a block that notes the language."""
+        return words.index_script(given)
+
+    def text_index_script_down(self, given: TextIndex) -> list[str]:
+        """Return a block that takes it, and the words, away."""
+        return words.index_script_down(given)
 
     def put_words(self, work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
         """Update the rows."""

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select, text
 
 from ...errors import BindingError, IndexingError, InvalidQueryError
-from ...models import registry
 from ...vectors import ITEM_BYTES
 from ..quoting import literal, quoted
 from ..status import IndexRequest
@@ -31,8 +30,10 @@ from .index import (
     restriction,
     too_many,
 )
+from .named import DO, creating, deleting_empty
 from .names import BUILD_LOCK, Names, names_of
 from .search import FEW
+from .words import LANGUAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -289,16 +290,10 @@ def script(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
     ]
     if connection is not None:
         _tell_of_dimensions(given, connection)
-    statements, name = [], literal(given.collection)
-    if given.model is not None:
-        model = literal(registry.canonical_id(given.model))
-        statements.append(
-            f"INSERT INTO {names.collections} (name, model) VALUES ({name}, {model}) "
-            "ON CONFLICT (name) DO NOTHING"
-        )
+    name = literal(given.collection)
     missing = f"Collection {given.collection!r} does not exist: pass model= to create it"
     block = (
-        f"DO {_DO} DECLARE of_collection integer; place text := {literal(names.embeddings)}; "
+        f"DO {DO} DECLARE of_collection integer; place text := {literal(names.embeddings)}; "
         "part record; is_there boolean; stored integer; "
         f"given integer := {given.dimensions:d}; BEGIN "
         f"SELECT id INTO of_collection FROM {names.collections} WHERE name = {name}; "
@@ -316,9 +311,9 @@ def script(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
         f"EXECUTE replace(replace(replace(CASE WHEN stored <= {MAX_VECTOR} THEN {by_kind[0]} "
         f"WHEN stored <= {MAX_HALFVEC} THEN {by_kind[1]} ELSE {by_kind[2]} END, "
         "'{id}', CAST(of_collection AS text)), '{dimensions}', CAST(stored AS text)), "
-        f"'{{table}}', place); END {_DO}"
+        f"'{{table}}', place); END {DO}"
     )
-    return [*statements, block]
+    return [*creating(given, names), block]
 
 
 OTHER = (
@@ -353,22 +348,15 @@ def script_down(given: EmbeddingIndex, connection: Connection | None) -> list[st
     names = names_of(connection, given.records)
     index = f"{names.inside}{quoted(f'{prefix(given.records)}{{id}}_hnsw')}"
     name = literal(given.collection)
-    # Its first writer waits for the lock, or is waited for. A host's rows may refer to it.
-    of_empty = (
-        f"PERFORM 1 FROM {names.embeddings} WHERE collection_id = of_collection LIMIT 1; "
-        f"IF NOT FOUND THEN BEGIN DELETE FROM {names.collections} WHERE id = of_collection; "
-        "EXCEPTION WHEN foreign_key_violation THEN NULL; END; END IF; "
-    )
+    # Without failing where the column is not there yet.
+    of_empty = deleting_empty(names, f"to_jsonb(collection) ->> '{LANGUAGE}' IS NULL")
     return [
-        f"DO {_DO} DECLARE of_collection integer; BEGIN "
+        f"DO {DO} DECLARE of_collection integer; BEGIN "
         f"SELECT id INTO of_collection FROM {names.collections} WHERE name = {name} FOR UPDATE; "
         f"EXECUTE replace({literal(f'DROP INDEX IF EXISTS {index}')}, '{{id}}', "
         "CAST(coalesce(of_collection, 0) AS text)); "
-        f"{'' if given.model is None else of_empty}END {_DO}"
+        f"{'' if given.model is None else of_empty}END {DO}"
     ]
-
-
-_DO = "$embeddings_do$"
 
 
 # How it is built
