@@ -18,9 +18,9 @@ pytestmark = pytest.mark.once
 REPOSITORY = Path(__file__).parents[2]
 
 
-def run(*command: str | Path, cwd: Path | None = None, **environment: str) -> str:
+def run(*command: str | Path, **environment: str) -> str:
     process = subprocess.run(
-        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False
+        command, env=os.environ | environment, capture_output=True, text=True, check=False
     )
     assert process.returncode == 0, process.stdout + process.stderr
     return process.stdout
@@ -165,22 +165,26 @@ def downgrade():
 
 
 @pytest.mark.skipif(not hasattr(alembic, "plugins"), reason="Alembic 1.18 is the first with them")
-@pytest.mark.parametrize("url", ["sqlite+aiosqlite:///app.db", "postgresql+asyncpg://nowhere/none"])
+@pytest.mark.parametrize(
+    "url", ["sqlite+aiosqlite:///{}/app.db", "postgresql+asyncpg://nowhere/none"]
+)
 def test_the_operations_are_there_as_it_is_installed(site: Path, tmp_path: Path, url: str):
     """With what `alembic init -t async` makes, which names nothing of ours, in scripts and not."""
     environment = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
     of_host = (sys.executable, "-W", "error", "-m", "alembic", "-c", tmp_path / "alembic.ini")
     run(*of_host, "init", "-t", "async", tmp_path / "host", **environment)
     configuration = (tmp_path / "alembic.ini").read_text()
-    configuration = re.sub("(?m)^sqlalchemy.url = .*", f"sqlalchemy.url = {url}", configuration)
+    configuration = re.sub(
+        "(?m)^sqlalchemy.url = .*", f"sqlalchemy.url = {url.format(tmp_path)}", configuration
+    )
     (tmp_path / "alembic.ini").write_text(configuration)
     (tmp_path / "host" / "versions" / "one.py").write_text(REVISION)
 
-    script = run(*of_host, "upgrade", "head", "--sql", cwd=tmp_path, **environment)
-    back = run(*of_host, "downgrade", "one:base", "--sql", cwd=tmp_path, **environment)
+    script = run(*of_host, "upgrade", "head", "--sql", **environment)
+    back = run(*of_host, "downgrade", "one:base", "--sql", **environment)
 
     assert "CREATE TRIGGER" in script
     assert "DROP FUNCTION" in back or "DROP TRIGGER" in back
     if "sqlite" in url:
         for command in ("upgrade", "head"), ("downgrade", "base"):
-            run(*of_host, *command, cwd=tmp_path, **environment)
+            run(*of_host, *command, **environment)
