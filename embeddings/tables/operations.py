@@ -59,7 +59,8 @@ class DropEmbeddingIndexOp(MigrateOperation):
     ) -> None:
         """Drop the index that `create_embedding_index` made of the same arguments.
 
-        With `model`, by which the collection was created, an empty one goes too.
+        With `model`, by which the collection was created, an empty one goes too, unless it has a
+        text index.
         """
         operations.invoke(cls(EmbeddingIndex(collection, dimensions, **options)))
 
