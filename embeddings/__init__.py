@@ -154,8 +154,8 @@ __all__ = [
 _LATER = {
     "AsyncCollection": "aio",
     "AsyncPlan": "aio",
-    "include_object": "following.operations",
-    "render_item": "following.operations",
+    "include_object": "following.autogenerate",
+    "render_item": "following.autogenerate",
 }
 if not typing.TYPE_CHECKING and not _find_spec("greenlet"):
     # A star import would fail of what needs the extra `async`.

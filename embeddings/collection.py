@@ -931,10 +931,11 @@ class Collection(Generic[K]):
         write while the rows are read.
 
         On PostgreSQL it is HNSW, used if PostgreSQL thinks that it pays. If there is such an index
-        already, nothing happens. What a build that failed has left is built anew. On a small
-        collection a line of the log says that reading it is as fast. On an engine it is built
-        concurrently: others read and write meanwhile. On a session or a connection it is a part of
-        the transaction, and keeps writers out until its end.
+        already, nothing happens. What a build that failed has left is built anew, and so is an
+        index for other dimensions than the vectors have. On a small collection a line of the log
+        says that reading it is as fast. On an engine it is built concurrently: others read and
+        write meanwhile. On a session or a connection it is a part of the transaction, and keeps
+        writers out until its end.
 
         Args:
             method: `"bits"` on SQLite, or that of a package; `"hnsw"` on PostgreSQL. By default

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Engine, MetaData, create_engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import embeddings
@@ -430,6 +430,16 @@ def test_a_file_that_is_not_there_is_not_created_by_looking(tmp_path: Path):
         ("postgresql+psycopg://me:odd@s3cret@127.0.0.1:1/db", "This URL has two @: "),
         ("postgresql+psycopg://me:s3cret@host:s3cret/db", "This URL cannot be read; "),
         ("postgresql+psycopg://me:s3cret@127.0.0.1:1/db?odd=1", "invalid connection option "),
+        (
+            "postgresql+asyncpg://me:s3cret@127.0.0.1:1/db",
+            "The driver asyncpg is asynchronous: use the same URL with a synchronous one, as "
+            "postgresql+psycopg://...",
+        ),
+        (
+            "sqlite+aiosqlite://",
+            "The driver aiosqlite is asynchronous: use the same URL with a synchronous one, as "
+            "sqlite:///...",
+        ),
         ("nonsense://me:s3cret@host/db", "Can't load plugin: sqlalchemy.dialects:nonsense"),
     ],
 )
@@ -509,8 +519,13 @@ assert "embeddings.tables.alembic" not in sys.modules
 """
 
 
-def test_status_knows_the_type_of_vectors(postgresql_engine: Engine):
+@pytest.mark.parametrize("prefix", ["", "nowhere_declared_"])
+def test_status_knows_the_type_of_vectors(prefix: str, postgresql_engine: Engine):
     """SQLAlchemy, which does not, warns of it where nothing else has loaded Alembic's room."""
+    metadata = MetaData()
+    if prefix:
+        make_records(metadata, prefix=prefix)
+        metadata.create_all(postgresql_engine)
     url = postgresql_engine.url.render_as_string(hide_password=False)
     done = subprocess.run(
         [sys.executable, "-W", "error:Did not recognize type", "-c", WITHOUT_ALEMBIC, url],
@@ -519,6 +534,7 @@ def test_status_knows_the_type_of_vectors(postgresql_engine: Engine):
         text=True,
         check=False,
     )
+    metadata.drop_all(postgresql_engine)
     assert (done.returncode, done.stderr) == (0, "")
 
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from ..searching.filters import Comparison
     from ..searching.query import Query
     from ..searching.words import Term
-    from ..tables.indexing import EmbeddingIndex
+    from ..tables.indexing import EmbeddingIndex, TextIndex
     from ..tables.records import Records
     from ..vectors import Float64
     from ..work.operation import Work
@@ -794,6 +794,20 @@ class Database:
 
     def drop_text_index(self, work: Work, language: str) -> None:
         """Drop the text index, which is there."""
+
+    def text_index_script(self, given: TextIndex) -> list[str] | None:
+        """Return the SQL that makes a text index, by the collection's name, without its words.
+
+        None where no SQL can be written without the database.
+        """
+        return None
+
+    def text_index_script_down(self, given: TextIndex) -> list[str] | None:
+        """Return the SQL that drops one, if it is there, and the collection if it is empty.
+
+        That one only if its model is given, and there is no index of vectors. None as above.
+        """
+        return None
 
     def put_words(self, work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
         """Put the words of items, whose rows are written, into the text index.

@@ -72,7 +72,8 @@ class IndexInfo:
         dimensions: Of the vectors in it; None as long as there are none, on SQLite.
         bytes: Its size in the database.
         is_valid: Whether searches use it; a concurrent build that failed leaves one that is not,
-            and so is one whose method is not installed.
+            and so is one for other dimensions than the vectors have, which holds none of them, and
+            one whose method is not installed.
     """
 
     method: str

@@ -46,8 +46,11 @@ def open_engine(database: Address | None) -> Engine:
     kind = databases.of_url(given)
     url = kind.url(given, asynchronous=False)
     if url.get_dialect().is_async:
+        other = kind.url(url.set(drivername=url.get_backend_name()), asynchronous=False)
         raise BindingError(
-            f"The driver {url.get_driver_name()} is asynchronous: use AsyncCollection"
+            f"The driver {url.get_driver_name()} is asynchronous: use the same URL with a "
+            f"synchronous one, as {other.drivername}:{'//' if url.host else '///'}...; or, in a "
+            "program that awaits, AsyncCollection"
         )
     return kind.new_engine(url, create_engine)
 

@@ -217,6 +217,7 @@ def found(connection: Connection) -> list[Records]:
     Those of `make_records` too, whether or not this process made them: where the connection finds
     the tables that are known, and any others in the schema in which it makes tables.
     """
+    databases.of(connection.dialect).know_types()
     inspector, schema_map = inspect(connection), schema_map_of(connection)
     schemas = inspector.get_schema_names()
     names: dict[str | None, set[str]] = {}

@@ -1,4 +1,4 @@
-"""The index of one collection, as a revision has it: names and numbers, nothing mapped."""
+"""The indexes of one collection, as a revision has them: names and numbers, nothing mapped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EmbeddingIndex:
 
     Attributes:
         collection: The name of the collection.
-        dimensions: Of its vectors.
+        dimensions: Of its vectors, where there are none yet.
         model: The id of its embedding model, by which it is created if it is not there.
         m: As `Collection.create_index` takes it.
         ef_construction: Likewise.
@@ -36,13 +36,42 @@ class EmbeddingIndex:
     embeddings: str = RECORDS.embeddings.fullname
 
     def __post_init__(self) -> None:
-        if not isinstance(self.collection, str) or not self.collection:
-            raise TypeError(f"collection must be a name, not {self.collection!r}")
+        _check_name(self.collection)
 
     @property
     def records(self) -> Records:
         """The records whose table it is of."""
         return named(self.embeddings)
+
+
+@dataclass(frozen=True)
+class TextIndex:
+    """The text index of one collection.
+
+    Attributes:
+        collection: The name of the collection.
+        language: One of those that `Collection.create_text_index` takes.
+        model: The id of its embedding model, by which it is created if it is not there.
+        embeddings: The full name of the table of embeddings.
+    """
+
+    collection: str
+    language: str
+    model: str | None = None
+    embeddings: str = RECORDS.embeddings.fullname
+
+    def __post_init__(self) -> None:
+        _check_name(self.collection)
+
+    @property
+    def records(self) -> Records:
+        """The records whose table it is of."""
+        return named(self.embeddings)
+
+
+def _check_name(collection: object) -> None:
+    if not isinstance(collection, str) or not collection:
+        raise TypeError(f"collection must be a name, not {collection!r}")
 
 
 def make(connection: Connection, given: EmbeddingIndex) -> None:

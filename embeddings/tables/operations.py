@@ -1,6 +1,6 @@
 """Alembic operations that make and drop the indexes of collections.
 
-They are known to Alembic where the host's `env.py` has imported `embeddings.include_object`.
+How Alembic knows them is told in `following.operations`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class CreateEmbeddingIndexOp(MigrateOperation):
         Args:
             operations: Alembic's.
             collection: The name of the collection.
-            dimensions: Of its vectors.
+            dimensions: Of vectors that are yet to come. Where there are vectors, the index is for
+                theirs, and a warning in the log names both numbers: a revision may be older than a
+                change of the model.
             options: `model`, the id of the model by which the collection is created if it is not
                 there; `m` and `ef_construction`, as in `Collection.create_index`; `embeddings`, the
                 table of embeddings, with its schema if it has one: one of `make_records`.
@@ -57,7 +59,8 @@ class DropEmbeddingIndexOp(MigrateOperation):
     ) -> None:
         """Drop the index that `create_embedding_index` made of the same arguments.
 
-        With `model`, by which the collection was created, an empty one goes too.
+        With `model`, by which the collection was created, an empty one goes too, unless it has a
+        text index.
         """
         operations.invoke(cls(EmbeddingIndex(collection, dimensions, **options)))
 

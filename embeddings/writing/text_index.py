@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from ..errors import IndexingError, MissingWordsWarning
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from ..errors import DoesNotExist, IndexingError, MissingWordsWarning
+from ..keys import keys_of
+from ..models import registry
 from ..searching.words import checked_language
-from ..work.reference import retried
+from ..sessions import bind
+from ..work.reference import Reference, retried
+from . import whole
+from .items import content_hash
 
 if TYPE_CHECKING:
-    from ..work.reference import Reference
+    from sqlalchemy import Connection
+
+    from ..tables.indexing import TextIndex
 
 
 def create_text_index(collection: Reference[Any], language: str) -> int:
@@ -67,3 +78,54 @@ def _drop(collection: Reference[Any]) -> bool:
             return False
         work.database.drop_text_index(work, language)
         return True
+
+
+# By its name alone, as a revision does
+
+
+def create_by_name(connection: Connection, given: TextIndex) -> None:
+    """Make a text index in the connection's transaction, and the collection by its model.
+
+    Raises:
+        DoesNotExist: There is no such collection, and no model was given.
+
+        And what `Collection.create_text_index` raises and warns of.
+    """
+    collection = _by_name(connection, given)
+    with collection.work(write=True) as work:
+        if work.row_named(given.collection) is None:
+            if given.model is None:
+                raise DoesNotExist(f"{collection.does_not_exist()}: pass model= to create it")
+            model = registry.canonical_id(given.model)
+            work.database.insert_collection(work, given.collection, model)
+    create_text_index(collection, given.language)
+
+
+def drop_by_name(connection: Connection, given: TextIndex) -> None:
+    """Drop a text index in the connection's transaction, if it is there.
+
+    With it goes the collection if it is empty, its model is given, and it has no index of vectors.
+    """
+    collection = _by_name(connection, given)
+    with collection.work(write=True) as work:
+        if work.row_named(given.collection) is None:
+            return
+    drop_text_index(collection)
+    if given.model is None:
+        return
+    with collection.work(write=True) as work:
+        row = collection.existing_to_write(work)
+        columns = collection.records.embeddings.c
+        first = select(columns.collection_id).where(columns.collection_id == row.id).limit(1)
+        if work.run(first).first() is not None or work.database.index_info(work) is not None:
+            return
+        # A host's rows may refer to it.
+        with suppress(IntegrityError), work.connection.begin_nested():
+            whole.remove(collection, work, row)
+
+
+def _by_name(connection: Connection, given: TextIndex) -> Reference[str]:
+    """Return the collection as it is there: with its own model, and its setting of chunks."""
+    records = given.records
+    sessions, keys = bind(connection, records), keys_of(str)
+    return Reference(given.collection, sessions, records, keys, None, None, False, content_hash)

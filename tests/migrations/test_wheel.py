@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import alembic
 import pytest
 
 pytestmark = pytest.mark.once
@@ -133,8 +135,56 @@ def test_the_command_works_on_an_installed_wheel(site: Path, tmp_path: Path):
         "EMBEDDINGS_DATABASE_URL": f"sqlite:///{tmp_path / 'app.db'}",
         "PYTHONUTF8": "1",
     }
-    alembic = (sys.executable, "-m", "alembic", "-c", configuration)
+    of_host = (sys.executable, "-m", "alembic", "-c", configuration)
 
-    run(*alembic, "upgrade", "head", **environment)
+    run(*of_host, "upgrade", "head", **environment)
 
-    assert "emb_0005 (head)" in run(*alembic, "current", **environment)
+    assert "emb_0005 (head)" in run(*of_host, "current", **environment)
+
+
+REVISION = """
+from alembic import op
+
+revision, down_revision = "one", None
+arguments = {"key": "id", "columns": ["body"], "collection": "notes"}
+
+
+def upgrade():
+    import embeddings
+
+    embeddings.migrate(op.get_bind())
+    op.execute("CREATE TABLE notes (id integer PRIMARY KEY, body text)")
+    op.follow_rows("notes", **arguments)
+    op.create_embedding_index("notes", dimensions=3, model="local")
+
+
+def downgrade():
+    op.drop_embedding_index("notes", dimensions=3, model="local")
+    op.unfollow_rows("notes", **arguments)
+"""
+
+
+@pytest.mark.skipif(not hasattr(alembic, "plugins"), reason="Alembic 1.18 is the first with them")
+@pytest.mark.parametrize(
+    "url", ["sqlite+aiosqlite:///{}/app.db", "postgresql+asyncpg://nowhere/none"]
+)
+def test_the_operations_are_there_as_it_is_installed(site: Path, tmp_path: Path, url: str):
+    """With what `alembic init -t async` makes, which names nothing of ours, in scripts and not."""
+    environment = {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1", "PYTHONUTF8": "1"}
+    of_host = (sys.executable, "-W", "error", "-m", "alembic", "-c", tmp_path / "alembic.ini")
+    run(*of_host, "init", "-t", "async", tmp_path / "host", **environment)
+    configuration = (tmp_path / "alembic.ini").read_text()
+    configuration = re.sub(
+        "(?m)^sqlalchemy.url = .*", f"sqlalchemy.url = {url.format(tmp_path)}", configuration
+    )
+    (tmp_path / "alembic.ini").write_text(configuration)
+    (tmp_path / "host" / "versions" / "one.py").write_text(REVISION)
+
+    script = run(*of_host, "upgrade", "head", "--sql", **environment)
+    back = run(*of_host, "downgrade", "one:base", "--sql", **environment)
+
+    assert "CREATE TRIGGER" in script
+    assert "DROP FUNCTION" in back or "DROP TRIGGER" in back
+    if "sqlite" in url:
+        for command in ("upgrade", "head"), ("downgrade", "base"):
+            run(*of_host, *command, **environment)

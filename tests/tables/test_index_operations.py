@@ -14,9 +14,17 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import embeddings
-from embeddings import Chunks, ChunksMismatchError, Collection, IndexInfo, ModelCollection
+from embeddings import (
+    Chunks,
+    ChunksMismatchError,
+    Collection,
+    IndexInfo,
+    ModelCollection,
+    databases,
+)
 from embeddings.commands import status
 from embeddings.following.commands import check
+from embeddings.tables.indexing import EmbeddingIndex
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
@@ -110,6 +118,58 @@ def test_a_script(database: Engine):
         with database.begin() as connection:
             connection.connection.cursor().execute(script)
         assert (info_of(database) is not None) == is_there
+
+
+@pytest.mark.parametrize("own_database", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("stored", [2, 2_001, 4_001])
+@pytest.mark.parametrize("by", ["revision", "script"])
+def test_dimensions_of_vectors_that_are_there(
+    by: str, stored: int, database: Engine, caplog: pytest.LogCaptureFixture
+):
+    """The index is for these, whatever the revision says: a deployment does not fail of it."""
+    docs = Collection(NAME, database, model_id="a model")
+    docs.store_vectors([("a", [1.0] * stored), ("b", [2.0] * stored)])
+    with database.begin() as connection:
+        if by == "script":
+            script = databases.of(database.dialect).index_script(
+                EmbeddingIndex(NAME, **ARGUMENTS), None
+            )
+            for statement in script:
+                connection.connection.cursor().execute(statement)
+        else:
+            op_of(connection).create_embedding_index(NAME, **ARGUMENTS)
+
+    info = docs.index_info()
+    assert info is not None
+    assert (info.rows, info.dimensions, info.is_valid) == (2, stored, True)
+    told = [each.message for each in caplog.records if each.levelname == "WARNING"]
+    if by != "script":
+        assert [f" 3 dimensions, and its vectors have {stored}" in one for one in told] == [True]
+    assert docs.create_index(m=4, ef_construction=16) == info
+
+
+@pytest.mark.parametrize("own_database", ["postgresql"], indirect=True)
+def test_an_index_of_other_dimensions_holds_nothing(database: Engine):
+    """As one by hand: it says so, and `create_index` builds it anew."""
+    with database.begin() as connection:
+        op_of(connection).create_embedding_index(NAME, **ARGUMENTS)
+        connection.execute(
+            text(
+                "INSERT INTO embeddings (collection_id, id, embedding) "
+                "SELECT id, 'a', '[1,0]' FROM collections"
+            )
+        )
+    docs = Collection(NAME, database, model_id="a model")
+
+    info, status = docs.index_info(), docs.status()
+    assert info is not None
+    assert (info.rows, info.dimensions, info.is_valid) == (0, 3, False)
+    assert (status.strategy, status.index) == ("database", info)
+    assert "is for 3 dimensions, and the vectors have 2: create_index()" in str(status.reason)
+
+    info = docs.create_index()
+    assert (info.rows, info.dimensions, info.is_valid) == (1, 2, True)
+    assert docs.status().strategy == "index"
 
 
 def test_a_collection_that_is_not_there(database: Engine):

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     from ...searching.entries import Ranking
     from ...searching.filters import Comparison
     from ...searching.query import Query
-    from ...tables.indexing import EmbeddingIndex
+    from ...tables.indexing import EmbeddingIndex, TextIndex
     from ...tables.records import Records
     from ...vectors import Float64
     from ...work.operation import Work
@@ -476,7 +476,11 @@ class PostgreSQL(Database):
             return Status("database", reason, rows, warning=warning)
         if not info.is_valid:
             name = index.index_name(work.records, row.id)
-            reason = f"the index {name} is not valid: create_index() builds it anew"
+            why = "is not valid"
+            if row.vector_bytes not in {None, (info.dimensions or 0) * ITEM_BYTES}:
+                has = (row.vector_bytes or 0) // ITEM_BYTES
+                why = f"is for {info.dimensions} dimensions, and the vectors have {has}"
+            reason = f"the index {name} {why}: create_index() builds it anew"
             return Status("database", reason, info.rows, index=info, warning=warning)
         return Status("index", None, info.rows, info.bytes, index=info, warning=warning)
 
@@ -503,6 +507,14 @@ class PostgreSQL(Database):
     def drop_text_index(self, work: Work, language: str) -> None:
         """Empty the column."""
         words.drop(work)
+
+    def text_index_script(self, given: TextIndex) -> list[str]:
+        """Return a block that notes the language."""
+        return words.index_script(given)
+
+    def text_index_script_down(self, given: TextIndex) -> list[str]:
+        """Return a block that takes it, and the words, away."""
+        return words.index_script_down(given)
 
     def put_words(self, work: Work, texts: Mapping[str, tuple[str, bytes]], language: str) -> None:
         """Update the rows."""

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select, text
 
 from ...errors import BindingError, IndexingError, InvalidQueryError
-from ...models import registry
 from ...vectors import ITEM_BYTES
 from ..quoting import literal, quoted
 from ..status import IndexRequest
 from .index import (
+    MAX_HALFVEC,
+    MAX_VECTOR,
     METHOD,
+    SAMPLE,
     Sized,
     count,
     drop,
@@ -28,8 +30,10 @@ from .index import (
     restriction,
     too_many,
 )
-from .names import BUILD_LOCK, names_of
+from .named import DO, creating, deleting_empty
+from .names import BUILD_LOCK, Names, names_of
 from .search import FEW
+from .words import LANGUAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -80,7 +84,7 @@ def create(collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
             index_name(records, row.id),
             place_of(connection, records, row.id),
             row.id,
-            dimensions,
+            Sized(dimensions),
             m=m,
             ef_construction=ef_construction,
             concurrently=engine is not None,
@@ -236,7 +240,7 @@ def create_sql(
     name: str,
     table: str,
     collection_id: object,
-    dimensions: int,
+    sized: Sized,
     *,
     m: int,
     ef_construction: int,
@@ -245,39 +249,53 @@ def create_sql(
     """Return the CREATE INDEX of a collection. The name is not quoted yet, and the table is."""
     return (
         f"CREATE INDEX {'CONCURRENTLY ' if concurrently else ''}{quoted(name)} ON {table} "
-        f"USING hnsw ({Sized(dimensions).sql}) "
+        f"USING hnsw ({sized.sql}) "
         f"WITH (m = {m:d}, ef_construction = {ef_construction:d}) "
-        f"WHERE {restriction(collection_id, dimensions)}"
+        f"WHERE {restriction(collection_id, sized.shown)}"
     )
 
 
 # By its name alone, as a revision does
 
 
+class _AnySize(Sized):
+    """A kind of index, whose dimensions the block of a script puts in when it is run."""
+
+    @property
+    def shown(self) -> str:
+        return "{dimensions}"
+
+
 def script(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
-    """Return the SQL that makes an index, and the collection if its model is given."""
+    """Return the SQL that makes an index, and the collection if its model is given.
+
+    It is for the dimensions of the vectors where there are any: a revision may be older than
+    these.
+    """
     asked = IndexRequest(None, given.dimensions, given.m, given.ef_construction)
     m, ef_construction = checked_options(asked)
     names = names_of(connection, given.records)
-    sql = create_sql(
-        f"{prefix(given.records)}{{id}}_hnsw",
-        "{table}",
-        "{id}",
-        given.dimensions,
-        m=m,
-        ef_construction=ef_construction,
-    ).replace("CREATE INDEX", "CREATE INDEX IF NOT EXISTS")
-    statements, name = [], literal(given.collection)
-    if given.model is not None:
-        model = literal(registry.canonical_id(given.model))
-        statements.append(
-            f"INSERT INTO {names.collections} (name, model) VALUES ({name}, {model}) "
-            "ON CONFLICT (name) DO NOTHING"
+    by_kind = [
+        literal(
+            create_sql(
+                f"{prefix(given.records)}{{id}}_hnsw",
+                "{table}",
+                "{id}",
+                _AnySize(dimensions),
+                m=m,
+                ef_construction=ef_construction,
+            ).replace("CREATE INDEX", "CREATE INDEX IF NOT EXISTS")
         )
+        for dimensions in (MAX_VECTOR, MAX_HALFVEC, MAX_DIMENSIONS)
+    ]
+    if connection is not None:
+        _tell_of_dimensions(given, connection)
+    name = literal(given.collection)
     missing = f"Collection {given.collection!r} does not exist: pass model= to create it"
     block = (
-        f"DO {_DO} DECLARE of_collection integer; place text := {literal(names.embeddings)}; "
-        "part record; is_there boolean; BEGIN "
+        f"DO {DO} DECLARE of_collection integer; place text := {literal(names.embeddings)}; "
+        "part record; is_there boolean; stored integer; "
+        f"given integer := {given.dimensions:d}; BEGIN "
         f"SELECT id INTO of_collection FROM {names.collections} WHERE name = {name}; "
         "IF of_collection IS NULL THEN RAISE EXCEPTION USING MESSAGE = "
         f"{literal(missing)}; END IF; "
@@ -287,10 +305,42 @@ def script(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
         "EXECUTE format('SELECT EXISTS (SELECT FROM (SELECT %s AS collection_id) AS row "
         "WHERE %s)', of_collection, part.condition) INTO is_there; "
         "IF is_there THEN place := part.name; EXIT; END IF; END LOOP; "
-        f"EXECUTE replace(replace({literal(sql)}, '{{id}}', CAST(of_collection AS text)), "
-        f"'{{table}}', place); END {_DO}"
+        f"{_stored(names, 'of_collection')} INTO stored; "
+        f"IF stored <> given THEN RAISE WARNING USING MESSAGE = format({literal(OTHER)}, "
+        f"{name}, given, stored); END IF; stored := coalesce(stored, given); "
+        f"EXECUTE replace(replace(replace(CASE WHEN stored <= {MAX_VECTOR} THEN {by_kind[0]} "
+        f"WHEN stored <= {MAX_HALFVEC} THEN {by_kind[1]} ELSE {by_kind[2]} END, "
+        "'{id}', CAST(of_collection AS text)), '{dimensions}', CAST(stored AS text)), "
+        f"'{{table}}', place); END {DO}"
     )
-    return [*statements, block]
+    return [*creating(given, names), block]
+
+
+OTHER = (
+    "The index of %s is asked for with %s dimensions, and its vectors have %s: it is made for "
+    "these. dimensions= is for a collection without vectors"
+)
+
+
+def _stored(names: Names, collection_id: str) -> str:
+    """Return the SELECT of the dimensions that a collection's vectors have; NULL without any."""
+    return (
+        "SELECT mode() WITHIN GROUP (ORDER BY size) FROM "
+        f"(SELECT vector_dims(embedding) AS size FROM {names.embeddings} WHERE collection_id = "
+        f"{collection_id} AND embedding IS NOT NULL ORDER BY id LIMIT {SAMPLE}) AS sample"
+    )
+
+
+def _tell_of_dimensions(given: EmbeddingIndex, connection: Connection) -> None:
+    """Log it where the vectors have other dimensions than the index is asked for with."""
+    collections = given.records.collections.c
+    its_id = connection.scalar(select(collections.id).where(collections.name == given.collection))
+    if its_id is None:
+        return
+    names = names_of(connection, given.records)
+    stored = connection.exec_driver_sql(_stored(names, f"{its_id:d}")).scalar()
+    if stored not in {None, given.dimensions}:
+        LOG.warning(OTHER, repr(given.collection), given.dimensions, stored)
 
 
 def script_down(given: EmbeddingIndex, connection: Connection | None) -> list[str]:
@@ -298,22 +348,15 @@ def script_down(given: EmbeddingIndex, connection: Connection | None) -> list[st
     names = names_of(connection, given.records)
     index = f"{names.inside}{quoted(f'{prefix(given.records)}{{id}}_hnsw')}"
     name = literal(given.collection)
-    # Its first writer waits for the lock, or is waited for. A host's rows may refer to it.
-    of_empty = (
-        f"PERFORM 1 FROM {names.embeddings} WHERE collection_id = of_collection LIMIT 1; "
-        f"IF NOT FOUND THEN BEGIN DELETE FROM {names.collections} WHERE id = of_collection; "
-        "EXCEPTION WHEN foreign_key_violation THEN NULL; END; END IF; "
-    )
+    # Without failing where the column is not there yet.
+    of_empty = deleting_empty(names, f"to_jsonb(collection) ->> '{LANGUAGE}' IS NULL")
     return [
-        f"DO {_DO} DECLARE of_collection integer; BEGIN "
+        f"DO {DO} DECLARE of_collection integer; BEGIN "
         f"SELECT id INTO of_collection FROM {names.collections} WHERE name = {name} FOR UPDATE; "
         f"EXECUTE replace({literal(f'DROP INDEX IF EXISTS {index}')}, '{{id}}', "
         "CAST(coalesce(of_collection, 0) AS text)); "
-        f"{'' if given.model is None else of_empty}END {_DO}"
+        f"{'' if given.model is None else of_empty}END {DO}"
     ]
-
-
-_DO = "$embeddings_do$"
 
 
 # How it is built

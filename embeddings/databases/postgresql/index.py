@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 METHOD = "hnsw"
 MAX_VECTOR, MAX_HALFVEC = 2_000, 4_000  # dimensions that HNSW takes
+SAMPLE = 16  # rows that are looked at to tell the dimensions of a collection
 MANY = 200  # indexes of a table, from which on all statements about it take noticeably longer
 MANY_REMEDY = (
     "every statement about the table is planned with all of them. Drop those of small collections, "
@@ -69,6 +70,11 @@ class Sized(UserDefinedType[Any]):
         self.dimensions = dimensions
 
     @property
+    def shown(self) -> str:
+        """The dimensions, as SQL has them."""
+        return str(self.dimensions)
+
+    @property
     def name(self) -> str:
         """The type's name."""
         if self.dimensions <= MAX_VECTOR:
@@ -88,7 +94,7 @@ class Sized(UserDefinedType[Any]):
 
     def get_col_spec(self, **_: Any) -> str:
         """Return the type with its dimensions."""
-        return f"{self.name.upper()}({self.dimensions})"
+        return f"{self.name.upper()}({self.shown})"
 
 
 def distance(vector: ColumnElement[Any], query: ColumnElement[Any], size: int) -> Any:
@@ -113,7 +119,7 @@ def has_dimensions(vector: ColumnElement[Any], size: int) -> ColumnElement[bool]
     return case((fits, true()))
 
 
-def restriction(collection_id: object, size: int) -> str:
+def restriction(collection_id: object, size: object) -> str:
     """Return the condition of an index."""
     return (
         f"collection_id = {collection_id} "
@@ -223,8 +229,25 @@ def index_info(connection: Connection, records: Records, collection_id: int) -> 
         "ef_construction": int(given.get("ef_construction", 64)),
         "type": kind,
     }
+    if _has_none(connection, records, collection_id, int(dimensions)):
+        return IndexInfo(METHOD, options, 0, int(dimensions), int(size), is_valid=False)
     rows = count(connection, records, collection_id)
     return IndexInfo(METHOD, options, rows, int(dimensions), int(size), is_valid)
+
+
+def _has_none(
+    connection: Connection, records: Records, collection_id: int, dimensions: int
+) -> bool:
+    """Return whether a collection has vectors, and a few of them are all of other dimensions."""
+    columns = records.embeddings.c
+    sample = (
+        select(func.vector_dims(columns.embedding).label("dimensions"))
+        .where(columns.collection_id == collection_id, columns.embedding.is_not(None))
+        .order_by(columns.id)
+        .limit(SAMPLE)
+        .subquery()
+    )
+    return connection.scalar(select(func.bool_or(sample.c.dimensions == dimensions))) is False
 
 
 def parameters(connection: Connection, records: Records, collection_id: int) -> dict[str, str]:

@@ -32,10 +32,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSQUERY, TSVECTOR
 
 from ...searching.words import MOST_WORD_BYTES, Term, tokens
+from ..quoting import literal as literal_text
 from ..quoting import quoted
 from . import added
 from .conditions import once
 from .index import prefix
+from .named import DO, creating, deleting_empty
 from .names import Names, names_of
 from .pending import carry_out
 from .types import Values
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import FromClause
 
+    from ...tables.indexing import TextIndex
     from ...tables.records import Records
     from ...work.operation import Work
 
@@ -176,6 +179,54 @@ def drop(work: Work) -> None:
         ),
         {"collection": work.row.id},
     )
+
+
+def index_script(given: TextIndex) -> list[str]:
+    """Return the SQL that notes the language of a collection, found by its name.
+
+    Words are made by this library alone: it warns where items are there that have none.
+    """
+    names, name = names_of(None, given.records), literal_text(given.collection)
+    language = literal_text(given.language)
+    missing = literal_text(
+        f"Collection {given.collection!r} does not exist: pass model= to create it"
+    )
+    other = literal_text(
+        f"{given.collection!r} has a text index in another language: drop that first"
+    )
+    lacking = literal_text(
+        f"Items of {given.collection!r} have no words in its text index yet: "
+        "create_text_index() puts them in"
+    )
+    return [
+        *creating(given, names),
+        f"DO {DO} DECLARE of_collection integer; there text; BEGIN "
+        f"SELECT id, {LANGUAGE} INTO of_collection, there FROM {names.collections} "
+        f"WHERE name = {name} FOR UPDATE; "
+        f"IF of_collection IS NULL THEN RAISE EXCEPTION USING MESSAGE = {missing}; END IF; "
+        f"IF there <> {language} THEN RAISE EXCEPTION USING MESSAGE = {other}; END IF; "
+        f"UPDATE {names.collections} SET {LANGUAGE} = {language} WHERE id = of_collection; "
+        f"PERFORM 1 FROM {names.embeddings} WHERE collection_id = of_collection "
+        f"AND content_blob IS NULL AND {LACKS_WORDS} LIMIT 1; "
+        f"IF FOUND THEN RAISE WARNING USING MESSAGE = {lacking}; END IF; END {DO}",
+    ]
+
+
+def index_script_down(given: TextIndex) -> list[str]:
+    """Return the SQL that takes the language and the words of a collection away."""
+    names, name = names_of(None, given.records), literal_text(given.collection)
+    index = literal_text(f"{prefix(given.records)}%s_hnsw")
+    of_empty = deleting_empty(
+        names, f"NOT EXISTS (SELECT FROM pg_class WHERE relname = format({index}, of_collection))"
+    )
+    return [
+        f"DO {DO} DECLARE of_collection integer; BEGIN "
+        f"SELECT id INTO of_collection FROM {names.collections} WHERE name = {name} FOR UPDATE; "
+        f"UPDATE {names.collections} SET {LANGUAGE} = NULL WHERE id = of_collection; "
+        f"UPDATE {names.embeddings} SET {WORDS} = NULL, {WORDS_OF} = NULL "
+        f"WHERE collection_id = of_collection AND {WORDS} IS NOT NULL; "
+        f"{'' if given.model is None else of_empty}END {DO}"
+    ]
 
 
 def columns_of(work: Work) -> tuple[str, ...]:

@@ -204,7 +204,8 @@ class CreateEmbeddingIndex(_DatabaseChange):
 
     Args:
         collection: The name of the collection.
-        dimensions: Of its vectors.
+        dimensions: Of vectors that are yet to come. Where there are vectors, the index is for
+            theirs, and a warning in the log names both numbers.
         model: The id of its model, by which the collection is created if it is not there; going
             back takes it along if it is empty.
         m: As `Collection.create_index` takes it.
