@@ -39,6 +39,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 import embeddings
 from embeddings import Base, Collection, CollectionRecord, SchemaError
+from embeddings.overview import overview
 from embeddings.testing import DeterministicModel
 from tests.forked import MIGRATIONS, python
 from tests.reaching import new_database
@@ -1335,3 +1336,21 @@ def test_a_hosts_revision_that_fails_leaves_none_of_our_tables(project: Config, 
 
     assert relations(url) == set()
     assert not has_extension(url)
+
+
+def test_by_a_role_that_may_make_nothing(plain: Engine, role: URL):
+    """What was lost is made again by those who may; others open what there is all the same."""
+    embeddings.migrate(plain)
+    with Collection("docs", plain, model=DeterministicModel()) as docs:
+        docs.embed("a", "my happy hound", store=True)
+    execute(
+        plain.url,
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role.username}; "
+        f"REVOKE CREATE ON SCHEMA public FROM {role.username}; "
+        "DROP INDEX idx_embeddings_content_hash",
+    )
+    address = role.render_as_string(hide_password=False)
+    with Collection("docs", address, model=DeterministicModel()) as docs:
+        assert docs.similar("my happy hound")[0].id == "a"
+        docs.embed("b", "a cat")
+    assert not overview(plain).is_current

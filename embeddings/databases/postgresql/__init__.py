@@ -233,6 +233,10 @@ class PostgreSQL(Database):
         """Return whether it could not be serialized, or was chosen to end a deadlock."""
         return sqlstate(error) in extension.TRY_AGAIN
 
+    def refuses_writing(self, error: DBAPIError) -> bool:
+        """Return whether the role may not, or the server is a standby."""
+        return sqlstate(error) in extension.READS_ALONE
+
     def is_away(self, error: Exception) -> bool:
         """Return whether a connection was lost, or none is to be had."""
         return super().is_away(error) or extension.refuses_connections(error)

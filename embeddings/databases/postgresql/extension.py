@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 INSUFFICIENT_PRIVILEGE = "42501"
+READS_ALONE = {INSUFFICIENT_PRIVILEGE, "25006"}  # a transaction, or a standby, that is read only
 CONNECTION_EXCEPTIONS = "08"  # of whose class
 TRY_AGAIN = frozenset({"40001", "40P01"})
 """serialization_failure, deadlock_detected."""
