@@ -31,7 +31,7 @@ from .bring import (
     remove,
     was_kept_waiting,
 )
-from .pending import LEASE, Noted, Pending, message_of
+from .pending import LEASE, PAUSES, Noted, Pending, message_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -313,11 +313,14 @@ def _seconds_after(
         return seconds
     if not forever:
         return None
-    if error is run.refusal or isinstance(error, InvalidVectorError):
+    if error is run.refusal:
         LOG.warning(
             "refresh of %r: the model takes nothing: %s", collection.name, message_of(error)
         )
         return seconds
+    if isinstance(error, InvalidVectorError) and not run.raises:
+        LOG.warning("refresh of %r: the vectors do not fit: %s", collection.name, message_of(error))
+        return min(PAUSES[-1], POLL * grown)  # each attempt is paid
     if isinstance(error, ModelError) and error.is_retryable:
         LOG.warning("refresh of %r waits: %s", collection.name, message_of(error))
         return max(min(LONGEST, POLL * grown), error.retry_after or 0)

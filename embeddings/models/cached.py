@@ -65,7 +65,7 @@ from .usage import Usage, count, counted
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from sqlalchemy import Connection, Delete, Update
+    from sqlalchemy import Connection, Delete, Dialect, Update
 
     from ..vectors import Float32
     from .base import Content, Role, SupportsEmbedding
@@ -481,10 +481,11 @@ def _waits_are_one() -> Iterator[None]:
         _until.reset(token)
 
 
-def _limit_wait(_: object, __: object, ___: object, arguments: dict[str, Any]) -> None:
-    """Let a connection wait for half of what is left: to write, and to commit beside readers."""
+def _limit_wait(dialect: Dialect, _: object, given: Any, options: dict[str, Any]) -> Any:
+    """Connect, to wait for half of what is left: to write, and to commit beside readers."""
     until = _until.get()
-    arguments["timeout"] = WAIT / 2 if until is None else max(0.0, until - monotonic()) / 2
+    timeout = WAIT / 2 if until is None else max(0.0, until - monotonic()) / 2
+    return dialect.connect(*given, **{**options, "timeout": timeout})  # threads share the options
 
 
 def _is_locked(error: Exception) -> bool:

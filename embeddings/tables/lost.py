@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import func, inspect, select
 from sqlalchemy.schema import CreateIndex
 
 from .. import databases
@@ -67,4 +67,19 @@ def _lost_indexes(connection: Connection, records: Records) -> list[Index]:
         return []
     database = databases.of(connection.dialect)
     there = database.index_names(connection, records)
-    return [index for index in INDEXES if index.name not in there]
+    lost = [index for index in INDEXES if index.name not in there]
+    if not lost:
+        return []
+    # Others may have made it under another name, before we took the tables over.
+    inspector = inspect(connection)
+    indexed = {
+        tuple((table.name, column) for column in each["column_names"])
+        for table in (records.collections, records.embeddings)
+        if inspector.has_table(table.name, table.schema)
+        for each in inspector.get_indexes(table.name, table.schema)
+    }
+    return [
+        index
+        for index in lost
+        if tuple((column.table.name, column.name) for column in index.columns) not in indexed
+    ]

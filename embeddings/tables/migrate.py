@@ -89,6 +89,11 @@ def lost_of(connection: Connection) -> list[str]:
 def _make_again(connection: Connection) -> None:
     with _changes_of_schema(connection):
         check_adoptable(connection)  # before anything is written
+        if not are_complete(connection):
+            raise SchemaError(
+                "The tables of the embeddings are not in this database any more, and "
+                f"{VERSION_TABLE!r} says that they are: drop that table, too, and migrate again"
+            )
         if told := lost_of(connection):
             make_again(connection)
             LOG.info("made again: %s", "; ".join(told))
@@ -224,12 +229,16 @@ def bring_up_to_date(session: Callable[..., AbstractContextManager[Session]]) ->
     with session(write=False) as reading:
         connection = reading.connection()
         database = databases.of(connection.dialect)
-        is_complete = is_migrated(connection) and not lost_of(connection)
+        is_current = is_migrated(connection)
+        is_complete = is_current and not lost_of(connection)
     if is_complete:
         return
     try:
         with session(write=True) as writing:
             migrate(writing.connection())
+    except SchemaError:  # of what was lost, which `status` tells, and the rest can be used
+        if not is_current:
+            raise
     except DBAPIError as error:
         if not database.refuses_writing(error):
             raise

@@ -277,6 +277,7 @@ def test_a_role_that_may_not_read_the_catalog(postgresql_engine: Engine, reader:
     notes.install(postgresql_engine)
     with postgresql_engine.begin() as connection:
         connection.execute(text("REVOKE SELECT ON pg_proc FROM PUBLIC"))
+    embeddings.migrate(reader)
     assert notes.sync(reader).embedded == 2
     assert notes.refresh(reader, keys=[1]).unchanged == 1
     with Session(reader) as session:

@@ -505,6 +505,9 @@ def test_rows_without_a_finite_vector(own: Engine, declare: Any):
     [failing] = visits.pending(own).failing
     assert (failing.attempts, "finite" in failing.error) == (1, True)
     assert skipped(visits.sync(own, on_error="skip")) == [3]
+    change(own, insert(Visit).values({"id": 9, "title": "poison"}))
+    with pytest.raises(InvalidVectorError):
+        visits.refresh(own, on_error="raise", forever=True)
 
 
 def failing_card(page: Any) -> str:

@@ -201,6 +201,27 @@ def test_a_table_of_somebody_else_is_left_alone(path: Path):
     engine.dispose()
 
 
+def test_an_index_of_another_name(path: Path):
+    """It does as well: tables that were taken over have those that they had."""
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "DROP INDEX idx_collections_name; CREATE INDEX by_name ON collections (name)"
+        )
+    engine = create_engine(f"sqlite:///{path}")
+    assert overview(engine).lost == ()
+    engine.dispose()
+
+
+def test_tables_that_are_gone(path: Path):
+    """What says that they are there has to go as well, and an error says so."""
+    with sqlite3.connect(path) as connection:
+        connection.executescript("DROP TABLE embeddings; DROP TABLE collections")
+    engine = create_engine(f"sqlite:///{path}")
+    with pytest.raises(SchemaError, match="drop that table, too"):
+        embeddings.migrate(engine)
+    engine.dispose()
+
+
 def test_collections_of_one_name_are_in_the_way(path: Path):
     """Where the unique index was lost they may have come; what to do is told, nothing changed."""
     lose(path, "all indexes")
@@ -213,6 +234,8 @@ def test_collections_of_one_name_are_in_the_way(path: Path):
         embeddings.migrate(engine)
     assert objects(path) == before
     engine.dispose()
+    with Collection("docs", path, model=DeterministicModel()) as docs:  # all else goes on
+        assert docs.similar(TEXTS[0][1])
 
 
 def test_tables_of_make_records(tmp_path: Path):

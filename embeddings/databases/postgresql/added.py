@@ -22,7 +22,7 @@ def setting(records: Records, column: str) -> ColumnElement[str | None]:
 
 
 def names_on(connection: Connection, *tables: str) -> set[str]:
-    """Return the names of the columns and indexes of tables, and of the functions named after them.
+    """Return the names of the columns and indexes of tables.
 
     Args:
         connection: To the database.
@@ -33,10 +33,7 @@ def names_on(connection: Connection, *tables: str) -> set[str]:
         "SELECT attname FROM pg_catalog.pg_attribute "
         f"WHERE attrelid IN {given} AND attnum > 0 AND NOT attisdropped "
         "UNION ALL SELECT relname FROM pg_catalog.pg_class JOIN pg_catalog.pg_index "
-        f"ON indexrelid = oid WHERE indrelid IN {given} "
-        "UNION ALL SELECT proname FROM pg_catalog.pg_proc JOIN pg_catalog.pg_class of_table "
-        "ON pronamespace = relnamespace AND proname = relname || '_removed' "
-        f"WHERE of_table.oid IN {given}"
+        f"ON indexrelid = oid WHERE indrelid IN {given}"
     ).bindparams(bindparam("tables", type_=ARRAY(Text)))
     return {*connection.scalars(statement, {"tables": [*tables]})}
 

@@ -112,6 +112,12 @@ def missing(connection: Connection, records: Records) -> str | None:
     there = added.names_on(connection, names_of(connection, records).pending)
     if not there:
         return f"the table {table} is missing"
+    schema = schema_of_pending(connection, records)
+    function = in_schema(f"{removal_of(records)}(text, text[])", schema)
+    # Some roles may not read the catalog of functions.
+    is_there = text("SELECT to_regprocedure(:function) IS NOT NULL")
+    if connection.scalar(is_there, {"function": function}):
+        there.add(f"{table}_removed")
     lost = [name for name in (f"idx_{table}_id", f"{table}_removed") if name not in there]
     return f"beside {table} are missing: {', '.join(lost)}" if lost else None
 

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ...tables.records import Records
 
 AT_ONCE = 10_000  # ids of rows that are gone
-_READS = "embeddings_reads_triggers"  # in a connection's info
 ENABLED = {"O", "A"}  # of pg_trigger.tgenabled: fires in ordinary sessions, fires always
 
 
@@ -256,14 +255,12 @@ def _body(given: Follow, has_uuid: bool | None) -> str:
 
 
 def _may_read(connection: Connection) -> bool:
-    """Return whether the role may read what triggers there are. It is asked once a connection."""
-    if _READS not in connection.info:
-        may = text(
-            "SELECT has_table_privilege('pg_catalog.pg_proc', 'SELECT') "
-            "AND has_table_privilege('pg_catalog.pg_trigger', 'SELECT')"
-        )
-        connection.info[_READS] = connection.scalar(may)
-    return bool(connection.info[_READS])
+    """Return whether the role, which may change, may read what triggers there are."""
+    may = text(
+        "SELECT has_table_privilege('pg_catalog.pg_proc', 'SELECT') "
+        "AND has_table_privilege('pg_catalog.pg_trigger', 'SELECT')"
+    )
+    return bool(connection.scalar(may))
 
 
 def problems(connection: Connection, given: Follow) -> list[str]:

@@ -196,7 +196,7 @@ def index_script(given: TextIndex) -> list[str]:
     )
     lacking = literal_text(
         f"Items of {given.collection!r} have no words in its text index yet: "
-        "create_text_index() puts them in"
+        "create_text_index() puts in those of stored texts; embed the others again"
     )
     return [
         *creating(given, names),
