@@ -49,7 +49,7 @@ from .status import IndexInfo, IndexRequest, Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from sqlalchemy import URL, Column, Connection, Dialect, Engine, Select, Subquery
+    from sqlalchemy import URL, Column, Connection, Dialect, Engine, ScalarSelect, Select, Subquery
 
     from ..following.literals import Follow
     from ..keys import Keys
@@ -67,6 +67,8 @@ if TYPE_CHECKING:
 
 
 Bools: TypeAlias = npt.NDArray[np.bool_]
+SAMPLE = 16
+"""Rows that are looked at to tell the dimensions of a collection."""
 
 
 class Database:
@@ -86,9 +88,6 @@ class Database:
     """Whether a join of two whole tables takes less time than to look up each row."""
     has_wide_integers: ClassVar[bool] = False
     """Whether a column takes integers of 64 bits, whatever type of integer it is declared to be."""
-    sample_rows: ClassVar[int] = 16
-    """Rows that are looked at to tell the dimensions of a collection: single ones may be corrupt.
-    """
 
     # Columns
 
@@ -407,6 +406,33 @@ class Database:
         """Return the SQL of a vector's length in bytes of float32; NULL for what is no vector."""
         return func.length(type_coerce(embedding, LargeBinary), type_=Integer)
 
+    def vector_bytes_of_row(self, records: Records) -> ScalarSelect[int | None]:
+        """Return the SQL of the bytes of a vector in the collection that the outer query is about.
+
+        It is the commonest length among a few rows: a single one may be corrupt.
+        """
+        columns = records.embeddings.c
+        size = self.vector_bytes(columns.embedding)
+        sample = (  # not of the rows without an id, which SQLite admits, and which no search finds
+            select(size.label("size"))
+            .where(
+                columns.collection_id == records.collections.c.id,
+                columns.id.is_not(None),
+                self.is_vector(columns.embedding),
+            )
+            .order_by(columns.id)
+            .limit(literal_column(str(SAMPLE)))
+            .correlate(records.collections)
+            .subquery()
+        )
+        return (
+            select(sample.c.size)
+            .group_by(sample.c.size)
+            .order_by(func.count().desc(), sample.c.size.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+
     def is_vector(self, embedding: ColumnElement[Any]) -> ColumnElement[bool]:
         """Return the condition that the column holds something of a vector's length."""
         size = self.vector_bytes(embedding)
@@ -451,8 +477,16 @@ class Database:
         """
         raise NotImplementedError
 
-    def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
-        """Return (id, hash, is text, is binary, metadata as text, vector's bytes, time) of rows."""
+    def stored_rows(
+        self, work: Work, ids: list[str], hashes: Collection[bytes] | None = None
+    ) -> Iterable[Any]:
+        """Return (id, hash, is text, is binary, metadata as text, vector's bytes, time) of rows.
+
+        Args:
+            work: Of the collection.
+            ids: Of the rows.
+            hashes: Of a row that has none of these the vector's bytes may be left out, as None.
+        """
         columns = work.records.embeddings.c
         return work.run(
             rows_of(self, work.records, self.is_one_of(columns.id, ids)),
@@ -463,7 +497,11 @@ class Database:
         """Return (hash, is text, is binary, id) of one row for each content, by hashes."""
         columns = work.records.embeddings.c
         return work.run(
-            by_hash(self, work.records, columns.content_hash.in_(hashes)),
+            by_hash(
+                self,
+                work.records,
+                and_(has_vector_bytes(self, work.records), columns.content_hash.in_(hashes)),
+            ),
             {"collection_id": work.row.id, "vector_bytes": work.row.vector_bytes},
         )
 
@@ -945,22 +983,39 @@ def as_matrix(
     return rows["values"].astype(np.float32, copy=False), is_whole
 
 
-def rows_of(database: Database, records: Records, has_id: ColumnElement[bool]) -> Select[Any]:
-    """Return the SELECT of `Database.stored_rows`, with the parameter `collection_id`."""
+def rows_of(
+    database: Database,
+    records: Records,
+    has_id: ColumnElement[bool],
+    is_measured: ColumnElement[bool] | None = None,
+) -> Select[Any]:
+    """Return the SELECT of `Database.stored_rows`, with the parameter `collection_id`.
+
+    Args:
+        database: The database.
+        records: The mapped classes.
+        has_id: The condition that a row is one of those.
+        is_measured: The condition that its vector's bytes are told; by default they are.
+    """
     is_its = records.embeddings.c.collection_id == bindparam("collection_id")
-    return select(*stored_columns(database, records)).where(is_its, has_id)
+    return select(*stored_columns(database, records, is_measured)).where(is_its, has_id)
 
 
-def stored_columns(database: Database, records: Records) -> list[ColumnElement[Any]]:
-    """Return what `Database.stored_rows` selects."""
+def stored_columns(
+    database: Database, records: Records, is_measured: ColumnElement[bool] | None = None
+) -> list[ColumnElement[Any]]:
+    """Return what `Database.stored_rows` selects; see `rows_of`."""
     columns = records.embeddings.c
+    vector_bytes = database.vector_bytes(columns.embedding)
+    if is_measured is not None:
+        vector_bytes = case((is_measured, vector_bytes))
     return [
         columns.id,
         columns.content_hash,
         columns.content.is_not(None),
         columns.content_blob.is_not(None),
         cast(columns.metadata, Text),
-        database.vector_bytes(columns.embedding),
+        vector_bytes,
         columns.updated,
     ]
 
@@ -968,15 +1023,15 @@ def stored_columns(database: Database, records: Records) -> list[ColumnElement[A
 def by_hash(
     database: Database,
     records: Records,
-    has_hash: ColumnElement[bool],
+    is_same: ColumnElement[bool],
     collection_id: ColumnElement[int] | None = None,
 ) -> Select[Any]:
-    """Return the SELECT of `Database.same_content`, with `collection_id` and `vector_bytes`.
+    """Return the SELECT of `Database.same_content`, with the parameter `collection_id`.
 
     Args:
         database: The database.
         records: The mapped classes.
-        has_hash: The condition that a row has one of the hashes.
+        is_same: The condition that a row has one of the hashes, and `has_vector_bytes`.
         collection_id: What is compared; by default what no index has, for a planner would rather
             read the whole collection than its hashes.
     """
@@ -988,8 +1043,12 @@ def by_hash(
         select(columns.content_hash, *flags, func.min(columns.id))
         .where(
             collection_id == bindparam("collection_id"),
-            database.vector_bytes(columns.embedding) == bindparam("vector_bytes"),
-            has_hash,
+            is_same,
         )
         .group_by(columns.content_hash, *flags)
     )
+
+
+def has_vector_bytes(database: Database, records: Records) -> ColumnElement[bool]:
+    """Return the condition that a vector is of a length, with the parameter `vector_bytes`."""
+    return database.vector_bytes(records.embeddings.c.embedding) == bindparam("vector_bytes")

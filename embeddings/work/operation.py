@@ -20,7 +20,7 @@ from ..keys import AFTER_MARK, CHUNK_MARK
 from ..sessions.runtime import BLOCKING
 from ..tables.ours import schema_map_of
 from .looking import row_with_item
-from .row import any_vector_bytes, row_by_name, row_of, touching
+from .row import row_by_name, row_of, touching
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -212,12 +212,6 @@ class Work:
         statement = row_by_name(self.database, self.records, with_vector_bytes=with_vector_bytes)
         row = self.run_kept(statement, {"name": name}).first()
         return None if row is None else row_of(row)
-
-    def vector_bytes_of(self, collection_id: int) -> int | None:
-        """Return the bytes of a vector in a collection; None if it has no valid one."""
-        statement = any_vector_bytes(self.database, self.records)
-        row = self.run_kept(statement, {"collection_id": collection_id}).first()
-        return None if row is None else row[0]
 
     def touch(self, name: str) -> bool:
         """Update a collection's row without a change, which keeps other writers out.

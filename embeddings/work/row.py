@@ -11,8 +11,6 @@ from sqlalchemy import (
     Executable,
     Integer,
     bindparam,
-    func,
-    literal_column,
     null,
     select,
     type_coerce,
@@ -25,7 +23,7 @@ from ..sessions.base import transaction_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sqlalchemy import Connection, Engine, ScalarSelect, Select
+    from sqlalchemy import Connection, Engine, Select
     from sqlalchemy.orm import SessionTransaction
 
     from ..databases.base import Database
@@ -83,7 +81,7 @@ def row_by_name(database: Database, records: Records, *, with_vector_bytes: bool
         columns.id,
         columns.name,
         columns.model,
-        stored_vector_bytes(database, records)
+        database.vector_bytes_of_row(records)
         if with_vector_bytes
         else type_coerce(null(), Integer),
         database.text_language(records),
@@ -107,21 +105,6 @@ def row_of(values: Sequence[Any]) -> CollectionRow:
 
 
 @functools.cache
-def any_vector_bytes(database: Database, records: Records) -> Executable:
-    """Return the SELECT of the bytes of a vector in the collection bound as `collection_id`."""
-    columns = records.embeddings.c
-    return (
-        select(database.vector_bytes(columns.embedding))
-        .where(
-            columns.collection_id == bindparam("collection_id"),
-            database.is_vector(columns.embedding),
-        )
-        .order_by(columns.id)
-        .limit(literal_column("1"))
-    )
-
-
-@functools.cache
 def touching(records: Records) -> Executable:
     """Return the UPDATE, without a change, of the row of the name that is bound as `called`."""
     columns = records.collections.c
@@ -129,35 +112,6 @@ def touching(records: Records) -> Executable:
         update(records.collections)
         .where(columns.name == bindparam("called"))
         .values(model=columns.model)
-    )
-
-
-@functools.cache
-def stored_vector_bytes(database: Database, records: Records) -> ScalarSelect[int | None]:
-    """Return the SQL of the bytes of a vector in the collection that the outer query is about.
-
-    It is the commonest length among a few rows: a single one may be corrupt.
-    """
-    columns = records.embeddings.c
-    size = database.vector_bytes(columns.embedding)
-    sample = (  # not of the rows without an id, which SQLite admits, and which no search finds
-        select(size.label("size"))
-        .where(
-            columns.collection_id == records.collections.c.id,
-            columns.id.is_not(None),
-            database.is_vector(columns.embedding),
-        )
-        .order_by(columns.id)
-        .limit(literal_column(str(database.sample_rows)))
-        .correlate(records.collections)
-        .subquery()
-    )
-    return (
-        select(sample.c.size)
-        .group_by(sample.c.size)
-        .order_by(func.count().desc(), sample.c.size.desc())
-        .limit(1)
-        .scalar_subquery()
     )
 
 

@@ -271,12 +271,17 @@ def _moved(
     moved = {
         item.owner
         for item in plan.items
-        if stored.get(item.id) != plan.stored.get(item.id)
+        if _known(stored.get(item.id)) != _known(plan.stored.get(item.id))
         or kept.get(item.id) != plan.kept.get(item.id)
     }
     items = [item for item in plan.items if item.owner in moved]
     _give_way(plan, work, items, stored, kept, outcome)
     return moved
+
+
+def _known(row: StoredRow | None) -> StoredRow | None:
+    """Return what is known of a row whatever was looked for."""
+    return row and row._replace(vector_bytes=None)
 
 
 def _give_way(

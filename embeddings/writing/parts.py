@@ -245,7 +245,7 @@ def has_first_rows(work: Work) -> bool:
 def there(work: Work, ids: Iterable[str]) -> set[str]:
     """Return which of some items are stored, by their first rows."""
     first = {id if work.row.chunks is None else chunk_id(id, 0): id for id in ids}
-    return {first[id] for id, *_ in work.database.stored_rows(work, [*first])}
+    return {first[id] for id, *_ in work.database.stored_rows(work, [*first], ())}
 
 
 def free_items(work: Work, ids: Iterable[str]) -> set[str]:

@@ -51,6 +51,7 @@ class StoredRow(NamedTuple):
     metadata: str | None
     """As JSON text."""
     vector_bytes: int | None
+    """None, too, of a row that is of another content than was looked for."""
     updated: int | None
     """Seconds since 1970."""
 
@@ -185,7 +186,8 @@ def _change(item: Item, row: StoredRow, vector: Float32 | None) -> dict[str, Any
 
 def stored_rows(work: Work, items: Sequence[Item]) -> dict[str, StoredRow]:
     """Return the rows that are there for items, by their ids. Reads only."""
-    rows = work.database.stored_rows(work, [item.id for item in items])
+    hashes = {kept for item in items for kept in (item.content_hash, item.key)}
+    rows = work.database.stored_rows(work, [item.id for item in items], hashes)
     return {row.id: row for row in map(StoredRow._make, rows)}
 
 

@@ -61,7 +61,7 @@ from .types import PGJSON, PGVector, Values, as_jsonb, from_pgvector, to_pgvecto
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from sqlalchemy import URL, Column, Select, Subquery
+    from sqlalchemy import URL, Column, ScalarSelect, Select, Subquery
     from sqlalchemy.exc import DBAPIError
 
     from ...following.literals import Follow
@@ -88,7 +88,6 @@ class PostgreSQL(Database):
     fuses_words = True
     groups_chunks = True
     joins_by_hash = True
-    sample_rows = 1  # nobody can store a corrupt vector
 
     # Columns
 
@@ -309,7 +308,7 @@ class PostgreSQL(Database):
             return super().row_named(work, name)
         row = work.read_row(name, with_vector_bytes=False)
         # Without a row it is asked all the same, which fails if the other table is not ours.
-        vector_bytes = work.vector_bytes_of(0 if row is None else row.id)
+        vector_bytes = rows.vector_bytes_of(work, 0 if row is None else row.id)
         return None if row is None else row._replace(vector_bytes=vector_bytes)
 
     def row_to_search(self, work: Work, name: str) -> CollectionRow | None:
@@ -325,6 +324,10 @@ class PostgreSQL(Database):
     def vector_bytes(self, embedding: ColumnElement[Any]) -> ColumnElement[Any]:
         """Return four bytes for each dimension."""
         return func.vector_dims(embedding, type_=Integer) * ITEM_BYTES
+
+    def vector_bytes_of_row(self, records: Records) -> ScalarSelect[int | None]:
+        """Return that of one vector: nobody can store a corrupt one."""
+        return rows.bytes_of_one(self, records, records.collections.c.id).scalar_subquery()
 
     def is_vector(self, embedding: ColumnElement[Any]) -> ColumnElement[bool]:
         """Return the condition. To look into the vectors would fetch them all."""
@@ -349,9 +352,11 @@ class PostgreSQL(Database):
         """Return the condition by operators of JSONB, which indexes of the host's can serve."""
         return fields.condition(metadata, comparison)
 
-    def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
-        """Return the rows by one statement."""
-        return rows.stored_rows(work, ids)
+    def stored_rows(
+        self, work: Work, ids: list[str], hashes: Collection[bytes] | None = None
+    ) -> Iterable[Any]:
+        """Return the rows by one statement, which fetches no vector that is not asked for."""
+        return rows.stored_rows(work, ids, hashes)
 
     def same_content(self, work: Work, hashes: list[bytes]) -> Iterable[Any]:
         """Return the rows by one statement."""

@@ -15,9 +15,12 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     cast,
+    false,
     func,
     literal,
+    literal_column,
     select,
 )
 from sqlalchemy.dialects import postgresql
@@ -25,7 +28,7 @@ from sqlalchemy.dialects import postgresql
 from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ...work.looking import known_rows, unknown_hashes
-from ..base import by_hash, rows_of
+from ..base import by_hash, has_vector_bytes, rows_of
 from ..inserts import Insert, insert_of
 from . import further, words
 from .conditions import is_hashed
@@ -118,20 +121,66 @@ def lock_collection(work: Work) -> None:
     work.run(select(id).where(id == work.row.id).with_for_update())
 
 
-def stored_rows(work: Work, ids: list[str]) -> Iterable[Any]:
+def vector_bytes_of(work: Work, collection_id: int) -> int | None:
+    """Return the bytes of a vector in a collection; None if it has none."""
+    statement = _bytes_in_collection(work.database, work.records)
+    row = work.run_kept(statement, {"collection_id": collection_id}).first()
+    return None if row is None else row[0]
+
+
+@functools.cache
+def _bytes_in_collection(database: Database, records: Records) -> Executable:
+    return bytes_of_one(database, records, bindparam("collection_id", type_=Integer))
+
+
+def bytes_of_one(
+    database: Database, records: Records, collection_id: ColumnElement[int]
+) -> Select[Any]:
+    """Return the SELECT of the bytes of a vector in a collection.
+
+    They are asked of the row that was found: a plan that sorts all rows first, as one does that was
+    made while the table was empty, would fetch each vector.
+    """
+    columns = records.embeddings.c
+    one = (
+        select(columns.embedding)
+        .where(columns.collection_id == collection_id, columns.embedding.is_not(None))
+        .order_by(columns.id)
+        .limit(literal_column("1"))
+        .correlate(records.collections)
+        .subquery()
+    )
+    return select(database.vector_bytes(one.c.embedding))
+
+
+def stored_rows(work: Work, ids: list[str], hashes: Collection[bytes] | None) -> Iterable[Any]:
     """Return the rows of `Database.stored_rows`."""
     if (known := known_rows(work, ids)) is not None:
         return known
-    parameters = {"collection_id": work.row.id, "ids": ids}
-    statement = _rows_of_ids(work.database, work.records, are_many=are_many(ids))
+    parameters: dict[str, Any] = {"collection_id": work.row.id, "ids": ids}
+    if hashes is not None:
+        parameters["hashes"] = list(hashes)
+    statement = _rows_of_ids(
+        work.database, work.records, are_many=are_many(ids), has_hashes=hashes is not None
+    )
     return work.run(statement, parameters)
 
 
 @functools.cache
-def _rows_of_ids(database: Database, records: Records, *, are_many: bool) -> Select[Any]:
-    ids = bindparam("ids", type_=Values())
-    is_one = is_one_of(records.embeddings.c.id, ids, are_many=are_many)
-    return rows_of(database, records, is_one)
+def _rows_of_ids(
+    database: Database, records: Records, *, are_many: bool, has_hashes: bool
+) -> Select[Any]:
+    columns = records.embeddings.c
+    is_one = is_one_of(columns.id, bindparam("ids", type_=Values()), are_many=are_many)
+    is_measured = None
+    if has_hashes:  # to know the length of a vector is to fetch the whole of it
+        hashes = cast(bindparam("hashes", type_=Values()), ARRAY(LargeBinary))
+        is_measured = (
+            is_hashed(columns.content_hash, hashes)
+            if are_many
+            else columns.content_hash == func.any(hashes)
+        )
+    return rows_of(database, records, is_one, is_measured)
 
 
 def same_content(work: Work, hashes: list[bytes]) -> Iterable[Any]:
@@ -159,9 +208,11 @@ def _by_hashes(
     # An array: PostgreSQL parses and plans it ten times faster than as many parameters.
     hashes = bindparam("hashes", type_=Values())
     has_hash = is_one_of(columns.content_hash, hashes, are_many=are_many)
+    # In a CASE: else it may be asked first, which fetches each vector of the collection.
+    is_same = and_(has_hash, case((has_hash, has_vector_bytes(database, records)), else_=false()))
     # By the column itself Citus knows the server; else it asks all of them.
     collection_id = columns.collection_id if is_routed else None
-    return by_hash(database, records, has_hash, collection_id)
+    return by_hash(database, records, is_same, collection_id)
 
 
 def write(

@@ -54,7 +54,7 @@ from .conditions import (
 from .distances import as_sent, least_distance
 from .drivers import vector_writer
 from .index import Sized, distance, has_dimensions
-from .rows import is_one_of
+from .rows import is_one_of, vector_bytes_of
 from .types import PGVector
 
 if TYPE_CHECKING:
@@ -267,7 +267,7 @@ def matches(work: Work, keys: Keys[Any], vector: Float64, query: Query) -> Subqu
 
 def check_stored_dimensions(work: Work, dimensions: int) -> None:
     """Do nothing if the rows of a collection without an index have vectors of these dimensions."""
-    work.row = work.row._replace(vector_bytes=work.vector_bytes_of(work.row.id))
+    work.row = work.row._replace(vector_bytes=vector_bytes_of(work, work.row.id))
     check_dimensions(work, dimensions)
 
 

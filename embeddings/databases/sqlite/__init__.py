@@ -279,8 +279,10 @@ class SQLite(Database):
         """Return the condition by SQLite's functions of JSON."""
         return fields.condition(metadata, comparison)
 
-    def stored_rows(self, work: Work, ids: list[str]) -> Iterable[Any]:
-        """Return the rows by one kept statement."""
+    def stored_rows(
+        self, work: Work, ids: list[str], hashes: Collection[bytes] | None = None
+    ) -> Iterable[Any]:
+        """Return the rows by one kept statement; SQLite knows lengths without reading vectors."""
         return rows.stored_rows(work, ids)
 
     def same_content(self, work: Work, hashes: list[bytes]) -> Iterable[Any]:

@@ -29,7 +29,7 @@ from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ...vectors import as_stored
 from ...work.looking import known_rows, unknown_hashes
-from ..base import by_hash, rows_of
+from ..base import by_hash, has_vector_bytes, rows_of
 from ..inserts import Insert, insert_of, own_values
 from . import parts
 
@@ -131,7 +131,7 @@ def same_content(work: Work, hashes: list[bytes]) -> Iterable[Any]:
 def _by_hashes(database: Database, records: Records, places: int) -> Select[Any]:
     content_hash = records.embeddings.c.content_hash
     has_hash = content_hash.in_([bindparam(f"hash_{at}") for at in range(places)])
-    return by_hash(database, records, has_hash)
+    return by_hash(database, records, and_(has_vector_bytes(database, records), has_hash))
 
 
 def write(work: Work, rows: Sequence[dict[str, Any]], updated: int) -> None:

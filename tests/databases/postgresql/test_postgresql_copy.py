@@ -6,9 +6,10 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from sqlalchemy import create_engine, event, text
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from embeddings import Collection, make_records
 from embeddings.databases.postgresql.types import as_array
@@ -16,7 +17,7 @@ from embeddings.testing import DeterministicModel
 from tests.reaching import on_postgresql, rows_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from sqlalchemy import Engine
 
@@ -37,6 +38,13 @@ class OfATenant:
     """A host's column without a default: COPY would leave it empty."""
 
     tenant: Mapped[str | None] = mapped_column()
+
+
+class Wide(DeterministicModel):
+    """Its vectors are so long that PostgreSQL stores them apart from their rows."""
+
+    def embed_batch(self, items: Sequence[Any]) -> list[Any]:
+        return [np.tile(vector, 6) for vector in super().embed_batch(items)]
 
 
 RECORDS = make_records(Base, prefix="copied_", embedding_mixin=OfATenant)
@@ -167,6 +175,26 @@ def test_a_plan_that_was_made_while_the_table_was_empty(postgresql_engine: Engin
     assert conditions
     for condition in conditions:
         assert condition.find("hashed SubPlan") < condition.find("= ANY")
+
+
+@pytest.mark.parametrize("number", [20, 120])
+def test_vectors_that_are_replaced_are_not_read(postgresql_engine: Engine, number: int):
+    """Only that of a row of the same content is: to know that its length is right."""
+    fetched = text(
+        "SELECT sum(seq_tup_read + idx_tup_fetch) FROM pg_stat_xact_all_tables WHERE relid = "
+        "(SELECT reltoastrelid FROM pg_class WHERE oid = 'embeddings'::regclass)"
+    )
+    ids = [f"{n:03}" for n in range(number)]
+    model = Wide()
+    Collection("docs", postgresql_engine, model=model).embed_multi((id, f"{id} old") for id in ids)
+    for content, is_read in (("new", False), ("old", True)):
+        with Session(postgresql_engine) as session:
+            docs = Collection("docs", session, model=model)
+            before = session.scalar(fetched)
+            plan = docs.plan((id, f"{id} {content}") for id in ids)
+            assert len(plan.new) == (0 if is_read else number)
+            # Each look at the collection's row fetches one, for the dimensions.
+            assert (session.scalar(fetched) - before >= number * 4) is is_read
 
 
 def test_another_writer_has_one_of_the_ids(postgresql_engine: Engine, inserted: list[str]):
