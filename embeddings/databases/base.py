@@ -69,6 +69,8 @@ if TYPE_CHECKING:
 Bools: TypeAlias = npt.NDArray[np.bool_]
 SAMPLE = 16
 """Rows that are looked at to tell the dimensions of a collection."""
+HASHES_AT_ONCE = 512
+"""In one statement, where each is a parameter: fewer than any database takes."""
 
 
 class Database:
@@ -495,15 +497,12 @@ class Database:
 
     def same_content(self, work: Work, hashes: list[bytes]) -> Iterable[Any]:
         """Return (hash, is text, is binary, id) of one row for each content, by hashes."""
-        columns = work.records.embeddings.c
-        return work.run(
-            by_hash(
-                self,
-                work.records,
-                and_(has_vector_bytes(self, work.records), columns.content_hash.in_(hashes)),
-            ),
-            {"collection_id": work.row.id, "vector_bytes": work.row.vector_bytes},
-        )
+        content_hash = work.records.embeddings.c.content_hash
+        has_length = has_vector_bytes(self, work.records)
+        parameters = {"collection_id": work.row.id, "vector_bytes": work.row.vector_bytes}
+        for start in range(0, len(hashes), HASHES_AT_ONCE):
+            is_same = and_(has_length, content_hash.in_(hashes[start : start + HASHES_AT_ONCE]))
+            yield from work.run(by_hash(self, work.records, is_same), parameters)
 
     def write_rows(
         self,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from sqlalchemy import select
 
-from ..models.base import batches
 from .items import key_of_bytes
 
 if TYPE_CHECKING:
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from ..vectors import Float32
     from ..work.operation import Work
     from .items import Item
-
-HASHES_AT_ONCE = 500  # in one statement, far below the parameters that any database takes
 
 
 def is_same_json(text: str | None, stored: str | None) -> bool:
@@ -204,15 +201,15 @@ def stored_vectors(
     if work.row.vector_bytes is None or not wanted:
         return {}
     keys: dict[str, bytes] = {}
-    for hashes in batches(sorted({*wanted, *wanted.values()}), HASHES_AT_ONCE):
-        for found, is_text, is_binary, id in work.database.same_content(work, hashes):
-            # A text is known by its hash, bytes by one of their own or by that of `llm`.
-            if found in wanted and not (is_binary and wanted[found] == found):
-                keys[id] = found
-            elif is_binary or (_takes_bytes_only(kinds) and not is_text):
-                key = key_of_bytes(found)
-                if key in wanted:
-                    keys[id] = key
+    hashes = sorted({*wanted, *wanted.values()})
+    for found, is_text, is_binary, id in work.database.same_content(work, hashes):
+        # A text is known by its hash, bytes by one of their own or by that of `llm`.
+        if found in wanted and not (is_binary and wanted[found] == found):
+            keys[id] = found
+        elif is_binary or (_takes_bytes_only(kinds) and not is_text):
+            key = key_of_bytes(found)
+            if key in wanted:
+                keys[id] = key
     if not keys:
         return {}
     columns = work.records.embeddings.c

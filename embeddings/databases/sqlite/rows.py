@@ -29,7 +29,7 @@ from ...tables.ours import schema_map_of
 from ...tables.records import COLUMNS
 from ...vectors import as_stored
 from ...work.looking import known_rows, unknown_hashes
-from ..base import by_hash, has_vector_bytes, rows_of
+from ..base import HASHES_AT_ONCE, by_hash, has_vector_bytes, rows_of
 from ..inserts import Insert, insert_of, own_values
 from . import parts
 
@@ -114,17 +114,14 @@ def _rows_of_ids(database: Database, records: Records) -> Select[Any]:
 def same_content(work: Work, hashes: list[bytes]) -> Iterable[Any]:
     """Return the rows of `Database.same_content`."""
     hashes = unknown_hashes(work, hashes)
-    if not hashes:
-        return ()
-    # Rounded up to a power of two, so that a few kept statements do for any number of hashes.
-    places = 1 << (len(hashes) - 1).bit_length()
-    padded = hashes + hashes[-1:] * (places - len(hashes))
-    parameters: dict[str, Any] = {
-        "collection_id": work.row.id,
-        "vector_bytes": work.row.vector_bytes,
-    }
-    parameters |= {f"hash_{at}": content_hash for at, content_hash in enumerate(padded)}
-    return work.run_kept(_by_hashes(work.database, work.records, places), parameters)
+    common = {"collection_id": work.row.id, "vector_bytes": work.row.vector_bytes}
+    for start in range(0, len(hashes), HASHES_AT_ONCE):
+        some = hashes[start : start + HASHES_AT_ONCE]
+        # Rounded up to a power of two, so that a few kept statements do for any number of hashes.
+        places = 1 << (len(some) - 1).bit_length()
+        padded = some + some[-1:] * (places - len(some))
+        parameters = common | {f"hash_{at}": found for at, found in enumerate(padded)}
+        yield from work.run_kept(_by_hashes(work.database, work.records, places), parameters)
 
 
 @functools.cache
