@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .. import databases
@@ -16,27 +16,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class EmbeddingIndex:
-    """The index of one collection. A database makes SQL of it: `index_script`.
+class _OfCollection:
+    """An index of one collection.
 
     Attributes:
         collection: The name of the collection.
-        dimensions: Of its vectors, where there are none yet.
         model: The id of its embedding model, by which it is created if it is not there.
-        m: As `Collection.create_index` takes it.
-        ef_construction: Likewise.
         embeddings: The full name of the table of embeddings.
     """
 
     collection: str
-    dimensions: int
-    model: str | None = None
-    m: int | None = None
-    ef_construction: int | None = None
-    embeddings: str = RECORDS.embeddings.fullname
+    model: str | None = field(default=None, kw_only=True)
+    embeddings: str = field(default=RECORDS.embeddings.fullname, kw_only=True)
 
     def __post_init__(self) -> None:
-        _check_name(self.collection)
+        if not isinstance(self.collection, str) or not self.collection:
+            raise TypeError(f"collection must be a name, not {self.collection!r}")
 
     @property
     def records(self) -> Records:
@@ -45,33 +40,29 @@ class EmbeddingIndex:
 
 
 @dataclass(frozen=True)
-class TextIndex:
-    """The text index of one collection.
+class EmbeddingIndex(_OfCollection):
+    """The index of a collection's vectors. A database makes SQL of it: `index_script`.
 
     Attributes:
-        collection: The name of the collection.
-        language: One of those that `Collection.create_text_index` takes.
-        model: The id of its embedding model, by which it is created if it is not there.
-        embeddings: The full name of the table of embeddings.
+        dimensions: Of its vectors, where there are none yet.
+        m: As `Collection.create_index` takes it.
+        ef_construction: Likewise.
     """
 
-    collection: str
+    dimensions: int
+    m: int | None = field(default=None, kw_only=True)
+    ef_construction: int | None = field(default=None, kw_only=True)
+
+
+@dataclass(frozen=True)
+class TextIndex(_OfCollection):
+    """The text index of a collection.
+
+    Attributes:
+        language: One of those that `Collection.create_text_index` takes.
+    """
+
     language: str
-    model: str | None = None
-    embeddings: str = RECORDS.embeddings.fullname
-
-    def __post_init__(self) -> None:
-        _check_name(self.collection)
-
-    @property
-    def records(self) -> Records:
-        """The records whose table it is of."""
-        return named(self.embeddings)
-
-
-def _check_name(collection: object) -> None:
-    if not isinstance(collection, str) or not collection:
-        raise TypeError(f"collection must be a name, not {collection!r}")
 
 
 def make(connection: Connection, given: EmbeddingIndex) -> None:

@@ -223,14 +223,16 @@ class CreateEmbeddingIndex(_DatabaseChange):
         ef_construction: int | None = None,
         embeddings: str | None = None,
     ) -> None:
-        self.collection = collection
-        self._given = (collection, dimensions, model, m, ef_construction)
+        self.collection, self._dimensions = collection, dimensions
+        self._options: dict[str, Any] = {"model": model, "m": m, "ef_construction": ef_construction}
         self._embeddings = embeddings
 
     def _change(self, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
         alias = schema_editor.connection.alias
         embeddings = self._embeddings or records().embeddings.fullname
-        given = EmbeddingIndex(*self._given, embeddings)
+        given = EmbeddingIndex(
+            self.collection, self._dimensions, embeddings=embeddings, **self._options
+        )
         if not schema_editor.collect_sql:
             change_index(alias, given, drops=drops)
         elif sql := index_script(alias, given, drops=drops):
