@@ -101,9 +101,6 @@ def _write(operations: Operations, given: TextIndex, statements: list[str] | Non
     if statements is not None:
         write(operations, statements)
         return
-    told = (
-        f"The text index of {given.collection!r} is not in this script: its SQL has the number of "
-        "the collection, which the database gives. Run the revision on the database"
-    )
+    told = text_index.not_in_script(given)
     LOG.warning("%s", told)
     operations.get_context().impl.static_output(f"-- {told}")

@@ -124,6 +124,14 @@ def drop_by_name(connection: Connection, given: TextIndex) -> None:
             whole.remove(collection, work, row)
 
 
+def not_in_script(given: TextIndex) -> str:
+    """Return what stands in a script where no SQL can be written without the database."""
+    return (
+        f"The text index of {given.collection!r} is not in this script: its SQL has the number of "
+        "the collection, which the database gives. Run the revision on the database"
+    )
+
+
 def _by_name(connection: Connection, given: TextIndex) -> Reference[str]:
     """Return the collection as it is there: with its own model, and its setting of chunks."""
     records = given.records

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import embeddings
-from embeddings import Collection, SchemaError
+from embeddings import Collection, InvalidQueryError, SchemaError
 from embeddings.integrations.django import ModelCollection, session
+from embeddings.models import registry
 from embeddings.tables.migrate import is_migrated
 from tests.forked import DJANGO, python
 
@@ -360,6 +361,47 @@ def test_the_index_of_a_collection_by_a_migration(alias: str):
         operation.database_forwards("articles", editor, None, None)
     assert ("CREATE INDEX" in "".join(editor.collected_sql)) == is_there
     assert "of a migration" in operation.describe()
+
+
+def test_the_text_index_of_a_collection_by_a_migration(alias: str):
+    """Forwards, with the words of texts that are there, and back, with the empty collection."""
+    from django.db import connections, transaction
+
+    from embeddings.integrations.django.operations import CreateTextIndex
+
+    name = "of a migration"
+    operation = CreateTextIndex(name, "german", model="local")
+
+    def change(*, drops: bool) -> None:
+        with connections[alias].schema_editor() as editor:
+            go = operation.database_backwards if drops else operation.database_forwards
+            go("articles", editor, None, None)
+
+    change(drops=False)
+    with session(alias) as lent:
+        assert Collection(name, lent).model_id == registry.canonical_id("local")
+    change(drops=True)
+    with session(alias) as lent:
+        assert not Collection.exists(lent, name)
+    with transaction.atomic(alias), session(alias) as lent:
+        Collection(name, lent, model_id="local").embed("a", "die Häuser am Ring", store=True)
+    change(drops=False)
+    change(drops=False)
+    with session(alias) as lent:
+        found = Collection(name, lent).similar("Häuser", words=True, weights=(0, 1))
+        assert [entry.id for entry in found] == ["a"]
+    change(drops=True)
+    with session(alias) as lent, pytest.raises(embeddings.IndexingError, match="create_text_index"):
+        Collection(name, lent).similar("Häuser", words=True)
+    with transaction.atomic(alias), session(alias) as lent:
+        Collection(name, lent).delete()
+    with connections[alias].schema_editor(collect_sql=True) as editor:
+        operation.database_forwards("articles", editor, None, None)
+    told = "is not in this script" if alias == "default" else "search_language"
+    assert told in "".join(editor.collected_sql)
+    assert name in operation.describe()
+    with pytest.raises(InvalidQueryError, match="klingon"):
+        CreateTextIndex(name, "klingon")
 
 
 @pytest.mark.parametrize("prefix", ["", "search_"])

@@ -9,14 +9,17 @@ from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.operations.base import Operation
 
 from ...following.literals import Follow
-from ...tables.indexing import EmbeddingIndex
+from ...searching.words import checked_language
+from ...tables.indexing import EmbeddingIndex, TextIndex
 from .schema import (
     change_index,
+    change_text_index,
     downgrade,
     follow,
     follow_script,
     index_script,
     script,
+    text_index_script,
     unfollow,
     upgrade,
 )
@@ -241,3 +244,45 @@ class CreateEmbeddingIndex(_DatabaseChange):
     def describe(self) -> str:
         """Return what Django shows of the operation."""
         return f"Create the index of the collection {self.collection}"
+
+
+class CreateTextIndex(_DatabaseChange):
+    """Makes the text index of a collection, and fills it; reversible.
+
+        dependencies = [("embeddings", "0004_words")]
+        operations = [CreateTextIndex("articles.article", "english", model="local")]
+
+    If there is one in this language, what it lacks is put in. `sqlmigrate` prints it for PostgreSQL
+    without the words, and for SQLite a remark.
+
+    Args:
+        collection: The name of the collection.
+        language: As `Collection.create_text_index` takes it.
+        model: The id of its model, by which the collection is created if it is not there; going
+            back takes it along if it is empty and has no index of vectors.
+        embeddings: The table of embeddings; by default that of the project.
+    """
+
+    def __init__(
+        self,
+        collection: str,
+        language: str = "english",
+        *,
+        model: str | None = None,
+        embeddings: str | None = None,
+    ) -> None:
+        self.collection, self._language = collection, checked_language(language)
+        self._model, self._embeddings = model, embeddings
+
+    def _change(self, schema_editor: BaseDatabaseSchemaEditor, *, drops: bool) -> None:
+        alias = schema_editor.connection.alias
+        embeddings = self._embeddings or records().embeddings.fullname
+        given = TextIndex(self.collection, self._language, model=self._model, embeddings=embeddings)
+        if schema_editor.collect_sql:
+            schema_editor.collected_sql.append(text_index_script(alias, given, drops=drops))
+        else:
+            change_text_index(alias, given, drops=drops)
+
+    def describe(self) -> str:
+        """Return what Django shows of the operation."""
+        return f"Create the text index of the collection {self.collection}"

@@ -23,6 +23,7 @@ from ...tables.ours import are_missing
 from ...tables.pending import pending_table
 from ...tables.records import RECORDS
 from ...work.operation import Work
+from ...writing import text_index
 from .conf import app_label
 from .database import DjangoTransactions, before_tables, session
 from .tables import records
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from ...following.literals import Follow
-    from ...tables.indexing import EmbeddingIndex
+    from ...tables.indexing import EmbeddingIndex, TextIndex
     from ...tables.records import Records
 
 BASE = "base"
@@ -118,6 +119,23 @@ def index_script(alias: str, given: EmbeddingIndex, *, drops: bool) -> str:
     database = databases.of(DjangoTransactions(alias).dialect(given.records))
     script = database.index_script_down if drops else database.index_script
     return "\n\n".join(f"{statement};" for statement in script(given, None))
+
+
+def change_text_index(alias: str, given: TextIndex, *, drops: bool) -> None:
+    """Make the text index of a collection, or drop it, in Django's transaction."""
+    with session(alias) as lent:
+        change = text_index.drop_by_name if drops else text_index.create_by_name
+        change(lent.connection(), given)
+
+
+def text_index_script(alias: str, given: TextIndex, *, drops: bool) -> str:
+    """Return the SQL that makes the text index of a collection, or drops it; or a remark."""
+    database = databases.of(DjangoTransactions(alias).dialect(given.records))
+    script = database.text_index_script_down if drops else database.text_index_script
+    statements = script(given)
+    if statements is None:
+        return f"-- {text_index.not_in_script(given)}"
+    return "\n\n".join(f"{statement};" for statement in statements)
 
 
 def _make(connection: Connection, tables: Records) -> None:
