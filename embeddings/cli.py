@@ -20,6 +20,7 @@ from .errors import EmbeddingsError, MissingExtraError
 from .following import commands as following
 from .sessions.open import is_missing_file, open_engine, url_of
 from .tables.migrate import head_revision, migrate
+from .tables.ours import use_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -47,9 +48,8 @@ Target = Engine | str
     "--database",
     envvar="EMBEDDINGS_DATABASE_URL",
     show_envvar=True,
-    required=True,
     metavar="URL",
-    help="The database's URL, or the path of a SQLite file.",
+    help="The database's URL, or the path of a SQLite file. Required.",
 )
 @click.option(
     "--from",
@@ -60,7 +60,7 @@ Target = Engine | str
 )
 @click.version_option(package_name="sqlalchemy-embeddings")
 @click.pass_context
-def embeddings(context: click.Context, database: str, places: tuple[str, ...]) -> None:
+def embeddings(context: click.Context, database: str | None, places: tuple[str, ...]) -> None:
     """Embeddings in your database: its tables, and what is in them."""
     context.obj = database
     if places:
@@ -70,10 +70,10 @@ def embeddings(context: click.Context, database: str, places: tuple[str, ...]) -
 
 
 @embeddings.command("migrate")
-@click.pass_obj
-def migrate_command(database: Target) -> None:
+@click.pass_context
+def migrate_command(context: click.Context) -> None:
     """Create the tables, or bring them up to date."""
-    with _one_line_errors(), _engine(database, creates=True) as engine:
+    with _one_line_errors(), _engine(_target(context), creates=True) as engine:
         migrate(engine)
     click.echo(f"The schema is at {head_revision()}.")
 
@@ -89,7 +89,7 @@ def status_command(context: click.Context, as_json: bool) -> None:
     declared = context.meta.get(COLLECTIONS, ())
     with _one_line_errors():
         outcome = commands.status(
-            context.obj, as_json=as_json, declared=declared, program=_program(context)
+            _target(context), as_json=as_json, declared=declared, program=_program(context)
         )
     _end(context, outcome)
 
@@ -114,7 +114,7 @@ def search_command(
     """Print what COLLECTION has nearest to TEXT: score, id and content; exit with 1 if nothing."""
     with _one_line_errors():
         outcome = commands.search(
-            context.obj,
+            _target(context),
             collection,
             text,
             number=number,
@@ -139,7 +139,7 @@ def show_command(
     with _one_line_errors():
         declared = context.meta.get(COLLECTIONS, ())
         outcome = commands.show(
-            context.obj, collection, id, as_json=as_json, declared=declared, table=table
+            _target(context), collection, id, as_json=as_json, declared=declared, table=table
         )
     _end(context, outcome)
 
@@ -158,7 +158,7 @@ def distribute_command(
     context: click.Context, by: Literal["collection", "item"], undo: bool
 ) -> None:
     """Distribute the tables over several servers, by Citus; see the page on it."""
-    with _one_line_errors(), _engine(context.obj) as engine, engine.begin() as connection:
+    with _one_line_errors(), _engine(_target(context)) as engine, engine.begin() as connection:
         outcome = commands.distribute(connection, by, undo=undo)
     _end(context, outcome)
 
@@ -236,7 +236,7 @@ def reembed_command(
     By default by the model of its declaration or of the settings. It can be interrupted, and called
     again.
     """
-    with _one_line_errors(), _engine(context.obj, f"Collection {collection!r}") as engine:
+    with _one_line_errors(), _engine(_target(context), f"Collection {collection!r}") as engine:
         outcome = commands.reembed(
             engine,
             collection,
@@ -248,6 +248,27 @@ def reembed_command(
             progress=_has_bar(),
         )
     _end(context, outcome)
+
+
+def _target(context: click.Context) -> Target:
+    """Return the database of a command, which is asked for its help without one."""
+    if context.obj is None:
+        raise click.UsageError(
+            "Give --database URL before the command, or set EMBEDDINGS_DATABASE_URL", context
+        )
+    target: Target = context.obj
+    return target
+
+
+def _migrate() -> str | None:
+    """Return what one types where the tables are missing, if this is the program at work."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.find_root().command is not embeddings:
+        return None
+    return f"{_program(context)} migrate"
+
+
+use_words("program", _migrate)
 
 
 def _program(context: click.Context) -> str:
@@ -277,7 +298,7 @@ def _declared(
 ) -> Iterator[tuple[Engine, list[following.Followed]]]:
     """Yield the engine, and the declared collections of some names, or all."""
     collections = following.chosen(context.meta.get(COLLECTIONS, ()), names)
-    with _engine(context.obj, f"Collection {collections[0].name!r}") as engine:
+    with _engine(_target(context), f"Collection {collections[0].name!r}") as engine:
         yield engine, collections
 
 

@@ -160,6 +160,7 @@ def reembed(
         if model is None:
             differing = following.other_model(collection, database)
             if differing is None:
+                _ = collection.collection(database).id  # if there is no such, that is to be said
                 raise ModelRequiredError(
                     f"{name!r} has the model of the settings: name the one that it is to have"
                 )

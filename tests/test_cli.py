@@ -67,6 +67,31 @@ def filled(url: str, model: DeterministicModel) -> str:
 # The commands
 
 
+@pytest.mark.parametrize("command", sorted(program.commands))
+def test_help_needs_no_database(command: str):
+    """All else says where it is named."""
+    assert "Usage:" in run(command, "--help", EMBEDDINGS_DATABASE_URL="").stdout
+    refused = run("status", EMBEDDINGS_DATABASE_URL="")
+    assert refused.exit_code == 2
+    assert "Give --database URL before the command" in refused.output
+
+
+def test_errors_say_what_to_type_in_a_shell(tmp_path: Path):
+    """Not what to call in Python."""
+    path = tmp_path / "a file.db"
+    create_engine(f"sqlite:///{path}").connect().close()
+    path.touch()
+    failed = run("--database", path, "search", "docs", "hound")
+    assert f"embeddings --database '{path}' migrate" in failed.output
+    with pytest.raises(embeddings.SchemaError, match=r"embeddings\.migrate\(engine\)"):
+        Collection("docs", create_engine(f"sqlite:///{path}")).count()
+    assert run("--database", path, "migrate").exit_code == 0
+    failed = run("--database", path, "reembed", "nosuch")
+    assert "Collection 'nosuch' does not exist" in failed.output
+    failed = run("--database", path, "check")
+    assert "--from MODULE:NAME" in failed.output
+
+
 def test_status_shows_every_collection(filled: str):
     """Model, dimensions, rows and how it is searched, under the schema's revision; exit 0."""
     result = run("--database", filled, "status")

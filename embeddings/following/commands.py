@@ -280,7 +280,10 @@ def chosen(collections: Sequence[Followed], names: Sequence[str]) -> list[Follow
         DoesNotExist: None has such a name.
     """
     if not collections:
-        raise BindingError("There is no collection that follows rows here")
+        raise BindingError(
+            "No collection that follows rows is declared here: the program takes them by "
+            "--from MODULE:NAME, Flask's extension by collections="
+        )
     known = {collection.name for collection in collections}
     for name in names:
         if name not in known:

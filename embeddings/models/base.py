@@ -204,9 +204,16 @@ def check_model(model: object) -> None:
     # What isinstance() asks, which takes the protocol apart each time.
     is_one = hasattr(model, "model_id") and hasattr(model, "embed_batch")
     if isinstance(model, type) or not is_one:
-        given = f"{type(model).__name__}; for a name use model_id="
         if isinstance(model, type):
             given = f"the class {model.__name__}: make one of it"
+        elif isinstance(model, str):
+            given = "str; for a name use model_id="
+        else:
+            names = (name for name in ("model_id", "embed_batch") if not hasattr(model, name))
+            given = (
+                f"{type(model).__name__}, which has no {' and no '.join(names)}: derive a class "
+                "from EmbeddingModel that calls it"
+            )
         raise TypeError(f"model= takes a model object, with model_id and embed_batch, not {given}")
     model_id = getattr(model, "model_id", None)
     if not isinstance(model_id, str) or not model_id:

@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from sqlalchemy import (
     CTE,
+    BinaryExpression,
+    BindParameter,
     Boolean,
     Column,
     ColumnElement,
+    Date,
+    DateTime,
+    Integer,
+    Numeric,
     Row,
     ScalarSelect,
+    String,
     Subquery,
+    TextClause,
+    Time,
     TypeDecorator,
     Values,
     and_,
@@ -26,6 +35,7 @@ from sqlalchemy.sql.expression import SelectBase
 
 from ..errors import InvalidQueryError
 from ..keys import CHUNK_MARK
+from ..tables.columns import JSONObject
 from ..values import check_text
 from .filters import Condition, Junction, as_sql, check_size, checked_filter
 
@@ -44,6 +54,7 @@ Where: TypeAlias = (
 Among: TypeAlias = "SelectBase | ScalarSelect[Any] | Subquery | CTE | Values | Iterable[Any]"
 CheckedWhere: TypeAlias = tuple[ColumnElement[bool] | Condition, ...]
 """All of it has to hold."""
+SCALARS = {str, int, float, bool}
 JSON_PARTS = {operators.json_getitem_op, operators.json_path_getitem_op}
 
 
@@ -73,10 +84,18 @@ def _checked_part(records: Records, part: object, place: str) -> CheckedWhere:
 def _checked_expression(records: Records, given: Any, shown: str) -> ColumnElement[bool]:
     ours = records.embeddings
     condition = given.__clause_element__() if hasattr(given, "__clause_element__") else given
+    if isinstance(condition, TextClause):
+        raise InvalidQueryError(
+            "where is a text(), which does not say what table it is about: use columns of "
+            "EmbeddingRecord, or literal_column()"
+        )
     if not isinstance(condition, ColumnElement):
         raise InvalidQueryError(
             "where must be a dict of metadata, a SQL expression, or a list of these, not " + shown
         )
+    for part in visitors.iterate(condition):
+        if isinstance(part, BinaryExpression):
+            _check_types(part)
     if _is_a_value(condition):
         raise InvalidQueryError(
             "where is a value and no condition: compare it with something, or, if it is a bool of "
@@ -94,6 +113,29 @@ def _checked_expression(records: Records, given: Any, shown: str) -> ColumnEleme
             "condition into the SELECT that nearest() and related() take"
         )
     return condition
+
+
+def _check_types(comparison: BinaryExpression[Any]) -> None:
+    """Refuse what SQLite answers wrongly, and PostgreSQL with an error of its own."""
+    left, kind = comparison.left, comparison.left.type
+    values = [
+        each for each in visitors.iterate(comparison.right) if isinstance(each, BindParameter)
+    ]
+    if isinstance(kind, Integer | Numeric | String) and any(
+        isinstance(value.type, DateTime | Date | Time) for value in values
+    ):
+        raise InvalidQueryError(
+            f"where compares {getattr(left, 'name', 'a field')}, which is of the type "
+            f"{type(kind).__name__}, with a moment. EmbeddingRecord.updated is in seconds: compare "
+            "it with moment.timestamp(). A moment of the metadata is the text of isoformat(): "
+            "where= as a dict compares it so"
+        )
+    if isinstance(kind, JSONObject) and {type(each.value) for each in values} & SCALARS:
+        raise InvalidQueryError(
+            "where compares a field of the metadata, which has no type: write .as_string(), "
+            ".as_integer(), .as_float() or .as_boolean() after it, or use a dict, such as "
+            'where={"tag": "pet"}'
+        )
 
 
 def _is_a_value(expression: ColumnElement[Any]) -> bool:

@@ -234,6 +234,8 @@ def check_query(
         and abs(min_score) <= sys.float_info.max
     ):
         raise InvalidQueryError(f"min_score must be a finite number, not {min_score!r}")
+    if min_score is not None and min_score > 1:
+        raise InvalidQueryError(f"min_score is a cosine similarity, at most 1, not {min_score!r}")
     if exact is not None and not isinstance(exact, bool):
         raise InvalidQueryError(f"exact must be True, False or None, not {exact!r}")
     if prefix is not None:

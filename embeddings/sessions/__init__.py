@@ -83,9 +83,12 @@ def bind(db: DatabaseLike, records: Records) -> Sessions:
             f"A Collection works synchronously and cannot use an {type(db).__name__}: "
             "use AsyncCollection"
         )
+    # Flask-SQLAlchemy's object is one
+    has_session = isinstance(getattr(db, "session", None), Session | scoped_session)
     raise TypeError(
         "db must be a Session, scoped_session, Connection, Engine, sessionmaker, path, URL or "
         f"sqlite_utils.Database, not {type(db).__name__}"
+        f"{': pass its session' if has_session else ''}"
     )
 
 

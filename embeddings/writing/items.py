@@ -159,13 +159,24 @@ def checked_item(
         InvalidItemError: It cannot be stored. The message names its id, or its position if that is
             what is wrong.
     """
+    check_store(store)
     text = collection.id_of(id, "entries", position)
     try:
         content = checked_content(value)
         described = None if metadata is None else dump_metadata(metadata)
     except InvalidItemError as error:
         raise of_item(collection.keys, text, error) from None
-    return Item(text, content, *hashes_of(collection, content), described, bool(store))
+    return Item(text, content, *hashes_of(collection, content), described, store)
+
+
+def check_store(store: object) -> None:
+    """Do nothing if it is True or False: what is meant as a batch size stores no contents.
+
+    Raises:
+        TypeError: It is not.
+    """
+    if not isinstance(store, bool):
+        raise TypeError(f"store must be True or False, not {store!r}; see also batch_size=")
 
 
 def checked_items(
@@ -189,6 +200,7 @@ def checked_items(
     Raises:
         InvalidItemError: One is none. The message names its position, or its id.
     """
+    check_store(store)
     read = (
         _as_read(collection, entry, store, least, most, position)
         for position, entry in enumerate(entries)
@@ -234,7 +246,7 @@ def _items_of(
         if is_storable("".join(texts)):
             ids = collection.ids_of(keys, "entries", start)
             hashes = list(map(collection.content_hash, texts))
-            return list(map(Item, ids, texts, hashes, hashes, described, repeat(bool(store))))
+            return list(map(Item, ids, texts, hashes, hashes, described, repeat(store)))
     items = []
     for position, read in enumerate(batch, start):
         if not isinstance(read, Item):

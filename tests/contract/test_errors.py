@@ -624,3 +624,25 @@ def test_the_key_of_a_record_that_came_another_way_is_its_id(db: Session, opened
     db.expire(record)
     assert (record.key, record.id) == (5, "5")
     assert EmbeddingRecord(id="7", embedding=[1.0]).key == "7"
+
+
+@pytest.mark.parametrize("store", [500, 0, "no", None])
+def test_store_is_true_or_false(opened: Open, model: DeterministicModel, store: Any):
+    """What is meant as the size of a batch would store what was to be embedded only."""
+    docs = opened(model=model)
+    for write in (
+        lambda: docs.embed("a", "text", store=store),
+        lambda: docs.embed_multi([("a", "text")], store),
+        lambda: docs.embed_multi_with_metadata([("a", "text", {})], store),
+        lambda: docs.plan([("a", "text")], store=store),
+    ):
+        with pytest.raises(TypeError, match="store must be True or False, not"):
+            write()
+    assert (docs.count(), model.calls) == (0, [])
+
+
+def test_what_has_a_session_is_to_be_asked_for_it(session: Session):
+    """As Flask-SQLAlchemy's object has."""
+    extension: Any = type("SQLAlchemy", (), {"session": session})()
+    with pytest.raises(TypeError, match=r"not SQLAlchemy: pass its session$"):
+        Collection("docs", extension)

@@ -353,6 +353,14 @@ def test_what_is_no_model_is_refused(refused):
     assert get_embedding_models() == before
 
 
+def test_what_a_model_lacks_is_named():
+    """An object of another library's has to be wrapped."""
+    with pytest.raises(TypeError, match="not Other, which has no model_id and no embed_batch: der"):
+        register_embedding_model(type("Other", (), {})())
+    with pytest.raises(TypeError, match="which has no model_id: derive a class"):
+        register_embedding_model(types.SimpleNamespace(embed_batch=list))
+
+
 @pytest.mark.parametrize("model_id", [None, 5, "", b"x"])
 def test_a_model_whose_id_is_no_name_is_refused(model_id):
     """An id that is no string would make the models impossible to list."""
