@@ -94,7 +94,7 @@ def _checked_expression(records: Records, given: Any, shown: str) -> ColumnEleme
             "where must be a dict of metadata, a SQL expression, or a list of these, not " + shown
         )
     for part in visitors.iterate(condition):
-        if isinstance(part, BinaryExpression):
+        if isinstance(part, BinaryExpression) and operators.is_comparison(part.operator):
             _check_types(part)
     if _is_a_value(condition):
         raise InvalidQueryError(

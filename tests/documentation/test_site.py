@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -14,6 +15,9 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import embeddings
+from embeddings.databases.postgresql.build import MAX_DIMENSIONS
+from embeddings.databases.postgresql.index import MAX_HALFVEC
+from embeddings.keys import MAX_ID_BYTES
 from tests import forked
 
 pytestmark = pytest.mark.once
@@ -23,6 +27,7 @@ TEXTS = [
     *(REPOSITORY / name for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")),
     REPOSITORY / "CHANGELOG.md",
     *sorted((REPOSITORY / "examples").glob("*/README.md")),
+    *sorted((REPOSITORY / "docs").glob("*.md")),
 ]
 SUBJECTS = (
     "start", "writing", "searching", "transactions", "postgresql", "flask", "fastapi", "django",
@@ -125,10 +130,38 @@ def test_every_public_name_is_in_the_reference(site: dict[Path, Page]):
 
 @pytest.mark.parametrize("file", TEXTS, ids=lambda file: str(file.relative_to(REPOSITORY)))
 def test_every_link_of_the_other_texts_leads_somewhere(file: Path):
-    """They are read where the repository is."""
-    for link in re.findall(r"\]\(([^)\s]+)\)", file.read_text()):
-        if not urlsplit(link).scheme:
-            assert (file.parent / link).is_file(), link
+    """They are read where the repository is, too: with the anchors that a heading has there."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(file)):
+        if urlsplit(link).scheme:
+            continue
+        path, _, anchor = link.partition("#")
+        target = file.parent / path if path else file
+        assert target.is_file(), link
+        if anchor and target.suffix == ".md" and target.parent.name not in {"project", "reference"}:
+            headings = re.findall(r"^#+ (.+)$", prose(target), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def prose(file: Path) -> str:
+    """Return a text without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", file.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def test_versions_and_limits_are_those_of_the_source():
+    """The page tells what `pyproject.toml` asks for."""
+    page = (REPOSITORY / "docs" / "limits.md").read_text()
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    wanted = {
+        found[1].lower(): found[2]
+        for each in (*project["dependencies"], *project["optional-dependencies"]["dev"])
+        if (found := re.fullmatch(r"([\w-]+)>=([\d.]+)", each))
+    }
+    assert project["requires-python"] == ">=3.11"
+    for name in ("SQLAlchemy", "Alembic", "NumPy", "Django", "Flask-SQLAlchemy"):
+        assert f"| {name} | {wanted[name.lower()]} and newer" in page
+    for number in (MAX_ID_BYTES, MAX_DIMENSIONS, MAX_HALFVEC):
+        assert f"{number:,} " in page
+    assert embeddings.__version__.startswith("0.")
 
 
 def test_the_readme_is_short():
