@@ -602,6 +602,18 @@ def test_flush_empties_the_tables(alias: str):
         assert Collection.names(lent) == []
 
 
+def test_a_migration_that_sends_the_signal_of_migrate_empties_nothing(alias: str):
+    """As one does that wants permissions to be there; only `flush` leaves no rows."""
+    from django.core.management import call_command
+    from django.core.management.sql import emit_post_migrate_signal
+
+    write(alias)
+    emit_post_migrate_signal(0, False, alias)
+    assert written(alias) == (["a"], ["a"])
+    call_command("flush", database=alias, interactive=False, verbosity=0)
+    assert written(alias) == NEITHER
+
+
 def test_nothing_that_is_followed_leaks_from_a_test_case(alias: str, library: ModuleType):
     """Neither what is pending, nor chunks, nor an index of words, is there in the next test."""
     from django import test

@@ -54,6 +54,9 @@ ENGINES: dict[str, tuple[str, dict[str, Any]]] = {
 KEPT = "embeddings_connection"
 """The attribute of Django's connection that has a session on it, while nobody uses that."""
 
+OWN = "embeddings_transaction"
+"""The attribute that it has while its outermost `atomic()` is this library's own."""
+
 OTHER_NAMES = f'EMBEDDINGS = {{"{TABLE_PREFIX}": "search_"}} in the settings'
 
 
@@ -101,8 +104,11 @@ class DjangoTransactions(Sessions):
 
     @property
     def owns_transactions(self) -> bool:
-        """Whether no `atomic()` is open."""
-        return self._held is None and not connections[self._alias].in_atomic_block
+        """Whether no `atomic()` is open but one of a step of this library's own."""
+        if self._held is not None:
+            return False
+        connection = connections[self._alias]
+        return OWN in vars(connection) or not connection.in_atomic_block
 
     @property
     def is_one_snapshot(self) -> bool:
@@ -121,7 +127,7 @@ class DjangoTransactions(Sessions):
 
     @contextmanager
     def _anew(self, *, write: bool) -> Iterator[Session]:
-        atomic = transaction.atomic(using=self._alias) if write else nullcontext()
+        atomic = _atomic(self._alias) if write else nullcontext()
         with atomic, _step(self._alias) as session:
             yield session
             session.flush()
@@ -165,6 +171,21 @@ class DjangoTransactions(Sessions):
     def bind(self, records: Records) -> Engine:
         """Return the engine of the alias, which borrows Django's connection."""
         return _engine(self._alias)
+
+
+@contextmanager
+def _atomic(alias: str) -> Iterator[None]:
+    """A block of `atomic()`, which is noted at the connection where it is the outermost."""
+    attributes = vars(connections[alias])
+    is_outermost = not connections[alias].in_atomic_block
+    with transaction.atomic(using=alias):
+        if is_outermost:
+            attributes[OWN] = True
+        try:
+            yield
+        finally:
+            if is_outermost:
+                attributes.pop(OWN, None)
 
 
 def has_no_tables(alias: str) -> bool:

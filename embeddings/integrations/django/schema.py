@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.core.management.base import CommandError
 from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db.migrations.loader import MigrationLoader
+from django.db.models import QuerySet
 from sqlalchemy import delete, func, inspect, select
 from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
@@ -202,19 +204,35 @@ def _others_need(label: str) -> bool:
 def after_migration(*, using: str, plan: object = None, **_: Any) -> None:
     """Make the tables where Django has no migrations, or what was lost; empty them after `flush`.
 
-    Django empties the tables of Django models only, after `flush` and so after each
+    Django empties the tables of Django models only, by `flush` and so after each
     `TransactionTestCase`. It then sends the signal that it also sends after `migrate`, which has a
-    plan.
+    plan. A migration may send it, too, to have permissions made.
     """
     label = app_label()
     if not router.allow_migrate(using, label):
         return
     with session(using) as lent:
         work = Work(lent, records())
-        if plan is None and not are_missing(work):
-            _empty(work)
-        elif plan is not None and _is_in_part(work) and _are_migrated(using, label):
+        if plan is None:
+            if not are_missing(work) and _is_flushed(using):
+                _empty(work)
+        elif _is_in_part(work) and _are_migrated(using, label):
             upgrade(using, "head")
+
+
+def _is_flushed(alias: str) -> bool:
+    """Return whether no Django model has a row, but those of Django's own apps.
+
+    What other receivers of the signal make anew, as permissions, is there already.
+    """
+    tables = {*connections[alias].introspection.table_names()}
+    return not any(
+        QuerySet(model, using=alias).exists()
+        for config in apps.get_app_configs()
+        if not config.name.startswith("django.contrib.")
+        for model in router.get_migratable_models(config, alias)
+        if model._meta.managed and not model._meta.proxy and model._meta.db_table in tables
+    )
 
 
 def _is_in_part(work: Work) -> bool:
