@@ -196,7 +196,9 @@ class Pending:
             upto: Only changes up to this number; None for all.
             without: Ids that are left out.
             in_order: The primary key is to serve it, and not the index of collections, by which all
-                rows would be read and sorted for the first few.
+                rows would be read and sorted for the first few. In a CASE, conditions are served by
+                no index, and PostgreSQL expects that many rows meet them: it has no statistics of
+                rows that it mostly saw none of.
         """
         table = pending_table(work.records)
         columns, others = table.c, table.alias("others")
@@ -212,17 +214,15 @@ class Pending:
             .offset(0)  # by which PostgreSQL asks the index for each row, and joins nothing
             .exists()
         )
-        its = columns.collection.concat("") if in_order else columns.collection
-        conditions: list[ColumnElement[bool]] = [
-            its == self._collection.name,
-            *_may_be_tried(columns),
-            ~has_another,
-        ]
+        conditions: list[ColumnElement[bool]] = [self._is_its(work), *_may_be_tried(columns)]
         if upto is not None:
             conditions.append(columns.seq <= upto)
         if without:
             conditions.append(~work.database.is_one_of(columns.id, sorted(without)))
-        return select(columns.seq, work.database.any_text(columns.id)).where(*conditions)
+        if in_order:
+            conditions = [case((and_(*conditions), true()))]
+        rows = select(columns.seq, work.database.any_text(columns.id))
+        return rows.where(*conditions, ~has_another)
 
     def renew(self) -> None:
         """Hold what is claimed for longer."""

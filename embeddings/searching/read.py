@@ -26,9 +26,10 @@ from .query import check_query, several
 from .scan import warn_of, warn_of_metadata
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from sqlalchemy import ColumnElement, ScalarSelect, Select
+    from sqlalchemy.orm import InstrumentedAttribute
 
     from ..keys import K, Key
     from ..sessions import DatabaseLike
@@ -117,6 +118,9 @@ def _items(
     """
     entity, parts = collection.records.embedding, work.database.parts(work)
     names = [attribute.key for attribute in entity.__mapper__.column_attrs]
+    conditions = [entity.collection_id == work.row.id, work.is_item, condition]
+    if most is not None:
+        conditions.append(is_among_first(most, entity.id, conditions))
     statement = (
         select(
             *(getattr(entity, name) for name in names),
@@ -126,7 +130,7 @@ def _items(
         )
         .select_from(entity)
         .outerjoin(parts, parts.c.id == entity.id)
-        .where(entity.collection_id == work.row.id, work.is_item, condition)
+        .where(*conditions)
         .order_by(entity.id)
         .limit(most)
     )
@@ -236,14 +240,34 @@ def page_after(collection: Reference[Any], last: str | None) -> list[EmbeddingRe
         is_next = entity.id.is_not(None) if last is None else entity.id > last
         if row.chunks is not None:
             return _items(collection, work, is_next, PAGE)
+        conditions = [entity.collection_id == row.id, is_next]
         page = (
             select(entity)
             .options(joinedload(entity.collection))
-            .where(entity.collection_id == row.id, is_next)
+            .where(*conditions, is_among_first(PAGE, entity.id, conditions))
             .order_by(entity.id)
             .limit(PAGE)
         )
         return [_with_key(collection, record) for record in work.run(page).scalars()]
+
+
+def is_among_first(
+    number: int,
+    id: ColumnElement[str] | InstrumentedAttribute[str],
+    conditions: Sequence[ColumnElement[bool]],
+) -> ColumnElement[bool]:
+    """Return the condition that a row is one of the first, by id, of those that meet conditions.
+
+    It goes with a LIMIT where vectors are selected, too: PostgreSQL may sort all rows for the first
+    few, and would fetch the vector of each before.
+
+    Args:
+        number: How many.
+        id: The column.
+        conditions: About the same rows. They hold besides.
+    """
+    first = select(id.label("id")).where(*conditions).order_by(id).limit(number).subquery()
+    return id <= select(func.max(first.c.id)).scalar_subquery()
 
 
 @retried

@@ -12,6 +12,7 @@ from ..errors import InvalidItemError, ModelMismatchError
 from ..keys import chunk_id, chunk_owner
 from ..models import registry
 from ..models.base import check_batch_size
+from ..searching.read import is_among_first
 from ..values import checked_content, dump_metadata
 from ..vectors import ITEM_BYTES
 from ..work.reference import retried
@@ -106,6 +107,7 @@ def _page(collection: Reference[Any], last: str | None, size: int) -> Page:
     with collection.work() as work:
         row = collection.existing(work)
         is_next = work.database.has_id(columns.id) if last is None else columns.id > last
+        conditions = [columns.collection_id == row.id, is_next]
         statement = (
             select(
                 columns.id,
@@ -116,7 +118,7 @@ def _page(collection: Reference[Any], last: str | None, size: int) -> Page:
                 columns.metadata,
                 columns.updated,
             )
-            .where(columns.collection_id == row.id, is_next)
+            .where(*conditions, is_among_first(size, columns.id, conditions))
             .order_by(columns.id)
             .limit(size)
         )

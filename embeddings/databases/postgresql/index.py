@@ -240,14 +240,15 @@ def _has_none(
 ) -> bool:
     """Return whether a collection has vectors, and a few of them are all of other dimensions."""
     columns = records.embeddings.c
-    sample = (
-        select(func.vector_dims(columns.embedding).label("dimensions"))
+    sample = (  # of which alone the dimensions are asked: see `rows.bytes_of_one`
+        select(columns.embedding)
         .where(columns.collection_id == collection_id, columns.embedding.is_not(None))
         .order_by(columns.id)
         .limit(SAMPLE)
         .subquery()
     )
-    return connection.scalar(select(func.bool_or(sample.c.dimensions == dimensions))) is False
+    has = func.vector_dims(sample.c.embedding) == dimensions
+    return connection.scalar(select(func.bool_or(has))) is False
 
 
 def parameters(connection: Connection, records: Records, collection_id: int) -> dict[str, str]:

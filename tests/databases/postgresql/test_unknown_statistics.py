@@ -11,6 +11,7 @@ from sqlalchemy import URL, Engine, Uuid, create_engine, event, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from embeddings import Chunks, ModelCollection
+from embeddings.following.pending import Pending
 from embeddings.testing import DeterministicModel
 from tests.reaching import new_database
 
@@ -57,12 +58,18 @@ def body(n: int) -> str:
     return "\n\n".join(f"tax report {n} of part {part} in some more words" for part in range(4))
 
 
-def rows_read(engine: Engine, search: Any) -> int:
-    """Return the most rows that a node of the plan of a search yields, or leaves out."""
+def rows_read(engine: Engine, search: Any, *, known_by: str = "MATERIALIZED") -> int:
+    """Return the most rows that a node of the plan of a search yields, or leaves out.
+
+    Args:
+        engine: On the database.
+        search: What is called with a session.
+        known_by: What is in the statement that is meant, the last such one.
+    """
     seen: list[tuple[str, Any]] = []
 
     def note(*args: Any) -> None:
-        if "embedding" in args[2] and "MATERIALIZED" in args[2]:
+        if "embedding" in args[2] and known_by in args[2]:
             seen.append((args[2], args[3]))
 
     event.listen(engine, "before_cursor_execute", note)
@@ -122,3 +129,22 @@ def test_few_rows_are_read_by_their_keys(engine: Engine):
         assert len(docs.similar("tax report", 10, words=True, weights=(0, 1), among=among)) == 5
 
     assert rows_read(engine, search) < NOTES // 10
+
+
+def test_a_backlog_is_not_sorted_for_each_claim(engine: Engine):
+    """Though nothing was pending whenever PostgreSQL looked."""
+    notes = ModelCollection(Note, text=[Note.body], name="notes", model=DeterministicModel())
+    reference = notes.collection(engine).reference
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE embeddings_pending"))
+        connection.execute(
+            text(
+                "INSERT INTO embeddings_pending (collection, id, change) "
+                "SELECT 'notes', number, 'written' FROM generate_series(1, 10000) AS number"
+            )
+        )
+
+    def claim(_: Session) -> None:
+        assert len(Pending(reference).claim(100, 10_000, ())) == 100
+
+    assert rows_read(engine, claim, known_by="ORDER BY embeddings_pending.seq") < 1_000
