@@ -21,7 +21,7 @@ from embeddings.testing import DeterministicModel
 from tests.reaching import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import ModuleType
 
     from embeddings import Report
@@ -172,6 +172,76 @@ def test_a_worker_outlives_its_connection(
     thread.join()
     assert reports[0].embedded == 2
     assert caplog.messages
+    notes.uninstall(using=alias)
+
+
+class Meddling(DeterministicModel):
+    """Lets something happen while it is called for the first time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.meanwhile: list[Callable[[], object]] = []
+
+    def embed_batch(self, items: Any) -> Any:
+        vectors = super().embed_batch(items)
+        while self.meanwhile:
+            self.meanwhile.pop()()
+        return vectors
+
+
+def test_what_is_written_outside_of_atomic_is_looked_at_again(alias: str, library: ModuleType):
+    """Another request and a worker may have been there while the model ran."""
+    model = Meddling()
+    notes = ModelCollection(library.Leaflet, text="title", name=f"meddled {alias}", model=model)
+    notes.install(using=alias)
+    rows = library.Leaflet.objects.using(alias)
+    changed, deleted = rows.create(title="first"), rows.create(title="gone")
+
+    def change() -> None:
+        rows.filter(pk=changed.pk).update(title="second")
+        notes.refresh(using=alias)
+
+    def delete() -> None:
+        rows.filter(pk=deleted.pk).delete()
+        notes.refresh(using=alias)
+
+    for instance, meanwhile in ((changed, change), (rows.get(title="gone"), delete)):
+        model.meanwhile = [meanwhile]
+        notes.embed(instance)
+        assert notes.pending(using=alias).items == 1
+    notes.refresh(using=alias)
+    audit = notes.sync(using=alias, dry_run=True)
+    assert (audit.stale, audit.missing, audit.orphaned) == ((), (), ())
+    assert notes.collection(alias).count() == 1
+    notes.uninstall(using=alias)
+
+
+def test_a_refresh_waits_for_no_request(alias: str, library: ModuleType):
+    """Rows that an open transaction has written are left pending."""
+    from django.db import connections, transaction
+
+    if connections[alias].vendor != "postgresql":
+        return
+    notes = declared("columns", library)
+    notes.install(using=alias)
+    one = library.Leaflet.objects.using(alias).create(title="one", body="a")
+    is_written, may_end = threading.Event(), threading.Event()
+
+    def request() -> None:
+        with transaction.atomic(using=alias):
+            notes.embed(one)
+            is_written.set()
+            may_end.wait(60)
+        connections.close_all()
+
+    thread = threading.Thread(target=request)
+    thread.start()
+    assert is_written.wait(60)
+    assert notes.refresh(using=alias).pending == 1
+    assert thread.is_alive()
+    may_end.set()
+    thread.join()
+    assert notes.refresh(using=alias).pending == 0
     notes.uninstall(using=alias)
 
 
