@@ -144,8 +144,13 @@ def as_made(connection: Connection, given: Follow) -> list[str]:
 
 def renamed(connection: Connection, given: Follow) -> list[str]:
     """Return what of a table has another name than when its triggers were made."""
-    there = _columns(connection, given.table, given.schema) or set()
     anew = advice_of(connection).follow_anew
+    there = _columns(connection, given.table, given.schema)
+    if there is None:
+        return [
+            f"there is no table {given.table!r} any more, whose rows were followed: it was dropped "
+            f"or renamed. Make the triggers of the other anew: {anew}, or install()"
+        ]
     return [
         f"the table {given.table!r} has no column {column!r} any more, which the triggers were "
         f"made for. Make them anew: {anew}, or install()"

@@ -13,12 +13,14 @@ from django.db import Error as DatabaseError
 from django.db import connections, router
 from sqlalchemy.exc import SQLAlchemyError
 
+from ... import databases
 from ...errors import EmbeddingsError
 from ...models.registry import is_known
 from ...tables.ours import check_adoptable
 from .collection import DECLARED
 from .conf import PROGRAM, app_label
-from .database import begins_late, is_supported, remedy, session
+from .database import DjangoTransactions, begins_late, is_supported, remedy, session
+from .operations import followed
 from .tables import records
 
 if TYPE_CHECKING:
@@ -134,3 +136,32 @@ def _of_models(alias: str) -> Iterator[CheckMessage]:
                 hint=f"Embed it anew: {typed}",
                 id="embeddings.W002",
             )
+
+
+def names_followed(database: str) -> set[str]:
+    """Return the names of the collections for which there are triggers, or should be."""
+    found = followed(database, [each.name for each in DECLARED])
+    with DjangoTransactions(database).session(write=False) as lent:
+        connection = lent.connection()
+        for tables in {each.records or records() for each in DECLARED}:
+            found += databases.of(connection.dialect).follows(connection, tables)
+    return {each.collection for each in found}
+
+
+def tell_of_triggers(*, using: str, plan: object = None, stdout: Any = None, **_: Any) -> None:
+    """Say after `migrate` what of the triggers is not as declared.
+
+    PostgreSQL drops a trigger with a column that it reads, and a table of SQLite that Django makes
+    anew has none: nothing would be pending any more.
+    """
+    if plan is None or stdout is None or not is_supported(using):
+        return
+    if not router.allow_migrate(using, app_label()):
+        return
+    with suppress(DatabaseError, SQLAlchemyError, EmbeddingsError):
+        names = names_followed(using)
+        for collection in sorted(DECLARED, key=lambda collection: collection.name):
+            is_here = router.allow_migrate_model(using, collection.source.model)
+            if collection.name in names and is_here:
+                for problem in collection.trigger_problems(using=using):
+                    stdout.write(f"{collection.name}: {problem}")

@@ -913,7 +913,7 @@ class ModelCollection(Generic[M]):
         manager = self.source.model._meta.concrete_model._base_manager
         keys -= manager.using(using).only("pk").in_bulk(keys).keys()
         try:
-            _remove(self.collection(using), keys)
+            _remove(self.collection(using), map(self.source.stored_key, keys))
         except SchemaError:
             if not has_no_tables(using):
                 raise

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
     from .source import Source
 
 
+WITH_SCHEMA = re.compile(r'"?([^"]+)"\."([^"]+)"?')
+AS_DECLARED = "as declared:"
+"""How the operation for a migration begins, among what `problems` returns."""
+
+
 def follows_of(source: Source[Any], name: str, records: Records, alias: str) -> list[Follow]:
     """Return the tables that a collection follows: the model's, and those of its parents.
 
@@ -65,13 +70,15 @@ def follows_of(source: Source[Any], name: str, records: Records, alias: str) -> 
         if not columns and each is not model:
             continue
         is_held = condition is not None and {field.model for field in where_fields} <= {each}
+        schema, table = place_of(each)
         follows.append(
             Follow(
-                each._meta.db_table,
+                table,
                 each._meta.pk.column,
                 tuple(columns) or (each._meta.pk.column,),
                 name,
                 where=condition if is_held else None,
+                schema=schema,
                 embeddings=records.embeddings.fullname,
             )
         )
@@ -81,7 +88,17 @@ def follows_of(source: Source[Any], name: str, records: Records, alias: str) -> 
 def tables_of(source: Source[Any]) -> list[triggers.Place]:
     """Return the tables whose rows a model has, its own first."""
     model: type[Model] = source.model._meta.concrete_model
-    return [(None, each._meta.db_table) for each in (model, *model._meta.get_parent_list())]
+    return [place_of(each) for each in (model, *model._meta.get_parent_list())]
+
+
+def place_of(model: type[Model]) -> triggers.Place:
+    """Return the schema and the name of a model's table.
+
+    Django has no schemas: its users name one within `db_table`, with the quotation marks.
+    """
+    table: str = model._meta.db_table
+    found = WITH_SCHEMA.fullmatch(table)
+    return (None, table) if found is None else (found[1], found[2])
 
 
 def problems(
@@ -106,7 +123,7 @@ def problems(
     ]
     told = triggers.differences(connection, name, alike, found)
     if told:
-        told += [f"as declared: FollowRows({_arguments(given)})" for given in wanted]
+        told += [f"{AS_DECLARED} FollowRows({_arguments(given)})" for given in wanted]
     return told
 
 
@@ -200,9 +217,10 @@ def rows_of(source: Source[Any], alias: str, *, store: bool) -> Rows:
     own_key = model._meta.pk.column
     columns.pop(own_key, None)
     key_type = source.key.type
+    schema, name = place_of(model)
     table = Table(
-        model._meta.db_table,
-        MetaData(),
+        name,
+        MetaData(schema=schema),
         Column(own_key, key_type, primary_key=True),
         *columns.values(),
     )

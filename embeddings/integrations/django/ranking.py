@@ -185,7 +185,7 @@ def keys_among(
         return set()
     keys = only(queryset.order_by(), field, entries).values_list("pk", flat=True)
     keys.query.select_for_update = False
-    return {*keys}
+    return {*map(field.get_prep_value, keys)}  # as the database has them, and so the entries
 
 
 def ranked(

@@ -176,7 +176,12 @@ class Source(Generic[M]):
         if instance.pk is None:
             which = "The instance" if position is None else f"instances[{position}]"
             raise InvalidItemError(f"{which} of {self.label} has no primary key yet: save it first")
-        return self.model._meta.pk.to_python(instance.pk)
+        return self.stored_key(instance.pk)
+
+    def stored_key(self, key: object) -> Any:
+        """Return the value that the database has of a primary key."""
+        pk = self.model._meta.pk
+        return pk.get_prep_value(pk.to_python(key))
 
     def check_keys(self, keys: list[Any]) -> None:
         """Do nothing if all of them can be ids.
@@ -449,7 +454,7 @@ def _names(argument: str, given: Iterable[str]) -> tuple[str, ...]:
 def _values(value: Any, names: list[str]) -> Iterator[Any]:
     """Yield what a path leads to from an instance: one value, or those of several rows."""
     for position, name in enumerate(names):
-        if value is None:
+        if value is None or _has_no_rows_yet(value, name):
             return
         try:
             value = getattr(value, name)
@@ -462,6 +467,14 @@ def _values(value: Any, names: list[str]) -> Iterator[Any]:
                 yield from _values(row, names[position + 1 :])
             return
     yield value.pk if isinstance(value, Model) else value
+
+
+def _has_no_rows_yet(value: Any, name: str) -> bool:
+    """Return whether this is a relation to many of an instance that is not saved."""
+    if not isinstance(value, Model) or value.pk is not None:
+        return False
+    field = _field(type(value), name)
+    return bool(getattr(field, "many_to_many", False) or getattr(field, "one_to_many", False))
 
 
 def _field(model: type[Model], name: str) -> Any:

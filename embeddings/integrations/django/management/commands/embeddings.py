@@ -12,13 +12,15 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import DEFAULT_DB_ALIAS, connections, router
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..... import commands, databases
+from ..... import commands
 from .....errors import EmbeddingsError
 from .....following import commands as following
 from .....overview import Declaration
+from ...checking import names_followed
 from ...collection import DECLARED
 from ...conf import PROGRAM, app_label
 from ...database import DjangoTransactions, remedy, session
+from ...following import AS_DECLARED
 from ...operations import followed
 from ...tables import records
 
@@ -280,7 +282,7 @@ def _program(database: str) -> str:
 
 def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Outcome:
     """Do one of the commands about rows that are followed."""
-    names = _names_followed(database) if command == "check" else set[str]()
+    names = names_followed(database) if command == "check" else set[str]()
     declared = [
         _On(each, is_followed=each.name in names)
         for each in sorted(DECLARED, key=lambda collection: collection.name)
@@ -297,6 +299,10 @@ def _follow(command: str, database: str, options: dict[str, Any]) -> commands.Ou
     others = [each.name for each in declared if each in chosen and not each.is_followed]
     if others:
         text += f"\n{UNFOLLOWED}: {', '.join(others)}"
+        for each in declared:
+            if each in chosen and not each.is_followed:
+                told = each.declared.trigger_problems(using=database)
+                text += "".join(f"\n{what}" for what in told if what.startswith(AS_DECLARED))
     return commands.Outcome(text, is_good)
 
 
@@ -313,13 +319,3 @@ def _names_in(database: str) -> list[str]:
         options = " or ".join(f"--database {shlex.quote(alias)}" for alias in others)
         raise CommandError(f"No collection has its rows in the database {database!r}: {options}")
     return sorted(names)
-
-
-def _names_followed(database: str) -> set[str]:
-    """Return the names of the collections for which there are triggers, or should be."""
-    found = followed(database, [each.name for each in DECLARED])
-    with DjangoTransactions(database).session(write=False) as lent:
-        connection = lent.connection()
-        for tables in {each.records or records() for each in DECLARED}:
-            found += databases.of(connection.dialect).follows(connection, tables)
-    return {each.collection for each in found}
