@@ -202,7 +202,7 @@ class Pending:
         """
         table = pending_table(work.records)
         columns, others = table.c, table.alias("others")
-        is_worked_on = and_(others.c.claimed_by.is_not(None), others.c.claimed_until >= now())
+        is_worked_on = and_(others.c.claimed_by.is_not(None), ~_is_over(others.c.claimed_until))
         is_older = and_(others.c.seq < columns.seq, *_may_be_tried(others.c))
         has_another = (
             select(others.c.seq)
@@ -367,8 +367,13 @@ def counts(work: Work) -> dict[str, tuple[int, int, int]]:
 
 def _may_be_tried(columns: Any) -> tuple[ColumnElement[bool], ...]:
     """Return the conditions that a row is neither claimed, nor put off, nor parked."""
-    is_free = or_(columns.claimed_until.is_(None), columns.claimed_until < now())
+    is_free = or_(columns.claimed_until.is_(None), _is_over(columns.claimed_until))
     return columns.attempts < MOST_ATTEMPTS, is_free
+
+
+def _is_over(until: ColumnElement[int]) -> ColumnElement[bool]:
+    """Return the condition that a claim or a pause is over, or of a clock that was ahead."""
+    return or_(until < now(), until > now() + PAUSES[-1])
 
 
 def message_of(error: Exception) -> str:

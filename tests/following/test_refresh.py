@@ -412,6 +412,19 @@ def test_refreshers_share_the_work(
     assert is_right(notes, own)
 
 
+def test_a_claim_by_a_clock_that_was_ahead(
+    notes: ModelCollection[Note], own: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    """No claim holds for a day: that of a process that was killed then is taken over at once."""
+    change(own, update(Note).values(body="second"))
+    with monkeypatch.context() as ahead:
+        ahead.setattr(pending, "now", lambda: now() + 86_400)
+        assert len(Pending(notes.collection(own).reference).claim(3, None, ())) == 3
+    report = notes.refresh(own)
+    assert (report.embedded, report.pending) == (8, 0)
+    assert is_right(notes, own)
+
+
 def test_a_row_that_cannot_be_embedded(
     notes: ModelCollection[Note],
     own: Engine,

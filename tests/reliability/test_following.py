@@ -463,7 +463,7 @@ def _claims_own(self: Pending, size: int, upto: Any, without: Any) -> Any:
         for seq, id in work.run(select(columns.seq, columns.id).where(is_free)).all():
             noted[id] = noted.get(id, frozenset()) | {seq}
         seqs = [seq for each in noted.values() for seq in each]
-        self._set(work, seqs, claimed_until=now() + 10_000, claimed_by=self._worker)
+        self._set(work, seqs, claimed_until=now() + 1_000, claimed_by=self._worker)
     return noted
 
 

@@ -30,6 +30,20 @@ READ_ONLY_FOLDER = (
     "more beside it, -wal and -shm, also to be read: give write access to the folder; or, while "
     "nobody writes to the file, open it as sqlite:///file:/path/to/it.db?immutable=1&uri=true"
 )
+OF_THE_SYSTEM = {
+    sqlite3.SQLITE_FULL: (
+        "There is no room on the disk, or the file may not become larger. What was committed "
+        "stays, on an engine each batch before this one: make room, and call again. What is there "
+        "already calls no model"
+    ),
+    sqlite3.SQLITE_IOERR: (
+        "The system could not read or write the file, or one of -wal and -shm beside it: look at "
+        "the disk, its room and the limits of this process. What was committed stays"
+    ),
+    sqlite3.SQLITE_CANTOPEN: (
+        f"SQLite cannot open the file, or one of -wal and -shm beside it. {READ_ONLY_FOLDER}"
+    ),
+}
 LOST_LOG = (
     "Somebody has dropped the change log of the embeddings, into which triggers write, also for "
     "other programs. embeddings.migrate(engine), or `embeddings migrate`, makes it anew; for "
@@ -53,6 +67,8 @@ def hint(error: DBAPIError, dialect: Dialect) -> str | None:
             "Connections that share a cache (cache=shared) do not wait for each other: leave it "
             "out, or pass the session that reads to the collection that writes"
         )
+    if code in OF_THE_SYSTEM:
+        return OF_THE_SYSTEM[code]
     if getattr(of_driver(error), "sqlite_errorcode", None) in FOLDER_CODES:
         return READ_ONLY_FOLDER
     if code == sqlite3.SQLITE_READONLY:

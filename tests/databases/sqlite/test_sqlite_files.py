@@ -339,3 +339,25 @@ def test_each_write_takes_the_lock_before_it_reads(host: Engine):
             write()
             assert statements[0] == "BEGIN IMMEDIATE"
             session.commit()
+
+
+def test_a_disk_that_is_full(tmp_path: Path):
+    """The error says that earlier batches stay, and the next call goes on from there."""
+    engine = create_engine(f"sqlite:///{tmp_path / 'full.db'}")
+    migrate(engine)
+    docs = Collection("docs", engine, model=DeterministicModel())
+    docs.embed("first", "one hound")
+    full = create_engine(engine.url)
+
+    @event.listens_for(full, "connect")
+    def limit(driver: Any, _: object) -> None:
+        pages = driver.execute("PRAGMA page_count").fetchone()[0]
+        driver.execute(f"PRAGMA max_page_count = {pages + 40}")
+
+    entries = [(str(n), f"text {n} " * 20) for n in range(200)]
+    with pytest.raises(OperationalError, match="full") as caught:
+        Collection("docs", full, model=DeterministicModel()).embed_multi(entries, batch_size=20)
+    assert "make room, and call again" in caught.value.__notes__[0]
+    there = docs.count() - 1
+    assert there >= 20
+    assert docs.embed_multi(entries).unchanged == there
