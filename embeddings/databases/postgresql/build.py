@@ -325,8 +325,8 @@ OTHER = (
 def _stored(names: Names, collection_id: str) -> str:
     """Return the SELECT of the dimensions that a collection's vectors have; NULL without any."""
     return (
-        "SELECT mode() WITHIN GROUP (ORDER BY size) FROM "
-        f"(SELECT vector_dims(embedding) AS size FROM {names.embeddings} WHERE collection_id = "
+        "SELECT mode() WITHIN GROUP (ORDER BY vector_dims(embedding)) FROM "
+        f"(SELECT embedding FROM {names.embeddings} WHERE collection_id = "
         f"{collection_id} AND embedding IS NOT NULL ORDER BY id LIMIT {SAMPLE}) AS sample"
     )
 
