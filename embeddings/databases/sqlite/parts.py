@@ -155,8 +155,9 @@ def uninstall(connection: Connection, records: Records) -> None:
             connection.exec_driver_sql(f"DROP {kind.upper()} IF EXISTS {inside}{quoted(name)}")
 
 
+@functools.lru_cache(maxsize=1024)
 def table_of(records: Records, collection_id: int) -> Table:
-    """Return the table of a collection."""
+    """Return the table of a collection: one object, for which statements are compiled once."""
     return Table(
         f"{prefix(records)}{collection_id}",
         MetaData(),

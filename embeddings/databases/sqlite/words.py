@@ -8,6 +8,7 @@ would have it write everything to the file at each row, and needs FTS5 in all pr
 
 from __future__ import annotations
 
+import functools
 import re
 import sqlite3
 from typing import TYPE_CHECKING
@@ -230,13 +231,7 @@ def ids(work: Work, terms: list[Term], query: Query, most: int | None) -> list[s
     """Return the ids of `Database.ids_with_words`."""
     if not terms:
         return []
-    language = work.row.language or ""
-    base = f"{prefix(work.records)}{work.row.id}"
-    metadata, schema = MetaData(), work.records.embeddings.schema
-    words = Table(
-        f"{base}_{language}", metadata, Column("rowid", Integer), Column("rank"), schema=schema
-    )
-    numbers = Table(base, metadata, Column("number", Integer), Column("id", Text), schema=schema)
+    words, numbers = _tables(work.records, work.row.id, work.row.language or "")
     matches = literal_column(quoted(words.name)).op("MATCH")(
         bindparam(None, " OR ".join(map(_matching, terms)), Text)
     )
@@ -256,6 +251,18 @@ def ids(work: Work, terms: list[Term], query: Query, most: int | None) -> list[s
         )
         statement = statement.where(kept.correlate(numbers).exists())
     return list(work.run(statement).scalars())
+
+
+@functools.lru_cache(maxsize=1024)
+def _tables(records: Records, collection_id: int, language: str) -> tuple[Table, Table]:
+    """Return those of the words and of the items' numbers: SQLAlchemy compiles for each object."""
+    base = f"{prefix(records)}{collection_id}"
+    metadata, schema = MetaData(), records.embeddings.schema
+    rowid, number, id = Column("rowid", Integer), Column("number", Integer), Column("id", Text)
+    return (
+        Table(f"{base}_{language}", metadata, rowid, Column("rank"), schema=schema),
+        Table(base, metadata, number, id, schema=schema),
+    )
 
 
 def _matching(term: Term) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import event, select
 
-from embeddings import Collection, EmbeddingRecord
+from embeddings import Chunks, Collection, EmbeddingRecord
 from embeddings.testing import DeterministicModel
 
 if TYPE_CHECKING:
@@ -131,3 +131,29 @@ def test_a_content_is_reused_within_its_collection(
     ids, vectors = docs.vectors()
     assert ids == ["a", "b", "first"]
     assert vectors[0].tolist() == vectors[1].tolist()
+
+
+def test_each_statement_is_compiled_once(engine: Engine):
+    """Of words and of chunks, too, whose tables are made for one collection."""
+    model = DeterministicModel()
+    plain = Collection("docs", engine, model=model)
+    docs = Collection("parts", engine, model=model, chunks=Chunks(size=40))
+    for each in (plain, docs):
+        each.create_text_index()
+
+    def use(at: int) -> None:
+        for each in (plain, docs):
+            each.embed(f"{at}", f"text {at} of several words, which is longer than a chunk is")
+            each.similar(f"text {at}", words=True)
+            each.similar(f"text {at}", where={"n": at})
+            each.get(f"{at}")
+            each.delete_items([f"{at}"])
+        docs.get_chunks(f"{at}")
+
+    for at in range(3):
+        use(at)
+    compiled: Any = engine._compiled_cache
+    before = len(compiled)
+    for at in range(10):
+        use(at)
+    assert len(compiled) == before
