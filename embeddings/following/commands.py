@@ -281,7 +281,7 @@ def chosen(collections: Sequence[Followed], names: Sequence[str]) -> list[Follow
     """
     if not collections:
         raise BindingError(
-            "No collection that follows rows is declared here: the program takes them by "
+            "There is no collection that follows rows here: the program takes them by "
             "--from MODULE:NAME, Flask's extension by collections="
         )
     known = {collection.name for collection in collections}

@@ -212,7 +212,7 @@ def check_model(model: object) -> None:
             names = (name for name in ("model_id", "embed_batch") if not hasattr(model, name))
             given = (
                 f"{type(model).__name__}, which has no {' and no '.join(names)}: derive a class "
-                "from EmbeddingModel that calls it"
+                "from EmbeddingModel that calls it; for a name use model_id="
             )
         raise TypeError(f"model= takes a model object, with model_id and embed_batch, not {given}")
     model_id = getattr(model, "model_id", None)

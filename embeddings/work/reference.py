@@ -461,11 +461,9 @@ class Reference(Generic[K]):
         name = self.model_id or registry.default_model_name()
         if name is None:
             refusal = ModelRequiredError()
-            default = advice_of(self.sessions.bind(self.records)).default_model
             if self.is_declared:
+                default = advice_of(self.sessions.bind(self.records)).default_model
                 refusal.advise(f"The declaration may name it, or for all of them {default}")
-            else:  # beside the documented message
-                refusal.add_note(f"For all new collections one is named by {default}")
             raise refusal
         return registry.canonical_id(name)
 

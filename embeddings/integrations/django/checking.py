@@ -148,13 +148,15 @@ def names_followed(database: str) -> set[str]:
     return {each.collection for each in found}
 
 
-def tell_of_triggers(*, using: str, plan: object = None, stdout: Any = None, **_: Any) -> None:
+def tell_of_triggers(
+    *, using: str, verbosity: int = 1, plan: object = None, stdout: Any = None, **_: Any
+) -> None:
     """Say after `migrate` what of the triggers is not as declared.
 
     PostgreSQL drops a trigger with a column that it reads, and a table of SQLite that Django makes
     anew has none: nothing would be pending any more.
     """
-    if plan is None or stdout is None or not is_supported(using):
+    if plan is None or stdout is None or not verbosity or not is_supported(using):
         return
     if not router.allow_migrate(using, app_label()):
         return
