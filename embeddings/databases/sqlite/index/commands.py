@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from ....errors import IndexingError, InvalidQueryError
 from ....work.row import ROWS
 from ...status import IndexInfo, Status
+from .. import leftover
 from ..matrix import statements
 from ..matrix.build import MustScan, base_of, catch_up, checked_position, dimensions_of, key_of
 from ..matrix.cache import CACHE
@@ -53,6 +54,7 @@ def create(collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
         _check(row, kind)
         state = _loaded(work, kind)
         work.row = row._replace(index_method=kind.name)
+        leftover.remove(work)
         stored.create(work)
         if state is not None:
             stored.save(work, state, dimensions_of(work))
