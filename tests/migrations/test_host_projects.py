@@ -56,7 +56,11 @@ from tests.reaching import PATIENT, new_database
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-OF_SIDE_TABLES = {"search_embeddings_log_prune", "search_embeddings_pending_newest"}
+OF_SIDE_TABLES = {
+    "search_embeddings_log_prune",
+    "search_embeddings_log_collection",
+    "search_embeddings_pending_newest",
+}
 """Triggers that a rebuild of the embeddings leaves."""
 
 OURS = {"collections", "embeddings", "embeddings_log", "embeddings_pending"}
@@ -399,7 +403,7 @@ def test_a_hosts_script_has_the_triggers(host: Host, tmp_path: Path):
     with closing(sqlite3.connect(str(host.url.database))) as connection:
         connection.executescript(script)
 
-    assert len(host.triggers()) == 7
+    assert len(host.triggers()) == 8
     host.check()
     works(host.engine, records)
 
@@ -443,7 +447,7 @@ def test_a_hosts_batch_rebuild_of_these_tables(host: Host):
     assert docs.status().strategy == "scan"
 
     host.upgrade()
-    assert len(host.triggers()) == 7
+    assert len(host.triggers()) == 8
     for _ in range(3):
         assert docs.similar("a hound of wood", number=1)[0].id == "3"
     assert docs.status().strategy == "matrix"
@@ -628,7 +632,7 @@ def test_batch_mode_on_the_hosts_own_table_leaves_ours_alone(host: Host):
 
     docs = Collection("docs", host.engine, model=DeterministicModel())
     assert docs.ids() == ["1", "2"]
-    assert len(host.triggers()) == 7
+    assert len(host.triggers()) == 8
     for _ in range(3):
         docs.similar("a hound")
     assert docs.status().strategy == "matrix"

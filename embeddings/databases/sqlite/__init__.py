@@ -7,6 +7,7 @@ and `llm` stand beside the tables, `rows` are written, `matrix` is searched.
 from __future__ import annotations
 
 import sqlite3
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
@@ -22,6 +23,7 @@ from sqlalchemy import (
     select,
     type_coerce,
 )
+from sqlalchemy.exc import OperationalError
 
 from ...tables.pending import pending_name
 from ...vectors import ITEM_BYTES
@@ -32,6 +34,7 @@ from . import (
     fields,
     followed,
     hints,
+    leftover,
     llm,
     opening,
     parts,
@@ -244,8 +247,15 @@ class SQLite(Database):
         return True
 
     def insert_collection(self, work: Work, name: str, model_id: str) -> None:
-        """Insert the row under an id that no embedding carries."""
-        rows.insert_collection(work, name, model_id)
+        """Insert the row under an id that no embedding and no side table carries."""
+        with suppress(OperationalError):  # something is being read; there may be no FTS5 here
+            leftover.remove(work)
+        rows.insert_collection(work, name, model_id, leftover.highest_id(work))
+
+    def row_named(self, work: Work, name: str) -> CollectionRow | None:
+        """Return the row, without what a deleted collection of its id has left."""
+        row = super().row_named(work, name)
+        return None if row is None else leftover.without(work, row)
 
     def confirms(self, row: CollectionRow) -> bool:
         """Return True: the log tells what has become of the collection."""
@@ -373,6 +383,7 @@ class SQLite(Database):
 
     def create_text_index(self, work: Work, language: str) -> None:
         """Make a table of FTS5, and its triggers."""
+        leftover.remove(work)
         words.create(work, language)
 
     def drop_text_index(self, work: Work, language: str) -> None:
@@ -401,6 +412,7 @@ class SQLite(Database):
 
     def set_chunk_setting(self, work: Work, setting: str | None) -> None:
         """Make the collection's table."""
+        leftover.remove(work)
         parts.set_setting(work, setting)
 
     def parts(self, work: Work) -> Subquery:

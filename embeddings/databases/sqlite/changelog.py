@@ -40,11 +40,11 @@ def install(connection: Connection, records: Records) -> None:
     schema = schema_of(connection, records)
     with sqlite_transaction(connection):
         check_log(connection, records)
-        ours = trigger_names(records)
+        ours = {*trigger_names(records), _deletion_name(records)}
         for name, table in connection.exec_driver_sql(
             f"SELECT name, tbl_name FROM {within(schema)}sqlite_master WHERE type = 'trigger'"
         ):
-            if name in ours and table not in {records.embeddings.name, log_name(records)}:
+            if name in ours and table not in _tables(records):
                 raise SchemaError(
                     f"The table {table!r} has a trigger called {name!r}, a name that this library "
                     "needs. Nothing was changed"
@@ -59,8 +59,8 @@ def missing(connection: Connection, records: Records) -> str | None:
     inside = within(schema)
     if not _has_log(connection, records):
         return f"the change log {name} is missing"
-    found = names_on(connection, schema, records.embeddings.name, name)
-    if lost := sorted({*trigger_names(records)} - found):
+    found = names_on(connection, schema, *_tables(records))
+    if lost := sorted({*trigger_names(records), _deletion_name(records)} - found):
         return f"triggers of the change log are missing ({', '.join(lost)})"
     if (index := _index_name(records)) not in found:
         return f"the index {index} is missing"
@@ -113,6 +113,16 @@ def _sql_of(connection: Connection, records: Records, table: str) -> str | None:
 def trigger_names(records: Records) -> list[str]:
     """Return the names of the triggers that fill and prune the change log."""
     return [f"{log_name(records)}_{name}" for name in TRIGGERS]
+
+
+def _deletion_name(records: Records) -> str:
+    """Return the name of the trigger that notes deleted collections; searches do without it."""
+    return f"{log_name(records)}_collection"
+
+
+def _tables(records: Records) -> tuple[str, ...]:
+    """Return the names of the tables that the triggers stand on."""
+    return records.collections.name, records.embeddings.name, log_name(records)
 
 
 def _index_name(records: Records) -> str:
@@ -178,6 +188,12 @@ def _change_log(records: Records, schema: str) -> list[str]:
             f"SELECT OLD.collection_id, OLD.id WHERE {moved}",
         ),
         *trigger("delete", f"AFTER DELETE ON {embeddings}", old),
+        # Its id below zero, which pruning keeps: see `leftover`.
+        *trigger(
+            "collection",
+            f"AFTER DELETE ON {quoted(records.collections.name)}",
+            "VALUES (-OLD.id, NULL)",
+        ),
         # Whoever writes keeps the log short. The newest row of each collection stays.
         f'DROP TRIGGER IF EXISTS {schema}"{log}_prune"',
         f'CREATE TRIGGER {schema}"{log}_prune" AFTER INSERT ON "{log}" '
@@ -217,5 +233,6 @@ def side_tables_down(records: Records, schema: str | None = None) -> list[str]:
 
 
 def _change_log_down(records: Records, schema: str) -> list[str]:
-    triggers = [f'DROP TRIGGER IF EXISTS {schema}"{name}"' for name in trigger_names(records)]
+    names = (*trigger_names(records), _deletion_name(records))
+    triggers = [f'DROP TRIGGER IF EXISTS {schema}"{name}"' for name in names]
     return [*triggers, f'DROP TABLE IF EXISTS {schema}"{log_name(records)}"']

@@ -7,7 +7,6 @@ program, a trigger takes away what is kept of it.
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    cast,
     func,
     literal_column,
     select,
@@ -73,15 +71,6 @@ def setting_of(records: Records) -> ColumnElement[str | None]:
         .correlate(records.collections)
         .scalar_subquery()
     )
-
-
-@functools.cache  # the statement that it stands in is compiled once
-def highest_id(records: Records) -> ColumnElement[int | None]:
-    """Return the SQL of the highest id of a collection that has a table; NULL without one."""
-    objects = objects_of(records, "chunk_tables")
-    after: ColumnElement[int] = literal_column(str(len(prefix(records)) + 1))
-    id = cast(func.substr(objects.c.name, after), Integer)
-    return select(func.max(id)).where(begins_with(objects, prefix(records))).scalar_subquery()
 
 
 class _Names:

@@ -31,7 +31,6 @@ from ...vectors import as_stored
 from ...work.looking import known_rows, unknown_hashes
 from ..base import HASHES_AT_ONCE, by_hash, has_vector_bytes, rows_of
 from ..inserts import Insert, insert_of, own_values
-from . import parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -53,17 +52,23 @@ def is_one_of(id: ColumnElement[str], ids: ColumnElement[Any]) -> ColumnElement[
     return id.in_(select(func.json_each(ids).table_valued("value").c.value))
 
 
-def insert_collection(work: Work, name: str, model_id: str) -> None:
+def insert_collection(work: Work, name: str, model_id: str, highest_id: int) -> None:
     """Insert a collection's row, unless another writer did meanwhile.
 
-    Its id is above every one that embeddings and tables of chunks carry, even orphans: SQLite gives
-    the id of a deleted collection again, and a new one must inherit nothing.
+    Its id is above every one that embeddings and side tables carry, even orphans: SQLite gives the
+    id of a deleted collection again, and a new one must inherit nothing.
+
+    Args:
+        work: Which writes.
+        name: The collection's.
+        model_id: That of its model.
+        highest_id: Of side tables.
     """
     collections, embeddings = work.records.collections, work.records.embeddings
     unused = 1 + func.max(
         func.coalesce(select(func.max(collections.c.id)).scalar_subquery(), 0),
         func.coalesce(select(func.max(embeddings.c.collection_id)).scalar_subquery(), 0),
-        func.coalesce(parts.highest_id(work.records), 0),
+        literal(highest_id),
     )
     new = select(literal(name), literal(model_id), unused).where(true())
     work.run(

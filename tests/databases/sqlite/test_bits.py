@@ -544,6 +544,116 @@ def test_what_somebody_else_wrote_there(engine: Engine, damage: str):
     assert docs.status().reason is None
 
 
+def in_parts(engine: Engine) -> Collection[str]:
+    """Return a collection whose index has several parts in the database."""
+    docs = filled(engine)
+    docs.create_index()
+    docs.store_vectors((f"new{at}", vector) for at, vector in enumerate(vectors(100, seed=5)))
+    docs.delete_items(["0-0", "1-1"])
+    assert docs.create_index().rows == 698
+    return docs
+
+
+LARGEST = "WHERE part = (SELECT part FROM {} ORDER BY length(ends) DESC LIMIT 1)"
+SMALLEST = "WHERE part = (SELECT part FROM {} WHERE part > 0 ORDER BY length(ends) LIMIT 1)"
+DAMAGES = {
+    "the largest part": f"DELETE FROM {{}} {LARGEST}",
+    "the smallest part": f"DELETE FROM {{}} {SMALLEST}",
+    "all parts": "DELETE FROM {} WHERE part > 0",
+    "codes": f"UPDATE {{}} SET codes = substr(codes, 9) {LARGEST}",
+    "what is out of date": "UPDATE {} SET dead = NULL",
+}
+MAKING_ANEW: dict[str, Callable[[Any], object]] = {
+    "warm": lambda docs: docs.warm(),
+    "write": lambda docs: docs.store_vectors([("new1", vectors(1)[0])]),
+    "create_index": lambda docs: docs.create_index(),
+    "drop and create": lambda docs: docs.drop_index() and docs.create_index(),
+}
+
+
+def damaged(engine: Engine, docs: Collection[str], lost: str) -> None:
+    with engine.begin() as connection:
+        table = f"embeddings_index_{docs.id}_bits"
+        done = connection.exec_driver_sql(DAMAGES[lost].replace("{}", table))
+        assert done.rowcount > 0
+
+
+@pytest.mark.usefixtures("_few_are_few")
+@pytest.mark.parametrize("made_anew", [*MAKING_ANEW])
+@pytest.mark.parametrize("lost", [*DAMAGES])
+@pytest.mark.parametrize("searches_before", [False, True])
+def test_what_is_lost_is_made_anew(
+    engine: Engine, lost: str, made_anew: str, searches_before: bool
+):
+    docs = in_parts(engine)
+    given = vectors(600)
+    damaged(engine, docs, lost)
+    CACHE.clear()
+    assert "lacks a part" in str(docs.status().reason)
+    if searches_before:
+        assert all(docs.similar_by_vector(each, 1) for each in given[:3])
+        assert docs.status().rows == 698
+        assert "lacks a part" in str(docs.status().reason)
+    MAKING_ANEW[made_anew](docs)
+    assert docs.status().reason is None
+    assert docs.index_info().rows == 698  # type: ignore[union-attr]
+    CACHE.clear()
+    found = [docs.similar_by_vector(given[at], 1)[0].id for at in range(2, 600)]
+    assert found == [f"{at % 10}-{at}" for at in range(2, 600)]
+    assert docs.status().rows == 698
+
+
+@pytest.mark.usefixtures("_few_are_few")
+@pytest.mark.parametrize("lost", [*DAMAGES])
+def test_what_is_lost_comes_from_memory(engine: Engine, lost: str, monkeypatch: pytest.MonkeyPatch):
+    """A process that has all of it writes what is missing."""
+    docs = in_parts(engine)
+    damaged(engine, docs, lost)
+    reads = from_the_rows(monkeypatch)
+    docs.warm()
+    CACHE.clear()
+    assert docs.status().reason is None
+    docs.warm()
+    assert docs.status().rows == 698
+    assert "all" not in reads
+    assert docs.similar_by_vector(vectors(600)[2], 1)[0].id == "2-2"
+
+
+def test_an_index_of_before_is_loaded_and_checked(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    """The number of its rows is all that it tells."""
+    docs = in_parts(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            f"UPDATE embeddings_index_{docs.id}_bits "
+            "SET facts = json_remove(facts, '$.bytes') WHERE part = 0"
+        )
+    CACHE.clear()
+    reads = from_the_rows(monkeypatch)
+    docs.warm()
+    assert "all" not in reads
+    damaged(engine, docs, "the smallest part")
+    CACHE.clear()
+    docs.warm()
+    assert "all" in reads
+    assert (docs.status().rows, docs.create_index().rows) == (698, 698)
+    CACHE.clear()
+    reads.clear()
+    docs.warm()
+    assert (docs.status().rows, "all" in reads) == (698, False)
+
+
+def test_an_index_that_is_dropped_is_gone_from_memory(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+):
+    docs = in_parts(engine)
+    reads = from_the_rows(monkeypatch)
+    assert docs.create_index().rows == 698
+    assert "all" not in reads
+    docs.drop_index()
+    assert docs.create_index().rows == 698
+    assert "all" in reads
+
+
 def test_a_file_that_can_only_be_read(tmp_path: Path):
     """It is searched by what it has."""
     path = tmp_path / "app.db"

@@ -12,6 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from ....errors import IndexingError, InvalidQueryError
 from ....work.row import ROWS
 from ...status import IndexInfo, Status
+from .. import leftover
 from ..matrix import statements
 from ..matrix.build import MustScan, base_of, catch_up, checked_position, dimensions_of, key_of
 from ..matrix.cache import CACHE
@@ -31,10 +32,12 @@ if TYPE_CHECKING:
 
 LOG = logging.getLogger("embeddings")
 MOST_BEHIND = 4_096  # rows of the log; with more, a writer of ours brings the table up to date
-BEHIND = (
-    "the change log does not reach back to where the index in the database ends: each process "
-    "reads the rows once, until create_index(), or warm() or a write on an engine, makes it anew"
+ANEW = (
+    "each process reads the rows once, until create_index(), or warm() or a write on an engine, "
+    "makes it anew"
 )
+BEHIND = f"the change log does not reach back to where the index in the database ends: {ANEW}"
+INCOMPLETE = f"the index in the database lacks a part: {ANEW}"
 
 
 def create(collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
@@ -53,6 +56,7 @@ def create(collection: Reference[Any], asked: IndexRequest) -> IndexInfo:
         _check(row, kind)
         state = _loaded(work, kind)
         work.row = row._replace(index_method=kind.name)
+        leftover.remove(work)
         stored.create(work)
         if state is not None:
             stored.save(work, state, dimensions_of(work))
@@ -91,9 +95,17 @@ def drop(collection: Reference[Any]) -> bool:
     """Drop the index of a collection, and return whether there was one."""
     with collection.work(write=True) as work:
         row = collection.existing(work)
+        _let_go(work)
         stored.drop(work)
     collection.forget()
     return row.index_method is not None
+
+
+def _let_go(work: Work) -> None:
+    """Forget what is in memory of the index, which another one is not to be made of."""
+    method = method_of(work.row.index_method or "")
+    if method is not None:
+        CACHE.forget(key_of(work, statements.position(work), kind_of(method)))
 
 
 def info(work: Work) -> IndexInfo | None:
@@ -161,7 +173,11 @@ def status(work: Work) -> Status:
     key = key_of(work, position, kind_of(method))
     ROWS.put(work, work.row)
     base = base_of(work, CACHE.slot(work, key))
-    reason_behind = BEHIND if stored.rows_kept(work) is None else None
+    why_anew = None if stored.rows_kept(work) is not None else _why_anew(work)
     if base is None:
-        return Status("index", reason_behind, budget=CACHE.budget, index=found)
-    return Status("index", reason_behind, base.rows, bytes_of(base), CACHE.budget, found)
+        return Status("index", why_anew, budget=CACHE.budget, index=found)
+    return Status("index", why_anew, base.rows, bytes_of(base), CACHE.budget, found)
+
+
+def _why_anew(work: Work) -> str:
+    return BEHIND if stored.head(work).is_complete else INCOMPLETE

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ....work.operation import Work
     from .method import Method
 
+SIZE = "length(ids) + length(ends) + length(codes)"
 COLUMNS = "part, seq, token, facts, ids, ends, codes, dead"
 NO_TABLE = "no such table"
 """In what SQLite says where somebody has dropped the change log, or the index."""
@@ -41,6 +42,7 @@ class Head(NamedTuple):
         rows: How many rows are in it.
         dimensions: Of their vectors; None while it is empty.
         bytes: What it takes.
+        is_complete: Whether no part is missing, or of another size.
     """
 
     seq: int | None
@@ -48,6 +50,7 @@ class Head(NamedTuple):
     rows: int
     dimensions: int | None
     bytes: int
+    is_complete: bool
 
 
 def _table(work: Work) -> str:
@@ -98,8 +101,7 @@ def drop_all(connection: Connection, records: Records) -> None:
 def head(work: Work) -> Head:
     """Return what the database keeps of the index that the collection's row names."""
     seq, token, facts, size = work.connection.exec_driver_sql(
-        "SELECT head.seq, head.token, head.facts, (SELECT total(length(ids) + length(ends) + "
-        f"length(codes) + coalesce(length(dead), 0)) FROM {_table(work)}) "
+        f"SELECT head.seq, head.token, head.facts, ({_size(work)}) "
         f"FROM (SELECT 1) LEFT JOIN {_table(work)} AS head ON head.part = 0"
     ).one()
     try:
@@ -107,24 +109,39 @@ def head(work: Work) -> Head:
         rows, dimensions = known.get("rows", 0), known.get("dimensions")
     except (ValueError, AttributeError):  # what somebody else has written there
         seq, token, rows, dimensions = None, None, 0, None
-    return Head(seq, token, rows, dimensions, int(size))
+    return Head(seq, token, rows, dimensions, size, seq is None or _is_complete(facts, size))
+
+
+def _size(work: Work) -> str:
+    """Return the SELECT of the bytes of all parts, of which SQLite reads no more than the sizes."""
+    return f"SELECT CAST(total({SIZE} + coalesce(length(dead), 0)) AS INTEGER) FROM {_table(work)}"
+
+
+def _is_complete(facts: Any, size: int) -> bool:
+    try:
+        known = json.loads(facts)
+        # Before, nothing told of the bytes.
+        return "rows" in known and known.get("bytes", size) == size
+    except (ValueError, TypeError, AttributeError):
+        return False
 
 
 def behind(work: Work) -> int | None:
     """Return how many rows the log has after the place up to which the index is complete.
 
-    None where that place is not in the log any more, or there is no log.
+    None where a part is missing, or that place is not in the log any more, or there is no log.
     """
     try:
         row = work.connection.exec_driver_sql(
-            f"SELECT (SELECT max(seq) FROM {_log(work)}) - head.seq FROM {_table(work)} AS head "
+            f"SELECT (SELECT max(seq) FROM {_log(work)}) - head.seq, head.facts, ({_size(work)}) "
+            f"FROM {_table(work)} AS head "
             f"WHERE head.part = 0 AND {_is_held(work, 'head.seq', 'head.token')}"
         ).first()
     except OperationalError as error:
         if NO_TABLE in str(error.orig):
             return None
         raise
-    return None if row is None else int(row[0])
+    return int(row[0]) if row is not None and _is_complete(*row[1:]) else None
 
 
 def save(work: Work, state: State, dimensions: int) -> None:
@@ -136,30 +153,43 @@ def save(work: Work, state: State, dimensions: int) -> None:
         dimensions: Of the vectors.
     """
     connection, table = work.connection, _table(work)
-    rows = connection.exec_driver_sql(f"SELECT part, dead FROM {table} WHERE part > 0")
-    there: dict[int, bytes | None] = {row.part: row.dead for row in rows}
+    rows = connection.exec_driver_sql(
+        f"SELECT part, dead, {SIZE} AS size FROM {table} WHERE part > 0"
+    )
+    there: dict[int, Any] = {row.part: row for row in rows}
     kept: dict[int, CodedSegment] = {}
     for start, segment in zip(state.starts, state.segments, strict=False):
         assert isinstance(segment, CodedSegment)  # noqa: S101  of an index
         kept[segment.key] = segment
         is_dead = state.radii[start : start + len(segment)] == np.inf
         dead = np.packbits(is_dead).tobytes() if is_dead.any() else None
-        if segment.key not in there:
+        row = there.get(segment.key)
+        if row is None or row.size != _bytes(segment):
             connection.exec_driver_sql(
-                f"INSERT INTO {table} ({COLUMNS}) VALUES (?, NULL, NULL, ?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO {table} ({COLUMNS}) VALUES (?, NULL, NULL, ?, ?, ?, ?, ?)",
                 (segment.key, *_packed(segment), dead),
             )
-        elif there[segment.key] != dead:
+        elif row.dead != dead:
             connection.exec_driver_sql(
                 f"UPDATE {table} SET dead = ? WHERE part = ?", (dead, segment.key)
             )
     if gone := [(part,) for part in there if part not in kept]:
         connection.exec_driver_sql(f"DELETE FROM {table} WHERE part = ?", gone)
-    facts = {"dimensions": dimensions, "rows": state.rows, "invalid": sorted(state.invalid)}
+    facts = {
+        "dimensions": dimensions,
+        "rows": state.rows,
+        "bytes": connection.exec_driver_sql(_size(work)).scalar_one(),
+        "invalid": sorted(state.invalid),
+    }
     connection.exec_driver_sql(
         f"INSERT OR REPLACE INTO {table} (part, seq, token, facts) VALUES (0, ?, ?, ?)",
         (*state.mark, json.dumps(facts)),
     )
+
+
+def _bytes(segment: CodedSegment) -> int:
+    """Return the bytes of ids, ends and codes, as they are stored."""
+    return len(segment.ids.text) + segment.ids.ends.nbytes + segment.codes.nbytes
 
 
 def _packed(segment: CodedSegment) -> tuple[str, bytes, bytes, bytes]:
@@ -208,15 +238,17 @@ def _state(rows: list[Any] | Any, method: Method, dimensions: int) -> State | No
         segment = _unpacked(row, method)
         is_dead = np.zeros(len(segment), bool)
         if row.dead is not None:
+            if len(row.dead) != -(-len(segment) // 8):
+                raise ValueError("the bitmap is of another number of rows")
             is_dead = np.unpackbits(np.frombuffer(row.dead, np.uint8), count=len(segment)) > 0
         parts.append((segment, is_dead))
     parts.sort(key=lambda part: -len(part[0]))  # so that small ones are neighbours, to be joined
     mark = Mark(rows[0].seq, rows[0].token)
     state = State.of(mark, [segment for segment, _ in parts], facts["invalid"])  # type: ignore[misc]
-    if not parts:
-        return state
-    dead = np.concatenate([is_dead for _, is_dead in parts])
-    return replace(state, radii=np.where(dead, np.float32(np.inf), np.float32(0.0)))
+    if parts:
+        dead = np.concatenate([is_dead for _, is_dead in parts])
+        state = replace(state, radii=np.where(dead, np.float32(np.inf), np.float32(0.0)))
+    return state if state.rows == facts["rows"] else None
 
 
 def _unpacked(row: Any, method: Method) -> CodedSegment:

@@ -25,6 +25,7 @@ from sqlalchemy import (
     Text,
     and_,
     bindparam,
+    case,
     cast,
     exists,
     func,
@@ -183,8 +184,17 @@ def _number_of_tables(records: Records) -> ColumnElement[int]:
     """
     objects = _tables(records).objects.c
     named = _constant(parts.prefix(records)).concat(_given("of"))
-    found = select(func.count()).where(objects.type == _constant("table"), objects.name == named)
+    found = select(func.count()).where(
+        objects.type == _constant("table"), objects.name == named, _has_its_own(records)
+    )
     return found.scalar_subquery()
+
+
+def _has_its_own(records: Records) -> ColumnElement[bool]:
+    """Return the condition that side tables are not those of a deleted collection: `leftover`."""
+    log = _tables(records).log.c
+    noted = log.collection_id == _constant(0).op("-")(_given("of"))
+    return ~exists(select(_constant(1)).where(noted))
 
 
 @functools.cache
@@ -201,7 +211,9 @@ def _position(records: Records) -> Select[Any]:
         row.name == _given("name"),
         row.model.is_not_distinct_from(_given("model")),
         _number_of_tables(records) == _given("tables_of_chunks"),
-        method_of(records, _given("of")).is_not_distinct_from(_given("index")),
+        case((_has_its_own(records), method_of(records, _given("of")))).is_not_distinct_from(
+            _given("index")
+        ),
     )
     has_base, has_collection = (
         exists(select(_constant(1)).where(condition)) for condition in (is_base, is_this_row)
