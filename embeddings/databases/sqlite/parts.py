@@ -7,6 +7,7 @@ program, a trigger takes away what is kept of it.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any
 
