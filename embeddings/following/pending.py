@@ -373,7 +373,7 @@ def _may_be_tried(columns: Any) -> tuple[ColumnElement[bool], ...]:
 
 def _is_over(until: ColumnElement[int]) -> ColumnElement[bool]:
     """Return the condition that a claim or a pause is over, or of a clock that was ahead."""
-    return or_(until < now(), until > now() + PAUSES[-1])
+    return or_(until < now(), until > now() + PAUSES[-1] + LEASE)
 
 
 def message_of(error: Exception) -> str:

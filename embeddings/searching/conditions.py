@@ -31,7 +31,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import Query as LegacyQuery
 from sqlalchemy.sql import operators, visitors
-from sqlalchemy.sql.expression import SelectBase
+from sqlalchemy.sql.elements import ExpressionClauseList
+from sqlalchemy.sql.expression import ClauseElement, SelectBase
 
 from ..errors import InvalidQueryError
 from ..keys import CHUNK_MARK
@@ -54,6 +55,10 @@ Where: TypeAlias = (
 Among: TypeAlias = "SelectBase | ScalarSelect[Any] | Subquery | CTE | Values | Iterable[Any]"
 CheckedWhere: TypeAlias = tuple[ColumnElement[bool] | Condition, ...]
 """All of it has to hold."""
+COMPARISONS = {
+    *(operators.eq, operators.ne, operators.lt, operators.le, operators.gt, operators.ge),
+    *(operators.between_op, operators.not_between_op, operators.in_op, operators.not_in_op),
+}
 SCALARS = {str, int, float, bool}
 JSON_PARTS = {operators.json_getitem_op, operators.json_path_getitem_op}
 
@@ -93,9 +98,6 @@ def _checked_expression(records: Records, given: Any, shown: str) -> ColumnEleme
         raise InvalidQueryError(
             "where must be a dict of metadata, a SQL expression, or a list of these, not " + shown
         )
-    for part in visitors.iterate(condition):
-        if isinstance(part, BinaryExpression) and operators.is_comparison(part.operator):
-            _check_types(part)
     if _is_a_value(condition):
         raise InvalidQueryError(
             "where is a value and no condition: compare it with something, or, if it is a bool of "
@@ -112,30 +114,52 @@ def _checked_expression(records: Records, given: Any, shown: str) -> ColumnEleme
             "search among the rows of another table, pass among= a SELECT of its keys, or put the "
             "condition into the SELECT that nearest() and related() take"
         )
+    for part in visitors.iterate(condition):
+        if isinstance(part, BinaryExpression) and part.operator in COMPARISONS:
+            _check_types(records, part.left, part.right)
+            _check_types(records, part.right, part.left)
     return condition
 
 
-def _check_types(comparison: BinaryExpression[Any]) -> None:
-    """Refuse what SQLite answers wrongly, and PostgreSQL with an error of its own."""
-    left, kind = comparison.left, comparison.left.type
-    values = [
-        each for each in visitors.iterate(comparison.right) if isinstance(each, BindParameter)
-    ]
-    if isinstance(kind, Integer | Numeric | String) and any(
+def _check_types(records: Records, field: ClauseElement, other: ClauseElement) -> None:
+    """Refuse what SQLite answers wrongly, and PostgreSQL with an error of its own.
+
+    Args:
+        records: Of whose columns one may be compared.
+        field: One side of the comparison.
+        other: The other: values, or anything else, which is not looked into.
+    """
+    if isinstance(other, BindParameter):
+        values: list[BindParameter[Any]] = [other]
+    else:  # of BETWEEN
+        clauses = other.clauses if isinstance(other, ExpressionClauseList) else ()
+        values = [each for each in clauses if isinstance(each, BindParameter)]
+    if not values or not isinstance(field, ColumnElement):
+        return
+    ours = records.embeddings.columns
+    if not any(isinstance(c, Column) and ours.contains_column(c) for c in visitors.iterate(field)):
+        return
+    if isinstance(field.type, Integer | Numeric | String) and any(
         isinstance(value.type, DateTime | Date | Time) for value in values
     ):
         raise InvalidQueryError(
-            f"where compares {getattr(left, 'name', 'a field')}, which is of the type "
-            f"{type(kind).__name__}, with a moment. EmbeddingRecord.updated is in seconds: compare "
-            "it with moment.timestamp(). A moment of the metadata is the text of isoformat(): "
-            "where= as a dict compares it so"
+            f"where compares {getattr(field, 'name', 'a field')}, which is of the type "
+            f"{type(field.type).__name__}, with a moment. EmbeddingRecord.updated is in seconds: "
+            "compare it with moment.timestamp(). A moment of the metadata is the text of "
+            "isoformat(): where= as a dict compares it so"
         )
-    if isinstance(kind, JSONObject) and {type(each.value) for each in values} & SCALARS:
+    given = {type(one) for each in values for one in (each.value, *_members(each.value))}
+    is_part = getattr(field, "operator", None) in JSON_PARTS
+    if is_part and isinstance(field.type, JSONObject) and given & SCALARS:
         raise InvalidQueryError(
             "where compares a field of the metadata, which has no type: write .as_string(), "
             ".as_integer(), .as_float() or .as_boolean() after it, or use a dict, such as "
             'where={"tag": "pet"}'
         )
+
+
+def _members(value: object) -> Sequence[object]:
+    return value if isinstance(value, list | tuple) else ()
 
 
 def _is_a_value(expression: ColumnElement[Any]) -> bool:

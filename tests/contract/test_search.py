@@ -20,12 +20,14 @@ import pytest
 from sqlalchemy import (
     Boolean,
     Column,
+    DateTime,
     Integer,
     MetaData,
     String,
     Table,
     Text,
     and_,
+    case,
     exists,
     func,
     insert,
@@ -703,11 +705,28 @@ class TestWhereExpression:
         with pytest.raises(InvalidQueryError, match=r"with a moment.*timestamp\(\)"):
             still.similar(written(QUERY), where=where)
 
-    @pytest.mark.parametrize("value", ["pet", 1, 1.5, True])
+    @on_both
+    def test_other_sides_of_a_comparison_are_not_looked_into(self, library):
+        """What stands in a subquery, or is given to a function, is the host's."""
+        moment = literal(MOMENT, DateTime(timezone=True))
+        times = select(moment.label("at"), literal("no id").label("key")).subquery()
+        of_host = select(times.c.key).where(times.c.at > MOMENT)
+        for where in (
+            COLUMNS.id.in_(of_host),
+            COLUMNS.id == of_host.limit(1).scalar_subquery(),
+            exists().where(times.c.key == COLUMNS.id, times.c.at > MOMENT),
+            COLUMNS.updated < case((moment < MOMENT, 5), else_=-1),
+            EmbeddingRecord.metadata_["tag"].as_string() == func.coalesce("a", None),
+        ):
+            assert library.similar(written(QUERY), where=where) == []
+
+    @pytest.mark.parametrize("value", ["pet", 1, 1.5, True, ["pet", "cat"]])
     def test_a_field_of_the_metadata_is_compared_as_a_type(self, still, value):
         """As what SQLAlchemy's users write first."""
+        tag = EmbeddingRecord.metadata_["tag"]
+        where = tag.in_(value) if isinstance(value, list) else tag == value
         with pytest.raises(InvalidQueryError, match=r"has no type: write .as_string\(\)"):
-            still.similar(written(QUERY), where=EmbeddingRecord.metadata_["tag"] == value)
+            still.similar(written(QUERY), where=where)
 
 
 class TestAmong:

@@ -602,14 +602,19 @@ def test_flush_empties_the_tables(alias: str):
         assert Collection.names(lent) == []
 
 
-def test_a_migration_that_sends_the_signal_of_migrate_empties_nothing(alias: str):
-    """As one does that wants permissions to be there; only `flush` leaves no rows."""
+def test_a_migration_that_sends_the_signal_of_migrate_empties_nothing(
+    alias: str, library: ModuleType
+):
+    """As one does that wants permissions to be there, also where there is no other row."""
     from django.core.management import call_command
     from django.core.management.sql import emit_post_migrate_signal
 
     write(alias)
     emit_post_migrate_signal(0, False, alias)
     assert written(alias) == (["a"], ["a"])
+    library.Author.objects.using(alias).all().delete()
+    emit_post_migrate_signal(0, False, alias)
+    assert written(alias) == ([], ["a"])
     call_command("flush", database=alias, interactive=False, verbosity=0)
     assert written(alias) == NEITHER
 

@@ -188,10 +188,12 @@ def _change_log(records: Records, schema: str) -> list[str]:
             f"SELECT OLD.collection_id, OLD.id WHERE {moved}",
         ),
         *trigger("delete", f"AFTER DELETE ON {embeddings}", old),
-        # Its id below zero, which pruning keeps: see `leftover`.
+        # Its id below zero, which pruning keeps: see `leftover`. Whose rows stay is not deleted,
+        # but replaced, or restored.
         *trigger(
             "collection",
-            f"AFTER DELETE ON {quoted(records.collections.name)}",
+            f"AFTER DELETE ON {quoted(records.collections.name)} WHEN NOT EXISTS "
+            f"(SELECT 1 FROM {embeddings} WHERE collection_id = OLD.id)",
             "VALUES (-OLD.id, NULL)",
         ),
         # Whoever writes keeps the log short. The newest row of each collection stays.

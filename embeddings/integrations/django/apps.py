@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig, apps
+from django.apps import AppConfig
 from django.core import checks
 from django.core.signals import setting_changed
 from django.db.models.signals import post_migrate, pre_migrate
@@ -28,9 +28,7 @@ class EmbeddingsConfig(AppConfig):
         setting_changed.connect(conf.apply_changed, dispatch_uid="embeddings")
         pre_migrate.connect(before_migration, sender=self, dispatch_uid="embeddings")
         post_migrate.connect(after_migration, sender=self, dispatch_uid="embeddings")
-        # Of the last app: after the tables of all, also those that are made without migrations.
-        last = [*apps.get_app_configs()][-1]
-        post_migrate.connect(tell_of_triggers, sender=last, dispatch_uid="embeddings triggers")
+        post_migrate.connect(tell_of_triggers, sender=self, dispatch_uid="embeddings triggers")
         checks.register(conf.check, "embeddings")
         checks.register(check_declarations, "embeddings")
         checks.register(check_tables, "embeddings", checks.Tags.database)

@@ -5,14 +5,27 @@ Checked with Django 5.2 and 6.1.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Any
 
+from django.core.management.commands import flush
 from django.db.models.query import ModelIterable
 from django.db.models.sql import Query
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
     from django.db.models import Field, Model, Q, QuerySet
+
+
+def is_flushing() -> bool:
+    """Return whether the command `flush` is at work.
+
+    It empties the tables of Django models past the ORM, and sends a signal that others send, too.
+    """
+    frame = sys._getframe()
+    while frame is not None and frame.f_code is not flush.Command.handle.__code__:
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None
 
 
 def yields_instances(queryset: QuerySet[Any]) -> bool:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.apps import apps
 from django.core.management.base import CommandError
 from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db.migrations.loader import MigrationLoader
-from django.db.models import QuerySet
 from sqlalchemy import delete, func, inspect, select
 from sqlalchemy.schema import CreateIndex, CreateTable, DDLElement
 
@@ -28,6 +26,7 @@ from ...work.operation import Work
 from ...writing import text_index
 from .conf import app_label
 from .database import DjangoTransactions, before_tables, session
+from .internals import is_flushing
 from .tables import records
 
 if TYPE_CHECKING:
@@ -214,25 +213,10 @@ def after_migration(*, using: str, plan: object = None, **_: Any) -> None:
     with session(using) as lent:
         work = Work(lent, records())
         if plan is None:
-            if not are_missing(work) and _is_flushed(using):
+            if is_flushing() and not are_missing(work):
                 _empty(work)
         elif _is_in_part(work) and _are_migrated(using, label):
             upgrade(using, "head")
-
-
-def _is_flushed(alias: str) -> bool:
-    """Return whether no Django model has a row, but those of Django's own apps.
-
-    What other receivers of the signal make anew, as permissions, is there already.
-    """
-    tables = {*connections[alias].introspection.table_names()}
-    return not any(
-        QuerySet(model, using=alias).exists()
-        for config in apps.get_app_configs()
-        if not config.name.startswith("django.contrib.")
-        for model in router.get_migratable_models(config, alias)
-        if model._meta.managed and not model._meta.proxy and model._meta.db_table in tables
-    )
 
 
 def _is_in_part(work: Work) -> bool:

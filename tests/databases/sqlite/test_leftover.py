@@ -251,3 +251,21 @@ def test_deleted_by_us_and_made_again(path: Path, engine: Engine):
         with Session(engine) as session:
             assert len(session.scalars(select(EmbeddingRecord.id)).all()) > 3
         again.delete()
+
+
+@pytest.mark.parametrize("way", ["replaced", "deleted and restored"])
+def test_a_row_that_comes_back_keeps_what_stands_beside_it(path: Path, engine: Engine, way: str):
+    """As sqlite-utils replaces one, whose connections fire triggers for it: its items stay."""
+    table: Any = sqlite_utils.Database(path)["collections"]
+    row = next(iter(table.rows))
+    if way == "replaced":
+        table.insert(row, replace=True)
+    else:
+        table.delete(row["id"])
+        table.insert(row)
+    other = Collection("other", engine, model=MODEL)
+    other.embed("z", "a text")
+    notes = Collection("notes", engine, model=MODEL, chunks=Chunks(size=40))
+    assert (notes.count(), notes.ids()) == (1, ["a"])
+    assert notes.similar(LONG, words=True)[0].id == "a"
+    assert notes.index_info() is not None
