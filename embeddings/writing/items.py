@@ -176,7 +176,9 @@ def check_store(store: object) -> None:
         TypeError: It is not.
     """
     if not isinstance(store, bool):
-        raise TypeError(f"store must be True or False, not {store!r}; see also batch_size=")
+        raise TypeError(
+            f"store must be True or False, not {type(store).__name__}; see also batch_size="
+        )
 
 
 def checked_items(
