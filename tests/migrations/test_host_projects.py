@@ -58,7 +58,8 @@ if TYPE_CHECKING:
 
 OF_SIDE_TABLES = {
     "search_embeddings_log_prune",
-    "search_embeddings_log_collection",
+    "search_embeddings_log_deleted",
+    "search_embeddings_log_restored",
     "search_embeddings_pending_newest",
 }
 """Triggers that a rebuild of the embeddings leaves."""
@@ -403,7 +404,7 @@ def test_a_hosts_script_has_the_triggers(host: Host, tmp_path: Path):
     with closing(sqlite3.connect(str(host.url.database))) as connection:
         connection.executescript(script)
 
-    assert len(host.triggers()) == 8
+    assert len(host.triggers()) == 9
     host.check()
     works(host.engine, records)
 
@@ -447,7 +448,7 @@ def test_a_hosts_batch_rebuild_of_these_tables(host: Host):
     assert docs.status().strategy == "scan"
 
     host.upgrade()
-    assert len(host.triggers()) == 8
+    assert len(host.triggers()) == 9
     for _ in range(3):
         assert docs.similar("a hound of wood", number=1)[0].id == "3"
     assert docs.status().strategy == "matrix"
@@ -632,7 +633,7 @@ def test_batch_mode_on_the_hosts_own_table_leaves_ours_alone(host: Host):
 
     docs = Collection("docs", host.engine, model=DeterministicModel())
     assert docs.ids() == ["1", "2"]
-    assert len(host.triggers()) == 8
+    assert len(host.triggers()) == 9
     for _ in range(3):
         docs.similar("a hound")
     assert docs.status().strategy == "matrix"

@@ -40,7 +40,7 @@ def install(connection: Connection, records: Records) -> None:
     schema = schema_of(connection, records)
     with sqlite_transaction(connection):
         check_log(connection, records)
-        ours = {*trigger_names(records), _deletion_name(records)}
+        ours = {*trigger_names(records), *_names_on_collections(records)}
         for name, table in connection.exec_driver_sql(
             f"SELECT name, tbl_name FROM {within(schema)}sqlite_master WHERE type = 'trigger'"
         ):
@@ -60,7 +60,7 @@ def missing(connection: Connection, records: Records) -> str | None:
     if not _has_log(connection, records):
         return f"the change log {name} is missing"
     found = names_on(connection, schema, *_tables(records))
-    if lost := sorted({*trigger_names(records), _deletion_name(records)} - found):
+    if lost := sorted({*trigger_names(records), *_names_on_collections(records)} - found):
         return f"triggers of the change log are missing ({', '.join(lost)})"
     if (index := _index_name(records)) not in found:
         return f"the index {index} is missing"
@@ -115,9 +115,9 @@ def trigger_names(records: Records) -> list[str]:
     return [f"{log_name(records)}_{name}" for name in TRIGGERS]
 
 
-def _deletion_name(records: Records) -> str:
-    """Return the name of the trigger that notes deleted collections; searches do without it."""
-    return f"{log_name(records)}_collection"
+def _names_on_collections(records: Records) -> list[str]:
+    """Return the names of the triggers that note deleted collections; searches do without them."""
+    return [f"{log_name(records)}_{name}" for name in ("deleted", "restored")]
 
 
 def _tables(records: Records) -> tuple[str, ...]:
@@ -152,6 +152,7 @@ def _change_log(records: Records, schema: str) -> list[str]:
     was rolled back never comes back as the same: whoever remembers (seq, token) can tell whether
     the log still holds that very row. The row with seq 0 names the database as a whole.
     """
+    collections = quoted(records.collections.name)
     log, embeddings = log_name(records), quoted(records.embeddings.name)
     append = f'INSERT INTO "{log}" (collection_id, id)'
 
@@ -188,14 +189,12 @@ def _change_log(records: Records, schema: str) -> list[str]:
             f"SELECT OLD.collection_id, OLD.id WHERE {moved}",
         ),
         *trigger("delete", f"AFTER DELETE ON {embeddings}", old),
-        # Its id below zero, which pruning keeps: see `leftover`. Whose rows stay is not deleted,
-        # but replaced, or restored.
-        *trigger(
-            "collection",
-            f"AFTER DELETE ON {quoted(records.collections.name)} WHEN NOT EXISTS "
-            f"(SELECT 1 FROM {embeddings} WHERE collection_id = OLD.id)",
-            "VALUES (-OLD.id, NULL)",
-        ),
+        # Its id below zero, which pruning keeps: see `leftover`. One that is replaced, or restored,
+        # comes back under its name. No other table is named, which a host may make anew.
+        *trigger("deleted", f"AFTER DELETE ON {collections}", "VALUES (-OLD.id, OLD.name)"),
+        f'DROP TRIGGER IF EXISTS {schema}"{log}_restored"',
+        f'CREATE TRIGGER {schema}"{log}_restored" AFTER INSERT ON {collections} BEGIN '
+        f'DELETE FROM "{log}" WHERE collection_id = -NEW.id AND id IS NEW.name; END',
         # Whoever writes keeps the log short. The newest row of each collection stays.
         f'DROP TRIGGER IF EXISTS {schema}"{log}_prune"',
         f'CREATE TRIGGER {schema}"{log}_prune" AFTER INSERT ON "{log}" '
@@ -235,6 +234,6 @@ def side_tables_down(records: Records, schema: str | None = None) -> list[str]:
 
 
 def _change_log_down(records: Records, schema: str) -> list[str]:
-    names = (*trigger_names(records), _deletion_name(records))
+    names = (*trigger_names(records), *_names_on_collections(records))
     triggers = [f'DROP TRIGGER IF EXISTS {schema}"{name}"' for name in names]
     return [*triggers, f'DROP TABLE IF EXISTS {schema}"{log_name(records)}"']

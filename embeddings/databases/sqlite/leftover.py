@@ -1,7 +1,8 @@
 """What other programs leave beside a collection that they delete, whose id SQLite gives again.
 
 The change log has the id of each collection that was deleted, below zero. As long as it is there,
-side tables of that id are none of the collection that has the id now.
+side tables of that id are none of the collection that has the id now. Where one of the same name
+comes with the id, it is taken for the same: it may have been replaced, or restored.
 """
 
 from __future__ import annotations

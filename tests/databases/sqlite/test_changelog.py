@@ -619,7 +619,7 @@ def test_installing_after_the_table_was_made_anew(engine: Engine, path: Path):
         )
     left = {name for kind, name, *_ in objects(path) if kind == "trigger"}
     # One is on the log itself, and one on the other table.
-    assert left == {"embeddings_log_prune", "embeddings_log_collection"}
+    assert left == {"embeddings_log_prune", "embeddings_log_deleted", "embeddings_log_restored"}
 
     with watched(path) as changed, engine.begin() as connection:
         embeddings.install(connection)
